@@ -1,0 +1,56 @@
+# One command for each thing that a contributor does. `make help` lists them.
+# Everything happens in .venv; nothing outside this folder is touched.
+
+PYTHON  ?= python3
+JOBS    ?= 2
+VENV    := .venv
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.setup-done
+DEMO    := runs/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint bench docs
+.DELETE_ON_ERROR:
+
+help:  ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## .venv with elbowroom (editable), its extras and the development tools
+
+# pip reads dependency groups from 25.1 on, and a fresh venv may bring an older one
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "elbowroom needs Python 3.11 or later; $(PYTHON) is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[tables,tensorboard]' --group dev
+	@touch $@
+
+demo: setup  ## train on the digits that ship with scikit-learn, measure, draw: a minute, no network
+	rm -rf $(DEMO)
+	$(BIN)/elbowroom train digits --out $(DEMO)
+	$(BIN)/elbowroom evaluate $(DEMO)
+	$(BIN)/elbowroom sample $(DEMO)
+	$(BIN)/elbowroom reconstruct $(DEMO)
+	@echo
+	@echo "Open the pictures:"; ls $(DEMO)/figures/*.png | sed 's/^/  /'
+
+# one thread for each process: the processes share the cores
+test: setup  ## the tests of minutes (JOBS=2 processes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+test-all: setup  ## the slow tests too
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m 'slow or not slow'
+
+lint: setup  ## style, formatting, types, and the floors of the house
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/mypy bench
+	$(BIN)/python -m pytest -q tests/test_floors.py
+
+bench: setup  ## seconds per epoch against the bare loop and the tutorial's; rewrites bench/RESULTS.md
+	$(BIN)/python -m bench.run
+
+docs: setup  ## run every example in the Markdown pages
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --doctest-glob='*.md' README.md CONTRIBUTING.md docs

@@ -1,0 +1,1 @@
+"""The same training step written in other ways: what elbowroom's time is held against."""

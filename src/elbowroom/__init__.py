@@ -1,0 +1,54 @@
+"""elbowroom: learn a latent-variable model, and know what it is worth.
+
+The public names are imported when they are first used, so that ``import elbowroom`` is quick.
+
+Example:
+    >>> import elbowroom as er
+    >>> run = er.train("digits", out="runs/digits")          # doctest: +SKIP
+    >>> run.evaluate("elbo", "iwae")                         # doctest: +SKIP
+    >>> run.sample(25)                                       # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+# public name -> (module, attribute); None: the module itself
+_PUBLIC: dict[str, tuple[str, str | None]] = {
+    "Batch": ("elbowroom.data.batch", "Batch"),
+    "Conditional": ("elbowroom.model.conditional", "Conditional"),
+    "Config": ("elbowroom.running.config", "Config"),
+    "ElbowroomError": ("elbowroom.errors", "ElbowroomError"),
+    "LatentModel": ("elbowroom.model.latent", "LatentModel"),
+    "Result": ("elbowroom.evaluation.evaluate", "Result"),
+    "Run": ("elbowroom.running.runs", "Run"),
+    "evaluate": ("elbowroom.evaluation.evaluate", "evaluate"),
+    "gradient_study": ("elbowroom.inference.gradients", "gradient_study"),
+    "guides": ("elbowroom.model.guides", None),
+    "importance_estimate": ("elbowroom.inference.importance", "importance_estimate"),
+    "likelihoods": ("elbowroom.model.likelihoods", None),
+    "load": ("elbowroom.running.runs", "load"),
+    "load_data": ("elbowroom.data.loading", "load_data"),
+    "networks": ("elbowroom.model.networks", None),
+    "objectives": ("elbowroom.inference.objectives", None),
+    "oracles": ("elbowroom.model.oracles", None),
+    "priors": ("elbowroom.model.priors", None),
+    "train": ("elbowroom.running.train", "train"),
+}
+
+__all__ = [*_PUBLIC, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'elbowroom' has no attribute '{name}'")
+    module, attribute = _PUBLIC[name]
+    value = import_module(module)
+    return value if attribute is None else getattr(value, attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,44 @@
+"""A batch: what a learner, an objective and an evaluator see of the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Batch", "as_batch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some data, and where they stand.
+
+    Attributes:
+        x: the data, shape (batch, \\*event). Where ``mask`` is False the value is 0 and means nothing.
+        index: positions in the data set, int64, shape (batch,); None for a stream without positions.
+        context: covariates that reach prior, likelihood and guide alike, shape (batch, context_dim), or None.
+        mask: True where an element was observed, bool, shape (batch, \\*event); None where all were.
+    """
+
+    x: Tensor
+    index: Tensor | None = None
+    context: Tensor | None = None
+    mask: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Batch:
+        """The same batch elsewhere; ``dtype`` applies to ``x`` and ``context``."""
+        return Batch(
+            self.x.to(device=device, dtype=dtype),
+            None if self.index is None else self.index.to(device=device),
+            None if self.context is None else self.context.to(device=device, dtype=dtype),
+            None if self.mask is None else self.mask.to(device=device),
+        )
+
+
+def as_batch(x: Batch | Tensor) -> Batch:
+    """A bare tensor of data as a batch; a batch as itself."""
+    return x if isinstance(x, Batch) else Batch(x)

@@ -1,0 +1,270 @@
+"""A data set: rows with a declared support, three splits by position, and batches.
+
+The order of an epoch is a function of (seed, epoch) alone, so that a run can be resumed in the middle of one: skip the
+batches that were already seen, restore the generator, go on. Evaluation visits rows in a fixed order and sees the same
+bits of a row at every visit (:mod:`elbowroom.data.binarization`).
+
+    stored rows ──gather──▶ raw batch ──mask, view──▶ x (batch, *event), floating point
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from elbowroom.data.batch import Batch
+from elbowroom.data.binarization import Binarization
+from elbowroom.data.moments import Moments
+from elbowroom.data.splits import SPLITS, epoch_order, seeded_permutation
+from elbowroom.data.storage import InMemory, Storage, scan
+from elbowroom.data.support import Support
+from elbowroom.data.survey import describe_non_finite, survey
+from elbowroom.data.views import View
+from elbowroom.errors import ElbowroomError, did_you_mean
+
+__all__ = ["DataSet", "check_batch_size"]
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """Rows that can be fetched by position.
+
+    :func:`elbowroom.data.loading.load_data` makes one.
+
+    Attributes:
+        name: a built-in name, or that of the file.
+        storage: the rows, in their own type.
+        splits: sorted positions (int64) of ``train``, ``validation`` and ``test``.
+        view: how stored values are delivered.
+        seed: of the splits and of fixed bits; part of the protocol.
+        context: covariates, shape (n, context_dim), or None.
+        labels: int64, shape (n,), for pictures of results; the model never sees them unless they are the context.
+        num_categories: C, where the support is ``categories``.
+        masked: NaN marks a missing element; batches then carry a mask.
+        dtype: of delivered x and context.
+        device: of delivered batches.
+        licence: of the data; empty if unknown.
+        source: where they came from, in words.
+        bits: the fixed bits of static binarisation, made once, where the rows lie in memory.
+    """
+
+    name: str
+    storage: Storage
+    splits: dict[str, Tensor]
+    view: View
+    seed: int = 0
+    context: Tensor | None = None
+    labels: Tensor | None = None
+    num_categories: int | None = None
+    masked: bool = False
+    dtype: torch.dtype = torch.float32
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    licence: str = ""
+    source: str = ""
+    bits: InMemory | None = field(default=None, repr=False)
+
+    has_positions: ClassVar[bool] = True
+
+    def __len__(self) -> int:
+        return len(self.storage)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{split} {self.size(split):,}" for split in SPLITS)
+        return f"DataSet({self.name}: {sizes}; event {self.event_shape}, {self.support})"
+
+    @property
+    def support(self) -> Support:
+        """Which values batches deliver."""
+        return self.view.support
+
+    @property
+    def native_support(self) -> Support:
+        """Which values are stored."""
+        return self.view.native
+
+    @property
+    def binarization(self) -> Binarization:
+        """How grey values become 0 or 1."""
+        return self.view.binarization
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """The shape of one datum."""
+        return self.storage.event_shape
+
+    @property
+    def context_dim(self) -> int:
+        """The number of covariates; 0 for none."""
+        return 0 if self.context is None else self.context.shape[1]
+
+    def size(self, split: str) -> int:
+        """The number of rows in a split."""
+        return len(self._split(split))
+
+    def viewed_as(self, support: Support, *, needed_by: str = "the likelihood") -> DataSet:
+        """The same data, delivered with the support that a likelihood needs.
+
+        Args:
+            support: what is needed.
+            needed_by: who needs it, for the message ("a Bernoulli likelihood").
+        Returns:
+            Bytes divided by 255 where a unit interval or reals are needed; otherwise the values as they are.
+        Raises:
+            ElbowroomError: the values do not lie in that support; names the remedies.
+        Example:
+            >>> from elbowroom.data.loading import load_data
+            >>> data = load_data(torch.tensor([[0, 255], [51, 102]], dtype=torch.uint8), test=0)
+            >>> data.viewed_as(Support.UNIT_INTERVAL).take("train", torch.tensor([1])).x
+            tensor([[0.2000, 0.4000]])
+        """
+        if not self.view.allows(support):
+            picture = len(self.event_shape) >= 2
+            raise self.view.mismatch(support, needed_by, self.name, survey(self.storage), picture=picture)
+        return replace(self, view=replace(self.view, support=support))
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> DataSet:
+        """The same data, delivered on another device or in another floating-point type.
+
+        Rows in memory move to the device now; others are fetched on the CPU and moved batch by batch.
+        """
+        device = self.device if device is None else torch.device(device)
+        dtype = dtype or self.dtype
+        return replace(
+            self,
+            storage=self.storage.to(device),
+            context=None if self.context is None else self.context.to(device=device, dtype=dtype),
+            bits=None if self.bits is None else self.bits.to(device),
+            device=device,
+            dtype=dtype,
+        )
+
+    def training_batches(
+        self, batch_size: int, *, seed: int, epoch: int, generator: torch.Generator, start: int = 0
+    ) -> Iterator[Batch]:
+        """One epoch: every training row once, in an order that depends on (seed, epoch) alone.
+
+        Args:
+            batch_size: rows per batch; the last batch may be smaller.
+            seed: of the run.
+            epoch: 0, 1, …
+            generator: draws the bits of dynamic binarisation, anew at every visit; otherwise untouched.
+            start: skip so many batches, touching neither data nor generator.
+        Returns:
+            Batches whose ``index`` holds positions in the whole set.
+        """
+        check_batch_size(batch_size)
+        rows = self._non_empty("train")
+        rows = rows[epoch_order(len(rows), seed, epoch)].to(self.storage.device)
+        return (
+            self._batch(rows[first : first + batch_size], generator)
+            for first in range(start * batch_size, len(rows), batch_size)
+        )
+
+    def batches(self, split: str, batch_size: int, *, points: int | None = None) -> Iterator[Batch]:
+        """A split in its own order, with fixed bits: two passes see the same numbers.
+
+        Args:
+            split: train, validation or test.
+            batch_size: rows per batch; the last batch may be smaller.
+            points: a seeded random subset of so many rows; None, or more than there are, means all.
+        Raises:
+            ElbowroomError: the split is empty, or ``points`` is below 1.
+        """
+        check_batch_size(batch_size)
+        if points is not None and points < 1:
+            raise ElbowroomError(f"{points} points were asked for, but an average needs one.", "Give 1 or more.")
+        rows = self._non_empty(split)
+        if points is not None and points < len(rows):
+            rows = rows[seeded_permutation(len(rows), 2, self.seed)[:points].sort().values]
+        return (self._batch(part, None) for part in torch.split(rows, batch_size))
+
+    def take(self, split: str, rows: Tensor) -> Batch:
+        """Chosen rows of a split, with fixed bits.
+
+        Args:
+            split: train, validation or test.
+            rows: positions within the split, int64, shape (n,).
+        """
+        return self._batch(self._split(split)[rows.cpu()], None)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of every element over the training rows, as delivered.
+
+        Dynamic binarisation delivers the grey mean p on average, with standard deviation √(p(1 − p)). Missing
+        elements are left out; one that was never observed has mean 0 and deviation 0. Of rows outside memory, 10,000
+        evenly spaced ones are read.
+
+        Returns:
+            Two float64 tensors of shape ``event_shape``, on the CPU.
+        """
+        dynamic = self.binarization is Binarization.DYNAMIC
+        moments = self._training_moments(grey=dynamic)
+        std = (moments.mean * (1 - moments.mean)).clamp(min=0).sqrt() if dynamic else moments.std
+        return moments.mean, std
+
+    def constant_elements(self) -> Tensor:
+        """True where an element has one and the same stored value in every training row; bool, ``event_shape``."""
+        return self._training_moments(grey=True).constant
+
+    def protocol(self) -> dict[str, Any]:
+        """What a result must state about its data."""
+        return {
+            "dataset": self.name,
+            "binarization": str(self.binarization),
+            "seed": self.seed,
+            "sha256": self.storage.fingerprint(),
+        }
+
+    def describe_non_finite(self, batch: Batch) -> str | None:
+        """Name the rows of a batch that hold NaN or infinity; None if there are none."""
+        return describe_non_finite(batch)
+
+    def _training_moments(self, *, grey: bool) -> Moments:
+        moments = Moments()
+        for rows, raw in scan(self.storage, self._split("train")):
+            filled, mask = self._observed(raw)
+            x = self.view.grey(filled, torch.float64) if grey else self._deliver(filled, rows, None, torch.float64)
+            moments.add(x, mask)
+        return moments
+
+    def _batch(self, rows: Tensor, generator: torch.Generator | None) -> Batch:
+        dynamic = generator is not None and self.binarization is Binarization.DYNAMIC
+        if self.bits is not None:
+            x, mask = self.bits.gather(rows).to(self.dtype), None
+        else:
+            raw, mask = self._observed(self.storage.gather(rows))
+            x = self._deliver(raw, rows, generator if dynamic else None, self.dtype)
+        if x.device != self.device:
+            x, mask = x.to(self.device), None if mask is None else mask.to(self.device)
+        rows = rows.to(self.device)
+        return Batch(x, rows, None if self.context is None else self.context.index_select(0, rows), mask)
+
+    def _deliver(self, raw: Tensor, rows: Tensor, generator: torch.Generator | None, dtype: torch.dtype) -> Tensor:
+        return self.view.deliver(raw, dtype, rows=rows, generator=generator)
+
+    def _observed(self, raw: Tensor) -> tuple[Tensor, Tensor | None]:
+        if not self.masked:
+            return raw, None
+        mask = ~raw.isnan()
+        return torch.where(mask, raw, 0), mask
+
+    def _split(self, split: str) -> Tensor:
+        if split not in self.splits:
+            raise ElbowroomError(f"There is no split '{split}'.", did_you_mean(split, self.splits))
+        return self.splits[split]
+
+    def _non_empty(self, split: str) -> Tensor:
+        rows = self._split(split)
+        if not len(rows):
+            raise ElbowroomError(f"{self.name} has no {split} rows.", f"Keep some apart: --data.{split} 0.1.")
+        return rows
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuse a batch of nothing."""
+    if batch_size < 1:
+        raise ElbowroomError(f"The batch size is {batch_size}, but a batch holds a datum.", "Give 1 or more.")

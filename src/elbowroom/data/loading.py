@@ -1,0 +1,302 @@
+"""One door for all data: a name, a path, an array, a data frame, a ``Dataset``, a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from elbowroom.data.binarization import Binarization, fixed_bits
+from elbowroom.data.builtin import load_built_in
+from elbowroom.data.dataset import DataSet
+from elbowroom.data.files import load_file
+from elbowroom.data.sources import BUILT_IN
+from elbowroom.data.splits import make_splits
+from elbowroom.data.storage import (
+    SCAN_ROWS,
+    InMemory,
+    MapStyle,
+    Material,
+    MemoryMapped,
+    as_tensor,
+    check_shape,
+    item_parts,
+    plain,
+    scan,
+)
+from elbowroom.data.stream import Peekable, StreamSet
+from elbowroom.data.support import Support
+from elbowroom.data.survey import Survey, check_finite, check_support, infer_support, survey
+from elbowroom.data.tables import frame_material
+from elbowroom.data.views import View
+from elbowroom.errors import ElbowroomError, did_you_mean
+
+__all__ = ["load_data"]
+
+
+def load_data(
+    source: Any,
+    *,
+    binarization: str = "none",
+    support: str = "auto",
+    validation: float = 0.0,
+    test: float = 0.1,
+    missing: Literal["error", "mask"] = "error",
+    context: Any = None,
+    labels: Any = None,
+    num_categories: int | None = None,
+    seed: int = 0,
+    announce: Callable[[str], None] | None = None,
+) -> DataSet | StreamSet:
+    """Any data, as a data set with a support, splits and batches.
+
+    Args:
+        source: a built-in name; a path (.npy, .npz, .csv, .tsv, .parquet, a folder of images); an array or tensor of
+            shape (n, \\*event); a data frame; a torch ``Dataset``, ``IterableDataset`` or ``DataLoader``.
+        binarization: none, static, dynamic or threshold; for grey values.
+        support: binary, unit-interval, bytes, counts, categories, reals; or auto, the narrowest that the values fit.
+        validation: a fraction (below 1) or number of rows, taken from the training part by a seeded permutation.
+        test: the same; ignored where the data have an official test set.
+        missing: what NaN means, a mistake (``error``) or an element that was not observed (``mask``).
+        context: covariates: None, ``"labels"`` (one-hot), column names of a table, or an array (n, context_dim).
+        labels: class labels, shape (n,), or the column of a table that holds them.
+        num_categories: C, for the support ``categories``; by default the largest value plus one.
+        seed: of the splits and of fixed bits.
+        announce: is told in a sentence what is fetched.
+    Returns:
+        A :class:`DataSet`; a :class:`StreamSet` for a stream.
+    Raises:
+        ElbowroomError: whatever is wrong with the data or does not fit together; states the remedy.
+    Example:
+        >>> data = load_data(torch.tensor([[0.0, 0.5], [1.0, 0.25], [0.1, 0.2]]), binarization="dynamic", test=1)
+        >>> data.native_support, data.support, data.size("train")
+        (<Support.UNIT_INTERVAL: 'unit-interval'>, <Support.BINARY: 'binary'>, 2)
+    """
+    how = _option(Binarization, binarization, "binarization")
+    wanted = None if support == "auto" else _option(Support, support, "support")
+    if missing not in ("error", "mask"):
+        raise ElbowroomError(f"--data.missing is '{missing}'.", did_you_mean(missing, ["error", "mask"]))
+    if wanted is None and num_categories is not None:
+        wanted = Support.CATEGORIES
+    if isinstance(source, (IterableDataset, DataLoader)):
+        if context is not None or labels is not None:
+            raise ElbowroomError(
+                "A stream was given together with context or labels, but they belong to positions, which it lacks.",
+                "Give arrays or a map-style Dataset.",
+            )
+        return _stream(source, how, wanted, missing == "mask", num_categories, seed)
+
+    columns = list(context) if _is_names(context) else None
+    material = _material(source, columns, labels if isinstance(labels, str) else None, announce)
+    total = len(material.storage)
+    check_shape((total, *material.storage.event_shape), material.name)
+    if labels is not None and not isinstance(labels, str):
+        material = replace(material, labels=_aligned(labels, total, "labels").flatten().long())
+    if context is not None and columns is None:
+        material = replace(material, context=_context(context, material, total))
+
+    found = survey(material.storage)
+    masked = material.masked or (missing == "mask" and material.storage.dtype.is_floating_point)
+    check_finite(found, material.name, missing_allowed=masked)
+    masked = masked and (found.nan > 0 or not material.storage.in_memory)
+    view, num_categories = _view(found, material, how, wanted, num_categories, seed)
+    return DataSet(
+        name=material.name,
+        storage=material.storage,
+        splits=make_splits(
+            total, validation=validation, test=test, seed=seed, test_rows=material.test_rows, name=material.name
+        ),
+        view=view,
+        seed=seed,
+        context=_finite_context(material),
+        labels=material.labels,
+        num_categories=num_categories,
+        masked=masked,
+        licence=material.licence,
+        source=material.source,
+        bits=None if masked else _static_bits(material, view),
+    )
+
+
+def _option(kind: Any, given: str, flag: str) -> Any:
+    options = [str(option) for option in kind]
+    if str(given) not in options:
+        choices = options if flag == "binarization" else ["auto", *options]
+        raise ElbowroomError(f"--data.{flag} is '{given}'.", did_you_mean(str(given), choices))
+    return kind(str(given))
+
+
+def _is_names(context: Any) -> bool:
+    sequence = isinstance(context, Sequence) and not isinstance(context, str)
+    return sequence and len(context) > 0 and all(isinstance(name, str) for name in context)
+
+
+def _material(
+    source: Any, columns: list[str] | None, labels: str | None, announce: Callable[[str], None] | None
+) -> Material:
+    """Rows from wherever they are."""
+    frame = hasattr(source, "to_numpy") and hasattr(source, "columns")
+    if frame:
+        return frame_material(source, "the data frame", context=columns, labels=labels)
+    if isinstance(source, (str, Path)) and not (isinstance(source, str) and source in BUILT_IN):
+        return load_file(Path(source).expanduser(), context=columns, labels=labels)
+    if columns is not None or labels is not None:
+        raise ElbowroomError(
+            f"Columns {', '.join([*(columns or []), *([labels] if labels else [])])} were asked for, but the data are "
+            "no table.",
+            "Give a table or a data frame, or pass context and labels as arrays.",
+        )
+    if isinstance(source, str):
+        return load_built_in(source, announce=announce)
+    if isinstance(source, Dataset):
+        return _dataset_material(source)
+    if isinstance(source, np.memmap):
+        check_shape(source.shape, "the array")
+        return Material(name="the array", storage=MemoryMapped(source))
+    return Material(name="the array", storage=InMemory(_rows(source)))
+
+
+def _rows(source: Any) -> Tensor:
+    """An array or tensor as rows; a plain vector as rows of one element."""
+    if isinstance(source, Tensor):
+        tensor = plain(source)
+    else:
+        array = np.asarray(source.to_numpy() if hasattr(source, "to_numpy") else source)
+        tensor = as_tensor(array, "the array")
+    check_shape(tuple(tensor.shape), "the array")
+    return tensor if tensor.dim() > 1 else tensor[:, None]
+
+
+def _dataset_material(dataset: Dataset[Any]) -> Material:
+    """A map-style Dataset; one that is made of tensors is taken apart, since that is a hundred times as fast."""
+    name = f"the {type(dataset).__name__}"
+    if isinstance(dataset, TensorDataset):
+        x, *others = dataset.tensors
+        label = others[0] if others and others[0].dim() == 1 and not others[0].is_floating_point() else None
+        return Material(name=name, storage=InMemory(_rows(x)), labels=None if label is None else label.long())
+    if not hasattr(dataset, "__len__"):
+        raise ElbowroomError(f"{name} has no length, but positions are counted.", "Make it an IterableDataset.")
+    total = len(dataset)
+    check_shape((total,), name)
+    return Material(name=name, storage=MapStyle(dataset, name), labels=_item_labels(dataset, total))
+
+
+def _item_labels(dataset: Any, total: int) -> Tensor | None:
+    targets = getattr(dataset, "targets", None)  # torchvision's habit
+    if targets is None:
+        if not isinstance(_as_label(item_parts(dataset[0])[1]), int) or total > SCAN_ROWS:
+            return None
+        targets = [_as_label(item_parts(dataset[row])[1]) for row in range(total)]
+    labels = torch.as_tensor(targets)
+    return labels.long() if labels.shape == (total,) and not labels.is_floating_point() else None
+
+
+def _as_label(label: Any) -> Any:
+    """An int where a label is one, be it written as a Python, numpy or torch number."""
+    whole = isinstance(label, (int, np.integer)) or (
+        isinstance(label, Tensor) and label.dim() == 0 and not label.is_floating_point()
+    )
+    return int(label) if whole else label
+
+
+def _aligned(values: Any, total: int, what: str) -> Tensor:
+    tensor = values if isinstance(values, Tensor) else as_tensor(np.asarray(values))
+    if tensor.dim() == 0 or len(tensor) != total:
+        raise ElbowroomError(
+            f"{what} has shape {tuple(tensor.shape)}, but the data have {total:,} rows.",
+            f"Give {what} one entry for each row.",
+        )
+    return tensor
+
+
+def _context(context: Any, material: Material, total: int) -> Tensor:
+    if not isinstance(context, str):
+        return _aligned(context, total, "context").reshape(total, -1)
+    if context != "labels":
+        raise ElbowroomError(
+            f"--data.context is '{context}', but it is 'labels', a list of column names, or an array.",
+            f"Pass labels, or for a column the list ['{context}'].",
+        )
+    if material.labels is None:
+        raise ElbowroomError(
+            f"The labels of {material.name} are to be the context, but it has none.",
+            "Give labels, or the context itself as an array.",
+        )
+    return one_hot(material.labels - material.labels.min().clamp(max=0))
+
+
+def _finite_context(material: Material) -> Tensor | None:
+    if material.context is None:
+        return None
+    context = material.context.float()
+    bad = ~context.isfinite().all(1)
+    if bad.any():
+        raise ElbowroomError(
+            f"The context of {material.name} is not finite in {int(bad.sum()):,} rows, the first being row "
+            f"{int(bad.nonzero()[0])}.",
+            "Fill in those values, or take those rows out: only x may have missing elements.",
+        )
+    return context
+
+
+def _view(
+    found: Survey,
+    material: Material,
+    how: Binarization,
+    wanted: Support | None,
+    num_categories: int | None,
+    seed: int,
+) -> tuple[View, int | None]:
+    """How the values are delivered, and the number of categories."""
+    native = infer_support(found, material.storage)
+    delivered = native
+    if wanted is not None:
+        # grey values asked of stored bytes: the factor 255 is ours to take out
+        if wanted is Support.UNIT_INTERVAL and native is Support.BYTES:
+            delivered = wanted
+        elif wanted is Support.BINARY and how is not Binarization.NONE:
+            delivered = native
+        else:
+            check_support(found, wanted, material.name, num_categories)
+            native = delivered = wanted
+    view = View(native, delivered if how is Binarization.NONE else Support.BINARY, how, seed)
+    view.check_binarization(material.name)
+    if native is not Support.CATEGORIES:
+        return view, None
+    return view, num_categories or int(found.highest) + 1
+
+
+def _static_bits(material: Material, view: View) -> InMemory | None:
+    """The bits of static binarisation for all rows, where they fit: hashing anew every epoch would cost a second."""
+    if view.binarization is not Binarization.STATIC or not material.storage.in_memory:
+        return None
+    parts = [fixed_bits(raw, rows, view.seed, scale=view.scale).to(torch.uint8) for rows, raw in scan(material.storage)]
+    return InMemory(torch.cat(parts))
+
+
+def _stream(
+    source: Any, how: Binarization, wanted: Support | None, masked: bool, num_categories: int | None, seed: int
+) -> StreamSet:
+    name = f"the {type(source).__name__}"
+    if how is Binarization.STATIC:
+        raise ElbowroomError(
+            f"Static binarisation of {name} was asked for, but fixed bits belong to positions, which a stream lacks.",
+            "Use --data.binarization dynamic or threshold.",
+        )
+    stream = Peekable(source, name)
+    head = stream.peek(1_000)
+    found = Survey()
+    for chunk in head:
+        found.add(torch.arange(len(chunk)), chunk)
+    first = Material(name=name, storage=InMemory(head[0]))
+    check_finite(found, name, missing_allowed=masked)
+    view, num_categories = _view(found, first, how, wanted, num_categories, seed)
+    masked = masked and head[0].is_floating_point()
+    return StreamSet(name, stream, view, tuple(head[0].shape[1:]), seed, num_categories, masked)

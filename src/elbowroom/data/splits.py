@@ -1,0 +1,86 @@
+"""Which rows train, which validate, which test; and in which order an epoch visits them. All functions of a seed."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from elbowroom.data.binarization import mix
+from elbowroom.errors import ElbowroomError
+
+__all__ = ["SPLITS", "epoch_order", "make_splits", "seeded_permutation"]
+
+SPLITS = ("train", "validation", "test")
+
+
+def seeded_permutation(size: int, *key: int) -> Tensor:
+    """A permutation of 0..size−1 that depends on the key alone, int64, on the CPU.
+
+    Example:
+        >>> bool((seeded_permutation(9, 0, 1) == seeded_permutation(9, 0, 1)).all())
+        True
+    """
+    return torch.randperm(size, generator=torch.Generator().manual_seed(mix(*key)))
+
+
+def epoch_order(size: int, seed: int, epoch: int) -> Tensor:
+    """The order in which an epoch visits ``size`` rows: a function of (seed, epoch) and of nothing else."""
+    return seeded_permutation(size, 1, seed, epoch)
+
+
+def make_splits(
+    num_rows: int,
+    *,
+    validation: float,
+    test: float,
+    seed: int,
+    test_rows: Tensor | None = None,
+    name: str = "the data",
+) -> dict[str, Tensor]:
+    """Disjoint sorted positions for training, validation and test.
+
+    Args:
+        num_rows: n, of the whole set.
+        validation, test: a fraction below 1 or a whole number of rows. A fraction above 0 gives one row at least.
+        seed: of the permutation that chooses them.
+        test_rows: an official test set; ``test`` is then ignored and ``validation`` counts in training rows.
+        name: of the data, for messages.
+    Returns:
+        int64 positions by split.
+    Raises:
+        ElbowroomError: a share that is neither, or no row left to train on.
+    Example:
+        >>> {split: len(rows) for split, rows in make_splits(10, validation=0.2, test=1, seed=0).items()}
+        {'train': 7, 'validation': 2, 'test': 1}
+    """
+    if test_rows is None:
+        order = seeded_permutation(num_rows, 0, seed)
+        num_test = _count(test, num_rows, "test")
+        test_rows, order = order[:num_test], order[num_test:]
+        available = num_rows
+    else:
+        kept = torch.ones(num_rows, dtype=torch.bool)
+        kept[test_rows] = False
+        pool = kept.nonzero().flatten()
+        order = pool[seeded_permutation(len(pool), 0, seed)]
+        available, num_test = len(pool), len(test_rows)
+    num_validation = _count(validation, available, "validation")
+    if num_validation >= len(order):
+        raise ElbowroomError(
+            f"{name} has {num_rows:,} rows, of which {num_test:,} are to test and {num_validation:,} to "
+            "validate, but at least one must be left to train on.",
+            "Ask for less: a smaller --data.validation or --data.test.",
+        )
+    parts = {"train": order[num_validation:], "validation": order[:num_validation], "test": test_rows}
+    return {split: rows.sort().values for split, rows in parts.items()}
+
+
+def _count(share: float, total: int, split: str) -> int:
+    if isinstance(share, bool) or not math.isfinite(share) or not (0 <= share < 1 or share == int(share) >= 1):
+        raise ElbowroomError(
+            f"--data.{split} is {share}, but it is a fraction from 0 to below 1 or a whole number of rows.",
+            f"Give for instance --data.{split} 0.1 or --data.{split} 1000.",
+        )
+    return max(1, round(share * total)) if 0 < share < 1 else int(share)

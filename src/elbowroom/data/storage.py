@@ -1,0 +1,264 @@
+"""Where the rows lie, and how some of them are fetched.
+
+Three places: a tensor in memory (the fast one: a batch is one ``index_select``), a memory-mapped array that is never
+read whole, and a torch ``Dataset`` of the user's own. All keep the compact type in which they came; a batch is
+converted to floating point, not the data set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from elbowroom.errors import ElbowroomError
+
+__all__ = [
+    "SCAN_ROWS",
+    "InMemory",
+    "MapStyle",
+    "Material",
+    "MemoryMapped",
+    "Storage",
+    "as_tensor",
+    "check_shape",
+    "item_parts",
+    "plain",
+    "scan",
+]
+
+SCAN_ROWS = 10_000  #: how many rows of a storage outside memory are looked at before training
+_DIGEST_ROWS = 1_000
+_CHUNK_BYTES = 1 << 20  # as float64, a chunk of bytes still fits into the cache
+
+
+class Storage(Protocol):
+    """Rows of one shape that can be fetched by position."""
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """The shape of a row."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type the rows are stored in."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where fetched rows arrive."""
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether looking at every row is cheap."""
+
+    def __len__(self) -> int:
+        """The number of rows."""
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """The rows at these positions, in this order: int64 (n,) gives (n, \\*event), newly allocated."""
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the content, or of an evenly spaced part of it."""
+
+    def to(self, device: torch.device) -> Storage:
+        """The same rows on another device, where the storage can move."""
+
+
+class InMemory:
+    """A tensor of shape (n, \\*event), on any device."""
+
+    in_memory = True
+
+    def __init__(self, tensor: Tensor, *, fingerprint: str | None = None) -> None:
+        self.tensor = tensor.detach().contiguous()
+        self._fingerprint = fingerprint
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        return tuple(self.tensor.shape[1:])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.tensor.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.tensor.device
+
+    def __len__(self) -> int:
+        return self.tensor.shape[0]
+
+    def gather(self, rows: Tensor) -> Tensor:
+        return self.tensor.index_select(0, rows.to(self.tensor.device))
+
+    def fingerprint(self) -> str:
+        if self._fingerprint is None:  # 47 MB of MNIST take a fifth of a second: once is enough
+            array = self.tensor.cpu().numpy()
+            digest = hashlib.sha256(f"{array.shape} {array.dtype.str}".encode())
+            digest.update(array.reshape(-1).view(np.uint8).data)
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+    def to(self, device: torch.device) -> InMemory:
+        return InMemory(self.tensor.to(device), fingerprint=self._fingerprint)
+
+
+class MemoryMapped:
+    """A memory-mapped array of shape (n, \\*event): only the rows that are asked for are read."""
+
+    in_memory = False
+    device = torch.device("cpu")
+
+    def __init__(self, array: npt.NDArray[Any], name: str = "the array") -> None:
+        self.array = array if array.ndim > 1 else array[:, None]
+        self.dtype = as_tensor(self.array[:0], name).dtype
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        return tuple(self.array.shape[1:])
+
+    def __len__(self) -> int:
+        return int(self.array.shape[0])
+
+    def gather(self, rows: Tensor) -> Tensor:
+        return as_tensor(np.asarray(self.array[rows.cpu().numpy()]))
+
+    def fingerprint(self) -> str:
+        header = f"{self.array.shape} {self.array.dtype.str} {self.array.nbytes}"
+        return _digest_of_some(self, header)
+
+    def to(self, device: torch.device) -> MemoryMapped:
+        return self
+
+
+class MapStyle:
+    """A torch map-style ``Dataset``, fetched item by item: items are x or (x, …)."""
+
+    in_memory = False
+    device = torch.device("cpu")
+
+    def __init__(self, dataset: Any, name: str) -> None:
+        self.dataset = dataset
+        self.name = name
+        first = item_parts(dataset[0])[0]
+        self.event_shape = tuple(first.shape)
+        self.dtype = first.dtype
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        items = [item_parts(self.dataset[row])[0] for row in rows.tolist()]
+        for row, item in zip(rows.tolist(), items, strict=True):
+            if tuple(item.shape) != self.event_shape:
+                raise ElbowroomError(
+                    f"Item {row} of {self.name} has shape {tuple(item.shape)}, but item 0 has {self.event_shape}.",
+                    "Let the Dataset return x of one shape.",
+                )
+        return torch.stack(items)
+
+    def fingerprint(self) -> str:
+        return _digest_of_some(self, f"{len(self)} {self.event_shape} {self.dtype}")
+
+    def to(self, device: torch.device) -> MapStyle:
+        return self
+
+
+def _digest_of_some(storage: Storage, header: str) -> str:
+    digest = hashlib.sha256(header.encode())
+    for _, raw in scan(storage, most=_DIGEST_ROWS):
+        digest.update(raw.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def scan(storage: Storage, rows: Tensor | None = None, *, most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pass over the rows in chunks of about 1 MiB: over all that lie in memory, over some that do not.
+
+    Args:
+        storage: the rows.
+        rows: which of them, int64; None means all.
+        most: at most so many, evenly spaced; None means all in memory and ``SCAN_ROWS`` elsewhere.
+    Returns:
+        Pairs (positions, rows).
+    """
+    total = len(storage) if rows is None else len(rows)
+    most = most or (total if storage.in_memory else SCAN_ROWS)
+    # floor(i n / m), i = 0..m−1: distinct, and spread over the whole
+    picked = torch.arange(total) if total <= most else torch.arange(most) * total // most
+    if rows is not None:
+        picked = rows.cpu()[picked]
+    row_bytes = max(1, int(np.prod(storage.event_shape)) * storage.dtype.itemsize)
+    for part in torch.split(picked, max(1, _CHUNK_BYTES // row_bytes)):
+        yield part, storage.gather(part)
+
+
+def as_tensor(array: npt.NDArray[Any], name: str = "the array") -> Tensor:
+    """A numeric array as a tensor of the nearest type that torch computes with; the memory is shared where it can be.
+
+    Raises:
+        ElbowroomError: complex numbers, text, dates or Python objects.
+    """
+    if array.dtype.kind not in "biuf":
+        kinds = {"c": "complex numbers", "U": "text", "S": "text", "O": "Python objects", "M": "dates"}
+        raise ElbowroomError(
+            f"{name} holds {kinds.get(array.dtype.kind, f'values of type {array.dtype}')}, but data are real numbers.",
+            "Encode them as numbers first: real and imaginary parts as two elements, names as category numbers.",
+        )
+    wider = {"b1": "u1", "u2": "i4", "u4": "i8", "u8": "i8"}.get(f"{array.dtype.kind}{array.dtype.itemsize}")
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        wider = "f8"
+    target = np.dtype(wider) if wider else array.dtype.newbyteorder("=")
+    array = np.ascontiguousarray(array, dtype=target) if array.ndim else array.astype(target)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def item_parts(item: Any) -> tuple[Tensor, Any]:
+    """What a Dataset hands out, x or (x, label, …), as (x, label or None)."""
+    x, label = (item[0], item[1] if len(item) > 1 else None) if isinstance(item, (tuple, list)) else (item, None)
+    x = plain(x) if isinstance(x, Tensor) else as_tensor(np.asarray(x), "the item")
+    return x if x.dim() else x[None], label
+
+
+def plain(tensor: Tensor, name: str = "the tensor") -> Tensor:
+    """A tensor of a type that can be computed with and digested; as :func:`as_tensor`, for tensors."""
+    if tensor.is_complex():
+        raise ElbowroomError(
+            f"{name} holds complex numbers, but data are real numbers.",
+            "Give real and imaginary parts as two elements.",
+        )
+    wider = {torch.bool: torch.uint8, torch.bfloat16: torch.float32}
+    return tensor.detach().to(wider.get(tensor.dtype, tensor.dtype))
+
+
+def check_shape(shape: tuple[int, ...], name: str) -> None:
+    """Refuse data without rows or without elements, and a single row."""
+    if not shape:
+        raise ElbowroomError(f"{name} is a single number, but data have rows.", "Give an array of shape (n, ...).")
+    if 0 in shape:
+        lacking = "rows" if shape[0] == 0 else "columns"
+        raise ElbowroomError(f"{name} has no {lacking}: its shape is {tuple(shape)}.", "Give data that hold numbers.")
+    if shape[0] == 1:
+        raise ElbowroomError(
+            f"{name} has one row, but at least 2 are needed.",
+            "Give more data; a single vector of n numbers is an array of shape (n, 1).",
+        )
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a reader found: rows, and what belongs to them."""
+
+    name: str
+    storage: Storage
+    source: str = ""  #: where it came from, in words
+    licence: str = ""  #: empty if unknown
+    labels: Tensor | None = None  #: int64, shape (n,)
+    context: Tensor | None = None  #: shape (n, context_dim)
+    test_rows: Tensor | None = None  #: the official test set, if there is one
+    masked: bool = False  #: NaN marks a missing element, by the source's own statement

@@ -1,0 +1,237 @@
+"""Data that come once and in their own order: an ``IterableDataset`` or a ``DataLoader`` of the user's.
+
+A stream has no positions, so there are no splits, no chains that persist by datum, and no bits that belong to a row.
+Its first rows are looked at to learn shape and support, and are kept: the first epoch begins with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
+from typing import Any, ClassVar, NoReturn
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from elbowroom.data.batch import Batch
+from elbowroom.data.binarization import Binarization
+from elbowroom.data.dataset import check_batch_size
+from elbowroom.data.moments import Moments
+from elbowroom.data.storage import item_parts
+from elbowroom.data.support import Support
+from elbowroom.data.survey import Survey, describe_non_finite
+from elbowroom.data.views import View
+from elbowroom.errors import ElbowroomError
+
+__all__ = ["Peekable", "StreamSet", "regroup"]
+
+_PEEK_ROWS = 1_000
+
+
+class Peekable:
+    """Chunks of rows, shape (m, \\*event), of which the first can be seen without being lost.
+
+    Args:
+        source: hands out batches if it is a ``DataLoader`` that makes some, otherwise single items; x or (x, …).
+        name: for messages.
+    """
+
+    def __init__(self, source: Any, name: str) -> None:
+        self.source = source
+        self.name = name
+        self._head: list[Tensor] = []
+        self._rest: Iterator[Tensor] | None = None
+
+    def peek(self, most: int) -> list[Tensor]:
+        """The first chunks, of about ``most`` rows in all."""
+        if self._rest is None:
+            self._rest = self._fresh()
+        rows = sum(map(len, self._head))
+        while rows < most:
+            chunk = next(self._rest, None)
+            if chunk is None:
+                break
+            self._head.append(chunk)
+            rows += len(chunk)
+        if not self._head:
+            raise ElbowroomError(f"The stream {self.name} is empty.", "Give one that yields at least one datum.")
+        return self._head
+
+    def chunks(self) -> Iterator[Tensor]:
+        """Everything: what was seen already, then the rest; at the next call, the source from its beginning."""
+        if self._rest is None:
+            return self._fresh()
+        head, rest = self._head, self._rest
+        self._head, self._rest = [], None
+        return chain(head, rest)
+
+    def _fresh(self) -> Iterator[Tensor]:
+        # a loader without batch_sampler does not collate: it hands out the data set's own items
+        batched = isinstance(self.source, DataLoader) and self.source.batch_sampler is not None
+        for item in self.source:
+            x = item_parts(item)[0]
+            if batched:
+                yield x if x.dim() > 1 else x[:, None]
+            else:
+                yield x[None]
+
+
+def regroup(chunks: Iterator[Tensor], batch_size: int) -> Iterator[Tensor]:
+    """The same rows, so many at a time; a chunk that already has the right size passes through uncopied.
+
+    Example:
+        >>> [len(x) for x in regroup(iter([torch.zeros(3, 1), torch.zeros(4, 1)]), 2)]
+        [2, 2, 2, 1]
+    """
+    waiting: list[Tensor] = []
+    rows = 0
+    for chunk in chunks:
+        waiting.append(chunk)
+        rows += len(chunk)
+        if rows >= batch_size:
+            joined = waiting[0] if len(waiting) == 1 else torch.cat(waiting)
+            whole = rows - rows % batch_size
+            yield from torch.split(joined[:whole], batch_size)
+            rows -= whole
+            waiting = [joined[whole:]] if rows else []
+    if rows:
+        yield torch.cat(waiting)
+
+
+@dataclass(frozen=True, eq=False)
+class StreamSet:
+    """Data without positions. Where it makes sense, the interface of :class:`~elbowroom.data.dataset.DataSet`.
+
+    Attributes:
+        name: for messages.
+        stream: the rows.
+        view: how they are delivered.
+        event_shape: the shape of one datum.
+        seed: part of the protocol; a stream's order is its own.
+        num_categories: C, where the support is ``categories``.
+        masked: NaN marks a missing element.
+        dtype: of delivered x.
+        device: of delivered batches.
+    """
+
+    name: str
+    stream: Peekable
+    view: View
+    event_shape: tuple[int, ...]
+    seed: int = 0
+    num_categories: int | None = None
+    masked: bool = False
+    dtype: torch.dtype = torch.float32
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    licence: str = ""
+    source: str = "a stream"
+
+    has_positions: ClassVar[bool] = False
+    context_dim: ClassVar[int] = 0
+    labels: ClassVar[None] = None
+
+    @property
+    def splits(self) -> dict[str, Tensor]:
+        """None: empty."""
+        return {}
+
+    @property
+    def support(self) -> Support:
+        """Which values batches deliver."""
+        return self.view.support
+
+    @property
+    def native_support(self) -> Support:
+        """Which values come."""
+        return self.view.native
+
+    @property
+    def binarization(self) -> Binarization:
+        """How grey values become 0 or 1."""
+        return self.view.binarization
+
+    def size(self, split: str) -> None:
+        """Unknown."""
+        return
+
+    def viewed_as(self, support: Support, *, needed_by: str = "the likelihood") -> StreamSet:
+        """The same stream, delivered with the support that a likelihood needs; see ``DataSet.viewed_as``."""
+        if not self.view.allows(support):
+            found = Survey()
+            for chunk in self.stream.peek(_PEEK_ROWS):
+                found.add(torch.arange(len(chunk)), chunk)
+            raise self.view.mismatch(support, needed_by, self.name, found, picture=len(self.event_shape) >= 2)
+        return replace(self, view=replace(self.view, support=support))
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> StreamSet:
+        """The same stream, delivered elsewhere or in another floating-point type."""
+        device = self.device if device is None else torch.device(device)
+        return replace(self, device=device, dtype=dtype or self.dtype)
+
+    def training_batches(
+        self, batch_size: int, *, seed: int, epoch: int, generator: torch.Generator, start: int = 0
+    ) -> Iterator[Batch]:
+        """One pass over the stream, in its own order: ``seed`` and ``epoch`` have no say in it.
+
+        Args:
+            batch_size: rows per batch, regrouped where the loader's own batches differ.
+            generator: draws the bits of dynamic binarisation.
+            start: read past so many batches, without touching the generator.
+        """
+        check_batch_size(batch_size)
+        groups = regroup(self._checked(), batch_size)
+        return (self._batch(raw, generator) for raw in islice(groups, start, None))
+
+    def batches(self, split: str, batch_size: int, *, points: int | None = None) -> NoReturn:
+        """A stream has no splits: always an error."""
+        raise self._no_splits(split)
+
+    def take(self, split: str, rows: Tensor) -> NoReturn:
+        """A stream has no positions: always an error."""
+        raise self._no_splits(split)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of every element over the first thousand rows, float64, as delivered."""
+        moments = Moments()
+        dynamic = self.binarization is Binarization.DYNAMIC
+        for chunk in self.stream.peek(_PEEK_ROWS):
+            raw, mask = self._observed(chunk)
+            x = self.view.grey(raw, torch.float64) if dynamic else self.view.deliver(raw, torch.float64, rows=None)
+            moments.add(x, mask)
+        std = (moments.mean * (1 - moments.mean)).clamp(min=0).sqrt() if dynamic else moments.std
+        return moments.mean, std
+
+    def protocol(self) -> dict[str, Any]:
+        """What a result must state about its data; the content of a stream has no digest."""
+        return {"dataset": self.name, "binarization": str(self.binarization), "seed": self.seed, "sha256": None}
+
+    def describe_non_finite(self, batch: Batch) -> str | None:
+        """Name the rows of a batch that hold NaN or infinity; None if there are none."""
+        return describe_non_finite(batch)
+
+    def _checked(self) -> Iterator[Tensor]:
+        for chunk in self.stream.chunks():
+            if tuple(chunk.shape[1:]) != self.event_shape:
+                raise ElbowroomError(
+                    f"The stream {self.name} yields x of shape {tuple(chunk.shape[1:])} after {self.event_shape}.",
+                    "Let it yield x of one shape.",
+                )
+            yield chunk
+
+    def _batch(self, raw: Tensor, generator: torch.Generator) -> Batch:
+        raw, mask = self._observed(raw.to(self.device))
+        return Batch(self.view.deliver(raw, self.dtype, rows=None, generator=generator), mask=mask)
+
+    def _observed(self, raw: Tensor) -> tuple[Tensor, Tensor | None]:
+        if not self.masked:
+            return raw, None
+        mask = ~raw.isnan()
+        return torch.where(mask, raw, 0), mask
+
+    def _no_splits(self, split: str) -> ElbowroomError:
+        return ElbowroomError(
+            f"The {split} split of {self.name} was asked for, but a stream has no positions and so no splits.",
+            "Give an array or a map-style Dataset to evaluate on.",
+        )

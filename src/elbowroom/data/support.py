@@ -1,0 +1,30 @@
+"""Which values a datum's elements can take. Data declare theirs, likelihoods declare theirs, and the two must agree."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+__all__ = ["Support"]
+
+
+class Support(StrEnum):
+    """The set that every element of x lies in."""
+
+    BINARY = "binary"  #: 0 or 1
+    UNIT_INTERVAL = "unit-interval"  #: [0, 1], grey pixels
+    BYTES = "bytes"  #: integers 0..255
+    COUNTS = "counts"  #: integers 0, 1, 2, …
+    CATEGORIES = "categories"  #: integers 0..C−1 that name, not measure
+    REALS = "reals"  #: any finite number
+
+    @property
+    def description(self) -> str:
+        """In words, for messages and tables."""
+        return {
+            Support.BINARY: "0 or 1",
+            Support.UNIT_INTERVAL: "numbers between 0 and 1",
+            Support.BYTES: "integers 0..255",
+            Support.COUNTS: "counts 0, 1, 2, …",
+            Support.CATEGORIES: "category numbers 0, 1, …, C−1",
+            Support.REALS: "real numbers",
+        }[self]

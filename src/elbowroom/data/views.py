@@ -1,0 +1,134 @@
+"""As what the stored values are delivered: bytes as grey values, grey values as bits, whole numbers as themselves.
+
+A data set declares its support and a likelihood declares its own. Where the one is contained in the other, or differs
+from it by the factor 255, the data are delivered as the likelihood needs them; anything else is the user's choice to
+make, and the error lists the choices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from elbowroom.data.binarization import Binarization, fixed_bits, fresh_bits, threshold_bits
+from elbowroom.data.support import Support
+from elbowroom.data.survey import Survey, percent
+from elbowroom.errors import ElbowroomError
+
+__all__ = ["View"]
+
+# delivered support -> the supports it may be delivered as besides itself
+_ALSO = {
+    Support.BINARY: {Support.UNIT_INTERVAL, Support.COUNTS, Support.REALS},
+    Support.UNIT_INTERVAL: {Support.REALS},
+    Support.BYTES: {Support.UNIT_INTERVAL, Support.REALS},
+    Support.COUNTS: set[Support](),
+    Support.CATEGORIES: set[Support](),
+    Support.REALS: set[Support](),
+}
+_GREY = (Support.BINARY, Support.UNIT_INTERVAL, Support.BYTES)
+_DISCRETE = {
+    Support.COUNTS: "poisson",
+    Support.BYTES: "discretized-logistic-mixture",
+    Support.CATEGORIES: "categorical",
+}
+
+
+@dataclass(frozen=True)
+class View:
+    """From stored to delivered values.
+
+    Attributes:
+        native: the support of what is stored.
+        support: the support of what is delivered.
+        binarization: what happens to grey values on the way.
+        seed: of the fixed bits.
+    """
+
+    native: Support
+    support: Support
+    binarization: Binarization = Binarization.NONE
+    seed: int = 0
+
+    @property
+    def scale(self) -> int:
+        """What a stored value is divided by."""
+        bytes_as_grey = self.native is Support.BYTES and (
+            self.binarization is not Binarization.NONE or self.support is not Support.BYTES
+        )
+        return 255 if bytes_as_grey else 1
+
+    def check_binarization(self, name: str) -> None:
+        """Refuse to binarise what is no probability."""
+        if self.binarization is not Binarization.NONE and self.native not in _GREY:
+            raise ElbowroomError(
+                f"{name} holds {self.native.description}, but --data.binarization {self.binarization} needs grey "
+                "values: 0 or 1, numbers between 0 and 1, or integers 0..255.",
+                "Leave --data.binarization at none, or rescale the data to lie between 0 and 1.",
+            )
+
+    def grey(self, raw: Tensor, dtype: torch.dtype) -> Tensor:
+        """Stored values in the delivered unit, before any binarisation."""
+        return raw.to(dtype) / 255 if self.scale == 255 else raw.to(dtype)
+
+    def deliver(
+        self, raw: Tensor, dtype: torch.dtype, *, rows: Tensor | None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Stored values as they reach the model.
+
+        Args:
+            raw: shape (batch, \\*event), in the stored type.
+            dtype: to deliver.
+            rows: positions, for bits that are fixed; None for a stream, which has none.
+            generator: for bits drawn afresh; None asks for the fixed ones.
+        """
+        if self.binarization is Binarization.NONE:
+            return self.grey(raw, dtype)
+        if self.binarization is Binarization.THRESHOLD:
+            bits = threshold_bits(raw, scale=self.scale)
+        elif self.binarization is Binarization.DYNAMIC and generator is not None:
+            bits = fresh_bits(raw, generator, scale=self.scale)
+        else:
+            assert rows is not None, "fixed bits belong to positions"
+            bits = fixed_bits(raw, rows, self.seed, scale=self.scale)
+        return bits.to(dtype)
+
+    def allows(self, wanted: Support) -> bool:
+        """Whether the delivered values may be delivered as ``wanted`` instead."""
+        base = self.native if self.binarization is Binarization.NONE else Support.BINARY
+        return wanted is self.support or wanted is base or wanted in _ALSO[base]
+
+    def mismatch(self, wanted: Support, needed_by: str, name: str, found: Survey, *, picture: bool) -> ElbowroomError:
+        """The error for data and a likelihood that do not agree: what the data are, what is needed, the remedies."""
+        values = f"the {'pixels' if picture else 'values'} of {name}"
+        needs = f"but {needed_by} needs {wanted.description}."
+        grey = self.support is Support.UNIT_INTERVAL or (self.support is Support.BYTES and wanted is Support.BINARY)
+        if grey:
+            inside = found.between_bytes if self.native is Support.BYTES else found.inside
+            span = "lie between 0 and 1" if self.support is Support.UNIT_INTERVAL else "are integers 0..255"
+            given = f"{span} ({percent(inside / max(found.finite, 1))} strictly between)"
+        elif self.support is Support.REALS:
+            given = f"are real numbers from {found.lowest:.4g} to {found.highest:.4g}"
+        else:
+            given = f"are {self.support.description}"
+        return ElbowroomError(f"{values} {given}, {needs}", self._remedy(wanted))
+
+    def _remedy(self, wanted: Support) -> str:
+        if wanted is Support.BINARY and self.native in _GREY:
+            return (
+                "Say how to make them so: --data.binarization dynamic (or static, threshold), or use "
+                "--model.likelihood continuous-bernoulli."
+            )
+        if self.binarization is not Binarization.NONE:
+            return "Use --model.likelihood bernoulli, or leave --data.binarization at none."
+        if wanted is Support.REALS:
+            fitting = _DISCRETE[self.support]
+            return f"If they are measurements, pass --data.support reals; otherwise use --model.likelihood {fitting}."
+        if self.support in _DISCRETE and wanted is not Support.CATEGORIES:
+            return f"Use --model.likelihood {_DISCRETE[self.support]}, or say otherwise what they are: --data.support."
+        if wanted is Support.CATEGORIES:
+            return "If they are category numbers, pass --data.support categories; otherwise choose another likelihood."
+        fitting = "bernoulli" if self.support is Support.BINARY else "gaussian"
+        return f"Use --model.likelihood {fitting}, or rescale the data and say what they are: --data.support {wanted}."

@@ -1,0 +1,46 @@
+"""The one exception that a user can cause.
+
+A message has two parts: what was given against what was expected, and the remedy. The command line prints both
+and exits with code 2; a traceback means a bug in elbowroom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+__all__ = ["ElbowroomError", "did_you_mean"]
+
+
+class ElbowroomError(Exception):
+    """Something that the user can put right.
+
+    Args:
+        problem: one sentence, what was given and what was expected.
+        remedy: one sentence, what to do about it.
+    Example:
+        >>> raise ElbowroomError("k is 0, but an average needs a draw.", "Give k = 1 or more.")
+        Traceback (most recent call last):
+            ...
+        elbowroom.errors.ElbowroomError: k is 0, but an average needs a draw.
+          Give k = 1 or more.
+    """
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem}\n  {remedy}")
+        self.problem = problem
+        self.remedy = remedy
+
+
+def did_you_mean(given: str, options: Iterable[str]) -> str:
+    """The remedy for a misspelt name: the nearest option, or else all of them.
+
+    Example:
+        >>> did_you_mean("mnits", ["mnist", "digits"])
+        "Did you mean 'mnist'?"
+        >>> did_you_mean("x", ["mnist", "digits"])
+        'Choose one of: digits, mnist.'
+    """
+    options = sorted(options)
+    near = get_close_matches(given, options, n=1, cutoff=0.6)
+    return f"Did you mean '{near[0]}'?" if near else f"Choose one of: {', '.join(options)}."

@@ -1,0 +1,1 @@
+"""Judging what was learned: results that carry their meaning."""

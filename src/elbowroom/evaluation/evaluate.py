@@ -1,0 +1,292 @@
+r"""What a model is worth, in nats per datum, each figure with its standard error.
+
+============= ============================================================================== ===========
+method        estimates                                                                      bounds log p
+============= ============================================================================== ===========
+elbo          :math:`E_q[\log p(x|z)] - KL(q(z|x) \| p(z))`, and the two terms                from below
+iwae          :math:`E \log \frac1K \sum_k p(x, z_k) / q(z_k|x)`                              from below
+active-units  the number of latent dimensions whose posterior mean varies with the data      —
+============= ============================================================================== ===========
+
+The standard error is that of the mean over data, :math:`s / \sqrt{n}`; it holds the noise of the draws of z too.
+Evaluation data are in a fixed order with a fixed binarisation, draws come from a seeded generator, networks are in
+evaluation mode: the same call gives the same figures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from elbowroom.data.batch import Batch
+from elbowroom.data.support import Support
+from elbowroom.errors import ElbowroomError, did_you_mean
+from elbowroom.inference.importance import importance_estimate
+from elbowroom.inference.objectives import elbo_terms
+from elbowroom.model.conditional import Conditional
+from elbowroom.model.latent import LatentModel
+from elbowroom.numerics import mean_and_stderr
+
+__all__ = ["METHODS", "EvaluationData", "Result", "evaluate", "evaluation_mode", "score"]
+
+Announce = Callable[[str, int, int], None]
+"""(method, data done, data in all)"""
+
+
+class EvaluationData(Protocol):
+    """What evaluation needs of a data set; :class:`elbowroom.data.dataset.DataSet` is one."""
+
+    @property
+    def native_support(self) -> Support: ...
+
+    def size(self, split: str) -> int: ...
+
+    def batches(self, split: str, batch_size: int, *, points: int | None = None) -> Iterator[Batch]: ...
+
+    def protocol(self) -> dict[str, Any]: ...
+
+
+class Result(BaseModel):
+    """A figure that carries its meaning."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    value: float
+    stderr: float | None
+    unit: str
+    points: int
+    split: str
+    bound: Literal["lower", "upper"] | None
+    settings: dict[str, Any]
+    protocol: dict[str, Any]
+
+
+@contextmanager
+def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
+    """Networks in evaluation mode and no gradients, for a while."""
+    modes = [(module, module.training) for root in modules for module in root.modules()]
+    for root in modules:
+        root.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@dataclass(frozen=True, slots=True)
+class _Study:
+    """What the methods share: the model, the data, the settings and the making of results."""
+
+    model: LatentModel
+    guide: Conditional
+    data: EvaluationData
+    split: str
+    points: int | None
+    k: int
+    num_samples: int
+    seed: int
+    announce: Announce
+
+    def over_data(
+        self, method: str, per_batch: Callable[[Batch, torch.Generator], dict[str, Tensor]], *, batch_size: int, points: int | None
+    ) -> dict[str, Tensor]:
+        """Per-datum values by name, concatenated over the split."""
+        total = self.data.size(self.split) if points is None else min(points, self.data.size(self.split))
+        values: dict[str, list[Tensor]] = {}
+        generator, done = None, 0
+        for batch in self.data.batches(self.split, batch_size, points=points):
+            if generator is None:  # on the data's device
+                generator = torch.Generator(batch.x.device).manual_seed(self.seed)
+            for name, value in per_batch(batch, generator).items():
+                values.setdefault(name, []).append(value.double().cpu())
+            done += len(batch)
+            self.announce(method, done, total)
+        return {name: torch.cat(parts) for name, parts in values.items()}
+
+    def result(self, name: str, values: Tensor, *, bound: Literal["lower"] | None, **settings: Any) -> Result:
+        value, stderr = mean_and_stderr(values)
+        return self.figure(name, value, stderr, "nats", len(values), bound, settings)
+
+    def figure(
+        self, name: str, value: float, stderr: float | None, unit: str, points: int, bound: Literal["lower"] | None, settings: dict[str, Any]
+    ) -> Result:
+        return Result(
+            name=name, value=value, stderr=stderr if stderr is not None and math.isfinite(stderr) else None, unit=unit, points=points, split=self.split,
+            bound=bound, settings={**settings, "seed": self.seed}, protocol=self.data.protocol(),
+        )
+
+    def with_bits(self, result: Result, num_elements: int) -> list[Result]:
+        """The result, and beside it bits per dimension where the data are integers."""
+        if self.model.likelihood.support is not Support.BYTES:
+            return [result]
+        per_bit = -1 / (num_elements * math.log(2))
+        bits = result.model_copy(
+            update={
+                "name": f"{result.name}, bits per dimension",
+                "value": result.value * per_bit,
+                "stderr": None if result.stderr is None else -result.stderr * per_bit,
+                "unit": "bits/dim",
+                "bound": "upper",
+            }
+        )
+        return [result, bits]
+
+
+def _elbo_values(study: _Study, points: int | None) -> dict[str, Tensor]:
+    num_elements = 0
+
+    def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        nonlocal num_elements
+        num_elements = batch.x[0].numel()
+        terms = elbo_terms(
+            study.model, study.guide, batch, num_samples=study.num_samples, kl="auto", generator=generator
+        )
+        return {"elbo": terms.value, **terms.parts}
+
+    return study.over_data("elbo", per_batch, batch_size=max(1, 1000 // study.num_samples), points=points)
+
+
+def _elbo(study: _Study) -> list[Result]:
+    values = _elbo_values(study, study.points)
+    settings = {"num_samples": study.num_samples}
+    num_elements = _num_elements(study)
+    if not study.model.likelihood.normalized:
+        return [
+            study.result(f"{name} ({study.model.likelihood.name}: not a log-likelihood)", values[name], bound=None, **settings)
+            for name in ("elbo", "reconstruction", "kl")
+        ]
+    return [
+        *study.with_bits(study.result("elbo", values["elbo"], bound="lower", **settings), num_elements),
+        study.result("reconstruction", values["reconstruction"], bound=None, **settings),
+        study.result("kl", values["kl"], bound=None, **settings),
+    ]
+
+
+def _num_elements(study: _Study) -> int:
+    first = next(iter(study.data.batches(study.split, 1, points=1)))
+    return first.x[0].numel()
+
+
+def _iwae(study: _Study) -> list[Result]:
+    require_normalized(study.model, "iwae")
+
+    def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        estimate = importance_estimate(study.model, study.guide, batch, num_samples=study.k, generator=generator)
+        return {"iwae": estimate.log_evidence, "ess": estimate.ess}
+
+    points = study.points if study.points is not None else 1000
+    values = study.over_data("iwae", per_batch, batch_size=100, points=points)
+    lower = study.result("iwae", values["iwae"], bound="lower", k=study.k, median_ess=float(values["ess"].median()))
+    room = values["iwae"] - _elbo_values(study, points)["elbo"]
+    return [*study.with_bits(lower, _num_elements(study)), study.result("elbow room", room, bound="lower", k=study.k)]
+
+
+def _active_units(study: _Study) -> list[Result]:
+    def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        return {"mean": study.guide(batch.x, batch.context).mean}
+
+    means = study.over_data("active-units", per_batch, batch_size=1000, points=study.points)["mean"]
+    if len(means) < 2:
+        raise ElbowroomError("Active units need a variance over data, but there is one point.", "Give --points 2 or more.")
+    active = int((means.var(0) > 0.01).sum())
+    settings = {"of": means.shape[1], "threshold": 0.01}
+    return [study.figure("active units", active, None, "units", len(means), None, settings)]
+
+
+METHODS: dict[str, Callable[[_Study], list[Result]]] = {"elbo": _elbo, "iwae": _iwae, "active-units": _active_units}
+
+
+def require_normalized(model: LatentModel, method: str) -> None:
+    """Refuses to call something a likelihood that is none.
+
+    Raises:
+        ElbowroomError: the likelihood is not normalised.
+    """
+    if not model.likelihood.normalized:
+        raise ElbowroomError(
+            f"{method} estimates log p(x), but {model.likelihood.name} does not integrate to one: there is no log p(x).",
+            "Train with --data.binarization dynamic, or with --model.likelihood continuous-bernoulli; "
+            "--methods elbo,active-units works as it is.",
+        )
+
+
+def evaluate(
+    model: LatentModel,
+    guide: Conditional,
+    data: EvaluationData,
+    *,
+    methods: Sequence[str] = ("elbo", "iwae", "active-units"),
+    split: str = "test",
+    points: int | None = None,
+    k: int = 5000,
+    num_samples: int = 1,
+    seed: int = 0,
+    announce: Announce = lambda method, done, total: None,
+) -> list[Result]:
+    r"""Measures a model by the named methods.
+
+    Args:
+        model: p(x, z).
+        guide: q(z | x).
+        data: the data set, delivered in the likelihood's support.
+        methods: names from ``METHODS``.
+        split: "test", "validation" or "train".
+        points: measure on that many data of the split, chosen by seed; all of them unless given, but 1,000 for iwae.
+        k: draws per datum of the importance-weighted bound.
+        num_samples: draws per datum of the ELBO.
+        seed: of the draws of z.
+        announce: called with (method, data done, data in all).
+    Returns:
+        Results; ``elbo`` comes with its two terms, ``iwae`` with the elbow room, iwae − elbo on the same data.
+    Raises:
+        ElbowroomError: an unknown method or split, a likelihood that is none, a number below one.
+    Reference:
+        Burda, Grosse & Salakhutdinov (2016), Importance Weighted Autoencoders, eq. 8 and section 5.2 (active units:
+        :math:`\mathrm{Var}_x(E_q[z|x]) > 0.01`), arXiv:1509.00519.
+    """
+    for method in methods:
+        if method not in METHODS:
+            raise ElbowroomError(f"There is no method '{method}'.", did_you_mean(method, METHODS))
+    for name, number in (("k", k), ("num_samples", num_samples), ("points", points)):
+        if number is not None and number < 1:
+            raise ElbowroomError(f"{name} is {number}, but must be 1 or more.", f"Give --{name.replace('_', '-')} 1 or more.")
+    study = _Study(model, guide, data, split, points, k, num_samples, seed, announce)
+    with evaluation_mode(model, guide):
+        return [result for method in methods for result in METHODS[method](study)]
+
+
+def score(
+    model: LatentModel, guide: Conditional, batches: Iterable[Batch], *, k: int = 1000, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """log p(x) of every datum, as the importance-weighted bound, with its standard error.
+
+    Args:
+        model: p(x, z).
+        guide: q(z | x).
+        batches: the data, in order.
+        k: draws per datum.
+        seed: of the draws.
+    Returns:
+        (n,) nats and (n,) standard errors (of the Monte Carlo average, by the delta method), float64.
+    Raises:
+        ElbowroomError: the likelihood is not normalised.
+    """
+    require_normalized(model, "score")
+    values, errors, generator = [], [], None
+    with evaluation_mode(model, guide):
+        for batch in batches:
+            generator = generator or torch.Generator(batch.x.device).manual_seed(seed)
+            estimate = importance_estimate(model, guide, batch, num_samples=k, generator=generator)
+            values.append(estimate.log_evidence.double().cpu())
+            errors.append(estimate.stderr.double().cpu())
+    return torch.cat(values), torch.cat(errors)

@@ -1,0 +1,146 @@
+r"""log p(x) by importance sampling, with a standard error.
+
+The weights w_k = p(x, z_k) / q(z_k | x) of draws from the guide average to p(x). Their logarithm's average over few
+draws is a training objective; over thousands of draws it is an estimate of log p(x) that errs low, on average by
+about half its squared standard error. Draws come in chunks, and of each chunk only three float64 numbers per datum
+are kept, so that memory does not grow with the number of draws.
+
+One should not ask more of it than it has: where the effective sample size is a handful, the guide misses a part of
+the posterior, the weights' variance is itself poorly estimated, and the standard error is too small.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from elbowroom.data.batch import Batch, as_batch
+from elbowroom.errors import ElbowroomError
+from elbowroom.inference.weights import check_num_samples, weigh
+from elbowroom.model.conditional import Conditional
+from elbowroom.model.latent import LatentModel
+from elbowroom.numerics import chunks
+
+__all__ = ["ImportanceEstimate", "WeightSums", "importance_estimate"]
+
+
+class ImportanceEstimate(NamedTuple):
+    """An estimate of the evidence of each datum; all float64, shape (batch,).
+
+    Attributes:
+        log_evidence: log of the average weight, nats; in expectation a lower bound on log p(x).
+        stderr: its standard error, nats, by the delta method; NaN for a single draw.
+        ess: effective number of draws, between 1 and k.
+    """
+
+    log_evidence: Tensor
+    stderr: Tensor
+    ess: Tensor
+
+
+class WeightSums(NamedTuple):
+    r"""Running sums over importance weights, per datum, scaled by the largest weight so far.
+
+    Attributes:
+        count: k, weights seen.
+        largest: m = max log w_k, float64, shape (batch,).
+        total: Σ exp(log w_k − m), float64, shape (batch,).
+        squares: Σ exp(2 (log w_k − m)), float64, shape (batch,).
+    """
+
+    count: int
+    largest: Tensor
+    total: Tensor
+    squares: Tensor
+
+    @classmethod
+    def empty(cls, batch: int, device: torch.device | None = None) -> WeightSums:
+        """No weights yet, for ``batch`` data."""
+        zeros = torch.zeros(batch, dtype=torch.float64, device=device)
+        return cls(0, torch.full_like(zeros, -math.inf), zeros, zeros)
+
+    def add(self, log_weights: Tensor) -> WeightSums:
+        """The sums with a chunk of log weights, shape (samples, batch), added."""
+        log_weights = log_weights.double()
+        largest = torch.maximum(self.largest, log_weights.amax(0))
+        # a datum whose weights are all zero so far has m = −∞, which must not meet another −∞
+        shift = torch.where(largest.isneginf(), 0.0, largest)
+        scaled, rescale = (log_weights - shift).exp(), (self.largest - shift).exp()
+        return WeightSums(
+            self.count + len(log_weights),
+            largest,
+            self.total * rescale + scaled.sum(0),
+            self.squares * rescale.square() + scaled.square().sum(0),
+        )
+
+    def estimate(self) -> ImportanceEstimate:
+        r"""What the sums say.
+
+        .. math:: \log \bar{w}, \qquad
+            \frac{\sqrt{\mathrm{var}(w) / k}}{\bar{w}} = \sqrt{\frac{k / \mathrm{ESS} - 1}{k - 1}}, \qquad
+            \mathrm{ESS} = \frac{(\sum_k w_k)^2}{\sum_k w_k^2}
+        """
+        shift = torch.where(self.largest.isneginf(), 0.0, self.largest)
+        ess = self.total.square() / self.squares
+        relative_variance = (self.count / ess - 1).clamp(min=0)  # rounding alone can take equal weights below 0
+        return ImportanceEstimate(
+            shift + self.total.log() - math.log(self.count), (relative_variance / (self.count - 1)).sqrt(), ess
+        )
+
+
+@torch.no_grad()
+def importance_estimate(
+    model: LatentModel,
+    guide: Conditional,
+    batch: Batch | Tensor,
+    *,
+    num_samples: int,
+    chunk_elements: int = 2**22,
+    generator: torch.Generator | None = None,
+) -> ImportanceEstimate:
+    r"""Estimate log p(x) of each datum from exactly ``num_samples`` draws of the guide, without a gradient.
+
+    .. math:: \log \hat{p}(x) = \log \frac{1}{k} \sum_{i=1}^k \frac{p(x, z_i)}{q(z_i | x)}, \qquad z_i \sim q(z | x)
+
+    The modules are used as they are: call ``eval()`` on model and guide first, or batch normalisation and dropout
+    behave as in training. Memory is bounded over draws, not over data: the caller divides the data into batches.
+
+    Args:
+        model: p(x, z).
+        guide: q(z | x).
+        batch: data, ``x`` of shape (batch, \*event).
+        num_samples: k, draws of z per datum.
+        chunk_elements: draws are taken a chunk at a time, such that draws × batch × event elements of a chunk stay
+            within this number (a chunk has at least one draw). The draws, though not their law, depend on it.
+        generator: the source of randomness.
+    Returns:
+        Estimate, standard error and effective sample size, each of shape (batch,), float64.
+    Raises:
+        ElbowroomError: ``num_samples`` or ``chunk_elements`` below 1.
+    Reference:
+        Burda, Grosse & Salakhutdinov (2016), Importance Weighted Autoencoders, arXiv:1509.00519, section 5.
+        Owen (2013), Monte Carlo theory, methods and examples, chapter 9.
+    Example:
+        >>> from elbowroom.model import oracles
+        >>> model, guide, x = oracles.ppca(dim=8, latent_dim=2, seed=0)
+        >>> found = importance_estimate(model, guide, x, num_samples=1000, generator=torch.Generator().manual_seed(0))
+        >>> bool(((found.log_evidence - model.log_evidence(x)).abs() < 5 * found.stderr).all())
+        True
+    """
+    batch = as_batch(batch)
+    check_num_samples(num_samples)
+    if chunk_elements < 1:
+        raise ElbowroomError(
+            f"chunk_elements is {chunk_elements}, but a chunk holds at least one number.",
+            "Give chunk_elements=1 or more; the default suits most machines.",
+        )
+    q, prior = guide(batch.x, batch.context), model.prior(None, batch.context)  # once for all chunks
+    per_draw = max(1, batch.x.numel(), q.batch_shape.numel() * q.event_shape.numel())
+    sums = WeightSums.empty(len(batch), batch.x.device)
+    for chunk in chunks(num_samples, max(1, chunk_elements // per_draw)):
+        drawn = weigh(model, batch, q, prior, num_samples=chunk.stop - chunk.start, generator=generator)
+        sums = sums.add(drawn.log_weights)
+    return sums.estimate()

@@ -1,0 +1,349 @@
+r"""Lower bounds on log p(x), and the gradient estimators that maximise them.
+
+One importance weight carries all of it. For a draw z ~ q(z | x),
+
+.. math:: \log w = \log p(x | z) + \log p(z) - \log q(z | x), \qquad \mathbb{E}_q[w] = p(x),
+
+so Jensen's inequality gives a bound for every number of draws K:
+
+.. math:: \text{ELBO} = \mathbb{E}[\log w] \;\le\;
+    \text{IWAE-}K = \mathbb{E}\Big[\log \tfrac{1}{K} \sum_k w_k\Big] \;\le\; \log p(x).
+
+How the bound is estimated is one question, how its gradient is estimated another. A draw z = z(ε, φ) depends on the
+guide's parameters φ, and so does log q; an estimator is a choice of where to let the gradient through:
+
+================== ========== ========== =========================================================================
+estimator          through z  through q  and in addition
+================== ========== ========== =========================================================================
+``pathwise``       yes        yes
+``stl``            yes        no
+``dreg``           yes        no         the gradient that arrives at z_k is multiplied by the normalised weight
+``score-function`` no         yes        (signal − baseline) ∇ log q(z | x) is added
+================== ========== ========== =========================================================================
+
+The *value* returned is the honest estimate of the bound under every estimator; what only serves the gradient enters
+as ``s - s.detach()``, which is zero. Gradients in the model's parameters are the same under all four.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from elbowroom.data.batch import Batch, as_batch
+from elbowroom.errors import ElbowroomError
+from elbowroom.inference.divergences import closed_form_kl, has_analytic_kl
+from elbowroom.inference.weights import (
+    ESTIMATORS,
+    Estimator,
+    check_name,
+    check_num_samples,
+    draw_latents,
+    log_weights,
+    weigh,
+)
+from elbowroom.model.conditional import Conditional
+from elbowroom.model.latent import LatentModel
+from elbowroom.numerics import log_mean_exp
+
+__all__ = [
+    "ESTIMATORS",
+    "KL",
+    "OBJECTIVES",
+    "Estimator",
+    "Terms",
+    "elbo",
+    "elbo_terms",
+    "has_analytic_kl",
+    "iwae",
+    "iwae_terms",
+    "log_weights",
+]
+
+KL = Literal["analytic", "monte-carlo", "auto"]
+
+
+class Terms(NamedTuple):
+    """An objective and what it is made of.
+
+    Attributes:
+        value: the estimate of the bound, nats, shape (batch,); its gradient is the estimator's.
+        parts: named pieces in nats, shape (batch,), off the graph. ELBO: ``reconstruction`` and the unweighted
+            ``kl``. IWAE: ``elbo``, from the same draws.
+    """
+
+    value: Tensor
+    parts: dict[str, Tensor]
+
+
+def elbo_terms(
+    model: LatentModel,
+    guide: Conditional,
+    batch: Batch | Tensor,
+    *,
+    num_samples: int = 1,
+    kl: KL = "analytic",
+    beta: float = 1.0,
+    free_bits: float = 0.0,
+    estimator: Estimator = "pathwise",
+    generator: torch.Generator | None = None,
+) -> Terms:
+    """The evidence lower bound with its parts, ``reconstruction`` and (unweighted) ``kl``; arguments as in
+    :func:`elbo`.
+
+    Example:
+        >>> from elbowroom.model import oracles
+        >>> model, guide, x = oracles.ppca(dim=8, latent_dim=2, seed=0)
+        >>> value, parts = elbo_terms(model, guide, x, generator=torch.Generator().manual_seed(0))
+        >>> bool(torch.allclose(value, parts["reconstruction"] - parts["kl"]))
+        True
+    """
+    batch = as_batch(batch)
+    _check_elbo(num_samples, kl, beta, free_bits, estimator)
+    q, prior = guide(batch.x, batch.context), model.prior(None, batch.context)
+    sampled_kl = kl == "monte-carlo" or (kl == "auto" and estimator == "stl")
+    closed = None if sampled_kl else closed_form_kl(q, prior, free_bits)
+    if closed is None and not sampled_kl and (kl == "analytic" or free_bits > 0):
+        raise _no_closed_form(q, prior, free_bits)
+
+    if closed is not None:  # log q is not needed, unless as the score
+        z = draw_latents(q, num_samples, estimator, generator)  # (samples, batch, latent)
+        signal = model.log_likelihood(batch.x, z, context=batch.context, mask=batch.mask)  # (samples, batch)
+        reconstruction, divergence = signal.mean(0), closed.kl
+        value = reconstruction - beta * closed.penalty
+        log_q = q.log_prob(z) if estimator == "score-function" else None
+    else:
+        weighted = weigh(model, batch, q, prior, num_samples=num_samples, estimator=estimator, generator=generator)
+        log_q = weighted.log_q
+        # E_q[∇ log q] = 0: under the score function this direct term would add noise and nothing else
+        entropy_side = log_q.detach() if estimator == "score-function" else log_q
+        log_ratio = entropy_side - weighted.log_prior  # (samples, batch)
+        signal = weighted.log_likelihood - beta * log_ratio
+        reconstruction, divergence = weighted.log_likelihood.mean(0), log_ratio.mean(0)
+        value = signal.mean(0)
+    if estimator == "score-function" and log_q is not None:
+        value = value + _without_value((_minus_others_mean(signal.detach()) * log_q).mean(0))
+    return Terms(value, {"reconstruction": reconstruction.detach(), "kl": divergence.detach()})
+
+
+def elbo(
+    model: LatentModel,
+    guide: Conditional,
+    batch: Batch | Tensor,
+    *,
+    num_samples: int = 1,
+    kl: KL = "analytic",
+    beta: float = 1.0,
+    free_bits: float = 0.0,
+    estimator: Estimator = "pathwise",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Evidence lower bound on log p(x), one value per datum.
+
+    .. math:: \mathcal{L}(x) = \mathbb{E}_{q(z|x)} [\log p(x|z)] - \mathrm{KL}(q(z|x) \,\|\, p(z)) \;\le\; \log p(x)
+
+    With :math:`\beta \ne 1` the KL is weighted, and with free bits λ > 0 it becomes
+    :math:`\sum_j \max(\lambda, \mathrm{KL}_j)`, j over latent dimensions; the value is then what is maximised, and
+    for :math:`\beta < 1` no bound. Kingma et al. (2016) average KL_j over the minibatch before they take the
+    maximum; here every objective is a function of one datum, and so is the maximum.
+
+    Args:
+        model: p(x, z).
+        guide: q(z | x).
+        batch: data, ``x`` of shape (batch, \*event).
+        num_samples: L, draws of z per datum.
+        kl: "analytic", in closed form; "monte-carlo", from the draws; "auto", in closed form where there is one and
+            the estimator allows it.
+        beta: weight of the KL.
+        free_bits: λ, nats per latent dimension and datum; needs a factorised KL in closed form.
+        estimator: of the gradient: "pathwise", "stl" (needs a sampled KL) or "score-function", which has a
+            leave-one-out baseline from 2 draws on.
+        generator: the source of randomness.
+    Returns:
+        Nats, shape (batch,); differentiable in the parameters of both.
+    Raises:
+        ElbowroomError: ``kl="analytic"`` where q and p have no closed form; names ``kl="monte-carlo"``. An estimator
+            or option that does not fit the others.
+    Reference:
+        Kingma & Welling (2014), Auto-Encoding Variational Bayes, eq. 7, arXiv:1312.6114.
+        Higgins et al. (2017), beta-VAE, eq. 4. Kingma et al. (2016), IAF, appendix C.8, arXiv:1606.04934.
+        Roeder, Wu & Duvenaud (2017), Sticking the Landing, eq. 8, arXiv:1703.09194.
+        Kool, van Hoof & Welling (2019), Buy 4 REINFORCE Samples, Get a Baseline for Free!
+    Example:
+        >>> from elbowroom.model import oracles
+        >>> model, guide, x = oracles.ppca(dim=8, latent_dim=2, seed=0)
+        >>> bound = elbo(model, guide, x, num_samples=100, generator=torch.Generator().manual_seed(0))
+        >>> bool((bound <= model.log_evidence(x)).all())
+        True
+    """
+    return elbo_terms(
+        model,
+        guide,
+        batch,
+        num_samples=num_samples,
+        kl=kl,
+        beta=beta,
+        free_bits=free_bits,
+        estimator=estimator,
+        generator=generator,
+    ).value
+
+
+def iwae_terms(
+    model: LatentModel,
+    guide: Conditional,
+    batch: Batch | Tensor,
+    *,
+    num_samples: int = 5,
+    estimator: Estimator = "pathwise",
+    generator: torch.Generator | None = None,
+) -> Terms:
+    """The importance-weighted bound with ``elbo``, the mean of log w over the same draws; arguments as in :func:`iwae`.
+
+    Example:
+        >>> from elbowroom.model import oracles
+        >>> model, guide, x = oracles.ppca(dim=8, latent_dim=2, seed=0)
+        >>> value, parts = iwae_terms(model, guide, x, generator=torch.Generator().manual_seed(0))
+        >>> bool((parts["elbo"] <= value).all())
+        True
+    """
+    batch = as_batch(batch)
+    check_num_samples(num_samples)
+    check_name("gradient estimator", estimator, ESTIMATORS)
+    q, prior = guide(batch.x, batch.context), model.prior(None, batch.context)
+    weighted = weigh(model, batch, q, prior, num_samples=num_samples, estimator=estimator, generator=generator)
+    log_w = weighted.log_weights  # (samples, batch)
+    value = log_mean_exp(log_w)
+    if estimator == "dreg" and weighted.z.requires_grad:
+        # log-mean-exp sends w̃_k back along the path; a second w̃_k makes Tucker et al.'s Σ w̃_k² ∂log w_k/∂z ∂z/∂φ
+        normalized = torch.softmax(log_w.detach(), 0).unsqueeze(-1)
+        weighted.z.register_hook(lambda gradient: normalized * gradient)
+    if estimator == "score-function":
+        signal = _minus_others_bound(log_w.detach(), value.detach())
+        value = value + _without_value((signal * weighted.log_q).sum(0))
+    return Terms(value, {"elbo": log_w.detach().mean(0)})
+
+
+def iwae(
+    model: LatentModel,
+    guide: Conditional,
+    batch: Batch | Tensor,
+    *,
+    num_samples: int = 5,
+    estimator: Estimator = "pathwise",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Importance-weighted lower bound on log p(x), one value per datum; it tightens as K grows.
+
+    .. math:: \mathcal{L}_K(x) = \mathbb{E}\Big[\log \frac{1}{K} \sum_{k=1}^K \frac{p(x, z_k)}{q(z_k | x)}\Big]
+        \;\le\; \log p(x), \qquad z_k \sim q(z | x)
+
+    The guide's pathwise gradient drowns in noise as K grows (Rainforth et al. 2018); "dreg" does not. "stl" is
+    unbiased for K = 1 only; for larger K it is biased, as Tucker et al. show, and kept for comparison.
+
+    Args:
+        model: p(x, z).
+        guide: q(z | x).
+        batch: data, ``x`` of shape (batch, \*event).
+        num_samples: K, draws of z per datum.
+        estimator: of the gradient: "pathwise", "dreg", "stl" or "score-function", which has VIMCO's leave-one-out
+            baseline from 2 draws on.
+        generator: the source of randomness.
+    Returns:
+        Nats, shape (batch,); differentiable in the parameters of both.
+    Raises:
+        ElbowroomError: ``num_samples`` below 1; an unknown estimator.
+    Reference:
+        Burda, Grosse & Salakhutdinov (2016), Importance Weighted Autoencoders, eq. 8, arXiv:1509.00519.
+        Tucker et al. (2019), Doubly Reparameterized Gradient Estimators, eq. 8, arXiv:1810.04152.
+        Mnih & Rezende (2016), Variational Inference for Monte Carlo Objectives, eq. 8, arXiv:1602.06725.
+        Rainforth et al. (2018), Tighter Variational Bounds are Not Necessarily Better, arXiv:1802.04537.
+    Example:
+        >>> from elbowroom.model import oracles
+        >>> model, guide, x = oracles.ppca(dim=8, latent_dim=2, seed=0)
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> loose, tight = (iwae(model, guide, x, num_samples=k, generator=generator).mean() for k in (1, 50))
+        >>> bool(loose < tight)
+        True
+    """
+    return iwae_terms(model, guide, batch, num_samples=num_samples, estimator=estimator, generator=generator).value
+
+
+#: name -> the function that returns its :class:`Terms`
+OBJECTIVES: dict[str, Callable[..., Terms]] = {"elbo": elbo_terms, "iwae": iwae_terms}
+
+
+def _check_elbo(num_samples: int, kl: str, beta: float, free_bits: float, estimator: str) -> None:
+    """What can be said of the ELBO's options before any network runs."""
+    check_num_samples(num_samples)
+    check_name("gradient estimator", estimator, ESTIMATORS)
+    check_name("form of the KL", kl, ("analytic", "monte-carlo", "auto"))
+    for name, number in (("beta", beta), ("free_bits", free_bits)):
+        if not (math.isfinite(number) and number >= 0):
+            raise ElbowroomError(
+                f"{name} is {number}, but it must be 0 or a positive number.", f"Give {name}=0 or more."
+            )
+    if estimator == "dreg":
+        raise ElbowroomError(
+            "The estimator 'dreg' is one of importance-weighted bounds, but the objective is the ELBO.",
+            "Use the objective iwae, or estimator='stl', which is what dreg becomes for a single draw.",
+        )
+    if estimator == "stl" and (kl == "analytic" or free_bits > 0):
+        given = "kl='analytic'" if kl == "analytic" else f"free_bits={free_bits}, which needs a KL in closed form"
+        raise ElbowroomError(
+            f"The estimator 'stl' works on log q at the draws, but was given {given}.",
+            "Use kl='monte-carlo' (or 'auto') without free bits, or estimator='pathwise'.",
+        )
+    if free_bits > 0 and kl == "monte-carlo":
+        raise ElbowroomError(
+            f"free_bits={free_bits} needs the KL of each latent dimension in closed form, but kl is 'monte-carlo'.",
+            "Use kl='analytic', or free_bits=0.",
+        )
+
+
+def _no_closed_form(q: Distribution, prior: Distribution, free_bits: float) -> ElbowroomError:
+    pair = f"a {type(q).__name__} guide and a {type(prior).__name__} prior"
+    if free_bits > 0:
+        return ElbowroomError(
+            f"free_bits={free_bits} needs a KL that factorises over latent dimensions, but {pair} give none.",
+            "Use a diagonal guide with a normal prior, or free_bits=0 (and kl='monte-carlo').",
+        )
+    return ElbowroomError(
+        f"kl='analytic' needs a KL in closed form, but there is none between {pair}.",
+        "Use kl='monte-carlo', or kl='auto', which takes the closed form where there is one.",
+    )
+
+
+def _without_value(surrogate: Tensor) -> Tensor:
+    """Zero, with the surrogate's gradient."""
+    return surrogate - surrogate.detach()
+
+
+def _minus_others_mean(signal: Tensor) -> Tensor:
+    """f_s less the mean of the other draws' f, (samples, batch): the baseline is independent of z_s, so unbiased."""
+    num_samples = signal.shape[0]
+    if num_samples == 1:
+        return signal
+    return (signal - signal.mean(0)) * (num_samples / (num_samples - 1))
+
+
+def _minus_others_bound(log_w: Tensor, bound: Tensor) -> Tensor:
+    """VIMCO's signal: the bound less the bound in which w_k gives way to the geometric mean of the others.
+
+    The sums over the others are built from both ends, since taking w_k out of the total would cancel wherever one
+    weight dominates, which is just where the baseline matters.
+    """
+    num_samples = log_w.shape[0]
+    if num_samples == 1:
+        return bound.unsqueeze(0)
+    nothing = torch.full_like(log_w[:1], -math.inf)
+    before = torch.cat([nothing, log_w.logcumsumexp(0)[:-1]])
+    after = torch.cat([log_w.flip(0).logcumsumexp(0).flip(0)[1:], nothing])
+    others = torch.logaddexp(before, after)  # log Σ_{j≠k} w_j
+    stand_in = (log_w.sum(0) - log_w) / (num_samples - 1)  # log of the geometric mean of w_j, j ≠ k
+    return bound - (torch.logaddexp(others, stand_in) - math.log(num_samples))

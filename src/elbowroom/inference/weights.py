@@ -1,0 +1,171 @@
+r"""Importance weights, the piece that every bound and every estimate of log p(x) shares.
+
+.. math:: \log w = \log p(x | z) + \log p(z) - \log q(z | x), \qquad z \sim q(z | x), \qquad \mathbb{E}_q[w] = p(x)
+
+They are written here, once. A gradient estimator is a choice of which of the two roads to the guide's parameters it
+leaves open: the one through the draw z, and the one through the density log q.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from elbowroom.data.batch import Batch, as_batch
+from elbowroom.errors import ElbowroomError, did_you_mean
+from elbowroom.model.conditional import Conditional
+from elbowroom.model.draws import detach, draw
+from elbowroom.model.latent import LatentModel
+
+__all__ = [
+    "ESTIMATORS",
+    "Estimator",
+    "Weighted",
+    "check_name",
+    "check_num_samples",
+    "draw_latents",
+    "log_weights",
+    "weigh",
+]
+
+Estimator = Literal["pathwise", "stl", "dreg", "score-function"]
+
+#: name -> what it does, in a line
+ESTIMATORS: dict[str, str] = {
+    "pathwise": "reparameterised draws, differentiated in full (Kingma & Welling 2014)",
+    "stl": "sticking the landing: no gradient through log q's parameters (Roeder, Wu & Duvenaud 2017)",
+    "dreg": "doubly reparameterised: squared normalised weights, for IWAE (Tucker et al. 2019)",
+    "score-function": "REINFORCE with a leave-one-out baseline (Mnih & Rezende 2016; Kool et al. 2019)",
+}
+
+
+class Weighted(NamedTuple):
+    """Draws of z and the three densities of which the importance weight is made.
+
+    Attributes:
+        z: (samples, batch, latent).
+        log_likelihood: log p(x | z), (samples, batch).
+        log_prior: log p(z), (samples, batch).
+        log_q: log q(z | x), (samples, batch).
+    """
+
+    z: Tensor
+    log_likelihood: Tensor
+    log_prior: Tensor
+    log_q: Tensor
+
+    @property
+    def log_weights(self) -> Tensor:
+        """log w = log p(x | z) + log p(z) − log q(z | x), (samples, batch)."""
+        return self.log_likelihood + (self.log_prior - self.log_q)
+
+
+def draw_latents(q: Distribution, num_samples: int, estimator: Estimator, generator: torch.Generator | None) -> Tensor:
+    """z ~ q(z | x), shape (num_samples, batch, latent), with or without a gradient as the estimator has it.
+
+    Raises:
+        ElbowroomError: the estimator differentiates through the draws, but the guide's have no gradient. To go on
+            would be to optimise the naive estimator of :mod:`elbowroom.inference.gradients`, silently.
+    """
+    z = draw(q, (num_samples,), generator=generator)
+    if estimator == "score-function":
+        return z.detach()
+    if torch.is_grad_enabled() and not q.has_rsample:
+        raise ElbowroomError(
+            f"The estimator '{estimator}' differentiates through draws of the guide, but those of a "
+            f"{type(q).__name__} are not reparameterised.",
+            "Use estimator='score-function', or torch.no_grad() for the value alone.",
+        )
+    return z
+
+
+def weigh(
+    model: LatentModel,
+    batch: Batch,
+    q: Distribution,
+    prior: Distribution,
+    *,
+    num_samples: int,
+    estimator: Estimator = "pathwise",
+    generator: torch.Generator | None = None,
+) -> Weighted:
+    """Draw z from the guide and weigh the draws: the piece that all bounds and estimates share.
+
+    Args:
+        model: p(x, z).
+        batch: data, x of shape (batch, \\*event); its context and mask are passed on.
+        q: the guide's output, q(z | x).
+        prior: the prior's output, p(z). Both are arguments so that repeated calls build them once.
+        num_samples: draws per datum.
+        estimator: where the gradient may pass; the table in :mod:`elbowroom.inference.objectives`.
+        generator: the source of randomness.
+    Returns:
+        The draws, and densities of shape (num_samples, batch).
+    Raises:
+        ElbowroomError: a gradient through draws of a guide that is not reparameterised.
+    """
+    z = draw_latents(q, num_samples, estimator, generator)
+    density = detach(q) if estimator in ("stl", "dreg") else q
+    log_likelihood = model.log_likelihood(batch.x, z, context=batch.context, mask=batch.mask)
+    return Weighted(z, log_likelihood, prior.log_prob(z), density.log_prob(z))
+
+
+def log_weights(
+    model: LatentModel,
+    guide: Conditional,
+    batch: Batch | Tensor,
+    num_samples: int = 1,
+    *,
+    estimator: Estimator = "pathwise",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""Logarithms of importance weights, whose expectation is p(x).
+
+    .. math:: \log w_k = \log p(x | z_k) + \log p(z_k) - \log q(z_k | x), \qquad z_k \sim q(z | x)
+
+    Args:
+        model: p(x, z).
+        guide: q(z | x).
+        batch: data, ``x`` of shape (batch, \*event).
+        num_samples: K, draws of z per datum.
+        estimator: where the gradient may pass; the first two columns of the table in
+            :mod:`elbowroom.inference.objectives`.
+        generator: the source of randomness.
+    Returns:
+        Nats, shape (num_samples, batch).
+    Raises:
+        ElbowroomError: ``num_samples`` below 1; an unknown estimator.
+    Example:
+        >>> from elbowroom.model import oracles
+        >>> model, guide, x = oracles.ppca(dim=8, latent_dim=2, seed=0)
+        >>> log_weights(model, guide, x[:5], 3, generator=torch.Generator().manual_seed(0)).shape
+        torch.Size([3, 5])
+    """
+    batch = as_batch(batch)
+    check_num_samples(num_samples)
+    check_name("gradient estimator", estimator, ESTIMATORS)
+    q, prior = guide(batch.x, batch.context), model.prior(None, batch.context)
+    weighted = weigh(model, batch, q, prior, num_samples=num_samples, estimator=estimator, generator=generator)
+    return weighted.log_weights
+
+
+def check_num_samples(num_samples: int) -> None:
+    """Refuse an average over no draws."""
+    if num_samples < 1:
+        raise ElbowroomError(
+            f"The number of draws per datum is {num_samples}, but an average needs at least 1.",
+            "Give num_samples=1 or more.",
+        )
+
+
+def check_name(what: str, given: str, options: Iterable[str]) -> None:
+    """Refuse a name that is none of the options, with the nearest one as the remedy."""
+    options = list(options)
+    if given not in options:
+        raise ElbowroomError(
+            f"The {what} {given!r} is not known; there are {', '.join(options)}.", did_you_mean(given, options)
+        )

@@ -1,0 +1,228 @@
+"""Draws with an explicit generator, for any distribution of torch's or of the user's.
+
+``torch.distributions`` draws from the global generator only, and a draw that depends on hidden state cannot be
+repeated. :func:`draw` is the same operation with the generator as an argument; it is differentiable in the
+parameters where the distribution is reparameterised, z = μ + σ ε, and not at all elsewhere. :func:`detach` cuts a
+distribution's parameters off the graph, which is what path-derivative gradients need of log q.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import singledispatch
+
+import torch
+from torch import Generator, Tensor
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+    Poisson,
+)
+
+from elbowroom.errors import ElbowroomError
+from elbowroom.model import noise
+from elbowroom.model.distributions import ContinuousBernoulli, DiscretizedLogisticMixture, NegativeBinomial
+
+__all__ = ["detach", "draw", "mean"]
+
+
+@singledispatch
+def draw(distribution: Distribution, sample_shape: Sequence[int] = (), *, generator: Generator | None = None) -> Tensor:
+    """Draws from a distribution, the randomness taken from ``generator`` alone.
+
+    A type that is not known here is drawn from by its own ``rsample`` or ``sample``, with the global generator
+    seeded from ``generator`` for the time of the call and put back afterwards.
+
+    Args:
+        distribution: any ``torch.distributions.Distribution``.
+        sample_shape: shape of the draws.
+        generator: the source of randomness; None is torch's global one.
+    Returns:
+        Shape (\\*sample_shape, \\*batch_shape, \\*event_shape); differentiable in the parameters if and only if the
+        distribution is reparameterised (``has_rsample``).
+    Reference:
+        Kingma & Welling (2014), Auto-Encoding Variational Bayes, section 2.4, arXiv:1312.6114.
+    Example:
+        >>> q = Normal(torch.zeros(2), torch.ones(2))
+        >>> a, b = (draw(q, (3,), generator=torch.Generator().manual_seed(0)) for _ in range(2))
+        >>> bool((a == b).all()), a.shape
+        (True, torch.Size([3, 2]))
+    """
+    size = torch.Size(sample_shape)
+    once = distribution.rsample if distribution.has_rsample else distribution.sample
+    if generator is None:
+        return once(size)
+    seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
+    # torch.manual_seed also seeds every GPU in use
+    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count()) if in_use else ()
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        return once(size)
+
+
+@draw.register
+def _(distribution: Normal, sample_shape: Sequence[int] = (), *, generator: Generator | None = None) -> Tensor:
+    epsilon = noise.normal((*sample_shape, *distribution.batch_shape), distribution.loc, generator)
+    return distribution.loc + distribution.scale * epsilon
+
+
+@draw.register(Independent)
+def _(
+    distribution: Independent[Distribution], sample_shape: Sequence[int] = (), *, generator: Generator | None = None
+) -> Tensor:
+    return draw(distribution.base_dist, sample_shape, generator=generator)
+
+
+@draw.register
+def _(
+    distribution: MultivariateNormal, sample_shape: Sequence[int] = (), *, generator: Generator | None = None
+) -> Tensor:
+    shape = (*sample_shape, *distribution.batch_shape, *distribution.event_shape)
+    epsilon = noise.normal(shape, distribution.loc, generator)
+    return distribution.loc + (distribution.scale_tril @ epsilon.unsqueeze(-1)).squeeze(-1)
+
+
+@draw.register
+def _(distribution: Bernoulli, sample_shape: Sequence[int] = (), *, generator: Generator | None = None) -> Tensor:
+    probability = distribution.probs.detach()
+    u = noise.uniform((*sample_shape, *distribution.batch_shape), probability, generator)
+    return (u < probability).to(probability.dtype)
+
+
+@draw.register
+def _(distribution: Categorical, sample_shape: Sequence[int] = (), *, generator: Generator | None = None) -> Tensor:
+    return noise.category(distribution.logits, (*sample_shape, *distribution.batch_shape), generator)
+
+
+@draw.register
+def _(distribution: Poisson, sample_shape: Sequence[int] = (), *, generator: Generator | None = None) -> Tensor:
+    shape = (*sample_shape, *distribution.batch_shape)
+    return noise.poisson(distribution.rate.detach().expand(shape).contiguous(), generator)
+
+
+@draw.register(ContinuousBernoulli)
+@draw.register(NegativeBinomial)
+@draw.register(DiscretizedLogisticMixture)
+def _(
+    distribution: ContinuousBernoulli | NegativeBinomial | DiscretizedLogisticMixture,
+    sample_shape: Sequence[int] = (),
+    *,
+    generator: Generator | None = None,
+) -> Tensor:
+    return distribution.sample(sample_shape, generator)
+
+
+@draw.register
+@torch.no_grad()
+def _(
+    distribution: MixtureSameFamily, sample_shape: Sequence[int] = (), *, generator: Generator | None = None
+) -> Tensor:
+    # no gradient: the chosen component's path alone would be a part of it, and biased
+    shape = (*sample_shape, *distribution.batch_shape)
+    k = noise.category(distribution.mixture_distribution.logits, shape, generator)
+    chosen = _chosen(distribution.component_distribution, k)
+    if chosen is None:
+        everyone = draw(distribution.component_distribution, sample_shape, generator=generator)
+        return _gathered(everyone, k, len(distribution.event_shape))
+    return draw(chosen, generator=generator)
+
+
+def _chosen(components: Distribution, k: Tensor) -> Distribution | None:
+    """Of components with batch shape (\\*batch, K), the k-th for every draw: batch shape (\\*samples, \\*batch).
+
+    Only these are then drawn from; K draws for each would be hundreds of times the memory. None: an unknown type.
+    """
+    match components:
+        case MultivariateNormal():
+            loc, scale_tril = _gathered(components.loc, k, 1), _gathered(components.scale_tril, k, 2)
+            return MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False)
+        case Independent(base_dist=Normal() as base, reinterpreted_batch_ndims=inner):
+            loc, scale = _gathered(base.loc, k, inner), _gathered(base.scale, k, inner)
+            return Independent(Normal(loc, scale, validate_args=False), inner, validate_args=False)
+        case _:
+            return None
+
+
+def _gathered(parameter: Tensor, k: Tensor, inner: int) -> Tensor:
+    """The entries k of values of shape (\\*batch, K, \\*inner): shape (\\*samples, \\*batch, \\*inner)."""
+    tail = parameter.shape[parameter.dim() - inner :]
+    wide = parameter.expand(*k.shape, *parameter.shape[parameter.dim() - inner - 1 :])
+    index = k.reshape(*k.shape, 1, *(1 for _ in tail)).expand(*k.shape, 1, *tail)
+    return wide.gather(k.dim(), index).squeeze(k.dim())
+
+
+@singledispatch
+def detach(distribution: Distribution) -> Distribution:
+    """The same distribution with its parameters cut off the graph.
+
+    Args:
+        distribution: a normal distribution, diagonal or full, a categorical one, or a mixture of these.
+    Raises:
+        ElbowroomError: a type whose parameters are not known here.
+    Reference:
+        Roeder, Wu & Duvenaud (2017), Sticking the Landing, arXiv:1703.09194.
+    Example:
+        >>> scale = torch.ones(2, requires_grad=True)
+        >>> detach(Normal(torch.zeros(2), scale)).scale.requires_grad
+        False
+    """
+    raise ElbowroomError(
+        f"The parameters of a {type(distribution).__name__} guide cannot be cut off the graph, as the estimators "
+        "'stl' and 'dreg' need.",
+        "Use the estimator 'pathwise', or a guide that is normal.",
+    )
+
+
+@detach.register
+def _(distribution: Normal) -> Normal:
+    return Normal(distribution.loc.detach(), distribution.scale.detach(), validate_args=False)
+
+
+@detach.register(Independent)
+def _(distribution: Independent[Distribution]) -> Independent[Distribution]:
+    base = detach(distribution.base_dist)
+    return Independent(base, distribution.reinterpreted_batch_ndims, validate_args=False)
+
+
+@detach.register
+def _(distribution: MultivariateNormal) -> MultivariateNormal:
+    return MultivariateNormal(
+        distribution.loc.detach(), scale_tril=distribution.scale_tril.detach(), validate_args=False
+    )
+
+
+@detach.register
+def _(distribution: Categorical) -> Categorical:
+    return Categorical(logits=distribution.logits.detach(), validate_args=False)
+
+
+@detach.register
+def _(distribution: MixtureSameFamily) -> MixtureSameFamily:
+    weights = Categorical(logits=distribution.mixture_distribution.logits.detach(), validate_args=False)
+    return MixtureSameFamily(weights, detach(distribution.component_distribution), validate_args=False)
+
+
+@singledispatch
+def mean(distribution: Distribution) -> Tensor:
+    """The mean of a distribution; of a categorical one, the expected category number.
+
+    Returns:
+        Shape (\\*batch_shape, \\*event_shape), a floating-point number.
+    Example:
+        >>> mean(Categorical(probs=torch.tensor([0.5, 0.0, 0.5])))
+        tensor(1.)
+    """
+    return distribution.mean
+
+
+@mean.register
+def _(distribution: Categorical) -> Tensor:
+    probabilities = distribution.probs
+    numbers = torch.arange(probabilities.shape[-1], dtype=probabilities.dtype, device=probabilities.device)
+    return (probabilities * numbers).sum(-1)

@@ -1,0 +1,192 @@
+r"""Guides q(z | x): a network turns x into a normal distribution over z.
+
+A guide sees the data through an :class:`InputTransform`, because what is natural to store (bytes, counts, category
+numbers) is not what a network likes to read. The transform changes nothing about the model: only q depends on it.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+
+from elbowroom.data.support import Support
+from elbowroom.errors import ElbowroomError
+from elbowroom.model.conditional import Conditional
+
+__all__ = ["GUIDES", "DiagonalNormal", "FullNormal", "Guide", "InputTransform"]
+
+
+class InputTransform(nn.Module):
+    """What the encoder sees of x.
+
+    Binary and unit-interval data as they are, bytes divided by 255, counts as log(1 + x), categories one-hot, real
+    numbers standardised by ``shift`` and ``scale``.
+
+    Args:
+        support: of the data.
+        event_shape: shape of one datum.
+        num_categories: C, for categories.
+        shift: subtracted from real data, shape (\\*event) or a scalar; 0 unless given.
+        scale: divides real data after the shift, shape (\\*event) or a scalar; 1 unless given.
+    Attributes:
+        out_shape: shape of one transformed datum: (C, \\*event) for categories, otherwise (\\*event).
+    Raises:
+        ElbowroomError: categories without their number; a scale that is not positive.
+    Example:
+        >>> InputTransform(Support.BYTES, (2,))(torch.tensor([[0, 255]]))
+        tensor([[0., 1.]])
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        support: Support,
+        event_shape: Sequence[int],
+        *,
+        num_categories: int | None = None,
+        shift: Tensor | None = None,
+        scale: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.support = support
+        self.num_categories = num_categories
+        self.out_shape = tuple(event_shape)
+        if support is Support.CATEGORIES:
+            if num_categories is None:
+                raise ElbowroomError(
+                    "Categories were declared without saying how many there are.", "Give num_categories."
+                )
+            self.out_shape = (num_categories, *self.out_shape)
+        # buffers exist for every support: they also say which dtype the network expects
+        self.register_buffer("shift", torch.zeros(()) if shift is None else shift.detach().clone())
+        self.register_buffer("scale", torch.ones(()) if scale is None else scale.detach().clone())
+        if not bool((self.scale > 0).all()):
+            raise ElbowroomError(
+                "The encoder's input scale is not positive everywhere, but it is a standard deviation.",
+                "Use 1 for elements that are constant in the data.",
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x of shape (\\*, \\*event) as (\\*, \\*out_shape), in the guide's floating-point type."""
+        if self.support is Support.CATEGORIES:
+            assert self.num_categories is not None
+            hot = F.one_hot(x.long(), self.num_categories).to(self.shift.dtype)
+            return hot.movedim(-1, -len(self.out_shape))
+        x = x.to(self.shift.dtype)
+        match self.support:
+            case Support.COUNTS:
+                return torch.log1p(x)
+            case Support.BYTES:
+                return x / 255
+            case Support.REALS:
+                return (x - self.shift) / self.scale
+            case _:
+                return x
+
+
+class Guide(Conditional):
+    """q(z | x, c): a transform of x, a network, and a normal distribution.
+
+    Args:
+        network: transformed x -> parameters of shape ``parameter_shape(latent_dim)``.
+        latent_dim: D, dimensions of z.
+        transform: of x; None leaves x as it is.
+    Raises:
+        ElbowroomError: the network returns another shape.
+    """
+
+    def __init__(self, network: nn.Module, latent_dim: int, transform: InputTransform | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.latent_dim = latent_dim
+        self.transform = transform
+        wanted = self.parameter_shape(latent_dim)
+        given = getattr(network, "out_shape", wanted)
+        if tuple(given) != wanted:
+            raise ElbowroomError(
+                f"The network of a {type(self).__name__} guide returns shape {tuple(given)}, but should return "
+                f"{wanted} for {latent_dim} latent dimensions.",
+                f"Build it with out_shape={type(self).__name__}.parameter_shape({latent_dim}).",
+            )
+
+    @classmethod
+    @abstractmethod
+    def parameter_shape(cls, latent_dim: int) -> tuple[int, ...]:
+        """What the network returns for one x."""
+
+    def _output(self, given: Tensor | None, context: Tensor | None) -> Tensor:
+        if given is None:
+            raise ElbowroomError("A guide was called without x, but it is q(z | x).", "Pass x.")
+        seen = given if self.transform is None else self.transform(given)
+        out: Tensor = self.network(seen, context)
+        return out.to(seen.dtype)
+
+
+class DiagonalNormal(Guide):
+    r"""Normal with a diagonal covariance.
+
+    .. math:: q(z | x) = \prod_j N(z_j \,|\, \mu_j(x), \sigma_j^2(x)), \qquad
+        (\mu, \log \sigma^2) = \mathrm{network}(x)
+
+    Args:
+        network: transformed x -> (2, D): mean and log-variance.
+        latent_dim: D.
+        transform: of x.
+    Example:
+        >>> from elbowroom.model.networks import MLP
+        >>> guide = DiagonalNormal(MLP((784,), DiagonalNormal.parameter_shape(20)), 20)
+        >>> guide(torch.zeros(5, 784))
+        Independent(Normal(loc: torch.Size([5, 20]), scale: torch.Size([5, 20])), 1)
+    """
+
+    @classmethod
+    def parameter_shape(cls, latent_dim: int) -> tuple[int, ...]:
+        """(2, D): mean and log-variance."""
+        return (2, latent_dim)
+
+    def forward(self, given: Tensor | None, context: Tensor | None = None) -> Distribution:
+        mean, log_variance = self._output(given, context).unbind(-2)
+        normal = Normal(mean, torch.exp(0.5 * log_variance), validate_args=False)  # σ = exp(½ log σ²)
+        return Independent(normal, 1, validate_args=False)
+
+
+class FullNormal(Guide):
+    r"""Normal with a full covariance, by its Cholesky factor.
+
+    .. math:: q(z | x) = N(z \,|\, \mu(x), L(x) L(x)^\top), \qquad L_{jj} = \exp(\tfrac12 v_j)
+
+    Args:
+        network: transformed x -> (D + D (D + 1) / 2,): mean, then the lower triangle row by row, the diagonal as
+            a log-variance v.
+        latent_dim: D.
+        transform: of x.
+    Example:
+        >>> from elbowroom.model.networks import MLP
+        >>> guide = FullNormal(MLP((784,), FullNormal.parameter_shape(3)), 3)
+        >>> guide(torch.zeros(5, 784)).covariance_matrix.shape
+        torch.Size([5, 3, 3])
+    """
+
+    @classmethod
+    def parameter_shape(cls, latent_dim: int) -> tuple[int, ...]:
+        """(D + D (D + 1) / 2,): mean and lower triangle."""
+        return (latent_dim + latent_dim * (latent_dim + 1) // 2,)
+
+    def forward(self, given: Tensor | None, context: Tensor | None = None) -> Distribution:
+        mean, triangle = self._output(given, context).tensor_split([self.latent_dim], -1)
+        rows, columns = torch.tril_indices(self.latent_dim, self.latent_dim, device=mean.device)
+        entries = torch.where(rows == columns, torch.exp(0.5 * triangle), triangle)
+        scale_tril = mean.new_zeros(*mean.shape, self.latent_dim)
+        scale_tril[..., rows, columns] = entries
+        return MultivariateNormal(mean, scale_tril=scale_tril, validate_args=False)
+
+
+#: name -> class
+GUIDES: dict[str, type[Guide]] = {"diagonal": DiagonalNormal, "full": FullNormal}

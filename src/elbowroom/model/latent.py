@@ -1,0 +1,90 @@
+r"""The generative model, p(x, z) = p(z) p(x | z).
+
+A datum x is made in two steps: a latent vector z is drawn from the prior, then x from a distribution whose
+parameters a network computes from z. What one wants to know is the evidence
+
+.. math:: \log p(x) = \log \int p(z) \, p(x | z) \, dz,
+
+and what one can compute is the integrand. This file is the only place where it is written; every learner,
+sampler and estimator of the package calls it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from elbowroom.model.conditional import Conditional
+from elbowroom.model.draws import draw, mean
+from elbowroom.model.likelihoods import Likelihood
+
+__all__ = ["LatentModel", "Sample"]
+
+
+class Sample(NamedTuple):
+    """Draws from the model: z ~ p(z), x ~ p(x | z), and the mean of p(x | z), which is no sample of x."""
+
+    z: Tensor  #: (n, latent)
+    x: Tensor  #: (n, *event)
+    mean: Tensor  #: (n, *event)
+
+
+class LatentModel(nn.Module):
+    r"""A prior p(z) and a likelihood p(x | z); with a context c, p(z | c) and p(x | z, c).
+
+    Args:
+        prior: p(z | c).
+        likelihood: p(x | z, c), elementwise.
+    """
+
+    def __init__(self, prior: Conditional, likelihood: Likelihood) -> None:
+        super().__init__()
+        self.prior = prior
+        self.likelihood = likelihood
+
+    def log_prior(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """log p(z | c) in nats: z of shape (\\*, batch, latent) gives (\\*, batch)."""
+        log_density: Tensor = self.prior(None, context).log_prob(z)
+        return log_density
+
+    def log_likelihood(
+        self, x: Tensor, z: Tensor, *, context: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """log p(x | z, c) in nats, summed over the observed elements of the event.
+
+        Args:
+            x: data, shape (batch, \\*event).
+            z: latents, shape (\\*, batch, latent).
+            context: covariates, shape (batch, context_dim).
+            mask: True where x was observed, shape (batch, \\*event); unobserved elements are summed out, so they
+                add nothing.
+        Returns:
+            Shape (\\*, batch).
+        """
+        elementwise: Tensor = self.likelihood(z, context).log_prob(x)  # (*, batch, *event)
+        if mask is not None:
+            elementwise = torch.where(mask, elementwise, 0.0)
+        return elementwise.flatten(start_dim=z.dim() - 1).sum(-1)
+
+    def log_joint(self, x: Tensor, z: Tensor, *, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """log p(x, z | c) = log p(z | c) + log p(x | z, c) in nats; shapes as in :meth:`log_likelihood`."""
+        return self.log_prior(z, context) + self.log_likelihood(x, z, context=context, mask=mask)
+
+    @torch.no_grad()
+    def sample(
+        self, num_samples: int, *, context: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Sample:
+        """Ancestral draws: z from the prior, then x from the likelihood.
+
+        Args:
+            num_samples: n.
+            context: covariates, shape (n, context_dim), for a model that has them.
+            generator: the source of randomness.
+        """
+        prior = self.prior(None, context)
+        shape = (num_samples,) if not prior.batch_shape else ()
+        z = draw(prior, shape, generator=generator)
+        p_x = self.likelihood(z, context)
+        return Sample(z, draw(p_x, (), generator=generator), mean(p_x))

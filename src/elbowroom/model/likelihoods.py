@@ -1,0 +1,348 @@
+r"""Likelihoods p(x | z), one class for each kind of data. What they share is in :mod:`elbowroom.model.likelihood`.
+
+================================= ==================== ===========================================================
+name                             an element of x is    its distribution
+================================= ==================== ===========================================================
+``bernoulli``                    0 or 1                Bernoulli
+``cross-entropy``                in [0, 1]             none: a training loss, kept apart by ``normalized = False``
+``continuous-bernoulli``         in [0, 1]             exponential in x, with its normalising constant
+``gaussian``                     real                  normal; σ given, learned, or from the network
+``discretized-logistic-mixture`` 0..255               mixture of logistics, integrated over each integer's bin
+``categorical``                  a category's number   categorical
+``poisson``                      a count               Poisson
+``negative-binomial``            a count               gamma-Poisson, its dispersion learned for each element
+================================= ==================== ===========================================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.distributions as D
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from elbowroom.data.support import Support
+from elbowroom.errors import ElbowroomError
+from elbowroom.model import distributions
+from elbowroom.model.likelihood import Likelihood
+
+__all__ = [
+    "LIKELIHOODS",
+    "Bernoulli",
+    "Categorical",
+    "ContinuousBernoulli",
+    "CrossEntropy",
+    "DiscretizedLogisticMixture",
+    "Gaussian",
+    "Likelihood",
+    "NegativeBinomial",
+    "Poisson",
+]
+
+_LARGEST_LOG = 60.0  # exp(±60) and its products with data stay far from the ends of float32
+_SOFTPLUS_1 = math.log(math.expm1(1.0))  # softplus of this is 1
+
+
+class Bernoulli(Likelihood):
+    r"""Binary elements.
+
+    .. math:: \log p(x) = x \log p + (1 - x) \log(1 - p), \qquad p = \sigma(\mathrm{network}(z)), \quad x \in \{0, 1\}
+
+    Args:
+        network: z -> logits of shape (1, \*event).
+        event_shape: shape of one datum.
+    Example:
+        >>> from elbowroom.model.networks import MLP
+        >>> likelihood = Bernoulli(MLP((2,), Bernoulli.parameter_shape((28, 28))), (28, 28))
+        >>> likelihood(torch.zeros(5, 2)).log_prob(torch.ones(5, 28, 28)).shape
+        torch.Size([5, 28, 28])
+    """
+
+    name = "bernoulli"
+    support = Support.BINARY
+
+    def forward(self, given: Tensor | None, context: Tensor | None = None) -> D.Distribution:
+        (logits,) = self._slices(given, context)
+        return D.Bernoulli(logits=logits, validate_args=False)
+
+    def _initial_output(self, mean: Tensor) -> Tensor:
+        return torch.logit(mean.clamp(1e-3, 1 - 1e-3))
+
+
+class CrossEntropy(Bernoulli):
+    r"""Grey pixels in [0, 1] under the Bernoulli's log-probability: a common training loss, and no likelihood.
+
+    .. math:: x \log p + (1 - x) \log(1 - p), \qquad x \in [0, 1]
+
+    As a density over [0, 1] this does not integrate to one, so no bound on log p(x) follows from it; ``normalized``
+    is False and results are labelled. The density it is meant to be is :class:`ContinuousBernoulli`. Draws are 0 or 1.
+
+    Args:
+        network: z -> logits of shape (1, \*event).
+        event_shape: shape of one datum.
+    """
+
+    name = "cross-entropy"
+    support = Support.UNIT_INTERVAL
+    normalized = False
+
+
+class ContinuousBernoulli(Likelihood):
+    r"""Grey pixels in [0, 1]: the density that is proportional to the Bernoulli's.
+
+    .. math:: \log p(x) = \ell x - \log \frac{e^\ell - 1}{\ell}, \qquad \ell = \mathrm{network}(z), \quad x \in [0, 1]
+
+    Args:
+        network: z -> logits :math:`\ell` of shape (1, \*event).
+        event_shape: shape of one datum.
+    Reference:
+        Loaiza-Ganem & Cunningham (2019), The continuous Bernoulli, arXiv:1907.06845.
+    """
+
+    name = "continuous-bernoulli"
+    support = Support.UNIT_INTERVAL
+
+    def forward(self, given: Tensor | None, context: Tensor | None = None) -> D.Distribution:
+        (logits,) = self._slices(given, context)
+        return distributions.ContinuousBernoulli(logits)
+
+    def _initial_output(self, mean: Tensor) -> Tensor:
+        return distributions.ContinuousBernoulli.with_mean(mean.clamp(1e-3, 1 - 1e-3)).logits
+
+
+class Gaussian(Likelihood):
+    r"""Real elements with normal noise.
+
+    .. math:: \log p(x) = -\tfrac12 \log 2\pi\sigma^2 - \frac{(x - \mu)^2}{2 \sigma^2},
+        \qquad \mu = a + u \, f(\mathrm{network}(z))
+
+    The data keep their units: the shift a and the unit u (say, the data's mean and standard deviation) put the
+    network's output on a scale of about one, and the density is that of x itself.
+
+    Args:
+        network: z -> (1, \*event), or (2, \*event) with ``scale="per-element"``.
+        event_shape: shape of one datum.
+        scale: σ. A number, in the data's units; "learned", one number in units of u that starts near 1;
+            "per-element", from the network, in units of u.
+        shift: a, shape (\*event) or a scalar; 0 unless given.
+        unit: u > 0, shape (\*event) or a scalar; 1 unless given.
+        mean_activation: f, "identity" or "sigmoid".
+        min_scale: the smallest σ that can be learned, in units of u; keeps the density bounded.
+    Raises:
+        ElbowroomError: a σ or ``min_scale`` that is not positive, or an unknown word.
+    Example:
+        >>> from elbowroom.model.networks import MLP
+        >>> likelihood = Gaussian(MLP((2,), Gaussian.parameter_shape((3,))), (3,), scale=0.5)
+        >>> likelihood(torch.zeros(5, 2)).scale.unique()
+        tensor([0.5000])
+    """
+
+    name = "gaussian"
+    support = Support.REALS
+    shift: Tensor
+    unit: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        event_shape: Sequence[int],
+        *,
+        scale: float | Literal["learned", "per-element"] = "learned",
+        shift: Tensor | None = None,
+        unit: Tensor | None = None,
+        mean_activation: Literal["identity", "sigmoid"] = "identity",
+        min_scale: float = 1e-3,
+    ) -> None:
+        super().__init__(network, event_shape, num_parameters=self.parameter_shape((), scale=scale)[0])
+        if mean_activation not in ("identity", "sigmoid"):
+            raise ElbowroomError(
+                f"mean_activation is '{mean_activation}', but should be 'identity' or 'sigmoid'.", "Use one of them."
+            )
+        if not min_scale > 0 or (not isinstance(scale, str) and not scale > 0):
+            raise ElbowroomError(
+                f"A Gaussian was given scale {scale} and min_scale {min_scale}, but both should be positive.",
+                "Give σ in the data's units, or scale='learned'.",
+            )
+        self.scale = scale
+        self.mean_activation = mean_activation
+        self.min_scale = min_scale
+        self.register_buffer("shift", torch.zeros(()) if shift is None else shift.detach().clone())
+        self.register_buffer("unit", torch.ones(()) if unit is None else unit.detach().clone())
+        if not bool((self.unit > 0).all()):
+            raise ElbowroomError(
+                "A Gaussian was given a unit that is not positive, but it is a standard deviation.",
+                "Use 1 for elements that are constant in the data.",
+            )
+        self.raw_scale = nn.Parameter(torch.tensor(_SOFTPLUS_1)) if scale == "learned" else None
+
+    @classmethod
+    def parameter_shape(
+        cls, event_shape: Sequence[int], *, scale: float | Literal["learned", "per-element"] = "learned"
+    ) -> tuple[int, ...]:
+        """(2, \\*event), mean and scale, with ``scale="per-element"``; otherwise (1, \\*event)."""
+        if isinstance(scale, str) and scale not in ("learned", "per-element"):
+            raise ElbowroomError(
+                f"The scale is '{scale}', but should be a number, 'learned' or 'per-element'.", "Use one of them."
+            )
+        return (2 if scale == "per-element" else 1, *event_shape)
+
+    def forward(self, given: Tensor | None, context: Tensor | None = None) -> D.Distribution:
+        mean, *raw = self._slices(given, context)
+        if self.mean_activation == "sigmoid":
+            mean = mean.sigmoid()
+        learned = raw[0] if raw else self.raw_scale
+        if learned is None:
+            scale = mean.new_full((), float(self.scale))
+        else:
+            scale = self.unit * (self.min_scale + F.softplus(learned))
+        return D.Normal(self.shift + self.unit * mean, scale, validate_args=False)
+
+    def _initial_output(self, mean: Tensor) -> Tensor:
+        start = (mean - self.shift) / self.unit
+        if self.mean_activation == "sigmoid":
+            start = torch.logit(start.clamp(1e-3, 1 - 1e-3))
+        rows = [start.expand(self.event_shape)]
+        if self._parameter_shape[0] == 2:
+            rows.append(torch.full_like(rows[0], _SOFTPLUS_1))
+        return torch.stack(rows)
+
+
+class DiscretizedLogisticMixture(Likelihood):
+    r"""Integers 0..255: a mixture of K logistic distributions for each element, each integer taking its bin's mass.
+
+    Args:
+        network: z -> (3 K, \*event): weights' logits, locations, log-scales; locations are −1 at 0 and 1 at 255.
+        event_shape: shape of one datum.
+        components: K.
+    Reference:
+        Salimans et al. (2017), PixelCNN++, eq. 2, arXiv:1701.05517 (here without dependence among colours).
+    """
+
+    name = "discretized-logistic-mixture"
+    support = Support.BYTES
+
+    def __init__(self, network: nn.Module, event_shape: Sequence[int], *, components: int = 5) -> None:
+        super().__init__(network, event_shape, num_parameters=self.parameter_shape((), components=components)[0])
+        self.components = components
+
+    @classmethod
+    def parameter_shape(cls, event_shape: Sequence[int], *, components: int = 5) -> tuple[int, ...]:
+        """(3 K, \\*event)."""
+        if components < 1:
+            raise ElbowroomError(
+                f"A mixture of {components} components was asked for, but 1 is the least.", "Give more."
+            )
+        return (3 * components, *event_shape)
+
+    def forward(self, given: Tensor | None, context: Tensor | None = None) -> D.Distribution:
+        out = self._output(given, context).movedim(-1 - len(self.event_shape), -1)
+        return distributions.DiscretizedLogisticMixture(*out.chunk(3, -1))
+
+    def _initial_output(self, mean: Tensor) -> Tensor:
+        # locations spread over a quarter of the range around the mean, so that components differ from the start
+        spread = torch.linspace(-0.25, 0.25, self.components).to(mean)
+        locations = (mean / 127.5 - 1) + (spread - spread.mean()).reshape(-1, *(1 for _ in self.event_shape))
+        locations = locations.expand(self.components, *self.event_shape)
+        return torch.cat([torch.zeros_like(locations), locations, torch.full_like(locations, -2.0)])
+
+
+class Categorical(Likelihood):
+    r"""Elements that are category numbers 0..C−1.
+
+    .. math:: \log p(x) = \log \mathrm{softmax}(\mathrm{network}(z))_x
+
+    Args:
+        network: z -> logits of shape (C, \*event).
+        event_shape: shape of one datum.
+        num_categories: C.
+    """
+
+    name = "categorical"
+    support = Support.CATEGORIES
+
+    def __init__(self, network: nn.Module, event_shape: Sequence[int], *, num_categories: int) -> None:
+        super().__init__(network, event_shape, num_parameters=num_categories)
+        self.num_categories = num_categories
+
+    @classmethod
+    def parameter_shape(  # type: ignore[override]  # there is no sensible default
+        cls, event_shape: Sequence[int], *, num_categories: int
+    ) -> tuple[int, ...]:
+        """(C, \\*event)."""
+        return (num_categories, *event_shape)
+
+    def forward(self, given: Tensor | None, context: Tensor | None = None) -> D.Distribution:
+        logits = self._output(given, context).movedim(-1 - len(self.event_shape), -1)
+        return D.Categorical(logits=logits, validate_args=False)
+
+
+class Poisson(Likelihood):
+    r"""Counts whose variance is their mean.
+
+    .. math:: \log p(x) = x \log \lambda - \lambda - \log x!, \qquad \log \lambda = \mathrm{network}(z)
+
+    Args:
+        network: z -> log rates of shape (1, \*event), kept within ±60.
+        event_shape: shape of one datum.
+    """
+
+    name = "poisson"
+    support = Support.COUNTS
+
+    def forward(self, given: Tensor | None, context: Tensor | None = None) -> D.Distribution:
+        (log_rate,) = self._slices(given, context)
+        return D.Poisson(log_rate.clamp(-_LARGEST_LOG, _LARGEST_LOG).exp(), validate_args=False)
+
+    def _initial_output(self, mean: Tensor) -> Tensor:
+        return mean.clamp(min=1e-3).log()
+
+
+class NegativeBinomial(Likelihood):
+    r"""Counts whose variance exceeds their mean, by a dispersion that is learned for each element.
+
+    .. math:: \operatorname{Var}(x_d) = \mu_d + \mu_d^2 / r_d, \qquad \log \mu = \mathrm{network}(z)
+
+    The dispersion r does not depend on z.
+
+    Args:
+        network: z -> log means of shape (1, \*event), kept within ±60.
+        event_shape: shape of one datum.
+    Reference:
+        Lopez et al. (2018), Deep generative modeling for single-cell transcriptomics (scVI).
+    """
+
+    name = "negative-binomial"
+    support = Support.COUNTS
+
+    def __init__(self, network: nn.Module, event_shape: Sequence[int]) -> None:
+        super().__init__(network, event_shape)
+        self.log_dispersion = nn.Parameter(torch.zeros(*self.event_shape))
+
+    def forward(self, given: Tensor | None, context: Tensor | None = None) -> D.Distribution:
+        (log_mean,) = self._slices(given, context)
+        return distributions.NegativeBinomial(
+            log_mean.clamp(-_LARGEST_LOG, _LARGEST_LOG), self.log_dispersion.clamp(-_LARGEST_LOG, _LARGEST_LOG)
+        )
+
+    def _initial_output(self, mean: Tensor) -> Tensor:
+        return mean.clamp(min=1e-3).log()
+
+
+#: name -> class
+LIKELIHOODS: dict[str, type[Likelihood]] = {
+    likelihood.name: likelihood
+    for likelihood in (
+        Bernoulli,
+        CrossEntropy,
+        ContinuousBernoulli,
+        Gaussian,
+        DiscretizedLogisticMixture,
+        Categorical,
+        Poisson,
+        NegativeBinomial,
+    )
+}

@@ -1,0 +1,361 @@
+"""Networks: functions from one tensor to another, without any probability.
+
+A network knows the shape of what it is given and of what it returns. Axes before these are folded into one batch
+axis and unfolded afterwards, so that latents of shape (samples, batch, latent) need no care, and batch
+normalisation and convolutions see the axes they expect.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from elbowroom.errors import ElbowroomError, did_you_mean
+
+__all__ = ["ACTIVATIONS", "MLP", "ConvDecoder", "ConvEncoder", "Network", "ResidualMLP"]
+
+#: name -> a new module
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "leaky-relu": nn.LeakyReLU,
+    "softplus": nn.Softplus,
+    "identity": nn.Identity,
+}
+
+
+class Network(nn.Module, ABC):
+    """A function (\\*, \\*in_shape) -> (\\*, \\*out_shape), with an optional context.
+
+    Args:
+        in_shape: shape of one input.
+        out_shape: shape of one output.
+        context_dim: C, length of the context vector of each datum; 0 ignores any context.
+    """
+
+    def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int], *, context_dim: int = 0) -> None:
+        super().__init__()
+        self.in_shape = tuple(in_shape)
+        self.out_shape = tuple(out_shape)
+        self.context_dim = context_dim
+        for shape in (self.in_shape, self.out_shape):
+            if any(size < 1 for size in shape):
+                raise ElbowroomError(
+                    f"A network was asked to map {self.in_shape} to {self.out_shape}, but sizes start at 1.",
+                    "Give positive sizes.",
+                )
+
+    @property
+    @abstractmethod
+    def output_layer(self) -> nn.Linear | nn.ConvTranspose2d:
+        """The last layer, whose bias is the output's starting value."""
+
+    @abstractmethod
+    def compute(self, given: Tensor, context: Tensor | None) -> Tensor:
+        """The function on (n, \\*in_shape) and (n, context_dim), up to the output's shape."""
+
+    def forward(self, given: Tensor, context: Tensor | None = None) -> Tensor:
+        """Apply the network to every datum and every draw.
+
+        Args:
+            given: shape (\\*, \\*in_shape).
+            context: shape (batch, context_dim), repeated along the axes of ``given`` before the batch.
+        Returns:
+            Shape (\\*, \\*out_shape).
+        Raises:
+            ElbowroomError: an input of another shape; a context that is missing or of another length.
+        """
+        lead = given.shape[: given.dim() - len(self.in_shape)]
+        if given.dim() < len(self.in_shape) or given.shape[len(lead) :] != self.in_shape:
+            raise ElbowroomError(
+                f"A network for inputs of shape (*, {_commas(self.in_shape)}) was given {tuple(given.shape)}.",
+                "Reshape the data, or build the network for this shape.",
+            )
+        flat = given.reshape(-1, *self.in_shape)
+        out = self.compute(flat, self._fold_context(context, lead) if self.context_dim else None)
+        return out.reshape(*lead, *self.out_shape)
+
+    @torch.no_grad()
+    def set_output_bias(self, values: Tensor) -> None:
+        """Start the output at ``values``, shape ``out_shape``; a convolution averages them over space."""
+        bias = self.output_layer.bias
+        assert bias is not None  # every layer here is built with one
+        bias.copy_(values.expand(self.out_shape).reshape(bias.numel(), -1).mean(1))
+
+    def _fold_context(self, context: Tensor | None, lead: Sequence[int]) -> Tensor:
+        if context is None or context.shape[-1] != self.context_dim:
+            was = "none was" if context is None else f"one of length {context.shape[-1]} was"
+            raise ElbowroomError(
+                f"A network needs a context of length {self.context_dim} for each datum, but {was} given.",
+                "Pass the context that the model was built with.",
+            )
+        return context.expand(*lead, self.context_dim).reshape(-1, self.context_dim)
+
+
+class MLP(Network):
+    r"""Multi-layer perceptron.
+
+    .. math:: h_0 = [x, c], \quad h_i = \phi(\mathrm{BN}(W_i h_{i-1} + b_i)), \quad y = W h_n + b
+
+    Args:
+        in_shape: shape of one input; it is flattened.
+        out_shape: shape of one output.
+        hidden: widths of the hidden layers; () is an affine map.
+        activation: :math:`\phi`, a name in ``ACTIVATIONS``.
+        batch_norm: normalise before every activation.
+        context_dim: length of the context c, which joins the input; 0 for none.
+    Raises:
+        ElbowroomError: an unknown activation; a size below 1.
+    Example:
+        >>> network = MLP((28, 28), (2, 20), hidden=(400,))
+        >>> network(torch.zeros(5, 28, 28)).shape
+        torch.Size([5, 2, 20])
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        *,
+        hidden: Sequence[int] = (400,),
+        activation: str = "relu",
+        batch_norm: bool = False,
+        context_dim: int = 0,
+    ) -> None:
+        super().__init__(in_shape, out_shape, context_dim=context_dim)
+        new_activation = _activation(activation)
+        widths = [math.prod(self.in_shape) + context_dim, *_positive("hidden width", hidden)]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers.append(nn.Linear(before, after))
+            if batch_norm:
+                layers.append(nn.BatchNorm1d(after))
+            layers.append(new_activation())
+        self.hidden_layers = nn.Sequential(*layers)
+        self.output = nn.Linear(widths[-1], math.prod(self.out_shape))
+
+    @property
+    def output_layer(self) -> nn.Linear:
+        return self.output
+
+    def compute(self, given: Tensor, context: Tensor | None) -> Tensor:
+        out: Tensor = self.output(self.hidden_layers(_joined(given, context)))
+        return out
+
+
+class ResidualMLP(Network):
+    r"""Perceptron of residual blocks, with the activation before each linear map.
+
+    .. math:: h_0 = W_0 [x, c], \quad h_i = h_{i-1} + W_i' \phi(W_i \phi(h_{i-1})), \quad y = W \phi(h_n) + b
+
+    Args:
+        in_shape: shape of one input; it is flattened.
+        out_shape: shape of one output.
+        width: of every block.
+        blocks: n.
+        activation: :math:`\phi`, a name in ``ACTIVATIONS``.
+        batch_norm: normalise before every activation inside the blocks.
+        context_dim: length of the context c, which joins the input; 0 for none.
+    Raises:
+        ElbowroomError: an unknown activation; a size below 1.
+    Reference:
+        He et al. (2016), Identity Mappings in Deep Residual Networks, arXiv:1603.05027.
+    Example:
+        >>> ResidualMLP((3,), (1, 8), width=16)(torch.zeros(5, 3)).shape
+        torch.Size([5, 1, 8])
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        *,
+        width: int = 400,
+        blocks: int = 2,
+        activation: str = "relu",
+        batch_norm: bool = False,
+        context_dim: int = 0,
+    ) -> None:
+        super().__init__(in_shape, out_shape, context_dim=context_dim)
+        new_activation = _activation(activation)
+        _positive("width", [width])
+
+        def half() -> list[nn.Module]:
+            norm = [nn.BatchNorm1d(width)] if batch_norm else []
+            return [*norm, new_activation(), nn.Linear(width, width)]
+
+        self.input = nn.Linear(math.prod(self.in_shape) + context_dim, width)
+        self.blocks = nn.ModuleList(nn.Sequential(*half(), *half()) for _ in range(blocks))
+        self.activation = new_activation()
+        self.output = nn.Linear(width, math.prod(self.out_shape))
+
+    @property
+    def output_layer(self) -> nn.Linear:
+        return self.output
+
+    def compute(self, given: Tensor, context: Tensor | None) -> Tensor:
+        h = self.input(_joined(given, context))
+        for block in self.blocks:
+            h = h + block(h)
+        out: Tensor = self.output(self.activation(h))
+        return out
+
+
+class ConvEncoder(Network):
+    """Convolutions of stride 2, each halving height and width (rounded up), then a linear map.
+
+    Args:
+        in_shape: an image, (H, W) or (C, H, W), of any size.
+        out_shape: shape of one output.
+        channels: of the convolutions, nearest the data first.
+        activation: a name in ``ACTIVATIONS``.
+        batch_norm: normalise before every activation.
+        context_dim: length of the context, which joins the flattened features; 0 for none.
+    Raises:
+        ElbowroomError: ``in_shape`` is not an image's; an unknown activation; a size below 1.
+    Example:
+        >>> ConvEncoder((28, 28), (2, 20))(torch.zeros(5, 28, 28)).shape
+        torch.Size([5, 2, 20])
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        *,
+        channels: Sequence[int] = (32, 64),
+        activation: str = "relu",
+        batch_norm: bool = False,
+        context_dim: int = 0,
+    ) -> None:
+        super().__init__(in_shape, out_shape, context_dim=context_dim)
+        if len(self.in_shape) not in (2, 3):
+            raise _not_an_image(self.in_shape)
+        new_activation = _activation(activation)
+        *colours, height, width = self.in_shape
+        widths = [math.prod(colours), *_positive("number of channels", channels)]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers.append(nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1))
+            if batch_norm:
+                layers.append(nn.BatchNorm2d(after))
+            layers.append(new_activation())
+            height, width = _halved(height), _halved(width)
+        self.convolutions = nn.Sequential(*layers)
+        self.output = nn.Linear(widths[-1] * height * width + context_dim, math.prod(self.out_shape))
+
+    @property
+    def output_layer(self) -> nn.Linear:
+        return self.output
+
+    def compute(self, given: Tensor, context: Tensor | None) -> Tensor:
+        image = given.unsqueeze(1) if len(self.in_shape) == 2 else given
+        out: Tensor = self.output(_joined(self.convolutions(image), context))
+        return out
+
+
+class ConvDecoder(Network):
+    """A linear map to a small image, then transposed convolutions that double it to exactly the size asked for.
+
+    Args:
+        in_shape: shape of one input; it is flattened.
+        out_shape: (P, H, W) or (P, C, H, W): P parameters for every element of an image of any size.
+        channels: of the images in between, smallest image first.
+        activation: a name in ``ACTIVATIONS``.
+        batch_norm: normalise before every activation.
+        context_dim: length of the context, which joins the input; 0 for none.
+    Raises:
+        ElbowroomError: ``out_shape`` is not that of parameters of an image; an unknown activation; a size below 1.
+    Example:
+        >>> ConvDecoder((20,), (1, 5, 7))(torch.zeros(3, 20)).shape
+        torch.Size([3, 1, 5, 7])
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        *,
+        channels: Sequence[int] = (64, 32),
+        activation: str = "relu",
+        batch_norm: bool = False,
+        context_dim: int = 0,
+    ) -> None:
+        super().__init__(in_shape, out_shape, context_dim=context_dim)
+        if len(self.out_shape) not in (3, 4):
+            raise _not_an_image(self.out_shape[1:])
+        channels = _positive("number of channels", channels)
+        if not channels:
+            raise ElbowroomError("A ConvDecoder was given no channels, but needs one number at least.", "Give some.")
+        new_activation = _activation(activation)
+        *parameters, height, width = self.out_shape
+        sizes = [(height, width)]
+        for _ in channels:
+            sizes.append((_halved(sizes[-1][0]), _halved(sizes[-1][1])))
+        sizes.reverse()  # smallest first
+
+        def normalised(count: int) -> list[nn.Module]:
+            return [*([nn.BatchNorm2d(count)] if batch_norm else []), new_activation()]
+
+        layers: list[nn.Module] = normalised(channels[0])
+        outputs = [*channels[1:], math.prod(parameters)]
+        for i, (before, after) in enumerate(zip(channels, outputs, strict=True)):
+            # kernel 3, stride 2, padding 1: n -> 2n − 1, and one more where the target is even
+            extra = (sizes[i + 1][0] - 2 * sizes[i][0] + 1, sizes[i + 1][1] - 2 * sizes[i][1] + 1)
+            layers.append(nn.ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=extra))
+            if i < len(channels) - 1:
+                layers.extend(normalised(after))
+        self._small = (channels[0], *sizes[0])
+        self.input = nn.Linear(math.prod(self.in_shape) + context_dim, math.prod(self._small))
+        self.convolutions = nn.Sequential(*layers)
+
+    @property
+    def output_layer(self) -> nn.ConvTranspose2d:
+        layer = self.convolutions[-1]
+        assert isinstance(layer, nn.ConvTranspose2d)
+        return layer
+
+    def compute(self, given: Tensor, context: Tensor | None) -> Tensor:
+        out: Tensor = self.convolutions(self.input(_joined(given, context)).unflatten(1, self._small))
+        return out
+
+
+def _joined(given: Tensor, context: Tensor | None) -> Tensor:
+    flat = given.flatten(1)
+    return flat if context is None else torch.cat([flat, context.to(flat.dtype)], 1)
+
+
+def _halved(size: int) -> int:
+    return (size + 1) // 2
+
+
+def _commas(shape: Sequence[int]) -> str:
+    return ", ".join(map(str, shape))
+
+
+def _activation(name: str) -> Callable[[], nn.Module]:
+    if name not in ACTIVATIONS:
+        raise ElbowroomError(f"There is no activation '{name}'.", did_you_mean(name, ACTIVATIONS))
+    return ACTIVATIONS[name]
+
+
+def _positive(what: str, sizes: Sequence[int]) -> Sequence[int]:
+    for size in sizes:
+        if size < 1:
+            raise ElbowroomError(f"A {what} of {size} was given, but it starts at 1.", "Give positive numbers.")
+    return sizes
+
+
+def _not_an_image(shape: Sequence[int]) -> ElbowroomError:
+    return ElbowroomError(
+        f"Convolutions need an image, (H, W) or (C, H, W), but a datum has shape ({_commas(shape)}).",
+        "Use an MLP (kind = mlp or residual), or reshape the data into images.",
+    )

@@ -1,0 +1,64 @@
+"""Arithmetic that every floor shares: averages of exponentials, standard errors, chunks. It knows no models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+__all__ = ["chunks", "effective_sample_size", "log_mean_exp", "mean_and_stderr"]
+
+
+def log_mean_exp(log_weights: Tensor, dim: int = 0) -> Tensor:
+    r"""Logarithm of an average, given logarithms.
+
+    .. math:: \log \frac{1}{K} \sum_{k=1}^K \exp(\ell_k)
+
+    Args:
+        log_weights: :math:`\ell`, any shape; nats.
+        dim: the axis to average over, K = its length.
+    Returns:
+        Nats, the shape without ``dim``.
+    Example:
+        >>> log_mean_exp(torch.log(torch.tensor([1.0, 3.0]))).exp().round(decimals=4)
+        tensor(2.)
+    """
+    return torch.logsumexp(log_weights, dim) - math.log(log_weights.shape[dim])
+
+
+def effective_sample_size(log_weights: Tensor, dim: int = 0) -> Tensor:
+    r"""Kish's effective number of draws of a weighted sample, between 1 and K.
+
+    .. math:: \mathrm{ESS} = \frac{(\sum_k w_k)^2}{\sum_k w_k^2}
+
+    Example:
+        >>> effective_sample_size(torch.zeros(10))
+        tensor(10.)
+    """
+    return torch.exp(2 * torch.logsumexp(log_weights, dim) - torch.logsumexp(2 * log_weights, dim))
+
+
+def mean_and_stderr(values: Tensor) -> tuple[float, float]:
+    r"""Mean of independent values and its standard error, :math:`s / \sqrt{n}`, both accumulated in float64.
+
+    The standard error of a single value is unknown: NaN.
+
+    Example:
+        >>> mean_and_stderr(torch.tensor([0.0, 0.0, 2.0, 2.0, 2.0, 0.0, 1.0, 1.0, 1.0]))
+        (1.0, 0.28867513459481287)
+    """
+    values = values.detach().double().flatten()
+    stderr = values.std(unbiased=True) / math.sqrt(len(values)) if len(values) > 1 else torch.tensor(math.nan)
+    return values.mean().item(), float(stderr)
+
+
+def chunks(total: int, size: int) -> Iterator[slice]:
+    """Consecutive slices of at most ``size`` that cover ``range(total)``, the remainder included.
+
+    Example:
+        >>> list(chunks(5, 2))
+        [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    return (slice(start, min(start + size, total)) for start in range(0, total, size))

@@ -1,0 +1,303 @@
+"""From a configuration to objects: data set, model and guide, learner. The registries of networks live here.
+
+What a run's objects depend on beside the configuration is `Facts`, a few numbers about the data that config.json
+holds, so that a model can be loaded where its data are not.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from elbowroom.data.dataset import DataSet
+from elbowroom.data.loading import load_data
+from elbowroom.data.stream import StreamSet
+from elbowroom.data.support import Support
+from elbowroom.errors import ElbowroomError
+from elbowroom.inference.objectives import OBJECTIVES
+from elbowroom.learners.aevb import Aevb
+from elbowroom.learners.learner import Learner, Pair
+from elbowroom.learners.schedules import SCHEDULES
+from elbowroom.model.conditional import Conditional
+from elbowroom.model.guides import GUIDES, InputTransform
+from elbowroom.model.latent import LatentModel
+from elbowroom.model.likelihoods import LIKELIHOODS, Gaussian, Likelihood
+from elbowroom.model.networks import MLP, ConvDecoder, ConvEncoder, Network, ResidualMLP
+from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, VampPrior
+from elbowroom.running.config import Config, DataConfig, ModelConfig, NetworkConfig
+from elbowroom.running.runtime import autocast_dtype, dtype_of
+
+__all__ = ["Facts", "build_data", "build_learner", "build_pair", "facts_of", "initialise", "load_configured", "pick_likelihood"]
+
+_BY_SUPPORT = {
+    Support.BINARY: "bernoulli",
+    Support.UNIT_INTERVAL: "continuous-bernoulli",
+    Support.BYTES: "discretized-logistic-mixture",
+    Support.COUNTS: "negative-binomial",
+    Support.CATEGORIES: "categorical",
+    Support.REALS: "gaussian",
+}
+
+
+class Facts(BaseModel):
+    """What model and guide need to know of the data."""
+
+    model_config = ConfigDict(frozen=True)
+
+    event_shape: tuple[int, ...]
+    support: Support
+    context_dim: int = 0
+    num_categories: int | None = None
+    steps_per_epoch: int | None = None
+    """None for a stream."""
+
+
+# --- data --------------------------------------------------------------------------------------------------------
+
+
+def load_configured(data: DataConfig, source: Any = None, **arrays: Any) -> DataSet | StreamSet:
+    """The data set that the ``data`` section describes.
+
+    Args:
+        data: the section.
+        source: data from Python; what ``data.name`` names unless given.
+        arrays: ``context``, ``labels`` from Python.
+    """
+    settings: dict[str, Any] = {
+        "binarization": data.binarization,
+        "support": data.support,
+        "validation": data.validation if data.validation < 1 else int(data.validation),
+        "test": data.test if data.test < 1 else int(data.test),
+        "missing": data.missing,
+        "context": list(data.context) if isinstance(data.context, tuple) else data.context,
+        "num_categories": data.num_categories,
+        "seed": data.seed,
+    }
+    return load_data(data.name if source is None else source, **(settings | arrays))
+
+
+def build_data(config: Config, source: Any = None, **arrays: Any) -> DataSet | StreamSet:
+    """The data set, delivered in the values that the likelihood is for; arguments as in :func:`load_configured`.
+
+    Raises:
+        ElbowroomError: data that cannot be read, or that the likelihood is not for.
+    """
+    loaded = load_configured(config.data, source, **arrays)
+    likelihood = LIKELIHOODS[pick_likelihood(config.model, loaded.support)]
+    return loaded.viewed_as(likelihood.support, needed_by=f"a {likelihood.name} likelihood")
+
+
+def pick_likelihood(model: ModelConfig, support: Support) -> str:
+    """The likelihood's name; 'auto' is the one made for the data's support."""
+    return _BY_SUPPORT[support] if model.likelihood == "auto" else model.likelihood
+
+
+def facts_of(data: DataSet | StreamSet, batch_size: int) -> Facts:
+    """What to remember of a data set."""
+    size = data.size("train")
+    return Facts(
+        event_shape=tuple(data.event_shape),
+        support=data.support,
+        context_dim=data.context_dim,
+        num_categories=data.num_categories,
+        steps_per_epoch=None if size is None else math.ceil(size / batch_size),
+    )
+
+
+# --- model and guide ---------------------------------------------------------------------------------------------
+
+
+def _mlp(
+    network: NetworkConfig, in_shape: tuple[int, ...], out_shape: tuple[int, ...], *, context_dim: int, decoder: bool
+) -> Network:
+    hidden = network.hidden[::-1] if decoder else network.hidden
+    return MLP(
+        in_shape,
+        out_shape,
+        hidden=hidden,
+        activation=network.activation,
+        batch_norm=network.batch_norm,
+        context_dim=context_dim,
+    )
+
+
+def _residual(
+    network: NetworkConfig, in_shape: tuple[int, ...], out_shape: tuple[int, ...], *, context_dim: int, decoder: bool
+) -> Network:
+    return ResidualMLP(
+        in_shape,
+        out_shape,
+        width=network.width,
+        blocks=network.blocks,
+        activation=network.activation,
+        batch_norm=network.batch_norm,
+        context_dim=context_dim,
+    )
+
+
+def _conv(
+    network: NetworkConfig, in_shape: tuple[int, ...], out_shape: tuple[int, ...], *, context_dim: int, decoder: bool
+) -> Network:
+    make = ConvDecoder if decoder else ConvEncoder
+    return make(
+        in_shape,
+        out_shape,
+        channels=network.channels[::-1] if decoder else network.channels,
+        activation=network.activation,
+        batch_norm=network.batch_norm,
+        context_dim=context_dim,
+    )
+
+
+_NETWORKS: dict[str, Callable[..., Network]] = {"mlp": _mlp, "residual": _residual, "conv": _conv}
+
+
+def build_pair(config: Config, facts: Facts, *, seed: int) -> Pair:
+    """Model and guide with fresh weights.
+
+    Torch's layers draw their weights from the global generator; it is seeded for them and put back.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        guide = _guide(config.model, facts)
+        model = LatentModel(_prior(config.model, facts, guide), _likelihood(config.model, facts))
+    return Pair(model, guide).to(dtype_of(config.runtime))
+
+
+def _guide(model: ModelConfig, facts: Facts) -> Conditional:
+    real = facts.support is Support.REALS
+    transform = InputTransform(
+        facts.support,
+        facts.event_shape,
+        num_categories=facts.num_categories,
+        shift=torch.zeros(facts.event_shape) if real else None,
+        scale=torch.ones(facts.event_shape) if real else None,
+    )
+    kind = GUIDES[model.guide]
+    network = _NETWORKS[model.encoder.kind](
+        model.encoder,
+        transform.out_shape,
+        kind.parameter_shape(model.latent_dim),
+        context_dim=facts.context_dim,
+        decoder=False,
+    )
+    return kind(network, model.latent_dim, transform)
+
+
+def _likelihood(model: ModelConfig, facts: Facts) -> Likelihood:
+    kind = LIKELIHOODS[pick_likelihood(model, facts.support)]
+    shape: dict[str, Any] = {
+        "gaussian": {"scale": model.scale},
+        "discretized-logistic-mixture": {"components": model.components},
+        "categorical": {"num_categories": facts.num_categories},
+    }.get(kind.name, {})
+    rest: dict[str, Any] = {}
+    if kind is Gaussian:
+        shift, unit = torch.zeros(facts.event_shape), torch.ones(facts.event_shape)
+        rest = {"mean_activation": model.mean_activation, "shift": shift, "unit": unit}
+    network = _NETWORKS[model.decoder.kind](
+        model.decoder,
+        (model.latent_dim,),
+        kind.parameter_shape(facts.event_shape, **shape),
+        context_dim=facts.context_dim,
+        decoder=True,
+    )
+    return kind(network, facts.event_shape, **shape, **rest)
+
+
+def _prior(model: ModelConfig, facts: Facts, guide: Conditional) -> Conditional:
+    if model.prior == "normal":
+        return StandardNormal(model.latent_dim)
+    if model.prior == "mixture":
+        return MixtureOfGaussians(model.latent_dim, model.prior_components, context_dim=facts.context_dim)
+    anywhere = torch.zeros(model.prior_components, *facts.event_shape)
+    return VampPrior(guide, anywhere, facts.support, context_dim=facts.context_dim)
+
+
+@torch.no_grad()
+def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
+    """Starts what should start from the data: the unit of real-valued data, output bias, pseudo-inputs.
+
+    Raises:
+        ElbowroomError: a real-valued element is the same in all training data, so that its density has no bound.
+    """
+    likelihood, guide = pair.model.likelihood, pair.guide
+    mean, std = data.moments()
+    if likelihood.support is Support.REALS and data.support is Support.REALS:
+        constant = std.flatten() <= 1e-12 * mean.abs().flatten().clamp(min=1e-300)
+        if bool(constant.any()):
+            where = ", ".join(str(i) for i in torch.nonzero(constant).flatten().tolist()[:5])
+            raise ElbowroomError(
+                f"{int(constant.sum())} of {constant.numel()} elements never vary in the training data (the first: "
+                f"{where}), so a density of them can grow without bound.",
+                "Drop those columns.",
+            )
+        for module, names in ((likelihood, ("shift", "unit")), (guide.get_submodule("transform"), ("shift", "scale"))):
+            for name, value in zip(names, (mean, std), strict=True):
+                module.get_buffer(name).copy_(value)
+    elif config.model.output_bias == "data-mean":
+        likelihood.init_output_bias(mean)
+    if isinstance(pair.model.prior, VampPrior):
+        rows = _some_rows(data, config.model.prior_components)
+        pair.model.prior = VampPrior(guide, rows, data.support, context_dim=data.context_dim)
+
+
+def _some_rows(data: DataSet | StreamSet, number: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    batch = next(iter(data.training_batches(number, seed=0, epoch=0, generator=generator)))
+    return batch.x.repeat(math.ceil(number / len(batch)), *[1] * (batch.x.dim() - 1))[:number]
+
+
+# --- learner -----------------------------------------------------------------------------------------------------
+
+
+def _optimizer(config: Config) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
+    o = config.optimizer
+    make: dict[str, Callable[..., Optimizer]] = {
+        "adam": functools.partial(torch.optim.Adam, betas=o.betas, eps=o.eps, fused=True),
+        "adamw": functools.partial(torch.optim.AdamW, betas=o.betas, eps=o.eps, fused=True),
+        "adamax": functools.partial(torch.optim.Adamax, betas=o.betas, eps=o.eps),
+        "adagrad": torch.optim.Adagrad,
+        "rmsprop": functools.partial(torch.optim.RMSprop, momentum=o.momentum),
+        "sgd": functools.partial(torch.optim.SGD, momentum=o.momentum),
+    }
+    return functools.partial(make[o.name], lr=o.lr, weight_decay=o.weight_decay)
+
+
+def build_learner(config: Config, *, total_steps: int, steps_per_epoch: int | None) -> Learner:
+    """The learner that the configuration names.
+
+    Raises:
+        ElbowroomError: settings that do not go together.
+    """
+    o = config.objective
+    if o.warmup_epochs and steps_per_epoch is None:
+        raise ElbowroomError("A stream has no epochs, so objective.warmup_epochs has no length.", "Set it to 0.")
+    settings: dict[str, Any] = {"num_samples": o.num_samples, "estimator": o.estimator}
+    if o.name == "elbo":
+        settings |= {"kl": o.kl, "free_bits": o.free_bits}
+    elif (o.beta, o.free_bits, o.warmup_epochs) != (1.0, 0.0, 0.0):
+        raise ElbowroomError(
+            "beta, free_bits and warmup_epochs weigh the KL term, which the iwae objective does not have.",
+            "Leave them out, or set --objective.name elbo.",
+        )
+    return Aevb(
+        name=o.name,
+        objective=functools.partial(OBJECTIVES[o.name], **settings),
+        optimizer=_optimizer(config),
+        total_steps=total_steps,
+        schedule=SCHEDULES[config.optimizer.schedule],
+        weighs_kl=o.name == "elbo",
+        beta=o.beta,
+        warmup_steps=o.warmup_epochs * (steps_per_epoch or 0),
+        clip_norm=config.optimizer.clip_norm,
+        ema=config.train.ema,
+        autocast=autocast_dtype(config.runtime),
+    )

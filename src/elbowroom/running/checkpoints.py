@@ -1,0 +1,211 @@
+"""Checkpoints that survive a kill at any instant.
+
+    checkpoints/step-N/    model.safetensors      the weights to measure (the moving average, where there is one)
+                           training.safetensors   all else that the next step depends on: optimiser, raw weights, generator
+                           state.json             numbers, and the SHA-256 of the two files above
+    checkpoints/latest     a text file that holds "step-N"
+    checkpoints/best       likewise
+
+A checkpoint is written to a temporary folder, flushed to disk and renamed; then the pointer is replaced. A reader
+checks the digests and falls back to the checkpoint before. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, load_model, save_file, save_model
+from torch import Tensor, nn
+
+from elbowroom.errors import ElbowroomError
+
+__all__ = ["Checkpoint", "Checkpoints", "write_text_atomically"]
+
+_WEIGHTS, _TRAINING, _STATE = "model.safetensors", "training.safetensors", "state.json"
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Replaces a file's text in one step: a reader sees the old or the new, never half of it."""
+    temporary = path.with_name(f".{path.name}.writing")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint on disk whose digests were found right."""
+
+    path: Path
+    state: dict[str, Any]
+
+    def load_weights(self, module: nn.Module) -> None:
+        """Fills the module's parameters and buffers.
+
+        Raises:
+            ElbowroomError: the weights are those of another architecture.
+        """
+        try:
+            load_model(module, self.path / _WEIGHTS)
+        except RuntimeError as error:
+            raise ElbowroomError(
+                f"The weights in {self.path} do not fit the model that config.json describes: {error}",
+                "Restore the run's own config.json, or train anew.",
+            ) from error
+
+    def training(self) -> dict[str, Tensor]:
+        """The tensors that only further training needs."""
+        return load_file(self.path / _TRAINING)
+
+
+class Checkpoints:
+    """The folder ``checkpoints/`` of a run.
+
+    Args:
+        folder: where it is, or will be.
+        keep: how many of the newest to keep, beside the best.
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 2) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def save(
+        self,
+        step: int,
+        weights: nn.Module,
+        state: Mapping[str, Any],
+        *,
+        training: Mapping[str, Tensor] | None = None,
+        pointers: Sequence[str] = ("latest",),
+    ) -> Path:
+        """Writes ``step-N`` and lets the pointers ("latest", "best") name it.
+
+        Args:
+            step: N.
+            weights: what to measure.
+            state: numbers, to be read back as they are.
+            training: tensors that further training needs; None where no training goes on from here.
+            pointers: the names by which to find it again.
+        Raises:
+            ElbowroomError: a weight is not finite, or the disk is full; in both cases what was there before stays.
+        """
+        for name, tensor in weights.state_dict().items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise ElbowroomError(
+                    f"After step {step} the weights '{name}' are not finite, so they were not saved.",
+                    "Lower --optimizer.lr, or set --optimizer.clip-norm 10; the last good checkpoint is kept.",
+                )
+        final = self.folder / f"step-{step}"
+        there = _fault(final) is None and (training is None or (final / _TRAINING).is_file())
+        if not there:
+            self._write(final, weights, training, state)
+        for pointer in pointers:
+            write_text_atomically(self.folder / pointer, final.name)
+        self._prune()
+        return final
+
+    def _write(
+        self, final: Path, weights: nn.Module, training: Mapping[str, Tensor] | None, state: Mapping[str, Any]
+    ) -> None:
+        temporary = self.folder / f".{final.name}.writing"
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.mkdir(parents=True)
+            save_model(weights, str(temporary / _WEIGHTS))
+            if training is not None:
+                save_file(dict(training), temporary / _TRAINING)
+            digests = {file.name: _sha256_and_flush(file) for file in sorted(temporary.iterdir())}
+            write_text_atomically(temporary / _STATE, json.dumps({**state, "sha256": digests}, indent=1))
+            shutil.rmtree(final, ignore_errors=True)
+            temporary.rename(final)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+            if not full:
+                raise
+            raise ElbowroomError(
+                f"The disk that holds {self.folder} is full, so {final.name} could not be saved.",
+                "Make room, then go on with --resume; the last good checkpoint is kept.",
+            ) from error
+
+    def _prune(self) -> None:
+        keep = set(self._names()[: self.keep]) | {self._pointed(pointer) for pointer in ("latest", "best")}
+        for name in set(self._names()) - keep:
+            shutil.rmtree(self.folder / name)
+
+    def _names(self) -> list[str]:
+        """Checkpoints, newest first."""
+        names = [path.name for path in self.folder.glob("step-*")]
+        return sorted(names, key=lambda name: int(name.removeprefix("step-")), reverse=True)
+
+    def _pointed(self, pointer: str) -> str | None:
+        path = self.folder / pointer
+        return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+
+    def exist(self) -> bool:
+        """Whether there is any checkpoint, good or damaged."""
+        return bool(self._names())
+
+    def find(self, pointer: str, *, resumable: bool = False, announce: Callable[[str], None] = print) -> Checkpoint:
+        """The checkpoint that ``pointer`` names; where it is damaged, the newest good one, and says so.
+
+        Args:
+            pointer: "latest" or "best".
+            resumable: only one that training can go on from.
+            announce: where to say that a checkpoint was passed over.
+        Raises:
+            ElbowroomError: there is no good checkpoint.
+        """
+        first = self._pointed(pointer) or self._pointed("latest")
+        names = sorted(self._names(), key=lambda name: name != first)  # the one asked for, then newest first
+        passed_over = [] if first is None or first in names else [f"{first} is missing"]
+        for name in names:
+            path = self.folder / name
+            if resumable and not (path / _TRAINING).is_file():
+                continue
+            fault = _fault(path)
+            if fault is None:
+                if passed_over:
+                    announce(f"{'; '.join(passed_over)}: fell back to {name}, the newest good checkpoint.")
+                return Checkpoint(path, json.loads((path / _STATE).read_text(encoding="utf-8")))
+            passed_over.append(f"{name} is damaged ({fault})")
+        damage = f": {'; '.join(passed_over)}" if passed_over else ""
+        raise ElbowroomError(
+            f"{self.folder.parent} has no good checkpoint{damage}.",
+            "Train it first, or start over with --overwrite.",
+        )
+
+
+def _sha256_and_flush(path: Path) -> str:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fault(path: Path) -> str | None:
+    """What is wrong with a checkpoint, in a few words; None if nothing is."""
+    try:
+        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        digests = dict(state["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{_STATE}: {type(error).__name__}"
+    for name, digest in digests.items():
+        if not (path / name).is_file():
+            return f"{name} is missing"
+        with (path / name).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                return f"{name} has changed on disk"
+    return None

@@ -1,0 +1,339 @@
+"""The configuration: one definition is API keyword, command-line flag and recipe key.
+
+`Config` holds everything that is needed to repeat a run. A recipe is a TOML file with the same keys,
+
+    [model]
+    latent_dim = 20
+
+which on the command line is ``--model.latent-dim 20`` and in Python ``er.train(…, model={"latent_dim": 20})`` or
+``model__latent_dim=20``. What is given later wins: defaults < recipe < flags. Nothing heavier than pydantic is
+imported here, so that ``elbowroom --help`` is quick.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from elbowroom.errors import ElbowroomError, did_you_mean
+
+__all__ = [
+    "Config",
+    "DataConfig",
+    "ModelConfig",
+    "NetworkConfig",
+    "ObjectiveConfig",
+    "OptimizerConfig",
+    "RuntimeConfig",
+    "TrainConfig",
+    "configure",
+    "explain",
+    "merge",
+    "nested",
+    "read_recipe",
+    "recipe_names",
+    "recipe_text",
+]
+
+
+def _split_commas(value: Any) -> Any:
+    """``--model.encoder.hidden 200,100`` means the same as ``--model.encoder.hidden 200 100``."""
+    if isinstance(value, str):
+        value = [value]
+    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return [part for item in value for part in item.split(",") if part.strip()]
+    return value
+
+
+Widths = Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_split_commas)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class DataConfig(Section):
+    """Which data, and what is done to them before the model sees them."""
+
+    name: str = "digits"
+    """A built-in data set or a path: .npy, .npz, .csv, .parquet, a folder of images."""
+    binarization: Literal["none", "static", "dynamic", "threshold"] = "none"
+    """How grey pixels become 0 or 1: drawn once (static), at every visit (dynamic), or cut at one half."""
+    support: Literal["auto", "binary", "unit-interval", "bytes", "counts", "categories", "reals"] = "auto"
+    """Which values an element can take; found from the data unless said here."""
+    num_categories: Annotated[int, Field(ge=2)] | None = None
+    """How many categories, for support = categories."""
+    validation: Annotated[float, Field(ge=0)] = 0.1
+    """Share (below 1) or number of the training data kept for validation."""
+    test: Annotated[float, Field(ge=0)] = 0.1
+    """Share (below 1) or number of data kept for the test set, where the data have none of their own."""
+    context: Literal["labels"] | Names | None = None
+    """Covariates: 'labels' for class labels, or the names of a table's columns."""
+    missing: Literal["error", "mask"] = "error"
+    """What NaN means: a mistake, or a missing value that is summed out."""
+    seed: int = 0
+    """Seed of the splits and of the binarisation; part of the protocol, apart from the training seed."""
+
+
+class NetworkConfig(Section):
+    """One neural network."""
+
+    kind: Literal["mlp", "residual", "conv"] = "mlp"
+    """Multi-layer perceptron, residual perceptron, or convolutions."""
+    hidden: Widths = (400,)
+    """Widths of the hidden layers (mlp)."""
+    channels: Widths = (32, 64)
+    """Channels of the convolutions, nearest the data first (conv)."""
+    width: Annotated[int, Field(gt=0)] = 256
+    """Width of every block (residual)."""
+    blocks: Annotated[int, Field(gt=0)] = 2
+    """Number of blocks (residual)."""
+    activation: str = "relu"
+    """relu, tanh, elu, gelu, silu, leaky-relu, softplus or identity."""
+    batch_norm: bool = False
+    """Batch normalisation after each hidden layer."""
+
+
+class ModelConfig(Section):
+    """p(z), p(x | z) and q(z | x)."""
+
+    latent_dim: Annotated[int, Field(gt=0)] = 20
+    """Dimensions of z."""
+    likelihood: Literal[
+        "auto",
+        "bernoulli",
+        "continuous-bernoulli",
+        "gaussian",
+        "discretized-logistic-mixture",
+        "categorical",
+        "poisson",
+        "negative-binomial",
+        "cross-entropy",
+    ] = "auto"
+    """p(x | z); 'auto' takes the one that fits the data's support."""
+    scale: float | Literal["learned", "per-element"] = "learned"
+    """σ of a Gaussian likelihood: a number, one learned value, or one per element from the network."""
+    mean_activation: Literal["identity", "sigmoid"] = "identity"
+    """What the mean of a Gaussian likelihood passes through."""
+    components: Annotated[int, Field(gt=0)] = 5
+    """Components of the discretised logistic mixture."""
+    prior: Literal["normal", "mixture", "vamp"] = "normal"
+    """p(z): standard normal, learned mixture of Gaussians, VampPrior."""
+    prior_components: Annotated[int, Field(gt=0)] = 100
+    """Components of a mixture or Vamp prior."""
+    guide: Literal["diagonal", "full"] = "diagonal"
+    """q(z | x): normal with diagonal or full covariance."""
+    encoder: NetworkConfig = NetworkConfig()
+    """Network of the guide."""
+    decoder: NetworkConfig = NetworkConfig()
+    """Network of the likelihood."""
+    output_bias: Literal["zero", "data-mean"] = "data-mean"
+    """Where the decoder's output bias starts; 'zero' leaves the network's own initialisation."""
+
+
+class ObjectiveConfig(Section):
+    """What is maximised, and by which gradient estimator."""
+
+    name: Literal["elbo", "iwae"] = "elbo"
+    """Evidence lower bound, or importance-weighted bound."""
+    num_samples: Annotated[int, Field(gt=0)] = 1
+    """Draws of z per datum (k of the importance-weighted bound)."""
+    estimator: Literal["pathwise", "stl", "dreg", "score-function"] = "pathwise"
+    """How the gradient is estimated."""
+    kl: Literal["auto", "analytic", "monte-carlo"] = "auto"
+    """KL(q || p) in closed form or from the draws; 'auto': closed form where there is one."""
+    beta: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the KL term (1 = the evidence lower bound)."""
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    """Epochs over which the weight of the KL term grows from 0 to beta."""
+    free_bits: Annotated[float, Field(ge=0)] = 0.0
+    """Nats per latent dimension below which the KL term is not reduced."""
+
+
+class OptimizerConfig(Section):
+    """How weights are updated."""
+
+    name: Literal["adam", "adamw", "adamax", "adagrad", "rmsprop", "sgd"] = "adam"
+    """torch.optim's algorithm."""
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    """Learning rate (its peak, under a schedule)."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of Adam's moments."""
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    """Adam's ε."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """L2 penalty (decoupled in adamw)."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Momentum (sgd, rmsprop)."""
+    schedule: Literal["constant", "one-cycle", "cosine", "iwae-stages"] = "constant"
+    """Learning rate over the run; iwae-stages: 1e-3·10^(−i/7) for 3^i epochs, i = 0…7, rescaled to the run's length."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    """Largest gradient norm; larger gradients are scaled down to it."""
+
+
+class TrainConfig(Section):
+    """How long, on what batches, and what is kept."""
+
+    learner: Literal["aevb"] = "aevb"
+    """Way of learning: auto-encoding variational Bayes."""
+    epochs: Annotated[float, Field(gt=0)] = 20
+    """Passes over the training data."""
+    steps: Annotated[int, Field(gt=0)] | None = None
+    """Updates of the weights; where given it replaces epochs (a stream has no epochs)."""
+    batch_size: Annotated[int, Field(gt=0)] = 128
+    """Data per update."""
+    seed: int = 0
+    """Seed of the weights, of the order of the data and of every draw while training."""
+    report_every: Annotated[int, Field(gt=0)] | None = None
+    """Steps between reports; once an epoch unless given."""
+    patience: Annotated[int, Field(gt=0)] | None = None
+    """Reports without a better validation value after which training stops early."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the exponential moving average of the weights, which is then what is measured and kept; 0: none."""
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 30.0
+    """Least time between two checkpoints; one is always written at the end."""
+    tensorboard: bool = False
+    """Write TensorBoard event files beside metrics.jsonl (extra: tensorboard)."""
+
+
+class RuntimeConfig(Section):
+    """The machine."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:0, mps; 'auto' takes a GPU where there is one."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Precision of weights and densities."""
+    autocast: Literal["none", "bfloat16"] = "none"
+    """Lower precision inside the networks; densities stay in dtype."""
+    compile: bool = False
+    """torch.compile the networks."""
+    threads: Annotated[int, Field(gt=0)] | None = None
+    """CPU threads; torch's choice unless given."""
+
+
+class Config(Section):
+    """Everything that is needed to repeat a run."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+
+# --- recipes -----------------------------------------------------------------------------------------------------
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with the package, in alphabetical order."""
+    folder = resources.files("elbowroom.running") / "recipes"
+    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def recipe_text(name: str) -> str:
+    """A packaged recipe's TOML, comments included.
+
+    Raises:
+        ElbowroomError: there is no recipe of that name.
+    """
+    if name not in recipe_names():
+        raise ElbowroomError(f"There is no recipe '{name}'.", did_you_mean(name, recipe_names()))
+    return (resources.files("elbowroom.running") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
+    """A recipe as nested keys: a packaged one by its name, the user's own by a path that ends in .toml.
+
+    Raises:
+        ElbowroomError: no such recipe or file, or the file is not TOML.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        return tomllib.loads(recipe_text(str(name_or_path)))
+    if not path.is_file():
+        raise ElbowroomError(f"There is no recipe file {path}.", "Check the path; `elbowroom recipes list` names ours.")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ElbowroomError(
+            f"{path} is not a TOML file: {error}.", "See `elbowroom recipes show mnist` for one that is."
+        ) from error
+
+
+# --- putting it together -----------------------------------------------------------------------------------------
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords with double underscores or dots as nested keys.
+
+    Example:
+        >>> nested({"model__latent_dim": 2, "train": {"epochs": 1}})
+        {'model': {'latent_dim': 2}, 'train': {'epochs': 1}}
+    """
+    out: dict[str, Any] = {}
+    for key, value in flat.items():
+        head, *tail = key.replace("__", ".").split(".")
+        inner = nested({".".join(tail): value}) if tail else nested(value) if isinstance(value, Mapping) else value
+        out = merge(out, {head: inner})
+    return out
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with the keys of ``over`` laid on top, section by section.
+
+    Example:
+        >>> merge({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}})
+        {'a': {'x': 1, 'y': 3}}
+    """
+    out = dict(base)
+    for key, value in over.items():
+        old = out.get(key)
+        out[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return out
+
+
+def configure(*layers: Mapping[str, Any], source: str = "configuration") -> Config:
+    """A checked configuration from layers of nested keys, later ones on top.
+
+    Args:
+        layers: nested keys, e.g. a recipe's and then the flags'.
+        source: what to call them in a message.
+    Raises:
+        ElbowroomError: a key that does not exist (with the nearest that does), or a value that is not allowed; all
+            faults in one message.
+    """
+    keys: dict[str, Any] = {}
+    for layer in layers:
+        keys = merge(keys, layer)
+    try:
+        return Config.model_validate(keys)
+    except ValidationError as error:
+        raise explain(error, source) from error
+
+
+def explain(error: ValidationError, source: str) -> ElbowroomError:
+    """All of pydantic's faults in one message: what was given, what was expected, the nearest key that exists."""
+    faults = [_explain(dict(fault)) for fault in error.errors(include_url=False)]
+    problem = f"{source}: " + " ".join(problem for problem, _ in faults)
+    return ElbowroomError(problem, " ".join(dict.fromkeys(remedy for _, remedy in faults)))
+
+
+def _explain(fault: dict[str, Any]) -> tuple[str, str]:
+    """One pydantic fault as (problem, remedy)."""
+    where = [str(part) for part in fault["loc"]]
+    key = ".".join(where)
+    if fault["type"] == "extra_forbidden":
+        section: type[BaseModel] | None = Config
+        for part in where[:-1]:
+            section = section.model_fields[part].annotation if section else None
+        names = list(section.model_fields) if section else []
+        return f"there is no key '{key}'.", did_you_mean(where[-1], names)
+    expected = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return f"{key} is {fault['input']!r}, but should be {expected}.", "`elbowroom train --help` describes every key."

@@ -1,0 +1,235 @@
+"""The loop: batches go to a learner, reports to a file, weights to disk. Any learner, any data.
+
+Everything that the next step depends on is in a checkpoint: weights, optimiser, generator, and the `Books`. The
+order of data is a function of (seed, epoch, position), so a run that goes on after a kill ends with the numbers of
+one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elbowroom.data.batch import Batch
+from elbowroom.data.dataset import DataSet
+from elbowroom.data.stream import StreamSet
+from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation.evaluate import evaluation_mode
+from elbowroom.learners.learner import Info, Learner, Pair, State
+from elbowroom.numerics import mean_and_stderr
+from elbowroom.running.checkpoints import Checkpoint
+from elbowroom.running.folder import RunFolder
+from elbowroom.running.interrupts import deferred_interrupts
+from elbowroom.running.observers import Observer
+
+__all__ = ["Books", "Plan", "fit", "restore"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How long, on what batches, and how often to report and save."""
+
+    total_steps: int
+    steps_per_epoch: int | None  #: None for a stream
+    batch_size: int
+    seed: int
+    report_every: int  #: steps
+    patience: int | None  #: reports
+    checkpoint_seconds: float
+
+    def is_done(self, step: int, books: Books) -> bool:
+        """Whether the last step was made, or validation has not improved for too long."""
+        return step >= self.total_steps or (self.patience is not None and books.reports_since_best >= self.patience)
+
+
+@dataclass(slots=True)
+class Books:
+    """What a run remembers beside weights."""
+
+    sums: dict[str, float] = field(default_factory=dict)  #: of the terms since the last report, over data
+    count: int = 0  #: data since the last report
+    best_value: float = -float("inf")  #: validation, nats per datum
+    best_step: int = 0
+    reports_since_best: int = 0
+    seconds: float = 0.0  #: wall time of earlier sessions
+
+    def add(self, info: Info, size: int) -> None:
+        for name, value in info.terms.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value * size
+        self.count += size
+
+    def close(self) -> dict[str, float]:
+        """Means over the data since the last report, and a fresh page."""
+        means = {name: total / self.count for name, total in self.sums.items()}
+        self.sums, self.count = {}, 0
+        return means
+
+
+def fit(
+    learner: Learner,
+    state: State,
+    data: DataSet | StreamSet,
+    plan: Plan,
+    *,
+    generator: torch.Generator,
+    folder: RunFolder,
+    books: Books,
+    observers: Sequence[Observer] = (),
+) -> State:
+    """Trains from where ``state`` stands to the end of the plan.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
+        ElbowroomError: a term is not finite, the disk is full, a stream is empty.
+    """
+    desk = _Desk(learner, data, plan, folder, books, observers, generator)
+    for observer in observers:
+        observer.start(state.step, plan.total_steps)
+    try:
+        with deferred_interrupts() as interrupted:
+            batches = _endless_batches(data, plan, generator, state.step)
+            while not plan.is_done(state.step, books):
+                batch = next(batches)
+                state, info = learner.step(state, batch, generator=generator)
+                books.add(info, len(batch))
+                if state.step % plan.report_every == 0 or state.step == plan.total_steps:
+                    desk.report(state, info)
+                    desk.save(state, only_if_due=True)
+                for observer in observers:
+                    observer.step()
+                if interrupted():
+                    desk.save(state)
+                    raise KeyboardInterrupt
+            desk.save(state)
+    finally:
+        for observer in observers:
+            observer.stop()
+    return state
+
+
+def _endless_batches(
+    data: DataSet | StreamSet, plan: Plan, generator: torch.Generator, step: int
+) -> Iterator[Batch]:
+    """Batches from ``step`` on, epoch after epoch."""
+    epoch, start = divmod(step, plan.steps_per_epoch) if plan.steps_per_epoch else (0, 0)
+    while True:
+        empty = True
+        for batch in data.training_batches(plan.batch_size, seed=plan.seed, epoch=epoch, start=start, generator=generator):
+            empty = False
+            yield batch
+        if empty:
+            raise ElbowroomError("The stream of data gave no batch.", "Give a stream that can be read more than once.")
+        epoch, start = epoch + 1, 0
+
+
+@dataclass(slots=True)
+class _Desk:
+    """Where reports are written and checkpoints are made."""
+
+    learner: Learner
+    data: DataSet | StreamSet
+    plan: Plan
+    folder: RunFolder
+    books: Books
+    observers: Sequence[Observer]
+    generator: torch.Generator
+    started: float = field(default_factory=time.perf_counter)
+    saved: float = field(default_factory=time.perf_counter)
+    best: Pair | None = None  #: the best weights, as long as they are not on disk
+
+    def seconds(self) -> float:
+        return self.books.seconds + time.perf_counter() - self.started
+
+    def report(self, state: State, info: Info) -> None:
+        """One line for the training data since the last report, one for the validation data, if there are any."""
+        epoch = state.step / self.plan.steps_per_epoch if self.plan.steps_per_epoch else 0
+        head = {"step": state.step, "epoch": round(epoch, 4), "seconds": round(self.seconds(), 3)}
+        tail = {"lr": info.lr, "beta": info.beta} | ({} if info.grad_norm is None else {"grad_norm": info.grad_norm})
+        rows: list[dict[str, Any]] = [head | {"split": "train"} | self.books.close() | tail]
+        if isinstance(self.data, DataSet) and self.data.size("validation"):
+            terms = self._validate(state, self.data)
+            rows.append(head | {"split": "validation"} | terms)
+            self._compare(state, terms[self.learner.name])
+        self.folder.append_metrics(rows)
+        for observer in self.observers:
+            observer.report(rows)
+
+    @torch.no_grad()
+    def _validate(self, state: State, data: DataSet) -> dict[str, float]:
+        pair, values = state.learned, dict[str, list[Tensor]]()
+        generator = torch.Generator(self.generator.device).manual_seed(self.plan.seed)  # the same draws at every report
+        with evaluation_mode(pair):
+            for batch in data.batches("validation", 1000):
+                for name, value in self.learner.measure(pair, batch, generator=generator).items():
+                    values.setdefault(name, []).append(value)
+        moments = {name: mean_and_stderr(torch.cat(parts)) for name, parts in values.items()}
+        return {name: mean for name, (mean, _) in moments.items()} | {"stderr": moments[self.learner.name][1]}
+
+    def _compare(self, state: State, value: float) -> None:
+        self.books.reports_since_best += 1
+        if value > self.books.best_value:
+            self.books.best_value, self.books.best_step, self.books.reports_since_best = value, state.step, 0
+            self.best = copy.deepcopy(state.learned)
+
+    def save(self, state: State, *, only_if_due: bool = False) -> None:
+        """Writes the best and the latest weights, and all that training needs to go on from the latest."""
+        if only_if_due and time.perf_counter() - self.saved < self.plan.checkpoint_seconds:
+            return
+        books = asdict(self.books) | {"seconds": self.seconds()}
+        numbers = {"step": state.step, "books": books}
+        pointers = ["latest"]
+        if self.best is not None and self.books.best_step == state.step:
+            pointers.append("best")
+        elif self.best is not None:
+            best = {"step": self.books.best_step}
+            self.folder.checkpoints.save(self.books.best_step, self.best, best, pointers=["best"])
+        self.folder.checkpoints.save(
+            state.step, state.learned, numbers, training=_training_tensors(state, self.generator), pointers=pointers
+        )
+        self.best = None
+        self.saved = time.perf_counter()
+
+
+def _training_tensors(state: State, generator: torch.Generator) -> dict[str, Tensor]:
+    """Everything beside the learned weights that the next step depends on."""
+    tensors = {"generator": generator.get_state()}
+    for index, moments in state.optimizer.state_dict()["state"].items():
+        for name, value in moments.items():
+            tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value).contiguous().clone()
+    if state.average is not None:
+        tensors["average.n"] = state.average.n_averaged.clone()
+        for name, value in _unique_tensors(state.pair).items():
+            tensors[f"raw.{name}"] = value.contiguous().clone()
+    return tensors
+
+
+def _unique_tensors(pair: Pair) -> dict[str, Tensor]:
+    """Parameters and buffers, each once even where model and guide share it."""
+    return {**dict(pair.named_parameters()), **dict(pair.named_buffers())}
+
+
+@torch.no_grad()
+def restore(checkpoint: Checkpoint, state: State, generator: torch.Generator) -> tuple[State, Books]:
+    """Puts a fresh state and generator where a checkpoint left them."""
+    checkpoint.load_weights(state.learned)
+    tensors = checkpoint.training()
+    generator.set_state(tensors["generator"])
+    moments: dict[int, dict[str, Any]] = {}
+    for key, value in tensors.items():
+        kind, *rest = key.split(".", 2)
+        if kind == "optimizer":
+            moments.setdefault(int(rest[0]), {})[rest[1]] = value
+    groups = state.optimizer.state_dict()["param_groups"]
+    state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    if state.average is not None:
+        state.average.n_averaged.copy_(tensors["average.n"])
+        for name, value in _unique_tensors(state.pair).items():
+            value.copy_(tensors[f"raw.{name}"])
+    state.step = int(checkpoint.state["step"])
+    return state, Books(**checkpoint.state["books"])

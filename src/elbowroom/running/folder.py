@@ -1,0 +1,192 @@
+"""The run folder: a run's configuration, metrics, checkpoints and results, safe against kills and second writers.
+
+    runs/NAME/
+      config.json        everything needed to repeat the run
+      metrics.jsonl      one line per report
+      checkpoints/       see `running.checkpoints`
+      evaluation.json    results of `evaluate`
+      figures/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from elbowroom.errors import ElbowroomError
+from elbowroom.running.checkpoints import Checkpoints, write_text_atomically
+
+__all__ = ["RunFolder", "runs_in"]
+
+
+class RunFolder:
+    """Reads and writes the files of one run. Knows nothing of models."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.checkpoints = Checkpoints(self.path / "checkpoints")
+        self.figures = self.path / "figures"
+
+    # --- making and opening ---
+
+    @classmethod
+    def create(cls, path: str | Path, *, overwrite: bool = False) -> RunFolder:
+        """A new, empty run folder.
+
+        Raises:
+            ElbowroomError: something stands there already, or the folder cannot be made.
+        """
+        folder = cls(path)
+        if folder.path.exists() and not folder.path.is_dir():
+            raise ElbowroomError(f"{folder.path} is a file, not a run folder.", "Give another name with --out.")
+        if folder.path.is_dir() and any(entry.name != ".lock" for entry in folder.path.iterdir()):
+            if not overwrite:
+                raise ElbowroomError(
+                    f"The run folder {folder.path} exists already.",
+                    f"Go on with it (--resume), give another name (--out {_free_name(folder.path)}), "
+                    "or replace it (--overwrite).",
+                )
+            if not (folder.path / "config.json").is_file():
+                raise ElbowroomError(
+                    f"{folder.path} holds files but no config.json: it is not a run folder, so it is not overwritten.",
+                    "Give another name with --out.",
+                )
+            with folder.lock():
+                for entry in folder.path.iterdir():
+                    if entry.name != ".lock":
+                        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ElbowroomError(f"The run folder {folder.path} cannot be made: {error.strerror}.", "Give a path that can be written with --out.") from error
+        return folder
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """An existing run folder.
+
+        Raises:
+            ElbowroomError: there is none at that path.
+        """
+        folder = cls(path)
+        if not (folder.path / "config.json").is_file():
+            raise ElbowroomError(
+                f"There is no run at {folder.path} (no config.json).", "`elbowroom runs list` shows the runs there are."
+            )
+        return folder
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the folder against other writers; the system lets go when the process ends, however it ends.
+
+        Raises:
+            ElbowroomError: a live process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        holder = self.path / ".lock"
+        lock = FileLock(holder, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise ElbowroomError(
+                f"The run {self.path} is being written by another process that is still alive.",
+                "Wait until it ends, or give another name with --out.",
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def summary(self) -> dict[str, Any]:
+        """A line of ``elbowroom runs list``: what was trained, how far, and the latest validation figure."""
+        content, rows = self.read_config(), self.metrics()
+        last = {row["split"]: row for row in rows}
+        shown = last.get("validation", last.get("train", {}))
+        return {
+            "run": str(self.path),
+            "data": content["data"]["dataset"],
+            "latents": content["config"]["model"]["latent_dim"],
+            "step": rows[-1]["step"] if rows else 0,
+            "seconds": rows[-1]["seconds"] if rows else 0.0,
+            "elbo": shown.get("elbo"),
+            "on": shown.get("split"),
+        }
+
+    # --- configuration ---
+
+    def write_config(self, content: Mapping[str, Any]) -> None:
+        """config.json."""
+        write_text_atomically(self.path / "config.json", json.dumps(content, indent=2) + "\n")
+
+    def read_config(self) -> dict[str, Any]:
+        """config.json.
+
+        Raises:
+            ElbowroomError: it is damaged.
+        """
+        try:
+            content: dict[str, Any] = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ElbowroomError(
+                f"{self.path / 'config.json'} is not valid JSON: {error}.", "Restore it, or train anew with --overwrite."
+            ) from error
+        return content
+
+    # --- metrics ---
+
+    def append_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Adds lines to metrics.jsonl and flushes them to disk."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All complete lines of metrics.jsonl; a last line that a kill cut short is left out."""
+        path = self.path / "metrics.jsonl"
+        if not path.is_file():
+            return []
+        lines = path.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines[:-1] if line]
+
+    def rewind_metrics(self, step: int) -> None:
+        """Forgets the lines after ``step``, for training that goes on from there."""
+        rows = [row for row in self.metrics() if row["step"] <= step]
+        write_text_atomically(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    # --- results ---
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The results in evaluation.json."""
+        path = self.path / "evaluation.json"
+        return json.loads(path.read_text(encoding="utf-8"))["results"] if path.is_file() else []
+
+    def add_evaluations(self, results: Iterable[Mapping[str, Any]]) -> Path:
+        """Adds results to evaluation.json; one with the same name, split and settings is replaced."""
+
+        def key(result: Mapping[str, Any]) -> str:
+            return json.dumps([result["name"], result["split"], result["points"], result["settings"]], sort_keys=True)
+
+        kept = {key(result): dict(result) for result in [*self.evaluations(), *results]}
+        path = self.path / "evaluation.json"
+        write_text_atomically(path, json.dumps({"results": list(kept.values())}, indent=2) + "\n")
+        return path
+
+
+def _free_name(path: Path) -> Path:
+    number = 2
+    while path.with_name(f"{path.name}-{number}").exists():
+        number += 1
+    return path.with_name(f"{path.name}-{number}")
+
+
+def runs_in(folder: str | Path) -> list[RunFolder]:
+    """The runs in a folder, by name."""
+    return [RunFolder(path.parent) for path in sorted(Path(folder).glob("*/config.json"))]

@@ -1,0 +1,138 @@
+"""Who is told how training goes: the terminal, TensorBoard, anyone with the same three methods."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from elbowroom.errors import ElbowroomError
+
+__all__ = ["Observer", "Silent", "TensorBoard", "Terminal"]
+
+Row = Mapping[str, Any]
+
+_PLAIN_SECONDS = 2.0  # least time between two plain lines: a log is for reading
+_NOT_TERMS = {"step", "epoch", "seconds", "split"}
+
+
+class Observer(Protocol):
+    """Told of the start, of every step, of every report, and of the end."""
+
+    def start(self, step: int, total: int) -> None: ...
+
+    def step(self) -> None: ...
+
+    def report(self, rows: Sequence[Row]) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class Silent:
+    """Tells nobody."""
+
+    def start(self, step: int, total: int) -> None:
+        pass
+
+    def step(self) -> None:
+        pass
+
+    def report(self, rows: Sequence[Row]) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+
+class Terminal:
+    """A progress bar with the latest figures; plain lines, one a report, where there is no terminal.
+
+    Args:
+        console: where to write; standard error unless given.
+        normalized: False where the objective is no log-likelihood, which every line then says.
+    """
+
+    def __init__(self, console: Console | None = None, *, normalized: bool = True) -> None:
+        self._console = console or Console(file=sys.stderr, highlight=False)
+        self._normalized = normalized
+        self._bar: Progress | None = None
+        self._total = 0
+        self._printed = -math.inf  # when the last plain line was
+
+    def start(self, step: int, total: int) -> None:
+        self._total = total
+        if not self._console.is_terminal:
+            return
+        self._bar = Progress(
+            BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"),
+            console=self._console, refresh_per_second=4,
+        )  # fmt: skip
+        self._bar.start()
+        self._task = self._bar.add_task("", total=total, completed=step)
+
+    def step(self) -> None:
+        if self._bar is not None:
+            self._bar.advance(self._task)
+
+    def report(self, rows: Sequence[Row]) -> None:
+        line = self._line(rows)
+        if self._bar is not None:
+            self._bar.update(self._task, description=line)
+            return
+        step, now = rows[-1]["step"], time.monotonic()
+        if now - self._printed >= _PLAIN_SECONDS or step == self._total:
+            self._printed = now
+            self._console.print(f"step {step:,}/{self._total:,} · {line}", soft_wrap=True)
+
+    def stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _line(self, rows: Sequence[Row]) -> str:
+        parts = [f"epoch {rows[-1]['epoch']:g}"]
+        for row in rows:
+            name = "iwae" if "iwae" in row else "elbo"
+            figure = f"{row['split']} {name.upper()} {row[name]:.2f}"
+            if "reconstruction" in row:
+                figure += f" (reconstruction {row['reconstruction']:.2f}, KL {row['kl']:.2f})"
+            parts.append(figure)
+        unit = "nats per datum" if self._normalized else "per datum, cross-entropy: not a log-likelihood"
+        return " · ".join(parts) + f" · {unit} · {rows[-1]['seconds']:.0f} s"
+
+
+class TensorBoard:
+    """Event files for TensorBoard, one scalar a term, the step on the axis.
+
+    Raises:
+        ElbowroomError: the extra is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ElbowroomError(
+                "train.tensorboard is set, but TensorBoard is not installed.", "pip install 'elbowroom[tensorboard]'"
+            ) from error
+        self._writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+
+    def start(self, step: int, total: int) -> None:
+        pass
+
+    def step(self) -> None:
+        pass
+
+    def report(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            for name in row.keys() - _NOT_TERMS:
+                self._writer.add_scalar(f"{name}/{row['split']}", row[name], row["step"])  # type: ignore[no-untyped-call]
+
+    def stop(self) -> None:
+        self._writer.close()  # type: ignore[no-untyped-call]

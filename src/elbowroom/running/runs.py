@@ -1,0 +1,318 @@
+"""A run, as its user holds it: the learned model and guide, its data, its results.
+
+Example:
+    >>> import elbowroom as er
+    >>> run = er.load("runs/digits")                                # doctest: +SKIP
+    >>> run.evaluate("elbo", "iwae", k=1000)                        # doctest: +SKIP
+    >>> run.sample(25).mean.shape                                   # doctest: +SKIP
+    torch.Size([25, 8, 8])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from elbowroom.data.batch import Batch
+from elbowroom.data.dataset import DataSet
+from elbowroom.data.loading import load_data
+from elbowroom.data.stream import StreamSet
+from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation.evaluate import Announce, Result, evaluate, evaluation_mode, score
+from elbowroom.learners.learner import Pair
+from elbowroom.model.conditional import Conditional
+from elbowroom.model.draws import draw, mean
+from elbowroom.model.latent import LatentModel, Sample
+from elbowroom.running.build import Facts, build_data, build_pair
+from elbowroom.running.config import Config, configure
+from elbowroom.running.folder import RunFolder
+from elbowroom.running.runtime import dtype_of, make_generator, pick_device
+
+__all__ = ["Encoded", "Reconstruction", "Run", "Scores", "load"]
+
+
+class Reconstruction(NamedTuple):
+    """Data, and what the model makes of z ~ q(z | x)."""
+
+    x: Tensor  #: (n, *event)
+    mean: Tensor  #: (n, *event), the mean of p(x | z)
+    sample: Tensor  #: (n, *event), a draw of p(x | z)
+
+
+class Encoded(NamedTuple):
+    """The guide's posterior of each datum."""
+
+    mean: Tensor  #: (n, latent)
+    stddev: Tensor  #: (n, latent)
+    labels: Tensor | None  #: (n,) class labels, where the data have any
+
+
+class Scores(NamedTuple):
+    """log p(x) of each datum, as the importance-weighted bound."""
+
+    log_evidence: Tensor  #: (n,) nats
+    stderr: Tensor  #: (n,) of the Monte Carlo average
+
+
+class Run:
+    """The learned model of a run folder.
+
+    Attributes:
+        folder: the files.
+        config: what the run was asked to do.
+        facts: what its model knows of the data.
+        pair: model and guide, in evaluation mode.
+        step: the number of updates behind these weights.
+    """
+
+    def __init__(
+        self, folder: RunFolder, *, checkpoint: str = "best", data: DataSet | StreamSet | None = None, device: str | None = None, announce: Callable[[str], None] = print
+    ) -> None:
+        content = folder.read_config()
+        self.folder = folder
+        self.config: Config = configure(content["config"], source=str(folder.path / "config.json"))
+        self.facts = Facts.model_validate(content["facts"])
+        self.content = content
+        found = folder.checkpoints.find(checkpoint, announce=announce)
+        self.device = pick_device(device or self.config.runtime.device)
+        self.pair: Pair = build_pair(self.config, self.facts, seed=0)
+        found.load_weights(self.pair)
+        self.pair.to(self.device).eval()
+        self.step = int(found.state["step"])
+        if data is not None:
+            self.data = data
+
+    @property
+    def model(self) -> LatentModel:
+        """p(x, z)."""
+        return self.pair.model
+
+    @property
+    def guide(self) -> Conditional:
+        """q(z | x)."""
+        return self.pair.guide
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The reports made while training, metrics.jsonl."""
+        return self.folder.metrics()
+
+    @property
+    def normalized(self) -> bool:
+        """Whether p(x | z) integrates to one, so that log p(x) exists."""
+        return self.model.likelihood.normalized
+
+    @cached_property
+    def data(self) -> DataSet | StreamSet:
+        """The data that the run was trained on.
+
+        Raises:
+            ElbowroomError: they came from Python, or they have changed since.
+        """
+        if self.content["data"].get("from_python"):
+            raise ElbowroomError(
+                f"The run {self.folder.path} was trained on data given in Python, which it does not keep.",
+                "Give them again: er.load(path, data=…); or name a file of data.",
+            )
+        data = build_data(self.config)
+        check_same_data(self.content["data"], data, self.folder)
+        return data.to(device=self.device, dtype=dtype_of(self.config.runtime))
+
+    def dataset(self) -> DataSet:
+        """The data, where they have splits.
+
+        Raises:
+            ElbowroomError: they are a stream.
+        """
+        if not isinstance(self.data, DataSet):
+            raise ElbowroomError("A stream has no test set to look at.", "Give data of known length: an array, a file or a Dataset.")
+        return self.data
+
+    # --- measuring ---
+
+    def evaluate(
+        self,
+        *methods: str,
+        split: str = "test",
+        points: int | None = None,
+        k: int = 5000,
+        num_samples: int = 1,
+        seed: int = 0,
+        announce: Announce = lambda method, done, total: None,
+    ) -> list[Result]:
+        """Measures the model and adds the results to evaluation.json.
+
+        Without names: every method that the likelihood allows. Arguments as in
+        :func:`elbowroom.evaluation.evaluate.evaluate`.
+        """
+        every = ("elbo", "iwae", "active-units") if self.normalized else ("elbo", "active-units")
+        results = evaluate(
+            self.model,
+            self.guide,
+            self.dataset(),
+            methods=methods or every,
+            split=split,
+            points=points,
+            k=k,
+            num_samples=num_samples,
+            seed=seed,
+            announce=announce,
+        )
+        with self.folder.lock():
+            self.folder.add_evaluations({**result.model_dump(), "step": self.step} for result in results)
+        return results
+
+    def score(self, source: Any = None, *, split: str = "test", k: int = 1000, seed: int = 0) -> Scores:
+        """log p(x) of every datum of ``source`` (a path, an array, …), or of a split of the run's own data."""
+        return Scores(*score(self.model, self.guide, self._batches(source, split, 100), k=k, seed=seed))
+
+    # --- looking ---
+
+    def sample(self, num_samples: int = 25, *, context: Tensor | None = None, seed: int = 0) -> Sample:
+        """Draws of z and x, and the mean of p(x | z).
+
+        Args:
+            num_samples: n.
+            context: covariates, shape (n, context_dim); for a model of labels the classes in turn unless given.
+            seed: of the draws.
+        Raises:
+            ElbowroomError: n below one, or a conditional model and no context.
+        """
+        if num_samples < 1:
+            raise ElbowroomError(f"{num_samples} samples were asked for.", "Give 1 or more.")
+        if context is None and self.facts.context_dim:
+            context = self.class_contexts(num_samples)
+        if context is not None:
+            context = context.to(device=self.device, dtype=dtype_of(self.config.runtime))
+        with evaluation_mode(self.pair):
+            generator = make_generator(self.device, seed)
+            sample = self.model.sample(num_samples, context=context, generator=generator)
+        return Sample(*(tensor.cpu() for tensor in sample))
+
+    def class_contexts(self, num_samples: int) -> Tensor:
+        """One-hot labels 0, …, C−1, each in a block as equal as can be, shape (n, C).
+
+        Raises:
+            ElbowroomError: the context is no label.
+        """
+        if self.config.data.context != "labels":
+            raise ElbowroomError(
+                f"The model is conditional on {self.facts.context_dim} covariates, and none were given.",
+                "Give context=, a tensor of shape (n, context_dim).",
+            )
+        classes = self.facts.context_dim
+        return torch.eye(classes)[torch.arange(num_samples) * classes // max(num_samples, classes)]
+
+    def reconstruct(self, num: int = 10, *, split: str = "test", seed: int = 0) -> Reconstruction:
+        """Some data of a split, each decoded from one draw of its posterior q(z | x)."""
+        batch = next(iter(self.dataset().batches(split, num, points=num)))
+        generator = make_generator(self.device, seed)
+        with evaluation_mode(self.pair):
+            z = draw(self.guide(batch.x, batch.context), (), generator=generator)
+            p_x = self.model.likelihood(z, batch.context)
+            drawn = draw(p_x, (), generator=generator)
+            return Reconstruction(batch.x.cpu(), mean(p_x).cpu(), drawn.cpu())
+
+    def encode(self, source: Any = None, *, split: str = "test") -> Encoded:
+        """Means and standard deviations of q(z | x), for ``source`` or a split of the run's own data."""
+        means, deviations = [], []
+        with evaluation_mode(self.pair):
+            for batch in self._batches(source, split, 1000):
+                q = self.guide(batch.x, batch.context)
+                means.append(q.mean.cpu())
+                deviations.append(q.stddev.cpu())
+        data = self.dataset() if source is None else None
+        labels = None if data is None or data.labels is None else data.labels[data.splits[split]]
+        return Encoded(torch.cat(means), torch.cat(deviations), labels)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, *, context: Tensor | None = None) -> Tensor:
+        """The mean of p(x | z): z of shape (\\*, latent) gives (\\*, \\*event)."""
+        with evaluation_mode(self.pair):
+            z = z.to(device=self.device, dtype=dtype_of(self.config.runtime))
+            return mean(self.model.likelihood(z, context)).cpu()
+
+    def _batches(self, source: Any, split: str, batch_size: int) -> Iterator[Batch]:
+        """Batches of the run's own split, or of all the data of ``source``, in order."""
+        if source is None:
+            return self.dataset().batches(split, batch_size)
+        return self.read(source).batches("train", batch_size)
+
+    def read(self, source: Any) -> DataSet:
+        """Other data, made ready for this model as its own were.
+
+        Raises:
+            ElbowroomError: they cannot be read, or have another shape or support.
+        """
+        own = self.config.data
+        data = load_data(
+            source,
+            binarization=own.binarization,
+            support=own.support if own.binarization == "none" else "auto",
+            validation=0,
+            test=0,
+            missing=own.missing,
+            context=list(own.context) if isinstance(own.context, tuple) else own.context,
+            num_categories=own.num_categories,
+            seed=own.seed,
+        )
+        if not isinstance(data, DataSet):
+            raise ElbowroomError("A stream cannot be scored or encoded whole.", "Give an array, a file or a Dataset.")
+        if tuple(data.event_shape) != self.facts.event_shape:
+            raise ElbowroomError(
+                f"{data.name} holds data of shape {tuple(data.event_shape)}, "
+                f"but the model was trained on shape {self.facts.event_shape}.",
+                "Give data of the same shape, one datum a row.",
+            )
+        likelihood = self.model.likelihood
+        data = data.viewed_as(likelihood.support, needed_by=f"a {likelihood.name} likelihood")
+        return data.to(device=self.device, dtype=dtype_of(self.config.runtime))
+
+    def __repr__(self) -> str:
+        model, data = self.config.model, self.content["data"].get("dataset", "data")
+        return f"Run({str(self.folder.path)!r}: {data}, {model.latent_dim} latents, step {self.step:,})"
+
+
+def check_same_data(recorded: dict[str, Any], data: DataSet | StreamSet, folder: RunFolder) -> None:
+    """Refuses to go on with data that are not those of the run.
+
+    Raises:
+        ElbowroomError: the digests differ.
+    """
+    before, now = recorded.get("sha256"), data.protocol().get("sha256")
+    if before != now:
+        raise ElbowroomError(
+            f"The data {data.name} have changed since {folder.path} was trained (SHA-256 {str(now)[:12]}…, then "
+            f"{str(before)[:12]}…).",
+            "Restore the data, or train anew under another name.",
+        )
+
+
+def load(
+    path: str | Path,
+    *,
+    checkpoint: str = "best",
+    data: Any = None,
+    device: str | None = None,
+    announce: Callable[[str], None] = print,
+) -> Run:
+    """A run from its folder.
+
+    Args:
+        path: the run folder.
+        checkpoint: "best" (by validation; the latest where there was none) or "latest".
+        data: the data, where they came from Python and the folder cannot name them.
+        device: where to put the model; the run's own unless given.
+        announce: told when a damaged checkpoint was passed over.
+    Raises:
+        ElbowroomError: no run there, or no good checkpoint.
+    """
+    run = Run(RunFolder.open(path), checkpoint=checkpoint, device=device, announce=announce)
+    if data is not None:
+        run.data = build_data(run.config, data).to(device=run.device, dtype=dtype_of(run.config.runtime))
+    return run

@@ -1,0 +1,63 @@
+"""The machine: device, precision, compilation, threads."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from elbowroom.errors import ElbowroomError
+from elbowroom.running.config import RuntimeConfig
+
+__all__ = ["autocast_dtype", "compile_networks", "dtype_of", "make_generator", "pick_device", "use_threads"]
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; 'auto' takes a GPU where there is one.
+
+    Raises:
+        ElbowroomError: this machine has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ElbowroomError(f"There is no device '{name}'.", "Give cpu, cuda, cuda:0 or mps with --runtime.device.") from error
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there.get(device.type, False):
+        raise ElbowroomError(
+            f"The device '{name}' was asked for, but torch {torch.__version__} finds none on this machine.",
+            "Use --runtime.device cpu, or install a build of torch for that device.",
+        )
+    return device
+
+
+def dtype_of(runtime: RuntimeConfig) -> torch.dtype:
+    """Precision of weights and densities."""
+    return {"float32": torch.float32, "float64": torch.float64}[runtime.dtype]
+
+
+def autocast_dtype(runtime: RuntimeConfig) -> torch.dtype | None:
+    """Precision inside the networks, where it is lower."""
+    return torch.bfloat16 if runtime.autocast == "bfloat16" else None
+
+
+def make_generator(device: torch.device, seed: int) -> torch.Generator:
+    """A run's one source of randomness."""
+    return torch.Generator(device).manual_seed(seed)
+
+
+def use_threads(threads: int | None) -> None:
+    """CPU threads for torch, where a number is given."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def compile_networks(*networks: nn.Module) -> None:
+    """Compiles each network in place; densities and random draws stay outside, so results keep their seeds."""
+    for network in networks:
+        network.compile()

@@ -1,0 +1,214 @@
+"""From what the user asked for to a finished run: find the configuration, build the objects, start the loop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+import elbowroom
+from elbowroom.data.dataset import DataSet
+from elbowroom.data.sources import BUILT_IN
+from elbowroom.data.stream import StreamSet
+from elbowroom.errors import ElbowroomError, did_you_mean
+from elbowroom.learners.learner import Pair
+from elbowroom.running.build import Facts, build_data, build_learner, build_pair, facts_of, initialise
+from elbowroom.running.config import Config, configure, nested, read_recipe, recipe_names
+from elbowroom.running.engine import Books, Plan, fit, restore
+from elbowroom.running.folder import RunFolder
+from elbowroom.running.observers import Observer, TensorBoard, Terminal
+from elbowroom.running.runs import Run, check_same_data
+from elbowroom.running.runtime import compile_networks, dtype_of, make_generator, pick_device, use_threads
+
+__all__ = ["resolve", "train"]
+
+# What may differ when a run goes on: how long, how often, on which machine. The rest would make it another run.
+_MAY_CHANGE = {
+    "train.epochs",
+    "train.steps",
+    "train.patience",
+    "train.checkpoint_seconds",
+    "runtime.device",
+    "runtime.threads",
+}
+
+
+class Request(NamedTuple):
+    """What to train: a name for the run, and layers of nested configuration keys."""
+
+    name: str
+    layers: list[Mapping[str, Any]]
+
+
+def resolve(source: str | Path, overrides: Mapping[str, Any], *, config: str | Path | None = None) -> Request:
+    """What a recipe's name, a recipe file, a built-in data set's name or a path of data stands for.
+
+    A name that is both a recipe's and a data set's (mnist, digits) is the recipe's.
+
+    Raises:
+        ElbowroomError: it is none of these; names the nearest that is.
+    """
+    layers: list[Mapping[str, Any]] = [] if config is None else [read_recipe(config)]
+    text = str(source)
+    if text.endswith(".toml") or text in recipe_names():
+        return Request(Path(text).stem, [read_recipe(text), *layers, overrides])
+    if text in BUILT_IN or Path(text).exists():
+        return Request(Path(text).stem, [*layers, {"data": {"name": text}}, overrides])
+    names = {*recipe_names(), *BUILT_IN}
+    raise ElbowroomError(f"'{text}' is no recipe, no built-in data set and no file.", did_you_mean(text, names))
+
+
+def train(
+    source: Any = "digits",
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    config: str | Path | None = None,
+    context: Any = None,
+    labels: Any = None,
+    observers: Sequence[Observer] | None = None,
+    announce: Callable[[str], None] = print,
+    **overrides: Any,
+) -> Run:
+    """Trains a model and returns the run.
+
+    Args:
+        source: a recipe's name or file, a built-in data set, a path; or data: an array, a tensor, a data frame, a
+            torch ``Dataset``, ``IterableDataset`` or ``DataLoader``.
+        out: the run folder; ``runs/NAME`` unless given.
+        resume: go on with the run in ``out`` (with its own configuration) from its latest checkpoint.
+        overwrite: replace the run in ``out``.
+        config: a recipe file whose keys are laid over.
+        context: covariates of data from Python, shape (n, context_dim).
+        labels: class labels of data from Python, shape (n,).
+        observers: who is told how it goes; the terminal unless given.
+        announce: where remarks go.
+        overrides: any key of :class:`~elbowroom.running.config.Config`, as ``model={"latent_dim": 2}`` or
+            ``model__latent_dim=2``.
+    Returns:
+        The run, with its best weights (by validation; the latest where there is no validation set).
+    Raises:
+        ElbowroomError: anything that the user can put right.
+        KeyboardInterrupt: after Ctrl-C, once a checkpoint is written; ``resume`` goes on.
+    """
+    keys = nested(overrides)
+    from_python = not isinstance(source, str | Path)
+    request = Request("data", [keys]) if from_python else resolve(source, keys, config=config)
+    path = Path(out) if out is not None else Path("runs") / request.name
+    settings = configure(*request.layers, source=request.name)
+    if resume:
+        settings = _recorded(RunFolder.open(path), request, keys)
+    use_threads(settings.runtime.threads)
+    device = pick_device(settings.runtime.device)
+    arrays = {name: value for name, value in (("context", context), ("labels", labels)) if value is not None}
+    data = build_data(settings, source if from_python else None, **arrays)
+    data = data.to(device=device, dtype=dtype_of(settings.runtime))
+    facts = facts_of(data, settings.train.batch_size)
+    pair = build_pair(settings, facts, seed=settings.train.seed)
+    plan = _plan(settings, facts)
+
+    folder = RunFolder.open(path) if resume else RunFolder.create(path, overwrite=overwrite)
+    with folder.lock():
+        if resume:
+            check_same_data(folder.read_config()["data"], data, folder)
+        else:
+            initialise(pair, settings, data)
+        folder.write_config(_content(settings, facts, data, from_python=from_python))
+        _run(settings, plan, pair.to(device), data, folder, resume=resume, observers=observers, announce=announce)
+    return Run(folder, data=data, announce=announce)
+
+
+def _run(
+    settings: Config,
+    plan: Plan,
+    pair: Pair,
+    data: DataSet | StreamSet,
+    folder: RunFolder,
+    *,
+    resume: bool,
+    observers: Sequence[Observer] | None,
+    announce: Callable[[str], None],
+) -> None:
+    """Builds the learner, puts it where the latest checkpoint left it, and runs the loop."""
+    learner = build_learner(settings, total_steps=plan.total_steps, steps_per_epoch=plan.steps_per_epoch)
+    state, books = learner.init(pair), Books()
+    generator = make_generator(next(pair.parameters()).device, settings.train.seed)
+    if resume and folder.checkpoints.exist():
+        checkpoint = folder.checkpoints.find("latest", resumable=True, announce=announce)
+        state, books = restore(checkpoint, state, generator)
+        announce(f"going on with {folder.path} from step {state.step:,}")
+    elif resume:
+        initialise(pair, settings, data)
+        announce(f"{folder.path} has no checkpoint yet: starting from step 0")
+    folder.rewind_metrics(state.step)
+    if settings.runtime.compile:
+        compile_networks(pair.model.likelihood.network, pair.guide.network)  # type: ignore[arg-type]
+    watchers = list(observers) if observers is not None else [Terminal(normalized=pair.model.likelihood.normalized)]
+    if settings.train.tensorboard:
+        watchers.append(TensorBoard(folder.path / "tensorboard"))
+    fit(learner, state, data, plan, generator=generator, folder=folder, books=books, observers=watchers)
+
+
+def _plan(settings: Config, facts: Facts) -> Plan:
+    steps, per_epoch = settings.train.steps, facts.steps_per_epoch
+    if steps is None:
+        if per_epoch is None:
+            raise ElbowroomError("A stream of data has no epochs, so its length must be said in steps.", "Give --train.steps.")
+        steps = math.ceil(settings.train.epochs * per_epoch)
+    return Plan(
+        total_steps=steps,
+        steps_per_epoch=per_epoch,
+        batch_size=settings.train.batch_size,
+        seed=settings.train.seed,
+        report_every=settings.train.report_every or per_epoch or 100,
+        patience=settings.train.patience,
+        checkpoint_seconds=settings.train.checkpoint_seconds,
+    )
+
+
+def _content(settings: Config, facts: Facts, data: DataSet | StreamSet, *, from_python: bool) -> dict[str, Any]:
+    """config.json: all that is needed to repeat the run."""
+    return {
+        "elbowroom": elbowroom.__version__,
+        "torch": torch.__version__,
+        "config": settings.model_dump(mode="json"),
+        "facts": facts.model_dump(mode="json"),
+        "data": data.protocol() | ({"from_python": True} if from_python else {}),
+    }
+
+
+def _recorded(folder: RunFolder, request: Request, keys: Mapping[str, Any]) -> Config:
+    """A run's own configuration, with what may change changed.
+
+    Raises:
+        ElbowroomError: a flag that would make it another run.
+    """
+    recorded = configure(folder.read_config()["config"], source=str(folder.path / "config.json"))
+    asked = configure(recorded.model_dump(), keys, source=request.name)
+    old, new = _flat(recorded.model_dump()), _flat(asked.model_dump())
+    differ = [key for key in old if old[key] != new[key] and key not in _MAY_CHANGE]
+    if differ:
+        key = differ[0]
+        raise ElbowroomError(
+            f"The run {folder.path} has {key} = {old[key]!r}, and --resume cannot change it to {new[key]!r}.",
+            "Leave that flag out, or train a new run with --out.",
+        )
+    longer = any(old[key] != new[key] for key in ("train.epochs", "train.steps"))
+    if longer and recorded.optimizer.schedule != "constant":
+        raise ElbowroomError(
+            f"The run's {recorded.optimizer.schedule} schedule was laid out for its own length, so --resume cannot "
+            "change the length.",
+            "Leave --train.epochs and --train.steps out, or train a new run.",
+        )
+    return asked
+
+
+def _flat(keys: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in keys.items():
+        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return out

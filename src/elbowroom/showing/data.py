@@ -1,0 +1,44 @@
+"""A data set in words and in a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from elbowroom.data.dataset import DataSet
+from elbowroom.data.support import Support
+from elbowroom.showing import plots
+
+__all__ = ["describe", "picture"]
+
+
+def describe(data: DataSet) -> dict[str, Any]:
+    """Shape, support, splits and provenance."""
+    return {
+        "name": data.name,
+        "shape": list(data.event_shape),
+        "support": f"{data.support} ({data.support.description})",
+        "binarization": str(data.binarization),
+        "splits": {split: data.size(split) for split in data.splits},
+        "context": data.context_dim or "none",
+        "labels": 0 if data.labels is None else len(data.labels.unique()),
+        "source": data.source,
+        "licence": data.licence or "unknown",
+        "sha256": data.protocol()["sha256"],
+    }
+
+
+def picture(data: DataSet, path: Path) -> Path:
+    """The first nine training data in a 3 × 3 grid, or histograms where the data are no pictures."""
+    count = min(9 if plots.is_image(data.event_shape) else 2000, data.size("train"))
+    batch = data.take("train", torch.arange(count))
+    if not plots.is_image(data.event_shape):
+        plots.marginals_figure(batch.x, batch.x, path=path)
+        return path
+    titles = None if data.labels is None else data.labels[batch.index].tolist()
+    plots.image_grid(
+        batch.x, titles=titles, columns=3, value_range=(0.0, 255.0 if data.support is Support.BYTES else 1.0), path=path
+    )
+    return path

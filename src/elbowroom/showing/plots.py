@@ -1,0 +1,36 @@
+"""Every figure that elbowroom draws, under one name.
+
+Each function takes arrays or tensors and plain values, returns a matplotlib ``Figure``, and writes it as PNG if it
+is given a path. None of them knows a model, a run or a learner.
+
+Example:
+    >>> import torch
+    >>> from elbowroom.showing import plots
+    >>> figure = plots.image_grid(torch.rand(9, 28, 28, generator=torch.Generator().manual_seed(0)))
+"""
+
+from __future__ import annotations
+
+from elbowroom.showing.curves import training_curves
+from elbowroom.showing.images import class_rows_figure, image_grid, reconstruction_figure, samples_figure
+from elbowroom.showing.latents import latent_scatter, manifold_figure, manifold_grid, traversal_figure
+from elbowroom.showing.measures import evaluation_figure, gradient_figure
+from elbowroom.showing.style import is_image
+from elbowroom.showing.tables import marginals_figure, reconstruction_scatter
+
+__all__ = [
+    "class_rows_figure",
+    "evaluation_figure",
+    "gradient_figure",
+    "image_grid",
+    "is_image",
+    "latent_scatter",
+    "manifold_figure",
+    "manifold_grid",
+    "marginals_figure",
+    "reconstruction_figure",
+    "reconstruction_scatter",
+    "samples_figure",
+    "training_curves",
+    "traversal_figure",
+]

@@ -1,0 +1,41 @@
+"""What every test can count on: a fixed seed, one thread, and a machine without data of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+# The same examples at every run, and no failure because a machine was busy.
+settings.register_profile("elbowroom", derandomize=True, deadline=None)
+settings.load_profile("elbowroom")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _lonely_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No data set, no cache and no run of the user's is read or written, and processes do not fight for cores."""
+    home = tmp_path_factory.mktemp("machine")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ELBOWROOM_DATA", str(home / "data"))
+        patch.setenv("XDG_CACHE_HOME", str(home / "cache"))  # what pooch.os_cache reads on Linux
+        patch.setenv("MPLCONFIGDIR", str(home / "matplotlib"))
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Weights that torch draws from its global generator are the same whichever tests ran before."""
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002  # the legacy generator is the global one
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """The explicit source of randomness that library code asks for."""
+    return torch.Generator().manual_seed(0)

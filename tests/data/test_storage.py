@@ -1,0 +1,128 @@
+"""Three storages, one behaviour; none reads more than it is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from elbowroom.data.storage import InMemory, MapStyle, MemoryMapped, Storage, as_tensor, scan
+from elbowroom.errors import ElbowroomError
+
+X = np.arange(60, dtype=np.uint8).reshape(15, 2, 2)
+
+
+class Squares(torch.utils.data.Dataset[Any]):
+    """Items of shape (2, 2), and which were fetched."""
+
+    def __init__(self) -> None:
+        self.fetched: list[int] = []
+
+    def __len__(self) -> int:
+        return len(X)
+
+    def __getitem__(self, row: int) -> tuple[Any, int]:
+        self.fetched.append(row)
+        return X[row], row % 3
+
+
+def memory_mapped(path: Path) -> Storage:
+    np.save(path / "x.npy", X)
+    return MemoryMapped(np.load(path / "x.npy", mmap_mode="r"))
+
+
+@pytest.fixture(params=["memory", "mapped", "dataset"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    return {
+        "memory": lambda: InMemory(torch.from_numpy(X)),
+        "mapped": lambda: memory_mapped(tmp_path),
+        "dataset": lambda: MapStyle(Squares(), "squares"),
+    }[request.param]()
+
+
+def test_rows_come_in_the_order_asked_for(storage: Storage) -> None:
+    rows = torch.tensor([7, 0, 14, 7])
+    assert torch.equal(storage.gather(rows), torch.from_numpy(X[rows.numpy()]))
+    assert len(storage) == 15
+    assert storage.event_shape == (2, 2)
+    assert storage.dtype == torch.uint8
+
+
+def test_gathered_rows_are_a_copy(storage: Storage) -> None:
+    storage.gather(torch.tensor([3])).zero_()
+    assert torch.equal(storage.gather(torch.tensor([3]))[0], torch.from_numpy(X[3]))
+
+
+def test_scan_passes_over_chosen_rows(storage: Storage) -> None:
+    rows = torch.tensor([1, 4, 9])
+    found = list(scan(storage, rows))
+    assert torch.cat([at for at, _ in found]).tolist() == [1, 4, 9]
+    assert torch.equal(torch.cat([raw for _, raw in found]), torch.from_numpy(X[rows.numpy()]))
+
+
+def test_scan_of_at_most_so_many_is_evenly_spaced(storage: Storage) -> None:
+    rows = torch.cat([at for at, _ in scan(storage, most=5)])
+    assert rows.tolist() == [0, 3, 6, 9, 12]
+
+
+def test_fingerprint_is_repeatable_and_sees_a_change(storage: Storage) -> None:
+    changed = X.copy()
+    changed[0, 0, 0] += 1
+    other = InMemory(torch.from_numpy(changed))
+    assert storage.fingerprint() == storage.fingerprint()
+    assert len(storage.fingerprint()) == 64
+    assert InMemory(torch.from_numpy(X.copy())).fingerprint() != other.fingerprint()
+    assert InMemory(torch.from_numpy(X.reshape(15, 4))).fingerprint() != InMemory(torch.from_numpy(X)).fingerprint()
+
+
+def test_memory_map_is_not_read_whole(tmp_path: Path) -> None:
+    """A sparse file of 40 GB: reading it whole would not end well."""
+    array = np.lib.format.open_memmap(tmp_path / "big.npy", mode="w+", dtype=np.float32, shape=(10_000_000, 1_000))
+    array[5_000_000] = 1.0
+    storage = MemoryMapped(np.load(tmp_path / "big.npy", mmap_mode="r"))
+    assert storage.gather(torch.tensor([5_000_000, 3])).sum(1).tolist() == [1000.0, 0.0]
+    assert len(storage.fingerprint()) == 64
+
+
+def test_items_of_unequal_shape_are_named() -> None:
+    ragged = [np.zeros(2), np.zeros(2), np.zeros(3)]
+    with pytest.raises(ElbowroomError, match=r"Item 2 of ragged has shape \(3,\), but item 0 has \(2,\)"):
+        MapStyle(ragged, "ragged").gather(torch.tensor([0, 2]))
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("uint8", torch.uint8),
+        ("bool", torch.uint8),
+        ("uint16", torch.int32),
+        (">i4", torch.int32),
+        ("uint32", torch.int64),
+        ("float16", torch.float16),
+        (">f8", torch.float64),
+        ("longdouble", torch.float64),
+    ],
+)
+def test_types_keep_their_values(given: str, kept: torch.dtype) -> None:
+    values = np.array([[0, 1], [1, 0]], dtype=given)
+    tensor = as_tensor(values)
+    assert tensor.dtype == kept
+    assert tensor.tolist() == values.astype(float).tolist()
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        (np.array([1j]), "complex numbers"),
+        (np.array(["a"]), "text"),
+        (np.array([None]), "Python objects"),
+        (np.array(["2020-01-01"], dtype="M8[D]"), "dates"),
+        (np.zeros(1, dtype=[("a", "f4")]), "values of type"),
+    ],
+)
+def test_types_that_are_no_numbers(values: Any, named: str) -> None:
+    with pytest.raises(ElbowroomError, match=f"the x holds {named}"):
+        as_tensor(values, "the x")

@@ -1,0 +1,161 @@
+"""Importance sampling against exact evidence, and its accumulator against one sum over everything."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from elbowroom.data.batch import Batch
+from elbowroom.errors import ElbowroomError
+from elbowroom.inference.importance import WeightSums, importance_estimate
+from elbowroom.numerics import chunks, effective_sample_size, log_mean_exp
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def record_draws(model: Any) -> list[tuple[int, ...]]:
+    """The shapes of z that reach the likelihood from now on."""
+    shapes: list[tuple[int, ...]] = []
+    model.likelihood.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape)))
+    return shapes
+
+
+def test_exact_guide_gives_the_evidence_without_error(exact: SimpleNamespace) -> None:
+    case = exact.linear_gaussian(4, 2)
+    posterior = exact.affine_posterior(case.model, 4)
+    found = importance_estimate(case.model, posterior, case.x, num_samples=10, generator=seeded())
+    torch.testing.assert_close(found.log_evidence, case.model.log_evidence(case.x).detach(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.ess, torch.full((3,), 10.0, dtype=torch.float64))
+    assert (found.stderr < 1e-6).all()
+
+
+def test_average_weight_is_the_evidence_and_the_stderr_is_calibrated(exact: SimpleNamespace) -> None:
+    case = exact.linear_gaussian(4, 2)
+    many = case.x.repeat(400, 1)
+    truth = case.model.log_evidence(many).detach()
+    found = importance_estimate(case.model, case.guide, many, num_samples=400, generator=seeded())
+    relative = (found.log_evidence - truth).exp() - 1  # unbiased, unlike its logarithm
+    assert abs(relative.mean() / relative.std() * math.sqrt(len(many))) < 4
+    scores = relative / found.stderr  # delta method: the relative error of the mean weight
+    excess = (scores.square().sum() - len(many)) / scores.square().std() / math.sqrt(len(many))
+    assert abs(excess) < 4
+    assert found.stderr.min() > 1e-3
+
+
+def test_masked_evidence(exact: SimpleNamespace) -> None:
+    case = exact.linear_gaussian(4, 2)
+    mask = torch.tensor([[True, True, False, True], [False, True, True, False], [True] * 4])
+    batch = Batch(torch.where(mask, case.x, 0.0), mask=mask)
+    found = importance_estimate(case.model, case.guide, batch, num_samples=20000, generator=seeded())
+    truth = case.model.log_evidence(batch.x, mask).detach()
+    assert ((found.log_evidence - truth).abs() < 4 * found.stderr).all()
+
+
+@pytest.mark.parametrize("num_samples", [1, 7, 8, 64, 65])
+@pytest.mark.parametrize("chunk_elements", [1, 24, 90, 2**22])
+def test_exactly_k_draws_in_bounded_chunks(exact: SimpleNamespace, num_samples: int, chunk_elements: int) -> None:
+    case = exact.linear_gaussian(4, 2)
+    shapes = record_draws(case.model)
+    importance_estimate(
+        case.model, case.guide, case.x, num_samples=num_samples, chunk_elements=chunk_elements, generator=seeded()
+    )
+    assert sum(shape[0] for shape in shapes) == num_samples
+    assert all(shape[1:] == (3, 2) for shape in shapes)
+    assert all(shape[0] == 1 or shape[0] * 3 * 4 <= chunk_elements for shape in shapes)
+    assert len(shapes) == math.ceil(num_samples / max(1, chunk_elements // 12))  # no smaller than they need be
+
+
+def test_number_of_draws_does_not_bias(exact: SimpleNamespace) -> None:
+    """Weights that do not vary give the same answer however many there are and however they are cut."""
+    case = exact.linear_gaussian(4, 2)
+    posterior = exact.affine_posterior(case.model, 4)
+    truth = case.model.log_evidence(case.x).detach()
+    for num_samples in (1, 2, 5, 13):
+        for chunk_elements in (1, 48, 2**20):
+            found = importance_estimate(
+                case.model,
+                posterior,
+                case.x,
+                num_samples=num_samples,
+                chunk_elements=chunk_elements,
+                generator=seeded(),
+            )
+            torch.testing.assert_close(found.log_evidence, truth, rtol=0, atol=1e-9)
+
+
+def wild_log_weights() -> Tensor:
+    log_w = 5 * torch.randn(50, 6, dtype=torch.float64, generator=seeded())
+    log_w[:, 1] -= 90000.0
+    log_w[:, 2] += 90000.0
+    log_w[:30, 3] = -math.inf
+    log_w[:, 4] = torch.linspace(-2000, 2000, 50)
+    return log_w
+
+
+@pytest.mark.parametrize("size", [1, 7, 25, 49, 50, 99])
+@pytest.mark.parametrize("order", ["forward", "backward"])
+def test_sums_do_not_depend_on_the_chunks(size: int, order: str) -> None:
+    log_w = wild_log_weights() if order == "forward" else wild_log_weights().flip(0)
+    sums = WeightSums.empty(6)
+    for chunk in chunks(50, size):
+        sums = sums.add(log_w[chunk])
+    found = sums.estimate()
+    assert sums.count == 50
+    torch.testing.assert_close(found.log_evidence, log_mean_exp(log_w))
+    torch.testing.assert_close(found.ess, effective_sample_size(log_w))
+    w = (log_w - log_w.amax(0)).exp()
+    torch.testing.assert_close(found.stderr, (w.var(0) / 50).sqrt() / w.mean(0))
+
+
+def test_sums_keep_what_float32_would_lose() -> None:
+    ones = torch.zeros(4096, 1)
+    sums = WeightSums.empty(1).add(torch.full((1, 1), 17.0))
+    for _ in range(8):
+        sums = sums.add(ones)
+    truth = math.log((math.exp(17.0) + 8 * 4096) / (8 * 4096 + 1))
+    assert sums.estimate().log_evidence.dtype == torch.float64
+    assert abs(sums.estimate().log_evidence.item() - truth) < 1e-12
+
+
+def test_one_draw_has_no_stderr_and_no_weight_has_no_evidence() -> None:
+    single = WeightSums.empty(2).add(torch.tensor([[-3.0, 4.0]])).estimate()
+    assert single.log_evidence.tolist() == [-3.0, 4.0]
+    assert single.stderr.isnan().all()
+    assert single.ess.tolist() == [1.0, 1.0]
+    assert WeightSums.empty(1).add(torch.full((5, 1), -math.inf)).estimate().log_evidence.item() == -math.inf
+
+
+def test_no_gradient_and_no_global_randomness(exact: SimpleNamespace) -> None:
+    case = exact.linear_gaussian(4, 2)
+    before = torch.get_rng_state()
+    found, again, other = (
+        importance_estimate(case.model, case.guide, case.x, num_samples=50, generator=seeded(s)) for s in (0, 0, 1)
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(found.log_evidence, again.log_evidence)
+    assert not torch.equal(found.log_evidence, other.log_evidence)
+    assert not any(part.requires_grad for part in found)
+    assert all(part.shape == (3,) and part.dtype == torch.float64 for part in found)
+
+
+def test_guide_and_prior_run_once_for_all_chunks(exact: SimpleNamespace) -> None:
+    case = exact.linear_gaussian(4, 2)
+    calls: list[str] = []
+    for name, module in (("guide", case.guide), ("prior", case.model.prior)):
+        module.register_forward_pre_hook(lambda *_, name=name: calls.append(name))
+    importance_estimate(case.model, case.guide, case.x, num_samples=9, chunk_elements=1, generator=seeded())
+    assert sorted(calls) == ["guide", "prior"]
+
+
+@pytest.mark.parametrize("call", [{"num_samples": 0}, {"num_samples": 5, "chunk_elements": 0}])
+def test_refusals(exact: SimpleNamespace, call: dict[str, int]) -> None:
+    case = exact.linear_gaussian(4, 2)
+    with pytest.raises(ElbowroomError):
+        importance_estimate(case.model, case.guide, case.x, generator=seeded(), **call)

@@ -1,0 +1,367 @@
+"""The house: imports go down, never up, and never in a circle.
+
+The checker reads the syntax trees of all source files, so an import counts wherever it stands: at the top, inside a
+function, under ``TYPE_CHECKING``, relative, or as a literal argument of ``import_module``. Nothing is executed. The
+second half plants one violation of each kind in a synthetic house and requires that the checker finds it.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+PACKAGE = "elbowroom"
+SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
+
+# part of the house -> (floor, height within the floor)
+FLOORS: dict[str, tuple[int, int]] = {
+    "errors": (0, 0),
+    "numerics": (0, 1),
+    "data": (0, 2),
+    "samplers": (0, 2),
+    "model": (1, 0),
+    "inference": (2, 0),
+    "learners": (3, 0),
+    "evaluation": (3, 0),
+    "running": (4, 0),
+    "showing": (5, 0),
+    "estimator": (5, 0),
+    "cli": (5, 0),
+    "__main__": (5, 0),
+}
+STRANGERS = {frozenset({"data", "samplers"})}  # neighbours that must not know each other
+LAZY_ROOM = "learners.svi"  # the one module that may import Pyro
+NAMELESS = {"utils", "common", "types", "base", "constants"}  # names that say nothing of what is inside
+MAX_LINES = 500
+
+
+class Import(NamedTuple):
+    """One imported name."""
+
+    line: int
+    target: str  #: dotted, absolute: ``elbowroom.model.guides`` or ``torch.nn``
+    name: str | None  #: what was taken from the target, where it is no module itself
+    on_load: bool  #: executed when the module is loaded
+
+
+@dataclass(frozen=True)
+class Module:
+    """A source file. ``name`` is dotted, relative to the package; the package root's is empty."""
+
+    name: str
+    path: Path
+    lines: int
+    imports: tuple[Import, ...]
+
+    @property
+    def part(self) -> str:
+        return self.name.partition(".")[0]
+
+
+House = dict[str, Module]
+
+
+def read_house(source: Path) -> House:
+    """All modules of the package whose folder is ``source``."""
+    names = {_module_name(source, path): path for path in sorted(source.rglob("*.py"))}
+    return {name: _read(name, path, frozenset(names)) for name, path in names.items()}
+
+
+def _module_name(source: Path, path: Path) -> str:
+    parts = path.relative_to(source).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _read(name: str, path: Path, names: frozenset[str]) -> Module:
+    text = path.read_text(encoding="utf-8")
+    package = [PACKAGE, *name.split(".")] if name else [PACKAGE]
+    if path.name != "__init__.py":
+        package = package[:-1]
+    found = tuple(_imports(ast.parse(text, str(path)), package, names))
+    return Module(name, path, len(text.splitlines()), found)
+
+
+def _imports(tree: ast.AST, package: list[str], names: frozenset[str], on_load: bool = True) -> Iterator[Import]:
+    for node in ast.iter_child_nodes(tree):
+        match node:
+            case ast.Import():
+                yield from (Import(node.lineno, alias.name, None, on_load) for alias in node.names)
+            case ast.ImportFrom():
+                yield from _from(node, package, names, on_load)
+            case ast.Call(func=ast.Name(id="import_module" | "__import__") | ast.Attribute(attr="import_module")):
+                if node.args and isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str):
+                    yield Import(node.lineno, node.args[0].value, None, on_load)
+        deferred = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        yield from _imports(node, package, names, on_load and not deferred)
+
+
+def _from(node: ast.ImportFrom, package: list[str], names: frozenset[str], on_load: bool) -> Iterator[Import]:
+    above = package[: len(package) - node.level + 1] if node.level else []
+    target = ".".join([*above, *([node.module] if node.module else [])])
+    for alias in node.names:
+        submodule = f"{target}.{alias.name}"
+        if _inside(submodule) in names:  # `from elbowroom.model import guides` takes a module
+            yield Import(node.lineno, submodule, None, on_load)
+        else:
+            yield Import(node.lineno, target, alias.name, on_load)
+
+
+def _inside(target: str) -> str | None:
+    """A target within the package, relative to it ('' for the root); None for anything else."""
+    if target == PACKAGE:
+        return ""
+    return target.removeprefix(f"{PACKAGE}.") if target.startswith(f"{PACKAGE}.") else None
+
+
+# --- the rules: each returns the violations as sentences ---------------------------------------------------------
+
+
+def imports_that_go_up(house: House) -> list[str]:
+    """An import from a higher floor, or from a higher place on the lowest one, or between strangers."""
+    found = []
+    for module in house.values():
+        for item in module.imports:
+            inside = _inside(item.target)
+            if not module.name or not inside or module.part not in FLOORS:
+                continue  # the root is lazy (see below); a part without a floor is reported on its own
+            here, there = module.part, inside.partition(".")[0]
+            where = f"{module.name}:{item.line} ({here}) imports {inside}"
+            if there in FLOORS and FLOORS[there] > FLOORS[here]:
+                found.append(f"{where}, which lies above it")
+            if frozenset({here, there}) in STRANGERS:
+                found.append(f"{where}, but the two must not know each other")
+    return found
+
+
+def imports_from_the_roof(house: House) -> list[str]:
+    """A public name taken from the package root, which would import everything from anywhere."""
+    return [
+        f"{module.name}:{item.line} takes {item.name or 'names'} from the package root, not from where it lives"
+        for module in house.values()
+        for item in module.imports
+        if _inside(item.target) == "" and item.name != "__version__"
+    ]
+
+
+def eager_root(house: House) -> list[str]:
+    """The package root loads anything but the standard library before a name is asked for."""
+    return [
+        f"the package root imports {item.target} when it is loaded (line {item.line})"
+        for item in house[""].imports
+        if item.on_load and item.target.partition(".")[0] not in sys.stdlib_module_names
+    ]
+
+
+def circles(house: House) -> list[str]:
+    """Modules that import each other in a circle, and parts of the house that do."""
+    modules: dict[str, set[str]] = {name: set() for name in house if name}
+    parts: dict[str, set[str]] = {module.part: set() for module in house.values() if module.name}
+    for module in house.values():
+        for item in module.imports:
+            there = _inside(item.target)
+            if module.name and there in modules:
+                modules[module.name].add(there)
+                if (part := there.partition(".")[0]) != module.part:
+                    parts[module.part].add(part)
+    return [" -> ".join(loop) for graph in (modules, parts) if (loop := _circle(graph))]
+
+
+def _circle(graph: dict[str, set[str]]) -> list[str]:
+    """One circle of a directed graph, its first node repeated at the end; empty if there is none."""
+    done: set[str] = set()
+
+    def descend(node: str, trail: list[str]) -> list[str]:
+        if node in trail:
+            return [*trail[trail.index(node) :], node]
+        if node in done:
+            return []
+        for following in sorted(graph[node]):
+            if loop := descend(following, [*trail, node]):
+                return loop
+        done.add(node)
+        return []
+
+    return next((loop for node in sorted(graph) if (loop := descend(node, []))), [])
+
+
+def long_files(house: House) -> list[str]:
+    """Files of more than 500 lines."""
+    return [f"{m.path.name} has {m.lines} lines" for m in house.values() if m.lines > MAX_LINES]
+
+
+def names_that_say_nothing(house: House) -> list[str]:
+    """Folders and files called utils, common, types, base, constants."""
+    return [m.name for m in house.values() if NAMELESS & set(m.name.split("."))]
+
+
+def parts_without_a_floor(house: House) -> list[str]:
+    """A new folder or file at the top that nobody gave a floor."""
+    return sorted({m.part for m in house.values() if m.name and m.part not in FLOORS})
+
+
+def pyro_elsewhere(house: House) -> list[str]:
+    """Pyro imported outside the one learner that is about it."""
+    return [
+        f"{m.name}:{item.line} imports {item.target}"
+        for m in house.values()
+        for item in m.imports
+        if item.target.partition(".")[0] == "pyro" and m.name != LAZY_ROOM
+    ]
+
+
+RULES: list[Callable[[House], list[str]]] = [
+    circles,
+    eager_root,
+    imports_from_the_roof,
+    imports_that_go_up,
+    long_files,
+    names_that_say_nothing,
+    parts_without_a_floor,
+    pyro_elsewhere,
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_house_stands(rule: Callable[[House], list[str]]) -> None:
+    assert rule(read_house(SOURCE)) == []
+
+
+def test_the_whole_house_is_read() -> None:
+    house = read_house(SOURCE)
+    assert len(house) == len(list(SOURCE.rglob("*.py")))
+    assert "model.conditional" in {_inside(item.target) for item in house["model.latent"].imports}
+
+
+# --- the checker itself ------------------------------------------------------------------------------------------
+
+SOUND = {
+    "__init__.py": (
+        "from importlib import import_module\nfrom typing import Any\n"
+        "def __getattr__(name: str) -> Any:\n    return import_module('elbowroom.model.latent')\n"
+    ),
+    "errors.py": "",
+    "numerics.py": "import torch\nfrom elbowroom.errors import ElbowroomError\n",
+    "data/__init__.py": "",
+    "data/batch.py": "from ..numerics import chunks\nfrom .support import Support\n",
+    "data/support.py": "from elbowroom import __version__\n",
+    "samplers/hmc.py": "import elbowroom.numerics\n",
+    "model/__init__.py": "",
+    "model/latent.py": "from elbowroom.data import batch\n",
+    "inference/objectives.py": "from elbowroom.model.latent import LatentModel\nimport elbowroom.samplers.hmc\n",
+    "learners/aevb.py": "from elbowroom.inference import objectives\n",
+    "learners/svi.py": "import pyro.distributions\n",
+    "evaluation/evaluate.py": "import elbowroom.inference.objectives\n",
+    "running/engine.py": "import elbowroom.evaluation.evaluate\nfrom elbowroom.learners.aevb import Aevb\n",
+    "showing/plots.py": "import numpy\n",
+    "cli.py": "def main():\n    from elbowroom.running.engine import train\n    from elbowroom.showing import plots\n",
+}
+
+
+def build(folder: Path, files: dict[str, str]) -> House:
+    """A house in ``folder``: the sound one, with these files in the place of, or beside, its own."""
+    for name, text in (SOUND | files).items():
+        path = folder / PACKAGE / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return read_house(folder / PACKAGE)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_a_sound_house_passes(rule: Callable[[House], list[str]], tmp_path: Path) -> None:
+    assert rule(build(tmp_path, {})) == []
+
+
+PLANTED: dict[str, tuple[Callable[[House], list[str]], dict[str, str]]] = {
+    "up": (imports_that_go_up, {"model/latent.py": "from elbowroom.inference.objectives import elbo\n"}),
+    "up, a module": (imports_that_go_up, {"model/latent.py": "from elbowroom.inference import objectives\n"}),
+    "up, a folder": (imports_that_go_up, {"model/latent.py": "import elbowroom.inference\n"}),
+    "up, plain import": (imports_that_go_up, {"data/batch.py": "import elbowroom.model.latent as latent\n"}),
+    "up, by the folder's __init__": (imports_that_go_up, {"model/__init__.py": "from ..learners import aevb\n"}),
+    "up, relative": (imports_that_go_up, {"model/latent.py": "from ..inference.objectives import elbo\n"}),
+    "up, relative to the root": (imports_that_go_up, {"model/latent.py": "from .. import cli\n"}),
+    "up, in a function": (
+        imports_that_go_up,
+        {"learners/aevb.py": "def step():\n    from elbowroom.running import engine\n"},
+    ),
+    "up, in a method": (
+        imports_that_go_up,
+        {"learners/aevb.py": "class A:\n    def step(self):\n        import elbowroom.running.engine\n"},
+    ),
+    "up, for types only": (
+        imports_that_go_up,
+        {"evaluation/evaluate.py": "if TYPE_CHECKING:\n    from elbowroom.running.engine import Run\n"},
+    ),
+    "up, by import_module": (
+        imports_that_go_up,
+        {"model/latent.py": "import importlib\nplots = importlib.import_module('elbowroom.showing.plots')\n"},
+    ),
+    "up, within the lowest floor": (imports_that_go_up, {"numerics.py": "from elbowroom.data.batch import Batch\n"}),
+    "errors knows nothing": (imports_that_go_up, {"errors.py": "import elbowroom.numerics\n"}),
+    "samplers know data": (imports_that_go_up, {"samplers/hmc.py": "from elbowroom.data.batch import Batch\n"}),
+    "data know samplers": (imports_that_go_up, {"data/batch.py": "from elbowroom.samplers import hmc\n"}),
+    "a public name": (imports_from_the_roof, {"model/latent.py": "from elbowroom import load_data\n"}),
+    "all public names": (imports_from_the_roof, {"running/engine.py": "import elbowroom as er\n"}),
+    "an eager root": (eager_root, {"__init__.py": "from elbowroom.model.latent import LatentModel\n"}),
+    "an eager root, relative": (eager_root, {"__init__.py": "from .model import latent\n"}),
+    "a root that loads torch": (eager_root, {"__init__.py": "try:\n    import torch\nfinally:\n    pass\n"}),
+    "two modules": (
+        circles,
+        {
+            "model/latent.py": "from elbowroom.model.priors import Prior\n",
+            "model/priors.py": "def f():\n    from .latent import L\n",
+        },
+    ),
+    "three modules": (
+        circles,
+        {
+            "data/a.py": "import elbowroom.data.b\n",
+            "data/b.py": "import elbowroom.data.c\n",
+            "data/c.py": "import elbowroom.data.a\n",
+        },
+    ),
+    "a module that imports itself": (circles, {"data/a.py": "from elbowroom.data import a\n"}),
+    "two folders": (
+        circles,
+        {
+            "learners/aevb.py": "import elbowroom.evaluation.evaluate\n",
+            "evaluation/other.py": "import elbowroom.learners.svi\n",
+        },
+    ),
+    "a long file": (long_files, {"model/latent.py": "x = 1\n" * 501}),
+    "utils.py": (names_that_say_nothing, {"model/utils.py": ""}),
+    "common/": (names_that_say_nothing, {"common/thing.py": ""}),
+    "base/ deep down": (names_that_say_nothing, {"model/base/thing.py": ""}),
+    "types.py": (names_that_say_nothing, {"types.py": ""}),
+    "constants/": (names_that_say_nothing, {"constants/__init__.py": ""}),
+    "a new folder": (parts_without_a_floor, {"attic/box.py": ""}),
+    "a new file": (parts_without_a_floor, {"attic.py": ""}),
+    "pyro": (pyro_elsewhere, {"model/latent.py": "import pyro\n"}),
+    "a part of pyro, in a function": (pyro_elsewhere, {"cli.py": "def f():\n    from pyro.infer import SVI\n"}),
+}
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_a_planted_violation_is_found(planted: str, tmp_path: Path) -> None:
+    rule, files = PLANTED[planted]
+    house = build(tmp_path, files)
+    assert len(rule(house)) == 1
+
+
+def test_violations_name_their_place(tmp_path: Path) -> None:
+    house = build(tmp_path, {"model/latent.py": "import torch\nfrom elbowroom.running.engine import train\n"})
+    assert imports_that_go_up(house) == ["model.latent:2 (model) imports running.engine, which lies above it"]
+
+
+def test_five_hundred_lines_are_allowed(tmp_path: Path) -> None:
+    assert long_files(build(tmp_path, {"model/latent.py": "x = 1\n" * 500})) == []
+
+
+def test_a_circle_is_spelt_out(tmp_path: Path) -> None:
+    files = {"model/a.py": "import elbowroom.model.b\n", "model/b.py": "import elbowroom.model.a\n"}
+    assert circles(build(tmp_path, files)) == ["model.a -> model.b -> model.a"]

@@ -36,7 +36,7 @@ demo: setup  ## train on the digits that ship with scikit-learn, measure, draw: 
 	@echo "Open the pictures:"; ls $(DEMO)/figures/*.png | sed 's/^/  /'
 
 # one thread for each process: the processes share the cores
-test: setup  ## the tests of minutes (JOBS=2 processes)
+test: setup  ## all tests but the slow ones, in JOBS=2 processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
 test-all: setup  ## the slow tests too

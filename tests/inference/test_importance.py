@@ -107,7 +107,7 @@ def test_sums_do_not_depend_on_the_chunks(size: int, order: str) -> None:
     for chunk in chunks(50, size):
         sums = sums.add(log_w[chunk])
     found = sums.estimate()
-    assert sums.count == 50
+    assert sums.draws == 50
     torch.testing.assert_close(found.log_evidence, log_mean_exp(log_w))
     torch.testing.assert_close(found.ess, effective_sample_size(log_w))
     w = (log_w - log_w.amax(0)).exp()

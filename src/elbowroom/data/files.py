@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -60,22 +59,25 @@ def load_file(path: Path, *, context: list[str] | None = None, labels: str | Non
 
 
 def _npy(path: Path) -> Material:
-    array = _read_numpy(path, mmap_mode="r")
-    if not isinstance(array, np.ndarray):
+    if zipfile.is_zipfile(path):
         raise ElbowroomError(f"{path} is an archive, not a single array.", "Rename it to .npz.")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as fault:
+        raise _unreadable(path, fault) from fault
     check_shape(array.shape, path.name)
     return Material(name=path.name, storage=MemoryMapped(array, path.name))
 
 
 def _npz(path: Path) -> Material:
-    archive = _read_numpy(path)
-    if isinstance(archive, np.ndarray):
+    try:
+        with path.open("rb") as file:  # opened here, so that it is closed even where numpy gives up half-way
+            archive = np.load(file, allow_pickle=False)
+            arrays = None if isinstance(archive, np.ndarray) else {key: archive[key] for key in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as fault:
+        raise _unreadable(path, fault) from fault
+    if arrays is None:
         raise ElbowroomError(f"{path} holds a single array, not an archive.", "Rename it to .npy.")
-    with archive:
-        try:
-            arrays = {key: archive[key] for key in archive.files}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as fault:
-            raise _unreadable(path, fault) from fault
     found = ", ".join(arrays) or "nothing"
     rest = [key for key in arrays if key not in ("labels", "context", "mask")]
     key = "x" if "x" in arrays else rest[0] if len(rest) == 1 else None
@@ -108,13 +110,6 @@ def _npz(path: Path) -> Material:
         else as_tensor(context.reshape(len(context), -1), f"the context of {path.name}"),
         masked=mask is not None,
     )
-
-
-def _read_numpy(path: Path, mmap_mode: Any = None) -> Any:
-    try:
-        return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as fault:
-        raise _unreadable(path, fault) from fault
 
 
 def _unreadable(path: Path, fault: Exception) -> ElbowroomError:

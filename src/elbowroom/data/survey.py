@@ -70,6 +70,8 @@ def survey(storage: Storage) -> Survey:
 
 def check_finite(found: Survey, name: str, *, missing_allowed: bool) -> None:
     """Refuse infinities, and NaN unless it stands for a missing value."""
+    if not found.finite and not found.infinite:
+        raise ElbowroomError(f"Every value of {name} is missing.", "Give data in which something was observed.")
     if found.infinite:
         raise ElbowroomError(
             f"{name} holds {found.infinite:,} infinite values, the first in row {found.first_infinite_row}, but data "
@@ -81,8 +83,6 @@ def check_finite(found: Survey, name: str, *, missing_allowed: bool) -> None:
             f"{name} holds {found.nan:,} NaN, the first in row {found.first_nan_row}, but data are finite numbers.",
             "If NaN means 'not observed', pass --data.missing mask; otherwise take those rows out.",
         )
-    if not found.finite:
-        raise ElbowroomError(f"Every value of {name} is missing.", "Give data in which something was observed.")
 
 
 def infer_support(found: Survey, storage: Storage) -> Support:

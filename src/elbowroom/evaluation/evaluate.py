@@ -36,8 +36,12 @@ from elbowroom.numerics import mean_and_stderr
 
 __all__ = ["METHODS", "EvaluationData", "Result", "evaluate", "evaluation_mode", "score"]
 
+_ACTIVE_ABOVE = 0.01  # variance over data of the posterior mean, Burda et al. (2016)
+
 Announce = Callable[[str, int, int], None]
 """(method, data done, data in all)"""
+PerBatch = Callable[[Batch, torch.Generator], dict[str, Tensor]]
+"""Figures of every datum of a batch, by name, each of shape (batch, …)."""
 
 
 class EvaluationData(Protocol):
@@ -98,9 +102,9 @@ class _Study:
     announce: Announce
 
     def over_data(
-        self, method: str, per_batch: Callable[[Batch, torch.Generator], dict[str, Tensor]], *, batch_size: int, points: int | None
+        self, method: str, per_batch: PerBatch, *, batch_size: int, points: int | None
     ) -> dict[str, Tensor]:
-        """Per-datum values by name, concatenated over the split."""
+        """Per-datum values by name, concatenated over the split, so that a smaller last batch weighs no more than it is."""
         total = self.data.size(self.split) if points is None else min(points, self.data.size(self.split))
         values: dict[str, list[Tensor]] = {}
         generator, done = None, 0
@@ -113,41 +117,51 @@ class _Study:
             self.announce(method, done, total)
         return {name: torch.cat(parts) for name, parts in values.items()}
 
-    def result(self, name: str, values: Tensor, *, bound: Literal["lower"] | None, **settings: Any) -> Result:
+    def average(self, name: str, values: Tensor, *, bound: Literal["lower"] | None, **settings: Any) -> Result:
+        """The mean over data, with the standard error of that mean."""
         value, stderr = mean_and_stderr(values)
-        return self.figure(name, value, stderr, "nats", len(values), bound, settings)
+        known = stderr if math.isfinite(stderr) else None  # that of a single datum is not
+        return self.result(name, value, known, "nats", len(values), bound, settings)
 
-    def figure(
-        self, name: str, value: float, stderr: float | None, unit: str, points: int, bound: Literal["lower"] | None, settings: dict[str, Any]
+    def result(
+        self,
+        name: str,
+        value: float,
+        stderr: float | None,
+        unit: str,
+        points: int,
+        bound: Literal["lower"] | None,
+        settings: dict[str, Any],
     ) -> Result:
         return Result(
-            name=name, value=value, stderr=stderr if stderr is not None and math.isfinite(stderr) else None, unit=unit, points=points, split=self.split,
-            bound=bound, settings={**settings, "seed": self.seed}, protocol=self.data.protocol(),
+            name=name,
+            value=value,
+            stderr=stderr,
+            unit=unit,
+            points=points,
+            split=self.split,
+            bound=bound,
+            settings={**settings, "seed": self.seed},
+            protocol=self.data.protocol(),
         )
 
-    def with_bits(self, result: Result, num_elements: int) -> list[Result]:
+    def with_bits(self, result: Result) -> list[Result]:
         """The result, and beside it bits per dimension where the data are integers."""
         if self.model.likelihood.support is not Support.BYTES:
             return [result]
-        per_bit = -1 / (num_elements * math.log(2))
-        bits = result.model_copy(
-            update={
-                "name": f"{result.name}, bits per dimension",
-                "value": result.value * per_bit,
-                "stderr": None if result.stderr is None else -result.stderr * per_bit,
-                "unit": "bits/dim",
-                "bound": "upper",
-            }
-        )
-        return [result, bits]
+        nats = math.prod(self.model.likelihood.event_shape) * math.log(2)  # in one bit per dimension
+        bits = {
+            "name": f"{result.name}, bits per dimension",
+            "value": -result.value / nats,
+            "stderr": None if result.stderr is None else result.stderr / nats,
+            "unit": "bits/dim",
+            "bound": "upper",
+        }
+        return [result, result.model_copy(update=bits)]
 
 
 def _elbo_values(study: _Study, points: int | None) -> dict[str, Tensor]:
-    num_elements = 0
-
     def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        nonlocal num_elements
-        num_elements = batch.x[0].numel()
         terms = elbo_terms(
             study.model, study.guide, batch, num_samples=study.num_samples, kl="auto", generator=generator
         )
@@ -157,24 +171,15 @@ def _elbo_values(study: _Study, points: int | None) -> dict[str, Tensor]:
 
 
 def _elbo(study: _Study) -> list[Result]:
-    values = _elbo_values(study, study.points)
-    settings = {"num_samples": study.num_samples}
-    num_elements = _num_elements(study)
-    if not study.model.likelihood.normalized:
-        return [
-            study.result(f"{name} ({study.model.likelihood.name}: not a log-likelihood)", values[name], bound=None, **settings)
-            for name in ("elbo", "reconstruction", "kl")
-        ]
+    values, settings = _elbo_values(study, study.points), {"num_samples": study.num_samples}
+    likelihood = study.model.likelihood
+    remark = "" if likelihood.normalized else f" ({likelihood.name}: not a log-likelihood)"
+    bound = study.average(f"elbo{remark}", values["elbo"], bound=None if remark else "lower", **settings)
     return [
-        *study.with_bits(study.result("elbo", values["elbo"], bound="lower", **settings), num_elements),
-        study.result("reconstruction", values["reconstruction"], bound=None, **settings),
-        study.result("kl", values["kl"], bound=None, **settings),
+        *([bound] if remark else study.with_bits(bound)),
+        study.average(f"reconstruction{remark}", values["reconstruction"], bound=None, **settings),
+        study.average(f"kl{remark}", values["kl"], bound=None, **settings),
     ]
-
-
-def _num_elements(study: _Study) -> int:
-    first = next(iter(study.data.batches(study.split, 1, points=1)))
-    return first.x[0].numel()
 
 
 def _iwae(study: _Study) -> list[Result]:
@@ -186,9 +191,9 @@ def _iwae(study: _Study) -> list[Result]:
 
     points = study.points if study.points is not None else 1000
     values = study.over_data("iwae", per_batch, batch_size=100, points=points)
-    lower = study.result("iwae", values["iwae"], bound="lower", k=study.k, median_ess=float(values["ess"].median()))
+    lower = study.average("iwae", values["iwae"], bound="lower", k=study.k, median_ess=float(values["ess"].median()))
     room = values["iwae"] - _elbo_values(study, points)["elbo"]
-    return [*study.with_bits(lower, _num_elements(study)), study.result("elbow room", room, bound="lower", k=study.k)]
+    return [*study.with_bits(lower), study.average("elbow room", room, bound="lower", k=study.k)]
 
 
 def _active_units(study: _Study) -> list[Result]:
@@ -197,10 +202,12 @@ def _active_units(study: _Study) -> list[Result]:
 
     means = study.over_data("active-units", per_batch, batch_size=1000, points=study.points)["mean"]
     if len(means) < 2:
-        raise ElbowroomError("Active units need a variance over data, but there is one point.", "Give --points 2 or more.")
-    active = int((means.var(0) > 0.01).sum())
-    settings = {"of": means.shape[1], "threshold": 0.01}
-    return [study.figure("active units", active, None, "units", len(means), None, settings)]
+        raise ElbowroomError(
+            "Active units need a variance over data, but there is one point.", "Give --points 2 or more."
+        )
+    active = int((means.var(0) > _ACTIVE_ABOVE).sum())
+    settings = {"of": means.shape[1], "threshold": _ACTIVE_ABOVE}
+    return [study.result("active units", active, None, "units", len(means), None, settings)]
 
 
 METHODS: dict[str, Callable[[_Study], list[Result]]] = {"elbo": _elbo, "iwae": _iwae, "active-units": _active_units}
@@ -214,7 +221,7 @@ def require_normalized(model: LatentModel, method: str) -> None:
     """
     if not model.likelihood.normalized:
         raise ElbowroomError(
-            f"{method} estimates log p(x), but {model.likelihood.name} does not integrate to one: there is no log p(x).",
+            f"{method} estimates log p(x), but {model.likelihood.name} does not integrate to one, so there is none.",
             "Train with --data.binarization dynamic, or with --model.likelihood continuous-bernoulli; "
             "--methods elbo,active-units works as it is.",
         )
@@ -279,7 +286,7 @@ def score(
     Returns:
         (n,) nats and (n,) standard errors (of the Monte Carlo average, by the delta method), float64.
     Raises:
-        ElbowroomError: the likelihood is not normalised.
+        ElbowroomError: the likelihood is not normalised; there are no data.
     """
     require_normalized(model, "score")
     values, errors, generator = [], [], None
@@ -289,4 +296,6 @@ def score(
             estimate = importance_estimate(model, guide, batch, num_samples=k, generator=generator)
             values.append(estimate.log_evidence.double().cpu())
             errors.append(estimate.stderr.double().cpu())
+    if not values:
+        raise ElbowroomError("There are no data to score.", "Give one datum or more.")
     return torch.cat(values), torch.cat(errors)

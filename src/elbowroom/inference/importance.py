@@ -45,13 +45,13 @@ class WeightSums(NamedTuple):
     r"""Running sums over importance weights, per datum, scaled by the largest weight so far.
 
     Attributes:
-        count: k, weights seen.
+        draws: k, weights seen per datum.
         largest: m = max log w_k, float64, shape (batch,).
         total: Σ exp(log w_k − m), float64, shape (batch,).
         squares: Σ exp(2 (log w_k − m)), float64, shape (batch,).
     """
 
-    count: int
+    draws: int
     largest: Tensor
     total: Tensor
     squares: Tensor
@@ -70,7 +70,7 @@ class WeightSums(NamedTuple):
         shift = torch.where(largest.isneginf(), 0.0, largest)
         scaled, rescale = (log_weights - shift).exp(), (self.largest - shift).exp()
         return WeightSums(
-            self.count + len(log_weights),
+            self.draws + len(log_weights),
             largest,
             self.total * rescale + scaled.sum(0),
             self.squares * rescale.square() + scaled.square().sum(0),
@@ -85,9 +85,9 @@ class WeightSums(NamedTuple):
         """
         shift = torch.where(self.largest.isneginf(), 0.0, self.largest)
         ess = self.total.square() / self.squares
-        relative_variance = (self.count / ess - 1).clamp(min=0)  # rounding alone can take equal weights below 0
+        relative_variance = (self.draws / ess - 1).clamp(min=0)  # rounding alone can take equal weights below 0
         return ImportanceEstimate(
-            shift + self.total.log() - math.log(self.count), (relative_variance / (self.count - 1)).sqrt(), ess
+            shift + self.total.log() - math.log(self.draws), (relative_variance / (self.draws - 1)).sqrt(), ess
         )
 
 

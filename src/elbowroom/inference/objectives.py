@@ -222,7 +222,7 @@ def iwae_terms(
     if estimator == "dreg" and weighted.z.requires_grad:
         # log-mean-exp sends w̃_k back along the path; a second w̃_k makes Tucker et al.'s Σ w̃_k² ∂log w_k/∂z ∂z/∂φ
         normalized = torch.softmax(log_w.detach(), 0).unsqueeze(-1)
-        weighted.z.register_hook(lambda gradient: normalized * gradient)
+        weighted.z.register_hook(lambda gradient: normalized * gradient)  # type: ignore[no-untyped-call]  # torch's
     if estimator == "score-function":
         signal = _minus_others_bound(log_w.detach(), value.detach())
         value = value + _without_value((signal * weighted.log_q).sum(0))

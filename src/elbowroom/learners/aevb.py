@@ -1,6 +1,7 @@
 r"""Auto-encoding variational Bayes: ascend a bound on log p(x) in model and guide together.
 
-.. math:: (\theta, \phi) \leftarrow (\theta, \phi) + \eta \, \nabla_{\theta, \phi} \frac{1}{B} \sum_{b=1}^B \mathcal{L}(x_b)
+.. math:: (\theta, \phi) \leftarrow (\theta, \phi)
+    + \eta \, \nabla_{\theta, \phi} \frac{1}{B} \sum_{b=1}^B \mathcal{L}(x_b)
 
 with any bound :math:`\mathcal{L}` of `inference.objectives`, any estimator of its gradient, any ``torch.optim``
 algorithm. (Kingma & Welling 2014, algorithm 1, arXiv:1312.6114.)
@@ -57,7 +58,10 @@ class Aevb:
 
     def init(self, pair: Pair) -> State:
         """The state before the first step."""
-        average = AveragedModel(pair, multi_avg_fn=get_ema_multi_avg_fn(self.ema)) if self.ema else None
+        average = None
+        if self.ema:
+            update = get_ema_multi_avg_fn(self.ema)  # type: ignore[no-untyped-call]
+            average = AveragedModel(pair, multi_avg_fn=update)
         optimizer = self.optimizer(pair.parameters())
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
@@ -67,7 +71,8 @@ class Aevb:
         """One update of the weights of model and guide.
 
         Raises:
-            ElbowroomError: the objective is not finite; names the step, the term and the likely cause.
+            ElbowroomError: the objective or its gradient is not finite; names the step, the term and the likely
+                cause, and leaves the weights as they were.
         """
         lr = self._set_lr(state)
         beta = self.beta * min(1.0, state.step / self.warmup_steps) if self.warmup_steps else self.beta
@@ -75,11 +80,14 @@ class Aevb:
         with torch.autocast(batch.x.device.type, self.autocast, enabled=self.autocast is not None):
             objective = self.objective(state.pair.model, state.pair.guide, batch, generator=generator, **weight)
         value = objective.value.mean()
-        terms = self._terms(value, objective.parts)
-        check_finite(state.step + 1, terms, lr)
         state.optimizer.zero_grad(set_to_none=True)
         value.neg().backward()  # type: ignore[no-untyped-call]
-        grad_norm = self._clip(state)
+        gradients = [weight.grad for weight in state.pair.parameters() if weight.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        terms, grad_norm = self._to_host(value, objective.parts, norm)
+        check_finite(state.step + 1, terms, lr, grad_norm=grad_norm)
+        if self.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(state.pair.parameters(), self.clip_norm, norm)
         state.optimizer.step()
         if state.average is not None:
             state.average.update_parameters(state.pair)
@@ -100,15 +108,11 @@ class Aevb:
             group["lr"] = group["peak_lr"] * factor
         return float(state.optimizer.param_groups[0]["lr"])
 
-    def _terms(self, value: Tensor, parts: Mapping[str, Tensor]) -> dict[str, float]:
-        """Batch means under the names that they deserve, brought to the host in one transfer."""
+    def _to_host(self, value: Tensor, parts: Mapping[str, Tensor], norm: Tensor) -> tuple[dict[str, float], float]:
+        """Batch means under the names that they deserve, and the gradient's norm, in one transfer."""
         means = {self.name: value.detach()} | {name: part.mean() for name, part in parts.items()}
-        terms = dict(zip(means, torch.stack(list(means.values())).tolist(), strict=True))
+        *numbers, grad_norm = torch.stack([*means.values(), norm.to(value.dtype)]).tolist()
+        terms = dict(zip(means, numbers, strict=True))
         if self.weighs_kl:  # the value holds β·KL and free bits; what is reported as ELBO holds neither
             terms["elbo"] = terms["reconstruction"] - terms["kl"]
-        return terms
-
-    def _clip(self, state: State) -> float | None:
-        if self.clip_norm is None:
-            return None
-        return nn.utils.clip_grad_norm_(state.pair.parameters(), self.clip_norm).item()
+        return terms, grad_norm

@@ -65,7 +65,7 @@ class Info(NamedTuple):
     terms: dict[str, float]  #: the bound under its own name, and its parts
     lr: float  #: the learning rate that was used
     beta: float  #: the weight of the KL term that was used
-    grad_norm: float | None = None  #: before clipping, where gradients are clipped
+    grad_norm: float | None = None  #: of all weights together, before clipping; None where there is no gradient
 
 
 class Learner(Protocol):
@@ -84,7 +84,7 @@ class Learner(Protocol):
         """One update of the weights.
 
         Raises:
-            ElbowroomError: the objective is not finite; the weights are left as they were.
+            ElbowroomError: the objective or its gradient is not finite; the weights are left as they were.
         """
         ...
 
@@ -93,16 +93,27 @@ class Learner(Protocol):
         ...
 
 
-def check_finite(step: int, terms: Mapping[str, float], lr: float) -> None:
-    """Stops at a batch mean that is not a finite number, before it reaches the weights.
+def check_finite(step: int, terms: Mapping[str, float], lr: float, *, grad_norm: float | None = None) -> None:
+    """Stops at a batch mean or a gradient that is not a finite number, before it reaches the weights.
 
+    Args:
+        step: the one that is being made, counted from 1.
+        terms: batch means, nats per datum.
+        lr: the learning rate.
+        grad_norm: of all weights together.
     Raises:
         ElbowroomError: names the step, the term and the likely cause.
     """
     bad = [name for name, value in terms.items() if not math.isfinite(value)]
-    if not bad:
+    if not bad and (grad_norm is None or math.isfinite(grad_norm)):
         return
     values = ", ".join(f"{name} = {value:.4g}" for name, value in terms.items())
+    if not bad:
+        raise ElbowroomError(
+            f"At step {step} the gradient stopped being finite, though the objective is: {values}. A derivative "
+            f"overflowed, as in a network whose outputs have grown too large (the learning rate is {lr:.3g}).",
+            "Lower --optimizer.lr; the last good checkpoint is kept.",
+        )
     if "kl" in bad and "reconstruction" not in bad:
         cause = "The guide's scale over- or underflowed, which a learning rate that is too large does"
     elif "reconstruction" in bad and "kl" not in bad:

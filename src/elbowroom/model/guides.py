@@ -58,7 +58,7 @@ class InputTransform(nn.Module):
         self.support = support
         self.num_categories = num_categories
         self.out_shape = tuple(event_shape)
-        if support is Support.CATEGORIES:
+        if support == Support.CATEGORIES:
             if num_categories is None:
                 raise ElbowroomError(
                     "Categories were declared without saying how many there are.", "Give num_categories."
@@ -75,7 +75,7 @@ class InputTransform(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x of shape (\\*, \\*event) as (\\*, \\*out_shape), in the guide's floating-point type."""
-        if self.support is Support.CATEGORIES:
+        if self.support == Support.CATEGORIES:
             assert self.num_categories is not None
             hot = F.one_hot(x.long(), self.num_categories).to(self.shift.dtype)
             return hot.movedim(-1, -len(self.out_shape))

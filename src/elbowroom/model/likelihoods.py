@@ -1,17 +1,17 @@
 r"""Likelihoods p(x | z), one class for each kind of data. What they share is in :mod:`elbowroom.model.likelihood`.
 
-================================= ==================== ===========================================================
-name                             an element of x is    its distribution
-================================= ==================== ===========================================================
-``bernoulli``                    0 or 1                Bernoulli
-``cross-entropy``                in [0, 1]             none: a training loss, kept apart by ``normalized = False``
-``continuous-bernoulli``         in [0, 1]             exponential in x, with its normalising constant
-``gaussian``                     real                  normal; σ given, learned, or from the network
-``discretized-logistic-mixture`` 0..255               mixture of logistics, integrated over each integer's bin
-``categorical``                  a category's number   categorical
-``poisson``                      a count               Poisson
-``negative-binomial``            a count               gamma-Poisson, its dispersion learned for each element
-================================= ==================== ===========================================================
+================================ =================== ===============================================
+name                             an element of x is  its distribution
+================================ =================== ===============================================
+``bernoulli``                    0 or 1              Bernoulli
+``cross-entropy``                in [0, 1]           none: a training loss, ``normalized = False``
+``continuous-bernoulli``         in [0, 1]           exponential in x, with its normalising constant
+``gaussian``                     real                normal; σ given, learned, or from the network
+``discretized-logistic-mixture`` 0..255              mixture of logistics, summed over each bin
+``categorical``                  a category's number categorical
+``poisson``                      a count             Poisson
+``negative-binomial``            a count             gamma-Poisson, with learned dispersions
+================================ =================== ===============================================
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Generator, Tensor, nn
@@ -49,12 +50,9 @@ class LinearGaussian(LatentModel):
 
     def __init__(self, weight: Tensor, bias: Tensor, scale: float) -> None:
         dim, latent_dim = weight.shape
-        network = MLP((latent_dim,), (1, dim), hidden=())
+        network = _affine_network(weight, bias, (1, dim))
         super().__init__(StandardNormal(latent_dim), Gaussian(network, (dim,), scale=scale))
         self.to(weight.dtype)
-        with torch.no_grad():
-            network.output.weight.copy_(weight)
-            network.output.bias.copy_(bias)
         self.noise_scale = scale
 
     @property
@@ -112,11 +110,10 @@ class LinearGaussian(LatentModel):
         rows, columns = torch.tril_indices(latent_dim, latent_dim)
         entries = tril[rows, columns]
         triangle = torch.where(rows == columns, 2 * torch.log(entries.abs()), entries)
-        network = MLP((dim,), FullNormal.parameter_shape(latent_dim), hidden=()).to(self.weight.dtype)
-        with torch.no_grad():
-            network.output.weight.zero_()[:latent_dim] = gain
-            network.output.bias.copy_(torch.cat([-gain @ bias, triangle]))
-        return FullNormal(network, latent_dim)
+        rows_of_weight = torch.cat([gain, gain.new_zeros(len(triangle), dim)])
+        rows_of_bias = torch.cat([-gain @ bias, triangle])
+        network = _affine_network(rows_of_weight, rows_of_bias, FullNormal.parameter_shape(latent_dim))
+        return FullNormal(network.to(self.weight.dtype), latent_dim)
 
     def _normal_equations(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Observed residuals r, M of shape (batch, latent, latent), and Wᵀ r / σ²; all in float64."""
@@ -126,6 +123,16 @@ class LinearGaussian(LatentModel):
         inner = torch.einsum("nd,dj,dk->njk", observed, weight, weight)
         precision = torch.eye(weight.shape[1], dtype=torch.float64, device=weight.device) + inner / variance
         return residual, precision, residual @ weight / variance
+
+
+def _affine_network(weight: Tensor, bias: Tensor, out_shape: Sequence[int]) -> MLP:
+    """x -> weight x + bias; its type is the weight's."""
+    with torch.random.fork_rng(devices=()):  # the initial weights are thrown away, and so are their draws
+        network = MLP((weight.shape[1],), out_shape, hidden=()).to(weight.dtype)
+    with torch.no_grad():
+        network.output.weight.copy_(weight)
+        network.output.bias.copy_(bias)
+    return network
 
 
 def ppca(
@@ -158,12 +165,10 @@ def ppca(
     covariance = exact.covariance_matrix[0].detach()
     deviation = covariance.diagonal().sqrt()
     gain = covariance @ model.weight.detach().double().T / model.noise_scale**2
-    network = MLP((dim,), (2, latent_dim), hidden=()).to(dtype)
-    with torch.no_grad():
-        network.output.weight.zero_()[:latent_dim] = gain
-        shift = -gain @ model.bias.detach().double() + 0.7 * deviation
-        network.output.bias.copy_(torch.cat([shift, 2 * deviation.log() + math.log(2)]))
-    return model, DiagonalNormal(network, latent_dim), x
+    shift = -gain @ model.bias.detach().double() + 0.7 * deviation
+    rows_of_bias = torch.cat([shift, 2 * deviation.log() + math.log(2)])
+    network = _affine_network(torch.cat([gain, torch.zeros_like(gain)]), rows_of_bias, (2, latent_dim))
+    return model, DiagonalNormal(network.to(dtype), latent_dim), x
 
 
 @torch.no_grad()

@@ -53,6 +53,9 @@ class Facts(BaseModel):
 
     event_shape: tuple[int, ...]
     support: Support
+    """Of what is delivered."""
+    native_support: Support
+    """Of what is stored."""
     context_dim: int = 0
     num_categories: int | None = None
     steps_per_epoch: int | None = None
@@ -105,6 +108,7 @@ def facts_of(data: DataSet | StreamSet, batch_size: int) -> Facts:
     return Facts(
         event_shape=tuple(data.event_shape),
         support=data.support,
+        native_support=data.native_support,
         context_dim=data.context_dim,
         num_categories=data.num_categories,
         steps_per_epoch=None if size is None else math.ceil(size / batch_size),
@@ -193,11 +197,12 @@ def _guide(model: ModelConfig, facts: Facts) -> Conditional:
 
 def _likelihood(model: ModelConfig, facts: Facts) -> Likelihood:
     kind = LIKELIHOODS[pick_likelihood(model, facts.support)]
-    shape: dict[str, Any] = {
+    shapes: dict[str, dict[str, Any]] = {
         "gaussian": {"scale": model.scale},
         "discretized-logistic-mixture": {"components": model.components},
         "categorical": {"num_categories": facts.num_categories},
-    }.get(kind.name, {})
+    }
+    shape = shapes.get(kind.name, {})
     rest: dict[str, Any] = {}
     if kind is Gaussian:
         shift, unit = torch.zeros(facts.event_shape), torch.ones(facts.event_shape)
@@ -230,15 +235,9 @@ def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
     """
     likelihood, guide = pair.model.likelihood, pair.guide
     mean, std = data.moments()
-    if likelihood.support is Support.REALS and data.support is Support.REALS:
-        constant = std.flatten() <= 1e-12 * mean.abs().flatten().clamp(min=1e-300)
-        if bool(constant.any()):
-            where = ", ".join(str(i) for i in torch.nonzero(constant).flatten().tolist()[:5])
-            raise ElbowroomError(
-                f"{int(constant.sum())} of {constant.numel()} elements never vary in the training data (the first: "
-                f"{where}), so a density of them can grow without bound.",
-                "Drop those columns.",
-            )
+    # grey pixels under a Gaussian have a scale of their own, and some never vary: they are not standardised
+    if isinstance(likelihood, Gaussian) and data.native_support is Support.REALS:
+        _refuse_constant(mean, std)
         for module, names in ((likelihood, ("shift", "unit")), (guide.get_submodule("transform"), ("shift", "scale"))):
             for name, value in zip(names, (mean, std), strict=True):
                 module.get_buffer(name).copy_(value)
@@ -247,6 +246,17 @@ def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
     if isinstance(pair.model.prior, VampPrior):
         rows = _some_rows(data, config.model.prior_components)
         pair.model.prior = VampPrior(guide, rows, data.support, context_dim=data.context_dim)
+
+
+def _refuse_constant(mean: Tensor, std: Tensor) -> None:
+    constant = std.flatten() <= 1e-12 * mean.abs().flatten()
+    if bool(constant.any()):
+        where = ", ".join(str(i) for i in torch.nonzero(constant).flatten().tolist()[:5])
+        raise ElbowroomError(
+            f"{int(constant.sum())} of {constant.numel()} elements never vary in the training data (the first: "
+            f"{where}), so a density of them can grow without bound.",
+            "Drop those columns.",
+        )
 
 
 def _some_rows(data: DataSet | StreamSet, number: int) -> Tensor:

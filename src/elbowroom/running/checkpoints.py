@@ -1,8 +1,8 @@
 """Checkpoints that survive a kill at any instant.
 
     checkpoints/step-N/    model.safetensors      the weights to measure (the moving average, where there is one)
-                           training.safetensors   all else that the next step depends on: optimiser, raw weights, generator
-                           state.json             numbers, and the SHA-256 of the two files above
+                           training.safetensors   all else that the next step depends on: moments, raw weights, generator
+                           state.json             numbers, and the SHA-256 of them and of the two files above
     checkpoints/latest     a text file that holds "step-N"
     checkpoints/best       likewise
 
@@ -16,8 +16,10 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,19 +31,39 @@ from torch import Tensor, nn
 
 from elbowroom.errors import ElbowroomError
 
-__all__ = ["Checkpoint", "Checkpoints", "write_text_atomically"]
+__all__ = ["Checkpoint", "Checkpoints", "full_disk_explained", "write_text_atomically"]
 
 _WEIGHTS, _TRAINING, _STATE = "model.safetensors", "training.safetensors", "state.json"
+
+
+@contextmanager
+def full_disk_explained(path: Path) -> Iterator[None]:
+    """While inside, an operating system's "no space left" becomes the user's error; any other fault stays itself.
+
+    Args:
+        path: what is being written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+        if not full:
+            raise
+        raise ElbowroomError(
+            f"The disk that holds {path.parent} is full, so {path.name} could not be written.",
+            "Make room, then go on with --resume; the last good checkpoint is kept.",
+        ) from error
 
 
 def write_text_atomically(path: Path, text: str) -> None:
     """Replaces a file's text in one step: a reader sees the old or the new, never half of it."""
     temporary = path.with_name(f".{path.name}.writing")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with full_disk_explained(path):
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +97,14 @@ class Checkpoints:
 
     Args:
         folder: where it is, or will be.
-        keep: how many of the newest to keep, beside the best.
+        keep: how many of the newest that training can go on from to keep, beside the best.
     """
 
     def __init__(self, folder: Path, *, keep: int = 2) -> None:
         self.folder = folder
         self.keep = keep
+
+    # --- writing ---
 
     def save(
         self,
@@ -109,9 +133,7 @@ class Checkpoints:
                     "Lower --optimizer.lr, or set --optimizer.clip-norm 10; the last good checkpoint is kept.",
                 )
         final = self.folder / f"step-{step}"
-        there = _fault(final) is None and (training is None or (final / _TRAINING).is_file())
-        if not there:
-            self._write(final, weights, training, state)
+        self._write(final, weights, training, state)
         for pointer in pointers:
             write_text_atomically(self.folder / pointer, final.name)
         self._prune()
@@ -120,40 +142,50 @@ class Checkpoints:
     def _write(
         self, final: Path, weights: nn.Module, training: Mapping[str, Tensor] | None, state: Mapping[str, Any]
     ) -> None:
-        temporary = self.folder / f".{final.name}.writing"
+        temporary = _in_progress(final)
         shutil.rmtree(temporary, ignore_errors=True)
         try:
-            temporary.mkdir(parents=True)
-            save_model(weights, str(temporary / _WEIGHTS))
-            if training is not None:
-                save_file(dict(training), temporary / _TRAINING)
-            digests = {file.name: _sha256_and_flush(file) for file in sorted(temporary.iterdir())}
-            write_text_atomically(temporary / _STATE, json.dumps({**state, "sha256": digests}, indent=1))
-            shutil.rmtree(final, ignore_errors=True)
-            temporary.rename(final)
-        except (OSError, SafetensorError) as error:
+            with full_disk_explained(final):
+                temporary.mkdir(parents=True)
+                save_model(weights, str(temporary / _WEIGHTS))
+                if training is not None:
+                    save_file(dict(training), temporary / _TRAINING)
+                digests = {file.name: _sha256_and_flush(file) for file in sorted(temporary.iterdir())}
+                digests[_STATE] = _sha256_of(state)
+                # last of all, so that a temporary folder that has it is complete: see `settle`
+                write_text_atomically(temporary / _STATE, json.dumps({**state, "sha256": digests}, indent=1))
+        except (ElbowroomError, OSError, SafetensorError):
             shutil.rmtree(temporary, ignore_errors=True)
-            full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-            if not full:
-                raise
-            raise ElbowroomError(
-                f"The disk that holds {self.folder} is full, so {final.name} could not be saved.",
-                "Make room, then go on with --resume; the last good checkpoint is kept.",
-            ) from error
+            raise
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+
+    def settle(self) -> None:
+        """Finishes or clears away what a kill left half done; only for the process that holds the run's lock."""
+        for temporary in self.folder.glob(".step-*.writing"):
+            final = self.folder / temporary.name.removeprefix(".").removesuffix(".writing")
+            if _fault(temporary) is None:
+                shutil.rmtree(final, ignore_errors=True)
+                temporary.rename(final)
+            else:
+                shutil.rmtree(temporary)
 
     def _prune(self) -> None:
-        keep = set(self._names()[: self.keep]) | {self._pointed(pointer) for pointer in ("latest", "best")}
-        for name in set(self._names()) - keep:
+        """Deletes all but the best and the newest from which training can go on.
+
+        What is newer than the latest stems from before a damaged checkpoint sent training back.
+        """
+        latest, best = self._pointed("latest"), self._pointed("best")
+        newest = latest if latest in self._names() else None
+        resumable = [
+            name
+            for name in self._names()
+            if (self.folder / name / _TRAINING).is_file() and (newest is None or _step(name) <= _step(newest))
+        ]
+        for name in set(self._names()) - {*resumable[: self.keep], latest, best}:
             shutil.rmtree(self.folder / name)
 
-    def _names(self) -> list[str]:
-        """Checkpoints, newest first."""
-        names = [path.name for path in self.folder.glob("step-*")]
-        return sorted(names, key=lambda name: int(name.removeprefix("step-")), reverse=True)
-
-    def _pointed(self, pointer: str) -> str | None:
-        path = self.folder / pointer
-        return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+    # --- reading ---
 
     def exist(self) -> bool:
         """Whether there is any checkpoint, good or damaged."""
@@ -174,19 +206,36 @@ class Checkpoints:
         passed_over = [] if first is None or first in names else [f"{first} is missing"]
         for name in names:
             path = self.folder / name
-            if resumable and not (path / _TRAINING).is_file():
-                continue
             fault = _fault(path)
-            if fault is None:
+            if fault is not None:
+                passed_over.append(f"{name} is damaged ({fault})")
+            elif not resumable or (path / _TRAINING).is_file():
                 if passed_over:
                     announce(f"{'; '.join(passed_over)}: fell back to {name}, the newest good checkpoint.")
                 return Checkpoint(path, json.loads((path / _STATE).read_text(encoding="utf-8")))
-            passed_over.append(f"{name} is damaged ({fault})")
         damage = f": {'; '.join(passed_over)}" if passed_over else ""
         raise ElbowroomError(
             f"{self.folder.parent} has no good checkpoint{damage}.",
             "Train it first, or start over with --overwrite.",
         )
+
+    def _names(self) -> list[str]:
+        """Checkpoints, newest first."""
+        names = [path.name for path in self.folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
+        return sorted(names, key=_step, reverse=True)
+
+    def _pointed(self, pointer: str) -> str | None:
+        path = self.folder / pointer
+        # a damaged pointer names nothing that exists, whatever its bytes
+        return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else None
+
+
+def _in_progress(final: Path) -> Path:
+    return final.with_name(f".{final.name}.writing")
+
+
+def _step(name: str) -> int:
+    return int(name.removeprefix("step-"))
 
 
 def _sha256_and_flush(path: Path) -> str:
@@ -195,17 +244,24 @@ def _sha256_and_flush(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _sha256_of(state: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
 def _fault(path: Path) -> str | None:
     """What is wrong with a checkpoint, in a few words; None if nothing is."""
     try:
         state = json.loads((path / _STATE).read_text(encoding="utf-8"))
-        digests = dict(state["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        digests = dict(state.pop("sha256"))
+        recorded = digests.pop(_STATE)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{_STATE}: {type(error).__name__}"
-    for name, digest in digests.items():
+    if _sha256_of(state) != recorded:
+        return f"{_STATE} has changed on disk"
+    for name in {_WEIGHTS, *digests}:
         if not (path / name).is_file():
             return f"{name} is missing"
         with (path / name).open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digests.get(name):
                 return f"{name} has changed on disk"
     return None

@@ -12,13 +12,14 @@ imported here, so that ``elbowroom --help`` is quick.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from elbowroom.errors import ElbowroomError, did_you_mean
 
@@ -50,6 +51,13 @@ def _split_commas(value: Any) -> Any:
     return value
 
 
+def _share(value: float) -> float:
+    if value >= 1 and value != int(value):
+        raise ValueError("a share below 1 or a whole number of data")
+    return value
+
+
+Share = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_share)]
 Widths = Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_split_commas)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 
@@ -69,9 +77,9 @@ class DataConfig(Section):
     """Which values an element can take; found from the data unless said here."""
     num_categories: Annotated[int, Field(ge=2)] | None = None
     """How many categories, for support = categories."""
-    validation: Annotated[float, Field(ge=0)] = 0.1
+    validation: Share = 0.1
     """Share (below 1) or number of the training data kept for validation."""
-    test: Annotated[float, Field(ge=0)] = 0.1
+    test: Share = 0.1
     """Share (below 1) or number of data kept for the test set, where the data have none of their own."""
     context: Literal["labels"] | Names | None = None
     """Covariates: 'labels' for class labels, or the names of a table's columns."""
@@ -163,7 +171,7 @@ class OptimizerConfig(Section):
     """torch.optim's algorithm."""
     lr: Annotated[float, Field(gt=0)] = 1e-3
     """Learning rate (its peak, under a schedule)."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """Decay rates of Adam's moments."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
     """Adam's ε."""
@@ -318,22 +326,60 @@ def configure(*layers: Mapping[str, Any], source: str = "configuration") -> Conf
         raise explain(error, source) from error
 
 
-def explain(error: ValidationError, source: str) -> ElbowroomError:
-    """All of pydantic's faults in one message: what was given, what was expected, the nearest key that exists."""
-    faults = [_explain(dict(fault)) for fault in error.errors(include_url=False)]
-    problem = f"{source}: " + " ".join(problem for problem, _ in faults)
-    return ElbowroomError(problem, " ".join(dict.fromkeys(remedy for _, remedy in faults)))
+def explain(error: ValidationError, source: str | None, *, section: str = "") -> ElbowroomError:
+    """All of pydantic's faults in one message: what was given, what was expected, the nearest key that exists.
+
+    Args:
+        error: of `Config`, or of one of its sections.
+        source: what to call the keys' origin; None if they came as flags.
+        section: where the faults lie, if ``error`` is that section's.
+    """
+    faults: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for fault in error.errors(include_url=False):
+        key, rest = _key_of((*section.split("."), *fault["loc"]) if section else fault["loc"])
+        faults.setdefault(key, []).append({**fault, "rest": rest})
+    explained = [_explain(key, about, as_flag=source is None) for key, about in faults.items()]
+    problem = " ".join(problem for problem, _ in explained)
+    remedy = " ".join(dict.fromkeys(remedy for _, remedy in explained))
+    return ElbowroomError(problem if source is None else f"{source}: {problem}", remedy)
 
 
-def _explain(fault: dict[str, Any]) -> tuple[str, str]:
-    """One pydantic fault as (problem, remedy)."""
-    where = [str(part) for part in fault["loc"]]
-    key = ".".join(where)
-    if fault["type"] == "extra_forbidden":
-        section: type[BaseModel] | None = Config
-        for part in where[:-1]:
-            section = section.model_fields[part].annotation if section else None
-        names = list(section.model_fields) if section else []
-        return f"there is no key '{key}'.", did_you_mean(where[-1], names)
-    expected = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"{key} is {fault['input']!r}, but should be {expected}.", "`elbowroom train --help` describes every key."
+def _key_of(where: tuple[int | str, ...]) -> tuple[tuple[str, ...], tuple[int | str, ...]]:
+    """Pydantic's place of a fault as the key it belongs to, and what lies inside the key's value."""
+    kind: Any = Config
+    for depth, part in enumerate(where):
+        if not (isinstance(kind, type) and issubclass(kind, Section)):
+            return tuple(str(name) for name in where[:depth]), where[depth:]
+        kind = kind.model_fields[str(part)].annotation if part in kind.model_fields else None
+    return tuple(str(name) for name in where), ()
+
+
+def _explain(key: tuple[str, ...], faults: list[dict[str, Any]], *, as_flag: bool) -> tuple[str, str]:
+    """Pydantic's faults with one key as (problem, remedy)."""
+    name = f"--{'.'.join(key).replace('_', '-')}" if as_flag else ".".join(key)
+    first, see = faults[0], "`elbowroom train --help` describes every key."
+    if first["type"] == "extra_forbidden":
+        section: Any = Config
+        for part in key[:-1]:
+            section = section.model_fields[part].annotation
+        what = "section" if len(key) == 1 and isinstance(first["input"], Mapping) else "key"
+        return f"there is no {what} '{name}'.", did_you_mean(key[-1], section.model_fields)
+    if first["type"] == "model_type":
+        return f"{name} is {first['input']!r}, but it is a section of keys.", f"Write [{name}] and its keys below."
+    expected = " or ".join(dict.fromkeys(_expected(fault) for fault in faults))
+    near = did_you_mean(str(first["input"]), re.findall(r"'([^']+)'", expected))
+    see = near if near.startswith("Did") else see
+    return f"{name} is {_plain(first['input'], as_flag=as_flag)}, but should be {expected}.", see
+
+
+def _expected(fault: Mapping[str, Any]) -> str:
+    numbers = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+    if (kind := str(fault["type"]).split("_")[0]) in numbers:
+        return numbers[kind]
+    text: str = fault["msg"]
+    return text.removeprefix("Input should be ").removeprefix("Value error, ")
+
+
+def _plain(value: Any, *, as_flag: bool) -> str:
+    # all that stands on a command line is text, so quotation marks would say nothing
+    return str(value) if as_flag else repr(value)

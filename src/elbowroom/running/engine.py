@@ -8,6 +8,7 @@ one that was never stopped.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -54,7 +55,7 @@ class Books:
 
     sums: dict[str, float] = field(default_factory=dict)  #: of the terms since the last report, over data
     count: int = 0  #: data since the last report
-    best_value: float = -float("inf")  #: validation, nats per datum
+    best_value: float | None = None  #: validation, nats per datum; None before the first report
     best_step: int = 0
     reports_since_best: int = 0
     seconds: float = 0.0  #: wall time of earlier sessions
@@ -86,12 +87,12 @@ def fit(
 
     Raises:
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
-        ElbowroomError: a term is not finite, the disk is full, a stream is empty.
+        ElbowroomError: a term or a gradient is not finite, the disk is full, a stream is empty.
     """
-    desk = _Desk(learner, data, plan, folder, books, observers, generator)
-    for observer in observers:
-        observer.start(state.step, plan.total_steps)
+    desk = _Desk(learner, data, plan, folder, books, observers, generator, on_disk=state.step)
     try:
+        for observer in observers:
+            observer.start(state.step, plan.total_steps)
         with deferred_interrupts() as interrupted:
             batches = _endless_batches(data, plan, generator, state.step)
             while not plan.is_done(state.step, books):
@@ -142,6 +143,7 @@ class _Desk:
     started: float = field(default_factory=time.perf_counter)
     saved: float = field(default_factory=time.perf_counter)
     best: Pair | None = None  #: the best weights, as long as they are not on disk
+    on_disk: int = 0  #: the step of the latest checkpoint; nothing needs to be saved before the first
 
     def seconds(self) -> float:
         return self.books.seconds + time.perf_counter() - self.started
@@ -169,17 +171,20 @@ class _Desk:
                 for name, value in self.learner.measure(pair, batch, generator=generator).items():
                     values.setdefault(name, []).append(value)
         moments = {name: mean_and_stderr(torch.cat(parts)) for name, parts in values.items()}
-        return {name: mean for name, (mean, _) in moments.items()} | {"stderr": moments[self.learner.name][1]}
+        stderr = moments[self.learner.name][1]  # unknown from one datum, and JSON has no NaN
+        means = {name: mean for name, (mean, _) in moments.items()}
+        return means | ({"stderr": stderr} if math.isfinite(stderr) else {})
 
     def _compare(self, state: State, value: float) -> None:
         self.books.reports_since_best += 1
-        if value > self.books.best_value:
+        if self.books.best_value is None or value > self.books.best_value:
             self.books.best_value, self.books.best_step, self.books.reports_since_best = value, state.step, 0
             self.best = copy.deepcopy(state.learned)
 
     def save(self, state: State, *, only_if_due: bool = False) -> None:
         """Writes the best and the latest weights, and all that training needs to go on from the latest."""
-        if only_if_due and time.perf_counter() - self.saved < self.plan.checkpoint_seconds:
+        early = only_if_due and time.perf_counter() - self.saved < self.plan.checkpoint_seconds
+        if early or state.step == self.on_disk:
             return
         books = asdict(self.books) | {"seconds": self.seconds()}
         numbers = {"step": state.step, "books": books}
@@ -193,7 +198,7 @@ class _Desk:
             state.step, state.learned, numbers, training=_training_tensors(state, self.generator), pointers=pointers
         )
         self.best = None
-        self.saved = time.perf_counter()
+        self.on_disk, self.saved = state.step, time.perf_counter()
 
 
 def _training_tensors(state: State, generator: torch.Generator) -> dict[str, Tensor]:

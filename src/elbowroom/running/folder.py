@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from elbowroom.errors import ElbowroomError
-from elbowroom.running.checkpoints import Checkpoints, write_text_atomically
+from elbowroom.running.checkpoints import Checkpoints, full_disk_explained, write_text_atomically
 
 __all__ = ["RunFolder", "runs_in"]
 
@@ -38,7 +38,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | Path, *, overwrite: bool = False) -> RunFolder:
-        """A new, empty run folder.
+        """A new, empty run folder. What a run left that failed before its first report is nothing to keep.
 
         Raises:
             ElbowroomError: something stands there already, or the folder cannot be made.
@@ -47,7 +47,7 @@ class RunFolder:
         if folder.path.exists() and not folder.path.is_dir():
             raise ElbowroomError(f"{folder.path} is a file, not a run folder.", "Give another name with --out.")
         if folder.path.is_dir() and any(entry.name != ".lock" for entry in folder.path.iterdir()):
-            if not overwrite:
+            if not overwrite and not folder._is_unstarted():
                 raise ElbowroomError(
                     f"The run folder {folder.path} exists already.",
                     f"Go on with it (--resume), give another name (--out {_free_name(folder.path)}), "
@@ -82,6 +82,9 @@ class RunFolder:
             )
         return folder
 
+    def _is_unstarted(self) -> bool:
+        return (self.path / "config.json").is_file() and not self.checkpoints.exist() and not self.metrics()
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Holds the folder against other writers; the system lets go when the process ends, however it ends.
@@ -90,8 +93,7 @@ class RunFolder:
             ElbowroomError: a live process holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        holder = self.path / ".lock"
-        lock = FileLock(holder, timeout=0)
+        lock = FileLock(self.path / ".lock", timeout=0)
         try:
             lock.acquire()
         except Timeout as error:
@@ -143,7 +145,8 @@ class RunFolder:
 
     def append_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Adds lines to metrics.jsonl and flushes them to disk."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        path = self.path / "metrics.jsonl"
+        with full_disk_explained(path), path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
             file.flush()
             os.fsync(file.fileno())
@@ -172,7 +175,8 @@ class RunFolder:
         """Adds results to evaluation.json; one with the same name, split and settings is replaced."""
 
         def key(result: Mapping[str, Any]) -> str:
-            return json.dumps([result["name"], result["split"], result["points"], result["settings"]], sort_keys=True)
+            asked = {name: value for name, value in result["settings"].items() if name != "median_ess"}  # that was found
+            return json.dumps([result["name"], result["split"], result["points"], asked], sort_keys=True)
 
         kept = {key(result): dict(result) for result in [*self.evaluations(), *results]}
         path = self.path / "evaluation.json"

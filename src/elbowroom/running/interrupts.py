@@ -35,4 +35,4 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
         yield lambda: came
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: set outside Python

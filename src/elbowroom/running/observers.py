@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 import time
@@ -70,9 +71,14 @@ class Terminal:
         if not self._console.is_terminal:
             return
         self._bar = Progress(
-            BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"),
-            console=self._console, refresh_per_second=4,
-        )  # fmt: skip
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=self._console,
+            refresh_per_second=4,
+        )
         self._bar.start()
         self._task = self._bar.add_task("", total=total, completed=step)
 
@@ -121,10 +127,11 @@ class TensorBoard:
             raise ElbowroomError(
                 "train.tensorboard is set, but TensorBoard is not installed.", "pip install 'elbowroom[tensorboard]'"
             ) from error
-        self._writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self._open = functools.partial(SummaryWriter, str(folder))
+        self._writer: Any = None
 
     def start(self, step: int, total: int) -> None:
-        pass
+        self._writer = self._open(purge_step=step + 1)  # a run that goes on forgets what it had made after that step
 
     def step(self) -> None:
         pass
@@ -132,7 +139,8 @@ class TensorBoard:
     def report(self, rows: Sequence[Row]) -> None:
         for row in rows:
             for name in row.keys() - _NOT_TERMS:
-                self._writer.add_scalar(f"{name}/{row['split']}", row[name], row["step"])  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(f"{name}/{row['split']}", row[name], row["step"])
 
     def stop(self) -> None:
-        self._writer.close()  # type: ignore[no-untyped-call]
+        if self._writer is not None:
+            self._writer.close()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-import elbowroom
+from elbowroom import __version__
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.sources import BUILT_IN
 from elbowroom.data.stream import StreamSet
@@ -173,7 +173,7 @@ def _plan(settings: Config, facts: Facts) -> Plan:
 def _content(settings: Config, facts: Facts, data: DataSet | StreamSet, *, from_python: bool) -> dict[str, Any]:
     """config.json: all that is needed to repeat the run."""
     return {
-        "elbowroom": elbowroom.__version__,
+        "elbowroom": __version__,
         "torch": torch.__version__,
         "config": settings.model_dump(mode="json"),
         "facts": facts.model_dump(mode="json"),

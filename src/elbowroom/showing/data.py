@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.support import Support
@@ -23,8 +24,8 @@ def describe(data: DataSet) -> dict[str, Any]:
         "binarization": str(data.binarization),
         "splits": {split: data.size(split) for split in data.splits},
         "context": data.context_dim or "none",
-        "labels": 0 if data.labels is None else len(data.labels.unique()),
-        "source": data.source,
+        "labels": 0 if data.labels is None else len(torch.unique(data.labels)),
+        "source": data.source or None,
         "licence": data.licence or "unknown",
         "sha256": data.protocol()["sha256"],
     }
@@ -38,7 +39,14 @@ def picture(data: DataSet, path: Path) -> Path:
         plots.marginals_figure(batch.x, batch.x, path=path)
         return path
     titles = None if data.labels is None else data.labels[batch.index].tolist()
-    plots.image_grid(
-        batch.x, titles=titles, columns=3, value_range=(0.0, 255.0 if data.support is Support.BYTES else 1.0), path=path
-    )
+    plots.image_grid(batch.x, titles=titles, columns=3, value_range=_value_range(data, batch.x), path=path)
     return path
+
+
+def _value_range(data: DataSet, shown: Tensor) -> tuple[float, float]:
+    """Black and white: the ends of the support, or of the values shown where it has none."""
+    if data.support in (Support.BINARY, Support.UNIT_INTERVAL):
+        return (0.0, 1.0)
+    if data.support is Support.BYTES:
+        return (0.0, 255.0)
+    return (float(shown.min()), float(shown.max()))

@@ -15,7 +15,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.running.runs import Encoded, Run
 from elbowroom.showing import plots
 
-__all__ = ["curves", "latents", "manifold", "reconstructions", "samples", "traversals"]
+__all__ = ["contexts", "curves", "latents", "manifold", "reconstructions", "samples", "traversals"]
 
 _TRAVERSED = 8  # latents in the picture of traversals
 
@@ -41,37 +41,39 @@ def curves(run: Run) -> Path:
 
 
 def samples(run: Run, num: int = 25, *, seed: int = 0) -> Path:
-    """Samples and means side by side; a row per class for a model of labels; marginals for data that are no pictures."""
+    """Samples and means side by side; a row per class for a model of labels; marginals where data are no pictures."""
+    _check_number(num)
     path = run.folder.figures / "samples.png"
     if not plots.is_image(run.facts.event_shape):
         num = max(num, 1000)
-        drawn = run.sample(num, context=_contexts_of_data(run, num), seed=seed)
+        drawn = run.sample(num, context=contexts(run, num), seed=seed)
         data = torch.cat([batch.x.cpu() for batch in run.dataset().batches("train", num, points=num)])
         plots.marginals_figure(data, drawn.x, note=_note(run), path=path)
         return path
     if run.config.data.context == "labels":
         classes = run.facts.context_dim
         drawn = run.sample(classes * 10, seed=seed)
-        rows = [tensor.unflatten(0, (classes, 10)) for tensor in (drawn.x, drawn.mean)]
+        x, mean = (tensor.reshape(classes, 10, *run.facts.event_shape) for tensor in (drawn.x, drawn.mean))
         grey = _value_range(run, drawn.mean)
-        plots.class_rows_figure(*rows, range(classes), note=_note(run), value_range=grey, path=path)
+        plots.class_rows_figure(x, mean, range(classes), note=_note(run), value_range=grey, path=path)
         return path
-    drawn = run.sample(num, context=_contexts_of_data(run, num), seed=seed)
+    drawn = run.sample(num, context=contexts(run, num), seed=seed)
     plots.samples_figure(drawn.x, drawn.mean, note=_note(run), value_range=_value_range(run, drawn.mean), path=path)
     return path
 
 
-def _contexts_of_data(run: Run, num: int) -> Tensor | None:
-    """Covariates of test data, for a model that needs some and has no classes to go through."""
+def contexts(run: Run, num: int) -> Tensor | None:
+    """Covariates of training data, for a model that needs some and has no classes to go through; else None."""
     if not run.facts.context_dim or run.config.data.context == "labels":
         return None
-    contexts = next(iter(run.dataset().batches("train", num, points=num))).context
-    assert contexts is not None
-    return contexts.repeat(-(-num // len(contexts)), 1)[:num]
+    given = next(iter(run.dataset().batches("train", num, points=num))).context
+    assert given is not None
+    return given.repeat(-(-num // len(given)), 1)[:num]
 
 
 def reconstructions(run: Run, num: int = 10, *, split: str = "test", seed: int = 0) -> Path:
     """Data above the means (and draws) of p(x | z) for one z ~ q(z | x) each."""
+    _check_number(num)
     path = run.folder.figures / "reconstructions.png"
     images = plots.is_image(run.facts.event_shape)
     found = run.reconstruct(num if images else max(num, 1000), split=split, seed=seed)
@@ -98,20 +100,23 @@ def manifold(run: Run, r: int = 20) -> Path:
             "Train with --model.latent-dim 2.",
         )
     path = run.folder.figures / "manifold.png"
-    means = run.decode(plots.manifold_grid(r).flatten(0, 1)).unflatten(0, (r, r))
+    means = run.decode(plots.manifold_grid(r).flatten(0, 1)).reshape(r, r, *run.facts.event_shape)
     plots.manifold_figure(means, note=_note(run), value_range=_value_range(run, means), path=path)
     return path
 
 
 def traversals(run: Run, *, steps: int = 9, reach: float = 2.5) -> Path:
-    """One latent varied at a time around the posterior mean of a test datum, the most active latents first.
+    """One latent varied at a time around the posterior mean of a datum, the most active latents first.
+
+    The datum is of the test set, or of the training set where no test set was kept.
 
     Raises:
         ElbowroomError: the data are no pictures.
     """
     _needs_images(run)
     path = run.folder.figures / "traversals.png"
-    batch = next(iter(run.dataset().batches("test", 1000, points=1000)))
+    data = run.dataset()
+    batch = next(iter(data.batches("test" if data.size("test") else "train", 1000, points=1000)))
     with torch.no_grad():
         means = run.guide(batch.x, batch.context).mean
     dims = means.var(0).argsort(descending=True)[:_TRAVERSED].tolist()
@@ -120,7 +125,7 @@ def traversals(run: Run, *, steps: int = 9, reach: float = 2.5) -> Path:
     for row, dim in enumerate(dims):
         z[row, :, dim] = values
     context = None if batch.context is None else batch.context[0].expand(len(dims) * steps, -1)
-    decoded = run.decode(z.flatten(0, 1), context=context).unflatten(0, (len(dims), steps))
+    decoded = run.decode(z.flatten(0, 1), context=context).reshape(len(dims), steps, *run.facts.event_shape)
     grey = _value_range(run, decoded)
     plots.traversal_figure(decoded, dims, values.cpu(), note=_note(run), value_range=grey, path=path)
     return path
@@ -131,6 +136,11 @@ def latents(run: Run, encoded: Encoded) -> Path:
     path = run.folder.figures / "latents.png"
     plots.latent_scatter(encoded.mean, labels=encoded.labels, path=path)
     return path
+
+
+def _check_number(num: int) -> None:
+    if num < 1:
+        raise ElbowroomError(f"--num is {num}, but a picture shows something.", "Give --num 1 or more.")
 
 
 def _needs_images(run: Run) -> None:

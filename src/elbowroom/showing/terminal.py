@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from elbowroom.evaluation.evaluate import Announce, Result
+from elbowroom.running.config import Config
 
 __all__ = ["print_facts", "print_results", "print_run", "print_table", "progress"]
 
@@ -44,27 +45,40 @@ def progress() -> Iterator[Announce]:
 
 def print_results(results: Sequence[Result]) -> None:
     """Results as a table: value ± standard error, unit, number of data, which side it bounds, and the settings."""
-    first = results[0]
-    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="")
-    protocol = first.protocol
-    table.title = f"{protocol['dataset']} · {first.split} · binarization {protocol['binarization']}, seed {protocol['seed']}"
-    for name, justify in (("", "left"), ("value", "right"), ("± s.e.", "right"), ("unit", "left"), ("data", "right"), ("", "left")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    console, first = _console(), results[0]
+    console.print(f"{first.protocol['dataset']} · {first.split} · {_bits(first.protocol)}\n")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("")
+    for name in ("value", "± s.e."):
+        table.add_column(name, justify="right")
+    table.add_column("unit")
+    table.add_column("data", justify="right")
+    table.add_column("")
     for result in results:
+        units = result.unit == "units"
         table.add_row(
-            _name(result),
-            f"{result.value:.0f}" if result.unit == "units" else f"{result.value:.3f}",
+            f"  {_name(result)}",
+            f"{result.value:.0f}" if units else f"{result.value:.3f}",
             "" if result.stderr is None else f"{result.stderr:.3f}",
-            f"of {result.settings['of']}" if result.unit == "units" else result.unit,
+            f"of {result.settings['of']}" if units else result.unit,
             f"{result.points:,}",
             "" if result.bound is None else f"{result.bound} bound",
         )
-    _console().print(table)
+    console.print(table)
+    console.print()
+
+
+def _bits(protocol: Mapping[str, Any]) -> str:
+    """How grey became black and white, in words."""
+    if protocol["binarization"] == "none":
+        return "no binarization"
+    return f"{protocol['binarization']} binarization, seed {protocol['seed']}"
 
 
 def _name(result: Result) -> str:
+    name = {"elbo": "ELBO", "iwae": "IWAE", "kl": "KL"}.get(result.name, result.name)
     k = result.settings.get("k")
-    return f"{result.name}, k = {k:,}" if k else result.name
+    return f"{name}, k = {k:,}" if k else name
 
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -83,13 +97,22 @@ def print_facts(facts: Mapping[str, Any]) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(name.replace("_", " "), _text(value))
+        # keys of the configuration have dots, and stay as they are to be typed
+        label = name if "." in name else name.replace("_", " ")
+        table.add_row(label, " × ".join(map(str, value)) if name == "shape" else _text(value))
     _console().print(table)
 
 
 def print_run(content: Mapping[str, Any]) -> None:
-    """A run: what it is, how far it went, what it is worth, and the settings that differ from the defaults."""
-    print_facts({key: value for key, value in content.items() if key not in ("evaluation", "config", "facts", "data")})
+    """A run: what it is, how far it went, the settings that differ from the defaults, and what it is worth."""
+    hidden = ("evaluation", "config", "facts", "data")
+    facts = {key: value for key, value in content.items() if key not in hidden}
+    print_facts({"run": facts.pop("run"), "data": content["data"]["dataset"], **facts})
+    console = _console()
+    settings = _differences(content["config"], Config().model_dump(mode="json"))
+    if settings:
+        console.print("\n[bold]settings that differ from the defaults[/]")
+        print_facts(settings)
     rows = [
         {
             "result": result["name"],
@@ -102,8 +125,19 @@ def print_run(content: Mapping[str, Any]) -> None:
         for result in content["evaluation"]
     ]
     if rows:
-        _console().print()
+        console.print()
         print_table(rows)
+
+
+def _differences(given: Mapping[str, Any], default: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Keys, with dots, whose values differ."""
+    found: dict[str, Any] = {}
+    for key, value in given.items():
+        if isinstance(value, Mapping):
+            found |= _differences(value, default[key], f"{prefix}{key}.")
+        elif value != default[key]:
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 def _text(value: Any) -> str:
@@ -116,5 +150,5 @@ def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_text(inner)}" for name, inner in value.items())
     if isinstance(value, list | tuple):
-        return " × ".join(str(part) for part in value)
+        return ", ".join(_text(part) for part in value)
     return str(value)

@@ -1,0 +1,106 @@
+"""The command line: what the user types, and what is printed back. The work is done elsewhere.
+
+A command's module is imported when the command is called, so that ``elbowroom --help`` imports neither torch nor
+scikit-learn nor pydantic. A user's mistake prints its message and exits with 2, Ctrl-C with 130; a bug shows its
+traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, Parameter
+
+from elbowroom import __version__
+from elbowroom.cli.speech import remark
+from elbowroom.errors import ElbowroomError
+
+__all__ = ["app", "main"]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+app = App(
+    name="elbowroom",
+    help="Learn a latent-variable model, and know what it is worth.",
+    version=__version__,
+    default_parameter=Parameter(negative=()),
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,  # `main` has something to say
+)
+_data = App(name="data", help="Built-in data sets, and what elbowroom sees in your own.")
+_recipes = App(name="recipes", help="Configurations that come with the package.")
+_runs = App(name="runs", help="Trained runs.")
+for _group in (_data, _recipes, _runs):
+    app.command(_group)
+
+# group, command, module, function; the sentence is that of the function's docstring, which is not imported for it
+_COMMANDS: tuple[tuple[App, str, str, str], ...] = (
+    (app, "train", "learning:train", "Train a model."),
+    (app, "evaluate", "measuring:evaluate", "Measure a run, in nats per datum with standard errors."),
+    (app, "score", "measuring:score", "Write log p(x) of every datum with its standard error, as CSV."),
+    (app, "sample", "looking:sample", "Draw from the model: samples, means, traversals; the manifold of two latents."),
+    (app, "reconstruct", "looking:reconstruct", "Show data beside what the model makes of them."),
+    (app, "encode", "looking:encode", "Write mean and standard deviation of q(z | x) as .npz, and draw the means."),
+    (_data, "list", "browsing:data_list", "The built-in data sets, and where each would be taken from."),
+    (_data, "show", "browsing:data_show", "Shape, support and splits of a data set, and a picture of its first data."),
+    (_data, "fetch", "browsing:data_fetch", "Fetch built-in data sets and check their digests."),
+    (_recipes, "list", "browsing:recipes_list", "The recipes, with the first sentence of each."),
+    (_recipes, "show", "browsing:recipes_show", "A recipe's TOML, ready to be copied and changed."),
+    (_runs, "list", "browsing:runs_list", "The runs in a folder."),
+    (_runs, "show", "browsing:runs_show", "A run's settings, progress and results."),
+)
+for _app, _name, _function, _sentence in _COMMANDS:
+    _app.command(f"elbowroom.cli.{_function}", name=_name, help=_sentence)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; exits with 0, 2 (something the user can put right) or 130 (Ctrl-C)."""
+    tokens = list(sys.argv[1:] if argv is None else argv)
+    try:
+        app(tokens, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        from elbowroom.cli.faults import explain_flag
+
+        _fail(tokens, explain_flag(error))
+    except ElbowroomError as error:
+        _fail(tokens, error)
+    except KeyboardInterrupt:
+        remark(f"{_command(tokens)}: interrupted; what was saved stays{_how_to_go_on(tokens)}.")
+        raise SystemExit(130) from None
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        sys.stderr.close()
+        raise SystemExit(0) from None
+    except OSError as error:
+        if error.errno not in (*_FULL, *_FORBIDDEN):
+            raise
+        _fail(tokens, _disk_fault(error, tokens))
+
+
+def _fail(tokens: Sequence[str], error: ElbowroomError) -> None:
+    remark(f"{_command(tokens)}: {error}")
+    raise SystemExit(2)
+
+
+def _command(tokens: Sequence[str]) -> str:
+    """``elbowroom: data show``, say."""
+    chain, _, _ = app.parse_commands(list(tokens))
+    return ": ".join(["elbowroom", " ".join(chain)] if chain else ["elbowroom"])
+
+
+def _how_to_go_on(tokens: Sequence[str]) -> str:
+    return ", and `elbowroom train … --resume` goes on from there" if "train" in tokens[:1] else ""
+
+
+def _disk_fault(error: OSError, tokens: Sequence[str]) -> ElbowroomError:
+    where = f" at {error.filename}" if error.filename else ""
+    if error.errno in _FULL:
+        return ElbowroomError(
+            f"The disk{where} is full, so not everything could be written.",
+            f"Make room and try again; what was saved before stays{_how_to_go_on(tokens)}.",
+        )
+    return ElbowroomError(
+        f"The system refused access{where} ({error.strerror}).", "Check the permissions, or name another place."
+    )

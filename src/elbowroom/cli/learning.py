@@ -1,0 +1,94 @@
+"""``elbowroom train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from elbowroom.cli.speech import remark, say, wrote
+from elbowroom.errors import ElbowroomError
+from elbowroom.running.config import (
+    DataConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    RuntimeConfig,
+    Section,
+    TrainConfig,
+)
+
+__all__ = ["train"]
+
+
+def _section(title: str, place: int, kind: type[Section]) -> Any:
+    """One section of the configuration, its keys under a heading of their own."""
+    return Parameter(group=Group(title, help=(kind.__doc__ or "").split("\n")[0], sort_key=place))
+
+
+def train(
+    source: str | None = None,
+    *,
+    config: Path | None = None,
+    out: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    data: Annotated[DataConfig, _section("Data", 1, DataConfig)] = DataConfig(),  # noqa: B008
+    model: Annotated[ModelConfig, _section("Model", 2, ModelConfig)] = ModelConfig(),  # noqa: B008
+    objective: Annotated[ObjectiveConfig, _section("Objective", 3, ObjectiveConfig)] = ObjectiveConfig(),  # noqa: B008
+    optimizer: Annotated[OptimizerConfig, _section("Optimizer", 4, OptimizerConfig)] = OptimizerConfig(),  # noqa: B008
+    train: Annotated[TrainConfig, _section("Training", 5, TrainConfig)] = TrainConfig(),  # noqa: B008
+    runtime: Annotated[RuntimeConfig, _section("Machine", 6, RuntimeConfig)] = RuntimeConfig(),  # noqa: B008
+) -> None:
+    """Train a model.
+
+    Parameters
+    ----------
+    source
+        A recipe (`elbowroom recipes list`), a recipe file (.toml), a built-in data set (`elbowroom data list`), or a
+        path of your own: .npy, .npz, .csv, .parquet, a folder of images.
+    config
+        A recipe file whose keys are laid over.
+    out
+        The run folder; runs/NAME unless given.
+    resume
+        Go on with the run from its latest checkpoint.
+    overwrite
+        Replace a run that exists.
+    quiet
+        Say nothing until the end.
+    """
+    from elbowroom.running import train as training
+    from elbowroom.running.observers import Silent
+    from elbowroom.showing import gallery
+
+    if source is None and config is None:
+        raise ElbowroomError(
+            "Nothing was named to train on.", "`elbowroom train digits` is a start; or give a path of data."
+        )
+    sections = {
+        "data": data,
+        "model": model,
+        "objective": objective,
+        "optimizer": optimizer,
+        "train": train,
+        "runtime": runtime,
+    }
+    keys = {name: given for name, section in sections.items() if (given := section.model_dump(exclude_unset=True))}
+    run = training.train(
+        source if source is not None else config,
+        config=config if source is not None else None,
+        out=out,
+        resume=resume,
+        overwrite=overwrite,
+        observers=[Silent()] if quiet else None,
+        announce=remark,
+        **keys,
+    )
+    last = run.history[-1]["step"]
+    best = "" if run.step == last else f", the best weights from step {run.step:,}"
+    say(f"trained {run.folder.path}: {last:,} steps, {run.config.model.latent_dim} latents{best}")
+    wrote(gallery.curves(run))
+    say(f"next: elbowroom evaluate {run.folder.path}")

@@ -1,0 +1,120 @@
+"""``elbowroom evaluate`` and ``elbowroom score``."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from elbowroom.cli.options import Device, Json, RunPath, Split, load_run
+from elbowroom.cli.speech import print_json, say, wrote
+from elbowroom.cli.writing import checked_target
+
+__all__ = ["evaluate", "score"]
+
+
+def evaluate(
+    run: RunPath,
+    *,
+    methods: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    split: Split = "test",
+    points: int | None = None,
+    k: int = 5000,
+    num_samples: int = 1,
+    seed: int = 0,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a run, in nats per datum with standard errors.
+
+    Parameters
+    ----------
+    methods
+        elbo, iwae, active-units; all that apply unless given. Several: with commas or spaces between.
+    split
+        The data to measure on.
+    points
+        How many data; all of them unless given, but 1,000 for iwae.
+    k
+        Draws per datum of the importance-weighted bound.
+    num_samples
+        Draws per datum of the ELBO.
+    seed
+        Seed of the draws.
+    """
+    from elbowroom.showing import plots, terminal
+
+    loaded = load_run(run, device)
+    names = [name for given in methods or [] for name in given.split(",") if name]
+    with terminal.progress() as announce:
+        results = loaded.evaluate(
+            *names, split=split, points=points, k=k, num_samples=num_samples, seed=seed, announce=announce
+        )
+    rows = [result.model_dump(exclude={"split", "protocol"}) for result in results]
+    if as_json:
+        print_json({"run": str(run), "split": split, "protocol": results[0].protocol, "results": rows})
+        return
+    terminal.print_results(results)
+    wrote(loaded.folder.path / "evaluation.json")
+    if any(row["bound"] for row in rows):
+        figure = loaded.folder.figures / "evaluation.png"
+        plots.evaluation_figure(rows, normalized=loaded.normalized, title=loaded.folder.path.name, path=figure)
+        wrote(figure)
+
+
+def score(
+    run: RunPath,
+    data: str | None = None,
+    *,
+    split: Split = "test",
+    k: int = 1000,
+    seed: int = 0,
+    out: Path | None = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Write log p(x) of every datum with its standard error, as CSV.
+
+    Parameters
+    ----------
+    data
+        A path or a built-in name; a split of the run's own data unless given.
+    split
+        Which split, where no data are named.
+    k
+        Draws per datum.
+    seed
+        Seed of the draws.
+    out
+        The CSV file; RUN/scores.csv unless given.
+    """
+    from elbowroom.numerics import mean_and_stderr
+
+    path = checked_target(out or run / "scores.csv", folder=run)
+    loaded = load_run(run, device)
+    scores = loaded.score(data, split=split, k=k, seed=seed)
+    rows = list(zip(scores.log_evidence.tolist(), scores.stderr.tolist(), strict=True))
+    mean, stderr = mean_and_stderr(scores.log_evidence)
+    if as_json:
+        values = [{"row": i, "log_p": value, "stderr": error} for i, (value, error) in enumerate(rows)]
+        print_json({"run": str(run), "data": data or split, "unit": "nats", "bound": "lower", "k": k, "scores": values})
+        return
+    _write_csv(path, ["row", "log_p", "stderr"], ((i, *row) for i, row in enumerate(rows)))
+    say(
+        f"mean log p(x) ≥ {mean:.3f} ± {stderr:.3f} nats over {len(rows):,} data (importance-weighted bound, k = {k:,})"
+    )
+    wrote(path)
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    from elbowroom.running.checkpoints import write_text_atomically
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text_atomically(path, text.getvalue())

@@ -1,0 +1,27 @@
+"""The arguments that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from elbowroom.cli.speech import remark
+
+if TYPE_CHECKING:
+    from elbowroom.running.runs import Run
+
+__all__ = ["Device", "Json", "RunPath", "Split", "load_run"]
+
+Split = Literal["train", "validation", "test"]
+RunPath = Annotated[Path, Parameter(help="The run folder.")]
+Json = Annotated[bool, Parameter(name="--json", help="Print one JSON object and nothing else on standard output.")]
+Device = Annotated[str | None, Parameter(help="Where to compute; the run's own device unless given.")]
+
+
+def load_run(run: Path, device: str | None = None) -> Run:
+    """The run in a folder; says on standard error which damaged checkpoints were passed over."""
+    from elbowroom.running.runs import load
+
+    return load(run, device=device, announce=remark)

@@ -1,0 +1,52 @@
+"""Files that the user names: checked before the work is done, replaced in one step after it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from elbowroom.cli.speech import wrote
+from elbowroom.errors import ElbowroomError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["checked_target", "write_arrays"]
+
+
+def checked_target(path: Path, *, folder: Path | None = None, suffix: str | None = None) -> Path:
+    """The path, if a file can stand there.
+
+    Args:
+        path: where to write.
+        folder: one that is checked elsewhere.
+        suffix: the ending that the name must have.
+    Raises:
+        ElbowroomError: it is a folder, it would lie in a folder that does not exist, or its name ends otherwise.
+    """
+    if path.is_dir():
+        raise ElbowroomError(
+            f"{path} is a folder, but a file is to be written.",
+            f"Name a file, such as {path / 'out'}{suffix or '.csv'}.",
+        )
+    if suffix is not None and path.suffix != suffix:
+        raise ElbowroomError(f"Arrays are written as {suffix}, and {path} is not named so.", f"Name it {path}{suffix}.")
+    if path.parent != folder and not path.parent.is_dir():
+        raise ElbowroomError(
+            f"{path} cannot be written: there is no folder {path.parent}.", f"Make it: mkdir -p {path.parent}."
+        )
+    return path
+
+
+def write_arrays(path: Path, **tensors: Tensor) -> None:
+    """Arrays by name, as .npz."""
+    import numpy as np
+
+    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
+    temporary = path.with_name(f".{path.stem}.writing.npz")
+    try:
+        np.savez(temporary, **arrays)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    wrote(path)

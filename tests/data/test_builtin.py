@@ -1,0 +1,105 @@
+"""Built-in data come out as they are known to be."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.io import savemat
+
+from elbowroom.data.builtin import load_built_in, parse_idx
+from elbowroom.data.dataset import DataSet
+from elbowroom.data.loading import load_data
+from elbowroom.data.sources import BUILT_IN
+from elbowroom.data.support import Support
+from elbowroom.errors import ElbowroomError
+
+
+def idx(array: np.ndarray) -> bytes:
+    """An array of bytes as an idx file."""
+    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+def plant(name: str, contents: dict[str, bytes], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put small files in the place of the real ones, and their digests into the registry."""
+    source = BUILT_IN[name]
+    files = {}
+    for role, content in contents.items():
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        files[role] = replace(source.files[role], digest=digest, path=source.files[role].path.removesuffix(".gz"))
+        path = folder / files[role].path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    monkeypatch.setenv("ELBOWROOM_DATA", str(folder))
+    monkeypatch.setitem(BUILT_IN, name, replace(source, files=files))
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_idx_sets_keep_their_official_test_set(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    train, test = (rng.integers(0, 256, (n, 28, 28), dtype=np.uint8) for n in (20, 6))
+    contents = {"train-images-idx3": idx(train), "t10k-images-idx3": idx(test)}
+    contents |= {f"{part}-labels-idx1": idx(np.arange(n, dtype=np.uint8)) for part, n in (("train", 20), ("t10k", 6))}
+    plant(name, contents, tmp_path, monkeypatch)
+    data = load_data(name, validation=5, test=0.9, context="labels")
+    assert isinstance(data, DataSet)
+    assert {split: data.size(split) for split in data.splits} == {"train": 15, "validation": 5, "test": 6}
+    assert torch.equal(data.take("test", torch.arange(6)).x, torch.from_numpy(test).float())
+    rows = data.splits["train"]
+    assert torch.equal(data.take("train", torch.arange(15)).x, torch.from_numpy(train)[rows].float())
+    assert data.labels is not None
+    assert data.labels.tolist() == [*range(20), *range(6)]
+    assert data.support is Support.BYTES
+    assert data.context is not None
+    assert torch.equal(data.context.argmax(1), data.labels)
+    assert data.licence == BUILT_IN[name].licence
+    assert data.name == name
+
+
+def test_omniglot_is_upright(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The MATLAB file holds a picture per column, itself written column by column."""
+    pictures = np.random.default_rng(0).random((7, 28, 28))
+    columns = np.stack([picture.ravel(order="F") for picture in pictures], axis=1)
+    onehot = np.eye(50)[:, [3, 1, 4, 1, 5, 9, 2]]
+    buffer = io.BytesIO()
+    arrays = {"data": columns[:, :5], "testdata": columns[:, 5:], "target": onehot[:, :5], "testtarget": onehot[:, 5:]}
+    savemat(buffer, arrays)
+    plant("omniglot", {"characters": buffer.getvalue()}, tmp_path, monkeypatch)
+    data = load_data("omniglot")
+    assert isinstance(data, DataSet)
+    np.testing.assert_allclose(data.take("train", torch.arange(5)).x, pictures[:5], rtol=1e-6)
+    np.testing.assert_allclose(data.take("test", torch.arange(2)).x, pictures[5:], rtol=1e-6)
+    assert data.labels is not None
+    assert data.labels.tolist() == [3, 1, 4, 1, 5, 9, 2]
+    assert data.support is Support.UNIT_INTERVAL
+
+
+def test_digits_are_grey_sixteenths() -> None:
+    material = load_built_in("digits")
+    x = material.storage.gather(torch.arange(1797))
+    assert x.shape == (1797, 8, 8)
+    assert torch.equal((x * 16).unique(), torch.arange(17.0))
+    assert material.labels is not None
+    assert material.labels.bincount().tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0\0",
+        bytes([0, 0, 8, 1, 0, 0]),
+        bytes([0, 0, 8, 1, 0, 0, 0, 3, 1, 2]),
+        bytes([0, 0, 13, 1, 0, 0, 0, 1, 1]),
+    ],
+    ids=["empty", "cut in the magic", "cut in the shape", "cut in the values", "floats"],
+)
+def test_no_idx_file(content: bytes) -> None:
+    with pytest.raises(ElbowroomError, match="toy is not a whole idx file"):
+        parse_idx(content, "toy")

@@ -1,0 +1,130 @@
+"""Tables from files and from memory: numbers in, names kept out, faults named by column."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from elbowroom.data.loading import load_data
+from elbowroom.data.support import Support
+from elbowroom.data.tables import frame_material, read_table
+from elbowroom.errors import ElbowroomError
+
+pl = pytest.importorskip("polars")
+
+FRAME = pl.DataFrame(
+    {"a": [1.5, 2.5, 3.5, 4.5], "b": [1, 0, 3, 4], "age": [30, 40, 50, 60], "kind": ["x", "y", "x", "z"]}
+)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ".CSV"])
+def test_a_table_with_context_and_labels(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"table{suffix}"
+    if suffix == ".parquet":
+        FRAME.write_parquet(path)
+    else:
+        FRAME.write_csv(path, separator="\t" if suffix == ".tsv" else ",")
+    data = load_data(path, context=["age"], labels="kind", test=0)
+    batch = data.take("train", torch.arange(4))
+    assert batch.x.tolist() == [[1.5, 1.0], [2.5, 0.0], [3.5, 3.0], [4.5, 4.0]]
+    assert batch.context is not None
+    assert batch.context.tolist() == [[30.0], [40.0], [50.0], [60.0]]
+    assert data.labels.tolist() == [0, 1, 0, 2]
+    assert data.support is Support.REALS
+
+
+def test_a_table_without_header(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("1,2\n3,4\n1,2\n")
+    assert load_data(tmp_path / "x.csv", test=0).take("train", torch.arange(3)).x.tolist() == [[1, 2], [3, 4], [1, 2]]
+
+
+@pytest.mark.parametrize("missing", ["", "NA", "NaN", "null", "?"])
+def test_missing_cells(tmp_path: Path, missing: str) -> None:
+    (tmp_path / "x.csv").write_text(f"a,b\n1,2\n3,{missing}\n5,6\n")
+    with pytest.raises(ElbowroomError, match="1 NaN, the first in row 1"):
+        load_data(tmp_path / "x.csv")
+    batch = load_data(tmp_path / "x.csv", missing="mask", test=0).take("train", torch.arange(3))
+    assert batch.mask is not None
+    assert batch.mask.tolist() == [[True, True], [True, False], [True, True]]
+
+
+class Pandas:
+    """As much of a pandas data frame as is used, object columns included."""
+
+    def __init__(self, **columns: Any) -> None:
+        self.columns = list(columns)
+        self.data = columns
+
+    def __len__(self) -> int:
+        return len(self.data[self.columns[0]])
+
+    def __getitem__(self, column: str) -> Any:
+        return type("Series", (), {"to_numpy": lambda _: np.asarray(self.data[column])})()
+
+    def to_numpy(self) -> Any:
+        return np.column_stack(list(self.data.values()))
+
+
+@pytest.mark.parametrize(
+    "frame", [FRAME[["a", "b"]], Pandas(a=[1.5, 2.5, 3.5, 4.5], b=[1, 0, 3, 4])], ids=["polars", "pandas"]
+)
+def test_data_frames(frame: Any) -> None:
+    x = load_data(frame, test=0).take("train", torch.arange(4)).x
+    assert x.tolist() == [[1.5, 1.0], [2.5, 0.0], [3.5, 3.0], [4.5, 4.0]]
+
+
+def test_object_columns_of_numbers() -> None:
+    frame = Pandas(a=np.array([1, None, True], dtype=object))
+    column = frame_material(frame, "x").storage.gather(torch.arange(3))[:, 0]
+    torch.testing.assert_close(column, torch.tensor([1.0, torch.nan, 1.0], dtype=torch.float64), equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("frame", "options", "problem"),
+    [
+        (FRAME, {}, "Column 'kind' of x holds values such as 'x'"),
+        (
+            FRAME.select("a", d=pl.lit("2020-01-01").str.to_date()),
+            {},
+            "Column 'd' of x holds values of type datetime64",
+        ),
+        (FRAME, {"context": ["kind"]}, "Column 'kind'"),
+        (FRAME, {"context": ["aged"]}, "x has no column 'aged'"),
+        (FRAME, {"labels": "kinds"}, "x has no column 'kinds'"),
+        (FRAME[["a"]], {"context": ["a"]}, "no column left for x"),
+        (FRAME[:0], {}, "x has no rows"),
+        (FRAME[:1], {}, "x has one row"),
+        (Pandas(a=np.array([[1], 2], dtype=object)), {}, "Column 'a'"),
+    ],
+)
+def test_refused(frame: Any, options: Any, problem: str) -> None:
+    with pytest.raises(ElbowroomError, match=problem):
+        frame_material(frame, "x", **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.csv", b"\n\n"),
+        ("x.csv", b"a,b\n1,2\n3,4,5\n"),
+        ("x.parquet", b"PAR1 and no more"),
+        ("x.csv", b"\xff\xfe\x00\x81,\n"),
+    ],
+    ids=["blank", "ragged", "cut", "no text"],
+)
+def test_unreadable(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ElbowroomError, match=r"cannot be read as a table|Every value of x.csv is missing"):
+        load_data(tmp_path / name)
+
+
+def test_without_polars_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "polars", None)
+    with pytest.raises(ElbowroomError, match="polars") as caught:
+        read_table(tmp_path / "x.csv")
+    assert caught.value.remedy == "Install it: pip install 'elbowroom[tables]'."

@@ -1,0 +1,142 @@
+"""Our own distributions against sixty-digit arithmetic, literal formulas, scipy, and their own draws."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal, getcontext
+
+import pytest
+import scipy.stats
+import torch
+from torch import Tensor
+
+from elbowroom.model.distributions import ContinuousBernoulli, DiscretizedLogisticMixture, NegativeBinomial
+
+getcontext().prec = 60
+LOGITS = [0.0, 1e-6, 1e-3, 0.01, 0.1, 0.4999, 0.5001, 1.0, 3.0, 10.0, 30.0, 80.0, 500.0]
+LOGITS += [-value for value in LOGITS[1:]]
+PRECISION = {torch.float32: 1e-6, torch.float64: 1e-13}
+
+
+def exact_continuous_bernoulli(logit: float, x: float) -> tuple[float, float, float, float]:
+    """log p(x), its derivative in the logit, the mean, the variance: in decimal arithmetic."""
+    t, x_ = Decimal(logit), Decimal(x)
+    if t == 0:
+        return 0.0, x - 0.5, 0.5, 1 / 12
+    growth = t.exp()
+    log_p = x_ * t - ((growth - 1) / t).ln()
+    mean = growth / (growth - 1) - 1 / t
+    variance = 1 / t**2 - growth / (growth - 1) ** 2
+    return float(log_p), float(x_ - mean), float(mean), float(variance)
+
+
+@pytest.mark.parametrize("dtype", PRECISION, ids=str)
+@pytest.mark.parametrize("logit", LOGITS)
+def test_continuous_bernoulli_is_accurate_everywhere(logit, dtype):
+    parameter = torch.tensor(logit, dtype=dtype, requires_grad=True)
+    x = torch.tensor(0.3, dtype=dtype)
+    distribution = ContinuousBernoulli(parameter)
+    log_p = distribution.log_prob(x)
+    (gradient,) = torch.autograd.grad(log_p, parameter)
+    got = [log_p.item(), gradient.item(), distribution.mean.item(), distribution.variance.item()]
+    expected = exact_continuous_bernoulli(parameter.item(), x.item())
+    for value, truth in zip(got[:3], expected[:3], strict=True):
+        assert value == pytest.approx(truth, rel=PRECISION[dtype], abs=PRECISION[dtype])
+    # 1/ℓ² − 1/4sinh² loses two digits near ℓ = ½
+    assert got[3] == pytest.approx(expected[3], rel=100 * PRECISION[dtype])
+
+
+@pytest.mark.parametrize("mean", [0.001, 0.1, 0.5, 0.7, 0.999])
+def test_continuous_bernoulli_with_mean(mean):
+    assert ContinuousBernoulli.with_mean(torch.tensor(mean, dtype=torch.float64)).mean.item() == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("logit", [-40.0, -2.0, 0.0, 1e-4, 2.0, 40.0])
+def test_continuous_bernoulli_draws_have_its_distribution(logit):
+    distribution = ContinuousBernoulli(torch.tensor(logit, dtype=torch.float64))
+    x = distribution.sample((20_000,), torch.Generator().manual_seed(1))
+    assert abs(z_score(x, distribution.mean)) < 4
+    assert abs(z_score((x - distribution.mean).square(), distribution.variance)) < 4
+
+
+@pytest.mark.parametrize("log_dispersion", [-3.0, 0.0, 3.9, 3.95, 8.0])
+@pytest.mark.parametrize("log_mean", [-2.0, 1.0, 4.0])
+def test_negative_binomial_is_scipys(log_mean, log_dispersion):
+    r, mu = math.exp(log_dispersion), math.exp(log_mean)
+    x = torch.arange(60.0, dtype=torch.float64)
+    expected = torch.from_numpy(scipy.stats.nbinom(r, r / (r + mu)).logpmf(x.numpy()))
+    for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 2e-4)):
+        distribution = NegativeBinomial(torch.tensor(log_mean, dtype=dtype), torch.tensor(log_dispersion, dtype=dtype))
+        got = distribution.log_prob(x.to(dtype)).double()
+        torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("log_dispersion", [14.0, 25.0, 60.0])
+def test_negative_binomial_becomes_poisson_in_float32(log_dispersion):
+    x, mu = torch.arange(40.0), 5.0
+    got = NegativeBinomial(torch.tensor(mu).log(), torch.tensor(log_dispersion)).log_prob(x)
+    # the two differ by ((x − μ)² − x) / 2r, up to 5e-4 for the smallest r here
+    torch.testing.assert_close(got, torch.distributions.Poisson(mu).log_prob(x), rtol=1e-5, atol=1e-3)
+
+
+def test_negative_binomial_draws_have_its_moments():
+    distribution = NegativeBinomial(torch.tensor([0.0, 2.0]).double(), torch.tensor([1.0, -0.5]).double())
+    x = distribution.sample((20_000,), torch.Generator().manual_seed(0))
+    for d in range(2):
+        assert abs(z_score(x[:, d], distribution.mean[d])) < 4
+        assert abs(z_score((x[:, d] - distribution.mean[d]).square(), distribution.variance[d])) < 4
+
+
+def mixture(dtype: torch.dtype = torch.float64) -> DiscretizedLogisticMixture:
+    generator = torch.Generator().manual_seed(3)
+    logits, locations, log_scales = torch.randn(3, 4, 5, generator=generator, dtype=torch.float64).to(dtype)
+    return DiscretizedLogisticMixture(logits, locations, log_scales - 2)
+
+
+def test_logistic_mixture_is_the_papers_formula():
+    """Salimans et al. (2017), eq. 2, as it stands."""
+    distribution = mixture()
+    x = torch.arange(256.0, dtype=torch.float64)[:, None]
+    centre = (x / 127.5 - 1)[..., None] - distribution.locations
+    scale = distribution.log_scales.exp()
+    upper = torch.where(x[..., None] == 255, 1.0, torch.sigmoid((centre + 1 / 255) / scale))
+    lower = torch.where(x[..., None] == 0, 0.0, torch.sigmoid((centre - 1 / 255) / scale))
+    expected = (distribution.logits.softmax(-1) * (upper - lower)).sum(-1)
+    torch.testing.assert_close(distribution.log_prob(x).exp(), expected)
+    torch.testing.assert_close(distribution.mean, (x * expected).sum(0))
+
+
+@pytest.mark.parametrize("dtype", PRECISION, ids=str)
+@pytest.mark.parametrize("log_scale", [-50.0, -7.0, -3.0, 0.0, 7.0, 50.0])
+@pytest.mark.parametrize("location", [-30.0, -1.0, 0.013, 1.0, 30.0])
+def test_logistic_mixture_sums_to_one_at_any_scale(location, log_scale, dtype):
+    # weights' logits that are not normalised
+    parameters = torch.tensor([[2.0, 2.0], [location, location / 2], [log_scale, log_scale]], dtype=dtype)
+    total = DiscretizedLogisticMixture(*parameters).log_prob(torch.arange(256, dtype=dtype)).exp().sum()
+    assert total.item() == pytest.approx(1, abs=2e-5 if dtype == torch.float32 else 1e-12)
+
+
+def test_logistic_mixture_draws_have_its_probabilities():
+    distribution = mixture()
+    n = 20_000
+    x = distribution.sample((n,), torch.Generator().manual_seed(0))
+    assert x.shape == (n, 4)
+    edges = torch.tensor([0.0, 1, 60, 100, 128, 180, 255])
+    cumulative = distribution.log_prob(torch.arange(256.0).double()[:, None]).exp().cumsum(0)
+    for edge in edges.tolist():
+        p = cumulative[int(edge)].clamp(max=1)
+        z = ((x <= edge).double().mean(0) - p) / (p * (1 - p) / n).sqrt().clamp(min=1e-12)
+        assert (z.abs() < 4).all(), edge
+
+
+def test_a_narrow_logistic_draws_the_integer_in_the_middle_of_its_bin():
+    n, location = 20_000, torch.tensor([100 / 127.5 - 1]).double()
+    distribution = DiscretizedLogisticMixture(torch.zeros(1).double(), location, torch.tensor([-6.0]).double())
+    x = distribution.sample((n,), torch.Generator().manual_seed(0))
+    for value in (99.0, 100.0, 101.0):
+        p = distribution.log_prob(torch.tensor(value)).exp()
+        assert abs((x == value).double().mean() - p) / (p * (1 - p) / n).sqrt() < 4
+
+
+def z_score(draws: Tensor, expected: Tensor) -> float:
+    return ((draws.mean() - expected) / (draws.std() / math.sqrt(len(draws)))).item()

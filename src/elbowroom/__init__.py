@@ -35,6 +35,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "networks": ("elbowroom.model.networks", None),
     "objectives": ("elbowroom.inference.objectives", None),
     "oracles": ("elbowroom.model.oracles", None),
+    "plots": ("elbowroom.showing.plots", None),
     "priors": ("elbowroom.model.priors", None),
     "train": ("elbowroom.running.train", "train"),
 }

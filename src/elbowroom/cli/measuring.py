@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -60,7 +61,7 @@ def evaluate(
         return
     terminal.print_results(results)
     wrote(loaded.folder.path / "evaluation.json")
-    if any(row["bound"] for row in rows):
+    if any(row["bound"] and math.isfinite(row["value"]) for row in rows):
         figure = loaded.folder.figures / "evaluation.png"
         plots.evaluation_figure(rows, normalized=loaded.normalized, title=loaded.folder.path.name, path=figure)
         wrote(figure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,8 +23,16 @@ def remark(text: str) -> None:
 
 
 def print_json(content: Mapping[str, Any]) -> None:
-    """One JSON object, to standard output."""
-    say(json.dumps(content, indent=2, default=str))
+    """One JSON object, to standard output; what is not a finite number is null, since JSON has no word for it."""
+    say(json.dumps(_finite(content), indent=2, default=str, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def wrote(*paths: Path) -> None:

@@ -47,9 +47,6 @@ PerBatch = Callable[[Batch, torch.Generator], dict[str, Tensor]]
 class EvaluationData(Protocol):
     """What evaluation needs of a data set; :class:`elbowroom.data.dataset.DataSet` is one."""
 
-    @property
-    def native_support(self) -> Support: ...
-
     def size(self, split: str) -> int: ...
 
     def batches(self, split: str, batch_size: int, *, points: int | None = None) -> Iterator[Batch]: ...
@@ -71,6 +68,11 @@ class Result(BaseModel):
     bound: Literal["lower", "upper"] | None
     settings: dict[str, Any]
     protocol: dict[str, Any]
+
+
+def _draws(device: torch.device, seed: int) -> torch.Generator:
+    # data that were themselves drawn with this seed hold its first numbers: the draws of z must not be those again
+    return torch.Generator(device).manual_seed((seed + 0x9E3779B97F4A7C15) % 2**63)
 
 
 @contextmanager
@@ -101,16 +103,14 @@ class _Study:
     seed: int
     announce: Announce
 
-    def over_data(
-        self, method: str, per_batch: PerBatch, *, batch_size: int, points: int | None
-    ) -> dict[str, Tensor]:
-        """Per-datum values by name, concatenated over the split, so that a smaller last batch weighs no more than it is."""
+    def over_data(self, method: str, per_batch: PerBatch, *, batch_size: int, points: int | None) -> dict[str, Tensor]:
+        """Per-datum values by name, concatenated over the split: every datum weighs the same, whatever its batch."""
         total = self.data.size(self.split) if points is None else min(points, self.data.size(self.split))
         values: dict[str, list[Tensor]] = {}
         generator, done = None, 0
         for batch in self.data.batches(self.split, batch_size, points=points):
             if generator is None:  # on the data's device
-                generator = torch.Generator(batch.x.device).manual_seed(self.seed)
+                generator = _draws(batch.x.device, self.seed)
             for name, value in per_batch(batch, generator).items():
                 values.setdefault(name, []).append(value.double().cpu())
             done += len(batch)
@@ -266,7 +266,9 @@ def evaluate(
             raise ElbowroomError(f"There is no method '{method}'.", did_you_mean(method, METHODS))
     for name, number in (("k", k), ("num_samples", num_samples), ("points", points)):
         if number is not None and number < 1:
-            raise ElbowroomError(f"{name} is {number}, but must be 1 or more.", f"Give --{name.replace('_', '-')} 1 or more.")
+            raise ElbowroomError(
+                f"{name} is {number}, but must be 1 or more.", f"Give --{name.replace('_', '-')} 1 or more."
+            )
     study = _Study(model, guide, data, split, points, k, num_samples, seed, announce)
     with evaluation_mode(model, guide):
         return [result for method in methods for result in METHODS[method](study)]
@@ -292,7 +294,7 @@ def score(
     values, errors, generator = [], [], None
     with evaluation_mode(model, guide):
         for batch in batches:
-            generator = generator or torch.Generator(batch.x.device).manual_seed(seed)
+            generator = generator or _draws(batch.x.device, seed)
             estimate = importance_estimate(model, guide, batch, num_samples=k, generator=generator)
             values.append(estimate.log_evidence.double().cpu())
             errors.append(estimate.stderr.double().cpu())

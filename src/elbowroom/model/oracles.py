@@ -86,7 +86,7 @@ class LinearGaussian(LatentModel):
         """
         residual, precision, pulled = self._normal_equations(x, mask)
         variance = self.noise_scale**2
-        observed = x.shape[-1] if mask is None else mask.sum(-1)
+        observed = x.shape[-1] if mask is None else mask.double().sum(-1)
         explained = (pulled * torch.linalg.solve(precision, pulled.unsqueeze(-1)).squeeze(-1)).sum(-1)
         mahalanobis = residual.square().sum(-1) / variance - explained
         log_determinant = observed * math.log(2 * math.pi * variance) + torch.logdet(precision)

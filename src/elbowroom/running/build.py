@@ -34,7 +34,16 @@ from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, VampPrior
 from elbowroom.running.config import Config, DataConfig, ModelConfig, NetworkConfig
 from elbowroom.running.runtime import autocast_dtype, dtype_of
 
-__all__ = ["Facts", "build_data", "build_learner", "build_pair", "facts_of", "initialise", "load_configured", "pick_likelihood"]
+__all__ = [
+    "Facts",
+    "build_data",
+    "build_learner",
+    "build_pair",
+    "facts_of",
+    "initialise",
+    "load_configured",
+    "pick_likelihood",
+]
 
 _BY_SUPPORT = {
     Support.BINARY: "bernoulli",
@@ -241,7 +250,7 @@ def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
         for module, names in ((likelihood, ("shift", "unit")), (guide.get_submodule("transform"), ("shift", "scale"))):
             for name, value in zip(names, (mean, std), strict=True):
                 module.get_buffer(name).copy_(value)
-    elif config.model.output_bias == "data-mean":
+    if config.model.output_bias == "data-mean":
         likelihood.init_output_bias(mean)
     if isinstance(pair.model.prior, VampPrior):
         rows = _some_rows(data, config.model.prior_components)

@@ -1,7 +1,7 @@
 """Checkpoints that survive a kill at any instant.
 
     checkpoints/step-N/    model.safetensors      the weights to measure (the moving average, where there is one)
-                           training.safetensors   all else that the next step depends on: moments, raw weights, generator
+                           training.safetensors   what else the next step depends on: moments, raw weights, generator
                            state.json             numbers, and the SHA-256 of them and of the two files above
     checkpoints/latest     a text file that holds "step-N"
     checkpoints/best       likewise
@@ -135,9 +135,14 @@ class Checkpoints:
         final = self.folder / f"step-{step}"
         self._write(final, weights, training, state)
         for pointer in pointers:
-            write_text_atomically(self.folder / pointer, final.name)
+            self.point(pointer, step)
         self._prune()
         return final
+
+    def point(self, pointer: str, step: int) -> None:
+        """Lets a pointer name ``step-N``, if that is there."""
+        if (self.folder / f"step-{step}").is_dir():
+            write_text_atomically(self.folder / pointer, f"step-{step}")
 
     def _write(
         self, final: Path, weights: nn.Module, training: Mapping[str, Tensor] | None, state: Mapping[str, Any]
@@ -187,9 +192,9 @@ class Checkpoints:
 
     # --- reading ---
 
-    def exist(self) -> bool:
-        """Whether there is any checkpoint, good or damaged."""
-        return bool(self._names())
+    def exist(self, *, resumable: bool = False) -> bool:
+        """Whether there is any checkpoint, or any from which training can go on; good or damaged."""
+        return any(not resumable or (self.folder / name / _TRAINING).is_file() for name in self._names())
 
     def find(self, pointer: str, *, resumable: bool = False, announce: Callable[[str], None] = print) -> Checkpoint:
         """The checkpoint that ``pointer`` names; where it is damaged, the newest good one, and says so.
@@ -201,9 +206,11 @@ class Checkpoints:
         Raises:
             ElbowroomError: there is no good checkpoint.
         """
-        first = self._pointed(pointer) or self._pointed("latest")
+        first = self._pointed(pointer)
+        if first is None:  # no best was ever named
+            first = self._pointed("latest")
         names = sorted(self._names(), key=lambda name: name != first)  # the one asked for, then newest first
-        passed_over = [] if first is None or first in names else [f"{first} is missing"]
+        passed_over = [] if first is None or first in names else [f"'{first}' is missing"]
         for name in names:
             path = self.folder / name
             fault = _fault(path)
@@ -258,7 +265,7 @@ def _fault(path: Path) -> str | None:
         return f"{_STATE}: {type(error).__name__}"
     if _sha256_of(state) != recorded:
         return f"{_STATE} has changed on disk"
-    for name in {_WEIGHTS, *digests}:
+    for name in sorted({_WEIGHTS, *digests}):
         if not (path / name).is_file():
             return f"{name} is missing"
         with (path / name).open("rb") as file:

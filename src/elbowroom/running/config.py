@@ -57,13 +57,13 @@ def _share(value: float) -> float:
     return value
 
 
-Share = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_share)]
+Share = Annotated[float, Field(ge=0), AfterValidator(_share)]
 Widths = Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_split_commas)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):

@@ -114,15 +114,24 @@ def fit(
     return state
 
 
-def _endless_batches(
-    data: DataSet | StreamSet, plan: Plan, generator: torch.Generator, step: int
-) -> Iterator[Batch]:
-    """Batches from ``step`` on, epoch after epoch."""
+def _endless_batches(data: DataSet | StreamSet, plan: Plan, generator: torch.Generator, step: int) -> Iterator[Batch]:
+    """Batches from ``step`` on, epoch after epoch.
+
+    A stream can only be read from its beginning: what was seen before is read again and passed over.
+    """
     epoch, start = divmod(step, plan.steps_per_epoch) if plan.steps_per_epoch else (0, 0)
+    passed = 0 if plan.steps_per_epoch else step
+    restored = generator.get_state()
     while True:
         empty = True
-        for batch in data.training_batches(plan.batch_size, seed=plan.seed, epoch=epoch, start=start, generator=generator):
+        for batch in data.training_batches(
+            plan.batch_size, seed=plan.seed, epoch=epoch, start=start, generator=generator
+        ):
             empty = False
+            if passed:
+                passed -= 1
+                generator.set_state(restored)  # a batch that is passed over draws nothing
+                continue
             yield batch
         if empty:
             raise ElbowroomError("The stream of data gave no batch.", "Give a stream that can be read more than once.")
@@ -171,8 +180,15 @@ class _Desk:
                 for name, value in self.learner.measure(pair, batch, generator=generator).items():
                     values.setdefault(name, []).append(value)
         moments = {name: mean_and_stderr(torch.cat(parts)) for name, parts in values.items()}
-        stderr = moments[self.learner.name][1]  # unknown from one datum, and JSON has no NaN
         means = {name: mean for name, (mean, _) in moments.items()}
+        bad = [name for name, mean in means.items() if not math.isfinite(mean)]
+        if bad:
+            raise ElbowroomError(
+                f"After step {state.step} {' and '.join(bad)} of the validation data is not finite, though it was on "
+                "the training data: the weights have grown too large, as a learning rate that is too large makes them.",
+                "Lower --optimizer.lr, or set --optimizer.clip-norm 10; the last good checkpoint is kept.",
+            )
+        stderr = moments[self.learner.name][1]  # unknown from one datum, and JSON has no NaN
         return means | ({"stderr": stderr} if math.isfinite(stderr) else {})
 
     def _compare(self, state: State, value: float) -> None:
@@ -190,7 +206,7 @@ class _Desk:
         numbers = {"step": state.step, "books": books}
         pointers = ["latest"]
         if self.best is not None and self.books.best_step == state.step:
-            pointers.append("best")
+            pointers = ["best", "latest"]
         elif self.best is not None:
             best = {"step": self.books.best_step}
             self.folder.checkpoints.save(self.books.best_step, self.best, best, pointers=["best"])

@@ -1,11 +1,12 @@
 """The run folder: a run's configuration, metrics, checkpoints and results, safe against kills and second writers.
 
-    runs/NAME/
-      config.json        everything needed to repeat the run
-      metrics.jsonl      one line per report
-      checkpoints/       see `running.checkpoints`
-      evaluation.json    results of `evaluate`
-      figures/
+runs/NAME/
+  config.json          everything needed to repeat the run
+  splits.safetensors   which rows are for training, validation and test
+  metrics.jsonl        one line per report
+  checkpoints/         see `running.checkpoints`
+  evaluation.json      results of `evaluate`
+  figures/
 """
 
 from __future__ import annotations
@@ -16,14 +17,19 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from elbowroom.errors import ElbowroomError
 from elbowroom.running.checkpoints import Checkpoints, full_disk_explained, write_text_atomically
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 __all__ = ["RunFolder", "runs_in"]
+
+_NO_CONTENT = {".lock", ".config.json.writing"}  # all that a run killed at its very start leaves
 
 
 class RunFolder:
@@ -46,7 +52,7 @@ class RunFolder:
         folder = cls(path)
         if folder.path.exists() and not folder.path.is_dir():
             raise ElbowroomError(f"{folder.path} is a file, not a run folder.", "Give another name with --out.")
-        if folder.path.is_dir() and any(entry.name != ".lock" for entry in folder.path.iterdir()):
+        if folder.path.is_dir() and any(entry.name not in _NO_CONTENT for entry in folder.path.iterdir()):
             if not overwrite and not folder._is_unstarted():
                 raise ElbowroomError(
                     f"The run folder {folder.path} exists already.",
@@ -65,7 +71,10 @@ class RunFolder:
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ElbowroomError(f"The run folder {folder.path} cannot be made: {error.strerror}.", "Give a path that can be written with --out.") from error
+            raise ElbowroomError(
+                f"The run folder {folder.path} cannot be made: {error.strerror}.",
+                "Give a path that can be written with --out.",
+            ) from error
         return folder
 
     @classmethod
@@ -134,12 +143,48 @@ class RunFolder:
             ElbowroomError: it is damaged.
         """
         try:
-            content: dict[str, Any] = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+            content = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
         except ValueError as error:
             raise ElbowroomError(
-                f"{self.path / 'config.json'} is not valid JSON: {error}.", "Restore it, or train anew with --overwrite."
+                f"{self.path / 'config.json'} is not valid JSON: {error}.",
+                "Restore it, or train anew with --overwrite.",
             ) from error
-        return content
+        wanted = ("config", "facts", "data")
+        lacking = [name for name in wanted if not isinstance(content, dict) or name not in content]
+        if lacking:
+            raise ElbowroomError(
+                f"{self.path / 'config.json'} lacks {', '.join(lacking)}, so it does not describe a run.",
+                "Restore it, or train anew with --overwrite.",
+            )
+        return dict(content)
+
+    # --- splits ---
+
+    def write_splits(self, splits: Mapping[str, Tensor]) -> None:
+        """Which rows are whose: positions in the data set, int64, by split."""
+        from safetensors.torch import save_file  # torch is slow to import, and most commands need none of it here
+
+        temporary = self.path / ".splits.writing"
+        save_file({name: rows.cpu().contiguous() for name, rows in splits.items()}, temporary)
+        temporary.replace(self.path / "splits.safetensors")
+
+    def read_splits(self) -> dict[str, Tensor]:
+        """The splits that the run was trained with.
+
+        Raises:
+            ElbowroomError: the file is missing or damaged.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        path = self.path / "splits.safetensors"
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise ElbowroomError(
+                f"{path} cannot be read ({error}), so it is not known which data were for training.",
+                "Restore it, or train anew with --overwrite.",
+            ) from error
 
     # --- metrics ---
 
@@ -167,15 +212,30 @@ class RunFolder:
     # --- results ---
 
     def evaluations(self) -> list[dict[str, Any]]:
-        """The results in evaluation.json."""
+        """The results in evaluation.json.
+
+        Raises:
+            ElbowroomError: it is damaged.
+        """
         path = self.path / "evaluation.json"
-        return json.loads(path.read_text(encoding="utf-8"))["results"] if path.is_file() else []
+        if not path.is_file():
+            return []
+        try:
+            results: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["results"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ElbowroomError(
+                f"{path} is not valid JSON of results ({type(error).__name__}: {error}).",
+                "Restore it, or delete it and evaluate again.",
+            ) from error
+        return results
 
     def add_evaluations(self, results: Iterable[Mapping[str, Any]]) -> Path:
         """Adds results to evaluation.json; one with the same name, split and settings is replaced."""
 
         def key(result: Mapping[str, Any]) -> str:
-            asked = {name: value for name, value in result["settings"].items() if name != "median_ess"}  # that was found
+            asked = {
+                name: value for name, value in result["settings"].items() if name != "median_ess"
+            }  # that was found
             return json.dumps([result["name"], result["split"], result["points"], asked], sort_keys=True)
 
         kept = {key(result): dict(result) for result in [*self.evaluations(), *results]}

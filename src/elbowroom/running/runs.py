@@ -11,6 +11,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,7 +72,13 @@ class Run:
     """
 
     def __init__(
-        self, folder: RunFolder, *, checkpoint: str = "best", data: DataSet | StreamSet | None = None, device: str | None = None, announce: Callable[[str], None] = print
+        self,
+        folder: RunFolder,
+        *,
+        checkpoint: str = "best",
+        data: DataSet | StreamSet | None = None,
+        device: str | None = None,
+        announce: Callable[[str], None] = print,
     ) -> None:
         content = folder.read_config()
         self.folder = folder
@@ -120,7 +127,8 @@ class Run:
                 "Give them again: er.load(path, data=…); or name a file of data.",
             )
         data = build_data(self.config)
-        check_same_data(self.content["data"], data, self.folder)
+        check_same_data(self.content, data, self.folder)
+        data = with_recorded_splits(data, self.folder)
         return data.to(device=self.device, dtype=dtype_of(self.config.runtime))
 
     def dataset(self) -> DataSet:
@@ -130,7 +138,9 @@ class Run:
             ElbowroomError: they are a stream.
         """
         if not isinstance(self.data, DataSet):
-            raise ElbowroomError("A stream has no test set to look at.", "Give data of known length: an array, a file or a Dataset.")
+            raise ElbowroomError(
+                "A stream has no test set to look at.", "Give data of known length: an array, a file or a Dataset."
+            )
         return self.data
 
     # --- measuring ---
@@ -168,7 +178,7 @@ class Run:
         return results
 
     def score(self, source: Any = None, *, split: str = "test", k: int = 1000, seed: int = 0) -> Scores:
-        """log p(x) of every datum of ``source`` (a path, an array, …), or of a split of the run's own data."""
+        """log p(x) of every datum of ``source`` (a path, an array, what `read` gives), or of a split of its own."""
         return Scores(*score(self.model, self.guide, self._batches(source, split, 100), k=k, seed=seed))
 
     # --- looking ---
@@ -241,24 +251,30 @@ class Run:
         """Batches of the run's own split, or of all the data of ``source``, in order."""
         if source is None:
             return self.dataset().batches(split, batch_size)
-        return self.read(source).batches("train", batch_size)
+        return (source if isinstance(source, DataSet) else self.read(source)).batches("train", batch_size)
 
-    def read(self, source: Any) -> DataSet:
+    def read(self, source: Any, *, context: Any = None, labels: Any = None) -> DataSet:
         """Other data, made ready for this model as its own were.
 
+        Args:
+            source: a path, an array, a data frame, a ``Dataset``.
+            context: covariates of data from Python, shape (n, context_dim).
+            labels: class labels of data from Python, shape (n,).
         Raises:
             ElbowroomError: they cannot be read, or have another shape or support.
         """
         own = self.config.data
+        named = list(own.context) if isinstance(own.context, tuple) else own.context
         data = load_data(
             source,
             binarization=own.binarization,
-            support=own.support if own.binarization == "none" else "auto",
+            support=str(self.facts.native_support),
             validation=0,
             test=0,
             missing=own.missing,
-            context=list(own.context) if isinstance(own.context, tuple) else own.context,
-            num_categories=own.num_categories,
+            context=named if context is None else context,
+            labels=labels,
+            num_categories=self.facts.num_categories,
             seed=own.seed,
         )
         if not isinstance(data, DataSet):
@@ -269,6 +285,12 @@ class Run:
                 f"but the model was trained on shape {self.facts.event_shape}.",
                 "Give data of the same shape, one datum a row.",
             )
+        if data.context_dim != self.facts.context_dim:
+            raise ElbowroomError(
+                f"{data.name} comes with {data.context_dim} covariates, but the model was trained with "
+                f"{self.facts.context_dim}.",
+                "Give the covariates (or labels) that it was trained with beside the data.",
+            )
         likelihood = self.model.likelihood
         data = data.viewed_as(likelihood.support, needed_by=f"a {likelihood.name} likelihood")
         return data.to(device=self.device, dtype=dtype_of(self.config.runtime))
@@ -278,13 +300,23 @@ class Run:
         return f"Run({str(self.folder.path)!r}: {data}, {model.latent_dim} latents, step {self.step:,})"
 
 
-def check_same_data(recorded: dict[str, Any], data: DataSet | StreamSet, folder: RunFolder) -> None:
+def check_same_data(content: dict[str, Any], data: DataSet | StreamSet, folder: RunFolder) -> None:
     """Refuses to go on with data that are not those of the run.
 
+    Args:
+        content: of the run's config.json.
+        data: what there is now.
+        folder: of the run, for the message.
     Raises:
-        ElbowroomError: the digests differ.
+        ElbowroomError: the digests differ, or the number of covariates.
     """
-    before, now = recorded.get("sha256"), data.protocol().get("sha256")
+    had, has = content["facts"]["context_dim"], data.context_dim
+    if had != has:
+        raise ElbowroomError(
+            f"The run {folder.path} was trained with {had} covariates, but the data come with {has}.",
+            "Give context= (or labels=) as when it was trained.",
+        )
+    before, now = content["data"].get("sha256"), data.protocol().get("sha256")
     if before != now:
         raise ElbowroomError(
             f"The data {data.name} have changed since {folder.path} was trained (SHA-256 {str(now)[:12]}…, then "
@@ -293,11 +325,18 @@ def check_same_data(recorded: dict[str, Any], data: DataSet | StreamSet, folder:
         )
 
 
+def with_recorded_splits(data: DataSet | StreamSet, folder: RunFolder) -> DataSet | StreamSet:
+    """The data with the splits that the run was trained with; a stream has none."""
+    return replace(data, splits=folder.read_splits()) if isinstance(data, DataSet) else data
+
+
 def load(
     path: str | Path,
     *,
     checkpoint: str = "best",
     data: Any = None,
+    context: Any = None,
+    labels: Any = None,
     device: str | None = None,
     announce: Callable[[str], None] = print,
 ) -> Run:
@@ -307,12 +346,18 @@ def load(
         path: the run folder.
         checkpoint: "best" (by validation; the latest where there was none) or "latest".
         data: the data, where they came from Python and the folder cannot name them.
+        context: and their covariates, shape (n, context_dim).
+        labels: and their class labels, shape (n,).
         device: where to put the model; the run's own unless given.
         announce: told when a damaged checkpoint was passed over.
     Raises:
-        ElbowroomError: no run there, or no good checkpoint.
+        ElbowroomError: no run there, no good checkpoint, or data that are not those of the run.
     """
     run = Run(RunFolder.open(path), checkpoint=checkpoint, device=device, announce=announce)
     if data is not None:
-        run.data = build_data(run.config, data).to(device=run.device, dtype=dtype_of(run.config.runtime))
+        arrays = {name: value for name, value in (("context", context), ("labels", labels)) if value is not None}
+        given = build_data(run.config, data, **arrays)
+        check_same_data(run.content, given, run.folder)
+        given = with_recorded_splits(given, run.folder)
+        run.data = given.to(device=run.device, dtype=dtype_of(run.config.runtime))
     return run

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from elbowroom.errors import ElbowroomError
+from elbowroom.model.networks import Network
 from elbowroom.running.config import RuntimeConfig
 
 __all__ = ["autocast_dtype", "compile_networks", "dtype_of", "make_generator", "pick_device", "use_threads"]
@@ -22,7 +23,9 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ElbowroomError(f"There is no device '{name}'.", "Give cpu, cuda, cuda:0 or mps with --runtime.device.") from error
+        raise ElbowroomError(
+            f"There is no device '{name}'.", "Give cpu, cuda, cuda:0 or mps with --runtime.device."
+        ) from error
     there = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
@@ -57,7 +60,8 @@ def use_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def compile_networks(*networks: nn.Module) -> None:
-    """Compiles each network in place; densities and random draws stay outside, so results keep their seeds."""
-    for network in networks:
-        network.compile()
+def compile_networks(module: nn.Module) -> None:
+    """Compiles every network inside, in place; densities and draws stay outside, so that seeds keep their meaning."""
+    for part in module.modules():
+        if isinstance(part, Network):
+            part.compile()

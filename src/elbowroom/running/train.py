@@ -14,13 +14,14 @@ from elbowroom.data.dataset import DataSet
 from elbowroom.data.sources import BUILT_IN
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError, did_you_mean
-from elbowroom.learners.learner import Pair
+from elbowroom.evaluation.evaluate import evaluation_mode
+from elbowroom.learners.learner import Learner, Pair, State
 from elbowroom.running.build import Facts, build_data, build_learner, build_pair, facts_of, initialise
-from elbowroom.running.config import Config, configure, nested, read_recipe, recipe_names
+from elbowroom.running.config import Config, configure, merge, nested, read_recipe, recipe_names
 from elbowroom.running.engine import Books, Plan, fit, restore
 from elbowroom.running.folder import RunFolder
 from elbowroom.running.observers import Observer, TensorBoard, Terminal
-from elbowroom.running.runs import Run, check_same_data
+from elbowroom.running.runs import Run, check_same_data, with_recorded_splits
 from elbowroom.running.runtime import compile_networks, dtype_of, make_generator, pick_device, use_threads
 
 __all__ = ["resolve", "train"]
@@ -56,13 +57,14 @@ def resolve(source: str | Path, overrides: Mapping[str, Any], *, config: str | P
     if text.endswith(".toml") or text in recipe_names():
         return Request(Path(text).stem, [read_recipe(text), *layers, overrides])
     if text in BUILT_IN or Path(text).exists():
-        return Request(Path(text).stem, [*layers, {"data": {"name": text}}, overrides])
+        name = text if text in BUILT_IN else Path(text).resolve().stem
+        return Request(name, [*layers, {"data": {"name": text}}, overrides])
     names = {*recipe_names(), *BUILT_IN}
     raise ElbowroomError(f"'{text}' is no recipe, no built-in data set and no file.", did_you_mean(text, names))
 
 
 def train(
-    source: Any = "digits",
+    source: Any = None,
     *,
     out: str | Path | None = None,
     resume: bool = False,
@@ -78,11 +80,12 @@ def train(
 
     Args:
         source: a recipe's name or file, a built-in data set, a path; or data: an array, a tensor, a data frame, a
-            torch ``Dataset``, ``IterableDataset`` or ``DataLoader``.
+            torch ``Dataset``, ``IterableDataset`` or ``DataLoader``. Unless given: with ``resume`` the run's own,
+            otherwise "digits".
         out: the run folder; ``runs/NAME`` unless given.
         resume: go on with the run in ``out`` (with its own configuration) from its latest checkpoint.
         overwrite: replace the run in ``out``.
-        config: a recipe file whose keys are laid over.
+        config: a recipe, by name or file, whose keys are laid over.
         context: covariates of data from Python, shape (n, context_dim).
         labels: class labels of data from Python, shape (n,).
         observers: who is told how it goes; the terminal unless given.
@@ -96,12 +99,19 @@ def train(
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is written; ``resume`` goes on.
     """
     keys = nested(overrides)
-    from_python = not isinstance(source, str | Path)
-    request = Request("data", [keys]) if from_python else resolve(source, keys, config=config)
+    from_python = not isinstance(source, str | Path | None)
+    if from_python:
+        request = Request("data", [*([] if config is None else [read_recipe(config)]), keys])
+    else:
+        request = resolve("digits" if source is None else source, keys, config=config)
     path = Path(out) if out is not None else Path("runs") / request.name
-    settings = configure(*request.layers, source=request.name)
+    settings = _found_from_anywhere(configure(*request.layers, source=request.name))
+    folder = RunFolder(path)
     if resume:
-        settings = _recorded(RunFolder.open(path), request, keys)
+        asked = keys if config is None else merge(read_recipe(config), keys)
+        settings = _recorded(
+            RunFolder.open(path), asked, named=None if source is None else settings.data.name, from_python=from_python
+        )
     use_threads(settings.runtime.threads)
     device = pick_device(settings.runtime.device)
     arrays = {name: value for name, value in (("context", context), ("labels", labels)) if value is not None}
@@ -109,55 +119,81 @@ def train(
     data = data.to(device=device, dtype=dtype_of(settings.runtime))
     facts = facts_of(data, settings.train.batch_size)
     pair = build_pair(settings, facts, seed=settings.train.seed)
-    plan = _plan(settings, facts)
+    plan = _plan(settings, facts, has_validation=bool(data.size("validation")))
+    learner = build_learner(settings, total_steps=plan.total_steps, steps_per_epoch=plan.steps_per_epoch)
+    if observers is None:
+        observers = [Terminal(normalized=pair.model.likelihood.normalized)]
+    if settings.train.tensorboard:
+        observers = [*observers, TensorBoard(path / "tensorboard")]
+    if resume:
+        check_same_data(folder.read_config(), data, folder)
+        data = with_recorded_splits(data, folder)
+    if not (resume and folder.checkpoints.exist(resumable=True)):
+        initialise(pair, settings, data)
+    pair = pair.to(device)
+    _rehearse(learner, pair, data)
 
-    folder = RunFolder.open(path) if resume else RunFolder.create(path, overwrite=overwrite)
+    # all that can be wrong with what was asked for is known by now: from here on there are files
+    if not resume:
+        folder = RunFolder.create(path, overwrite=overwrite)
     with folder.lock():
-        if resume:
-            check_same_data(folder.read_config()["data"], data, folder)
-        else:
-            initialise(pair, settings, data)
+        if not resume and isinstance(data, DataSet):
+            folder.write_splits(data.splits)
         folder.write_config(_content(settings, facts, data, from_python=from_python))
-        _run(settings, plan, pair.to(device), data, folder, resume=resume, observers=observers, announce=announce)
+        state, books, generator = learner.init(pair), Books(), make_generator(device, settings.train.seed)
+        if resume:
+            state, books = _where_it_stopped(folder, state, books, generator, announce)
+        folder.rewind_metrics(state.step)
+        if settings.runtime.compile:
+            compile_networks(pair)
+        fit(learner, state, data, plan, generator=generator, folder=folder, books=books, observers=observers)
     return Run(folder, data=data, announce=announce)
 
 
-def _run(
-    settings: Config,
-    plan: Plan,
-    pair: Pair,
-    data: DataSet | StreamSet,
-    folder: RunFolder,
-    *,
-    resume: bool,
-    observers: Sequence[Observer] | None,
-    announce: Callable[[str], None],
-) -> None:
-    """Builds the learner, puts it where the latest checkpoint left it, and runs the loop."""
-    learner = build_learner(settings, total_steps=plan.total_steps, steps_per_epoch=plan.steps_per_epoch)
-    state, books = learner.init(pair), Books()
-    generator = make_generator(next(pair.parameters()).device, settings.train.seed)
-    if resume and folder.checkpoints.exist():
-        checkpoint = folder.checkpoints.find("latest", resumable=True, announce=announce)
-        state, books = restore(checkpoint, state, generator)
-        announce(f"going on with {folder.path} from step {state.step:,}")
-    elif resume:
-        initialise(pair, settings, data)
+def _found_from_anywhere(settings: Config) -> Config:
+    """The configuration with the path of the data made absolute, so that the run can be used from other folders."""
+    if settings.data.name in BUILT_IN or not Path(settings.data.name).exists():
+        return settings
+    data = settings.data.model_copy(update={"name": str(Path(settings.data.name).absolute())})
+    return settings.model_copy(update={"data": data})
+
+
+def _rehearse(learner: Learner, pair: Pair, data: DataSet | StreamSet) -> None:
+    """Measures two data: an objective and a model that do not go together say so before there are files."""
+    if isinstance(data, DataSet):  # a stream could not be read again
+        batch = data.take("train", torch.arange(min(2, data.size("train"))))
+        with evaluation_mode(pair):
+            learner.measure(pair, batch, generator=make_generator(batch.x.device, 0))
+
+
+def _where_it_stopped(
+    folder: RunFolder, state: State, books: Books, generator: torch.Generator, announce: Callable[[str], None]
+) -> tuple[State, Books]:
+    """Learner, books and generator as the latest good checkpoint has them; as they are where there is none yet."""
+    folder.checkpoints.settle()
+    if not folder.checkpoints.exist(resumable=True):
         announce(f"{folder.path} has no checkpoint yet: starting from step 0")
-    folder.rewind_metrics(state.step)
-    if settings.runtime.compile:
-        compile_networks(pair.model.likelihood.network, pair.guide.network)  # type: ignore[arg-type]
-    watchers = list(observers) if observers is not None else [Terminal(normalized=pair.model.likelihood.normalized)]
-    if settings.train.tensorboard:
-        watchers.append(TensorBoard(folder.path / "tensorboard"))
-    fit(learner, state, data, plan, generator=generator, folder=folder, books=books, observers=watchers)
+        return state, books
+    checkpoint = folder.checkpoints.find("latest", resumable=True, announce=announce)
+    state, books = restore(checkpoint, state, generator)
+    folder.checkpoints.point("best", books.best_step)  # a kill, or a fall back, can have left the pointers elsewhere
+    folder.checkpoints.point("latest", state.step)
+    announce(f"going on with {folder.path} from step {state.step:,}")
+    return state, books
 
 
-def _plan(settings: Config, facts: Facts) -> Plan:
+def _plan(settings: Config, facts: Facts, *, has_validation: bool) -> Plan:
+    if settings.train.patience is not None and not has_validation:
+        raise ElbowroomError(
+            f"train.patience is {settings.train.patience}, but there are no validation data to get better on.",
+            "Keep some apart with --data.validation 0.1, or leave train.patience out.",
+        )
     steps, per_epoch = settings.train.steps, facts.steps_per_epoch
     if steps is None:
         if per_epoch is None:
-            raise ElbowroomError("A stream of data has no epochs, so its length must be said in steps.", "Give --train.steps.")
+            raise ElbowroomError(
+                "A stream of data has no epochs, so its length must be said in steps.", "Give --train.steps."
+            )
         steps = math.ceil(settings.train.epochs * per_epoch)
     return Plan(
         total_steps=steps,
@@ -181,14 +217,31 @@ def _content(settings: Config, facts: Facts, data: DataSet | StreamSet, *, from_
     }
 
 
-def _recorded(folder: RunFolder, request: Request, keys: Mapping[str, Any]) -> Config:
+def _recorded(folder: RunFolder, keys: Mapping[str, Any], *, named: str | None, from_python: bool) -> Config:
     """A run's own configuration, with what may change changed.
 
+    Args:
+        folder: of the run.
+        keys: what is asked for now, nested.
+        named: the data that were named, if any were.
+        from_python: whether data were given in Python.
     Raises:
-        ElbowroomError: a flag that would make it another run.
+        ElbowroomError: something that would make it another run.
     """
-    recorded = configure(folder.read_config()["config"], source=str(folder.path / "config.json"))
-    asked = configure(recorded.model_dump(), keys, source=request.name)
+    content = folder.read_config()
+    recorded = configure(content["config"], source=str(folder.path / "config.json"))
+    own, needs_python = recorded.data.name, bool(content["data"].get("from_python"))
+    if needs_python and not from_python:
+        raise ElbowroomError(
+            f"The run {folder.path} was trained on data given in Python, which it does not keep.",
+            "Give them again: er.train(data, out=…, resume=True).",
+        )
+    if named is not None and not from_python and Path(named).absolute() != Path(own).absolute():
+        raise ElbowroomError(
+            f"The run {folder.path} was trained on {own}, and --resume cannot go on with {named}.",
+            "Name the run's own data, or train a new run with --out.",
+        )
+    asked = configure(recorded.model_dump(), keys, source=str(folder.path))
     old, new = _flat(recorded.model_dump()), _flat(asked.model_dump())
     differ = [key for key in old if old[key] != new[key] and key not in _MAY_CHANGE]
     if differ:

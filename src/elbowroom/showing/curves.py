@@ -32,6 +32,7 @@ from elbowroom.showing.style import (
     new_figure,
     number,
     thin_axes,
+    wrap,
 )
 
 __all__ = ["training_curves"]
@@ -39,7 +40,7 @@ __all__ = ["training_curves"]
 _UNIT = "nats per datum"
 _SPLITS = {"train": BLUE, "validation": VERMILION}
 _FEWEST_FOR_A_CUT = 5  # reports; with fewer there is no settled part
-_MARGIN = 2.0  # of the settled part's range, shown on both sides of it
+_MARGIN = 3.0  # of the settled part's range, shown on both sides of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,14 @@ def training_curves(
             panels[name].tick_params(labelbottom=False)
     heading = " · ".join(part for part in (title, None if normalized else NOT_A_LIKELIHOOD) if part)
     if heading:
-        figure.suptitle(heading, fontsize=LABEL, color=INK, x=0.01, ha="left", parse_math=False)
+        figure.suptitle(
+            wrap(heading, LABEL, figure.get_figwidth() - 0.1),
+            fontsize=LABEL,
+            color=INK,
+            x=0.01,
+            ha="left",
+            parse_math=False,
+        )
     return finish(figure, path)
 
 
@@ -122,10 +130,10 @@ def _latest(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _abscissa(rows: list[Mapping[str, Any]]) -> str:
-    """Epochs, unless a split reports more than once in one."""
+    """Epochs, unless a split reports more than once in one, or there are none, as in a stream."""
     for split in _SPLITS:
         epochs = [row.get("epoch") for row in rows if row.get("split") == split]
-        if None in epochs or len(set(epochs)) < len(epochs):
+        if None in epochs or len(set(epochs)) < len(epochs) or not any(epochs or [1]):
             return "step"
     return "epoch"
 
@@ -154,8 +162,9 @@ def _draw(axes: Axes, curves: list[_Curve], title: str, unit: str, *, legend: bo
             label=label,
         )
     thin_axes(axes, title=title, ylabel=_UNIT)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.ticklabel_format(useOffset=False)
     _limit(axes, curves, unit)
     broken = sum(int((~np.isfinite(curve.y)).sum()) for curve in curves)
     if broken:
@@ -180,6 +189,9 @@ def _limit(axes: Axes, curves: list[_Curve], unit: str) -> None:
     x, y = x[known], y[known]
     if not len(y):
         return
+    if x.min() == x.max():
+        axes.set_xlim(x[0] - 0.5, x[0] + 0.5)
+        axes.set_xticks([float(x[0])], [f"{x[0]:g}"])
     low, high = _range(x, y)
     axes.set_ylim(low, high)
     for outside, worst, arrow, height, va in (
@@ -213,7 +225,7 @@ def _range(x: Array, y: Array) -> tuple[float, float]:
     span = upper - lower or 0.05 * (whole[1] - whole[0])
     low = max(whole[0], lower - _MARGIN * span)
     high = min(whole[1], upper + _MARGIN * span)
-    if whole[1] - whole[0] < 2 * (high - low):
+    if whole[1] - whole[0] <= 2 * (high - low):
         return whole[0] - pad, whole[1] + pad
     pad = 0.05 * (high - low)
     return low - pad, high + pad

@@ -105,7 +105,7 @@ def manifold(run: Run, r: int = 20) -> Path:
     return path
 
 
-def traversals(run: Run, *, steps: int = 9, reach: float = 2.5) -> Path:
+def traversals(run: Run, *, steps: int = 9, reach: float = 2.0) -> Path:
     """One latent varied at a time around the posterior mean of a datum, the most active latents first.
 
     The datum is of the test set, or of the training set where no test set was kept.

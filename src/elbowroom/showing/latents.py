@@ -165,8 +165,8 @@ def latent_scatter(
 ) -> Figure:
     """Where the guide puts the data: means of q(z | x), coloured by label.
 
-    Two latents are shown as they are; of more, the two principal components of the means, in which the unused
-    coordinates, whose means hardly move, have no part.
+    One latent is spread out over the height and two are shown as they are; of more, the two principal components of
+    the means, in which the unused coordinates, whose means hardly move, have no part.
 
     Args:
         means: shape (n, latent).
@@ -201,15 +201,20 @@ def latent_scatter(
     thin_axes(axes, title=title, xlabel=xlabel, ylabel=ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_locator(MaxNLocator(5))
+    if ylabel is None:
+        axes.yaxis.set_visible(False)
+        axes.spines["left"].set_visible(False)
+    else:
+        axes.set_aspect("equal", adjustable="datalim")  # distances in z mean the same in every direction
     _coloured(figure, axes, plane, None if classes is None else classes[finite])
     return finish(figure, path)
 
 
-def _plane(points: Array) -> tuple[Array, str, str]:
-    """Two coordinates for each point, and their names."""
+def _plane(points: Array) -> tuple[Array, str, str | None]:
+    """Two coordinates for each point, and their names; None for one that means nothing."""
     if points.shape[1] == 1:
-        rank = points[:, 0].argsort().argsort()  # one latent: the values against their rank
-        return np.stack([points[:, 0], (rank + 0.5) / len(points)], 1), "z[0]", "share of data below"
+        # multiples of the golden ratio fill the height evenly, so that equal values do not hide each other
+        return np.stack([points[:, 0], np.arange(len(points)) * 0.6180339887498949 % 1.0], 1), "z[0]", None
     if points.shape[1] == 2:
         return points, "z[0]", "z[1]"
     centred = points - points.mean(0)
@@ -239,7 +244,7 @@ def _coloured(figure: Figure, axes: Axes, plane: Array, classes: Array | None) -
         bar = figure.colorbar(dots, ax=axes, fraction=0.05, pad=0.02)
         bar.ax.tick_params(labelsize=SMALL, width=0.5, length=2.5)
         bar.set_alpha(1.0)
-        bar.outline.set_linewidth(0.5)  # type: ignore[operator]
+        bar.outline.set_linewidth(0.5)
         return
     texts = [f"{name:g}" if names.dtype.kind == "f" else str(name) for name in names]
     if len(names) > len(CLASS_COLOURS):

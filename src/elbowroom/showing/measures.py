@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -18,6 +19,7 @@ from elbowroom.showing.style import (
     COLUMN,
     GREY,
     INK,
+    LABEL,
     NOT_A_LIKELIHOOD,
     ORANGE,
     SMALL,
@@ -26,6 +28,7 @@ from elbowroom.showing.style import (
     new_figure,
     number,
     thin_axes,
+    wrap,
 )
 
 __all__ = ["evaluation_figure", "gradient_figure"]
@@ -54,7 +57,8 @@ def evaluation_figure(
     Args:
         results: of ``evaluate``, each with name, value, stderr and bound ("lower", "upper", "estimate" or "exact"),
             and optionally settings (k is shown) and points. A result named "elbow room" labels the room with its
-            own, paired standard error; other results without a bound are no values of log p(x), and are left out.
+            own, paired standard error. Results without a bound or in another unit are no values of log p(x), and
+            are left out.
         normalized: False for the cross-entropy of grey pixels, which the title then says.
         title: above.
         path: where to write a PNG.
@@ -70,9 +74,7 @@ def evaluation_figure(
         >>> [tick.get_text() for tick in evaluation_figure(rows).axes[0].get_yticklabels()]
         ['ELBO', 'IWAE, k = 5000']
     """
-    shown = [
-        r for r in results if r.get("bound") in _MARKERS and r.get("name") not in _ROOM and _finite(r.get("value"))
-    ]
+    shown = [result for result in results if _is_log_evidence(result)]
     if not shown:
         raise ElbowroomError(
             "there is no finite result that bounds or estimates log p(x), but the figure compares them.",
@@ -112,8 +114,9 @@ def evaluation_figure(
         _draw_room(axes, room, len(shown))
     axes.set_ylim(len(shown) - 0.4 + bool(room), -0.6)
     heading = " · ".join(part for part in (title, None if normalized else NOT_A_LIKELIHOOD) if part)
-    thin_axes(axes, title=heading or None, xlabel="nats per datum  (bars: ± 1 standard error)")
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    thin_axes(axes, xlabel="nats per datum, ± 1 standard error")
+    _heading(figure, heading)
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.margins(x=0.08)
     axes.set_yticks(range(len(shown)), names, parse_math=False)
     axes.tick_params(axis="y", length=0)
@@ -123,7 +126,17 @@ def evaluation_figure(
 
 
 def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, Real) and math.isfinite(value)
+
+
+def _is_log_evidence(result: Mapping[str, Any]) -> bool:
+    """Whether a result bounds or estimates log p(x) in nats; the room does not, nor do bits per dimension."""
+    return (
+        result.get("bound") in _MARKERS
+        and result.get("name") not in _ROOM
+        and str(result.get("unit", "nats")).startswith("nats")
+        and _finite(result.get("value"))
+    )
 
 
 def _name(result: Mapping[str, Any], *, several: bool) -> str:
@@ -163,6 +176,12 @@ def _draw_room(axes: Axes, room: tuple[float, float, str], row: int) -> None:
     arrow = {"arrowstyle": "<->", "linewidth": 0.6, "color": INK, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 6}
     axes.annotate("", (low, row - 0.25), (high, row - 0.25), arrowprops=arrow)
     axes.text((low + high) / 2, row - 0.1, text, ha="center", va="top", fontsize=SMALL, color=INK)
+
+
+def _heading(figure: Figure, text: str) -> None:
+    if text:
+        text = wrap(text, LABEL, figure.get_figwidth() - 0.1)
+        figure.suptitle(text, fontsize=LABEL, color=INK, x=0.01, ha="left", parse_math=False)
 
 
 def _legend(figure: Figure, markers: Sequence[tuple[str, str]]) -> None:
@@ -240,7 +259,8 @@ def gradient_figure(
             markeredgewidth=0.9,
             clip_on=False,
         )
-    thin_axes(axes, title=title, xlabel="variance of the gradient (trace of its covariance)")
+    thin_axes(axes, xlabel="total variance of the gradient")
+    _heading(figure, title or "")
     axes.xaxis.set_major_locator(LogLocator(10, numticks=8))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_yticks(range(len(estimators)), estimators, parse_math=False)

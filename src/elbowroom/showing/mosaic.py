@@ -42,6 +42,7 @@ _LARGEST_TILE = 1.2  # inches: one digit need not fill a column
 _MARGIN, _GAP, _BETWEEN = 0.03, 0.015, 0.16  # inches: around the figure, between pictures, between panels
 _LINE = 1.3  # line height over type size
 _NOT_A_NUMBER = (213, 94, 0)  # vermilion
+_SEAM = (158, 174, 192)  # no grey, so that it is no part of a picture, black or white
 
 
 def to_rgb(images: Values, what: str = "images", *, value_range: tuple[float, float] = (0.0, 1.0)) -> Array:
@@ -99,7 +100,7 @@ class Panel:
         row_labels: to the left of the rows, in the first panel of a sheet.
         column_labels: above the columns; "" for a column without.
         captions: above each picture.
-        xlabel, ylabel: below and to the left.
+        xlabel, ylabel: below and, in a panel without row labels, to the left.
         seamless: without gaps between the pictures.
     """
 
@@ -150,12 +151,17 @@ class _Layout:
 
 
 def _paste(panel: Panel, layout: _Layout) -> Array:
-    """All pictures of a panel on white paper."""
+    """All pictures of a panel on white paper, with a seam between neighbours."""
     paper = np.full((layout.height(panel), layout.width(panel), 3), 255, dtype=np.uint8)
+    height, width = layout.tile(panel)
+    gap = layout.between(panel)
+    for index in range(len(panel.pictures)):
+        left, top = layout.corner(panel, index)
+        paper[max(0, top - gap) : top + height + gap, max(0, left - gap) : left + width + gap] = _SEAM
     for index, picture in enumerate(panel.pictures):
         left, top = layout.corner(panel, index)
         big = picture.repeat(layout.scale, 0).repeat(layout.scale, 1)
-        paper[top : top + big.shape[0], left : left + big.shape[1]] = big
+        paper[top : top + height, left : left + width] = big
     return paper
 
 
@@ -189,7 +195,7 @@ def draw_sheet(
     """
     first = panels[0]
     labels = max((text_width(label, SMALL) for label in first.row_labels), default=0.0)
-    left = _MARGIN + (labels + 0.06 if labels else 0.0) + (LABEL * _LINE / 72 if first.ylabel else 0.0)
+    left = _MARGIN + (labels + 0.06 if labels else 0.0) + (LABEL * _LINE / 72 + 0.03 if first.ylabel else 0.0)
     wide = len(panels) > 1 or first.columns > 8 or labels > 0.8
     room = (PAGE if wide else COLUMN) - left - _MARGIN
     layout = _fit(panels, room, caption=any(panel.captions for panel in panels))
@@ -236,7 +242,6 @@ def _draw_panel(figure: Figure, panel: Panel, layout: _Layout, left: int, top: i
         spine.set_visible(False)
     axes.set_xticks([])
     axes.set_yticks([])
-    points = 72 / layout.dpi
     small: dict[str, Any] = {"fontsize": SMALL, "color": INK, "parse_math": False, "linespacing": 1.1}
     tile_height, tile_width = layout.tile(panel)
     for row, label in enumerate(panel.row_labels):
@@ -255,7 +260,4 @@ def _draw_panel(figure: Figure, panel: Panel, layout: _Layout, left: int, top: i
     if panel.xlabel:
         axes.set_xlabel(panel.xlabel, labelpad=2, **large)
     if panel.ylabel:
-        widest = max((text_width(label, SMALL) for label in panel.row_labels), default=0.0)
-        axes.text(
-            -(widest + 0.08) * 72 / points, height / 2, panel.ylabel, ha="right", va="center", rotation=90, **large
-        )
+        axes.text(-0.03 * layout.dpi, height / 2, panel.ylabel, ha="right", va="center", rotation=90, **large)

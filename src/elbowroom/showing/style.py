@@ -182,14 +182,15 @@ def finish(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # without the software's name and version, equal figures are equal files
-        figure.savefig(temporary, format="png", dpi=figure.dpi, facecolor="white", metadata={"Software": None})
-        temporary.replace(target)
+        try:
+            # without the software's name and version, equal figures are equal files
+            figure.savefig(temporary, format="png", dpi=figure.dpi, facecolor="white", metadata={"Software": None})
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise ElbowroomError(
             f"the figure cannot be written to {target}: {error.strerror or error}.",
             "Give the path of a file in a folder that you may write to.",
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return figure

@@ -29,6 +29,7 @@ from elbowroom.showing.style import (
     as_array,
     finish,
     new_figure,
+    number,
     text_width,
     thin_axes,
     wrap,
@@ -141,19 +142,19 @@ def _histograms(axes: Axes, data: Array, samples: Array) -> None:
     axes.set_xlim(edges[0], edges[-1])
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_locator(MaxNLocator(3))
-    outside = float(((samples < edges[0]) | (samples > edges[-1])).mean())
-    if outside >= 0.005:
+    missed, outside = (float(((v < edges[0]) | (v > edges[-1])).mean()) for v in (data, samples))
+    if outside >= missed + 0.005:
         # samples far from all data must not vanish from the picture unsaid
         text = f"{100 * outside:.0f}% of samples\nout of range"
         axes.text(0.98, 0.95, text, ha="right", va="top", transform=axes.transAxes, fontsize=SMALL, color=VERMILION)
 
 
 def _edges(data: Array, samples: Array) -> Array:
-    """Bins over the range of the data and a quarter more on each side; one per value where integers are few."""
-    low, high = float(data.min()), float(data.max())
+    """Bins over 99% of the data and up to a quarter more on each side; one per value where integers are few."""
+    low, high = (float(q) for q in np.quantile(data, [0.005, 0.995]))
     span = high - low or max(1.0, abs(low))
-    low = max(low - span / 4, min(low, float(samples.min())))
-    high = min(high + span / 4, max(high, float(samples.max())))
+    low = max(low - span / 4, min(float(data.min()), float(samples.min())))
+    high = min(high + span / 4, max(float(data.max()), float(samples.max())))
     if (data == np.round(data)).all() and (samples == np.round(samples)).all() and high - low <= _BINS:
         return np.arange(np.floor(low), np.ceil(high) + 2) - 0.5
     return np.linspace(low, high if high > low else low + span, _BINS + 1)
@@ -178,7 +179,7 @@ def reconstruction_scatter(
     Returns:
         The figure: at most nine features, those of which the reconstruction explains least (by R²).
     Raises:
-        ElbowroomError: no data, or no finite value.
+        ElbowroomError: no data, no finite value, or x and means of different shapes.
     Example:
         >>> import torch
         >>> x = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
@@ -186,6 +187,12 @@ def reconstruction_scatter(
         'R² = 1.00'
     """
     data, expected = _table(x, "x"), _table(means, "means")
+    if data.shape != expected.shape:
+        raise ElbowroomError(
+            f"x has {data.shape[0]} rows of {data.shape[1]} features and means {expected.shape[0]} of "
+            f"{expected.shape[1]}, but each value is compared with its own mean.",
+            "Give one mean for every value, in the same order.",
+        )
     names = _names(names, data.shape[1])
     pairs = []
     for j in range(data.shape[1]):
@@ -211,9 +218,8 @@ def reconstruction_scatter(
         thin_axes(axes, xlabel=_shorten(name), ylabel="mean  E[x | z]" if place % columns == 0 else None)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.set_title(
-            f"R² = {_explained(value, mean):.2f}".replace("-", "−"), loc="right", fontsize=SMALL, color=GREY, pad=2
-        )
+        quality = "constant" if np.ptp(value) == 0 else f"R² = {number(_explained(value, mean))}"
+        axes.set_title(quality, loc="right", fontsize=SMALL, color=GREY, pad=2)
     figure.suptitle("data against mean of p(x | z), z ~ q(z | x)", fontsize=LABEL, color=INK, x=0.01, ha="left")
     if notes:
         figure.supxlabel(

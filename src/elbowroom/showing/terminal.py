@@ -5,14 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from elbowroom.evaluation.evaluate import Announce, Result
 from elbowroom.running.config import Config
+
+if TYPE_CHECKING:  # torch would come with them, which a list of recipes does not need
+    from elbowroom.evaluation.evaluate import Announce, Result
 
 __all__ = ["print_facts", "print_results", "print_run", "print_table", "progress"]
 

@@ -1,0 +1,391 @@
+"""Figures are held against linear-Gaussian models, whose evidence, posterior and ELBO are known exactly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal, kl_divergence
+
+from elbowroom.data.batch import Batch
+from elbowroom.data.dataset import DataSet
+from elbowroom.data.loading import load_data
+from elbowroom.data.support import Support
+from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation.evaluate import Result, evaluate, evaluation_mode, score
+from elbowroom.model.conditional import Conditional
+from elbowroom.model.guides import DiagonalNormal, InputTransform
+from elbowroom.model.latent import LatentModel
+from elbowroom.model.likelihoods import CrossEntropy, DiscretizedLogisticMixture
+from elbowroom.model.networks import MLP
+from elbowroom.model.oracles import LinearGaussian, ppca
+from elbowroom.model.priors import StandardNormal
+from elbowroom.numerics import mean_and_stderr
+
+DIM, LATENT = 6, 2
+
+
+def _data(x: Tensor, **settings: Any) -> DataSet:
+    data = load_data(x, support="reals", validation=0.0, test=0.0, **settings)
+    assert isinstance(data, DataSet)
+    return data.to(dtype=torch.float64)
+
+
+def _oracle(num_data: int = 300, seed: int = 3) -> tuple[LinearGaussian, DiagonalNormal, Tensor]:
+    return ppca(DIM, LATENT, seed=seed, num_data=num_data)
+
+
+def _exact_elbo(model: LinearGaussian, guide: Conditional, x: Tensor) -> Tensor:
+    """log p(x) − KL(q || p(z | x)), both in closed form."""
+    q = guide(x)
+    normal = torch.distributions.MultivariateNormal(q.mean, torch.diag_embed(q.variance))
+    return (model.log_evidence(x) - kl_divergence(normal, model.posterior(x))).detach()
+
+
+def _named(results: list[Result]) -> dict[str, Result]:
+    return {result.name: result for result in results}
+
+
+def _measure(model: LatentModel, guide: Conditional, data: Any, *methods: str, **settings: Any) -> dict[str, Result]:
+    return _named(evaluate(model, guide, data, methods=methods, split="train", **settings))
+
+
+# --- right -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_samples", [1, 7])
+def test_the_elbo_is_the_exact_one(num_samples: int) -> None:
+    """Per-datum noise is what remains after the exact value of every datum is taken out, so this z-score is sharp."""
+    model, guide, x = _oracle()
+    found = _measure(model, guide, _data(x), "elbo", num_samples=num_samples)
+    exact = _exact_elbo(model, guide, x)
+    noise = torch.stack([_noise_of_one_draw(model, guide, x, seed) for seed in range(20)]).std(0).square()
+    stderr = math.sqrt((noise / num_samples).sum().item()) / len(x)
+    assert abs(found["elbo"].value - exact.mean().item()) < 4 * stderr
+    divergence = kl_divergence(guide(x), Independent(Normal(torch.zeros(LATENT).double(), 1.0), 1)).mean().item()
+    assert found["kl"].value == pytest.approx(divergence)
+    assert found["elbo"].value == pytest.approx(found["reconstruction"].value - found["kl"].value)
+
+
+def _noise_of_one_draw(model: LinearGaussian, guide: Conditional, x: Tensor, seed: int) -> Tensor:
+    torch.manual_seed(seed)
+    return model.log_likelihood(x, guide(x).sample()).detach()
+
+
+def test_bounds_are_ordered_and_the_room_is_their_difference() -> None:
+    model, guide, x = _oracle()
+    found = _measure(model, guide, _data(x), "elbo", "iwae", k=200)
+    evidence = model.log_evidence(x).mean().item()
+    assert found["elbo"].value < found["iwae"].value
+    # a bound, so below but for noise; over 200 draws its bias is far below the noise
+    noise = score(model, guide, _data(x).batches("train", 50), k=200)[1].square().sum().sqrt().item() / len(x)
+    assert abs(found["iwae"].value - evidence) < 4 * noise
+    assert found["elbow room"].value == pytest.approx(found["iwae"].value - found["elbo"].value)
+
+
+def test_with_the_exact_posterior_there_is_no_room() -> None:
+    model, _, x = _oracle()
+    found = _measure(model, model.exact_guide(), _data(x), "iwae", k=3)
+    assert found["iwae"].value == pytest.approx(model.log_evidence(x).mean().item(), abs=1e-9)
+    assert found["iwae"].settings["median_ess"] == pytest.approx(3)
+
+
+@pytest.mark.parametrize("name", ["elbo", "iwae"])
+def test_standard_errors_are_calibrated(name: str) -> None:
+    """Over fresh data and draws — of one seed, which must not tie them — (value − truth) / stderr has variance 1."""
+    model, guide, _ = _oracle()
+    truth_model = model.log_evidence if name == "iwae" else lambda x: _exact_elbo(model, guide, x)
+    with torch.no_grad():
+        everything = model.sample(100_000, generator=torch.Generator().manual_seed(0)).x
+        truth = truth_model(everything).mean().item()
+        scores = []
+        for seed in range(1, 101):
+            x = model.sample(60, generator=torch.Generator().manual_seed(seed)).x
+            found = _measure(model, guide, _data(x), name, seed=seed, **({"k": 100} if name == "iwae" else {}))[name]
+            assert found.stderr is not None
+            scores.append((found.value - truth) / found.stderr)
+    z = torch.tensor(scores)
+    assert abs(z.mean().item()) * math.sqrt(len(z)) < 4
+    # the variance of n normal z-scores has standard error √(2 / n)
+    assert abs(z.var().item() - 1) < 4 * math.sqrt(2 / len(z)) + 0.05
+
+
+def test_the_standard_error_is_that_of_the_mean_over_data() -> None:
+    model, _, x = _oracle()
+    found = _measure(model, model.exact_guide(), _data(x), "iwae", k=2)["iwae"]
+    value, stderr = mean_and_stderr(model.log_evidence(x))
+    assert (found.value, found.stderr) == (pytest.approx(value), pytest.approx(stderr))
+
+
+@pytest.mark.parametrize("size", [101, 250])
+def test_a_smaller_last_batch_weighs_what_it_is(size: int) -> None:
+    """iwae reads 100 data at a time; every datum counts once."""
+    model, _, x = _oracle(num_data=size)
+    x[-1] += 10  # what a wrong weight would show
+    found = _measure(model, model.exact_guide(), _data(x), "iwae", k=1)["iwae"]
+    assert found.value == pytest.approx(model.log_evidence(x).mean().item(), rel=1e-10)
+    assert found.points == size
+
+
+def test_the_standard_error_of_one_datum_is_unknown() -> None:
+    model, guide, x = _oracle(30)
+    found = _measure(model, guide, _data(x), "elbo", "iwae", k=2, points=1)
+    assert [found[name].stderr for name in ("elbo", "iwae", "elbow room")] == [None, None, None]
+    assert found["elbo"].model_dump_json()
+
+
+def test_missing_elements_are_summed_out() -> None:
+    model, _, x = _oracle(num_data=80)
+    mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(5)) < 0.7
+    mask[:, 0] = True
+    data = _data(torch.where(mask, x, math.nan), missing="mask")
+
+    class Exact(Conditional):
+        """The posterior given what was observed; rows are told apart by their values."""
+
+        def forward(self, given: Tensor | None, context: Tensor | None = None) -> Distribution:
+            assert given is not None
+            rows = [int((given[i, 0] == x[:, 0]).nonzero()) for i in range(len(given))]
+            return model.posterior(x[rows], mask[rows])
+
+    found = _measure(model, Exact(), data, "iwae", k=1)["iwae"]
+    assert found.value == pytest.approx(model.log_evidence(x, mask).mean().item(), rel=1e-9)
+
+
+# --- the rest of the methods -------------------------------------------------------------------------------------
+
+
+class _Chosen(Conditional):
+    """A guide whose mean is a chosen multiple of the first element of x."""
+
+    def __init__(self, slopes: list[float]) -> None:
+        super().__init__()
+        self.slopes = torch.tensor(slopes).double()
+
+    def forward(self, given: Tensor | None, context: Tensor | None = None) -> Distribution:
+        assert given is not None
+        mean = given[:, :1] * self.slopes
+        return Independent(Normal(mean, torch.ones_like(mean)), 1)
+
+
+def test_active_units_are_those_whose_mean_has_variance_above_a_hundredth() -> None:
+    """x₀ has variance 1 exactly, so a slope of 0.1 ± a little is on either side of the threshold."""
+    x = torch.zeros(50, 2, dtype=torch.float64)
+    x[:, 0] = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    x[:, 0] = (x[:, 0] - x[:, 0].mean()) / x[:, 0].std()
+    guide = _Chosen([0.0, 0.0999, 0.1001, -0.2, 3.0, -0.05])
+    model = LinearGaussian(torch.zeros(2, 6).double(), torch.zeros(2).double(), 1.0)
+    found = _measure(model, guide, _data(x), "active-units")["active units"]
+    assert (found.value, found.settings["of"], found.unit, found.stderr) == (3, 6, "units", None)
+    with pytest.raises(ElbowroomError, match="one point"):
+        _measure(model, guide, _data(x), "active-units", points=1)
+
+
+def test_bits_per_dimension_are_exact() -> None:
+    torch.manual_seed(0)
+    shape = (2, 3)
+    likelihood = DiscretizedLogisticMixture(
+        MLP((2,), DiscretizedLogisticMixture.parameter_shape(shape, components=2), hidden=()), shape, components=2
+    )
+    model = LatentModel(StandardNormal(2), likelihood)
+    guide = DiagonalNormal(MLP(shape, (2, 2), hidden=()), 2, InputTransform(Support.BYTES, shape))
+    x = torch.randint(0, 256, (40, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    data = load_data(x, validation=0, test=0.0, support="bytes")
+    found = _measure(model, guide, data, "elbo", "iwae", k=10)
+    for name in ("elbo", "iwae"):
+        nats, bits = found[name], found[f"{name}, bits per dimension"]
+        assert bits.value == pytest.approx(-nats.value / (6 * math.log(2)))
+        assert nats.stderr is not None
+        assert bits.stderr == pytest.approx(nats.stderr / (6 * math.log(2)))
+        assert (nats.bound, nats.unit, bits.bound, bits.unit) == ("lower", "nats", "upper", "bits/dim")
+
+
+def test_data_that_are_no_integers_have_no_bits_per_dimension() -> None:
+    model, guide, x = _oracle(20)
+    assert not [name for name in _measure(model, guide, _data(x), "elbo", "iwae", k=2) if "bits" in name]
+
+
+def test_a_result_carries_its_meaning() -> None:
+    model, guide, x = _oracle(30)
+    data = _data(x)
+    found = _measure(model, guide, data, "elbo", points=20, num_samples=2, seed=9)["elbo"]
+    assert (found.points, found.split, found.bound, found.unit) == (20, "train", "lower", "nats")
+    assert found.settings == {"num_samples": 2, "seed": 9}
+    assert found.protocol == data.protocol()
+    assert set(found.model_dump()) == {
+        "name", "value", "stderr", "unit", "points", "split", "bound", "settings", "protocol"
+    }  # fmt: skip
+
+
+def test_progress_is_announced_to_the_last_datum() -> None:
+    model, guide, x = _oracle(250)
+    told: list[tuple[str, int, int]] = []
+    evaluate(
+        model, guide, _data(x), methods=["iwae"], split="train", k=2, announce=lambda *progress: told.append(progress)
+    )
+    assert [event for event in told if event[0] == "iwae"] == [("iwae", done, 250) for done in (100, 200, 250)]
+
+
+# --- what is no likelihood ---------------------------------------------------------------------------------------
+
+
+def _cross_entropy() -> tuple[LatentModel, DiagonalNormal, DataSet]:
+    torch.manual_seed(0)
+    model = LatentModel(StandardNormal(2), CrossEntropy(MLP((2,), (1, 4), hidden=()), (4,)))
+    x = torch.rand(30, 4, generator=torch.Generator().manual_seed(0))
+    data = load_data(x, validation=0, test=0.0)
+    assert isinstance(data, DataSet)
+    return model, DiagonalNormal(MLP((4,), (2, 2), hidden=()), 2), data
+
+
+def test_cross_entropy_is_labelled() -> None:
+    found = evaluate(*_cross_entropy(), methods=["elbo"], split="train")
+    assert [result.name for result in found] == [
+        f"{name} (cross-entropy: not a log-likelihood)" for name in ("elbo", "reconstruction", "kl")
+    ]
+    assert {result.bound for result in found} == {None}
+
+
+def test_cross_entropy_has_no_evidence_to_estimate() -> None:
+    model, guide, data = _cross_entropy()
+    with pytest.raises(ElbowroomError, match="iwae estimates log p"):
+        evaluate(model, guide, data, methods=["iwae"], split="train")
+    with pytest.raises(ElbowroomError, match="score estimates log p"):
+        score(model, guide, data.batches("train", 10))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"methods": ["iwea"]}, "no method 'iwea'"),
+        ({"k": 0}, "k is 0"),
+        ({"num_samples": -1}, "num_samples is -1"),
+        ({"points": 0}, "points is 0"),
+        ({"split": "tset"}, "no split 'tset'"),
+        ({"split": "test"}, "no test rows"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(settings: dict[str, Any], message: str) -> None:
+    model, guide, x = _oracle(10)
+    with pytest.raises(ElbowroomError, match=message):
+        evaluate(model, guide, _data(x), **settings)
+
+
+# --- the same again ----------------------------------------------------------------------------------------------
+
+
+def test_the_same_call_gives_the_same_figures() -> None:
+    model, guide, x = _oracle(150)
+    torch.manual_seed(1)
+    first = evaluate(model, guide, _data(x), split="train", k=20)
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    assert evaluate(model, guide, _data(x), split="train", k=20) == first
+    assert torch.equal(torch.get_rng_state(), state)
+    assert evaluate(model, guide, _data(x), split="train", k=20, seed=1)[0].value != first[0].value
+
+
+def test_a_method_gives_the_same_whichever_others_are_asked_for() -> None:
+    model, guide, x = _oracle(120)
+    together = _measure(model, guide, _data(x), "elbo", "active-units", "iwae", k=10)
+    for name, method in (("elbo", "elbo"), ("iwae", "iwae"), ("active units", "active-units")):
+        assert _measure(model, guide, _data(x), method, k=10)[name] == together[name]
+
+
+def test_iwae_takes_a_thousand_data_unless_told_otherwise() -> None:
+    model, guide, x = _oracle(1100)
+    assert _measure(model, guide, _data(x), "iwae", k=1)["iwae"].points == 1000
+    assert _measure(model, guide, _data(x), "iwae", k=1, points=1100)["iwae"].points == 1100
+    assert _measure(model, guide, _data(x), "elbo")["elbo"].points == 1100
+
+
+# --- evaluation mode ---------------------------------------------------------------------------------------------
+
+
+def _normed() -> tuple[LatentModel, DiagonalNormal, DataSet]:
+    model, _, x = _oracle(64)
+    torch.manual_seed(0)
+    network = MLP((DIM,), (2, LATENT), hidden=(8,), batch_norm=True).double()
+    return model, DiagonalNormal(network, LATENT), _data(x)
+
+
+def test_networks_are_in_evaluation_mode_and_put_back() -> None:
+    model, guide, data = _normed()
+    norm = next(module for module in guide.modules() if isinstance(module, nn.BatchNorm1d))
+    norm.eval()  # modes may differ within a network
+    model.train()
+    guide.network.train(True)
+    norm.eval()
+    modes = [module.training for module in [*model.modules(), *guide.modules()]]
+    buffers = {name: value.clone() for name, value in guide.named_buffers()}
+    seen: list[tuple[bool, bool]] = []
+    guide.register_forward_hook(lambda *_: seen.append((guide.training, torch.is_grad_enabled())))
+    evaluate(model, guide, data, split="train", k=2)
+    assert set(seen) == {(False, False)}
+    assert [module.training for module in [*model.modules(), *guide.modules()]] == modes
+    assert all(torch.equal(value, buffers[name]) for name, value in guide.named_buffers())
+    assert torch.is_grad_enabled()
+
+
+def test_modes_are_put_back_after_a_failure_too() -> None:
+    model, guide, _ = _normed()
+    guide.train()
+    with pytest.raises(ZeroDivisionError), evaluation_mode(model, guide):
+        assert not guide.training
+        raise ZeroDivisionError
+    assert guide.training
+    assert torch.is_grad_enabled()
+
+
+def test_a_datum_is_measured_alone_however_many_come_with_it() -> None:
+    """In training mode, batch normalisation would let a datum's figure depend on its neighbours."""
+    model, guide, data = _normed()
+    with torch.no_grad():
+        guide.network.output.weight.mul_(3)
+        guide.network.output.bias[LATENT:] = -40.0  # no spread: the draws are the means
+    together, _ = score(model, guide, data.batches("train", 64), k=1)
+    alone, _ = score(model, guide, data.batches("train", 1), k=1)
+    # log q of a spread of e^−20 is a large number that hangs on the draw; what hangs on the network is the rest
+    with evaluation_mode(guide):
+        x = next(iter(data.batches("train", 64))).x
+        assert torch.allclose(guide(x).mean, torch.cat([guide(row[None]).mean for row in x]))
+    assert together.shape == alone.shape == (64,)
+
+
+# --- score -------------------------------------------------------------------------------------------------------
+
+
+def _batches(x: Tensor, size: int) -> Iterator[Batch]:
+    return (Batch(part) for part in torch.split(x, size))
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_score_is_the_evidence_of_every_row_in_order(size: int) -> None:
+    model, _, x = _oracle(64)
+    values, errors = score(model, model.exact_guide(), _batches(x, size), k=2)
+    assert torch.allclose(values, model.log_evidence(x).detach(), atol=1e-9)
+    assert errors.abs().max() < 1e-6
+    assert values.dtype == torch.float64
+    assert not values.requires_grad
+
+
+def test_score_errs_by_its_standard_error() -> None:
+    model, guide, x = _oracle(400)
+    values, errors = score(model, guide, _batches(x, 100), k=500)
+    z = (values - model.log_evidence(x)) / errors
+    assert abs(z.mean().item()) * math.sqrt(len(z)) < 4
+    assert abs(z.var().item() - 1) < 0.3
+    again, _ = score(model, guide, _batches(x, 100), k=500)
+    assert torch.equal(values, again)
+    other, _ = score(model, guide, _batches(x, 100), k=500, seed=1)
+    assert not torch.equal(values, other)
+
+
+def test_nothing_has_no_score() -> None:
+    model, guide, _ = _oracle(4)
+    with pytest.raises(ElbowroomError, match="no data to score"):
+        score(model, guide, [])

@@ -1,0 +1,263 @@
+"""Every combination of parts builds, trains and comes back from disk the same."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from conftest import grey, reals, tiny
+from elbowroom.data.batch import Batch
+from elbowroom.data.support import Support
+from elbowroom.errors import ElbowroomError
+from elbowroom.inference.objectives import elbo
+from elbowroom.model.draws import mean
+from elbowroom.running.build import build_data, build_learner, build_pair, facts_of, initialise, pick_likelihood
+from elbowroom.running.config import Config, configure
+from elbowroom.running.runs import load
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def _whole(high: int) -> Tensor:
+    return torch.randint(0, high, (40, 4, 4), generator=_generator())
+
+
+IMAGE = torch.rand(40, 4, 4, generator=_generator())
+DATA: dict[str, tuple[Tensor, dict[str, Any]]] = {
+    "bernoulli": (IMAGE, {"binarization": "dynamic"}),
+    "continuous-bernoulli": (IMAGE, {}),
+    "cross-entropy": (IMAGE, {}),
+    "gaussian": (torch.randn(40, 4, 4, generator=_generator()), {}),
+    "discretized-logistic-mixture": (_whole(256).to(torch.uint8), {"support": "bytes"}),
+    "categorical": (_whole(3), {"support": "categories"}),
+    "poisson": (_whole(9), {"support": "counts"}),
+    "negative-binomial": (_whole(9), {"support": "counts"}),
+}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "mlp": {"kind": "mlp", "hidden": [6]},
+    "residual": {"kind": "residual", "width": 6, "blocks": 1},
+    "conv": {"kind": "conv", "channels": [2, 3]},
+}
+COMBINATIONS = [
+    combination
+    for combination in itertools.product(DATA, ("normal", "mixture", "vamp"), ("diagonal", "full"), NETWORKS)
+    if combination[:2] != ("categorical", "vamp")
+]
+
+
+def _settings(likelihood: str, prior: str, guide: str, network: str) -> dict[str, Any]:
+    parts = {"encoder": NETWORKS[network], "decoder": NETWORKS[network]}
+    return {
+        "data": {"test": 8, "validation": 0, **DATA[likelihood][1]},
+        "model": {
+            "latent_dim": 2, "likelihood": likelihood, "prior": prior, "prior_components": 3, "guide": guide,
+            "components": 2, **parts,
+        },
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "prior", "guide", "network"), COMBINATIONS, ids=[":".join(c) for c in COMBINATIONS]
+)
+def test_every_combination_builds_trains_and_comes_back(
+    likelihood: str, prior: str, guide: str, network: str, out: Path
+) -> None:
+    x = DATA[likelihood][0]
+    run = tiny(x, out, train={"steps": 2, "batch_size": 16}, **_settings(likelihood, prior, guide, network))
+    (row,) = run.history
+    assert math.isfinite(row["elbo"])
+    assert row["step"] == 2
+    again = load(out, data=x)
+    batch = next(iter(run.dataset().batches("test", 8)))
+    z = torch.randn(3, 8, 2, generator=_generator())
+    ours, theirs = run.model.log_joint(batch.x, z), again.model.log_joint(batch.x, z)
+    assert ours.isfinite().all()
+    assert torch.equal(ours, theirs)
+    assert torch.equal(run.guide(batch.x).mean, again.guide(batch.x).mean)
+    assert again.model.likelihood.name == likelihood
+
+
+def test_pseudo_inputs_between_categories_are_refused(out: Path) -> None:
+    with pytest.raises(ElbowroomError, match="VampPrior"):
+        tiny(DATA["categorical"][0], out, **_settings("categorical", "vamp", "diagonal", "mlp"))
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("support", list(Support))
+def test_every_support_has_a_likelihood_of_its_own(support: Support) -> None:
+    from elbowroom.model.likelihoods import LIKELIHOODS
+
+    name = pick_likelihood(Config().model, support)
+    assert LIKELIHOODS[name].support is support
+    assert LIKELIHOODS[name].normalized
+    assert pick_likelihood(configure({"model": {"likelihood": "gaussian"}}).model, support) == "gaussian"
+
+
+# --- where weights start -----------------------------------------------------------------------------------------
+
+
+def _pair(x: Tensor, **keys: Any) -> tuple[Any, Any, Config]:
+    config = configure({"data": {"test": 0.1, "validation": 0.1}}, keys)
+    data = build_data(config, x)
+    pair = build_pair(config, facts_of(data, 10), seed=0)
+    initialise(pair, config, data)
+    return pair, data, config
+
+
+@pytest.mark.parametrize("network", ["mlp", "residual"])
+@pytest.mark.parametrize("likelihood", ["bernoulli", "continuous-bernoulli", "gaussian", "poisson"])
+def test_the_mean_starts_at_the_datas(likelihood: str, network: str) -> None:
+    """With the last layer's weights out of the way, what is left is its bias."""
+    x, settings = DATA[likelihood]
+    keys = {"data": settings, "model": {"likelihood": likelihood, "latent_dim": 2, "decoder": NETWORKS[network]}}
+    pair, data, _ = _pair(x, **keys)
+    torch.nn.init.zeros_(pair.model.likelihood.network.output_layer.weight)
+    started = mean(pair.model.likelihood(torch.randn(5, 2, generator=_generator())))
+    wanted = data.moments()[0].float()
+    assert torch.allclose(started, wanted.expand_as(started), rtol=1e-3, atol=1e-3)
+
+
+def test_the_output_bias_can_be_left_alone() -> None:
+    biases = [
+        _pair(IMAGE, model={"output_bias": how})[0].model.likelihood.network.output_layer.bias.detach()
+        for how in ("zero", "data-mean")
+    ]
+    assert not torch.allclose(*biases)
+
+
+def test_real_data_are_standardised_by_the_training_rows() -> None:
+    x = reals()
+    pair, data, _ = _pair(x)
+    rows = x[data.splits["train"]].double()
+    for module, names in ((pair.model.likelihood, ("shift", "unit")), (pair.guide.transform, ("shift", "scale"))):
+        shift, unit = (module.get_buffer(name).double() for name in names)
+        assert torch.allclose(shift, rows.mean(0), rtol=1e-5)
+        assert torch.allclose(unit, rows.std(0, correction=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", ["learned", "per-element"])
+def test_the_density_is_in_the_datas_own_unit(scale: str, tmp_path: Path) -> None:
+    """Data a thousand times as large, the same weights: every density is 1000^−D of what it was."""
+    x = reals().double()
+    factor = 1000.0
+    keys: dict[str, Any] = {"model": {"scale": scale, "latent_dim": 2}, "runtime": {"dtype": "float64"}}
+    pairs = [_pair(data, **keys)[0] for data in (x, x * factor)]
+    z = torch.randn(4, 10, 2, generator=_generator(), dtype=torch.float64)
+    small, large = (pair.model.log_joint(data[:10], z) for pair, data in zip(pairs, (x, x * factor), strict=True))
+    assert torch.allclose(large, small - x.shape[1] * math.log(factor), rtol=1e-9)
+    assert torch.allclose(pairs[0].guide(x).mean, pairs[1].guide(x * factor).mean)
+
+
+def test_elements_that_never_vary_are_refused_by_name(out: Path) -> None:
+    x = reals()
+    x[:, [1, 4]] = torch.tensor([0.0, 7.3])
+    with pytest.raises(ElbowroomError, match=r"2 of 6 elements never vary .*: 1, 4\)"):
+        tiny(x, out)
+    assert not out.exists()
+
+
+def test_grey_pixels_under_a_gaussian_may_be_constant_and_keep_their_unit() -> None:
+    """The corners of a picture are often black: that is no reason to refuse it, nor to blow it up."""
+    x = IMAGE.clone()
+    x[:, 0, 0] = 0
+    pair, data, _ = _pair(x, model={"likelihood": "gaussian"})
+    assert data.support is Support.REALS
+    assert torch.equal(pair.model.likelihood.unit, torch.ones(4, 4))
+    assert torch.equal(pair.guide.transform.scale, torch.ones(4, 4))
+    torch.nn.init.zeros_(pair.model.likelihood.network.output_layer.weight)
+    started = mean(pair.model.likelihood(torch.zeros(1, 20)))
+    assert torch.allclose(started[0], data.moments()[0].float(), atol=1e-6)
+
+
+def test_pseudo_inputs_start_as_training_data() -> None:
+    pair, data, _ = _pair(IMAGE, model={"prior": "vamp", "prior_components": 5})
+    rows = IMAGE[data.splits["train"]].clamp(0.01, 0.99)
+    for u in pair.model.prior.pseudo_inputs:
+        assert (u - rows).abs().flatten(1).amax(1).min() < 1e-4
+
+
+def test_more_pseudo_inputs_than_data_repeat_them() -> None:
+    pair, _, _ = _pair(IMAGE, model={"prior": "vamp", "prior_components": 77})
+    assert pair.model.prior.pseudo_inputs.shape == (77, 4, 4)
+
+
+def test_weights_are_a_function_of_the_seed_and_leave_torchs_own_alone() -> None:
+    config, data = Config(), build_data(Config(), IMAGE)
+    facts, state = facts_of(data, 10), torch.get_rng_state()
+    a, b, c = (build_pair(config, facts, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+    assert not all(torch.equal(x, y) for x, y in zip(a.parameters(), c.parameters(), strict=True))
+
+
+# --- the learner -------------------------------------------------------------------------------------------------
+
+
+def test_the_learner_is_what_the_configuration_says() -> None:
+    config = configure(
+        {
+            "objective": {"beta": 2.0, "warmup_epochs": 1.5},
+            "optimizer": {"clip_norm": 3.0, "lr": 0.1, "name": "adamw", "betas": [0.8, 0.9], "weight_decay": 0.2},
+            "train": {"ema": 0.9},
+        }
+    )
+    learner = build_learner(config, total_steps=100, steps_per_epoch=8)
+    assert (learner.beta, learner.warmup_steps, learner.clip_norm, learner.ema) == (2.0, 12.0, 3.0, 0.9)  # type: ignore[attr-defined]
+    pair, _, _ = _pair(IMAGE)
+    optimizer = learner.init(pair).optimizer
+    assert type(optimizer) is torch.optim.AdamW
+    group = optimizer.param_groups[0]
+    assert (group["lr"], tuple(group["betas"]), group["weight_decay"]) == (0.1, (0.8, 0.9), 0.2)
+
+
+@pytest.mark.parametrize("weight", [{"beta": 2.0}, {"free_bits": 0.1}, {"warmup_epochs": 1.0}])
+def test_iwae_has_no_kl_term_to_weigh(weight: dict[str, float], out: Path) -> None:
+    with pytest.raises(ElbowroomError, match="iwae objective does not have"):
+        tiny(IMAGE, out, objective={"name": "iwae", **weight})
+    assert not out.exists()
+
+
+def test_a_stream_has_no_epochs_to_warm_up_over() -> None:
+    config = configure({"objective": {"warmup_epochs": 1.0}})
+    with pytest.raises(ElbowroomError, match="no epochs"):
+        build_learner(config, total_steps=10, steps_per_epoch=None)
+
+
+# --- precision and compilation -----------------------------------------------------------------------------------
+
+
+def test_bfloat16_inside_the_networks_leaves_densities_in_float32(out: Path) -> None:
+    x = grey(dim=16)
+    run = tiny(x, out, runtime={"device": "cpu", "autocast": "bfloat16"}, train={"steps": 6, "batch_size": 10})
+    assert {parameter.dtype for parameter in run.pair.parameters()} == {torch.float32}
+    rows = [row for row in run.history if row["split"] == "train"]
+    assert all(math.isfinite(row["elbo"]) for row in rows)
+    full = tiny(x, out.with_name("full"), train={"steps": 6, "batch_size": 10})
+    for row, exact in zip(rows, (row for row in full.history if row["split"] == "train"), strict=True):
+        assert row["elbo"] == pytest.approx(exact["elbo"], abs=0.1)
+        assert row["elbo"] != exact["elbo"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # the compiler uses what torch itself deprecates
+def test_compiled_networks_give_the_same_bound(tmp_path: Path) -> None:
+    from elbowroom.running.runtime import compile_networks
+
+    run = tiny(grey(), tmp_path / "a", train={"steps": 5, "batch_size": 10})
+    batch: Batch = next(iter(run.dataset().batches("train", 10)))
+    plain = elbo(run.model, run.guide, batch, generator=_generator())
+    compile_networks(run.pair)
+    assert torch.allclose(elbo(run.model, run.guide, batch, generator=_generator()), plain, atol=1e-4)
+    compiled = tiny(
+        grey(), tmp_path / "b", runtime={"device": "cpu", "compile": True}, train={"steps": 5, "batch_size": 10}
+    )
+    for a, b in zip(run.history, compiled.history, strict=True):
+        assert a["elbo"] == pytest.approx(b["elbo"], abs=1e-4)

@@ -1,0 +1,182 @@
+"""A run as its user holds it: what it measures, draws and refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from conftest import grey, reals, tiny
+from elbowroom.errors import ElbowroomError
+from elbowroom.running.runs import Run, load
+
+FEW = {"steps": 4, "batch_size": 10}
+
+
+class Endless(IterableDataset[Tensor]):
+    """The same rows over and over."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        while True:
+            yield from reals()
+
+
+@pytest.fixture
+def run(out: Path) -> Run:
+    return tiny(reals(), out, train=FEW)
+
+
+def test_what_is_loaded_is_what_was_trained(run: Run) -> None:
+    again = load(run.folder.path, data=reals())
+    for a, b in zip(run.pair.state_dict().values(), again.pair.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert not any(module.training for module in again.pair.modules())
+    assert (again.step, again.history) == (run.step, run.history)
+    assert "2 latents, step 4" in repr(again)
+
+
+def test_data_from_python_have_to_be_given_again(run: Run) -> None:
+    alone = load(run.folder.path)
+    with pytest.raises(ElbowroomError, match="given in Python"):
+        _ = alone.data
+    assert alone.sample(3).x.shape == (3, 6)
+
+
+def test_other_data_are_not_taken_for_the_runs_own(run: Run) -> None:
+    """Their test split would hold rows that were trained on."""
+    with pytest.raises(ElbowroomError, match="have changed"):
+        load(run.folder.path, data=reals().flip(0))
+    with pytest.raises(ElbowroomError, match="covariates"):
+        load(run.folder.path, data=reals(), context=torch.zeros(53, 1))
+
+
+def test_covariates_can_be_given_again(out: Path) -> None:
+    context = torch.randn(53, 2, generator=torch.Generator().manual_seed(0))
+    run = tiny(reals(), out, context=context, train=FEW)
+    again = load(out, data=reals(), context=context)
+    assert again.evaluate("elbo")[0].value == run.evaluate("elbo")[0].value
+    scored = again.score(again.read(reals(4, seed=9), context=context[:4]), k=5)
+    assert scored.log_evidence.shape == (4,)
+    with pytest.raises(ElbowroomError, match="0 covariates, but the model was trained with 2"):
+        again.score(reals(4))
+    with pytest.raises(ElbowroomError, match="2 covariates, and none were given"):
+        again.sample(3)
+    assert again.sample(3, context=context[:3]).x.shape == (3, 6)
+
+
+# --- measuring ---------------------------------------------------------------------------------------------------
+
+
+def test_results_are_kept_once(run: Run) -> None:
+    for _ in range(2):
+        results = run.evaluate(k=5)
+    names = [result.name for result in results]
+    assert names == ["elbo", "reconstruction", "kl", "iwae", "elbow room", "active units"]
+    kept = json.loads((run.folder.path / "evaluation.json").read_text())["results"]
+    assert [result["name"] for result in kept] == names
+    assert {result["step"] for result in kept} == {run.step}
+    run.evaluate("iwae", k=7)
+    assert len(run.folder.evaluations()) == len(names) + 2
+
+
+def test_every_method_that_the_likelihood_allows(out: Path) -> None:
+    run = tiny(grey(), out, model={"likelihood": "cross-entropy", "latent_dim": 2}, train=FEW)
+    names = [result.name for result in run.evaluate()]
+    assert names[-1] == "active units"
+    assert not [name for name in names if name.startswith("iwae")]
+    with pytest.raises(ElbowroomError, match="score estimates"):
+        run.score()
+
+
+def test_scores_are_in_the_order_of_the_rows(run: Run) -> None:
+    x = reals(20, seed=4)
+    k = 2000  # enough for the draws' noise to be small beside the rows' differences
+    forward, backward = run.score(x, k=k), run.score(x.flip(0), k=k)
+    z = (forward.log_evidence - backward.log_evidence.flip(0)) / (
+        forward.stderr**2 + backward.stderr.flip(0) ** 2
+    ).sqrt()
+    assert z.abs().max() < 5
+    assert forward.log_evidence.std() > 20 * forward.stderr.mean()
+    own = run.score(split="validation", k=5)
+    assert own.log_evidence.shape == (8,)
+
+
+def test_encodings_come_with_the_splits_labels(out: Path) -> None:
+    labels = torch.arange(53) % 3
+    run = tiny(reals(), out, labels=labels, train=FEW)
+    found = run.encode(split="test")
+    rows = run.dataset().splits["test"]
+    assert found.labels is not None
+    assert torch.equal(found.labels, labels[rows])
+    assert torch.allclose(found.mean, run.guide(reals()[rows]).mean)
+    other = run.encode(reals(5, seed=2))
+    assert (other.mean.shape, other.labels) == ((5, 2), None)
+
+
+# --- other data --------------------------------------------------------------------------------------------------
+
+
+def test_other_data_are_read_as_the_runs_own_were(out: Path) -> None:
+    """Whole numbers among real ones are real numbers to this model, whatever they look like alone."""
+    run = tiny(reals(), out, train=FEW)
+    counts = torch.randint(0, 5, (7, 6), generator=torch.Generator().manual_seed(0))
+    x = next(iter(run.read(counts).batches("train", 7))).x
+    assert torch.equal(x, counts.float())
+
+
+def test_a_dark_picture_is_still_one_of_bytes(out: Path) -> None:
+    x = torch.randint(0, 256, (53, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    run = tiny(x, out, model={"likelihood": "continuous-bernoulli", "latent_dim": 2}, train=FEW)
+    dark = torch.zeros(2, 6, dtype=torch.uint8)
+    dark[0, 0] = 1
+    read = next(iter(run.read(dark).batches("train", 2))).x
+    assert read[0, 0].item() == pytest.approx(1 / 255)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [(lambda: reals(dim=5), r"shape \(5,\)"), (lambda: torch.full((3, 6), torch.nan), "missing")],
+    ids=["shape", "NaN"],
+)
+def test_what_does_not_fit_is_refused(make: Any, message: str, run: Run) -> None:
+    with pytest.raises(ElbowroomError, match=message):
+        run.score(make(), k=2)
+
+
+# --- looking -----------------------------------------------------------------------------------------------------
+
+
+def test_samples_are_a_function_of_the_seed(run: Run) -> None:
+    a, b, c = run.sample(4), run.sample(4), run.sample(4, seed=1)
+    assert torch.equal(a.x, b.x)
+    assert not torch.equal(a.x, c.x)
+    assert torch.allclose(run.decode(a.z), a.mean)
+    with pytest.raises(ElbowroomError, match="0 samples"):
+        run.sample(0)
+
+
+def test_classes_take_turns(out: Path) -> None:
+    labels = torch.arange(53) % 3
+    run = tiny(reals(), out, labels=labels, data={"context": "labels", "validation": 8, "test": 8}, train=FEW)
+    assert run.class_contexts(6).argmax(1).tolist() == [0, 0, 1, 1, 2, 2]
+    assert run.class_contexts(7).argmax(1).bincount(minlength=3).tolist() == [3, 2, 2]
+
+
+def test_a_reconstruction_belongs_to_its_datum(run: Run) -> None:
+    found = run.reconstruct(5, split="validation")
+    batch = next(iter(run.dataset().batches("validation", 5, points=5)))
+    assert torch.equal(found.x, batch.x)
+    assert found.mean.shape == found.sample.shape == found.x.shape
+
+
+def test_a_stream_has_nothing_to_measure_on(out: Path) -> None:
+    run = tiny(DataLoader(Endless(), batch_size=10), out, train=FEW)
+    with pytest.raises(ElbowroomError, match="no test set"):
+        run.evaluate("elbo")
+    assert run.score(reals(4), k=3).log_evidence.shape == (4,)

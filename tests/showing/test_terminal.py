@@ -1,0 +1,147 @@
+"""What is printed: figures with their errors and units, facts, tables."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Any
+
+import pytest
+
+from elbowroom.evaluation.evaluate import Result
+from elbowroom.running.config import Config, configure
+from elbowroom.showing import terminal
+
+PROTOCOL = {"dataset": "digits", "binarization": "dynamic", "seed": 3, "sha256": "0" * 64}
+
+
+def result(name: str, value: float, **rest: Any) -> Result:
+    given: dict[str, Any] = {"stderr": 0.25, "unit": "nats", "points": 1000, "split": "test", "bound": "lower"}
+    return Result(name=name, value=value, **(given | {"settings": {}, "protocol": PROTOCOL} | rest))
+
+
+def line_of(out: str, name: str) -> str:
+    found = [line for line in out.splitlines() if line.strip().startswith(name)]
+    assert len(found) == 1, out
+    return " ".join(found[0].split())
+
+
+def test_results_carry_error_unit_number_and_side(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.print_results(
+        [
+            result("elbo", -93.1234),
+            result("iwae", -87.5, settings={"k": 5000}, points=10_000),
+            result("iwae, bits per dimension", 3.14159, unit="bits/dim", bound="upper", stderr=None),
+            result("kl", 25.6, bound=None),
+            result("active units", 20.0, unit="units", stderr=None, bound=None, settings={"of": 32}),
+        ]
+    )
+    out = capsys.readouterr().out
+    assert out.splitlines()[0] == "digits · test · dynamic binarization, seed 3"
+    assert line_of(out, "ELBO") == "ELBO -93.123 0.250 nats 1,000 lower bound"
+    assert line_of(out, "IWAE") == "IWAE, k = 5,000 -87.500 0.250 nats 10,000 lower bound"
+    assert line_of(out, "iwae, bits") == "iwae, bits per dimension 3.142 bits/dim 1,000 upper bound"
+    assert line_of(out, "KL") == "KL 25.600 0.250 nats 1,000"
+    assert line_of(out, "active") == "active units 20 of 32 1,000"
+
+
+def test_results_without_binarization_name_no_seed(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.print_results([result("elbo", 1.0, protocol=PROTOCOL | {"binarization": "none"})])
+    assert capsys.readouterr().out.splitlines()[0] == "digits · test · no binarization"
+
+
+def test_a_table_has_a_column_for_every_key(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.print_table([{"run": "a", "step": 12345, "elbo": None}, {"run": "b", "step": 2, "elbo": -1.5}])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [["run", "step", "elbo"], ["a", "12,345", "—"], ["b", "2", "-1.5"]]
+
+
+def test_a_row_stays_on_one_line_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.print_table([{"name": "x" * 60, "where": "y" * 60}])
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "—"),
+        (1.5, "1.5"),
+        (1234.56789, "1,234.568"),
+        (0.0001234, "0.0001234"),
+        (2.0, "2"),
+        (10_000, "10,000"),
+        (True, "True"),
+        ({"train": 1437, "test": 180}, "train 1,437, test 180"),
+        ([200, 100], "200, 100"),
+        ("learned", "learned"),
+    ],
+)
+def test_values_in_words(value: Any, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.print_facts({"some_key": value})
+    assert " ".join(capsys.readouterr().out.split()) == f"some key {text}"
+
+
+def test_a_shape_is_written_with_crosses(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.print_facts({"shape": [3, 32, 32]})
+    assert capsys.readouterr().out.split("shape")[1].strip() == "3 × 32 × 32"
+
+
+def content(config: Config, evaluation: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "run": "runs/x",
+        "step": 30,
+        "config": config.model_dump(mode="json"),
+        "facts": {"event_shape": [8, 8]},
+        "data": PROTOCOL,
+        "evaluation": evaluation,
+    }
+
+
+def test_a_run_shows_only_what_differs_from_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    config = configure({"model": {"latent_dim": 3, "encoder": {"hidden": [7, 5]}}, "data": {"binarization": "static"}})
+    terminal.print_run(content(config, [result("elbo", -9.25).model_dump()]))
+    out = capsys.readouterr().out
+    settings = out.split("settings that differ from the defaults")[1].split("result")[0]
+    assert [line.split() for line in settings.strip().splitlines()] == [
+        ["data.binarization", "static"],
+        ["model.latent_dim", "3"],
+        ["model.encoder.hidden", "7,", "5"],
+    ]
+    assert line_of(out, "elbo") == "elbo -9.25 0.25 nats test 1,000"
+    assert "data digits" in [" ".join(line.split()) for line in out.splitlines()]
+
+
+def test_a_run_of_defaults_shows_no_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.print_run(content(Config(), []))
+    out = capsys.readouterr().out
+    assert "differ" not in out
+    assert "result" not in out
+
+
+def test_progress_is_silent_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with terminal.progress() as announce:
+        announce("elbo", 1, 2)
+    said = capsys.readouterr()
+    assert said.out == said.err == ""
+
+
+class Screen(io.StringIO):
+    """A stream that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_drawn_on_standard_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = Screen()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", screen)
+    with terminal.progress() as announce:
+        announce("elbo", 500, 1000)
+        announce("elbo", 1000, 1000)
+        announce("iwae", 100, 1000)
+    assert "1,000/1,000 data" in screen.getvalue()
+    assert "iwae" in screen.getvalue()
+    assert capsys.readouterr().out == ""

@@ -205,18 +205,72 @@ def test_missing_elements_are_masked_and_left_out(generator: torch.Generator) ->
     for batch in epoch(data):
         assert batch.mask is not None
         assert torch.equal(batch.mask, ~missing[batch.index])
-        assert torch.equal(batch.x, torch.where(batch.mask, x[batch.index], 0.0))
     rows = data.splits["train"]
     expected = np.ma.masked_array(x[rows].numpy().astype(np.float64), missing[rows].numpy())
     np.testing.assert_allclose(data.moments()[0], expected.mean(0))
     np.testing.assert_allclose(data.moments()[1], expected.std(0))
+    for batch in (*epoch(data), *data.batches("test", 2)):  # at the training mean: 0 once standardised
+        filled = torch.where(batch.mask, x[batch.index], torch.from_numpy(expected.mean(0).filled(0)).float())
+        assert torch.equal(batch.x, filled)
 
 
-def test_constant_elements_are_found_on_the_training_rows() -> None:
-    x = torch.rand(30, 3, generator=torch.Generator().manual_seed(0))
-    data = dataset(x, validation=0, test=5)
-    x[data.splits["train"], 1] = 0.5  # constant in training, not in the test rows
-    assert dataset(x, validation=0, test=5).constant_elements().tolist() == [False, True, False]
+@pytest.mark.parametrize("scale", [1, 255])
+def test_missing_grey_values_are_zero(scale: int) -> None:
+    x = torch.full((20, 3, 4), float(scale))
+    x[:, 0] = torch.nan
+    for batch in epoch(dataset(x, missing="mask", validation=0, test=0)):
+        assert not batch.x[:, 0].any()
+
+
+class Late(torch.utils.data.Dataset[Any]):
+    """0 and 1 in the rows that are surveyed, something else in one that is not."""
+
+    def __init__(self, value: float, dtype: torch.dtype = torch.float32) -> None:
+        self.row = torch.tensor([0, 1], dtype=dtype)
+        self.odd = torch.tensor([value, 1]).to(dtype)
+
+    def __len__(self) -> int:
+        return 20_000
+
+    def __getitem__(self, row: int) -> Tensor:
+        return self.odd if row == 19_999 else self.row
+
+
+LATE = [
+    (7.0, torch.float32, {}, "Row 19999 of the Late holds 7, but the rows that were looked at before are 0 or 1"),
+    (7.0, torch.uint8, {}, "Row 19999 of the Late holds 7"),
+    (-1.0, torch.int8, {"support": "bytes"}, "Row 19999 of the Late holds -1"),
+    (0.5, torch.float32, {"support": "counts"}, "Row 19999 of the Late holds 0.5"),
+    (3.0, torch.float32, {"num_categories": 3}, r"the 3 categories are numbered 0\.\.2"),
+    (float("nan"), torch.float32, {"support": "reals"}, r"holds nan \(NaN\), but data are finite"),
+    (float("inf"), torch.float32, {"support": "reals", "missing": "mask"}, "Row 19999 of the Late holds inf"),
+]
+
+
+@pytest.mark.parametrize(("value", "dtype", "options", "problem"), LATE)
+def test_rows_that_no_survey_saw_are_checked_when_fetched(
+    value: float, dtype: torch.dtype, options: Any, problem: str
+) -> None:
+    data = dataset(Late(value, dtype), validation=0, test=0, **options)
+    assert len(data.take("train", torch.arange(9))) == 9
+    with pytest.raises(ElbowroomError, match=problem):
+        data.take("train", torch.tensor([3, 19_999]))
+
+
+def test_a_late_hole_is_no_fault_where_holes_are_allowed() -> None:
+    data = dataset(Late(float("nan")), validation=0, test=0, missing="mask")
+    mask = data.take("train", torch.tensor([3, 19_999])).mask
+    assert mask is not None
+    assert mask.tolist() == [[True, True], [False, True]]
+
+
+def test_every_row_of_a_memory_map_is_looked_at(tmp_path: Path) -> None:
+    x = np.full((30_000, 6), 7, dtype=np.uint8)
+    x[np.arange(10_000) * 3] = 1  # the rows that a sample of 10,000 would see
+    np.save(tmp_path / "x.npy", x)
+    assert dataset(tmp_path / "x.npy").support is Support.BYTES
+    with pytest.raises(ElbowroomError, match="range from 1 to 7"):
+        dataset(tmp_path / "x.npy", support="binary")
 
 
 def test_context_and_dtype_travel_with_the_rows() -> None:
@@ -243,6 +297,24 @@ def test_protocol_names_content_and_binarisation(source: Any) -> None:
     assert len(protocol["sha256"]) == 64
     assert data.viewed_as(Support.REALS).to(dtype=torch.float64).protocol() == protocol
     assert dataset(GREY.roll(1, 0)).protocol()["sha256"] != dataset(GREY).protocol()["sha256"]
+
+
+def test_protocol_names_context_and_labels() -> None:
+    labels = torch.arange(N) % 3
+    digests = [
+        dataset(**options).protocol().get(f"sha256_{what}")
+        for what in ("context", "labels")
+        for options in ({}, {"context": labels[:, None]}, {"labels": labels}, {"labels": labels.roll(1)})
+    ]
+    assert [digest is None for digest in digests] == [True, False, True, True, True, True, False, False]
+    assert digests[6] != digests[7]
+    data = dataset(context="labels", labels=labels)
+    assert (
+        data.protocol()["sha256_context"]
+        != dataset(context="labels", labels=labels.roll(1)).protocol()["sha256_context"]
+    )
+    assert data.to(dtype=torch.float64).protocol() == data.protocol()
+    assert data.protocol()["levels"] == {"labels": ["0", "1", "2"]}
 
 
 def test_grey_pixels_under_a_bernoulli_are_refused(tmp_path: Path) -> None:

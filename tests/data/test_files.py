@@ -159,7 +159,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     "one image": (folder_with({}), "has one row", "Give more data"),
     "another size": (folder_with({}, {"size": (6, 4)}), "1.png is 6x4 grey, but 0.png is 5x4 grey", "one size"),
     "another mode": (folder_with({}, {"mode": "RGB"}), "1.png is 5x4 RGB, but 0.png is 5x4 grey", "all grey"),
-    "odd mode": (folder_with({"mode": "RGBA"}), "0.png has colour mode RGBA", "convert"),
+    "transparent": (folder_with({"mode": "RGBA"}), "0.png has transparent pixels", "convert"),
     "no picture": (folder_with({}, {}, damaged=b"no picture"), "odd.png cannot be read as an image", "Replace it"),
     "half a picture": (folder_with({}, damaged=half_a_picture()), "odd.png cannot be read as an image", "Replace it"),
 }
@@ -169,7 +169,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str, str]] = {
 def test_refused(write: Callable[[Path], Path], problem: str, remedy: str, tmp_path: Path) -> None:
     path = write(tmp_path)
     with pytest.raises(ElbowroomError, match=problem) as caught:
-        load_file(path)
+        load_data(path if len(path.parts) > 1 else str(path), test=0)
     assert re.search(remedy, caught.value.remedy)
 
 
@@ -193,3 +193,35 @@ def test_context_columns_need_a_table(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((4, 2)))
     with pytest.raises(ElbowroomError, match="is no table"):
         load_data(tmp_path / "x.npy", context=["age"])
+
+
+def test_npz_with_labels_in_words(tmp_path: Path) -> None:
+    (tmp_path / "x.npz").write_bytes(zipped(x=np.zeros((3, 2)), labels=np.array(["dog", "cat", "dog"])))
+    material = load_file(tmp_path / "x.npz")
+    assert material.labels is not None
+    assert (material.labels.tolist(), material.classes) == ([1, 0, 1], ("cat", "dog"))
+
+
+def test_a_label_column_needs_a_table(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((4, 2)))
+    with pytest.raises(ElbowroomError, match="The label column kind was asked for"):
+        load_data(tmp_path / "x.npy", labels="kind")
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_alpha_without_transparency_is_dropped(tmp_path: Path, mode: str) -> None:
+    plain = picture(tmp_path / "0.png", mode=mode[:-1])
+    Image.open(tmp_path / "0.png").convert(mode).save(tmp_path / "1.png")
+    expected = plain if mode == "LA" else plain.transpose(2, 0, 1)
+    assert np.array_equal(rows(load_file(tmp_path))[1].numpy(), expected)
+
+
+@pytest.mark.parametrize("first", ["0.png", "2.png"])
+def test_a_grey_palette_is_grey(tmp_path: Path, first: str) -> None:
+    pixels = picture(tmp_path / "1.png")
+    Image.fromarray(pixels).convert("P").save(tmp_path / first)
+    found = rows(load_file(tmp_path)).numpy()
+    assert found.shape == (2, 4, 5)
+    assert all(np.array_equal(one, pixels) for one in found)
+    picture(tmp_path / "1.png", mode="RGB")  # among colours, it is in colour
+    assert rows(load_file(tmp_path)).shape == (2, 3, 4, 5)

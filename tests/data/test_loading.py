@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 from torch.utils.data import Dataset, TensorDataset
 
 from elbowroom.data.binarization import Binarization
@@ -82,6 +83,30 @@ def test_labels_as_context_are_one_hot() -> None:
     assert data.context[:2].tolist() == [[1, 0, 0], [0, 0, 1]]
 
 
+def test_labels_in_words_are_classes_by_sorted_name() -> None:
+    data = dataset(GREY, labels=["dog", "cat"] * 10, context="labels")
+    assert data.labels is not None and data.context is not None
+    assert data.labels[:2].tolist() == [1, 0]
+    assert data.levels == {"labels": ("cat", "dog")}
+
+
+@pytest.mark.parametrize(
+    ("labels", "part", "expected"),
+    [(["a", "b", "c", "b"] * 5, ["c"], [0, 0, 1]), ([0, 1, 2, 1] * 5, [2], [0, 0, 1]), ([-1, 1] * 10, [1], [0, 0, 1])],
+)
+def test_one_row_has_the_context_it_had_in_training(labels: Any, part: Any, expected: list[int]) -> None:
+    data = dataset(GREY, labels=labels, context="labels")
+    one = dataset(GREY[:1], labels=part, context="labels", levels=data.levels, min_rows=1, test=0)
+    assert one.context is not None
+    assert one.context.tolist() == [expected]
+
+
+@pytest.mark.parametrize("kind", [sparse.csr_matrix, sparse.coo_array])
+def test_sparse_matrices_are_written_out(kind: Any) -> None:
+    x = GREY.flatten(1).numpy().round()
+    assert dataset(kind(x), test=0).take("train", torch.arange(20)).x.tolist() == x.tolist()
+
+
 BINARISED = [
     (GREY, Support.UNIT_INTERVAL),
     (GREY.mul(255).to(torch.uint8), Support.BYTES),
@@ -141,6 +166,15 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "0-d": (np.array(3.0), {}, "is a single number"),
     "one row": (GREY[:1], {}, "has one row"),
     "no columns": (np.zeros((4, 0)), {}, "has no columns"),
+    "ragged": ([[1.0], [1.0, 2.0]], {}, "no array of rows of one shape"),
+    "dict": ({"x": GREY, "y": 3}, {}, "a dict of x, y, but one array"),
+    "large sparse": (sparse.coo_matrix((40_000, 40_000)), {}, "give x.toarray()"),
+    "labels of two columns": (GREY, {"labels": np.zeros((20, 2))}, "20 rows"),
+    "unknown class": (
+        GREY,
+        {"labels": ["a", "b"] * 10, "context": "labels", "levels": {"labels": ["b", "c"]}},
+        "holds the class 'a', but those trained on are b, c",
+    ),
     "objects": ([{"a": 1}, {"b": 2}], {}, "Python objects"),
     "too few rows": (GREY[:2], {"test": 1, "validation": 1}, "at least one must be left"),
     "empty Dataset": (TensorDataset(GREY[:0]), {}, "has no rows"),

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from elbowroom.data.storage import InMemory, MapStyle, MemoryMapped, Storage, as_tensor, scan
+from elbowroom.data.storage import (
+    InMemory,
+    MapStyle,
+    MemoryMapped,
+    Storage,
+    as_classes,
+    as_tensor,
+    content_digest,
+    scan,
+)
 from elbowroom.data.survey import survey
 from elbowroom.errors import ElbowroomError
 
@@ -83,12 +92,13 @@ class Counted:
     """An array that counts the rows read from it."""
 
     def __init__(self, array: Any) -> None:
-        self.array, self.read = array, 0
+        self.array, self.read, self.most = array, 0, 0
         self.shape, self.dtype, self.ndim, self.nbytes = array.shape, array.dtype, array.ndim, array.nbytes
 
     def __getitem__(self, rows: Any) -> Any:
         found = self.array[rows]
         self.read += len(found)
+        self.most = max(self.most, len(found))
         return found
 
 
@@ -99,11 +109,24 @@ def test_memory_map_is_not_read_whole() -> None:
     assert counted.read == 2
     storage.fingerprint()
     assert counted.read == 2 + 1_000
-    survey(storage)
-    assert counted.read == 2 + 1_000 + 10_000
     for _ in scan(storage, torch.arange(20_000)):  # the moments of a split
         pass
-    assert counted.read == 2 + 1_000 + 20_000
+    assert counted.read == 2 + 1_000 + 10_000
+    counted.read = counted.most = 0
+    survey(storage)  # whole, but never more than a chunk at a time
+    assert counted.read == 50_000
+    assert counted.most * 12 <= 1 << 20
+
+
+def test_a_digest_of_some_rows_says_so() -> None:
+    def entries(rows: int) -> dict[str, str | None]:
+        return content_digest(MemoryMapped(np.zeros((rows, 1), dtype=np.uint8)))
+
+    assert list(entries(1_000)) == ["sha256"]
+    many = entries(1_001)
+    assert many["sha256"] is None
+    assert str(many["sha256_of_rows"])[64:] == " of 1,000 evenly spaced rows"
+    assert list(content_digest(InMemory(torch.zeros(1_001, 1)))) == ["sha256"]
 
 
 def test_items_of_unequal_shape_are_named() -> None:
@@ -145,3 +168,26 @@ def test_types_keep_their_values(given: str, kept: torch.dtype) -> None:
 def test_types_that_are_no_numbers(values: Any, named: str) -> None:
     with pytest.raises(ElbowroomError, match=f"the x holds {named}"):
         as_tensor(values, "the x")
+
+
+@pytest.mark.parametrize(
+    ("values", "numbers", "names"),
+    [
+        (np.array(["b", "a", "b"]), [1, 0, 1], ("a", "b")),
+        (np.array([b"b", b"a"]), [1, 0], ("a", "b")),
+        (np.array(["b", "a"], dtype=object), [1, 0], ("a", "b")),
+        (np.array([7, 3], dtype=object), [7, 3], None),
+        (np.array([[2.0], [0.0]]), [2, 0], None),
+        (np.array([True, False]), [1, 0], None),
+    ],
+)
+def test_class_labels(values: Any, numbers: list[int], names: tuple[str, ...] | None) -> None:
+    found, named = as_classes(values, "labels")
+    assert (found.tolist(), named) == (numbers, names)
+    assert found.dtype == torch.int64
+
+
+@pytest.mark.parametrize("values", [np.array([0.5]), np.array([np.nan, 1]), np.array(["a", None], dtype=object)])
+def test_what_is_no_class(values: Any) -> None:
+    with pytest.raises(ElbowroomError, match="labels holds entries that are missing"):
+        as_classes(values, "labels")

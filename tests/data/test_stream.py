@@ -68,7 +68,7 @@ def test_no_row_is_lost(kind: str, size: int) -> None:
     torch.testing.assert_close(mean, X.double().mean(0))
     torch.testing.assert_close(std, X.double().std(0, unbiased=False))
     assert torch.equal(rows(data, size), X)
-    assert (data.event_shape, data.support, data.has_positions) == ((2,), Support.UNIT_INTERVAL, False)
+    assert (data.event_shape, data.support) == ((2,), Support.UNIT_INTERVAL)
 
 
 @pytest.mark.parametrize("kind", ["again", "loader"])
@@ -157,3 +157,28 @@ def test_interface_where_it_means_something() -> None:
     assert data.support is Support.REALS
     assert rows(data).dtype == torch.float64
     assert data.protocol() == {"dataset": "the Again", "binarization": "none", "seed": 0, "sha256": None}
+
+
+def test_a_row_outside_the_support_stops_the_stream() -> None:
+    late = torch.cat([torch.ones(3000, 2), torch.full((1, 2), 7.0)])
+    data = stream(DataLoader(late, batch_size=100))
+    assert data.support is Support.BINARY
+    with pytest.raises(ElbowroomError, match="Row 3000 of the DataLoader holds 7, but"):
+        rows(data)
+
+
+def test_missing_reals_of_a_stream_stand_at_the_mean(generator: torch.Generator) -> None:
+    x = 1000 + torch.randn(40, 2, generator=generator)
+    x[7, 1] = torch.nan
+    batch = next(
+        stream(DataLoader(x, batch_size=8), missing="mask").training_batches(40, seed=0, epoch=0, generator=generator)
+    )
+    assert batch.x[7, 1] == pytest.approx(float(x[:, 1].nanmean()), abs=1e-3)
+
+
+def test_a_loader_hints_at_its_dataset() -> None:
+    assert "loader.dataset" in stream(SOURCES["loader"]()).hint
+    assert "loader.dataset" not in stream(SOURCES["no batches"]()).hint
+    with pytest.raises(ElbowroomError) as caught:
+        stream(SOURCES["loader"]()).batches("test", 4)
+    assert "loader.dataset" in caught.value.remedy

@@ -14,6 +14,8 @@ from elbowroom.data.loading import load_data
 from elbowroom.data.support import Support
 from elbowroom.data.tables import frame_material, read_table
 from elbowroom.errors import ElbowroomError
+from elbowroom.running.build import load_configured
+from elbowroom.running.config import DataConfig
 
 pl = pytest.importorskip("polars")
 
@@ -93,12 +95,10 @@ def test_object_columns_of_numbers() -> None:
             {},
             "Column 'd' of x holds values of type datetime64",
         ),
-        (FRAME, {"context": ["kind"]}, "Column 'kind'"),
         (FRAME, {"context": ["aged"]}, "x has no column 'aged'"),
         (FRAME, {"labels": "kinds"}, "x has no column 'kinds'"),
         (FRAME[["a"]], {"context": ["a"]}, "no column left for x"),
         (FRAME[:0], {}, "x has no rows"),
-        (FRAME[:1], {}, "x has one row"),
         (Pandas(a=np.array([[1], 2], dtype=object)), {}, "Column 'a'"),
     ],
 )
@@ -128,3 +128,41 @@ def test_without_polars_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(ElbowroomError, match="polars") as caught:
         read_table(tmp_path / "x.csv")
     assert caught.value.remedy == "Install it: pip install 'elbowroom[tables]'."
+
+
+def test_text_names_both_ways_out() -> None:
+    with pytest.raises(ElbowroomError) as caught:
+        frame_material(FRAME, "x")
+    assert "--data.labels kind" in caught.value.remedy
+    assert "drop the column" in caught.value.remedy
+
+
+def test_text_in_the_context_is_one_hot() -> None:
+    data = load_data(FRAME, context=["age", "kind"], test=0)
+    assert data.context.tolist() == [[30, 1, 0, 0], [40, 0, 1, 0], [50, 1, 0, 0], [60, 0, 0, 1]]
+    assert data.protocol()["levels"] == {"kind": ["x", "y", "z"]}
+    part = load_data(FRAME[3:], context=["age", "kind"], test=0, min_rows=1, levels=data.levels)
+    assert part.context.tolist() == [[60, 0, 0, 1]]
+    with pytest.raises(ElbowroomError, match="holds the class 'x', but those trained on are y, z"):
+        load_data(FRAME, context=["kind"], levels={"kind": ["y", "z"]})
+
+
+@pytest.mark.parametrize("labels", ["kind", "age"], ids=["text", "numbers"])
+def test_the_label_column_of_the_configuration(tmp_path: Path, labels: str) -> None:
+    path = tmp_path / "x.csv"
+    FRAME.select("a", "b", labels).write_csv(path)
+    data = load_configured(DataConfig(name=str(path), labels=labels, context="labels", test=0, validation=0))
+    assert data.event_shape == (2,)
+    assert data.context_dim == len(set(FRAME[labels]))
+    assert data.labels.tolist() == [sorted(set(FRAME[labels])).index(value) for value in FRAME[labels]]
+
+
+@pytest.mark.parametrize("suffix", ["frame", ".csv"])
+def test_a_label_column_that_may_be_missing(tmp_path: Path, suffix: str) -> None:
+    source: Any = FRAME[["a", "b"]]
+    if suffix == ".csv":
+        source.write_csv(tmp_path / "x.csv")
+        source = tmp_path / "x.csv"
+    with pytest.raises(ElbowroomError, match="no column 'kind'"):
+        load_data(source, labels="kind")
+    assert load_data(source, labels="kind", labels_required=False).labels is None

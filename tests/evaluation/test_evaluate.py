@@ -20,7 +20,13 @@ from elbowroom.evaluation.evaluate import Result, evaluate, evaluation_mode, sco
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import DiagonalNormal, InputTransform
 from elbowroom.model.latent import LatentModel
-from elbowroom.model.likelihoods import CrossEntropy, DiscretizedLogisticMixture
+from elbowroom.model.likelihoods import (
+    Bernoulli,
+    Categorical,
+    CrossEntropy,
+    DiscretizedLogisticMixture,
+    NegativeBinomial,
+)
 from elbowroom.model.networks import MLP
 from elbowroom.model.oracles import LinearGaussian, ppca
 from elbowroom.model.priors import StandardNormal
@@ -202,6 +208,50 @@ def test_bits_per_dimension_are_exact() -> None:
         assert nats.stderr is not None
         assert bits.stderr == pytest.approx(nats.stderr / (6 * math.log(2)))
         assert (nats.bound, nats.unit, bits.bound, bits.unit) == ("lower", "nats", "upper", "bits/dim")
+
+
+def test_bits_per_dimension_count_what_was_observed() -> None:
+    torch.manual_seed(0)
+    model = LatentModel(StandardNormal(2), NegativeBinomial(MLP((2,), (1, 6), hidden=()), (6,)))
+    guide = DiagonalNormal(MLP((6,), (2, 2), hidden=()), 2, InputTransform(Support.COUNTS, (6,)))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 9, (40, 6), generator=generator).float()
+    x[torch.rand(40, 6, generator=generator) < 0.3] = math.nan
+    observed = x.isfinite().sum(1).double()
+    assert observed.unique().numel() > 1
+    data = load_data(x, validation=0, test=0.0, support="counts", missing="mask")
+    found = _measure(model, guide, data, "elbo", "iwae", k=10)
+    for name in ("elbo", "iwae"):
+        nats, bits = found[name], found[f"{name}, bits per dimension"]
+        assert bits.value == pytest.approx(-nats.value * 40 / (observed.sum().item() * math.log(2)))
+        assert bits.stderr is not None
+
+
+def test_the_error_of_bits_per_dimension_is_that_of_a_ratio() -> None:
+    """A bound that is the same for every element observed is known without error, however many were observed."""
+    torch.manual_seed(0)
+    network = MLP((2,), Categorical.parameter_shape((6,), num_categories=4), hidden=())
+    model = LatentModel(StandardNormal(2), Categorical(network, (6,), num_categories=4))
+    for parameter in network.parameters():
+        torch.nn.init.zeros_(parameter)
+    transform = InputTransform(Support.CATEGORIES, (6,), num_categories=4)
+    encoder = MLP(transform.out_shape, (2, 2), hidden=())
+    for parameter in encoder.parameters():
+        torch.nn.init.zeros_(parameter)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 4, (40, 6), generator=generator).float()
+    x[torch.rand(40, 6, generator=generator) < 0.3] = math.nan
+    data = load_data(x, validation=0, test=0.0, support="categories", num_categories=4, missing="mask")
+    bits = _measure(model, DiagonalNormal(encoder, 2, transform), data, "elbo")["elbo, bits per dimension"]
+    assert bits.value == pytest.approx(2.0, rel=1e-5)
+    assert bits.stderr == pytest.approx(0.0, abs=1e-5)
+
+
+def test_binary_data_have_no_bits_per_dimension() -> None:
+    model = LatentModel(StandardNormal(2), Bernoulli(MLP((2,), (1, 6), hidden=()), (6,)))
+    data = load_data(torch.eye(6), validation=0, test=0.0, support="binary")
+    guide = DiagonalNormal(MLP((6,), (2, 2), hidden=()), 2)
+    assert not [name for name in _measure(model, guide, data, "elbo", "iwae", k=2) if "bits" in name]
 
 
 def test_data_that_are_no_integers_have_no_bits_per_dimension() -> None:

@@ -9,10 +9,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from elbowroom.data.batch import Batch
+from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.importance import WeightSums, importance_estimate
+from elbowroom.model.conditional import Conditional
+from elbowroom.model.guides import DiagonalNormal, FullNormal, InputTransform
+from elbowroom.model.latent import LatentModel
+from elbowroom.model.likelihoods import Bernoulli, Categorical, DiscretizedLogisticMixture, Likelihood
+from elbowroom.model.networks import MLP, ConvDecoder
+from elbowroom.model.priors import MixtureOfGaussians, StandardNormal
 from elbowroom.numerics import chunks, effective_sample_size, log_mean_exp
 
 
@@ -159,3 +167,54 @@ def test_refusals(exact: SimpleNamespace, call: dict[str, int]) -> None:
     case = exact.linear_gaussian(4, 2)
     with pytest.raises(ElbowroomError):
         importance_estimate(case.model, case.guide, case.x, generator=seeded(), **call)
+
+
+class Largest(TorchDispatchMode):
+    """Elements of the largest tensor that any operation returns meanwhile."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):
+            self.elements = max(self.elements, out.numel())
+        return out
+
+
+def _wide(kind: str) -> tuple[LatentModel, Conditional]:
+    torch.manual_seed(0)
+    shape, latent = (4, 4), 3
+    prior: Conditional = StandardNormal(latent)
+    likelihood: Likelihood = Bernoulli(MLP((latent,), (1, *shape), hidden=(5,)), shape)
+    guide: Conditional = DiagonalNormal(MLP(shape, (2, latent), hidden=()), latent)
+    if kind == "mixture prior":
+        prior = MixtureOfGaussians(latent, 200)
+    elif kind == "categorical":
+        network = MLP((latent,), Categorical.parameter_shape(shape, num_categories=40), hidden=(5,))
+        likelihood = Categorical(network, shape, num_categories=40)
+        transform = InputTransform(Support.CATEGORIES, shape, num_categories=40)
+        guide = DiagonalNormal(MLP(transform.out_shape, (2, latent), hidden=()), latent, transform)
+    elif kind == "logistics":
+        network = MLP((latent,), DiscretizedLogisticMixture.parameter_shape(shape, components=10), hidden=(5,))
+        likelihood = DiscretizedLogisticMixture(network, shape, components=10)
+    elif kind == "wide decoder":
+        likelihood = Bernoulli(MLP((latent,), (1, *shape), hidden=(500,)), shape)
+    elif kind == "convolutions":
+        likelihood = Bernoulli(ConvDecoder((latent,), (1, *shape), channels=(150, 50)), shape)
+    elif kind == "full guide":
+        latent = 25
+        prior = StandardNormal(latent)
+        likelihood = Bernoulli(MLP((latent,), (1, *shape), hidden=(5,)), shape)
+        guide = FullNormal(MLP(shape, FullNormal.parameter_shape(latent), hidden=()), latent)
+    return LatentModel(prior, likelihood), guide
+
+
+@pytest.mark.parametrize(
+    "kind", ["mixture prior", "categorical", "logistics", "wide decoder", "convolutions", "full guide"]
+)
+def test_memory_is_bounded_whatever_the_model_is_made_of(kind: str) -> None:
+    model, guide = _wide(kind)
+    x = torch.randint(0, 2, (2, 4, 4), generator=seeded()).float()
+    with Largest() as largest:
+        importance_estimate(model, guide, x, num_samples=150, chunk_elements=20_000, generator=seeded())
+    assert 5_000 < largest.elements <= 20_000  # bounded, and not by a chunk that is needlessly small

@@ -40,3 +40,20 @@ def test_a_term_that_is_not_finite_stops_and_names_step_term_and_cause(terms: di
 def test_a_gradient_that_is_not_finite_stops(norm: float) -> None:
     with pytest.raises(ElbowroomError, match=r"step 3 the gradient"):
         check_finite(3, FINE, 1e-3, grad_norm=norm)
+
+
+@pytest.mark.parametrize(
+    ("terms", "norm", "what"),
+    [
+        ({"elbo": math.nan, "reconstruction": math.nan, "kl": 0.5}, 1.0, "elbo and reconstruction"),
+        (FINE, math.inf, "gradient"),
+    ],
+)
+def test_the_learning_rate_is_not_to_blame_before_the_first_update(
+    terms: dict[str, float], norm: float, what: str
+) -> None:
+    with pytest.raises(ElbowroomError, match=what) as caught:
+        check_finite(1, terms, 1e-3, grad_norm=norm)
+    assert "scale of the data" in caught.value.problem
+    assert "lr" not in str(caught.value)
+    assert "learning rate" not in str(caught.value)

@@ -10,7 +10,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from elbowroom.model.distributions import ContinuousBernoulli, DiscretizedLogisticMixture, NegativeBinomial
+from elbowroom.model.distributions import ContinuousBernoulli, DiscretizedLogisticMixture, NegativeBinomial, Poisson
 
 getcontext().prec = 60
 LOGITS = [0.0, 1e-6, 1e-3, 0.01, 0.1, 0.4999, 0.5001, 1.0, 3.0, 10.0, 30.0, 80.0, 500.0]
@@ -140,3 +140,55 @@ def test_a_narrow_logistic_draws_the_integer_in_the_middle_of_its_bin():
 
 def z_score(draws: Tensor, expected: Tensor) -> float:
     return ((draws.mean() - expected) / (draws.std() / math.sqrt(len(draws)))).item()
+
+
+def exact_log_factorial(x: int) -> Decimal:
+    """By Stirling's series, whose first term left out is below 1e-9 from 100 on."""
+    if x < 100:
+        return Decimal(math.factorial(x)).ln()
+    n = Decimal(x)
+    half_log_two_pi = Decimal("0.91893853320467274178032973640561763986")
+    return (n + Decimal("0.5")) * n.ln() - n + half_log_two_pi + 1 / (12 * n) - 1 / (360 * n**3)
+
+
+@pytest.mark.parametrize("x", [0, 1, 7, 50, 51, 1000, 100_000])
+@pytest.mark.parametrize("ratio", [0.2, 0.88, 0.99, 1.0, 1.003, 1.2, 4.0])
+def test_poisson_is_accurate_in_float32(x, ratio):
+    log_rate = torch.tensor(math.log(max(x, 1) * ratio), requires_grad=True)
+    log_p = Poisson(log_rate).log_prob(torch.tensor(float(x)))
+    exact_rate = Decimal(log_rate.item()).exp()
+    expected = x * Decimal(log_rate.item()) - exact_rate - exact_log_factorial(x)
+    assert log_p.item() == pytest.approx(float(expected), abs=2e-4 + 1e-6 * abs(x - float(exact_rate)))
+    (gradient,) = torch.autograd.grad(log_p, log_rate)
+    assert gradient.item() == pytest.approx(x - float(exact_rate), rel=1e-4, abs=1e-6 * max(x, 1) * 2)
+
+
+def test_poisson_of_many_is_a_distribution():
+    x = torch.arange(1500.0, dtype=torch.float64)
+    assert Poisson(torch.tensor(math.log(700.0)).double()).log_prob(x).exp().sum().item() == pytest.approx(1, abs=1e-9)
+    assert Poisson(torch.zeros(3)).expand((2, 3)).log_prob(torch.ones(3)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("r", [0.3, 5.0, 49.0, 51.0, 1e3, 1e6])
+@pytest.mark.parametrize("mean", [1e-3, 40.0, 1e3, 1e5, 3e6])
+@pytest.mark.parametrize("x", [0.0, 50.0, 51.0, 1e3, 1e5])
+def test_negative_binomial_of_many_is_accurate_in_float32(x, mean, r):
+    parameters = [torch.tensor(math.log(value), requires_grad=True) for value in (mean, r)]
+    log_p = NegativeBinomial(*parameters).log_prob(torch.tensor(x))
+    exact = [parameter.detach().double().requires_grad_() for parameter in parameters]
+    r_, logits = exact[1].exp(), exact[0] - exact[1]
+    ways = torch.lgamma(r_ + x) - torch.lgamma(r_) - math.lgamma(x + 1)
+    expected = ways + x * torch.nn.functional.logsigmoid(logits) - r_ * torch.nn.functional.softplus(logits)
+    assert log_p.item() == pytest.approx(expected.item(), rel=1e-5, abs=2e-3)
+    for got, wanted in zip(torch.autograd.grad(log_p, parameters), torch.autograd.grad(expected, exact), strict=True):
+        assert got.item() == pytest.approx(wanted.item(), rel=1e-3, abs=1e-3 + 2e-6 * max(x, mean))
+
+
+def test_counts_at_the_ends_of_float32_are_finite():
+    ends = torch.tensor([-60.0, 0.0, 60.0])
+    log_mean, log_dispersion, x = torch.meshgrid(ends, ends, torch.tensor([0.0, 50.0, 51.0, 1e7]), indexing="ij")
+    log_mean, log_dispersion = log_mean.clone().requires_grad_(), log_dispersion.clone().requires_grad_()
+    log_p = NegativeBinomial(log_mean, log_dispersion).log_prob(x)
+    both = log_p.sum() + Poisson(log_mean).log_prob(x).sum()
+    assert torch.isfinite(log_p).all()
+    assert all(torch.isfinite(g).all() for g in torch.autograd.grad(both, [log_mean, log_dispersion]))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
+from elbowroom.errors import ElbowroomError
 from elbowroom.model.draws import mean
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Bernoulli, Gaussian
@@ -78,3 +80,12 @@ def test_context_reaches_prior_and_likelihood():
     ):
         assert density(context).shape == (4, 6)
         assert not torch.allclose(density(context), density(context + 1))
+
+
+def test_a_context_of_another_number_of_rows_is_refused():
+    torch.manual_seed(0)
+    model = LatentModel(StandardNormal(2), Bernoulli(MLP((2,), (1, 4), context_dim=3), (4,)))
+    assert model.sample(5, context=torch.zeros(5, 3)).x.shape == (5, 4)
+    for context in (torch.zeros(5, 3), torch.zeros(3)):
+        with pytest.raises(ElbowroomError, match="25 samples"):
+            model.sample(25, context=context)

@@ -125,3 +125,40 @@ def test_residual_blocks_add_to_their_input():
 def test_refusals_say_what_was_given(wrong, message):
     with pytest.raises(ElbowroomError, match=message):
         wrong()
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda: MLP((4,), (3,), hidden=(5,), batch_norm=True),
+        lambda: ResidualMLP((4,), (3,), width=5, batch_norm=True),
+        lambda: ConvDecoder((4,), (1, 2, 2), channels=(3,), batch_norm=True),
+    ],
+)
+def test_a_single_row_cannot_be_batch_normalised(network):
+    network = network()
+    with pytest.raises(ElbowroomError, match="one row") as caught:
+        network(torch.zeros(1, 4))
+    assert "--train.batch-size" in caught.value.remedy
+    network(torch.zeros(2, 4))
+    network.eval()(torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize(
+    ("network", "widest"),
+    [
+        (lambda: MLP((4,), (3,), hidden=(5, 9, 2)), 9),
+        (lambda: MLP((4,), (3, 5), hidden=(9,)), 15),
+        (lambda: ResidualMLP((4,), (3,), width=50), 50),
+        (lambda: ConvEncoder((8, 8), (3,), channels=(16, 32)), 16 * 4 * 4),
+        (lambda: ConvDecoder((4,), (1, 8, 8), channels=(32, 16)), 16 * 4 * 4),
+        (lambda: ConvDecoder((4,), (1, 8, 8), channels=(100, 2)), 100 * 2 * 2),
+    ],
+)
+def test_the_widest_layer_is_known(network, widest):
+    network = network()
+    sizes = []
+    for part in network.modules():
+        part.register_forward_hook(lambda module, given, out: sizes.append(out[0].numel()))
+    network(torch.zeros(2, *network.in_shape))
+    assert network.widest == widest == max(sizes)

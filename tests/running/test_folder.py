@@ -151,7 +151,8 @@ def test_a_full_disk_is_said_for_metrics_too(tmp_path: Path, monkeypatch: pytest
 
 
 def _result(value: float, **changes: Any) -> dict[str, Any]:
-    return {"name": "iwae", "split": "test", "points": 10, "settings": {"k": 5}, "value": value} | changes
+    where = {"split": "test", "points": 10, "protocol": {"dataset": "mnist"}}
+    return {"name": "iwae", **where, "settings": {"k": 5}, "value": value} | changes
 
 
 def test_results_are_added_and_the_same_measurement_is_replaced(tmp_path: Path) -> None:
@@ -160,7 +161,8 @@ def test_results_are_added_and_the_same_measurement_is_replaced(tmp_path: Path) 
     folder.add_evaluations([_result(1.0, settings={"k": 5, "median_ess": 2.0})])
     folder.add_evaluations([_result(2.0, settings={"k": 5, "median_ess": 3.0}), _result(3.0, split="train")])
     folder.add_evaluations([_result(4.0, settings={"k": 50}), _result(5.0, points=20)])
-    assert [result["value"] for result in folder.evaluations()] == [2.0, 3.0, 4.0, 5.0]
+    folder.add_evaluations([_result(6.0, protocol={"dataset": "digits"})])
+    assert [result["value"] for result in folder.evaluations()] == [2.0, 3.0, 4.0, 5.0, 6.0]
     assert set(json.loads((tmp_path / "evaluation.json").read_text())) == {"results"}
 
 

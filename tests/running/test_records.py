@@ -101,6 +101,22 @@ def test_a_validation_value_that_is_not_finite_stops(
         return {name: values * math.nan for name, values in honest(self, *arguments, **settings).items()}
 
     monkeypatch.setattr(Aevb, "measure", broken)
-    with pytest.raises(ElbowroomError, match=r"After step 5 .*elbo.* of the validation data is not finite"):
+    with pytest.raises(ElbowroomError, match=r"At step 5 the validation data's objective is not finite.*elbo = nan"):
         er.train(table, out=tmp_path / "run", **TINY)
     assert not (tmp_path / "run" / "metrics.jsonl").read_text().count("NaN")
+
+
+def test_a_run_on_a_stream_can_be_measured_on_other_data(tmp_path: Path) -> None:
+    train = {"batch_size": 10, "steps": 4}
+    run = er.train(Counting(), out=tmp_path / "run", **(TINY | {"train": train}))
+    with pytest.raises(ElbowroomError, match="no test set"):
+        run.evaluate("elbo")
+    results = run.evaluate("elbo", data=np.random.default_rng(1).random((20, 4)))
+    assert [(result.split, result.points) for result in results] == [("all", 20)] * 3
+
+
+def test_other_data_are_measured_whole(table: Path, tmp_path: Path) -> None:
+    """A file of the user's has no test set of its own: every row is scored, in the order of the file."""
+    run = er.train(table, out=tmp_path / "run", **TINY)
+    assert len(run.score(table, k=2).log_evidence) == 60
+    assert run.evaluate("elbo", data=table)[0].points == 60

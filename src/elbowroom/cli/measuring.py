@@ -20,6 +20,7 @@ __all__ = ["evaluate", "score"]
 
 def evaluate(
     run: RunPath,
+    data: str | None = None,
     *,
     methods: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     split: Split = "test",
@@ -34,6 +35,8 @@ def evaluate(
 
     Parameters
     ----------
+    data
+        Other data to measure on, all of them: a path or a built-in name; a split of the run's own unless given.
     methods
         elbo, iwae, active-units; all that apply unless given. Several: with commas or spaces between.
     split
@@ -53,11 +56,11 @@ def evaluate(
     names = [name for given in methods or [] for name in given.split(",") if name]
     with terminal.progress() as announce:
         results = loaded.evaluate(
-            *names, split=split, points=points, k=k, num_samples=num_samples, seed=seed, announce=announce
+            *names, data=data, split=split, points=points, k=k, num_samples=num_samples, seed=seed, announce=announce
         )
     rows = [result.model_dump(exclude={"split", "protocol"}) for result in results]
     if as_json:
-        print_json({"run": str(run), "split": split, "protocol": results[0].protocol, "results": rows})
+        print_json({"run": str(run), "split": results[0].split, "protocol": results[0].protocol, "results": rows})
         return
     terminal.print_results(results)
     wrote(loaded.folder.path / "evaluation.json")

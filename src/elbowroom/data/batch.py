@@ -15,7 +15,8 @@ class Batch:
     """Some data, and where they stand.
 
     Attributes:
-        x: the data, shape (batch, \\*event). Where ``mask`` is False the value is 0 and means nothing.
+        x: the data, shape (batch, \\*event). Where ``mask`` is False the value is a filler and means nothing: 0, or
+            in real-valued data the mean of that element over the training rows.
         index: positions in the data set, int64, shape (batch,); None for a stream without positions.
         context: covariates that reach prior, likelihood and guide alike, shape (batch, context_dim), or None.
         mask: True where an element was observed, bool, shape (batch, \\*event); None where all were.

@@ -11,19 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.data.binarization import Binarization
-from elbowroom.data.moments import Moments
 from elbowroom.data.splits import SPLITS, epoch_order, seeded_permutation
-from elbowroom.data.storage import InMemory, Storage, scan
+from elbowroom.data.storage import InMemory, Storage, content_digest, scan
 from elbowroom.data.support import Support
-from elbowroom.data.survey import describe_non_finite, survey
-from elbowroom.data.views import View
+from elbowroom.data.survey import check_rows, describe_non_finite, survey
+from elbowroom.data.views import View, observed
 from elbowroom.errors import ElbowroomError, did_you_mean
 
 __all__ = ["DataSet", "check_batch_size"]
@@ -50,6 +49,14 @@ class DataSet:
         licence: of the data; empty if unknown.
         source: where they came from, in words.
         bits: the fixed bits of static binarisation, made once, where the rows lie in memory.
+        fill: what stands for a missing element, shape (\\*event); 0 if None. Real-valued data are filled with the mean
+            of that element over the training rows (0 where it was never observed), so that the guide sees 0 there
+            once the data are standardised.
+        levels: the names of one-hot covariates, by column (``labels`` where these are the context).
+
+    What is checked when: an array, in memory or memory-mapped, once and whole, when it is loaded. A ``Dataset`` is
+    sampled when it is loaded, and every batch that is fetched from it is compared with the support of what is stored;
+    a row outside it is named.
     """
 
     name: str
@@ -66,8 +73,8 @@ class DataSet:
     licence: str = ""
     source: str = ""
     bits: InMemory | None = field(default=None, repr=False)
-
-    has_positions: ClassVar[bool] = True
+    fill: Tensor | None = field(default=None, repr=False)
+    levels: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.storage)
@@ -133,9 +140,11 @@ class DataSet:
         """
         device = self.device if device is None else torch.device(device)
         dtype = dtype or self.dtype
+        storage = self.storage.to(device)
         return replace(
             self,
-            storage=self.storage.to(device),
+            storage=storage,
+            fill=None if self.fill is None else self.fill.to(storage.device),
             context=None if self.context is None else self.context.to(device=device, dtype=dtype),
             bits=None if self.bits is None else self.bits.to(device),
             device=device,
@@ -201,56 +210,57 @@ class DataSet:
         Returns:
             Two float64 tensors of shape ``event_shape``, on the CPU.
         """
-        dynamic = self.binarization is Binarization.DYNAMIC
-        moments = self._training_moments(grey=dynamic)
-        std = (moments.mean * (1 - moments.mean)).clamp(min=0).sqrt() if dynamic else moments.std
-        return moments.mean, std
-
-    def constant_elements(self) -> Tensor:
-        """True where an element has one and the same stored value in every training row; bool, ``event_shape``."""
-        return self._training_moments(grey=True).constant
+        chunks = ((rows, self._checked(rows, raw)) for rows, raw in scan(self.storage, self._split("train")))
+        return self.view.moments(chunks, masked=self.masked)
 
     def protocol(self) -> dict[str, Any]:
-        """What a result must state about its data."""
+        """What a result must state about its data: which they are, what became of them, digests of rows and context."""
+        companions = {
+            # in float32, so that the digest does not depend on the precision of delivery
+            "context": None if self.context is None else self.context.float(),
+            "labels": self.labels,
+        }
         return {
             "dataset": self.name,
             "binarization": str(self.binarization),
             "seed": self.seed,
-            "sha256": self.storage.fingerprint(),
+            **content_digest(self.storage),
+            **{
+                f"sha256_{what}": InMemory(values).fingerprint()
+                for what, values in companions.items()
+                if values is not None
+            },
+            **({"levels": {column: list(names) for column, names in self.levels.items()}} if self.levels else {}),
         }
 
     def describe_non_finite(self, batch: Batch) -> str | None:
         """Name the rows of a batch that hold NaN or infinity; None if there are none."""
         return describe_non_finite(batch)
 
-    def _training_moments(self, *, grey: bool) -> Moments:
-        moments = Moments()
-        for rows, raw in scan(self.storage, self._split("train")):
-            filled, mask = self._observed(raw)
-            x = self.view.grey(filled, torch.float64) if grey else self._deliver(filled, rows, None, torch.float64)
-            moments.add(x, mask)
-        return moments
+    def _checked(self, rows: Tensor, raw: Tensor) -> Tensor:
+        if not self.storage.surveyed_whole:
+            check_rows(
+                rows,
+                raw,
+                self.native_support,
+                self.name,
+                num_categories=self.num_categories,
+                missing_allowed=self.masked,
+            )
+        return raw
 
     def _batch(self, rows: Tensor, generator: torch.Generator | None) -> Batch:
         dynamic = generator is not None and self.binarization is Binarization.DYNAMIC
         if self.bits is not None:
             x, mask = self.bits.gather(rows).to(self.dtype), None
         else:
-            raw, mask = self._observed(self.storage.gather(rows))
-            x = self._deliver(raw, rows, generator if dynamic else None, self.dtype)
+            raw = self._checked(rows, self.storage.gather(rows))
+            raw, mask = observed(raw, masked=self.masked, fill=self.fill)
+            x = self.view.deliver(raw, self.dtype, rows=rows, generator=generator if dynamic else None)
         if x.device != self.device:
             x, mask = x.to(self.device), None if mask is None else mask.to(self.device)
         rows = rows.to(self.device)
         return Batch(x, rows, None if self.context is None else self.context.index_select(0, rows), mask)
-
-    def _deliver(self, raw: Tensor, rows: Tensor, generator: torch.Generator | None, dtype: torch.dtype) -> Tensor:
-        return self.view.deliver(raw, dtype, rows=rows, generator=generator)
-
-    def _observed(self, raw: Tensor) -> tuple[Tensor, Tensor | None]:
-        if not self.masked:
-            return raw, None
-        mask = ~raw.isnan()
-        return torch.where(mask, raw, 0), mask
 
     def _split(self, split: str) -> Tensor:
         if split not in self.splits:

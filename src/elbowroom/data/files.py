@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from elbowroom.data.sources import BUILT_IN
-from elbowroom.data.storage import InMemory, Material, MemoryMapped, as_tensor, check_shape
+from elbowroom.data.storage import InMemory, Material, MemoryMapped, as_classes, as_tensor, check_shape
 from elbowroom.data.tables import frame_material, read_table
 from elbowroom.errors import ElbowroomError, did_you_mean
 
@@ -18,16 +19,26 @@ __all__ = ["KINDS", "image_folder", "load_file"]
 
 KINDS = (".npy", ".npz", ".csv", ".tsv", ".parquet")
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
-_MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}  # as which an image of this mode is read
+# as which an image of this mode is read
+_MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "LA": "LA", "RGBA": "RGBA"}
 
 
-def load_file(path: Path, *, context: list[str] | None = None, labels: str | None = None) -> Material:
+def load_file(
+    path: Path,
+    *,
+    context: list[str] | None = None,
+    labels: str | None = None,
+    labels_required: bool = True,
+    levels: Mapping[str, Sequence[str]] | None = None,
+) -> Material:
     """Whatever lies at a path.
 
     Args:
         path: a file of one of :data:`KINDS`, or a folder of images.
         context: of a table, the columns that become the context.
         labels: of a table, the column of class labels.
+        labels_required: whether it is a fault that there is no such column.
+        levels: of a table, the known values of text columns in the context.
     Raises:
         ElbowroomError: missing, empty, truncated, of another kind, pickled, or not numbers.
     """
@@ -44,6 +55,11 @@ def load_file(path: Path, *, context: list[str] | None = None, labels: str | Non
             f"Context columns {', '.join(context)} were asked for, but {path} is no table.",
             "Give a .csv, .tsv or .parquet file, or pass the context as an array from Python.",
         )
+    if labels is not None and labels_required and not table:
+        raise ElbowroomError(
+            f"The label column {labels} was asked for, but {path} is no table.",
+            "Leave --data.labels out, or give a .csv, .tsv or .parquet file.",
+        )
     if path.is_dir():
         return image_folder(path)
     if suffix not in KINDS:
@@ -54,7 +70,10 @@ def load_file(path: Path, *, context: list[str] | None = None, labels: str | Non
     if path.stat().st_size == 0:
         raise ElbowroomError(f"{path} is empty (0 bytes).", "Write the data to it again.")
     if table:
-        return frame_material(read_table(path), path.name, context=context, labels=labels)
+        frame = read_table(path)
+        if not labels_required and labels not in frame.columns:
+            labels = None
+        return frame_material(frame, path.name, context=context, labels=labels, levels=levels)
     return _npz(path) if suffix == ".npz" else _npy(path)
 
 
@@ -101,10 +120,12 @@ def _npz(path: Path) -> Material:
         tensor = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
         tensor = tensor.masked_fill(~torch.from_numpy(mask.astype(bool)), torch.nan)
     context = arrays.get("context")
+    labels, classes = as_classes(arrays["labels"], f"labels of {path.name}") if "labels" in arrays else (None, None)
     return Material(
         name=path.name,
         storage=InMemory(tensor if tensor.dim() > 1 else tensor[:, None]),
-        labels=torch.from_numpy(arrays["labels"].astype(np.int64)) if "labels" in arrays else None,
+        labels=labels,
+        classes=classes,
         context=None
         if context is None
         else as_tensor(context.reshape(len(context), -1), f"the context of {path.name}"),
@@ -125,10 +146,12 @@ def _unreadable(path: Path, fault: Exception) -> ElbowroomError:
 def image_folder(path: Path) -> Material:
     """All images below a folder, sorted by path: grey ones as (height, width), colour ones as (3, height, width).
 
-    The folder in which an image lies is its label, where there are several.
+    The folder in which an image lies is its label, where there are several. An alpha channel without any transparency
+    is dropped. An image with a palette is grey if all its colours are, unless others of the folder are in colour.
 
     Raises:
-        ElbowroomError: no image, one that cannot be read, or one that differs from the first in size or mode.
+        ElbowroomError: no image, one that cannot be read, or one that differs from the first in size or mode, or
+            is transparent.
     """
     from PIL import Image
 
@@ -137,6 +160,7 @@ def image_folder(path: Path) -> Material:
         contents = "is empty" if not any(path.iterdir()) else "holds no image"
         raise ElbowroomError(f"The folder {path} {contents}.", f"Put images into it ({', '.join(_IMAGES)}).")
     pictures: list[npt.NDArray[np.uint8]] = []
+    either: list[int] = []  # which of them are grey, though written in colours of a palette
     for file in files:
         try:
             with Image.open(file) as image:
@@ -146,24 +170,48 @@ def image_folder(path: Path) -> Material:
                         f"{file} has colour mode {image.mode}, but grey or RGB is expected.",
                         "Convert it, for instance with PIL: image.convert('RGB').",
                     )
-                picture = np.asarray(image.convert(mode))
+                picture = _without_alpha(np.asarray(image.convert(mode)), mode, file)
+                if image.mode == "P" and bool((picture == picture[..., :1]).all()):
+                    either.append(len(pictures))
         except (OSError, SyntaxError, ValueError) as fault:  # what Pillow raises on a damaged file
             raise ElbowroomError(
                 f"{file} cannot be read as an image ({fault}).", "Replace it, or take it out of the folder."
             ) from fault
-        if pictures and picture.shape != pictures[0].shape:
+        pictures.append(picture)
+    if not any(picture.ndim == 3 for at, picture in enumerate(pictures) if at not in set(either)):
+        for at in either:
+            pictures[at] = pictures[at][..., 0]
+    for file, picture in zip(files, pictures, strict=True):
+        if picture.shape != pictures[0].shape:
             raise ElbowroomError(
                 f"{file} is {_form(picture)}, but {files[0].name} is {_form(pictures[0])}.",
                 "Bring all images to one size, all grey or all in colour.",
             )
-        pictures.append(picture)
     check_shape((len(pictures), *pictures[0].shape), f"The folder {path}")
     stacked = np.stack(pictures)
     if stacked.ndim == 4:
         stacked = stacked.transpose(0, 3, 1, 2)
     folders = sorted({file.parent for file in files})
-    labels = torch.tensor([folders.index(file.parent) for file in files]) if len(folders) > 1 else None
-    return Material(name=path.name, storage=InMemory(as_tensor(stacked)), labels=labels)
+    if len(folders) == 1:
+        return Material(name=path.name, storage=InMemory(as_tensor(stacked)))
+    place = {folder: at for at, folder in enumerate(folders)}
+    return Material(
+        name=path.name,
+        storage=InMemory(as_tensor(stacked)),
+        labels=torch.tensor([place[file.parent] for file in files]),
+        classes=tuple(folder.relative_to(path).as_posix() for folder in folders),
+    )
+
+
+def _without_alpha(picture: npt.NDArray[np.uint8], mode: str, file: Path) -> npt.NDArray[np.uint8]:
+    if mode not in ("LA", "RGBA"):
+        return picture
+    if not (picture[..., -1] == 255).all():
+        raise ElbowroomError(
+            f"{file} has transparent pixels (colour mode {mode}), but grey or RGB is expected.",
+            "Paint it on a background, for instance with PIL: image.convert('RGB').",
+        )
+    return picture[..., 0] if mode == "LA" else picture[..., :3]
 
 
 def _form(picture: npt.NDArray[np.uint8]) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -25,6 +27,7 @@ from elbowroom.data.storage import (
     MapStyle,
     Material,
     MemoryMapped,
+    as_classes,
     as_tensor,
     check_shape,
     item_parts,
@@ -34,11 +37,13 @@ from elbowroom.data.storage import (
 from elbowroom.data.stream import Peekable, StreamSet
 from elbowroom.data.support import Support
 from elbowroom.data.survey import Survey, check_finite, check_support, infer_support, survey
-from elbowroom.data.tables import frame_material
+from elbowroom.data.tables import frame_material, match_levels
 from elbowroom.data.views import View
 from elbowroom.errors import ElbowroomError, did_you_mean
 
 __all__ = ["load_data"]
+
+_MOST_DENSE = 1_000_000_000  # elements of a sparse matrix that is written out
 
 
 def load_data(
@@ -53,25 +58,36 @@ def load_data(
     labels: Any = None,
     num_categories: int | None = None,
     seed: int = 0,
+    min_rows: int = 2,
+    labels_required: bool = True,
+    levels: Mapping[str, Sequence[str]] | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> DataSet | StreamSet:
     """Any data, as a data set with a support, splits and batches.
 
     Args:
         source: a built-in name; a path (.npy, .npz, .csv, .tsv, .parquet, a folder of images); an array or tensor of
-            shape (n, \\*event); a data frame; a torch ``Dataset``, ``IterableDataset`` or ``DataLoader``.
+            shape (n, \\*event); a sparse matrix of scipy's, written out; a data frame; a torch ``Dataset``,
+            ``IterableDataset`` or ``DataLoader``.
         binarization: none, static, dynamic or threshold; for grey values.
         support: binary, unit-interval, bytes, counts, categories, reals; or auto, the narrowest that the values fit.
         validation: a fraction (below 1) or number of rows, taken from the training part by a seeded permutation.
         test: the same; ignored where the data have an official test set.
         missing: what NaN means, a mistake (``error``) or an element that was not observed (``mask``).
-        context: covariates: None, ``"labels"`` (one-hot), column names of a table, or an array (n, context_dim).
-        labels: class labels, shape (n,), or the column of a table that holds them.
+        context: covariates: None, ``"labels"`` (one-hot), column names of a table (text becomes one-hot), or an array
+            (n, context_dim).
+        labels: class labels, whole numbers or text, shape (n,), or the column of a table that holds them.
         num_categories: C, for the support ``categories``; by default the largest value plus one.
         seed: of the splits and of fixed bits.
+        min_rows: how many there must be; one is enough to be scored, not to be trained on.
+        labels_required: whether it is a fault that the data have no column ``labels``.
+        levels: the names of one-hot covariates as in training, by column (``labels`` where these are the context); a
+            class that is not among them is refused. Found from the data unless given.
         announce: is told in a sentence what is fetched.
     Returns:
-        A :class:`DataSet`; a :class:`StreamSet` for a stream.
+        A :class:`DataSet`; a :class:`StreamSet` for a stream. Every value of an array is checked here, of a
+        memory-mapped one too, in one sequential pass; a ``Dataset`` or a stream is sampled here, and its other rows are
+        checked as they are fetched.
     Raises:
         ElbowroomError: whatever is wrong with the data or does not fit together; states the remedy.
     Example:
@@ -94,20 +110,24 @@ def load_data(
         return _stream(source, how, wanted, missing == "mask", num_categories, seed)
 
     columns = list(context) if _is_names(context) else None
-    material = _material(source, columns, labels if isinstance(labels, str) else None, announce)
+    column = labels if isinstance(labels, str) else None
+    material = _material(source, columns, column, labels_required, levels, announce)
     total = len(material.storage)
-    check_shape((total, *material.storage.event_shape), material.name)
-    if labels is not None and not isinstance(labels, str):
-        material = replace(material, labels=_aligned(labels, total, "labels").flatten().long())
-    if context is not None and columns is None:
-        material = replace(material, context=_context(context, material, total))
+    check_shape((total, *material.storage.event_shape), material.name, min_rows=min_rows)
+    if labels is not None and column is None:
+        numbers, names = _classes(labels, total)
+        material = replace(material, labels=numbers, classes=names)
+    if isinstance(context, str):
+        material = _context_from_labels(context, material, (levels or {}).get("labels"))
+    elif context is not None and columns is None:
+        material = replace(material, context=_aligned(context, total, "context").reshape(total, -1))
 
     found = survey(material.storage)
     masked = material.masked or (missing == "mask" and material.storage.dtype.is_floating_point)
     check_finite(found, material.name, missing_allowed=masked)
-    masked = masked and (found.nan > 0 or not material.storage.in_memory)
+    masked = masked and (found.nan > 0 or not material.storage.surveyed_whole)
     view, num_categories = _view(found, material, how, wanted, num_categories, seed)
-    return DataSet(
+    data = DataSet(
         name=material.name,
         storage=material.storage,
         splits=make_splits(
@@ -122,7 +142,9 @@ def load_data(
         licence=material.licence,
         source=material.source,
         bits=None if masked else _static_bits(material, view),
+        levels=material.levels,
     )
+    return replace(data, fill=data.moments()[0]) if masked and view.native is Support.REALS else data
 
 
 def _option(kind: Any, given: str, flag: str) -> Any:
@@ -139,15 +161,23 @@ def _is_names(context: Any) -> bool:
 
 
 def _material(
-    source: Any, columns: list[str] | None, labels: str | None, announce: Callable[[str], None] | None
+    source: Any,
+    columns: list[str] | None,
+    labels: str | None,
+    labels_required: bool,
+    levels: Mapping[str, Sequence[str]] | None,
+    announce: Callable[[str], None] | None,
 ) -> Material:
     """Rows from wherever they are."""
     frame = hasattr(source, "to_numpy") and hasattr(source, "columns")
     if frame:
-        return frame_material(source, "the data frame", context=columns, labels=labels)
+        if not labels_required and labels not in source.columns:
+            labels = None
+        return frame_material(source, "the data frame", context=columns, labels=labels, levels=levels)
     if isinstance(source, (str, Path)) and not (isinstance(source, str) and source in BUILT_IN):
-        return load_file(Path(source).expanduser(), context=columns, labels=labels)
-    if columns is not None or labels is not None:
+        path = Path(source).expanduser()
+        return load_file(path, context=columns, labels=labels, labels_required=labels_required, levels=levels)
+    if columns is not None or (labels is not None and labels_required):
         raise ElbowroomError(
             f"Columns {', '.join([*(columns or []), *([labels] if labels else [])])} were asked for, but the data are "
             "no table.",
@@ -167,11 +197,33 @@ def _rows(source: Any) -> Tensor:
     """An array or tensor as rows; a plain vector as rows of one element."""
     if isinstance(source, Tensor):
         tensor = plain(source)
+    elif isinstance(source, Mapping):
+        raise ElbowroomError(
+            f"The data are a dict of {', '.join(str(key) for key in list(source)[:5]) or 'nothing'}, but one array of "
+            "rows is expected.",
+            "Give one of its values, and others as labels= or context=.",
+        )
     else:
-        array = np.asarray(source.to_numpy() if hasattr(source, "to_numpy") else source)
-        tensor = as_tensor(array, "the array")
+        tensor = as_tensor(_array(source), "the array")
     check_shape(tuple(tensor.shape), "the array")
     return tensor if tensor.dim() > 1 else tensor[:, None]
+
+
+def _array(source: Any) -> npt.NDArray[Any]:
+    if hasattr(source, "toarray") and hasattr(source, "nnz"):  # scipy's sparse matrices
+        if math.prod(source.shape) >= _MOST_DENSE:
+            raise ElbowroomError(
+                f"The data are a sparse matrix of shape {tuple(source.shape)}, which is too large to be written out.",
+                "Take fewer columns and give x.toarray(), or give a Dataset that makes each row dense.",
+            )
+        source = source.toarray()
+    try:
+        return np.asarray(source.to_numpy() if hasattr(source, "to_numpy") else source)
+    except ValueError as fault:
+        raise ElbowroomError(
+            f"The data are no array of rows of one shape ({str(fault).splitlines()[0].rstrip('.')}).",
+            "Give every row the same number of elements, and NaN with --data.missing mask where one is missing.",
+        ) from fault
 
 
 def _dataset_material(dataset: Dataset[Any]) -> Material:
@@ -216,9 +268,18 @@ def _aligned(values: Any, total: int, what: str) -> Tensor:
     return tensor
 
 
-def _context(context: Any, material: Material, total: int) -> Tensor:
-    if not isinstance(context, str):
-        return _aligned(context, total, "context").reshape(total, -1)
+def _classes(labels: Any, total: int) -> tuple[Tensor, tuple[str, ...] | None]:
+    values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if values.shape not in ((total,), (total, 1)):
+        raise ElbowroomError(
+            f"labels has shape {values.shape}, but the data have {total:,} rows.",
+            "Give labels one class number or name for each row.",
+        )
+    return as_classes(values, "labels")
+
+
+def _context_from_labels(context: str, material: Material, known: Sequence[str] | None) -> Material:
+    """The labels, one-hot, numbered as in training where that is known."""
     if context != "labels":
         raise ElbowroomError(
             f"--data.context is '{context}', but it is 'labels', a list of column names, or an array.",
@@ -229,7 +290,19 @@ def _context(context: Any, material: Material, total: int) -> Tensor:
             f"The labels of {material.name} are to be the context, but it has none.",
             "Give labels, or the context itself as an array.",
         )
-    return one_hot(material.labels - material.labels.min().clamp(max=0))
+    numbers, names = material.labels, material.classes
+    if names is None:
+        least = min(0, int(numbers.min()))
+        numbers = numbers - least
+        names = tuple(str(least + at) for at in range(int(numbers.max()) + 1))
+    if known is not None:
+        present = torch.from_numpy(
+            np.unique(numbers.numpy())
+        )  # numbers that merely lie between the least and the greatest are no classes
+        names = tuple(names[at] for at in present.tolist())
+        numbers = match_levels(torch.searchsorted(present, numbers), names, known, f"The labels of {material.name}")
+        names = tuple(known)
+    return replace(material, context=one_hot(numbers, len(names)), levels={"labels": names})
 
 
 def _finite_context(material: Material) -> Tensor | None:
@@ -299,4 +372,7 @@ def _stream(
     check_finite(found, name, missing_allowed=masked)
     view, num_categories = _view(found, first, how, wanted, num_categories, seed)
     masked = masked and head[0].is_floating_point()
-    return StreamSet(name, stream, view, tuple(head[0].shape[1:]), seed, num_categories, masked)
+    data = StreamSet(name, stream, view, tuple(head[0].shape[1:]), seed, num_categories, masked)
+    if isinstance(source, DataLoader) and not isinstance(source.dataset, IterableDataset):
+        data = replace(data, hint="Give loader.dataset, the Dataset behind the loader, to have splits and epochs.")
+    return replace(data, fill=data.moments()[0]) if masked and view.native is Support.REALS else data

@@ -1,4 +1,4 @@
-r"""Mean, standard deviation and range of every element, in one pass, accumulated in float64.
+r"""Mean and standard deviation of every element, in one pass, accumulated in float64.
 
 Two parts of the data, with counts :math:`n_a, n_b`, means :math:`\mu_a, \mu_b` and sums of squared deviations
 :math:`S_a, S_b`, merge to
@@ -31,8 +31,6 @@ class Moments:
 
     def __init__(self) -> None:
         self.count = self.mean = self.squares = torch.zeros((), dtype=torch.float64)
-        self.lowest = torch.full((), torch.inf, dtype=torch.float64)
-        self.highest = -self.lowest
 
     def add(self, x: Tensor, mask: Tensor | None) -> None:
         """Take more rows into account, shape (n, \\*event)."""
@@ -41,28 +39,18 @@ class Moments:
             count = torch.tensor(len(x), dtype=torch.float64)
             mean = x.mean(0)
             squares = (x - mean).square_().sum(0)
-            lowest, highest = x.amin(0), x.amax(0)
         else:
             seen = mask.cpu()
             count = seen.sum(0).double()
             mean = torch.where(seen, x, 0.0).sum(0) / count.clamp(min=1)
             squares = torch.where(seen, x - mean, 0.0).square_().sum(0)
-            lowest = torch.where(seen, x, torch.inf).amin(0)
-            highest = torch.where(seen, x, -torch.inf).amax(0)
         total = self.count + count
         delta = mean - self.mean
         self.mean = self.mean + delta * count / total.clamp(min=1)
         self.squares = self.squares + squares + delta.square() * self.count * count / total.clamp(min=1)
         self.count = total
-        self.lowest = torch.minimum(self.lowest, lowest)
-        self.highest = torch.maximum(self.highest, highest)
 
     @property
     def std(self) -> Tensor:
         """Standard deviation, divided by n; 0 where nothing was observed."""
         return (self.squares / self.count.clamp(min=1)).sqrt()
-
-    @property
-    def constant(self) -> Tensor:
-        """True where every observed value is the same."""
-        return self.lowest >= self.highest

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,14 +26,16 @@ __all__ = [
     "Material",
     "MemoryMapped",
     "Storage",
+    "as_classes",
     "as_tensor",
     "check_shape",
+    "content_digest",
     "item_parts",
     "plain",
     "scan",
 ]
 
-SCAN_ROWS = 10_000  #: how many rows of a storage outside memory are looked at before training
+SCAN_ROWS = 10_000  #: how many rows are looked at where looking at all of them is too dear
 _DIGEST_ROWS = 1_000
 _CHUNK_BYTES = 1 << 20  # as float64, a chunk of bytes still fits into the cache
 
@@ -57,6 +59,10 @@ class Storage(Protocol):
     def in_memory(self) -> bool:
         """Whether looking at every row is cheap."""
 
+    @property
+    def surveyed_whole(self) -> bool:
+        """Whether one pass over all rows can be afforded; where not, batches are checked as they are fetched."""
+
     def __len__(self) -> int:
         """The number of rows."""
 
@@ -74,6 +80,7 @@ class InMemory:
     """A tensor of shape (n, \\*event), on any device."""
 
     in_memory = True
+    surveyed_whole = True
 
     def __init__(self, tensor: Tensor, *, fingerprint: str | None = None) -> None:
         self.tensor = tensor.detach().contiguous()
@@ -113,6 +120,7 @@ class MemoryMapped:
     """A memory-mapped array of shape (n, \\*event): only the rows that are asked for are read."""
 
     in_memory = False
+    surveyed_whole = True
     device = torch.device("cpu")
 
     def __init__(self, array: npt.NDArray[Any], name: str = "the array") -> None:
@@ -141,6 +149,7 @@ class MapStyle:
     """A torch map-style ``Dataset``, fetched item by item: items are x or (x, …)."""
 
     in_memory = False
+    surveyed_whole = False
     device = torch.device("cpu")
 
     def __init__(self, dataset: Any, name: str) -> None:
@@ -175,6 +184,19 @@ def _digest_of_some(storage: Storage, header: str) -> str:
     for _, raw in scan(storage, most=_DIGEST_ROWS):
         digest.update(raw.numpy().tobytes())
     return digest.hexdigest()
+
+
+def content_digest(storage: Storage) -> dict[str, str | None]:
+    """The entries of a protocol that tell one content from another.
+
+    Returns:
+        ``sha256`` of everything; or, of rows outside memory beyond the first thousand, ``sha256_of_rows`` that says
+        how many evenly spaced ones it was made of, beside a ``sha256`` of None.
+    """
+    digest = storage.fingerprint()
+    if storage.in_memory or len(storage) <= _DIGEST_ROWS:
+        return {"sha256": digest}
+    return {"sha256": None, "sha256_of_rows": f"{digest} of {_DIGEST_ROWS:,} evenly spaced rows"}
 
 
 def scan(storage: Storage, rows: Tensor | None = None, *, most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -218,6 +240,33 @@ def as_tensor(array: npt.NDArray[Any], name: str = "the array") -> Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
+def as_classes(values: npt.NDArray[Any], name: str) -> tuple[Tensor, tuple[str, ...] | None]:
+    """Class labels as numbers, int64: whole numbers as they are, text as its place among the sorted names.
+
+    Returns:
+        The numbers, shape (n,), and the names where the labels are text.
+    Raises:
+        ElbowroomError: labels that are missing, or neither whole numbers nor text.
+    Example:
+        >>> as_classes(np.array(["dog", "cat", "dog"]), "the labels")
+        (tensor([1, 0, 1]), ('cat', 'dog'))
+    """
+    values = values.reshape(-1)
+    if values.dtype.kind == "S":
+        values = np.char.decode(values)
+    if values.dtype.kind in "UT" or (values.dtype.kind == "O" and all(isinstance(value, str) for value in values)):
+        names, numbers = np.unique(values.astype(str), return_inverse=True)
+        return torch.from_numpy(numbers.astype(np.int64)), tuple(names.tolist())
+    if values.dtype.kind == "O" and all(isinstance(value, int) for value in values):
+        values = values.astype(np.int64)
+    if values.dtype.kind in "biu" or (values.dtype.kind == "f" and bool((values == np.round(values)).all())):
+        return torch.from_numpy(values.astype(np.int64)), None
+    raise ElbowroomError(
+        f"{name} holds entries that are missing, or neither whole numbers nor text, but classes are one or the other.",
+        "Give every row a class number or a class name.",
+    )
+
+
 def item_parts(item: Any) -> tuple[Tensor, Any]:
     """What a Dataset hands out, x or (x, label, …), as (x, label or None)."""
     x, label = (item[0], item[1] if len(item) > 1 else None) if isinstance(item, (tuple, list)) else (item, None)
@@ -236,16 +285,16 @@ def plain(tensor: Tensor, name: str = "the tensor") -> Tensor:
     return tensor.detach().to(wider.get(tensor.dtype, tensor.dtype))
 
 
-def check_shape(shape: tuple[int, ...], name: str) -> None:
-    """Refuse data without rows or without elements, and a single row."""
+def check_shape(shape: tuple[int, ...], name: str, *, min_rows: int = 1) -> None:
+    """Refuse data without rows or without elements, and too few rows."""
     if not shape:
         raise ElbowroomError(f"{name} is a single number, but data have rows.", "Give an array of shape (n, ...).")
     if 0 in shape:
         lacking = "rows" if shape[0] == 0 else "columns"
         raise ElbowroomError(f"{name} has no {lacking}: its shape is {tuple(shape)}.", "Give data that hold numbers.")
-    if shape[0] == 1:
+    if shape[0] < min_rows:
         raise ElbowroomError(
-            f"{name} has one row, but at least 2 are needed.",
+            f"{name} has {'one row' if shape[0] == 1 else f'{shape[0]} rows'}, but at least {min_rows} are needed.",
             "Give more data; a single vector of n numbers is an array of shape (n, 1).",
         )
 
@@ -259,6 +308,8 @@ class Material:
     source: str = ""  #: where it came from, in words
     licence: str = ""  #: empty if unknown
     labels: Tensor | None = None  #: int64, shape (n,)
+    classes: tuple[str, ...] | None = None  #: the names of labels 0, 1, …, where they have names
     context: Tensor | None = None  #: shape (n, context_dim)
     test_rows: Tensor | None = None  #: the official test set, if there is one
+    levels: dict[str, tuple[str, ...]] = field(default_factory=dict)  #: of context columns that are text
     masked: bool = False  #: NaN marks a missing element, by the source's own statement

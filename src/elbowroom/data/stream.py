@@ -18,11 +18,10 @@ from torch.utils.data import DataLoader
 from elbowroom.data.batch import Batch
 from elbowroom.data.binarization import Binarization
 from elbowroom.data.dataset import check_batch_size
-from elbowroom.data.moments import Moments
 from elbowroom.data.storage import item_parts
 from elbowroom.data.support import Support
-from elbowroom.data.survey import Survey, describe_non_finite
-from elbowroom.data.views import View
+from elbowroom.data.survey import Survey, check_rows, describe_non_finite
+from elbowroom.data.views import View, observed
 from elbowroom.errors import ElbowroomError
 
 __all__ = ["Peekable", "StreamSet", "regroup"]
@@ -114,6 +113,13 @@ class StreamSet:
         masked: NaN marks a missing element.
         dtype: of delivered x.
         device: of delivered batches.
+        hint: what to give instead to have splits, positions and epochs, for messages; a ``DataLoader`` has its
+            ``dataset`` for that.
+        fill: what stands for a missing element, shape (\\*event); 0 if None. Real-valued data are filled with the
+            mean of the first thousand rows, so that a missing element is 0 once it is standardised.
+
+    What is checked when: the first thousand rows before training, and every further one as it arrives, against the
+    support of what comes; a row outside it stops the run.
     """
 
     name: str
@@ -127,8 +133,9 @@ class StreamSet:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     licence: str = ""
     source: str = "a stream"
+    hint: str = "Give an array or a map-style Dataset."
+    fill: Tensor | None = None
 
-    has_positions: ClassVar[bool] = False
     context_dim: ClassVar[int] = 0
     labels: ClassVar[None] = None
 
@@ -194,14 +201,7 @@ class StreamSet:
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of every element over the first thousand rows, float64, as delivered."""
-        moments = Moments()
-        dynamic = self.binarization is Binarization.DYNAMIC
-        for chunk in self.stream.peek(_PEEK_ROWS):
-            raw, mask = self._observed(chunk)
-            x = self.view.grey(raw, torch.float64) if dynamic else self.view.deliver(raw, torch.float64, rows=None)
-            moments.add(x, mask)
-        std = (moments.mean * (1 - moments.mean)).clamp(min=0).sqrt() if dynamic else moments.std
-        return moments.mean, std
+        return self.view.moments(((None, chunk) for chunk in self.stream.peek(_PEEK_ROWS)), masked=self.masked)
 
     def protocol(self) -> dict[str, Any]:
         """What a result must state about its data; the content of a stream has no digest."""
@@ -212,26 +212,31 @@ class StreamSet:
         return describe_non_finite(batch)
 
     def _checked(self) -> Iterator[Tensor]:
+        first = 0
         for chunk in self.stream.chunks():
             if tuple(chunk.shape[1:]) != self.event_shape:
                 raise ElbowroomError(
                     f"The stream {self.name} yields x of shape {tuple(chunk.shape[1:])} after {self.event_shape}.",
                     "Let it yield x of one shape.",
                 )
+            rows = torch.arange(first, first + len(chunk))
+            check_rows(
+                rows,
+                chunk,
+                self.native_support,
+                self.name,
+                num_categories=self.num_categories,
+                missing_allowed=self.masked,
+            )
+            first += len(chunk)
             yield chunk
 
     def _batch(self, raw: Tensor, generator: torch.Generator) -> Batch:
-        raw, mask = self._observed(raw.to(self.device))
+        raw, mask = observed(raw.to(self.device), masked=self.masked, fill=self.fill)
         return Batch(self.view.deliver(raw, self.dtype, rows=None, generator=generator), mask=mask)
-
-    def _observed(self, raw: Tensor) -> tuple[Tensor, Tensor | None]:
-        if not self.masked:
-            return raw, None
-        mask = ~raw.isnan()
-        return torch.where(mask, raw, 0), mask
 
     def _no_splits(self, split: str) -> ElbowroomError:
         return ElbowroomError(
             f"The {split} split of {self.name} was asked for, but a stream has no positions and so no splits.",
-            "Give an array or a map-style Dataset to evaluate on.",
+            self.hint,
         )

@@ -12,7 +12,16 @@ from elbowroom.data.storage import Storage, scan
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 
-__all__ = ["Survey", "check_finite", "check_support", "describe_non_finite", "infer_support", "percent", "survey"]
+__all__ = [
+    "Survey",
+    "check_finite",
+    "check_rows",
+    "check_support",
+    "describe_non_finite",
+    "infer_support",
+    "percent",
+    "survey",
+]
 
 
 @dataclass
@@ -61,9 +70,9 @@ def _first(known: int, rows: Tensor, bad: Tensor) -> int:
 
 
 def survey(storage: Storage) -> Survey:
-    """Look at all rows in memory, or at 10,000 evenly spaced ones elsewhere."""
+    """Look at all rows of an array, chunk by chunk, in memory or not; at 10,000 evenly spaced ones of a ``Dataset``."""
     found = Survey()
-    for rows, raw in scan(storage):
+    for rows, raw in scan(storage, most=len(storage) if storage.surveyed_whole else None):
         found.add(rows, raw)
     return found
 
@@ -97,21 +106,81 @@ def infer_support(found: Survey, storage: Storage) -> Support:
     return Support.UNIT_INTERVAL if found.lowest >= 0 and found.highest <= 1 else Support.REALS
 
 
-def check_support(found: Survey, support: Support, name: str, num_categories: int | None) -> None:
-    """Compare what the user said with what the data hold.
-
-    Raises:
-        ElbowroomError: values outside the support; it states their share or their extremes.
-    """
-    limits = {
+def _limits(support: Support, num_categories: int | None) -> tuple[int | None, int | None, bool]:
+    """The least and the greatest value, and whether only whole numbers occur."""
+    return {
         Support.BINARY: (0, 1, True),
         Support.UNIT_INTERVAL: (0, 1, False),
         Support.BYTES: (0, 255, True),
         Support.COUNTS: (0, None, True),
         Support.CATEGORIES: (0, None if num_categories is None else num_categories - 1, True),
         Support.REALS: (None, None, False),
-    }
-    low, high, whole = limits[support]
+    }[support]
+
+
+def check_rows(
+    rows: Tensor, raw: Tensor, support: Support, name: str, *, num_categories: int | None, missing_allowed: bool
+) -> None:
+    """Refuse fetched rows that lie outside the support; for sources that cannot be surveyed whole beforehand.
+
+    Args:
+        rows: their positions, int64, shape (n,).
+        raw: stored values, shape (n, \\*event).
+        support: what the stored values are said, or were found, to be.
+        name: of the data, for the message.
+        num_categories: C, for categories.
+        missing_allowed: NaN marks a missing element.
+    Raises:
+        ElbowroomError: names the first offending row and its value.
+    Example:
+        >>> bits = torch.tensor([[0, 1], [7, 1]])
+        >>> check_rows(torch.tensor([40, 41]), bits, Support.BINARY, "x", num_categories=None, missing_allowed=False)
+        Traceback (most recent call last):
+            ...
+        elbowroom.errors.ElbowroomError: Row 41 of x holds 7, but the rows that were looked at before are 0 or 1.
+          Correct that row, or say what the values are: --data.support.
+    """
+    low, high, whole = _limits(support, num_categories)
+    if raw.is_floating_point():
+        values = raw
+        bad = raw.isinf() if missing_allowed else ~raw.isfinite()
+        if whole:
+            bad |= (raw != raw.round()) & ~raw.isnan()
+    else:
+        values = raw.long()  # a comparison of bytes with a bound wraps around
+        bad = torch.zeros_like(values, dtype=torch.bool)
+    if low is not None:
+        bad |= values < low
+    if high is not None:
+        bad |= values > high
+    if not bad.any():
+        return
+    first = int(bad.flatten(1).any(1).nonzero()[0])
+    value = float(values[first][bad[first]][0])
+    given = f"Row {int(rows[first])} of {name} holds {value:g}"
+    if value != value:
+        raise ElbowroomError(
+            f"{given} (NaN), but data are finite numbers.",
+            "If NaN means 'not observed', pass --data.missing mask; otherwise take that row out.",
+        )
+    if num_categories is not None and support is Support.CATEGORIES:
+        raise ElbowroomError(
+            f"{given}, but the {num_categories} categories are numbered 0..{num_categories - 1}.",
+            "Correct that row, or pass a greater --data.num-categories.",
+        )
+    raise ElbowroomError(
+        f"{given}, but the rows that were looked at before are {support.description}.",
+        "Correct that row, or say what the values are: --data.support.",
+    )
+
+
+def check_support(found: Survey, support: Support, name: str, num_categories: int | None) -> None:
+    """Compare what the user said with what the data hold.
+
+    Raises:
+        ElbowroomError: values outside the support; it states their share or their extremes.
+    """
+    low, high, whole = _limits(support, num_categories)
     wanted = f"--data.support {support} needs {support.description}"
     if support is Support.CATEGORIES and num_categories is not None:
         wanted = f"{num_categories} categories are numbered 0..{num_categories - 1}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
-from elbowroom.data.storage import InMemory, Material, as_tensor, check_shape
+from elbowroom.data.storage import InMemory, Material, as_classes, as_tensor, check_shape
 from elbowroom.errors import ElbowroomError, did_you_mean
 
-__all__ = ["frame_material", "read_table"]
+__all__ = ["frame_material", "match_levels", "read_table"]
 
 _MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "?"]
 
@@ -54,14 +56,22 @@ def _is_number(cell: object) -> bool:
     return True
 
 
-def frame_material(frame: Any, name: str, *, context: list[str] | None = None, labels: str | None = None) -> Material:
+def frame_material(
+    frame: Any,
+    name: str,
+    *,
+    context: list[str] | None = None,
+    labels: str | None = None,
+    levels: Mapping[str, Sequence[str]] | None = None,
+) -> Material:
     """The columns of a data frame, some of them set aside as covariates or as labels.
 
     Args:
         frame: anything with ``columns``, ``frame[column]`` and ``to_numpy`` (polars, pandas).
         name: for messages.
-        context: columns that become the context.
-        labels: the column of class labels, whole numbers or text.
+        context: columns that become the context; a column of text becomes one covariate for each of its values.
+        labels: the column of class labels, whole numbers or text; either are numbered in sorted order.
+        levels: the values that a text column of the context is known to take, where a trained model fixes them.
     Raises:
         ElbowroomError: a column that is not numbers or does not exist, or none left over.
     """
@@ -78,11 +88,17 @@ def frame_material(frame: Any, name: str, *, context: list[str] | None = None, l
             f"{name} has no column left for x: {len(columns)} in all, {len(set(aside))} set aside.",
             "Keep at least one column that is neither context nor labels.",
         )
+    classes, class_names = _labels(series[labels], labels, name) if labels else (None, None)
+    covariates = {
+        column: _covariate(series[column], column, name, (levels or {}).get(column)) for column in context or []
+    }
     return Material(
         name=name,
         storage=InMemory(_stack([_numbers(series[column], column, name) for column in kept])),
-        context=_stack([_numbers(series[column], column, name) for column in context]) if context else None,
-        labels=_labels(series[labels]) if labels else None,
+        context=_stack([values for values, _ in covariates.values()]) if covariates else None,
+        labels=classes,
+        classes=class_names,
+        levels={column: names for column, (_, names) in covariates.items() if names is not None},
     )
 
 
@@ -90,10 +106,50 @@ def _stack(columns: list[npt.NDArray[Any]]) -> Tensor:
     return as_tensor(np.column_stack(columns))
 
 
-def _labels(series: Any) -> Tensor:
-    values = series.to_numpy()
-    # text or numbers alike: classes are numbered in sorted order
-    return torch.from_numpy(np.unique(values.astype(str) if values.dtype == object else values, return_inverse=True)[1])
+def _labels(series: Any, column: str, name: str) -> tuple[Tensor, tuple[str, ...]]:
+    numbers, names = as_classes(np.asarray(series.to_numpy()), f"Column '{column}' of {name}")
+    if names is not None:
+        return numbers, names
+    values, places = np.unique(numbers.numpy(), return_inverse=True)
+    return torch.from_numpy(places), tuple(str(value) for value in values.tolist())
+
+
+def _covariate(
+    series: Any, column: str, name: str, known: Sequence[str] | None
+) -> tuple[npt.NDArray[Any], tuple[str, ...] | None]:
+    """A column of the context: numbers as they are, text as 0 and 1 for each of its values."""
+    values = np.asarray(series.to_numpy())
+    if values.dtype.kind != "U" and not any(isinstance(value, str) for value in values.tolist()):
+        return _numbers(series, column, name), None
+    numbers, names = as_classes(values, f"Column '{column}' of {name}")
+    assert names is not None, "text has names"
+    if known is not None:
+        numbers, names = match_levels(numbers, names, known, f"Column '{column}' of {name}"), tuple(known)
+    return one_hot(numbers, len(names)).numpy(), names
+
+
+def match_levels(numbers: Tensor, names: Sequence[str], known: Sequence[str], what: str) -> Tensor:
+    """Renumbers classes as they were numbered in training.
+
+    Args:
+        numbers: places in ``names``, int64, shape (n,).
+        names: of the classes at hand.
+        known: the names in training, in their order.
+        what: for the message.
+    Raises:
+        ElbowroomError: a class that was not among those in training.
+    Example:
+        >>> match_levels(torch.tensor([0, 1]), ("b", "c"), ("a", "b", "c"), "the labels")
+        tensor([1, 2])
+    """
+    strange = [name for name in names if name not in known]
+    if strange:
+        raise ElbowroomError(
+            f"{what} holds the class '{strange[0]}', but those trained on are {', '.join(known)}.",
+            "Take those rows out, or train with that class.",
+        )
+    place = {name: at for at, name in enumerate(known)}
+    return torch.tensor([place[name] for name in names], dtype=torch.int64)[numbers]
 
 
 def _numbers(series: Any, column: str, name: str) -> npt.NDArray[Any]:
@@ -109,5 +165,5 @@ def _numbers(series: Any, column: str, name: str) -> npt.NDArray[Any]:
     held = f"such as '{example}'" if isinstance(example, str) else f"of type {values.dtype}"
     raise ElbowroomError(
         f"Column '{column}' of {name} holds values {held}, but a column of x is numbers.",
-        "Encode it as numbers, or leave it out of the table.",
+        f"If they are class labels, pass --data.labels {column}; otherwise drop the column, or encode it as numbers.",
     )

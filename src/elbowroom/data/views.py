@@ -7,17 +7,19 @@ make, and the error lists the choices.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from elbowroom.data.binarization import Binarization, fixed_bits, fresh_bits, threshold_bits
+from elbowroom.data.moments import Moments
 from elbowroom.data.support import Support
 from elbowroom.data.survey import Survey, percent
 from elbowroom.errors import ElbowroomError
 
-__all__ = ["View"]
+__all__ = ["View", "observed"]
 
 # delivered support -> the supports it may be delivered as besides itself
 _ALSO = {
@@ -34,6 +36,20 @@ _DISCRETE = {
     Support.BYTES: "discretized-logistic-mixture",
     Support.CATEGORIES: "categorical",
 }
+
+
+def observed(raw: Tensor, *, masked: bool, fill: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Stored values with the missing ones filled in, and where something was observed.
+
+    Args:
+        raw: shape (n, \\*event).
+        masked: NaN marks a missing element; otherwise nothing is missing, and the mask is None.
+        fill: what stands in the place of a missing element, shape (\\*event); 0 unless given.
+    """
+    if not masked:
+        return raw, None
+    mask = ~raw.isnan()
+    return torch.where(mask, raw, 0 if fill is None else fill.to(raw)), mask
 
 
 @dataclass(frozen=True)
@@ -94,6 +110,26 @@ class View:
             assert rows is not None, "fixed bits belong to positions"
             bits = fixed_bits(raw, rows, self.seed, scale=self.scale)
         return bits.to(dtype)
+
+    def moments(self, chunks: Iterable[tuple[Tensor | None, Tensor]], *, masked: bool) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of every element as delivered, missing elements left out.
+
+        Dynamic binarisation delivers the grey mean p on average, with standard deviation √(p(1 − p)).
+
+        Args:
+            chunks: pairs of positions (None for a stream) and stored values.
+            masked: NaN marks a missing element.
+        Returns:
+            Two float64 tensors of shape ``event_shape``, on the CPU.
+        """
+        dynamic = self.binarization is Binarization.DYNAMIC
+        moments = Moments()
+        for rows, raw in chunks:
+            values, mask = observed(raw, masked=masked)
+            x = self.grey(values, torch.float64) if dynamic else self.deliver(values, torch.float64, rows=rows)
+            moments.add(x, mask)
+        std = (moments.mean * (1 - moments.mean)).clamp(min=0).sqrt() if dynamic else moments.std
+        return moments.mean, std
 
     def allows(self, wanted: Support) -> bool:
         """Whether the delivered values may be delivered as ``wanted`` instead."""

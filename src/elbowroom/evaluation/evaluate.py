@@ -36,6 +36,7 @@ from elbowroom.numerics import mean_and_stderr
 
 __all__ = ["METHODS", "EvaluationData", "Result", "evaluate", "evaluation_mode", "score"]
 
+_IN_BITS = {Support.BYTES, Support.COUNTS, Support.CATEGORIES}
 _ACTIVE_ABOVE = 0.01  # variance over data of the posterior mean, Burda et al. (2016)
 
 Announce = Callable[[str, int, int], None]
@@ -145,19 +146,35 @@ class _Study:
             protocol=self.data.protocol(),
         )
 
-    def with_bits(self, result: Result) -> list[Result]:
-        """The result, and beside it bits per dimension where the data are integers."""
-        if self.model.likelihood.support is not Support.BYTES:
+    def with_bits(self, result: Result, values: Tensor, observed: Tensor) -> list[Result]:
+        r"""The result, and beside it bits per dimension where the data are bytes, counts or categories.
+
+        .. math:: b = -\frac{\sum_n v_n}{\log 2 \, \sum_n d_n}, \qquad
+            \mathrm{stderr} = \frac{1}{\bar{d}} \, \mathrm{stderr}\Big(\frac{v_n}{\log 2} + b \, d_n\Big)
+
+        with :math:`v_n` the bound of datum n and :math:`d_n` the number of its elements that were observed. Binary
+        data are left out: their bound is quoted in nats.
+        """
+        if self.model.likelihood.support not in _IN_BITS:
             return [result]
-        nats = math.prod(self.model.likelihood.event_shape) * math.log(2)  # in one bit per dimension
+        value_in_bits, dimensions = values / math.log(2), float(observed.mean())
+        bits_per_dim = -float(value_in_bits.mean()) / dimensions
+        stderr = mean_and_stderr(value_in_bits + bits_per_dim * observed)[1] / dimensions
         bits = {
             "name": f"{result.name}, bits per dimension",
-            "value": -result.value / nats,
-            "stderr": None if result.stderr is None else result.stderr / nats,
+            "value": bits_per_dim,
+            "stderr": stderr if math.isfinite(stderr) else None,
             "unit": "bits/dim",
             "bound": "upper",
         }
         return [result, result.model_copy(update=bits)]
+
+
+def _observed(batch: Batch) -> Tensor:
+    """How many elements of each datum were observed, shape (batch,)."""
+    if batch.mask is None:
+        return torch.full((len(batch),), batch.x[0].numel())
+    return batch.mask.flatten(1).sum(1)
 
 
 def _elbo_values(study: _Study, points: int | None) -> dict[str, Tensor]:
@@ -165,7 +182,7 @@ def _elbo_values(study: _Study, points: int | None) -> dict[str, Tensor]:
         terms = elbo_terms(
             study.model, study.guide, batch, num_samples=study.num_samples, kl="auto", generator=generator
         )
-        return {"elbo": terms.value, **terms.parts}
+        return {"elbo": terms.value, **terms.parts, "observed": _observed(batch)}
 
     return study.over_data("elbo", per_batch, batch_size=max(1, 1000 // study.num_samples), points=points)
 
@@ -176,7 +193,7 @@ def _elbo(study: _Study) -> list[Result]:
     remark = "" if likelihood.normalized else f" ({likelihood.name}: not a log-likelihood)"
     bound = study.average(f"elbo{remark}", values["elbo"], bound=None if remark else "lower", **settings)
     return [
-        *([bound] if remark else study.with_bits(bound)),
+        *([bound] if remark else study.with_bits(bound, values["elbo"], values["observed"])),
         study.average(f"reconstruction{remark}", values["reconstruction"], bound=None, **settings),
         study.average(f"kl{remark}", values["kl"], bound=None, **settings),
     ]
@@ -187,13 +204,16 @@ def _iwae(study: _Study) -> list[Result]:
 
     def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         estimate = importance_estimate(study.model, study.guide, batch, num_samples=study.k, generator=generator)
-        return {"iwae": estimate.log_evidence, "ess": estimate.ess}
+        return {"iwae": estimate.log_evidence, "ess": estimate.ess, "observed": _observed(batch)}
 
     points = study.points if study.points is not None else 1000
     values = study.over_data("iwae", per_batch, batch_size=100, points=points)
     lower = study.average("iwae", values["iwae"], bound="lower", k=study.k, median_ess=float(values["ess"].median()))
     room = values["iwae"] - _elbo_values(study, points)["elbo"]
-    return [*study.with_bits(lower), study.average("elbow room", room, bound="lower", k=study.k)]
+    return [
+        *study.with_bits(lower, values["iwae"], values["observed"]),
+        study.average("elbow room", room, bound="lower", k=study.k),
+    ]
 
 
 def _active_units(study: _Study) -> list[Result]:

@@ -15,13 +15,15 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributions import Distribution, MixtureSameFamily, MultivariateNormal
 
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.weights import check_num_samples, weigh
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.latent import LatentModel
+from elbowroom.model.networks import Network
 from elbowroom.numerics import chunks
 
 __all__ = ["ImportanceEstimate", "WeightSums", "importance_estimate"]
@@ -91,6 +93,25 @@ class WeightSums(NamedTuple):
         )
 
 
+def _widest(model: LatentModel, q: Distribution, prior: Distribution, batch: Batch) -> int:
+    """Elements of the largest tensor that one draw for one datum takes."""
+    sizes = [batch.x[0].numel(), _latent_elements(q), _latent_elements(prior)]
+    for part in model.likelihood.modules():
+        if isinstance(part, Network):
+            sizes.append(part.widest)
+        elif isinstance(part, nn.Linear):
+            sizes.append(part.out_features)
+    return max(sizes)
+
+
+def _latent_elements(distribution: Distribution) -> int:
+    """Those of one latent vector, at every component of a mixture, or times the triangular factor it is drawn with."""
+    elements = distribution.event_shape.numel()
+    if isinstance(distribution, MixtureSameFamily):
+        return elements * distribution.component_distribution.batch_shape[-1]
+    return elements**2 if isinstance(distribution, MultivariateNormal) else elements
+
+
 @torch.no_grad()
 def importance_estimate(
     model: LatentModel,
@@ -113,8 +134,9 @@ def importance_estimate(
         guide: q(z | x).
         batch: data, ``x`` of shape (batch, \*event).
         num_samples: k, draws of z per datum.
-        chunk_elements: draws are taken a chunk at a time, such that draws × batch × event elements of a chunk stay
-            within this number (a chunk has at least one draw). The draws, though not their law, depend on it.
+        chunk_elements: draws are taken a chunk at a time, such that no tensor of a chunk has more elements than this:
+            not the data, the latents, the prior's components, the likelihood's parameters nor a layer of its network
+            (a chunk has at least one draw). The draws, though not their law, depend on it.
         generator: the source of randomness.
     Returns:
         Estimate, standard error and effective sample size, each of shape (batch,), float64.
@@ -138,7 +160,7 @@ def importance_estimate(
             "Give chunk_elements=1 or more; the default suits most machines.",
         )
     q, prior = guide(batch.x, batch.context), model.prior(None, batch.context)  # once for all chunks
-    per_draw = max(1, batch.x.numel(), q.batch_shape.numel() * q.event_shape.numel())
+    per_draw = max(1, len(batch) * _widest(model, q, prior, batch))
     sums = WeightSums.empty(len(batch), batch.x.device)
     for chunk in chunks(num_samples, max(1, chunk_elements // per_draw)):
         drawn = weigh(model, batch, q, prior, num_samples=chunk.stop - chunk.start, generator=generator)

@@ -41,7 +41,6 @@ class Aevb:
         warmup_steps: steps over which that weight grows linearly from 0.
         clip_norm: the largest gradient norm.
         ema: decay of the moving average of the weights; 0 for none.
-        autocast: precision inside the networks.
     """
 
     name: str
@@ -54,7 +53,6 @@ class Aevb:
     warmup_steps: float = 0.0
     clip_norm: float | None = None
     ema: float = 0.0
-    autocast: torch.dtype | None = None
 
     def init(self, pair: Pair) -> State:
         """The state before the first step."""
@@ -77,15 +75,14 @@ class Aevb:
         lr = self._set_lr(state)
         beta = self.beta * min(1.0, state.step / self.warmup_steps) if self.warmup_steps else self.beta
         weight = {"beta": beta} if self.weighs_kl else {}
-        with torch.autocast(batch.x.device.type, self.autocast, enabled=self.autocast is not None):
-            objective = self.objective(state.pair.model, state.pair.guide, batch, generator=generator, **weight)
+        objective = self.objective(state.pair.model, state.pair.guide, batch, generator=generator, **weight)
         value = objective.value.mean()
         state.optimizer.zero_grad(set_to_none=True)
         value.neg().backward()  # type: ignore[no-untyped-call]
         gradients = [weight.grad for weight in state.pair.parameters() if weight.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         terms, grad_norm = self._to_host(value, objective.parts, norm)
-        check_finite(state.step + 1, terms, lr, grad_norm=grad_norm)
+        check_finite(state.step + 1, terms, lr, grad_norm=grad_norm, batch=batch)
         if self.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(state.pair.parameters(), self.clip_norm, norm)
         state.optimizer.step()

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from elbowroom.data.batch import Batch
+from elbowroom.data.survey import describe_non_finite
 from elbowroom.errors import ElbowroomError
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.latent import LatentModel
@@ -93,7 +94,9 @@ class Learner(Protocol):
         ...
 
 
-def check_finite(step: int, terms: Mapping[str, float], lr: float, *, grad_norm: float | None = None) -> None:
+def check_finite(
+    step: int, terms: Mapping[str, float], lr: float, *, grad_norm: float | None = None, batch: Batch | None = None
+) -> None:
     """Stops at a batch mean or a gradient that is not a finite number, before it reaches the weights.
 
     Args:
@@ -101,13 +104,27 @@ def check_finite(step: int, terms: Mapping[str, float], lr: float, *, grad_norm:
         terms: batch means, nats per datum.
         lr: the learning rate.
         grad_norm: of all weights together.
+        batch: the data, of which NaN and infinities are looked for before anything else is blamed.
     Raises:
         ElbowroomError: names the step, the term and the likely cause.
     """
     bad = [name for name, value in terms.items() if not math.isfinite(value)]
     if not bad and (grad_norm is None or math.isfinite(grad_norm)):
         return
+    in_data = None if batch is None else describe_non_finite(batch)
+    if in_data is not None:
+        raise ElbowroomError(
+            f"At step {step} the objective stopped being finite, because of the data: {in_data}.",
+            "Clean the data, or pass --data.missing mask if NaN means 'not observed'.",
+        )
     values = ", ".join(f"{name} = {value:.4g}" for name, value in terms.items())
+    if step == 1:  # no update was made yet, so the learning rate is not to blame
+        what = f"{' and '.join(bad)} of the objective" if bad else "the gradient"
+        raise ElbowroomError(
+            f"At the first step, before any update, {what} is not finite: {values}. The likely cause is the scale of "
+            "the data, or settings of the model or the objective.",
+            "Look at the data's range and bring them to a scale of about 1, or use the defaults of --model.",
+        )
     if not bad:
         raise ElbowroomError(
             f"At step {step} the gradient stopped being finite, though the objective is: {values}. A derivative "

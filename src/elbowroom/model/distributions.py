@@ -3,24 +3,26 @@ r"""Distributions that torch lacks, or does not compute well enough to be differ
 - :class:`ContinuousBernoulli`: torch clamps the probability to a float's epsilon, so that in float32 its log-density
   is wrong by 0.2 nats at logit 20 and by 1.1 at logit 50, and it differs from the closed form by 2e-6 near logit 0.01.
 - :class:`NegativeBinomial`: torch subtracts log-gamma functions, which for nearly Poisson counts (dispersion 1e6)
-  costs a nat in float32.
+  or large ones costs a nat in float32.
+- :class:`Poisson`: torch subtracts x log λ, λ and log x!, which for counts of 1e5 costs 0.1 nats in float32.
 - :class:`DiscretizedLogisticMixture`: torch has none.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Size, Tensor
+from torch import Generator, Size, Tensor, distributions
 from torch.distributions import Distribution, constraints
 from torch.distributions.constraints import Constraint
 
 from elbowroom.model import noise
 
-__all__ = ["ContinuousBernoulli", "DiscretizedLogisticMixture", "NegativeBinomial"]
+__all__ = ["ContinuousBernoulli", "DiscretizedLogisticMixture", "NegativeBinomial", "Poisson"]
 
 
 class ContinuousBernoulli(Distribution):
@@ -137,11 +139,25 @@ class NegativeBinomial(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(x), nats; the shapes of ``value`` and the parameters broadcast."""
-        r = self.log_dispersion.exp()
-        logits = self.log_mean - self.log_dispersion
-        ways = _log_gamma_ratio(r, value) - torch.lgamma(value + 1)
-        chances: Tensor = value * F.logsigmoid(logits) - r * F.softplus(logits)
-        return ways + chances
+        value = value.to(self.log_mean.dtype)
+        large = value > 50
+        r, logits = self.log_dispersion.exp(), self.log_mean - self.log_dispersion
+        few = torch.where(large, 50.0, value)
+        ways = _log_gamma_ratio(r, few) - torch.lgamma(few + 1)
+        chances: Tensor = few * F.logsigmoid(logits) - r * F.softplus(logits)
+        return torch.where(large, self._log_prob_of_many(torch.where(large, value, 50.0), r, logits), ways + chances)
+
+    def _log_prob_of_many(self, x: Tensor, r: Tensor, logits: Tensor) -> Tensor:
+        """log p(x) for large x: all that grows with x is gathered in logarithms of numbers near 1."""
+        mu, total = self.mean, r + x
+        share_of_x = _log_near_1(torch.sigmoid(-logits) * (mu / x - 1), torch.log1p(r / x) + F.logsigmoid(logits))
+        # a denominator so small that the clamp matters is far from near
+        share_of_r = _log_near_1((x - mu) / (r + mu).clamp(min=1e-6), torch.log(total) - torch.log(r + mu))
+        many, some = r.clamp(min=50), r.clamp(max=50)
+        both_large = r * share_of_r + 0.5 * torch.log(many / total / (2 * math.pi)) - _tail(many)
+        one_large = (some - 0.5) * torch.log(total) - some - torch.lgamma(some) + some * F.logsigmoid(-logits)
+        rest = torch.where(r > 50, both_large, one_large)
+        return x * share_of_x - 0.5 * torch.log(x) + rest + _tail(total) - _tail(x)
 
     @property
     def mean(self) -> Tensor:
@@ -160,6 +176,39 @@ class NegativeBinomial(Distribution):
         shape = (*sample_shape, *self.batch_shape)
         rate = noise.gamma(self.log_dispersion.exp().expand(shape).contiguous(), generator)
         return noise.poisson(rate * torch.exp(self.log_mean - self.log_dispersion), generator)
+
+
+class Poisson(distributions.Poisson):
+    r"""Counts whose variance is their mean, to full precision however large they are.
+
+    .. math:: \log p(x) = x \log \lambda - \lambda - \log x!
+        = -x \, (e^t - 1 - t) - \tfrac12 \log 2 \pi x - O(1/x), \qquad t = \log \lambda - \log x
+
+    Args:
+        log_rate: :math:`\log \lambda`, any shape.
+    Reference:
+        Loader (2000), Fast and Accurate Computation of Binomial Probabilities, section 4.
+    Example:
+        >>> Poisson(torch.tensor(100_000.0).log()).log_prob(torch.tensor(100_000.0))
+        tensor(-6.6754)
+    """
+
+    def __init__(self, log_rate: Tensor) -> None:
+        self.log_rate = log_rate
+        super().__init__(log_rate.exp(), validate_args=False)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Distribution | None = None) -> Poisson:
+        """The same distribution of a larger batch shape."""
+        return Poisson(self.log_rate.expand(tuple(batch_shape)))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log p(x), nats; the shapes of ``value`` and ``log_rate`` broadcast."""
+        value = value.to(self.log_rate.dtype)
+        large = value > 50
+        safe = torch.where(large, value, 50.0)
+        far = -safe * _exp_less_line(self.log_rate - safe.log()) - 0.5 * torch.log(2 * math.pi * safe) - _tail(safe)
+        moderate = torch.where(large, 50.0, value)
+        return torch.where(large, far, moderate * self.log_rate - self.rate - torch.lgamma(moderate + 1))
 
 
 class DiscretizedLogisticMixture(Distribution):
@@ -232,6 +281,21 @@ def _polynomial(x: Tensor, coefficients: Sequence[float]) -> Tensor:
     for coefficient in reversed(coefficients[:-1]):
         out = out * x + coefficient
     return out
+
+
+def _log_near_1(excess: Tensor, log: Tensor) -> Tensor:
+    """log(1 + excess): by itself where the excess is small; elsewhere as ``log`` has it."""
+    near = excess.abs() < 0.5
+    return torch.where(near, torch.log1p(torch.where(near, excess, 0.0)), log)
+
+
+def _exp_less_line(t: Tensor) -> Tensor:
+    """e^t − 1 − t, by its series where that is the more accurate."""
+    small = t.abs() < 0.1
+    near = torch.where(small, t, 0.0)
+    far = torch.where(small, 1.0, t)
+    series = near.square() * _polynomial(near, (1 / 2, 1 / 6, 1 / 24, 1 / 120, 1 / 720, 1 / 5040, 1 / 40320))
+    return torch.where(small, series, torch.expm1(far) - far)
 
 
 def _log_gamma_ratio(r: Tensor, x: Tensor) -> Tensor:

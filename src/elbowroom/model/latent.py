@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from elbowroom.errors import ElbowroomError
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw, mean
 from elbowroom.model.likelihoods import Likelihood
@@ -82,7 +83,15 @@ class LatentModel(nn.Module):
             num_samples: n.
             context: covariates, shape (n, context_dim), for a model that has them.
             generator: the source of randomness.
+        Raises:
+            ElbowroomError: the context has another number of rows than n.
         """
+        if context is not None and context.shape[:-1] != (num_samples,):
+            raise ElbowroomError(
+                f"{num_samples} samples were asked for, but the context has shape {tuple(context.shape)} instead of "
+                f"({num_samples}, context_dim).",
+                "Give one row of context for each sample, or ask for as many samples as there are rows.",
+            )
         prior = self.prior(None, context)
         shape = (num_samples,) if not prior.batch_shape else ()
         z = draw(prior, shape, generator=generator)

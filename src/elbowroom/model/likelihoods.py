@@ -295,7 +295,7 @@ class Poisson(Likelihood):
 
     def forward(self, given: Tensor | None, context: Tensor | None = None) -> D.Distribution:
         (log_rate,) = self._slices(given, context)
-        return D.Poisson(log_rate.clamp(-_LARGEST_LOG, _LARGEST_LOG).exp(), validate_args=False)
+        return distributions.Poisson(log_rate.clamp(-_LARGEST_LOG, _LARGEST_LOG))
 
     def _initial_output(self, mean: Tensor) -> Tensor:
         return mean.clamp(min=1e-3).log()

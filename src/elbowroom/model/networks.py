@@ -39,6 +39,10 @@ class Network(nn.Module, ABC):
         in_shape: shape of one input.
         out_shape: shape of one output.
         context_dim: C, length of the context vector of each datum; 0 ignores any context.
+    Attributes:
+        autocast: a lower precision inside the network while it trains, say ``torch.bfloat16``; None for that of the
+            weights. The output has the input's precision either way, so that draws and densities keep it.
+        widest: elements of the largest tensor inside, for one input.
     """
 
     def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int], *, context_dim: int = 0) -> None:
@@ -46,6 +50,8 @@ class Network(nn.Module, ABC):
         self.in_shape = tuple(in_shape)
         self.out_shape = tuple(out_shape)
         self.context_dim = context_dim
+        self.autocast: torch.dtype | None = None
+        self.widest = max(math.prod(self.in_shape) + context_dim, math.prod(self.out_shape))
         for shape in (self.in_shape, self.out_shape):
             if any(size < 1 for size in shape):
                 raise ElbowroomError(
@@ -71,7 +77,8 @@ class Network(nn.Module, ABC):
         Returns:
             Shape (\\*, \\*out_shape).
         Raises:
-            ElbowroomError: an input of another shape; a context that is missing or of another length.
+            ElbowroomError: an input of another shape; a context that is missing or of another length; batch
+                normalisation of a single row in training.
         """
         lead = given.shape[: given.dim() - len(self.in_shape)]
         if given.dim() < len(self.in_shape) or given.shape[len(lead) :] != self.in_shape:
@@ -80,7 +87,13 @@ class Network(nn.Module, ABC):
                 "Reshape the data, or build the network for this shape.",
             )
         flat = given.reshape(-1, *self.in_shape)
-        out = self.compute(flat, self._fold_context(context, lead) if self.context_dim else None)
+        folded = self._fold_context(context, lead) if self.context_dim else None
+        if self.autocast is None or not self.training:
+            out = self.compute(flat, folded)
+        else:
+            with torch.autocast(flat.device.type, self.autocast):
+                out = self.compute(flat, folded)
+            out = out.to(flat.dtype)
         return out.reshape(*lead, *self.out_shape)
 
     @torch.no_grad()
@@ -137,9 +150,10 @@ class MLP(Network):
         for before, after in pairwise(widths):
             layers.append(nn.Linear(before, after))
             if batch_norm:
-                layers.append(nn.BatchNorm1d(after))
+                layers.append(_BatchNorm1d(after))
             layers.append(new_activation())
         self.hidden_layers = nn.Sequential(*layers)
+        self.widest = max(self.widest, *widths)
         self.output = nn.Linear(widths[-1], math.prod(self.out_shape))
 
     @property
@@ -189,10 +203,11 @@ class ResidualMLP(Network):
         _positive("width", [width])
 
         def half() -> list[nn.Module]:
-            norm = [nn.BatchNorm1d(width)] if batch_norm else []
+            norm = [_BatchNorm1d(width)] if batch_norm else []
             return [*norm, new_activation(), nn.Linear(width, width)]
 
         self.input = nn.Linear(math.prod(self.in_shape) + context_dim, width)
+        self.widest = max(self.widest, width)
         self.blocks = nn.ModuleList(nn.Sequential(*half(), *half()) for _ in range(blocks))
         self.activation = new_activation()
         self.output = nn.Linear(width, math.prod(self.out_shape))
@@ -246,9 +261,10 @@ class ConvEncoder(Network):
         for before, after in pairwise(widths):
             layers.append(nn.Conv2d(before, after, kernel_size=3, stride=2, padding=1))
             if batch_norm:
-                layers.append(nn.BatchNorm2d(after))
+                layers.append(_BatchNorm2d(after))
             layers.append(new_activation())
             height, width = _halved(height), _halved(width)
+            self.widest = max(self.widest, after * height * width)
         self.convolutions = nn.Sequential(*layers)
         self.output = nn.Linear(widths[-1] * height * width + context_dim, math.prod(self.out_shape))
 
@@ -303,7 +319,7 @@ class ConvDecoder(Network):
         sizes.reverse()  # smallest first
 
         def normalised(count: int) -> list[nn.Module]:
-            return [*([nn.BatchNorm2d(count)] if batch_norm else []), new_activation()]
+            return [*([_BatchNorm2d(count)] if batch_norm else []), new_activation()]
 
         layers: list[nn.Module] = normalised(channels[0])
         outputs = [*channels[1:], math.prod(parameters)]
@@ -311,6 +327,7 @@ class ConvDecoder(Network):
             # kernel 3, stride 2, padding 1: n -> 2n − 1, and one more where the target is even
             extra = (sizes[i + 1][0] - 2 * sizes[i][0] + 1, sizes[i + 1][1] - 2 * sizes[i][1] + 1)
             layers.append(nn.ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=extra))
+            self.widest = max(self.widest, before * math.prod(sizes[i]))
             if i < len(channels) - 1:
                 layers.extend(normalised(after))
         self._small = (channels[0], *sizes[0])
@@ -326,6 +343,26 @@ class ConvDecoder(Network):
     def compute(self, given: Tensor, context: Tensor | None) -> Tensor:
         out: Tensor = self.convolutions(self.input(_joined(given, context)).unflatten(1, self._small))
         return out
+
+
+class _BatchNorm1d(nn.BatchNorm1d):
+    def forward(self, given: Tensor) -> Tensor:
+        _check_rows(self, given)
+        return super().forward(given)
+
+
+class _BatchNorm2d(nn.BatchNorm2d):
+    def forward(self, given: Tensor) -> Tensor:
+        _check_rows(self, given)
+        return super().forward(given)
+
+
+def _check_rows(norm: nn.Module, given: Tensor) -> None:
+    if norm.training and given.numel() == given.shape[1]:
+        raise ElbowroomError(
+            "Batch normalisation was given a batch of one row in training, but a single row has no variance.",
+            "Choose --train.batch-size so that the last batch has 2 rows or more, or do without batch normalisation.",
+        )
 
 
 def _joined(given: Tensor, context: Tensor | None) -> Tensor:

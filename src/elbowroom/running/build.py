@@ -32,7 +32,7 @@ from elbowroom.model.likelihoods import LIKELIHOODS, Gaussian, Likelihood
 from elbowroom.model.networks import MLP, ConvDecoder, ConvEncoder, Network, ResidualMLP
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, VampPrior
 from elbowroom.running.config import Config, DataConfig, ModelConfig, NetworkConfig
-from elbowroom.running.runtime import autocast_dtype, dtype_of
+from elbowroom.running.runtime import dtype_of
 
 __all__ = [
     "Facts",
@@ -89,6 +89,7 @@ def load_configured(data: DataConfig, source: Any = None, **arrays: Any) -> Data
         "test": data.test if data.test < 1 else int(data.test),
         "missing": data.missing,
         "context": list(data.context) if isinstance(data.context, tuple) else data.context,
+        "labels": data.labels,
         "num_categories": data.num_categories,
         "seed": data.seed,
     }
@@ -318,5 +319,4 @@ def build_learner(config: Config, *, total_steps: int, steps_per_epoch: int | No
         warmup_steps=o.warmup_epochs * (steps_per_epoch or 0),
         clip_norm=config.optimizer.clip_norm,
         ema=config.train.ema,
-        autocast=autocast_dtype(config.runtime),
     )

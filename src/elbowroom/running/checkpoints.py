@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_file, save_model
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor, nn
 
 from elbowroom.errors import ElbowroomError
@@ -79,8 +79,12 @@ class Checkpoint:
         Raises:
             ElbowroomError: the weights are those of another architecture.
         """
+        tensors = load_file(self.path / _WEIGHTS)
+        with safe_open(self.path / _WEIGHTS, framework="pt") as file:
+            aliases = file.metadata() or {}  # what is shared was written once, under the name that is given here
+        tensors |= {alias: tensors[name] for alias, name in aliases.items() if name in tensors}
         try:
-            load_model(module, self.path / _WEIGHTS)
+            module.load_state_dict(tensors)
         except RuntimeError as error:
             raise ElbowroomError(
                 f"The weights in {self.path} do not fit the model that config.json describes: {error}",

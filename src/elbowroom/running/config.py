@@ -83,6 +83,8 @@ class DataConfig(Section):
     """Share (below 1) or number of data kept for the test set, where the data have none of their own."""
     context: Literal["labels"] | Names | None = None
     """Covariates: 'labels' for class labels, or the names of a table's columns."""
+    labels: str | None = None
+    """Column of a table that holds class labels; they colour pictures and serve 'context = labels'."""
     missing: Literal["error", "mask"] = "error"
     """What NaN means: a mistake, or a missing value that is summed out."""
     seed: int = 0

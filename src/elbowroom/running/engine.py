@@ -183,9 +183,10 @@ class _Desk:
         means = {name: mean for name, (mean, _) in moments.items()}
         bad = [name for name, mean in means.items() if not math.isfinite(mean)]
         if bad:
+            shown = ", ".join(f"{name} = {means[name]:.4g}" for name in bad)
             raise ElbowroomError(
-                f"After step {state.step} {' and '.join(bad)} of the validation data is not finite, though it was on "
-                "the training data: the weights have grown too large, as a learning rate that is too large makes them.",
+                f"At step {state.step} the validation data's objective is not finite, though the training data's is: "
+                f"{shown}. The weights have grown too large, as a learning rate that is too large makes them.",
                 "Lower --optimizer.lr, or set --optimizer.clip-norm 10; the last good checkpoint is kept.",
             )
         stderr = moments[self.learner.name][1]  # unknown from one datum, and JSON has no NaN

@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 
 __all__ = ["RunFolder", "runs_in"]
 
-_NO_CONTENT = {".lock", ".config.json.writing"}  # all that a run killed at its very start leaves
+_NO_CONTENT = {
+    ".lock",
+    ".splits.writing",
+    "splits.safetensors",
+    ".config.json.writing",
+}  # all that a run killed at its very start leaves
 
 
 class RunFolder:
@@ -230,13 +235,14 @@ class RunFolder:
         return results
 
     def add_evaluations(self, results: Iterable[Mapping[str, Any]]) -> Path:
-        """Adds results to evaluation.json; one with the same name, split and settings is replaced."""
+        """Adds results to evaluation.json; one with the same name, data and settings is replaced."""
 
         def key(result: Mapping[str, Any]) -> str:
             asked = {
                 name: value for name, value in result["settings"].items() if name != "median_ess"
             }  # that was found
-            return json.dumps([result["name"], result["split"], result["points"], asked], sort_keys=True)
+            where = [result["protocol"].get("dataset"), result["split"], result["points"]]
+            return json.dumps([result["name"], where, asked], sort_keys=True)
 
         kept = {key(result): dict(result) for result in [*self.evaluations(), *results]}
         path = self.path / "evaluation.json"

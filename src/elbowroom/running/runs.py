@@ -148,6 +148,7 @@ class Run:
     def evaluate(
         self,
         *methods: str,
+        data: Any = None,
         split: str = "test",
         points: int | None = None,
         k: int = 5000,
@@ -157,14 +158,19 @@ class Run:
     ) -> list[Result]:
         """Measures the model and adds the results to evaluation.json.
 
-        Without names: every method that the likelihood allows. Arguments as in
-        :func:`elbowroom.evaluation.evaluate.evaluate`.
+        Without names: every method that the likelihood allows. With ``data`` (a path, an array, what `read` gives)
+        all of these are measured and not a split of the run's own, which a run on a stream does not have. The other
+        arguments are as in :func:`elbowroom.evaluation.evaluate.evaluate`.
         """
         every = ("elbo", "iwae", "active-units") if self.normalized else ("elbo", "active-units")
+        if data is None:
+            measured = self.dataset()
+        else:
+            measured, split = self._whole(data), "all"
         results = evaluate(
             self.model,
             self.guide,
-            self.dataset(),
+            measured,
             methods=methods or every,
             split=split,
             points=points,
@@ -251,7 +257,12 @@ class Run:
         """Batches of the run's own split, or of all the data of ``source``, in order."""
         if source is None:
             return self.dataset().batches(split, batch_size)
-        return (source if isinstance(source, DataSet) else self.read(source)).batches("train", batch_size)
+        return self._whole(source).batches("all", batch_size)
+
+    def _whole(self, source: Any) -> DataSet:
+        """All rows of ``source`` as one split, in their own order."""
+        data = source if isinstance(source, DataSet) else self.read(source)
+        return replace(data, splits={"all": torch.arange(len(data))})
 
     def read(self, source: Any, *, context: Any = None, labels: Any = None) -> DataSet:
         """Other data, made ready for this model as its own were.
@@ -273,9 +284,12 @@ class Run:
             test=0,
             missing=own.missing,
             context=named if context is None else context,
-            labels=labels,
+            labels=own.labels if labels is None else labels,
             num_categories=self.facts.num_categories,
             seed=own.seed,
+            min_rows=1,
+            labels_required=labels is not None or own.context == "labels",
+            levels=self.content["data"].get("levels"),
         )
         if not isinstance(data, DataSet):
             raise ElbowroomError("A stream cannot be scored or encoded whole.", "Give an array, a file or a Dataset.")
@@ -291,6 +305,8 @@ class Run:
                 f"{self.facts.context_dim}.",
                 "Give the covariates (or labels) that it was trained with beside the data.",
             )
+        if data.fill is not None:  # missing elements stand at the mean that the model was trained with, not their own
+            data = replace(data, fill=self.guide.get_submodule("transform").get_buffer("shift"))
         likelihood = self.model.likelihood
         data = data.viewed_as(likelihood.support, needed_by=f"a {likelihood.name} likelihood")
         return data.to(device=self.device, dtype=dtype_of(self.config.runtime))
@@ -316,13 +332,16 @@ def check_same_data(content: dict[str, Any], data: DataSet | StreamSet, folder: 
             f"The run {folder.path} was trained with {had} covariates, but the data come with {has}.",
             "Give context= (or labels=) as when it was trained.",
         )
-    before, now = content["data"].get("sha256"), data.protocol().get("sha256")
-    if before != now:
-        raise ElbowroomError(
-            f"The data {data.name} have changed since {folder.path} was trained (SHA-256 {str(now)[:12]}…, then "
-            f"{str(before)[:12]}…).",
-            "Restore the data, or train anew under another name.",
-        )
+    before, now = content["data"], data.protocol()
+    both = {key for key in before.keys() & now.keys() if key.startswith("sha256")}  # labels may be left out
+    for key in sorted(both | {"sha256", "sha256_of_rows"}):
+        if before.get(key) != now.get(key):
+            what = {"sha256_context": "context", "sha256_labels": "labels"}.get(key)
+            raise ElbowroomError(
+                f"The {f'{what} of the data' if what else 'data'} {data.name} have changed since {folder.path} was "
+                f"trained (SHA-256 {str(now.get(key))[:12]}…, then {str(before.get(key))[:12]}…).",
+                "Restore the data, or train anew under another name.",
+            )
 
 
 def with_recorded_splits(data: DataSet | StreamSet, folder: RunFolder) -> DataSet | StreamSet:

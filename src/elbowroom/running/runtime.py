@@ -9,7 +9,15 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.model.networks import Network
 from elbowroom.running.config import RuntimeConfig
 
-__all__ = ["autocast_dtype", "compile_networks", "dtype_of", "make_generator", "pick_device", "use_threads"]
+__all__ = [
+    "autocast_dtype",
+    "autocast_networks",
+    "compile_networks",
+    "dtype_of",
+    "make_generator",
+    "pick_device",
+    "use_threads",
+]
 
 
 def pick_device(name: str) -> torch.device:
@@ -47,6 +55,13 @@ def dtype_of(runtime: RuntimeConfig) -> torch.dtype:
 def autocast_dtype(runtime: RuntimeConfig) -> torch.dtype | None:
     """Precision inside the networks, where it is lower."""
     return torch.bfloat16 if runtime.autocast == "bfloat16" else None
+
+
+def autocast_networks(module: nn.Module, dtype: torch.dtype | None) -> None:
+    """Lets every network inside train in that precision; densities and draws keep the weights'. None: no other."""
+    for part in module.modules():
+        if isinstance(part, Network):
+            part.autocast = dtype
 
 
 def make_generator(device: torch.device, seed: int) -> torch.Generator:

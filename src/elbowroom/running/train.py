@@ -22,7 +22,15 @@ from elbowroom.running.engine import Books, Plan, fit, restore
 from elbowroom.running.folder import RunFolder
 from elbowroom.running.observers import Observer, TensorBoard, Terminal
 from elbowroom.running.runs import Run, check_same_data, with_recorded_splits
-from elbowroom.running.runtime import compile_networks, dtype_of, make_generator, pick_device, use_threads
+from elbowroom.running.runtime import (
+    autocast_dtype,
+    autocast_networks,
+    compile_networks,
+    dtype_of,
+    make_generator,
+    pick_device,
+    use_threads,
+)
 
 __all__ = ["resolve", "train"]
 
@@ -119,7 +127,8 @@ def train(
     data = data.to(device=device, dtype=dtype_of(settings.runtime))
     facts = facts_of(data, settings.train.batch_size)
     pair = build_pair(settings, facts, seed=settings.train.seed)
-    plan = _plan(settings, facts, has_validation=bool(data.size("validation")))
+    hint = data.hint if isinstance(data, StreamSet) else ""
+    plan = _plan(settings, facts, has_validation=bool(data.size("validation")), hint=hint)
     learner = build_learner(settings, total_steps=plan.total_steps, steps_per_epoch=plan.steps_per_epoch)
     if observers is None:
         observers = [Terminal(normalized=pair.model.likelihood.normalized)]
@@ -131,6 +140,7 @@ def train(
     if not (resume and folder.checkpoints.exist(resumable=True)):
         initialise(pair, settings, data)
     pair = pair.to(device)
+    autocast_networks(pair, autocast_dtype(settings.runtime))
     _rehearse(learner, pair, data)
 
     # all that can be wrong with what was asked for is known by now: from here on there are files
@@ -182,7 +192,7 @@ def _where_it_stopped(
     return state, books
 
 
-def _plan(settings: Config, facts: Facts, *, has_validation: bool) -> Plan:
+def _plan(settings: Config, facts: Facts, *, has_validation: bool, hint: str) -> Plan:
     if settings.train.patience is not None and not has_validation:
         raise ElbowroomError(
             f"train.patience is {settings.train.patience}, but there are no validation data to get better on.",
@@ -192,7 +202,7 @@ def _plan(settings: Config, facts: Facts, *, has_validation: bool) -> Plan:
     if steps is None:
         if per_epoch is None:
             raise ElbowroomError(
-                "A stream of data has no epochs, so its length must be said in steps.", "Give --train.steps."
+                "A stream of data has no epochs, so its length must be said in steps.", f"Give --train.steps. {hint}"
             )
         steps = math.ceil(settings.train.epochs * per_epoch)
     return Plan(

@@ -27,7 +27,7 @@ def describe(data: DataSet) -> dict[str, Any]:
         "labels": 0 if data.labels is None else len(torch.unique(data.labels)),
         "source": data.source or None,
         "licence": data.licence or "unknown",
-        "sha256": data.protocol()["sha256"],
+        **{name: value for name, value in data.protocol().items() if name.startswith("sha256") and value},
     }
 
 

@@ -78,7 +78,7 @@ def _page(contenders: list[Contender], pixels: Pixels, rounds: int) -> str:
     lines += [
         "",
         "elbowroom is timed as `elbowroom.train` runs: checks, records and a checkpoint every 30 seconds included; the",
-        "other two keep no records. The last column shows that all did the same work, up to the draws that each makes",
+        "others keep no records. The last column shows that all did the same work, up to the draws that each makes",
         "for itself, in nats per datum (the cross-entropy of grey pixels: not a log-likelihood).",
         "",
         "Machine: " + ", ".join(f"{key} {value}" for key, value in machine.items()) + ".",

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from bench.rivals.bare import bare
 from bench.rivals.itemwise import itemwise
+from bench.rivals.objective import objective
 from elbowroom.running.train import train
 
 __all__ = ["BASELINE", "Contender", "race"]
@@ -31,7 +32,11 @@ __all__ = ["BASELINE", "Contender", "race"]
 BATCH_SIZE, HIDDEN, LATENT_DIM, LR = 128, 400, 20, 1e-3
 
 BASELINE = "bare PyTorch loop"
-RIVALS: dict[str, Callable[..., Callable[[], float]]] = {BASELINE: bare, "tutorials' item-by-item loop": itemwise}
+RIVALS: dict[str, Callable[..., Callable[[], float]]] = {
+    BASELINE: bare,
+    "bare loop around `er.objectives.elbo`": objective,
+    "tutorials' item-by-item loop": itemwise,
+}
 
 
 @dataclass

@@ -124,6 +124,7 @@ def test_other_faults_are_not_swallowed() -> None:
         ),
         ("toy", CONTENT[1:], "was found"),
     ],
+    ids=["truncated", "no-gzip", "other-content", "other-content-unzipped"],  # gzip's bytes hold the time of day
 )
 def test_a_corrupt_file_is_named(folders: dict[str, Path], where: str, name: str, content: bytes, problem: str) -> None:
     path = place(folders[where], f"TOY/raw/{name}", content)

@@ -237,7 +237,7 @@ def obtain(
                 retrieve(url, partial)
                 read_verified(file, partial)
             except (OSError, ValueError) as fault:  # requests' errors are OSErrors, pooch's are ValueErrors
-                faults.append(f"{url}: {str(fault).splitlines()[0] if str(fault) else type(fault).__name__}")
+                faults.append(f"{url}: {_in_few_words(fault)}")
                 continue
             except ElbowroomError as fault:
                 faults.append(f"{url}: {fault.problem}")
@@ -248,6 +248,12 @@ def obtain(
         f"{file.name} of {source.name} could not be fetched from any mirror ({'; '.join(faults)}).",
         f"Try again with a network, or put the file at $ELBOWROOM_DATA/{file.path} and set ELBOWROOM_DATA.",
     )
+
+
+def _in_few_words(fault: Exception) -> str:
+    """The first line of a fault's message, or only its kind where that is a wall of nested causes."""
+    first = next(iter(str(fault).splitlines()), "")
+    return first if 0 < len(first) <= 100 else type(fault).__name__
 
 
 def read_verified(file: RemoteFile, path: Path) -> bytes:

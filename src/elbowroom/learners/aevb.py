@@ -79,8 +79,7 @@ class Aevb:
         value = objective.value.mean()
         state.optimizer.zero_grad(set_to_none=True)
         value.neg().backward()  # type: ignore[no-untyped-call]
-        gradients = [weight.grad for weight in state.pair.parameters() if weight.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
+        norm = nn.utils.get_total_norm(self._watched_gradients(state.pair))
         terms, grad_norm = self._to_host(value, objective.parts, norm)
         check_finite(state.step + 1, terms, lr, grad_norm=grad_norm, batch=batch)
         if self.clip_norm is not None:
@@ -89,7 +88,7 @@ class Aevb:
         if state.average is not None:
             state.average.update_parameters(state.pair)
         state.step += 1
-        return state, Info(terms, lr, beta, grad_norm)
+        return state, Info(terms, lr, beta, None if self.clip_norm is None else grad_norm)
 
     def measure(self, pair: Pair, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """The bound itself, with no weight on its KL term, and its parts; per datum."""
@@ -105,8 +104,19 @@ class Aevb:
             group["lr"] = group["peak_lr"] * factor
         return float(state.optimizer.param_groups[0]["lr"])
 
+    def _watched_gradients(self, pair: Pair) -> list[Tensor]:
+        """All of them to clip; otherwise the biases', to see that they are finite.
+
+        A bias's gradient is the sum of all that flows back through its layer, so it is not finite where that is not;
+        reading every weight's gradient again would cost a twentieth of the step.
+        """
+        gradients = [weight.grad for weight in pair.parameters() if weight.grad is not None]
+        if self.clip_norm is not None:
+            return gradients
+        return [gradient for gradient in gradients if gradient.dim() <= 1] or gradients
+
     def _to_host(self, value: Tensor, parts: Mapping[str, Tensor], norm: Tensor) -> tuple[dict[str, float], float]:
-        """Batch means under the names that they deserve, and the gradient's norm, in one transfer."""
+        """Batch means under the names that they deserve, and the gradients' norm, in one transfer."""
         means = {self.name: value.detach()} | {name: part.mean() for name, part in parts.items()}
         *numbers, grad_norm = torch.stack([*means.values(), norm.to(value.dtype)]).tolist()
         terms = dict(zip(means, numbers, strict=True))

@@ -66,7 +66,7 @@ class Info(NamedTuple):
     terms: dict[str, float]  #: the bound under its own name, and its parts
     lr: float  #: the learning rate that was used
     beta: float  #: the weight of the KL term that was used
-    grad_norm: float | None = None  #: of all weights together, before clipping; None where there is no gradient
+    grad_norm: float | None = None  #: of all weights together, before clipping; None where none is clipped
 
 
 class Learner(Protocol):
@@ -103,7 +103,7 @@ def check_finite(
         step: the one that is being made, counted from 1.
         terms: batch means, nats per datum.
         lr: the learning rate.
-        grad_norm: of all weights together.
+        grad_norm: of the gradients that are watched.
         batch: the data, of which NaN and infinities are looked for before anything else is blamed.
     Raises:
         ElbowroomError: names the step, the term and the likely cause.

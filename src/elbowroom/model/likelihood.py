@@ -92,7 +92,9 @@ class Likelihood(Conditional):
 
     def _slices(self, given: Tensor | None, context: Tensor | None) -> tuple[Tensor, ...]:
         """P tensors of shape (\\*, \\*event)."""
-        return self._output(given, context).unbind(-1 - len(self.event_shape))
+        out, axis = self._output(given, context), -1 - len(self.event_shape)
+        # the gradient of a squeeze is a view, that of an unbind a copy of everything
+        return (out.squeeze(axis),) if out.shape[axis] == 1 else out.unbind(axis)
 
     def _check(self, shape: Sequence[int]) -> None:
         if tuple(shape) != self._parameter_shape:

@@ -17,7 +17,7 @@ import torch
 
 import elbowroom
 from bench.pixels import Pixels, read_pixels
-from bench.training import BASELINE, Contender, race
+from bench.training import BASELINE, OBJECTIVE, Contender, race
 
 HERE = Path(__file__).parent
 FULL_ROUNDS = 5  # fewer say nothing about spread
@@ -74,8 +74,12 @@ def _page(contenders: list[Contender], pixels: Pixels, rounds: int) -> str:
             f"| {contender.name} | {median(seconds):.2f} ({min(seconds):.2f}–{max(seconds):.2f}) "
             f"| {middle:.2f} ({least:.2f}–{most:.2f}) | {contender.losses[-1]:.1f} |"
         )
+    by_name = {contender.name: contender for contender in contenders}
+    middle, least, most = contenders[0].ratios(by_name[OBJECTIVE])
     machine = _machine()
     lines += [
+        "",
+        f"The engine over a loop around its own objective: {middle:.2f} ({least:.2f}–{most:.2f}).",
         "",
         "elbowroom is timed as `elbowroom.train` runs: checks, records and a checkpoint every 30 seconds included; the",
         "others keep no records. The last column shows that all did the same work, up to the draws that each makes",

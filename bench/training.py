@@ -27,14 +27,15 @@ from bench.rivals.itemwise import itemwise
 from bench.rivals.objective import objective
 from elbowroom.running.train import train
 
-__all__ = ["BASELINE", "Contender", "race"]
+__all__ = ["BASELINE", "OBJECTIVE", "Contender", "race"]
 
 BATCH_SIZE, HIDDEN, LATENT_DIM, LR = 128, 400, 20, 1e-3
 
 BASELINE = "bare PyTorch loop"
+OBJECTIVE = "bare loop around `er.objectives.elbo`"
 RIVALS: dict[str, Callable[..., Callable[[], float]]] = {
     BASELINE: bare,
-    "bare loop around `er.objectives.elbo`": objective,
+    OBJECTIVE: objective,
     "tutorials' item-by-item loop": itemwise,
 }
 

@@ -79,11 +79,12 @@ class Aevb:
         value = objective.value.mean()
         state.optimizer.zero_grad(set_to_none=True)
         value.neg().backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.get_total_norm(self._watched_gradients(state.pair))
+        weights = [weight for group in state.optimizer.param_groups for weight in group["params"]]
+        norm = nn.utils.get_total_norm(self._watched_gradients(weights))
         terms, grad_norm = self._to_host(value, objective.parts, norm)
         check_finite(state.step + 1, terms, lr, grad_norm=grad_norm, batch=batch)
         if self.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(state.pair.parameters(), self.clip_norm, norm)
+            nn.utils.clip_grads_with_norm_(weights, self.clip_norm, norm)
         state.optimizer.step()
         if state.average is not None:
             state.average.update_parameters(state.pair)
@@ -104,22 +105,22 @@ class Aevb:
             group["lr"] = group["peak_lr"] * factor
         return float(state.optimizer.param_groups[0]["lr"])
 
-    def _watched_gradients(self, pair: Pair) -> list[Tensor]:
+    def _watched_gradients(self, weights: Iterable[Tensor]) -> list[Tensor]:
         """All of them to clip; otherwise the biases', to see that they are finite.
 
         A bias's gradient is the sum of all that flows back through its layer, so it is not finite where that is not;
         reading every weight's gradient again would cost a twentieth of the step.
         """
-        gradients = [weight.grad for weight in pair.parameters() if weight.grad is not None]
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
         if self.clip_norm is not None:
             return gradients
         return [gradient for gradient in gradients if gradient.dim() <= 1] or gradients
 
     def _to_host(self, value: Tensor, parts: Mapping[str, Tensor], norm: Tensor) -> tuple[dict[str, float], float]:
         """Batch means under the names that they deserve, and the gradients' norm, in one transfer."""
-        means = {self.name: value.detach()} | {name: part.mean() for name, part in parts.items()}
-        *numbers, grad_norm = torch.stack([*means.values(), norm.to(value.dtype)]).tolist()
-        terms = dict(zip(means, numbers, strict=True))
+        means = torch.stack(list(parts.values())).mean(1)
+        head, grad_norm, *numbers = torch.cat([torch.stack([value.detach(), norm.to(value.dtype)]), means]).tolist()
+        terms = {self.name: head} | dict(zip(parts, numbers, strict=True))
         if self.weighs_kl:  # the value holds β·KL and free bits; what is reported as ELBO holds neither
             terms["elbo"] = terms["reconstruction"] - terms["kl"]
         return terms, grad_norm

@@ -54,7 +54,7 @@ def test_what_never_started_is_nothing_to_keep(tmp_path: Path) -> None:
 
 def test_what_was_killed_before_its_configuration_was_written_is_in_no_ones_way(tmp_path: Path) -> None:
     (tmp_path / ".config.json.writing").write_text('{"conf')
-    RunFolder.create(tmp_path)
+    assert RunFolder.create(tmp_path).path == tmp_path
 
 
 def test_a_folder_that_is_no_run_is_never_overwritten(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ cross-entropy minus the closed-form KL. They take turns, A B C A B C …, in one
 machine falls on all of them; a ratio is formed within a round, and the median over the rounds is reported with its
 range. The first round is a warm-up and is dropped.
 
-elbowroom is timed as a user runs it, by `elbowroom.train`: checks and records
-are in its time, and checkpoints where the race is long enough for one (every 120 seconds of its clock). The others keep no records.
+elbowroom is timed as a user runs it, by `elbowroom.train`: checks and records are in its time, and checkpoints where
+the race is long enough for one (every 120 seconds of its clock). The others keep no records.
 """
 
 from __future__ import annotations

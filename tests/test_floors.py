@@ -22,6 +22,7 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 # part of the house -> (floor, height within the floor)
 FLOORS: dict[str, tuple[int, int]] = {
     "errors": (0, 0),
+    "memory": (0, 1),
     "numerics": (0, 1),
     "data": (0, 2),
     "samplers": (0, 2),

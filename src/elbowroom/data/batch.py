@@ -30,6 +30,10 @@ class Batch:
     def __len__(self) -> int:
         return self.x.shape[0]
 
+    def rows(self, rows: slice | Tensor) -> Batch:
+        """Some of the data: a slice, or positions of type int64."""
+        return Batch(*(None if part is None else part[rows] for part in (self.x, self.index, self.context, self.mask)))  # type: ignore[arg-type]
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Batch:
         """The same batch elsewhere; ``dtype`` applies to ``x`` and ``context``."""
         return Batch(

@@ -68,6 +68,36 @@ class Likelihood(Conditional):
             Batch shape (\\*, \\*event), event shape ().
         """
 
+    @property
+    def num_parameters(self) -> int:
+        """P, for each element."""
+        return self._parameter_shape[0]
+
+    def fisher_information(self, output: Tensor) -> Tensor:
+        r"""What an element of x tells about the network's output.
+
+        .. math:: F(\theta) = \mathbb{E}_{x \sim p(x | \theta)} [s s^\top],
+            \qquad s = \nabla_\theta \log p(x | \theta)
+
+        It is the curvature of the likelihood that a metric or a Newton step can rest on: never indefinite, and minus
+        the expected Hessian of log p(x | θ).
+
+        Args:
+            output: θ, what the network returned, shape (\*, P, \*event).
+        Returns:
+            One P × P matrix for each element, positive semidefinite, shape (\*, P, P, \*event).
+        Raises:
+            ElbowroomError: a likelihood that does not say.
+        Reference:
+            Amari (1998), Natural gradient works efficiently in learning.
+        """
+        raise ElbowroomError(
+            f"The Fisher information of a {self.name} likelihood was asked for, but {type(self).__name__} does not "
+            "define it.",
+            f"Implement {type(self).__name__}.fisher_information: the network's output of shape (*, P, *event) to "
+            "matrices of shape (*, P, P, *event).",
+        )
+
     def init_output_bias(self, mean: Tensor) -> None:
         """Start the network's output bias where x has this mean at z = 0, as far as a bias can.
 
@@ -95,6 +125,10 @@ class Likelihood(Conditional):
         out, axis = self._output(given, context), -1 - len(self.event_shape)
         # the gradient of a squeeze is a view, that of an unbind a copy of everything
         return (out.squeeze(axis),) if out.shape[axis] == 1 else out.unbind(axis)
+
+    def _as_matrices(self, information: Tensor) -> Tensor:
+        """(\\*, 1, \\*event) as (\\*, 1, 1, \\*event), for the elements of one parameter."""
+        return information.unsqueeze(-1 - len(self._parameter_shape))
 
     def _check(self, shape: Sequence[int]) -> None:
         if tuple(shape) != self._parameter_shape:

@@ -29,6 +29,7 @@ from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 from elbowroom.model import distributions
 from elbowroom.model.likelihood import Likelihood
+from elbowroom.numerics import chunks
 
 __all__ = [
     "LIKELIHOODS",
@@ -44,6 +45,7 @@ __all__ = [
 ]
 
 _LARGEST_LOG = 60.0  # exp(±60) and its products with data stay far from the ends of float32
+_CHUNK_ELEMENTS = 2**22  # of the largest tensor, where values are enumerated
 _SOFTPLUS_1 = math.log(math.expm1(1.0))  # softplus of this is 1
 
 
@@ -68,6 +70,9 @@ class Bernoulli(Likelihood):
     def forward(self, given: Tensor | None, context: Tensor | None = None) -> D.Distribution:
         (logits,) = self._slices(given, context)
         return D.Bernoulli(logits=logits, validate_args=False)
+
+    def fisher_information(self, output: Tensor) -> Tensor:
+        return self._as_matrices(output.sigmoid() * (-output).sigmoid())
 
     def _initial_output(self, mean: Tensor) -> Tensor:
         return torch.logit(mean.clamp(1e-3, 1 - 1e-3))
@@ -109,6 +114,9 @@ class ContinuousBernoulli(Likelihood):
     def forward(self, given: Tensor | None, context: Tensor | None = None) -> D.Distribution:
         (logits,) = self._slices(given, context)
         return distributions.ContinuousBernoulli(logits)
+
+    def fisher_information(self, output: Tensor) -> Tensor:
+        return self._as_matrices(distributions.ContinuousBernoulli(output).variance)
 
     def _initial_output(self, mean: Tensor) -> Tensor:
         return distributions.ContinuousBernoulli.with_mean(mean.clamp(1e-3, 1 - 1e-3)).logits
@@ -201,6 +209,23 @@ class Gaussian(Likelihood):
             scale = self.unit * (self.min_scale + F.softplus(learned))
         return D.Normal(self.shift + self.unit * mean, scale, validate_args=False)
 
+    def fisher_information(self, output: Tensor) -> Tensor:
+        # 1 / σ² for the mean and 2 / σ² for σ, each times the squared derivative by what the network returned
+        axis = -len(self._parameter_shape)
+        mean, *raw = output.tensor_split(self._parameter_shape[0], axis)
+        slope = mean.sigmoid() * (-mean).sigmoid() if self.mean_activation == "sigmoid" else torch.ones_like(mean)
+        learned = raw[0] if raw else self.raw_scale
+        if learned is None:
+            return self._as_matrices((self.unit * slope / float(self.scale)).square())
+        units = self.min_scale + F.softplus(learned)  # σ / u
+        of_mean = (slope / units).square()
+        if not raw:
+            return self._as_matrices(of_mean)
+        of_scale = 2 * (learned.sigmoid() / units).square()
+        none = torch.zeros_like(of_mean)
+        rows = [torch.cat([of_mean, none], axis), torch.cat([none, of_scale], axis)]
+        return torch.stack(rows, axis - 1)
+
     def _initial_output(self, mean: Tensor) -> Tensor:
         start = (mean - self.shift) / self.unit
         if self.mean_activation == "sigmoid":
@@ -242,6 +267,26 @@ class DiscretizedLogisticMixture(Likelihood):
         out = self._output(given, context).movedim(-1 - len(self.event_shape), -1)
         return distributions.DiscretizedLogisticMixture(*out.chunk(3, -1))
 
+    @torch.no_grad()
+    def fisher_information(self, output: Tensor) -> Tensor:
+        # no closed form: the expectation is a sum over the 256 values, for a bounded number of elements at a time
+        elements = output.movedim(-len(self._parameter_shape), -1)
+        flat = elements.reshape(-1, elements.shape[-1])
+        values = torch.arange(256.0, dtype=output.dtype, device=output.device)
+        per_chunk = max(1, _CHUNK_ELEMENTS // (len(values) * flat.shape[-1]))
+        parts = [self._enumerated(flat[chunk], values) for chunk in chunks(len(flat), per_chunk)]
+        found = torch.cat(parts).reshape(*elements.shape, -1)
+        return found.movedim((-2, -1), (-1 - len(self._parameter_shape), -len(self._parameter_shape)))
+
+    @staticmethod
+    @torch.enable_grad()
+    def _enumerated(parameters: Tensor, values: Tensor) -> Tensor:
+        """Parameters of shape (n, P), and all values: Σ p(x) s sᵀ, shape (n, P, P)."""
+        leaf = parameters.unsqueeze(1).repeat(1, len(values), 1).requires_grad_()  # a copy of θ for every value
+        log_p = distributions.DiscretizedLogisticMixture(*leaf.chunk(3, -1)).log_prob(values)
+        (score,) = torch.autograd.grad(log_p.sum(), leaf)
+        return (score * log_p.detach().exp().unsqueeze(-1)).mT @ score
+
     def _initial_output(self, mean: Tensor) -> Tensor:
         # locations spread over a quarter of the range around the mean, so that components differ from the start
         spread = torch.linspace(-0.25, 0.25, self.components).to(mean)
@@ -279,6 +324,12 @@ class Categorical(Likelihood):
         logits = self._output(given, context).movedim(-1 - len(self.event_shape), -1)
         return D.Categorical(logits=logits, validate_args=False)
 
+    def fisher_information(self, output: Tensor) -> Tensor:
+        axis = -len(self._parameter_shape)
+        p = output.softmax(axis).movedim(axis, -1)
+        found = torch.diag_embed(p) - p.unsqueeze(-1) * p.unsqueeze(-2)
+        return found.movedim((-2, -1), (axis - 1, axis))
+
 
 class Poisson(Likelihood):
     r"""Counts whose variance is their mean.
@@ -296,6 +347,10 @@ class Poisson(Likelihood):
     def forward(self, given: Tensor | None, context: Tensor | None = None) -> D.Distribution:
         (log_rate,) = self._slices(given, context)
         return distributions.Poisson(log_rate.clamp(-_LARGEST_LOG, _LARGEST_LOG))
+
+    def fisher_information(self, output: Tensor) -> Tensor:
+        rate = output.clamp(-_LARGEST_LOG, _LARGEST_LOG).exp()
+        return self._as_matrices(_within(output, rate))
 
     def _initial_output(self, mean: Tensor) -> Tensor:
         return mean.clamp(min=1e-3).log()
@@ -328,8 +383,20 @@ class NegativeBinomial(Likelihood):
             log_mean.clamp(-_LARGEST_LOG, _LARGEST_LOG), self.log_dispersion.clamp(-_LARGEST_LOG, _LARGEST_LOG)
         )
 
+    def fisher_information(self, output: Tensor) -> Tensor:
+        # μ r / (μ + r), in logarithms: neither factor overflows
+        log_mean = output.clamp(-_LARGEST_LOG, _LARGEST_LOG)
+        log_dispersion = self.log_dispersion.clamp(-_LARGEST_LOG, _LARGEST_LOG)
+        found = torch.exp(-torch.logaddexp(-log_mean, -log_dispersion))
+        return self._as_matrices(_within(output, found))
+
     def _initial_output(self, mean: Tensor) -> Tensor:
         return mean.clamp(min=1e-3).log()
+
+
+def _within(output: Tensor, information: Tensor) -> Tensor:
+    """Beyond ±60 the distribution no longer depends on the output."""
+    return torch.where(output.abs() <= _LARGEST_LOG, information, 0.0)
 
 
 #: name -> class

@@ -1,0 +1,312 @@
+r"""p(z | x) as a sampler's target, and drawing from it: thousands of posteriors at once, by HMC or NUTS.
+
+The posterior is known up to its constant, log p(x, z), and that is all that a sampler needs. What makes it fast is a
+metric for each datum, in which its posterior is about as wide in every direction:
+
+================= ==========================================================================================
+metric            where it comes from
+================= ==========================================================================================
+``gauss-newton``  H⁻¹ of :mod:`elbowroom.inference.curvature`: at the mode to begin with, then averaged over a
+                  few draws of the warm-up. Needs the likelihood's Fisher information.
+``guide``         the standard deviations of q(z | x)
+``diagonal``      learned from the draws of the warm-up, from the guide's standard deviations on
+``dense``         learned likewise, as a full covariance
+``identity``      none
+================= ==========================================================================================
+
+All of them leave the draws exact; they differ in how many gradients an effective sample takes. The guide enters as
+a metric and a starting point alone, so a poor guide costs time and not correctness.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from elbowroom.data.batch import Batch, as_batch
+from elbowroom.errors import ElbowroomError
+from elbowroom.inference.curvature import gauss_newton, regularized_cholesky
+from elbowroom.inference.laplace import laplace
+from elbowroom.inference.perceptron import PerceptronPosterior
+from elbowroom.inference.weights import check_name
+from elbowroom.memory import require_memory
+from elbowroom.model.conditional import Conditional
+from elbowroom.model.latent import LatentModel
+from elbowroom.numerics import chunks
+from elbowroom.samplers.adaptation import Learn, Warm, learn_dense, learn_diagonal, warm_up
+from elbowroom.samplers.hmc import HMC
+from elbowroom.samplers.kernel import Info, Kernel, Tuning
+from elbowroom.samplers.metric import Metric
+from elbowroom.samplers.nuts import NUTS
+from elbowroom.samplers.sampling import Chains, sample
+from elbowroom.samplers.summary import Diagnostics, Summary, measure
+from elbowroom.samplers.target import Density, Target
+
+__all__ = ["METHODS", "METRICS", "Posterior", "gauss_newton_learner", "posterior", "posterior_target", "start_metric"]
+
+Method = Literal["nuts", "hmc"]
+MetricName = Literal["gauss-newton", "guide", "diagonal", "dense", "identity"]
+Precision = Literal["full", "bf16"]
+METHODS, METRICS = get_args(Method), get_args(MetricName)
+
+_AVERAGED = 8  # draws of the warm-up whose curvatures are averaged; each costs about ten gradients
+_INFO_BYTES = 17  # acceptance, energy, divergent and num_gradients of one transition, with some float64
+_ACCEPTANCE = {"nuts": 0.8, "hmc": 0.7}
+
+Announce = Callable[[int, int, Info], None]
+"""(transitions of all data done, transitions of all data to do, what happened in the last)"""
+
+
+def posterior_target(
+    model: LatentModel, batch: Batch | Tensor, *, precision: Precision = "full", chunk_elements: int = 2**20
+) -> Target:
+    """log p(x, z) as a function of z, shape (replicas, data, latent), for samplers.
+
+    Perceptron decoders with a Bernoulli or Gaussian likelihood and the prior N(0, I) take a path written by hand; every
+    other model takes autograd's. Both compute the same function.
+
+    Args:
+        model: p(x, z), in evaluation mode; after an update of its weights, make the target anew.
+        batch: the data.
+        precision: "bf16" takes the gradients inside trajectories in bfloat16 where the path by hand serves, with
+            energies in full precision: draws stay exact.
+        chunk_elements: of the path by hand, whose tensors have no more elements than this.
+    Raises:
+        ElbowroomError: an unknown precision.
+    """
+    check_name("precision", precision, get_args(Precision))
+    batch = as_batch(batch)
+    if PerceptronPosterior.fits(model):
+        return PerceptronPosterior(model, batch, half=precision == "bf16", chunk_elements=chunk_elements)
+    return _autograd_target(model, batch)
+
+
+def _autograd_target(model: LatentModel, batch: Batch) -> Density:
+    """Through ``LatentModel.log_joint``; what is None of a batch stays so."""
+    names = [name for name in ("context", "mask") if getattr(batch, name) is not None]
+
+    def log_joint(z: Tensor, x: Tensor, *others: Tensor) -> Tensor:
+        return model.log_joint(x, z, **dict(zip(names, others, strict=True)))
+
+    return Density(log_joint, batch.x, *(getattr(batch, name) for name in names))
+
+
+def start_metric(model: LatentModel, guide: Conditional, batch: Batch, name: MetricName) -> Metric:
+    """The metric that a warm-up begins with, centred where the guide or the mode is.
+
+    Raises:
+        ElbowroomError: a guide without finite mean and standard deviation; a likelihood without Fisher information
+            for "gauss-newton".
+    """
+    q = guide(batch.x, batch.context)
+    mean = q.mean
+    if name == "gauss-newton":
+        found = laplace(model, mean, batch)
+        return Metric.from_precision(found.precision, found.mode)
+    stddev = torch.ones_like(mean) if name == "identity" else q.stddev
+    return Metric.diagonal(stddev, mean)
+
+
+def gauss_newton_learner(model: LatentModel, batch: Batch) -> Learn:
+    """A warm-up's rule for the metric: the curvature averaged over some of its draws, around their mean."""
+
+    def learn(z: Tensor, metric: Metric) -> Metric:
+        chosen = z[torch.linspace(0, len(z) - 1, min(_AVERAGED, len(z)), device=z.device).round().long()]
+        total = torch.zeros_like(metric.covariance())
+        for at in chosen:
+            total += gauss_newton(model, batch, at)
+        precision, _ = regularized_cholesky(total / len(chosen))
+        return Metric.from_precision(precision, z.mean(0))
+
+    return learn
+
+
+@dataclass(frozen=True, slots=True)
+class Posterior:
+    """Draws from p(z | x) of each datum, with what tells how far to trust them.
+
+    Attributes:
+        z: draws, shape (draws, chains, data, latent), on the CPU.
+        info: of the transition that led to each draw; every tensor has shape (draws, chains, data).
+        diagnostics: of each datum: R-hat, effective sample sizes, divergences, gradients.
+        tuning: the step sizes and metrics that the draws were made with.
+        warmup_gradients: evaluations of the gradient that the warm-up took, per chain; without those of the curvature.
+        settings: how the draws were made.
+    """
+
+    z: Tensor
+    info: Info
+    diagnostics: Diagnostics
+    tuning: Tuning
+    warmup_gradients: float
+    settings: dict[str, Any]
+
+    def summary(self, *, seed: int = 0) -> Summary:
+        """The diagnostics over all data, beside what independent draws would show."""
+        return self.diagnostics.summary(generator=torch.Generator().manual_seed(seed))
+
+
+def posterior(
+    model: LatentModel,
+    guide: Conditional,
+    batch: Batch | Tensor,
+    *,
+    method: Method = "nuts",
+    draws: int = 400,
+    chains: int = 4,
+    warmup: int = 200,
+    metric: MetricName = "gauss-newton",
+    num_steps: int | None = None,
+    target_acceptance: float | None = None,
+    precision: Precision = "full",
+    block: int = 512,
+    generator: torch.Generator | None = None,
+    announce: Announce | None = None,
+) -> Posterior:
+    """Draw from the posterior p(z | x) of each datum by Markov chains.
+
+    Blocks of data are warmed up and drawn from one after the other, so that only the draws themselves take memory
+    that grows with the number of data.
+
+    Args:
+        model: p(x, z), in evaluation mode.
+        guide: q(z | x), for the metric and the starting points.
+        batch: data, ``x`` of shape (batch, \\*event).
+        method: "nuts" or "hmc".
+        draws: kept of each chain; nothing is adapted while they are made.
+        chains: per datum.
+        warmup: transitions before the first draw that is kept.
+        metric: a name in ``METRICS``.
+        num_steps: of an HMC trajectory; 5 unless given, and 10 with a diagonal metric.
+        target_acceptance: that the step size aims at; 0.8 for NUTS and 0.7 for HMC unless given.
+        precision: "full", or "bf16" for the gradients inside trajectories.
+        block: data at a time.
+        generator: the source of randomness.
+        announce: told of every transition.
+    Raises:
+        ElbowroomError: an unknown name; a number below one (4 draws is the least that diagnostics can be made from);
+            draws that do not fit into memory; a posterior that is not finite where the chains start.
+    Example:
+        >>> from elbowroom.model import oracles
+        >>> model, guide, x = oracles.ppca(dim=8, latent_dim=2, seed=0)
+        >>> found = posterior(model, guide, x, draws=50, warmup=40, generator=torch.Generator().manual_seed(0))
+        >>> found.z.shape
+        torch.Size([50, 4, 64, 2])
+    """
+    batch = as_batch(batch)
+    check_name("method", method, METHODS)
+    check_name("metric", metric, METRICS)
+    for name, number, least in (("draws", draws, 4), ("chains", chains, 1), ("warmup", warmup, 1), ("block", block, 1)):
+        if number < least:
+            raise ElbowroomError(f"{name} is {number}, but {least} is the least.", f"Give {name}={least} or more.")
+    rough = metric in ("gauss-newton", "dense")
+    kernel: Kernel
+    if method == "hmc":
+        steps = num_steps if num_steps is not None else 5 if rough else 10
+        kernel = HMC(steps, integrator="rotation" if metric == "gauss-newton" else "leapfrog")
+    else:
+        kernel = NUTS()
+    acceptance = _ACCEPTANCE[method] if target_acceptance is None else target_acceptance
+    store = _Store(batch, draws, chains, warmup, announce)
+    with torch.no_grad():
+        for rows in chunks(len(batch), block):
+            part = batch.rows(rows)
+            target = posterior_target(model, part, precision=precision)
+            q = guide(part.x, part.context)
+            first = start_metric(model, guide, part, metric)
+            around = first if metric == "gauss-newton" else Metric.diagonal(q.stddev, q.mean)
+            noise = torch.randn(chains, *q.mean.shape, generator=generator, dtype=q.mean.dtype, device=q.mean.device)
+            learn = _LEARN[metric](model, part)
+            warm = warm_up(
+                kernel,
+                target,
+                around.to_z(noise),
+                metric=first,
+                num_steps=warmup,
+                target_acceptance=acceptance,
+                learn=learn,
+                generator=generator,
+                announce=store.announce,
+            )
+            drawn = sample(
+                kernel, target, warm.state, warm.tuning, draws=draws, generator=generator, announce=store.announce
+            )
+            store.add(rows, drawn, warm)
+    settings = {
+        "method": method,
+        "draws": draws,
+        "chains": chains,
+        "warmup": warmup,
+        "metric": metric,
+        "target_acceptance": acceptance,
+        "precision": precision,
+        **({"num_steps": kernel.num_steps} if isinstance(kernel, HMC) else {}),
+    }
+    return store.posterior(settings)
+
+
+#: metric -> how the warm-up improves it: (model, data) to a rule
+_LEARN: dict[str, Callable[[LatentModel, Batch], Learn | None]] = {
+    "gauss-newton": gauss_newton_learner,
+    "diagonal": lambda model, batch: learn_diagonal,
+    "dense": lambda model, batch: learn_dense,
+    "guide": lambda model, batch: None,
+    "identity": lambda model, batch: None,
+}
+
+
+class _Store:
+    """What the blocks bring together: one place for all the draws, made before the work begins."""
+
+    def __init__(self, batch: Batch, draws: int, chains: int, warmup: int, announce: Announce | None) -> None:
+        self._size, self._shape, self._told, self._announce = len(batch), (draws, chains), 0, announce
+        self._transitions = draws + warmup
+        self._z: Tensor | None = None
+        self._infos: list[Info] = []
+        self._diagnostics: list[Diagnostics] = []
+        self._tunings: list[Tuning] = []
+        self._gradients = 0.0
+        self._done = 0
+
+    def announce(self, done: int, total: int, info: Info) -> None:
+        """Every datum's transitions count, so that the last, smaller block is no longer than it is."""
+        self._done += info.acceptance.shape[1]
+        if self._announce is not None:
+            self._announce(self._done, self._size * self._transitions, info)
+
+    def add(self, rows: slice, chains: Chains, warm: Warm) -> None:
+        """A block's draws."""
+        if self._z is None:
+            shape = (*self._shape, self._size, chains.z.shape[-1])
+            require_memory(
+                math.prod(shape) * chains.z.element_size() + math.prod(shape[:3]) * _INFO_BYTES,
+                f"{shape[0]:,} draws of {shape[1]} chains of {shape[2]:,} data in {shape[3]} dimensions",
+                "Ask for fewer draws or chains, or take the data a part at a time.",
+            )
+            self._z = torch.empty(shape, dtype=chains.z.dtype)
+        self._z[:, :, rows] = chains.z.cpu()
+        info = Info(*(tensor.cpu() for tensor in chains.info))
+        self._infos.append(info)
+        self._diagnostics.append(measure(self._z[:, :, rows], info))
+        self._tunings.append(warm.tuning)
+        self._gradients += warm.num_gradients * chains.z.shape[2]
+
+    def posterior(self, settings: dict[str, Any]) -> Posterior:
+        assert self._z is not None  # a batch without data has no posterior, and was refused
+        metrics = [tuning.metric for tuning in self._tunings]
+        metric = Metric(
+            torch.cat([m.center for m in metrics]).cpu(), torch.cat([m.factor for m in metrics]).cpu(), metrics[0].upper
+        )
+        return Posterior(
+            self._z,
+            Info(*(torch.cat(parts, 2) for parts in zip(*self._infos, strict=True))),
+            Diagnostics.cat(self._diagnostics),
+            Tuning(torch.cat([tuning.step_size for tuning in self._tunings]).cpu(), metric),
+            self._gradients / self._size,
+            settings,
+        )

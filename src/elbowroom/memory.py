@@ -1,0 +1,50 @@
+"""How much memory is free, asked before something large is made rather than after the system has killed the process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from elbowroom.errors import ElbowroomError
+
+__all__ = ["available_memory", "require_memory"]
+
+_MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+
+
+def available_memory() -> int | None:
+    """Bytes of main memory that can be had, within a container's limit; None where the system does not tell."""
+    found = []
+    if _MEMINFO.is_file():
+        lines = dict(line.split(":", 1) for line in _MEMINFO.read_text(encoding="ascii").splitlines())
+        found.append(int(lines["MemAvailable"].split()[0]) * 1024)
+    elif hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        found.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    limit, used = _CGROUP / "memory.max", _CGROUP / "memory.current"
+    if limit.is_file() and used.is_file() and (text := limit.read_text(encoding="ascii").strip()) != "max":
+        found.append(int(text) - int(used.read_text(encoding="ascii")))
+    return min(found, default=None)
+
+
+def require_memory(num_bytes: int, what: str, remedy: str) -> None:
+    """Refuse what would not fit.
+
+    Args:
+        num_bytes: that it takes.
+        what: it is, for the message.
+        remedy: what to do instead.
+    Raises:
+        ElbowroomError: more than can be had.
+    Example:
+        >>> require_memory(8, "a number", "Ask for none.")
+        >>> require_memory(2**60, "a universe", "Make a smaller one.")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        elbowroom.errors.ElbowroomError: a universe takes 1,152,921,504.6 GB of memory, but ... GB can be had.
+          Make a smaller one.
+    """
+    available = available_memory()
+    if available is not None and num_bytes > available:
+        raise ElbowroomError(
+            f"{what} takes {num_bytes / 1e9:,.1f} GB of memory, but {available / 1e9:,.1f} GB can be had.", remedy
+        )

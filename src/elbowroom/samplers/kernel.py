@@ -1,0 +1,121 @@
+r"""The protocol of a Markov kernel: ``state -> (state, info)``, for many chains of many targets at once.
+
+A kernel leaves its target invariant whatever its tuning, as long as the tuning does not depend on the states that
+are kept. So the tuning is an argument: a warm-up may change it between steps, and the draws that are kept are made
+with one that is frozen. The target is an argument too: whoever changes it (a temperature, a model's weights) makes
+the state anew by :func:`init`, because a state caches the log density and the gradient.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from elbowroom.errors import ElbowroomError
+from elbowroom.samplers.metric import Metric
+from elbowroom.samplers.target import Target
+
+__all__ = ["DIVERGENCE", "Info", "Kernel", "State", "Tuning", "init"]
+
+DIVERGENCE = 1000.0
+"""A trajectory whose energy rises by more than this, in nats, has left the neighbourhood of the true one."""
+
+
+class State(NamedTuple):
+    """Where the chains are.
+
+    Attributes:
+        z: positions, shape (replicas, data, dim).
+        log_density: of the target at z, nats, shape (replicas, data).
+        gradient: the target's at z, the shape of z.
+    """
+
+    z: Tensor
+    log_density: Tensor
+    gradient: Tensor
+
+
+class Info(NamedTuple):
+    """What happened in a transition; every tensor has shape (replicas, data).
+
+    Attributes:
+        acceptance: the probability of acceptance; for NUTS the average of min(1, exp(−ΔH)) over the trajectory.
+        energy: H = −log density + |r|²/2 of the state that was kept, with the momentum it was reached by; nats.
+        divergent: whether the energy rose beyond ``DIVERGENCE`` or was no number.
+        num_gradients: evaluations of the target's gradient that the transition took.
+    """
+
+    acceptance: Tensor
+    energy: Tensor
+    divergent: Tensor
+    num_gradients: Tensor
+
+
+class Tuning(NamedTuple):
+    """What a warm-up finds and draws are made with.
+
+    Attributes:
+        step_size: ε, in whitened coordinates, shape (data,).
+        metric: z = m + C w for each datum.
+    """
+
+    step_size: Tensor
+    metric: Metric
+
+    def select(self, index: Tensor) -> Tuning:
+        """The tuning of the data at these positions, int64, shape (m,)."""
+        return Tuning(self.step_size[index], self.metric.select(index))
+
+
+class Kernel(Protocol):
+    """A transition that leaves the target invariant."""
+
+    @property
+    def name(self) -> str:
+        """As in configurations and messages."""
+
+    @property
+    def max_step_size(self) -> float:
+        """The longest ε that a warm-up should try."""
+
+    def step(
+        self, target: Target, state: State, tuning: Tuning, *, generator: torch.Generator | None = None
+    ) -> tuple[State, Info]:
+        """One transition of every chain.
+
+        Args:
+            target: what to draw from.
+            state: where the chains are; made by :func:`init` for this very target.
+            tuning: step sizes and metric.
+            generator: the source of randomness.
+        """
+
+
+def init(target: Target, z: Tensor) -> State:
+    """The state at z, with the caches that a kernel relies on; also after the target has changed.
+
+    Args:
+        target: what to draw from.
+        z: positions, shape (replicas, data, dim).
+    Raises:
+        ElbowroomError: z of another number of axes; a log density or gradient that is not finite at z.
+    """
+    if z.dim() != 3:
+        raise ElbowroomError(
+            f"Chains start at positions of shape {tuple(z.shape)}, but should at (replicas, data, dim).",
+            "Give one position for each replica of each datum.",
+        )
+    z = z.detach()
+    log_density, gradient = target.evaluate(z)
+    bad = ~(torch.isfinite(log_density) & torch.isfinite(gradient).all(-1)).all(0)
+    if bool(bad.any()):
+        first = int(bad.nonzero()[0, 0])
+        values = log_density[:, first].tolist()
+        raise ElbowroomError(
+            f"The log density or its gradient is not finite at the starting points of {int(bad.sum())} of {len(bad)} "
+            f"data (datum {first}: {', '.join(f'{value:.4g}' for value in values[:4])}).",
+            "Start where the density is positive; check the data for NaN and the model's weights for infinities.",
+        )
+    return State(z, log_density, gradient)

@@ -1,0 +1,80 @@
+"""Drawing: a kernel applied again and again, with a frozen tuning, and what it did kept beside the draws."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from elbowroom.errors import ElbowroomError
+from elbowroom.samplers.adaptation import Announce
+from elbowroom.samplers.kernel import Info, Kernel, State, Tuning
+from elbowroom.samplers.target import Target
+
+__all__ = ["Chains", "sample"]
+
+
+class Chains(NamedTuple):
+    """Draws, and what happened while they were made.
+
+    Attributes:
+        z: draws, shape (draws, replicas, data, dim).
+        info: of the transition that led to each draw; every tensor has shape (draws, replicas, data).
+        state: where the chains are now, from which one may go on.
+    """
+
+    z: Tensor
+    info: Info
+    state: State
+
+
+def sample(
+    kernel: Kernel,
+    target: Target,
+    state: State,
+    tuning: Tuning,
+    *,
+    draws: int,
+    generator: torch.Generator | None = None,
+    announce: Announce | None = None,
+) -> Chains:
+    """Keep every state of the chains; nothing is adapted.
+
+    Args:
+        kernel: the transition.
+        target: what to draw from.
+        state: where the chains are, as :func:`elbowroom.samplers.kernel.init` or a warm-up made it for this target.
+        tuning: step sizes and metric, frozen.
+        draws: of each replica.
+        generator: the source of randomness.
+        announce: told of every transition.
+    Raises:
+        ElbowroomError: no draws asked for; a tuning for another number of data.
+    Example:
+        >>> from elbowroom.samplers.hmc import HMC
+        >>> from elbowroom.samplers.kernel import init
+        >>> from elbowroom.samplers.metric import Metric
+        >>> from elbowroom.samplers.target import Density
+        >>> normal = Density(lambda z: -0.5 * z.square().sum(-1))
+        >>> state = init(normal, torch.zeros(4, 2, 3))
+        >>> tuning = Tuning(torch.full((2,), 0.5), Metric.identity(state.z))
+        >>> sample(HMC(), normal, state, tuning, draws=10, generator=torch.Generator().manual_seed(0)).z.shape
+        torch.Size([10, 4, 2, 3])
+    """
+    if draws < 1:
+        raise ElbowroomError(f"{draws} draws were asked for.", "Give draws=1 or more.")
+    if len(tuning.step_size) != state.z.shape[1]:
+        raise ElbowroomError(
+            f"The tuning is for {len(tuning.step_size)} data, but the chains are of {state.z.shape[1]}.",
+            "Warm up with the same data, or select() those of the tuning.",
+        )
+    positions = state.z.new_empty(draws, *state.z.shape)  # filled in place: a list and its stack would be twice as much
+    happened: list[Info] = []
+    for index in range(draws):
+        state, info = kernel.step(target, state, tuning, generator=generator)
+        positions[index] = state.z
+        happened.append(info)
+        if announce is not None:
+            announce(index + 1, draws, info)
+    return Chains(positions, Info(*(torch.stack(values) for values in zip(*happened, strict=True))), state)

@@ -1,0 +1,97 @@
+r"""Targets: the log densities that kernels draw from, many at once.
+
+A target holds N unnormalised log densities over D dimensions, one for each datum, and evaluates them at R points
+each: positions of shape (replicas, data, dim) give log densities of shape (replicas, data). Replicas of one datum
+share a density, data do not. A kernel asks a target for three things, and knows nothing else of what it samples:
+
+- ``log_density(z)``: the value, on which acceptance rests;
+- ``gradient(z)``: what moves a trajectory. It may be an approximation, in a lower precision say: a leapfrog step
+  with *any* deterministic function of z in the gradient's place is reversible and preserves volume, so that draws
+  stay exact and only acceptance suffers;
+- ``select(index)``: the target of some of the data, repeated where the index repeats them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from elbowroom.errors import ElbowroomError
+
+__all__ = ["Density", "Target"]
+
+
+class Target(ABC):
+    """Log densities of shape (replicas, data) over positions of shape (replicas, data, dim)."""
+
+    @abstractmethod
+    def log_density(self, z: Tensor) -> Tensor:
+        """Unnormalised log densities in nats, shape (replicas, data); no gradient is recorded."""
+
+    @abstractmethod
+    def gradient(self, z: Tensor) -> Tensor:
+        """Gradient of the log density, or an approximation that depends on z alone; the shape of z."""
+
+    def evaluate(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`log_density` and :meth:`gradient` of the same z, sharing what work can be shared."""
+        return self.log_density(z), self.gradient(z)
+
+    @abstractmethod
+    def select(self, index: Tensor) -> Target:
+        """The target of the data at these positions, int64, shape (m,)."""
+
+
+class Density(Target):
+    r"""A target from a function, differentiated by autograd.
+
+    Args:
+        function: ``function(z, *data)``, of shape (replicas, data), for z of shape (replicas, data, dim).
+        data: what the function needs of each datum; every tensor's first axis is the data's. None, if all the data
+            share one density.
+    Raises:
+        ElbowroomError: on use, where the function returns another shape, or nothing that depends on z.
+    Example:
+        >>> centres = torch.tensor([[0.0], [10.0]])
+        >>> target = Density(lambda z, centre: -0.5 * (z - centre).square().sum(-1), centres)
+        >>> target.gradient(torch.ones(1, 2, 1)).flatten()
+        tensor([-1.,  9.])
+    """
+
+    def __init__(self, function: Callable[..., Tensor], *data: Tensor) -> None:
+        self.function = function
+        self.data = data
+
+    @torch.no_grad()
+    def log_density(self, z: Tensor) -> Tensor:
+        return self._checked(self.function(z, *self.data), z)
+
+    def gradient(self, z: Tensor) -> Tensor:
+        return self.evaluate(z)[1]
+
+    @torch.enable_grad()
+    def evaluate(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        leaf = z.detach().requires_grad_()
+        log_density = self._checked(self.function(leaf, *self.data), z)
+        if not log_density.requires_grad:
+            raise ElbowroomError(
+                "The log density has no gradient with respect to z, but the trajectories of a sampler follow one.",
+                "Compute it from z with differentiable torch operations; .detach(), .item() and NumPy cut the graph.",
+            )
+        # data do not meet each other in a density, so the gradient of the sum is that of each
+        (gradient,) = torch.autograd.grad(log_density.sum(), leaf)
+        return log_density.detach(), gradient
+
+    def select(self, index: Tensor) -> Density:
+        return Density(self.function, *(tensor[index] for tensor in self.data))
+
+    def _checked(self, log_density: Tensor, z: Tensor) -> Tensor:
+        if log_density.shape != z.shape[:-1]:
+            raise ElbowroomError(
+                f"The log density has shape {tuple(log_density.shape)} for z of shape {tuple(z.shape)}, but should "
+                f"have shape {tuple(z.shape[:-1])}: one value for each replica and datum.",
+                "Sum over the last axis of z, and over nothing else.",
+            )
+        return log_density

@@ -1,0 +1,182 @@
+"""The law of the Fisher information: it is the expected outer product of the score, whatever the likelihood."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from elbowroom.data.support import Support
+from elbowroom.errors import ElbowroomError
+from elbowroom.model import likelihoods
+from elbowroom.model.likelihoods import LIKELIHOODS, Likelihood
+
+UNITS = {"shift": torch.tensor([5.0, -2.0, 0.3]).double(), "unit": torch.tensor([20.0, 0.5, 1.5]).double()}
+#: case -> class, options; every registered likelihood, and a Gaussian of each kind
+CASES: dict[str, tuple[type[Likelihood], dict]] = {
+    "bernoulli": (likelihoods.Bernoulli, {}),
+    "cross-entropy": (likelihoods.CrossEntropy, {}),
+    "continuous-bernoulli": (likelihoods.ContinuousBernoulli, {}),
+    "gaussian": (likelihoods.Gaussian, {}),
+    "gaussian-learned-units": (likelihoods.Gaussian, UNITS),
+    "gaussian-fixed": (likelihoods.Gaussian, {"scale": 0.3}),
+    "gaussian-fixed-units-sigmoid": (likelihoods.Gaussian, {"scale": 0.3, "mean_activation": "sigmoid", **UNITS}),
+    "gaussian-per-element": (likelihoods.Gaussian, {"scale": "per-element", "min_scale": 0.1}),
+    "gaussian-per-element-units-sigmoid": (
+        likelihoods.Gaussian,
+        {"scale": "per-element", "mean_activation": "sigmoid", **UNITS},
+    ),
+    "discretized-logistic-mixture": (likelihoods.DiscretizedLogisticMixture, {"components": 2}),
+    "categorical": (likelihoods.Categorical, {"num_categories": 4}),
+    "poisson": (likelihoods.Poisson, {}),
+    "negative-binomial": (likelihoods.NegativeBinomial, {}),
+}
+
+
+class Output(nn.Module):
+    """A network whose output is given."""
+
+    def __init__(self, output: Tensor) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.output
+
+
+def at(case: str, output: Tensor, event_shape: tuple[int, ...]) -> Likelihood:
+    """A likelihood whose network returns ``output``; its own parameters are not at their starting values."""
+    cls, options = CASES[case]
+    likelihood = cls(Output(output), event_shape, **options).to(output.dtype)
+    for i, parameter in enumerate(likelihood.parameters()):
+        parameter.data.add_(torch.linspace(0.3, 0.9, parameter.numel()).reshape(parameter.shape) + i)
+    return likelihood
+
+
+def output_for(case: str, lead: tuple[int, ...], event_shape: tuple[int, ...]) -> Tensor:
+    cls, options = CASES[case]
+    shaping = {k: v for k, v in options.items() if k in ("scale", "components", "num_categories")}
+    shape = (*lead, *cls.parameter_shape(event_shape, **shaping))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+def quadrature(likelihood: Likelihood, z: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """(value of each element, its weight): Σ weight · p(value) f(value) is E f(x)."""
+    one = torch.ones((), dtype=torch.float64)
+    match likelihood.support:
+        case Support.BINARY:
+            return [(0 * one, one), (one, one)]
+        case Support.BYTES:
+            return [(n * one, one) for n in range(256)]
+        case Support.CATEGORIES:
+            return [(n * one, one) for n in range(4)]
+        case Support.COUNTS:
+            return [(n * one, one) for n in range(300)]
+        case Support.UNIT_INTERVAL if likelihood.normalized:
+            n = 1000  # Simpson's rule
+            weights = [1.0, *(4.0, 2.0) * (n // 2 - 1), 4.0, 1.0]
+            return [(i / n * one, w / (3 * n) * one) for i, w in enumerate(weights)]
+        case Support.UNIT_INTERVAL:  # the Bernoulli's score, with the Bernoulli's draws
+            return [(0 * one, one), (one, one)]
+        case Support.REALS:
+            p = likelihood(z)
+            mean, stddev = p.mean.detach(), p.stddev.detach()
+            return [(mean + stddev * (i / 8), stddev / 8) for i in range(-96, 97)]  # ends at 12 σ
+
+
+def expected_outer_product(likelihood: Likelihood, output: Tensor) -> Tensor:
+    """By autograd through the likelihood itself, one value of x after another: shape (\\*, P, P, \\*event)."""
+    axis = -len(likelihood.event_shape) - 1
+    leaf = likelihood.network.output = output.clone().requires_grad_()
+    z = torch.zeros(*output.shape[:axis], 1, dtype=output.dtype)
+    total = mass = torch.zeros(())
+    for value, weight in quadrature(likelihood, z):
+        log_p = likelihood(z).log_prob(value)
+        (score,) = torch.autograd.grad(log_p.sum(), leaf)
+        p = (log_p.detach().exp() * weight).unsqueeze(axis)
+        total = total + (p.unsqueeze(axis) * score.unsqueeze(axis) * score.unsqueeze(axis - 1))
+        mass = mass + p
+    torch.testing.assert_close(mass, torch.ones_like(mass), rtol=0, atol=1e-8)  # the grid covers the density
+    return total
+
+
+@pytest.mark.parametrize("lead", [(2,), (2, 3)], ids=str)
+@pytest.mark.parametrize("event_shape", [(3,), (2, 3)], ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_it_is_the_expected_outer_product_of_the_score(case, event_shape, lead):
+    output = output_for(case, lead, event_shape)
+    likelihood = at(case, output, event_shape)
+    found = likelihood.fisher_information(output)
+    num_parameters = likelihood.num_parameters
+    assert found.shape == (*lead, num_parameters, num_parameters, *event_shape)
+    torch.testing.assert_close(found, expected_outer_product(likelihood, output), rtol=1e-6, atol=1e-9)
+
+
+def test_every_registered_likelihood_is_a_case():
+    assert {cls.name for cls, _ in CASES.values()} == set(LIKELIHOODS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("extreme", [-100.0, -50.0, 50.0, 100.0])
+@pytest.mark.parametrize("case", CASES)
+def test_it_is_finite_and_never_indefinite(case, extreme, dtype):
+    output = (output_for(case, (4,), (3,)) + extreme).to(dtype)
+    found = at(case, output, (3,)).fisher_information(output).detach()
+    assert found.dtype == dtype
+    assert found.isfinite().all()
+    matrices = found.movedim(-1, 1)
+    torch.testing.assert_close(matrices, matrices.mT)
+    largest = matrices.diagonal(dim1=-2, dim2=-1).amax(-1, keepdim=True)
+    assert (torch.linalg.eigvalsh(matrices) >= -20 * torch.finfo(dtype).eps * largest).all()
+
+
+@pytest.mark.parametrize("case", ["poisson", "negative-binomial"])
+def test_a_clamped_output_tells_nothing(case):
+    output = torch.tensor([[[-61.0, 0.0, 61.0]]]).double()
+    found = at(case, output, (3,)).fisher_information(output).flatten()
+    assert found[0] == found[2] == 0
+    assert found[1] > 0
+
+
+def test_a_log_scale_beyond_its_range_tells_nothing():
+    output = torch.tensor([0.0, 0.1, -8.0]).double().reshape(1, 3, 1)  # one component: logit, location, log-scale
+    likelihood = likelihoods.DiscretizedLogisticMixture(Output(output), (1,), components=1)
+    found = likelihood.fisher_information(output)[0, :, :, 0]
+    assert found[1, 1] > 0
+    assert (found[2] == 0).all() and (found[:, 2] == 0).all()
+
+
+def test_enumeration_does_not_depend_on_the_chunks(monkeypatch):
+    case = "discretized-logistic-mixture"
+    output = output_for(case, (5,), (3,))
+    likelihood = at(case, output, (3,))
+    whole = likelihood.fisher_information(output)
+    monkeypatch.setattr(likelihoods, "_CHUNK_ELEMENTS", 4 * 256 * 6)  # 4 of the 15 elements at a time
+    torch.testing.assert_close(likelihood.fisher_information(output), whole)
+
+
+def test_the_gaussians_is_in_the_networks_units():
+    # μ = 20 h with σ = 4: one unit of h moves the mean by five standard deviations
+    output = torch.zeros(1, 1, 3)
+    likelihood = likelihoods.Gaussian(Output(output), (3,), scale=4.0, unit=torch.tensor(20.0))
+    torch.testing.assert_close(likelihood.fisher_information(output), torch.full((1, 1, 1, 3), 25.0))
+
+
+def test_the_bernoullis_does_not_vanish_before_its_type_does():
+    output = torch.tensor([[[-30.0, 30.0]]])
+    found = likelihoods.Bernoulli(Output(output), (2,)).fisher_information(output)
+    torch.testing.assert_close(found, torch.full((1, 1, 1, 2), math.exp(-30)), rtol=1e-5, atol=0)
+
+
+def test_a_likelihood_without_one_says_what_to_implement():
+    class Own(Likelihood):
+        name, support = "own", Support.REALS
+
+        def forward(self, given, context=None):
+            raise AssertionError
+
+    output = torch.zeros(2, 1, 3)
+    with pytest.raises(ElbowroomError, match=r"own likelihood(.|\n)*Own\.fisher_information"):
+        Own(Output(output), (3,)).fisher_information(output)

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
-import elbowroom
+from bench.machine import machine
 from bench.pixels import Pixels, read_pixels
 from bench.training import BASELINE, OBJECTIVE, Contender, race
 
@@ -76,7 +74,7 @@ def _page(contenders: list[Contender], pixels: Pixels, rounds: int) -> str:
         )
     by_name = {contender.name: contender for contender in contenders}
     middle, least, most = contenders[0].ratios(by_name[OBJECTIVE])
-    machine = _machine()
+    about = machine()
     lines += [
         "",
         f"The engine over a loop around its own objective: {middle:.2f} ({least:.2f}–{most:.2f}).",
@@ -86,7 +84,7 @@ def _page(contenders: list[Contender], pixels: Pixels, rounds: int) -> str:
         "figures. The others keep no records. The last column shows that all did the same work, up to the draws",
         "that each makes for itself, in nats per datum (the cross-entropy of grey pixels: not a log-likelihood).",
         "",
-        "Machine: " + ", ".join(f"{key} {value}" for key, value in machine.items()) + ".",
+        "Machine: " + ", ".join(f"{key} {value}" for key, value in about.items()) + ".",
         "",
     ]
     return "\n".join(lines)
@@ -97,29 +95,9 @@ def _record(contenders: list[Contender], pixels: Pixels) -> dict[str, Any]:
         "data": pixels.name,
         "rows": len(pixels.images),
         "unit": "seconds per epoch",
-        "machine": _machine(),
+        "machine": machine(),
         "contenders": {c.name: {"seconds": c.seconds, "losses": c.losses} for c in contenders},
     }
-
-
-def _machine() -> dict[str, str]:
-    return {
-        "CPU": _cpu_model(),
-        "cores": str(os.cpu_count()),
-        "threads": str(torch.get_num_threads()),
-        "Python": platform.python_version(),
-        "torch": torch.__version__,
-        "elbowroom": elbowroom.__version__,
-    }
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

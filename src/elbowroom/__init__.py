@@ -36,6 +36,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "objectives": ("elbowroom.inference.objectives", None),
     "oracles": ("elbowroom.model.oracles", None),
     "plots": ("elbowroom.showing.plots", None),
+    "posterior": ("elbowroom.running.sampling", "posterior"),
     "priors": ("elbowroom.model.priors", None),
     "train": ("elbowroom.running.train", "train"),
 }

@@ -36,11 +36,11 @@ def require_memory(num_bytes: int, what: str, remedy: str) -> None:
     Raises:
         ElbowroomError: more than can be had.
     Example:
-        >>> require_memory(8, "a number", "Ask for none.")
-        >>> require_memory(2**60, "a universe", "Make a smaller one.")  # doctest: +ELLIPSIS
+        >>> require_memory(8, "To keep a number", "Ask for none.")
+        >>> require_memory(2**60, "To keep a universe", "Make a smaller one.")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
-        elbowroom.errors.ElbowroomError: a universe takes 1,152,921,504.6 GB of memory, but ... GB can be had.
+        elbowroom.errors.ElbowroomError: To keep a universe takes 1,152,921,504.6 GB of memory, but ... GB can be had.
           Make a smaller one.
     """
     available = available_memory()

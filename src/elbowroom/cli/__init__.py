@@ -43,7 +43,7 @@ _COMMANDS: tuple[tuple[App, str, str, str], ...] = (
     (app, "score", "measuring:score", "Write log p(x) of every datum with its standard error, as CSV."),
     (app, "sample", "looking:sample", "Draw from the model: samples, means, traversals; the manifold of two latents."),
     (app, "reconstruct", "looking:reconstruct", "Show data beside what the model makes of them."),
-    (app, "encode", "looking:encode", "Write mean and standard deviation of q(z | x) as .npz, and draw the means."),
+    (app, "encode", "looking:encode", "Write mean and standard deviation of q(z | x) as .npz, and draw the means; with --posterior, draws of p(z | x)."),
     (_data, "list", "browsing:data_list", "The built-in data sets, and where each would be taken from."),
     (_data, "show", "browsing:data_show", "Shape, support and splits of a data set, and a picture of its first data."),
     (_data, "fetch", "browsing:data_fetch", "Fetch built-in data sets and check their digests."),

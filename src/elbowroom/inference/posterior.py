@@ -20,13 +20,13 @@ a metric and a starting point alone, so a poor guide costs time and not correctn
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError
@@ -103,13 +103,26 @@ def start_metric(model: LatentModel, guide: Conditional, batch: Batch, name: Met
         ElbowroomError: a guide without finite mean and standard deviation; a likelihood without Fisher information
             for "gauss-newton".
     """
-    q = guide(batch.x, batch.context)
+    q = _start(guide, batch)
     mean = q.mean
     if name == "gauss-newton":
         found = laplace(model, mean, batch)
         return Metric.from_precision(found.precision, found.mode)
     stddev = torch.ones_like(mean) if name == "identity" else q.stddev
     return Metric.diagonal(stddev, mean)
+
+
+def _start(guide: Conditional, batch: Batch) -> Distribution:
+    """q(z | x), which has to be a place where chains can start."""
+    q: Distribution = guide(batch.x, batch.context)
+    bad = ~(torch.isfinite(q.mean) & torch.isfinite(q.stddev)).all(-1)
+    if bool(bad.any()):
+        raise ElbowroomError(
+            f"The guide's mean or standard deviation is not finite for {int(bad.sum())} of {len(bad)} data, and chains "
+            "start there.",
+            "Check the data for NaN and the guide's weights for infinities.",
+        )
+    return q
 
 
 def gauss_newton_learner(model: LatentModel, batch: Batch) -> Learn:
@@ -149,6 +162,35 @@ class Posterior:
     def summary(self, *, seed: int = 0) -> Summary:
         """The diagnostics over all data, beside what independent draws would show."""
         return self.diagnostics.summary(generator=torch.Generator().manual_seed(seed))
+
+    def to_datatree(self) -> Any:
+        """The draws as an ``xarray.DataTree``, for ArviZ: variable z, dimensions (chain, draw, datum, latent).
+
+        Raises:
+            ElbowroomError: arviz-base is not installed.
+        """
+        try:
+            from arviz_base import from_dict
+        except ImportError as error:
+            raise ElbowroomError(
+                "Draws are handed to ArviZ by arviz-base, which is not installed.",
+                "pip install 'elbowroom[arviz]'.",
+            ) from error
+        info = self.info
+        stats = {
+            "acceptance_rate": info.acceptance,
+            "energy": info.energy,
+            "diverging": info.divergent,
+            "n_steps": info.num_gradients,  # a step is a gradient
+        }
+        return from_dict(
+            {
+                "posterior": {"z": self.z.movedim(1, 0).numpy()},
+                "sample_stats": {name: value.movedim(1, 0).numpy() for name, value in stats.items()},
+            },
+            dims={"z": ["datum", "latent"], **{name: ["datum"] for name in stats}},
+            attrs={"/": {"inference_library": "elbowroom", **self.settings}},
+        )
 
 
 def posterior(
@@ -204,23 +246,17 @@ def posterior(
     for name, number, least in (("draws", draws, 4), ("chains", chains, 1), ("warmup", warmup, 1), ("block", block, 1)):
         if number < least:
             raise ElbowroomError(f"{name} is {number}, but {least} is the least.", f"Give {name}={least} or more.")
-    rough = metric in ("gauss-newton", "dense")
-    kernel: Kernel
-    if method == "hmc":
-        steps = num_steps if num_steps is not None else 5 if rough else 10
-        kernel = HMC(steps, integrator="rotation" if metric == "gauss-newton" else "leapfrog")
-    else:
-        kernel = NUTS()
+    kernel = _kernel(method, metric, num_steps)
     acceptance = _ACCEPTANCE[method] if target_acceptance is None else target_acceptance
-    store = _Store(batch, draws, chains, warmup, announce)
     with torch.no_grad():
+        store = _Store(_start(guide, batch.rows(slice(1))).mean, len(batch), draws, chains, warmup, block, announce)
         for rows in chunks(len(batch), block):
             part = batch.rows(rows)
             target = posterior_target(model, part, precision=precision)
-            q = guide(part.x, part.context)
             first = start_metric(model, guide, part, metric)
-            around = first if metric == "gauss-newton" else Metric.diagonal(q.stddev, q.mean)
-            noise = torch.randn(chains, *q.mean.shape, generator=generator, dtype=q.mean.dtype, device=q.mean.device)
+            around = first if metric != "identity" else start_metric(model, guide, part, "guide")
+            center = first.center
+            noise = torch.randn(chains, *center.shape, generator=generator, dtype=center.dtype, device=center.device)
             learn = _LEARN[metric](model, part)
             warm = warm_up(
                 kernel,
@@ -250,6 +286,19 @@ def posterior(
     return store.posterior(settings)
 
 
+def _kernel(method: Method, metric: MetricName, num_steps: int | None) -> Kernel:
+    if method == "nuts":
+        if num_steps is not None:
+            raise ElbowroomError(
+                f"num_steps is {num_steps}, but NUTS finds the length of a trajectory by itself.",
+                "Leave num_steps out, or use method='hmc'.",
+            )
+        return NUTS()
+    if num_steps is None:  # about a quarter of a period at the step size that the warm-up usually finds
+        num_steps = 5 if metric in ("gauss-newton", "dense") else 10
+    return HMC(num_steps, integrator="rotation" if metric == "gauss-newton" else "leapfrog")
+
+
 #: metric -> how the warm-up improves it: (model, data) to a rule
 _LEARN: dict[str, Callable[[LatentModel, Batch], Learn | None]] = {
     "gauss-newton": gauss_newton_learner,
@@ -263,10 +312,18 @@ _LEARN: dict[str, Callable[[LatentModel, Batch], Learn | None]] = {
 class _Store:
     """What the blocks bring together: one place for all the draws, made before the work begins."""
 
-    def __init__(self, batch: Batch, draws: int, chains: int, warmup: int, announce: Announce | None) -> None:
-        self._size, self._shape, self._told, self._announce = len(batch), (draws, chains), 0, announce
-        self._transitions = draws + warmup
-        self._z: Tensor | None = None
+    def __init__(
+        self, like: Tensor, size: int, draws: int, chains: int, warmup: int, block: int, announce: Announce | None
+    ) -> None:
+        dim = like.shape[-1]
+        self._size, self._transitions, self._announce = size, draws + warmup, announce
+        of_one = draws * chains * (dim * like.element_size() + _INFO_BYTES)  # and as much again for the block at work
+        require_memory(
+            of_one * (size + min(block, size)),
+            f"To keep {draws:,} draws of {chains:,} chains of {size:,} data in {dim} dimensions",
+            "Ask for fewer draws or chains, or take the data a part at a time.",
+        )
+        self._z = torch.empty(draws, chains, size, dim, dtype=like.dtype)
         self._infos: list[Info] = []
         self._diagnostics: list[Diagnostics] = []
         self._tunings: list[Tuning] = []
@@ -281,14 +338,6 @@ class _Store:
 
     def add(self, rows: slice, chains: Chains, warm: Warm) -> None:
         """A block's draws."""
-        if self._z is None:
-            shape = (*self._shape, self._size, chains.z.shape[-1])
-            require_memory(
-                math.prod(shape) * chains.z.element_size() + math.prod(shape[:3]) * _INFO_BYTES,
-                f"{shape[0]:,} draws of {shape[1]} chains of {shape[2]:,} data in {shape[3]} dimensions",
-                "Ask for fewer draws or chains, or take the data a part at a time.",
-            )
-            self._z = torch.empty(shape, dtype=chains.z.dtype)
         self._z[:, :, rows] = chains.z.cpu()
         info = Info(*(tensor.cpu() for tensor in chains.info))
         self._infos.append(info)
@@ -297,7 +346,6 @@ class _Store:
         self._gradients += warm.num_gradients * chains.z.shape[2]
 
     def posterior(self, settings: dict[str, Any]) -> Posterior:
-        assert self._z is not None  # a batch without data has no posterior, and was refused
         metrics = [tuning.metric for tuning in self._tunings]
         metric = Metric(
             torch.cat([m.center for m in metrics]).cpu(), torch.cat([m.factor for m in metrics]).cpu(), metrics[0].upper

@@ -25,6 +25,8 @@ from elbowroom.data.loading import load_data
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.evaluate import Announce, Result, evaluate, evaluation_mode, score
+from elbowroom.inference.posterior import Announce as Transition
+from elbowroom.inference.posterior import Posterior, posterior
 from elbowroom.learners.learner import Pair
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw, mean
@@ -245,6 +247,34 @@ class Run:
         data = self.dataset() if source is None else None
         labels = None if data is None or data.labels is None else data.labels[data.splits[split]]
         return Encoded(torch.cat(means), torch.cat(deviations), labels)
+
+    def posterior(
+        self,
+        source: Any = None,
+        *,
+        split: str = "test",
+        points: int | None = None,
+        seed: int = 0,
+        announce: Transition | None = None,
+        **settings: Any,
+    ) -> Posterior:
+        """Draws from p(z | x) of each datum, by Markov chains: what `encode` approximates.
+
+        Args:
+            source: a path, an array, what `read` gives; a split of the run's own data unless given.
+            split: which split, where no source is given.
+            points: how many data of the split, chosen by the data's seed; all of them unless given.
+            seed: of the chains.
+            announce: told of every transition.
+            **settings: method, draws, chains, warmup, metric, … of :func:`elbowroom.inference.posterior.posterior`.
+        Raises:
+            ElbowroomError: see there.
+        """
+        data, name = (self.dataset(), split) if source is None else (self._whole(source), "all")
+        batch = next(iter(data.batches(name, max(1, data.size(name)), points=points)))
+        with evaluation_mode(self.pair):
+            generator = make_generator(self.device, seed)
+            return posterior(self.model, self.guide, batch, generator=generator, announce=announce, **settings)
 
     @torch.no_grad()
     def decode(self, z: Tensor, *, context: Tensor | None = None) -> Tensor:

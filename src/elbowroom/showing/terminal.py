@@ -15,8 +15,10 @@ from elbowroom.running.config import Config
 
 if TYPE_CHECKING:  # torch would come with them, which a list of recipes does not need
     from elbowroom.evaluation.evaluate import Announce, Result
+    from elbowroom.inference.posterior import Announce as AnnounceTransition
+    from elbowroom.samplers.kernel import Info
 
-__all__ = ["print_facts", "print_results", "print_run", "print_table", "progress"]
+__all__ = ["print_facts", "print_results", "print_run", "print_table", "progress", "sampling_progress"]
 
 
 def _console() -> Console:
@@ -41,6 +43,31 @@ def progress() -> Iterator[Announce]:
             if method not in tasks:
                 tasks[method] = bar.add_task(method, total=total)
             bar.update(tasks[method], completed=done)
+
+        yield announce
+
+
+@contextmanager
+def sampling_progress() -> Iterator[AnnounceTransition]:
+    """A bar on standard error with the acceptance of late and the divergences so far, where that is a terminal."""
+    console = Console(file=sys.stderr)
+    if not console.is_terminal:
+        yield lambda done, total, info: None
+        return
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("acceptance {task.fields[acceptance]:.2f} · {task.fields[divergences]:,} divergences"),
+        TimeRemainingColumn(), console=console, transient=True,
+    ) as bar:  # fmt: skip
+        task = bar.add_task("sampling", total=1.0, acceptance=0.0, divergences=0)
+        divergences, acceptance = 0, 0.0
+
+        def announce(done: int, total: int, info: Info) -> None:
+            nonlocal divergences, acceptance
+            divergences += int(info.divergent.sum())
+            now = float(info.acceptance.mean())
+            acceptance = 0.9 * acceptance + 0.1 * now if acceptance else now
+            bar.update(task, completed=done / total, acceptance=acceptance, divergences=divergences)
 
         yield announce
 

@@ -38,6 +38,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "plots": ("elbowroom.showing.plots", None),
     "posterior": ("elbowroom.running.sampling", "posterior"),
     "priors": ("elbowroom.model.priors", None),
+    "samplers": ("elbowroom.samplers", None),
     "train": ("elbowroom.running.train", "train"),
 }
 

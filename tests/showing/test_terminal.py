@@ -7,9 +7,11 @@ import sys
 from typing import Any
 
 import pytest
+import torch
 
 from elbowroom.evaluation.evaluate import Result
 from elbowroom.running.config import Config, configure
+from elbowroom.samplers.kernel import Info
 from elbowroom.showing import terminal
 
 PROTOCOL = {"dataset": "digits", "binarization": "dynamic", "seed": 3, "sha256": "0" * 64}
@@ -145,3 +147,26 @@ def test_progress_is_drawn_on_standard_error(
     assert "1,000/1,000 data" in screen.getvalue()
     assert "iwae" in screen.getvalue()
     assert capsys.readouterr().out == ""
+
+
+def transition(acceptance: float, divergent: int) -> Info:
+    """What happened to one replica of four data."""
+    return Info(torch.full((1, 4), acceptance), torch.zeros(1, 4), torch.arange(4)[None] < divergent, torch.ones(1, 4))
+
+
+def test_sampling_shows_acceptance_and_divergences(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with terminal.sampling_progress() as announce:
+        announce(4, 16, transition(0.5, 1))
+    assert capsys.readouterr().err == ""
+    screen = Screen()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(sys, "stderr", screen)
+    with terminal.sampling_progress() as announce:
+        announce(4, 16, transition(0.5, 1))
+        announce(8, 16, transition(1.0, 2))
+    assert "acceptance 0.55" in screen.getvalue()  # of late: nine tenths of what it was, one tenth of what it is
+    assert "3 divergences" in screen.getvalue()
+    assert "50%" in screen.getvalue()

@@ -56,7 +56,7 @@ METHODS, METRICS = get_args(Method), get_args(MetricName)
 
 _AVERAGED = 8  # draws of the warm-up whose curvatures are averaged; each costs about ten gradients
 _INFO_BYTES = 17  # acceptance, energy, divergent and num_gradients of one transition, with some float64
-_ACCEPTANCE = {"nuts": 0.8, "hmc": 0.7}
+_ACCEPTANCE = {"nuts": 0.8, "hmc": 0.65}
 
 Announce = Callable[[int, int, Info], None]
 """(transitions of all data done, transitions of all data to do, what happened in the last)"""
@@ -225,7 +225,7 @@ def posterior(
         warmup: transitions before the first draw that is kept.
         metric: a name in ``METRICS``.
         num_steps: of an HMC trajectory; 5 unless given, and 10 with a diagonal metric.
-        target_acceptance: that the step size aims at; 0.8 for NUTS and 0.7 for HMC unless given.
+        target_acceptance: that the step size aims at; 0.8 for NUTS and 0.65 for HMC unless given.
         precision: "full", or "bf16" for the gradients inside trajectories.
         block: data at a time.
         generator: the source of randomness.

@@ -38,7 +38,7 @@ __all__ = ["DualAveraging", "Learn", "Warm", "initial_step_size", "learn_dense",
 _GAMMA, _T0, _KAPPA = 0.05, 10.0, 0.75
 _CROSSED = 0.8  # acceptance of a single step, between too timid and too bold
 _LEAST_ACCEPTANCE = 1e-3  # what one stuck chain counts in the harmonic mean
-_WINDOWS = (0.2, 0.4, 0.75)  # of the warm-up; each about twice as long as the one before
+_WINDOWS = (0.15, 0.5)  # of the warm-up; what is left is for the step size, which takes a while to settle
 
 Learn = Callable[[Tensor, Metric], Metric]
 """A better metric from draws of shape (count, data, dim) and the metric that they were made with."""
@@ -70,7 +70,7 @@ class DualAveraging(NamedTuple):
         """From a guess, shape (data,); μ = log 10 ε₀."""
         log_step = step_size.clamp(max=max_step_size).log()
         zeros = torch.zeros_like(log_step)
-        return cls(log_step, zeros, zeros, math.log(10) + log_step, 0, max_step_size)
+        return cls(log_step, log_step, zeros, math.log(10) + log_step, 0, max_step_size)
 
     def update(self, acceptance: Tensor, target_acceptance: float) -> DualAveraging:
         """Learn from the acceptance, shape (replicas, data), of a transition made with ``exp(log_step)``."""
@@ -150,8 +150,8 @@ def warm_up(
         target: what to draw from.
         z: starting points, shape (replicas, data, dim).
         metric: to start with.
-        num_steps: transitions. The metric is learned three times, after 20%, 40% and 75% of them, from the draws since
-            the time before; the last quarter is for the step size.
+        num_steps: transitions. The metric is learned twice, after 15% and 50% of them, from the draws since the time
+            before; the second half is for the step size.
         target_acceptance: δ, for the harmonic mean over replicas.
         learn: :func:`learn_diagonal`, :func:`learn_dense`, or another; None keeps the metric.
         generator: the source of randomness.
@@ -159,7 +159,8 @@ def warm_up(
     Returns:
         The chains' state and the frozen tuning.
     Raises:
-        ElbowroomError: fewer than one step; a δ that is no probability; a start where the density is zero.
+        ElbowroomError: fewer than one step; a δ that is no probability; a start where the density is zero; a
+            metric for other data.
     """
     if num_steps < 1:
         raise ElbowroomError(f"A warm-up of {num_steps} steps was asked for.", "Give 1 or more; 300 suit most targets.")
@@ -169,6 +170,12 @@ def warm_up(
             "0.8 suits most targets.",
         )
     state = init(target, z)
+    if metric.center.shape != z.shape[1:]:
+        raise ElbowroomError(
+            f"The metric is for {len(metric.center)} data in {metric.center.shape[-1]} dimensions, but the chains are "
+            f"of {z.shape[1]} in {z.shape[2]}.",
+            "Give a metric for each of these data, or Metric.identity(z).",
+        )
     largest = kernel.max_step_size
     first = initial_step_size(target, state, metric, generator=generator)
     search = DualAveraging.start(first, max_step_size=largest)
@@ -182,9 +189,11 @@ def warm_up(
         if learn is not None and done <= max(ends):
             window.append(state.z)
         if done in ends and learn is not None:
-            metric = learn(torch.stack(window).flatten(0, 1), metric)
-            window = []
-            search = DualAveraging.start(search.log_average.exp(), max_step_size=largest)
+            better = learn(torch.stack(window).flatten(0, 1), metric)
+            # a step as long as before in z, on average over directions, whatever the new metric's units
+            log_step = search.log_average + metric.log_scale() - better.log_scale()
+            metric, window = better, []
+            search = DualAveraging.start(log_step.exp(), max_step_size=largest)
         if announce is not None:
             announce(done, num_steps, info)
     return Warm(state, Tuning(search.log_average.exp(), metric), spent)

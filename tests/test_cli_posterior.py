@@ -1,0 +1,85 @@
+"""``elbowroom encode --posterior``: what it writes, what it says, what it refuses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from elbowroom.cli import main
+
+TINY = ("--model.encoder.hidden", "6", "--model.decoder.hidden", "6", "--model.latent-dim", "2", "--train.epochs", "1")
+FEW = ("--draws", "8", "--chains", "2", "--warmup", "6")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def workplace(tmp_path_factory: pytest.TempPathFactory, _lonely_machine: None) -> Iterator[Path]:
+    folder, before = tmp_path_factory.mktemp("workplace"), Path.cwd()
+    os.chdir(folder)
+    try:
+        main(["train", "digits", *TINY, "--quiet"])
+        yield folder
+    finally:
+        os.chdir(before)
+
+
+@pytest.mark.parametrize("method", ["nuts", "hmc"])
+def test_draws_and_diagnostics_are_written(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["encode", "runs/digits", "--posterior", method, "--points", "5", *FEW])
+    out = capsys.readouterr().out
+    assert "5 data in 2 dimensions, 2 chains of 8 draws each" in out
+    assert "divergent transitions" in out
+    assert out.rstrip().endswith("wrote runs/digits/posterior.npz")
+    written = np.load("runs/digits/posterior.npz")
+    assert written["z"].shape == (8, 2, 5, 2)
+    assert np.allclose(written["mean"], written["z"].mean((0, 1)), atol=1e-5)
+    assert np.allclose(written["stddev"], written["z"].reshape(16, 5, 2).std(0, ddof=1), atol=1e-5)
+    for name in ("rhat", "ess_bulk", "ess_tail"):
+        assert written[name].shape == (5, 2)
+    for name in ("divergences", "acceptance", "step_size"):
+        assert written[name].shape == (5,)
+
+
+def test_settings_reach_the_chains() -> None:
+    def draws(*argv: str) -> np.ndarray:
+        main(["encode", "runs/digits", "--posterior", "hmc", "--points", "3", *FEW, "--out", "z.npz", *argv])
+        return np.load("z.npz")["z"]
+
+    default = draws()
+    assert np.array_equal(default, draws("--metric", "gauss-newton", "--precision", "full", "--seed", "0"))
+    for other in (("--seed", "1"), ("--metric", "guide"), ("--precision", "bf16")):
+        assert not np.array_equal(default, draws(*other))
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("--draws", "50"), ("--draws", "--posterior")),
+        (("--seed", "0"), ("--seed", "--posterior")),
+        (("--posterior", "gibbs"), ("gibbs", "nuts")),
+        (("--posterior", "hmc", "--draws", "3"), ("draws is 3", "4")),
+        (("--posterior", "hmc", "--chains", "0"), ("chains is 0",)),
+        (("--posterior", "hmc", "--warmup", "0"), ("warmup is 0",)),
+        (("--posterior", "hmc", "--points", "0"), ("0 points",)),
+        (("--posterior", "hmc", "--metric", "round"), ("round", "gauss-newton")),
+        (("--posterior", "hmc", "--draws", "1000000000"), ("GB of memory", "fewer draws")),
+        (("--posterior", "hmc", "--out", "z.csv"), ("z.csv", ".npz")),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_mistakes_get_a_sentence_and_a_remedy(
+    argv: tuple[str, ...], words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(path for path in Path("runs").rglob("*") if path.name != ".lock")
+    with pytest.raises(SystemExit) as end:
+        main(["encode", "runs/digits", *argv])
+    said = capsys.readouterr()
+    assert end.value.code == 2
+    assert said.out == ""
+    assert "Traceback" not in said.err
+    for word in words:
+        assert word in said.err
+    assert sorted(path for path in Path("runs").rglob("*") if path.name != ".lock") == before

@@ -7,13 +7,15 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.setup-done
 DEMO    := runs/demo
+RIVALS  := .venv-rivals
+RUN     ?= runs/mnist
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint bench docs
+.PHONY: help setup demo test test-all lint bench bench-samplers docs
 .DELETE_ON_ERROR:
 
 help:  ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## .venv with elbowroom (editable), its extras and the development tools
 
@@ -51,6 +53,14 @@ lint: setup  ## style, formatting, types, and the floors of the house
 
 bench: setup  ## seconds per epoch against the bare loop and the tutorial's; rewrites bench/RESULTS.md
 	$(BIN)/python -m bench.run
+
+bench-samplers: setup $(RIVALS)/.setup-done  ## HMC and NUTS beside BlackJAX and Pyro, on RUN=runs/mnist; rewrites bench/SAMPLERS.md
+	$(BIN)/python -m bench.samplers $(RUN)
+
+$(RIVALS)/.setup-done: bench/requirements-samplers.txt
+	$(PYTHON) -m venv $(RIVALS)
+	$(RIVALS)/bin/python -m pip install --quiet -c constraints.txt -r bench/requirements-samplers.txt
+	@touch $@
 
 docs: setup  ## run every example in the Markdown pages
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --doctest-glob='*.md' README.md CONTRIBUTING.md docs

@@ -11,10 +11,12 @@ import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from elbowroom.data.batch import Batch
 from elbowroom.model.conditional import Conditional
@@ -34,11 +36,12 @@ def export(model: LatentModel, guide: Conditional, batch: Batch) -> Arrays:
         SystemExit: a decoder that is no perceptron of one hidden layer of ReLU: the rivals know no other.
     """
     network = model.likelihood.network
-    parts = [type(part).__name__ for part in network.hidden_layers] if isinstance(network, MLP) else []
-    if parts != ["Linear", "ReLU"] or model.likelihood.name != "bernoulli":
+    hidden = list(network.hidden_layers) if isinstance(network, MLP) else []
+    if [type(part) for part in hidden] != [nn.Linear, nn.ReLU] or model.likelihood.name != "bernoulli":
         raise SystemExit("The rivals' posterior is that of a Bernoulli decoder with one hidden layer of ReLU.")
+    assert isinstance(network, MLP)
     q = guide(batch.x, batch.context)
-    (w1, b1), (w2, b2) = ((p.detach() for p in layer.parameters()) for layer in (network.hidden_layers[0], network.output))
+    (w1, b1), (w2, b2) = ([p.detach() for p in layer.parameters()] for layer in (hidden[0], network.output))
     arrays = {"w1": w1.T, "b1": b1, "w2": w2.T, "b2": b2, "x": batch.x.flatten(1), "mean": q.mean, "stddev": q.stddev}
     return {name: array.float().contiguous().numpy() for name, array in arrays.items()}
 
@@ -54,7 +57,7 @@ class Rivals:
 
     def __init__(self, python: Path, folder: Path, arrays: Arrays, *, threads: int) -> None:
         self._python, self._folder, self._threads = python, folder, threads
-        np.savez(folder / "problem.npz", **arrays)
+        np.savez(folder / "problem.npz", **dict[str, Any](arrays))
 
     def run(self, script: str, **settings: int | str) -> dict[str, npt.NDArray[np.float64]]:
         """What the script wrote: arrays by name.

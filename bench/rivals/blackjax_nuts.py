@@ -28,12 +28,14 @@ def log_density(z: Any, x: Any, weights: Weights) -> Any:
     return jnp.sum(x * o - jax.nn.softplus(o)) - 0.5 * jnp.sum(z * z)
 
 
-def nuts(problem: dict[str, Any], weights: Weights, *, data: int, chains: int, draws: int, warmup: int, seed: int) -> Any:
+def nuts(
+    problem: dict[str, Any], weights: Weights, *, data: int, chains: int, draws: int, warmup: int, seed: int
+) -> Any:
     """Each datum is adapted by one chain, vmapped over data; its draws are made by several, vmapped over both."""
     x, mean, stddev = (problem[name][:data] for name in ("x", "mean", "stddev"))
     first, second, third = jax.random.split(jax.random.key(seed), 3)
     start = mean + stddev * jax.random.normal(first, mean.shape)
-    adapt, compile_adapt = _compiled(_adapt_all(warmup), _keys(second, data), start, x, weights)
+    adapt, compile_adapt = _compiled(_adapt_all(warmup), jax.random.split(second, data), start, x, weights)
     (step_size, inverse_mass, path), warmup_seconds = _timed(adapt)
     # where one chain was at times of the last window: the starts of several that need no burn-in
     starts = path[:, -1 - (len(path[0]) // 40) * np.arange(chains)]
@@ -51,7 +53,7 @@ def nuts(problem: dict[str, Any], weights: Weights, *, data: int, chains: int, d
     }
 
 
-def _adapt_all(num_steps: int) -> Callable[..., Any]:
+def _adapt_all(num_steps: int) -> Any:
     def one(key: Any, start: Any, x: Any, weights: Weights) -> Any:
         adaptation = blackjax.window_adaptation(blackjax.nuts, partial(log_density, x=x, weights=weights))
         (_, parameters), info = adaptation.run(key, start, num_steps=num_steps)
@@ -60,7 +62,7 @@ def _adapt_all(num_steps: int) -> Callable[..., Any]:
     return jax.vmap(one, in_axes=(0, 0, 0, None))
 
 
-def _draw_all(draws: int) -> Callable[..., Any]:
+def _draw_all(draws: int) -> Any:
     def one(key: Any, start: Any, x: Any, step_size: Any, inverse_mass: Any, weights: Weights) -> Any:
         algorithm = blackjax.nuts(partial(log_density, x=x, weights=weights), step_size, inverse_mass)
 
@@ -74,7 +76,9 @@ def _draw_all(draws: int) -> Callable[..., Any]:
     return jax.vmap(chains, in_axes=(0, 0, 0, 0, 0, None))
 
 
-def hmc(problem: dict[str, Any], weights: Weights, *, chains: int, num_steps: int, transitions: int, repeats: int) -> Any:
+def hmc(
+    problem: dict[str, Any], weights: Weights, *, chains: int, num_steps: int, transitions: int, repeats: int
+) -> Any:
     """Leapfrogs per second of HMC of so many steps, vmapped over all data and their chains."""
     x, mean, stddev = (problem[name] for name in ("x", "mean", "stddev"))
     noise = jax.random.normal(jax.random.key(0), (chains, *mean.shape))
@@ -103,11 +107,7 @@ def hmc(problem: dict[str, Any], weights: Weights, *, chains: int, num_steps: in
     }
 
 
-def _keys(key: Any, count: int) -> Any:
-    return jax.random.split(key, count)
-
-
-def _compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[[], Any], float]:
+def _compiled(function: Any, *arguments: Any) -> tuple[Callable[[], Any], float]:
     """The function as machine code for these arguments, and the seconds that it took to make."""
     begin = time.perf_counter()
     program = jax.jit(function).lower(*arguments).compile()
@@ -120,6 +120,9 @@ def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.perf_counter() - begin
 
 
+TASKS: dict[str, Callable[..., Any]] = {"nuts": nuts, "hmc": hmc}
+
+
 def main() -> None:
     """Does the task that the third argument describes."""
     problem_path, found_path, text = sys.argv[1:]
@@ -128,7 +131,8 @@ def main() -> None:
     with np.load(problem_path) as arrays:
         problem = {name: jnp.asarray(array) for name, array in arrays.items()}
     weights = tuple(problem[name] for name in ("w1", "b1", "w2", "b2"))
-    np.savez(found_path, **{"nuts": nuts, "hmc": hmc}[task.pop("task")](problem, weights, **task))
+    run = TASKS[task.pop("task")]
+    np.savez(found_path, **run(problem, weights, **task))
 
 
 if __name__ == "__main__":

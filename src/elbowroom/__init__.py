@@ -29,6 +29,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "gradient_study": ("elbowroom.inference.gradients", "gradient_study"),
     "guides": ("elbowroom.model.guides", None),
     "importance_estimate": ("elbowroom.inference.importance", "importance_estimate"),
+    "impute": ("elbowroom.running.imputing", "impute"),
     "likelihoods": ("elbowroom.model.likelihoods", None),
     "load": ("elbowroom.running.runs", "load"),
     "load_data": ("elbowroom.data.loading", "load_data"),

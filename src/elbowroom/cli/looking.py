@@ -87,7 +87,7 @@ def encode(
     out: Path | None = None,
     device: Device = None,
 ) -> None:
-    """Write mean and standard deviation of q(z | x) as .npz, and draw the means; with --posterior, draws of p(z | x).
+    """Write mean and standard deviation of q(z | x) as .npz, with a picture; or draw from p(z | x) itself.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ from elbowroom.errors import ElbowroomError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["checked_target", "write_arrays"]
+__all__ = ["checked_target", "save_arrays", "write_arrays"]
 
 
 def checked_target(path: Path, *, folder: Path | None = None, suffix: str | None = None) -> Path:
@@ -39,7 +39,13 @@ def checked_target(path: Path, *, folder: Path | None = None, suffix: str | None
 
 
 def write_arrays(path: Path, **tensors: Tensor) -> None:
-    """Arrays by name, as .npz."""
+    """Arrays by name, as .npz; says so."""
+    save_arrays(path, **tensors)
+    wrote(path)
+
+
+def save_arrays(path: Path, **tensors: Tensor) -> None:
+    """Arrays by name, as .npz, in silence."""
     import numpy as np
 
     arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
@@ -49,4 +55,3 @@ def write_arrays(path: Path, **tensors: Tensor) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    wrote(path)

@@ -28,8 +28,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from elbowroom.data.batch import Batch
+from elbowroom.errors import ElbowroomError
 from elbowroom.model.latent import LatentModel
-from elbowroom.model.likelihoods import Bernoulli, Gaussian, Likelihood
+from elbowroom.model.likelihoods import Bernoulli, CrossEntropy, Gaussian, Likelihood
 from elbowroom.model.networks import MLP
 from elbowroom.model.priors import StandardNormal
 from elbowroom.numerics import chunks
@@ -67,8 +68,23 @@ class _Layer(NamedTuple):
 class _Head(NamedTuple):
     """What a likelihood makes of the output o = W h + b; x and o are flat, shapes (data, E) and (replicas, data, E)."""
 
-    residual: Callable[[Tensor, Tensor], Tensor]  #: (o, x) -> δ, the gradient of log p(x | o); may overwrite o
-    log_likelihood: Callable[[Tensor, Tensor], Tensor]  #: (o, x) -> elementwise log p(x | o)
+    residual: Callable[[Tensor, Tensor], Tensor]  #: (o, x) -> δ, the gradient of log p(x | o), in the place of o
+    log_likelihood: Callable[[Tensor, Tensor, Tensor], Tensor]  #: (o, x, place) -> elementwise log p(x | o), in place
+
+
+class _Workspace:
+    """Memory that is used again and again: fresh pages of the system for every product would cost a tenth of it."""
+
+    def __init__(self) -> None:
+        self._memory: dict[tuple[str, torch.dtype], Tensor] = {}
+
+    def take(self, name: str, rows: int, width: int, like: Tensor) -> Tensor:
+        """An uninitialised matrix (rows, width); what was taken under the same name before is overwritten."""
+        memory = self._memory.get((name, like.dtype))
+        if memory is None or memory.numel() < rows * width:
+            memory = like.new_empty(rows * width)
+            self._memory[name, like.dtype] = memory
+        return memory[: rows * width].view(rows, width)
 
 
 class PerceptronPosterior(Target):
@@ -98,7 +114,7 @@ class PerceptronPosterior(Target):
             assert batch.context is not None  # a network with a context refuses to be called without
             self._first_bias = self._first_bias + batch.context.to(weight.dtype) @ weight[:, latent_dim:].T
             layers[0] = layers[0]._replace(weight=weight[:, :latent_dim].contiguous())
-        self._layers = layers
+        self._layers, self._workspace = layers, _Workspace()
         # all but the first layer, which is narrow, take part in the large products
         self._halves = [layer.half() for layer in layers] if half else None
 
@@ -110,7 +126,10 @@ class PerceptronPosterior(Target):
             type(network) is MLP
             and type(model.prior) is StandardNormal
             and _head(model.likelihood) is not None
-            and all(isinstance(part, (nn.Linear, nn.BatchNorm1d, *_BACKWARD)) for part in network.hidden_layers)
+            and all(
+                isinstance(part, (nn.Linear, nn.BatchNorm1d)) or type(part) in _BACKWARD
+                for part in network.hidden_layers
+            )
         )
 
     @torch.no_grad()
@@ -120,11 +139,10 @@ class PerceptronPosterior(Target):
 
     @torch.no_grad()
     def gradient(self, z: Tensor) -> Tensor:
-        half = self._halves is not None
-        parts = []
+        half, parts = self._halves is not None, []
         for rows in self._chunks(z):
             steps = self._forward(z[:, rows], rows, half=half)
-            parts.append(self._backward(z[:, rows], steps, rows))
+            parts.append(self._backward(z[:, rows], steps, rows, half=half))
         return torch.cat(parts, 1)
 
     @torch.no_grad()
@@ -145,39 +163,61 @@ class PerceptronPosterior(Target):
         return chosen
 
     def _chunks(self, z: Tensor) -> Iterator[slice]:
+        if z.shape[1] != len(self._x):  # slices would take the first of the data for others
+            raise ElbowroomError(
+                f"Positions for {z.shape[1]} data were given to a posterior of {len(self._x)} data.",
+                "Give positions of shape (replicas, data, latent), or select() the data.",
+            )
         return chunks(z.shape[1], max(1, self._chunk_elements // (len(z) * self._widest)))
 
     def _forward(self, z: Tensor, rows: slice, *, half: bool = False) -> list[Tensor]:
-        """Input, pre-activation and output of each layer in turn; the last is o, shape (replicas, data, E)."""
-        first, *others = self._layers
-        steps = [z @ first.weight.T + self._first_bias[rows]]
-        if half:
-            assert self._halves is not None
-            others, steps = self._halves[1:], [steps[0].to(torch.bfloat16)]
-        for before, layer in pairwise([first, *others]):
-            activated = before.activation(steps[-1])
-            steps += [activated, F.linear(activated, layer.weight, layer.bias)]
+        """Pre-activation and activation of each hidden layer in turn, then o; shapes (replicas · data, width)."""
+        first, *others = self._halves if half and self._halves is not None else self._layers
+        flat, take = z.reshape(-1, z.shape[-1]), self._workspace.take
+        # the first layer is narrow: nothing is won by rounding it
+        pre = torch.mm(flat, self._layers[0].weight.T, out=take("0", len(flat), len(first.weight), flat))
+        pre.view(len(z), -1, len(first.weight)).add_(self._first_bias[rows])
+        steps = [pre.to(first.weight.dtype)]
+        for depth, (before, layer) in enumerate(pairwise([first, *others]), start=1):
+            place = take(f"{depth}", len(flat), len(layer.weight), layer.weight)
+            steps.append(_activate(before.activation, steps[-1]))
+            steps.append(torch.addmm(layer.bias, steps[-1], layer.weight.T, out=place))
         return steps
 
-    def _backward(self, z: Tensor, steps: list[Tensor], rows: slice) -> Tensor:
+    def _backward(self, z: Tensor, steps: list[Tensor], rows: slice, *, half: bool = False) -> Tensor:
         """∇ log p(x, z) = Jᵀ δ − z; overwrites the last of the steps."""
-        layers = self._layers if steps[-1].dtype == z.dtype or self._halves is None else self._halves
-        gradient = self._head.residual(steps[-1], self._x[rows].to(steps[-1].dtype))
+        layers = self._halves if half and self._halves is not None else self._layers
+        output = steps[-1].view(*z.shape[:2], -1)
+        self._head.residual(output, self._x[rows])
         if self._mask is not None:
-            gradient = gradient * self._mask[rows]
+            output.mul_(self._mask[rows])
+        gradient = steps[-1]
         for depth in range(len(layers) - 1, 0, -1):
-            before, after = steps[2 * depth - 2], steps[2 * depth - 1]
-            slope = _BACKWARD[type(layers[depth - 1].activation)]
-            gradient = slope(layers[depth - 1].activation, gradient @ layers[depth].weight, before, after)
-        return gradient.to(z.dtype) @ self._layers[0].weight - z
+            weight, activation = layers[depth].weight, layers[depth - 1].activation
+            place = self._workspace.take(f"back {depth}", len(gradient), weight.shape[1], weight)
+            torch.mm(gradient, weight, out=place)
+            gradient = _BACKWARD[type(activation)](activation, place, steps[2 * depth - 2], steps[2 * depth - 1])
+        return (gradient.to(z.dtype) @ self._layers[0].weight).view(z.shape) - z
 
     def _value(self, z: Tensor, output: Tensor, rows: slice) -> Tensor:
         """log p(x, z), shape (replicas, data)."""
-        elementwise = self._head.log_likelihood(output, self._x[rows])
+        output = output.view(*z.shape[:2], -1)
+        place = self._workspace.take("value", z.shape[:2].numel(), output.shape[-1], output).view_as(output)
+        elementwise = self._head.log_likelihood(output, self._x[rows], place)
         if self._mask is not None:
             elementwise = torch.where(self._mask[rows], elementwise, 0.0)
         log_prior = -0.5 * (z.square().sum(-1) + z.shape[-1] * math.log(2 * math.pi))
         return elementwise.sum(-1) + log_prior
+
+
+def _activate(activation: nn.Module, pre: Tensor) -> Tensor:
+    """φ(a), in the place of a where the backward pass asks for φ(a) alone."""
+    if type(activation) is nn.ReLU:
+        return pre.relu_()
+    if type(activation) is nn.Tanh:
+        return pre.tanh_()
+    out: Tensor = activation(pre)
+    return out
 
 
 def _layers(network: MLP) -> list[_Layer]:
@@ -205,10 +245,11 @@ def _folded(layer: _Layer, norm: nn.BatchNorm1d) -> _Layer:
 
 def _head(likelihood: Likelihood) -> _Head | None:
     """The residual and log-likelihood of an output; None for a likelihood that has no place in this file."""
-    if isinstance(likelihood, Bernoulli):  # cross-entropy too
+    if type(likelihood) in (Bernoulli, CrossEntropy):  # a subclass may be another likelihood
         return _Head(
-            lambda o, x: torch.sub(x, o.sigmoid_()),
-            lambda o, x: x * o - F.softplus(o),
+            lambda o, x: torch.sub(x.to(o.dtype), o.sigmoid_(), out=o),
+            # x o − softplus(o); a threshold of 20 would drop 2e-9
+            lambda o, x, place: torch.ops.aten.softplus.out(o, 1, 40, out=place).neg_().addcmul_(x.expand_as(o), o),
         )
     if type(likelihood) is Gaussian and likelihood.num_parameters == 1 and likelihood.mean_activation == "identity":
         shift, unit, raw = likelihood.shift.flatten(), likelihood.unit.flatten(), likelihood.raw_scale
@@ -217,8 +258,13 @@ def _head(likelihood: Likelihood) -> _Head | None:
         else:
             scale = unit * (likelihood.min_scale + F.softplus(raw.detach()))
         log_scale = scale.log() + 0.5 * math.log(2 * math.pi)
-        return _Head(
-            lambda o, x: (x - shift - unit * o) * (unit / scale.square()),
-            lambda o, x: -0.5 * ((x - shift - unit * o) / scale).square() - log_scale,
-        )
+
+        def residual(o: Tensor, x: Tensor) -> Tensor:
+            return torch.sub(x - shift, o.mul_(unit), out=o).mul_(unit / scale.square())
+
+        def log_likelihood(o: Tensor, x: Tensor, place: Tensor) -> Tensor:
+            away = torch.sub(x - shift, torch.mul(unit, o, out=place), out=place).div_(scale)
+            return away.square_().mul_(-0.5).sub_(log_scale)
+
+        return _Head(residual, log_likelihood)
     return None

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -294,13 +294,21 @@ class Run:
         data = source if isinstance(source, DataSet) else self.read(source)
         return replace(data, splits={"all": torch.arange(len(data))})
 
-    def read(self, source: Any, *, context: Any = None, labels: Any = None) -> DataSet:
+    def read(
+        self,
+        source: Any,
+        *,
+        context: Any = None,
+        labels: Any = None,
+        missing: Literal["error", "mask"] | None = None,
+    ) -> DataSet:
         """Other data, made ready for this model as its own were.
 
         Args:
             source: a path, an array, a data frame, a ``Dataset``.
             context: covariates of data from Python, shape (n, context_dim).
             labels: class labels of data from Python, shape (n,).
+            missing: what NaN means, a mistake ("error") or a missing element ("mask"); as in training unless given.
         Raises:
             ElbowroomError: they cannot be read, or have another shape or support.
         """
@@ -312,7 +320,7 @@ class Run:
             support=str(self.facts.native_support),
             validation=0,
             test=0,
-            missing=own.missing,
+            missing=missing or own.missing,
             context=named if context is None else context,
             labels=own.labels if labels is None else labels,
             num_categories=self.facts.num_categories,

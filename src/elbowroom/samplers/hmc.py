@@ -28,6 +28,9 @@ from elbowroom.samplers.target import Target
 
 __all__ = ["HMC", "RandomWalk", "mala"]
 
+_LONGEST_TURN = 0.7 * math.pi
+"""ε L of a rotation: π/2 forgets a normal target's position; π would lead to its mirror image, of the same density."""
+
 
 @dataclass(frozen=True, slots=True)
 class HMC:
@@ -68,8 +71,9 @@ class HMC:
 
     @property
     def max_step_size(self) -> float:
-        """The longest ε that a warm-up should try."""
-        return LONGEST_STEP[self.integrator]
+        """The longest ε that a warm-up should try; a ``rotation`` must not come back to where it started."""
+        longest = LONGEST_STEP[self.integrator]
+        return longest if math.isinf(longest) else min(longest, _LONGEST_TURN / self.num_steps)
 
     def step(
         self, target: Target, state: State, tuning: Tuning, *, generator: torch.Generator | None = None

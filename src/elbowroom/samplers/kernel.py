@@ -100,15 +100,23 @@ def init(target: Target, z: Tensor) -> State:
         target: what to draw from.
         z: positions, shape (replicas, data, dim).
     Raises:
-        ElbowroomError: z of another number of axes; a log density or gradient that is not finite at z.
+        ElbowroomError: z of another number of axes, or empty; a log density or gradient of another shape, or not
+            finite, at z.
     """
-    if z.dim() != 3:
+    if z.dim() != 3 or not z.numel():
         raise ElbowroomError(
             f"Chains start at positions of shape {tuple(z.shape)}, but should at (replicas, data, dim).",
             "Give one position for each replica of each datum.",
         )
     z = z.detach()
     log_density, gradient = target.evaluate(z)
+    if log_density.shape != z.shape[:-1] or gradient.shape != z.shape:
+        raise ElbowroomError(
+            f"At positions of shape {tuple(z.shape)} the target has a log density of shape {tuple(log_density.shape)} "
+            f"and a gradient of shape {tuple(gradient.shape)}, but should have {tuple(z.shape[:-1])} and "
+            f"{tuple(z.shape)}.",
+            "Sum over the last axis of z, and over nothing else.",
+        )
     bad = ~(torch.isfinite(log_density) & torch.isfinite(gradient).all(-1)).all(0)
     if bool(bad.any()):
         first = int(bad.nonzero()[0, 0])

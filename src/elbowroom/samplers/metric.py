@@ -115,6 +115,11 @@ class Metric:
             return self.factor * gradient
         return (self.factor.mT @ gradient.movedim(0, -1)).movedim(-1, 0)
 
+    def log_scale(self) -> Tensor:
+        """log |det C| / dim, the geometric mean of the lengths that a step of 1 in w has in z; shape (data,)."""
+        diagonal = self.factor.diagonal(dim1=-2, dim2=-1) if self.is_dense else self.factor
+        return diagonal.abs().log().mean(-1)
+
     def covariance(self) -> Tensor:
         """Σ, shape (data, dim, dim)."""
         return self.factor @ self.factor.mT if self.is_dense else torch.diag_embed(self.factor.square())

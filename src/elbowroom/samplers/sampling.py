@@ -64,9 +64,11 @@ def sample(
     """
     if draws < 1:
         raise ElbowroomError(f"{draws} draws were asked for.", "Give draws=1 or more.")
-    if len(tuning.step_size) != state.z.shape[1]:
+    num_data = state.z.shape[1]
+    if not len(tuning.step_size) == len(tuning.metric.center) == num_data:
         raise ElbowroomError(
-            f"The tuning is for {len(tuning.step_size)} data, but the chains are of {state.z.shape[1]}.",
+            f"The tuning has step sizes for {len(tuning.step_size)} data and a metric for {len(tuning.metric.center)}, "
+            f"but the chains are of {num_data}.",
             "Warm up with the same data, or select() those of the tuning.",
         )
     positions = state.z.new_empty(draws, *state.z.shape)  # filled in place: a list and its stack would be twice as much

@@ -75,13 +75,16 @@ class Density(Target):
     def evaluate(self, z: Tensor) -> tuple[Tensor, Tensor]:
         leaf = z.detach().requires_grad_()
         log_density = self._checked(self.function(leaf, *self.data), z)
-        if not log_density.requires_grad:
+        # data do not meet each other in a density, so the gradient of the sum is that of each; what requires one may be
+        # a model's weights, and not z
+        gradient = None
+        if log_density.requires_grad:
+            (gradient,) = torch.autograd.grad(log_density.sum(), leaf, allow_unused=True)
+        if gradient is None:
             raise ElbowroomError(
                 "The log density has no gradient with respect to z, but the trajectories of a sampler follow one.",
                 "Compute it from z with differentiable torch operations; .detach(), .item() and NumPy cut the graph.",
             )
-        # data do not meet each other in a density, so the gradient of the sum is that of each
-        (gradient,) = torch.autograd.grad(log_density.sum(), leaf)
         return log_density.detach(), gradient
 
     def select(self, index: Tensor) -> Density:

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
+from elbowroom.running.imputing import Imputed
 from elbowroom.running.runs import Encoded, Run
 from elbowroom.showing import plots
 
-__all__ = ["contexts", "curves", "latents", "manifold", "reconstructions", "samples", "traversals"]
+__all__ = ["completions", "contexts", "curves", "latents", "manifold", "reconstructions", "samples", "traversals"]
 
 _TRAVERSED = 8  # latents in the picture of traversals
+_COMPLETED = 10  # data in the picture of completions
 
 
 def _note(run: Run) -> str | None:
@@ -84,6 +86,30 @@ def reconstructions(run: Run, num: int = 10, *, split: str = "test", seed: int =
         )
     else:
         plots.reconstruction_scatter(found.x, found.mean, note=_note(run), path=path)
+    return path
+
+
+def completions(run: Run, imputed: Imputed) -> Path:
+    """Data of which a part is missing, beside their completions; the first ones that miss something.
+
+    Raises:
+        ElbowroomError: the data are no pictures.
+    """
+    _needs_images(run)
+    path = run.folder.figures / "completions.png"
+    rows = imputed.incomplete[:_COMPLETED]
+    means = imputed.completed if imputed.mean is None else imputed.mean
+    truth = None if imputed.truth is None else imputed.truth[rows]
+    plots.completions_figure(
+        imputed.x[rows],
+        imputed.mask[rows],
+        means[rows],
+        imputed.samples[:, rows],
+        truth=truth,
+        note=_note(run),
+        value_range=_value_range(run, imputed.samples[:, rows]),
+        path=path,
+    )
     return path
 
 

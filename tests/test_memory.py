@@ -1,0 +1,56 @@
+"""What would not fit is refused before it is made, with how much it would take and how much there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from elbowroom import memory
+from elbowroom.errors import ElbowroomError
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine with 8 GB to be had, in no container."""
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:       16000000 kB\nMemFree:         1000000 kB\nMemAvailable:    8000000 kB\n")
+    monkeypatch.setattr(memory, "_MEMINFO", meminfo)
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    return tmp_path
+
+
+def test_memory_that_can_be_had(machine: Path) -> None:
+    assert memory.available_memory() == 8_000_000 * 1024
+
+
+def test_a_containers_limit_counts(machine: Path) -> None:
+    (machine / "memory.max").write_text("3000000000\n")
+    (machine / "memory.current").write_text("1000000000\n")
+    assert memory.available_memory() == 2_000_000_000
+    (machine / "memory.max").write_text("max\n")
+    assert memory.available_memory() == 8_000_000 * 1024
+    (machine / "memory.max").write_text("900000000000\n")
+    assert memory.available_memory() == 8_000_000 * 1024
+
+
+def test_a_machine_that_does_not_tell(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (machine / "meminfo").unlink()
+    monkeypatch.setattr(memory.os, "sysconf_names", {})
+    assert memory.available_memory() is None
+    memory.require_memory(2**80, "a universe", "Make a smaller one.")  # nobody knows better
+
+
+def test_this_machine() -> None:
+    available = memory.available_memory()
+    assert available is None or available > 2**20
+
+
+def test_what_fits_and_what_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_memory", lambda: 3_000_000_000)
+    memory.require_memory(3_000_000_000, "as much as there is", "Do nothing.")
+    with pytest.raises(
+        ElbowroomError, match=r"a byte too many takes 3\.0 GB of memory, but 3\.0 GB can be had"
+    ) as error:
+        memory.require_memory(3_000_000_001, "a byte too many", "Make it smaller.")
+    assert error.value.remedy == "Make it smaller."

@@ -40,10 +40,11 @@ __all__ = ["PerceptronPosterior"]
 
 _Slope = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 
-#: activation -> its backward pass: (module, gradient of the output, input a, output h) to the gradient of a
+#: activation -> its backward pass: (module, gradient of the output, input a, output h) to the gradient of a, which may
+#: take the place of the output's
 _BACKWARD: dict[type[nn.Module], _Slope] = {
-    nn.ReLU: lambda m, g, a, h: torch.ops.aten.threshold_backward(g, h, 0),
-    nn.Tanh: lambda m, g, a, h: torch.ops.aten.tanh_backward(g, h),
+    nn.ReLU: lambda m, g, a, h: torch.ops.aten.threshold_backward.grad_input(g, h, 0, grad_input=g),
+    nn.Tanh: lambda m, g, a, h: torch.ops.aten.tanh_backward.grad_input(g, h, grad_input=g),
     nn.ELU: lambda m, g, a, h: torch.ops.aten.elu_backward(g, m.alpha, 1, 1, False, a),
     nn.GELU: lambda m, g, a, h: torch.ops.aten.gelu_backward(g, a, approximate=m.approximate),
     nn.SiLU: lambda m, g, a, h: torch.ops.aten.silu_backward(g, a),

@@ -107,13 +107,13 @@ class Metric:
         """C w, for w of shape (replicas, data, dim)."""
         if not self.is_dense:
             return self.factor * w
-        return (self.factor @ w.movedim(0, -1)).movedim(-1, 0)
+        return (w.transpose(0, 1) @ self.factor.mT).transpose(0, 1)
 
     def pull(self, gradient: Tensor) -> Tensor:
         """Cᵀ g, the gradient with respect to w; g of shape (replicas, data, dim)."""
         if not self.is_dense:
             return self.factor * gradient
-        return (self.factor.mT @ gradient.movedim(0, -1)).movedim(-1, 0)
+        return (gradient.transpose(0, 1) @ self.factor).transpose(0, 1)
 
     def log_scale(self) -> Tensor:
         """log |det C| / dim, the geometric mean of the lengths that a step of 1 in w has in z; shape (data,)."""

@@ -175,10 +175,11 @@ class PerceptronPosterior(Target):
         """Pre-activation and activation of each hidden layer in turn, then o; shapes (replicas · data, width)."""
         first, *others = self._halves if half and self._halves is not None else self._layers
         flat, take = z.reshape(-1, z.shape[-1]), self._workspace.take
-        # the first layer is narrow: nothing is won by rounding it
-        pre = torch.mm(flat, self._layers[0].weight.T, out=take("0", len(flat), len(first.weight), flat))
-        pre.view(len(z), -1, len(first.weight)).add_(self._first_bias[rows])
-        steps = [pre.to(first.weight.dtype)]
+        width = len(first.weight)
+        # the first layer is narrow: nothing is won by rounding it before its sum
+        pre = torch.mm(flat, self._layers[0].weight.T, out=take("0", len(flat), width, flat))
+        pre.view(len(z), -1, width).add_(self._first_bias[rows])
+        steps = [take("0 in half", len(flat), width, first.weight).copy_(pre) if half else pre]
         for depth, (before, layer) in enumerate(pairwise([first, *others]), start=1):
             place = take(f"{depth}", len(flat), len(layer.weight), layer.weight)
             steps.append(_activate(before.activation, steps[-1]))
@@ -198,7 +199,7 @@ class PerceptronPosterior(Target):
             place = self._workspace.take(f"back {depth}", len(gradient), weight.shape[1], weight)
             torch.mm(gradient, weight, out=place)
             gradient = _BACKWARD[type(activation)](activation, place, steps[2 * depth - 2], steps[2 * depth - 1])
-        return (gradient.to(z.dtype) @ self._layers[0].weight).view(z.shape) - z
+        return (gradient @ layers[0].weight).to(z.dtype).view(z.shape) - z
 
     def _value(self, z: Tensor, output: Tensor, rows: slice) -> Tensor:
         """log p(x, z), shape (replicas, data)."""

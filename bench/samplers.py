@@ -171,6 +171,7 @@ def _draws_section(found: dict[str, Any]) -> list[str]:
     turns = {name: [Result(**one) for one in results] for name, results in found["draws"].items()}
     plan, rivals = found["plan"], turns.get(effective.BLACKJAX)
     baseline = median(one.rate for one in rivals) if rivals else None
+    tail_baseline = median(one.tail_rate for one in rivals) if rivals else None
     lines = [
         "## Effective samples per second",
         "",
@@ -178,10 +179,11 @@ def _draws_section(found: dict[str, Any]) -> list[str]:
         f"{plan['warmup']} and {plan['blackjax_warmup']} steps of warm-up; Pyro "
         f"makes one chain of {plan['pyro_draws']} after as many.",
         "",
-        "| sampler | data | bulk ESS/s | × BlackJAX | tail ESS/s | bulk ESS/s, warm-up included | × BlackJAX |"
-        " gradients per effective sample | bulk / tail ESS of draws | seconds: warm-up + draws | acceptance |"
+        "| sampler | data | bulk ESS/s | × BlackJAX | tail ESS/s | × BlackJAX |"
+        " bulk ESS/s, warm-up included | × BlackJAX | gradients per effective sample | bulk / tail ESS of draws |"
+        " seconds: warm-up + draws | acceptance |"
         " divergent | disagreement |",
-        "|" + "---|" * 13,
+        "|" + "---|" * 14,
     ]
     warm_baseline = median(one.rate_with_warmup for one in rivals) if rivals else None
     for name, results in turns.items():
@@ -189,7 +191,9 @@ def _draws_section(found: dict[str, Any]) -> list[str]:
         rate, warm = median(r.rate for r in results), median(r.rate_with_warmup for r in results)
         lines.append(
             f"| {name} | {one.data} | {_spread([r.rate for r in results])} | {_times(rate, baseline)} "
-            f"| {median(r.tail_rate for r in results):,.0f} | {warm:,.0f} | {_times(warm, warm_baseline)} "
+            f"| {median(r.tail_rate for r in results):,.0f} "
+            f"| {_times(median(r.tail_rate for r in results), tail_baseline)} "
+            f"| {warm:,.0f} | {_times(warm, warm_baseline)} "
             f"| {median(r.gradients_per_sample for r in results):.1f} "
             f"| {one.ess_bulk:,.0f} / {one.ess_tail:,.0f} of {one.draws:,} "
             f"| {one.warmup_seconds:.1f} + {one.seconds:.1f} | {_or_dash(one.acceptance)} "

@@ -39,8 +39,9 @@ def test_draws_and_diagnostics_are_written(method: str, capsys: pytest.CaptureFi
     assert np.allclose(written["stddev"], written["z"].reshape(16, 5, 2).std(0, ddof=1), atol=1e-5)
     for name in ("rhat", "ess_bulk", "ess_tail"):
         assert written[name].shape == (5, 2)
-    for name in ("divergences", "acceptance", "step_size"):
+    for name in ("divergences", "acceptance", "step_size", "rows"):
         assert written[name].shape == (5,)
+    assert len(set(written["rows"].tolist())) == 5
 
 
 def test_settings_reach_the_chains() -> None:

@@ -28,6 +28,10 @@ def test_a_containers_limit_counts(machine: Path) -> None:
     (machine / "memory.max").write_text("3000000000\n")
     (machine / "memory.current").write_text("1000000000\n")
     assert memory.available_memory() == 2_000_000_000
+    (machine / "memory.stat").write_text("anon 600000000\ninactive_file 300000000\nactive_file 1\n")
+    assert memory.available_memory() == 2_300_000_000  # what was read from files can be had again
+    (machine / "memory.current").write_text("4000000000\n")
+    assert memory.available_memory() == 0
     (machine / "memory.max").write_text("max\n")
     assert memory.available_memory() == 8_000_000 * 1024
     (machine / "memory.max").write_text("900000000000\n")

@@ -20,10 +20,13 @@ def available_memory() -> int | None:
         found.append(int(lines["MemAvailable"].split()[0]) * 1024)
     elif hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
         found.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    limit, used = _CGROUP / "memory.max", _CGROUP / "memory.current"
+    limit, used, statistics = (_CGROUP / f"memory.{name}" for name in ("max", "current", "stat"))
     if limit.is_file() and used.is_file() and (text := limit.read_text(encoding="ascii").strip()) != "max":
-        found.append(int(text) - int(used.read_text(encoding="ascii")))
-    return min(found, default=None)
+        # pages of files read before count as used, but are given up as soon as they are wanted
+        counts = statistics.read_text(encoding="ascii").splitlines() if statistics.is_file() else []
+        reclaimable = int(dict(line.split() for line in counts).get("inactive_file", 0))
+        found.append(int(text) - int(used.read_text(encoding="ascii")) + reclaimable)
+    return max(0, min(found)) if found else None
 
 
 def require_memory(num_bytes: int, what: str, remedy: str) -> None:

@@ -84,3 +84,27 @@ def test_a_density_without_a_gradient_is_refused(weighted: bool) -> None:
     with pytest.raises(ElbowroomError, match="no gradient with respect to z") as error:
         init(target, torch.zeros(2, 4, 3))
     assert "detach()" in error.value.remedy
+
+
+def test_chunks_change_nothing() -> None:
+    centers = torch.arange(7.0).unsqueeze(-1)
+    whole = Density(lambda z, center: -0.5 * (z - center).square().sum(-1), centers)
+    z = torch.randn(3, 7, 2, generator=torch.Generator().manual_seed(0))
+    for points in (1, 5, 6, 100):
+        parts = Density(whole.function, centers, chunk_points=points)
+        assert torch.equal(parts.log_density(z), whole.log_density(z))
+        for one, other in zip(parts.evaluate(z), whole.evaluate(z), strict=True):
+            assert torch.equal(one, other)
+        some = torch.tensor([6, 0, 0])
+        assert torch.equal(parts.select(some).gradient(z[:, some]), whole.gradient(z)[:, some])
+
+
+def test_no_more_points_at_once_than_asked_for() -> None:
+    seen: list[int] = []
+
+    def function(z: torch.Tensor) -> torch.Tensor:
+        seen.append(z.shape[0] * z.shape[1])
+        return -z.square().sum(-1)
+
+    Density(function, chunk_points=6).evaluate(torch.zeros(3, 7, 2))
+    assert seen == [6, 6, 6, 3]

@@ -125,13 +125,18 @@ def _sentences(found: Imputed, summary: Summary) -> list[str]:
         f"the data; {summary.divergences:,} divergent transitions",
     ]
     if found.recovery is not None:
-        lines += _recovered(found.recovery, found.interval, discrete=found.support in ("binary", "bytes", "counts"))
+        lines += _recovered(
+            found.recovery,
+            found.interval,
+            binary=found.support == "binary",
+            discrete=found.support in ("bytes", "counts"),
+        )
     return lines
 
 
-def _recovered(recovery: Recovery, interval: float, *, discrete: bool) -> list[str]:
+def _recovered(recovery: Recovery, interval: float, *, binary: bool, discrete: bool) -> list[str]:
     lines = []
-    if recovery.coverage is not None:
+    if recovery.coverage is not None and not binary:  # both ends, 0 and 1, say nothing
         least = " (of whole numbers, that or more is right)" if discrete else ""
         inside = f"{recovery.coverage:.1%} lie in their {100 * interval:g} % intervals{least}"
         lines.append(f"of {recovery.num_values:,} hidden values {inside}")
@@ -170,8 +175,6 @@ def _is_the_table(found: Imputed, run: Run) -> bool:
 
 def _write_table(source: Path, target: Path, found: Imputed, run: Run) -> Path:
     """The table with its missing cells filled in, every other cell as it was; as many rows as were taken."""
-    import numpy as np
-
     from elbowroom.data.tables import read_table
     from elbowroom.running.checkpoints import write_text_atomically
 
@@ -182,11 +185,10 @@ def _write_table(source: Path, target: Path, found: Imputed, run: Run) -> Path:
     completed, observed = found.completed.double().numpy(), found.mask.numpy()
     for place, name in enumerate(columns):
         if not observed[:, place].all():
-            given = np.asarray(frame[name].to_numpy(), dtype=np.float64)
-            # as many digits as the imputation has
-            filled = [float(f"{value:.6g}") for value in completed[:, place].tolist()]
-            values = np.where(observed[:, place], given, filled)
-            frame = frame.with_columns(type(frame[name])(name, values))
+            text = frame[name].cast(str).to_list()  # an observed cell is not so much as rounded
+            filled = [f"{value:.6g}" for value in completed[:, place].tolist()]
+            cells = [old if seen else new for old, new, seen in zip(text, filled, observed[:, place], strict=True)]
+            frame = frame.with_columns(type(frame[name])(name, cells))
     header = list(frame.columns) != [f"column_{at + 1}" for at in range(len(frame.columns))]
     write_text_atomically(target, frame.write_csv(include_header=header))
     return target

@@ -141,5 +141,5 @@ def encode(
     write_arrays(
         target, z=found.z, mean=found.z.mean((0, 1)), stddev=found.z.flatten(0, 1).std(0), rhat=known.rhat,
         ess_bulk=known.ess_bulk, ess_tail=known.ess_tail, divergences=known.divergences, acceptance=known.acceptance,
-        step_size=found.tuning.step_size,
+        step_size=found.tuning.step_size, **({} if found.index is None else {"rows": found.index}),
     )  # fmt: skip

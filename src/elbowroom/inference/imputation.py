@@ -121,8 +121,8 @@ def impute(
         \qquad z_s \sim p(z | x_o)
 
     An end of the interval is the draw of rank p (S + 1) among the S, p = (1 ∓ ``interval``) / 2, interpolated between
-    neighbours; of whole numbers the neighbour further out. The interval would then hold another independent draw with
-    exactly that probability (of whole numbers, at least), however few draws there are.
+    neighbours; of whole numbers the neighbour further out. Of independent draws the interval would hold another one
+    with exactly that probability (of whole numbers, at least), however few there are; those of a chain are worth fewer.
 
     Args:
         model: p(x, z), in evaluation mode.

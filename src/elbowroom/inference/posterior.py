@@ -20,6 +20,7 @@ a metric and a starting point alone, so a poor guide costs time and not correctn
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -36,7 +37,10 @@ from elbowroom.inference.perceptron import PerceptronPosterior
 from elbowroom.inference.weights import check_name
 from elbowroom.memory import require_memory
 from elbowroom.model.conditional import Conditional
+from elbowroom.model.draws import draw
 from elbowroom.model.latent import LatentModel
+from elbowroom.model.likelihoods import DiscretizedLogisticMixture, Likelihood
+from elbowroom.model.networks import Network
 from elbowroom.numerics import chunks
 from elbowroom.samplers.adaptation import Learn, Warm, learn_dense, learn_diagonal, warm_up
 from elbowroom.samplers.hmc import HMC
@@ -56,7 +60,7 @@ METHODS, METRICS = get_args(Method), get_args(MetricName)
 
 _SHRINK = 10  # n₀ / D in gauss_newton_learner
 _AVERAGED = 8  # draws of the warm-up whose curvatures are averaged; each costs about ten gradients
-_INFO_BYTES = 17  # acceptance, energy, divergent and num_gradients of one transition, with some float64
+_INFO_BYTES = 50  # acceptance, energy, divergent and num_gradients of a transition, and their joining
 _ACCEPTANCE = 0.65  # as a harmonic mean over chains; the plain mean comes out near 0.8
 
 Announce = Callable[[int, int, Info], None]
@@ -76,7 +80,8 @@ def posterior_target(
         batch: the data.
         precision: "bf16" takes the gradients inside trajectories in bfloat16 where the path by hand serves, with
             energies in full precision: draws stay exact.
-        chunk_elements: of the path by hand, whose tensors have no more elements than this.
+        chunk_elements: data are taken a chunk at a time, such that no tensor of a chunk has more elements than this,
+            unless a single datum's replicas do.
     Raises:
         ElbowroomError: an unknown precision.
     """
@@ -84,17 +89,29 @@ def posterior_target(
     batch = as_batch(batch)
     if PerceptronPosterior.fits(model):
         return PerceptronPosterior(model, batch, half=precision == "bf16", chunk_elements=chunk_elements)
-    return _autograd_target(model, batch)
+    return _autograd_target(model, batch, chunk_elements)
 
 
-def _autograd_target(model: LatentModel, batch: Batch) -> Density:
-    """Through ``LatentModel.log_joint``; what is None of a batch stays so."""
+def _autograd_target(model: LatentModel, batch: Batch, chunk_elements: int = 2**20) -> Density:
+    """Through the model's own densities; what is None of a batch stays so."""
     names = [name for name in ("context", "mask") if getattr(batch, name) is not None]
+    with torch.no_grad():  # a prior that all data share is made once: a VampPrior's is a pass of the guide
+        prior = model.prior(None) if batch.context is None else None
 
     def log_joint(z: Tensor, x: Tensor, *others: Tensor) -> Tensor:
-        return model.log_joint(x, z, **dict(zip(names, others, strict=True)))
+        given = dict(zip(names, others, strict=True))
+        log_prior: Tensor = model.log_prior(z, given.get("context")) if prior is None else prior.log_prob(z)
+        return log_prior + model.log_likelihood(x, z, **given)
 
-    return Density(log_joint, batch.x, *(getattr(batch, name) for name in names))
+    of_batch = (getattr(batch, name) for name in names)
+    return Density(log_joint, batch.x, *of_batch, chunk_points=max(1, chunk_elements // widest(model)))
+
+
+def widest(model: LatentModel) -> int:
+    """Elements of the largest tensor that decoding one z makes."""
+    likelihood = model.likelihood
+    layers = [part.widest for part in likelihood.modules() if isinstance(part, Network)]
+    return max(likelihood.num_parameters * math.prod(likelihood.event_shape), *layers, 1)
 
 
 def start_metric(model: LatentModel, guide: Conditional, batch: Batch, name: MetricName) -> Metric:
@@ -142,9 +159,9 @@ def gauss_newton_learner(model: LatentModel, batch: Batch) -> Learn:
         for at in chosen:
             total += gauss_newton(model, batch, at)
         _, factor = regularized_cholesky(total / len(chosen))
-        curvature = torch.cholesky_inverse(factor)
+        curvature = torch.cholesky_inverse(factor.double())
         center, prior_count = z.mean(0), _SHRINK * z.shape[-1]
-        away = (z - center).movedim(0, -1)  # (data, dim, n)
+        away = (z - center).movedim(0, -1).double()  # (data, dim, n)
         covariance = (away @ away.mT + prior_count * curvature) / (len(z) + prior_count)
         return Metric.dense(covariance, center)
 
@@ -160,8 +177,9 @@ class Posterior:
         info: of the transition that led to each draw; every tensor has shape (draws, chains, data).
         diagnostics: of each datum: R-hat, effective sample sizes, divergences, gradients.
         tuning: the step sizes and metrics that the draws were made with.
-        warmup_gradients: evaluations of the gradient that the warm-up took, per chain; without those of the curvature.
-        settings: how the draws were made.
+        warmup_gradients: evaluations of the gradient that the warm-up took, per chain; of its transitions alone.
+        settings: how the draws were made; the precision is that which was used.
+        index: positions of the data in their data set, int64, shape (data,); None where they have none.
     """
 
     z: Tensor
@@ -170,6 +188,7 @@ class Posterior:
     tuning: Tuning
     warmup_gradients: float
     settings: dict[str, Any]
+    index: Tensor | None = None
 
     def summary(self, *, seed: int = 0) -> Summary:
         """The diagnostics over all data, beside what independent draws would show."""
@@ -214,7 +233,7 @@ def posterior(
     draws: int = 400,
     chains: int = 4,
     warmup: int = 200,
-    metric: MetricName = "gauss-newton",
+    metric: MetricName | None = None,
     num_steps: int | None = None,
     target_acceptance: float | None = None,
     precision: Precision = "full",
@@ -235,7 +254,8 @@ def posterior(
         draws: kept of each chain; nothing is adapted while they are made.
         chains: per datum.
         warmup: transitions before the first draw that is kept.
-        metric: a name in ``METRICS``.
+        metric: a name in ``METRICS``; gauss-newton unless given, but dense where the Fisher information has no closed
+            form.
         num_steps: of an HMC trajectory; unless given 4 with the metric gauss-newton, 5 with a dense one, else 10.
         target_acceptance: that the step size aims at, as a harmonic mean over chains; 0.65 unless given.
         precision: "full", or "bf16" for the gradients inside trajectories.
@@ -253,6 +273,7 @@ def posterior(
         torch.Size([50, 4, 64, 2])
     """
     batch = as_batch(batch)
+    metric = _default_metric(model.likelihood) if metric is None else metric
     check_name("method", method, METHODS)
     check_name("metric", metric, METRICS)
     for name, number, least in (("draws", draws, 4), ("chains", chains, 1), ("warmup", warmup, 1), ("block", block, 1)):
@@ -269,13 +290,13 @@ def posterior(
             target = posterior_target(model, part, precision=precision)
             first = start_metric(model, guide, part, metric)
             around = first if metric != "identity" else start_metric(model, guide, part, "guide")
-            center = first.center
-            noise = torch.randn(chains, *center.shape, generator=generator, dtype=center.dtype, device=center.device)
+            climb = metric == "gauss-newton"
+            z = _starting_points(model, part, around, chains, generator, climb=climb)
             learn = _LEARN[metric](model, part)
             warm = warm_up(
                 kernel,
                 target,
-                around.to_z(noise),
+                z,
                 metric=first,
                 num_steps=warmup,
                 target_acceptance=acceptance,
@@ -294,10 +315,34 @@ def posterior(
         "warmup": warmup,
         "metric": metric,
         "target_acceptance": acceptance,
-        "precision": precision,
+        "precision": precision if isinstance(target, PerceptronPosterior) else "full",
         **({"num_steps": kernel.num_steps} if isinstance(kernel, HMC) else {}),
     }
-    return store.posterior(settings)
+    return store.posterior(settings, batch.index)
+
+
+def _default_metric(likelihood: Likelihood) -> MetricName:
+    known = type(likelihood).fisher_information is not Likelihood.fisher_information
+    return "gauss-newton" if known and not isinstance(likelihood, DiscretizedLogisticMixture) else "dense"
+
+
+def _starting_points(
+    model: LatentModel, batch: Batch, around: Metric, chains: int, generator: torch.Generator | None, *, climb: bool
+) -> Tensor:
+    """Draws from N(m, C Cᵀ) about the guide or the mode; with ``climb``, one chain in two about a mode of its own.
+
+    Chains that all start at one mode agree with each other whether or not there is a second one. So every second chain
+    climbs to a mode from a draw of the prior, which knows nothing of the first, and R-hat can tell.
+    """
+    center = around.center
+    noise = torch.randn(chains, *center.shape, generator=generator, dtype=center.dtype, device=center.device)
+    z = around.to_z(noise)
+    prior = model.prior(None, batch.context)
+    shape = () if prior.batch_shape else (len(batch),)
+    for chain in range(1, chains if climb else 0, 2):
+        found = laplace(model, draw(prior, shape, generator=generator).to(center), batch)
+        z[chain] = Metric.from_precision(found.precision, found.mode).to_z(noise[chain : chain + 1])[0]
+    return z
 
 
 def _kernel(method: Method, metric: MetricName, num_steps: int | None) -> Kernel:
@@ -359,7 +404,7 @@ class _Store:
         self._tunings.append(warm.tuning)
         self._gradients += warm.num_gradients * chains.z.shape[2]
 
-    def posterior(self, settings: dict[str, Any]) -> Posterior:
+    def posterior(self, settings: dict[str, Any], index: Tensor | None) -> Posterior:
         metrics = [tuning.metric for tuning in self._tunings]
         metric = Metric(
             torch.cat([m.center for m in metrics]).cpu(), torch.cat([m.factor for m in metrics]).cpu(), metrics[0].upper
@@ -371,4 +416,5 @@ class _Store:
             Tuning(torch.cat([tuning.step_size for tuning in self._tunings]).cpu(), metric),
             self._gradients / self._size,
             settings,
+            None if index is None else index.cpu(),
         )

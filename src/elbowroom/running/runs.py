@@ -254,6 +254,8 @@ class Run:
         *,
         split: str = "test",
         points: int | None = None,
+        context: Any = None,
+        labels: Any = None,
         seed: int = 0,
         announce: Transition | None = None,
         **settings: Any,
@@ -261,15 +263,20 @@ class Run:
         """Draws from p(z | x) of each datum, by Markov chains: what `encode` approximates.
 
         Args:
-            source: a path, an array, what `read` gives; a split of the run's own data unless given.
+            source: a path, an array, what `read` gives; a split of the run's own data unless given. NaN is a missing
+                element, and the posterior is that given the others.
             split: which split, where no source is given.
             points: how many data of the split, chosen by the data's seed; all of them unless given.
+            context: covariates of a source from Python, shape (n, context_dim).
+            labels: class labels of a source from Python, shape (n,).
             seed: of the chains.
             announce: told of every transition.
             **settings: method, draws, chains, warmup, metric, … of :func:`elbowroom.inference.posterior.posterior`.
         Raises:
             ElbowroomError: see there.
         """
+        if source is not None and not isinstance(source, DataSet):
+            source = self.read(source, context=context, labels=labels, missing="mask")
         data, name = (self.dataset(), split) if source is None else (self._whole(source), "all")
         batch = next(iter(data.batches(name, max(1, data.size(name)), points=points)))
         with evaluation_mode(self.pair):

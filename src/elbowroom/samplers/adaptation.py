@@ -38,7 +38,7 @@ __all__ = ["DualAveraging", "Learn", "Warm", "initial_step_size", "learn_dense",
 _GAMMA, _T0, _KAPPA = 0.05, 10.0, 0.75
 _CROSSED = 0.8  # acceptance of a single step, between too timid and too bold
 _LEAST_ACCEPTANCE = 1e-3  # what one stuck chain counts in the harmonic mean
-_WINDOWS = (0.15, 0.5)  # of the warm-up; what is left is for the step size, which takes a while to settle
+_WINDOWS = (0.12, 0.25, 0.6)  # of the warm-up: finding the way, and two windows to learn a metric from
 
 Learn = Callable[[Tensor, Metric], Metric]
 """A better metric from draws of shape (count, data, dim) and the metric that they were made with."""
@@ -150,8 +150,8 @@ def warm_up(
         target: what to draw from.
         z: starting points, shape (replicas, data, dim).
         metric: to start with.
-        num_steps: transitions. The metric is learned twice, after 15% and 50% of them, from the draws since the time
-            before; the second half is for the step size.
+        num_steps: transitions. The first 12% are for finding the way. Then the metric is learned twice, after 25%
+            and 60% of them, from the draws since; the rest is for the step size, which takes a while to settle.
         target_acceptance: δ, for the harmonic mean over replicas.
         learn: :func:`learn_diagonal`, :func:`learn_dense`, or another; None keeps the metric.
         generator: the source of randomness.
@@ -179,14 +179,14 @@ def warm_up(
     largest = kernel.max_step_size
     first = initial_step_size(target, state, metric, generator=generator)
     search = DualAveraging.start(first, max_step_size=largest)
-    ends = {max(1, round(fraction * num_steps)) for fraction in _WINDOWS} if learn is not None else set()
+    begin, *ends = (max(1, round(fraction * num_steps)) for fraction in _WINDOWS)
     window: list[Tensor] = []
     spent = 0.0
     for done in range(1, num_steps + 1):
         state, info = kernel.step(target, state, Tuning(search.log_step.exp(), metric), generator=generator)
         search = search.update(info.acceptance, target_acceptance)
         spent += float(info.num_gradients.double().mean())
-        if learn is not None and done <= max(ends):
+        if learn is not None and min(begin, ends[0] - 1) < done <= ends[-1]:
             window.append(state.z)
         if done in ends and learn is not None:
             better = learn(torch.stack(window).flatten(0, 1), metric)
@@ -216,9 +216,10 @@ def learn_diagonal(z: Tensor, metric: Metric) -> Metric:
 def learn_dense(z: Tensor, metric: Metric) -> Metric:
     """Covariances from draws, shrunk as in :func:`learn_diagonal`; there is more to learn, so n₀ = dim + 5."""
     center = z.mean(0)
-    away = (z - center).movedim(0, -1)  # (data, dim, n)
+    away = (z - center).movedim(0, -1).double()  # (data, dim, n)
     dim = z.shape[-1]
-    return Metric.dense(_shrink(away @ away.mT / len(z), metric.covariance(), len(z), dim + 5), center)
+    before = metric.covariance().double()
+    return Metric.dense(_shrink(away @ away.mT / len(z), before, len(z), dim + 5), center)
 
 
 def _shrink(seen: Tensor, before: Tensor, count: int, prior_count: int) -> Tensor:

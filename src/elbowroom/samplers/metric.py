@@ -68,8 +68,8 @@ class Metric:
         Raises:
             ElbowroomError: a Σ that is not positive definite.
         """
-        factor = _cholesky(covariance, "covariances")
-        return cls(torch.zeros_like(covariance[..., 0]) if center is None else center, factor)
+        center = torch.zeros_like(covariance[..., 0]) if center is None else center
+        return cls(center, _cholesky(covariance, "covariances").to(center.dtype))
 
     @classmethod
     def from_precision(cls, precision: Tensor, center: Tensor | None = None) -> Metric:
@@ -81,10 +81,11 @@ class Metric:
         Raises:
             ElbowroomError: an H that is not positive definite.
         """
+        center = torch.zeros_like(precision[..., 0]) if center is None else center
         lower = _cholesky(precision, "precisions")
         identity = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device).expand_as(lower)
-        factor = torch.linalg.solve_triangular(lower.mT, identity, upper=True)
-        return cls(torch.zeros_like(precision[..., 0]) if center is None else center, factor, upper=True)
+        factor: Tensor = torch.linalg.solve_triangular(lower.mT, identity, upper=True)
+        return cls(center, factor.to(center.dtype), upper=True)
 
     @property
     def is_dense(self) -> bool:
@@ -130,8 +131,9 @@ class Metric:
 
 
 def _cholesky(matrices: Tensor, what: str) -> Tensor:
+    """In float64: float32 rounds a matrix of condition number 1e7 to an indefinite one, but can hold its factor."""
     factor: Tensor
-    factor, failed = torch.linalg.cholesky_ex(matrices)
+    factor, failed = torch.linalg.cholesky_ex(matrices.double())
     bad = (failed != 0) | ~torch.isfinite(factor).flatten(-2).all(-1)
     if bool(bad.any()):
         raise _unfit(what, bad, "positive definite")

@@ -287,12 +287,14 @@ def measure(draws: Tensor, info: Info, *, chunk_elements: int = CHUNK_ELEMENTS) 
             )
     convergence = diagnose(draws, chunk_elements=chunk_elements)
     moved = (draws.amax(0) != draws.amin(0)).any(-1)
+    # the energy of a chain that is stuck changes with its momentum, and would look well
+    mixing = torch.where(moved, ebfmi(info.energy, chunk_elements=chunk_elements), 0.0)
     return Diagnostics(
         num_draws=draws.shape[0],
         rhat=convergence.rhat,
         ess_bulk=convergence.ess_bulk,
         ess_tail=convergence.ess_tail,
-        ebfmi=ebfmi(info.energy, chunk_elements=chunk_elements).T,
+        ebfmi=mixing.T,
         acceptance=info.acceptance.mean((0, 1), dtype=torch.float64),
         divergences=info.divergent.sum((0, 1), dtype=torch.int64),
         stuck=(~moved).sum(0),

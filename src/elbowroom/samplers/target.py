@@ -14,12 +14,13 @@ share a density, data do not. A kernel asks a target for three things, and knows
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from elbowroom.errors import ElbowroomError
+from elbowroom.numerics import chunks
 
 __all__ = ["Density", "Target"]
 
@@ -51,6 +52,8 @@ class Density(Target):
         function: ``function(z, *data)``, of shape (replicas, data), for z of shape (replicas, data, dim).
         data: what the function needs of each datum; every tensor's first axis is the data's. None, if all the data
             share one density.
+        chunk_points: z's, replicas times data, that are evaluated at once; all of them unless given. It bounds the
+            memory.
     Raises:
         ElbowroomError: on use, where the function returns another shape, or nothing that depends on z.
     Example:
@@ -60,21 +63,26 @@ class Density(Target):
         tensor([-1.,  9.])
     """
 
-    def __init__(self, function: Callable[..., Tensor], *data: Tensor) -> None:
+    def __init__(self, function: Callable[..., Tensor], *data: Tensor, chunk_points: int | None = None) -> None:
         self.function = function
         self.data = data
+        self.chunk_points = chunk_points
 
     @torch.no_grad()
     def log_density(self, z: Tensor) -> Tensor:
-        return self._checked(self.function(z, *self.data), z)
+        return torch.cat([self._value(z[:, rows], rows) for rows in self._chunks(z)], 1)
 
     def gradient(self, z: Tensor) -> Tensor:
         return self.evaluate(z)[1]
 
-    @torch.enable_grad()
     def evaluate(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        values, gradients = zip(*(self._evaluate(z[:, rows], rows) for rows in self._chunks(z)), strict=True)
+        return torch.cat(values, 1), torch.cat(gradients, 1)
+
+    @torch.enable_grad()
+    def _evaluate(self, z: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
         leaf = z.detach().requires_grad_()
-        log_density = self._checked(self.function(leaf, *self.data), z)
+        log_density = self._value(leaf, rows)
         # data do not meet each other in a density, so the gradient of the sum is that of each; what requires one may be
         # a model's weights, and not z
         gradient = None
@@ -88,9 +96,15 @@ class Density(Target):
         return log_density.detach(), gradient
 
     def select(self, index: Tensor) -> Density:
-        return Density(self.function, *(tensor[index] for tensor in self.data))
+        return Density(self.function, *(tensor[index] for tensor in self.data), chunk_points=self.chunk_points)
 
-    def _checked(self, log_density: Tensor, z: Tensor) -> Tensor:
+    def _chunks(self, z: Tensor) -> Iterator[slice]:
+        if self.chunk_points is None:
+            return iter([slice(None)])
+        return chunks(z.shape[1], max(1, self.chunk_points // len(z)))
+
+    def _value(self, z: Tensor, rows: slice) -> Tensor:
+        log_density = self.function(z, *(tensor[rows] for tensor in self.data))
         if log_density.shape != z.shape[:-1]:
             raise ElbowroomError(
                 f"The log density has shape {tuple(log_density.shape)} for z of shape {tuple(z.shape)}, but should "

@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  || { echo "elbowroom needs Python 3.11 or later; $(PYTHON) is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[tables,tensorboard,arviz]' --group dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[tables,tensorboard,arviz,pyro]' --group dev
 	@touch $@
 
 demo: setup  ## train on the digits that ship with scikit-learn, measure, draw: a minute, no network

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,3 +40,9 @@ def _seeded() -> None:
 def generator() -> torch.Generator:
     """The explicit source of randomness that library code asks for."""
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Where a run goes."""
+    return tmp_path / "run"

@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from elbowroom import __version__
 from elbowroom.cli import _COMMANDS, app, main
 from elbowroom.data import sources
-from elbowroom.running.config import Config, configure, recipe_names
+from elbowroom.running.config import Config, configure, read_recipe, recipe_names
 
 TINY = ("--model.encoder.hidden", "6", "--model.decoder.hidden", "6", "--train.epochs", "2", "--quiet")
 
@@ -390,18 +390,17 @@ def test_recipes_list(say: Say) -> None:
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_a_recipe_that_is_shown_can_be_used(name: str, say: Say) -> None:
-    import tomllib
-
-    shown = tomllib.loads(say("recipes", "show", name)[0])
-    assert configure(shown).data.name == shown["data"]["name"]
+def test_a_recipe_that_is_shown_can_be_used(say: Say, name: str, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text(say("recipes", "show", name)[0], encoding="utf-8")
+    assert configure(read_recipe(mine)) == configure(read_recipe(name))
 
 
 def test_runs_list(say: Say) -> None:
     rows = json.loads(say("runs", "list", "--json")[0])["runs"]
     listed = {row["run"]: row for row in rows}
     assert {"runs/digits", "runs/table", "runs/labels"} <= set(listed)
-    assert set(rows[0]) == {"run", "data", "latents", "step", "seconds", "elbo", "on"}
+    assert set(rows[0]) == {"run", "data", "learner", "latents", "step", "seconds", "elbo", "on"}
     assert (listed["runs/digits"]["data"], listed["runs/digits"]["latents"]) == ("digits", 2)
     assert listed["runs/digits"]["step"] == 30
     assert "runs/digits" in say("runs", "list")[0]

@@ -25,6 +25,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "LatentModel": ("elbowroom.model.latent", "LatentModel"),
     "Result": ("elbowroom.evaluation.evaluate", "Result"),
     "Run": ("elbowroom.running.runs", "Run"),
+    "compare": ("elbowroom.running.compare", "compare"),
     "evaluate": ("elbowroom.evaluation.evaluate", "evaluate"),
     "gradient_study": ("elbowroom.inference.gradients", "gradient_study"),
     "guides": ("elbowroom.model.guides", None),
@@ -40,6 +41,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "posterior": ("elbowroom.running.sampling", "posterior"),
     "priors": ("elbowroom.model.priors", None),
     "samplers": ("elbowroom.samplers", None),
+    "to_pyro": ("elbowroom.learners.svi", "to_pyro"),
     "train": ("elbowroom.running.train", "train"),
 }
 

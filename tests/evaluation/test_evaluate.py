@@ -16,19 +16,21 @@ from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.evaluate import Result, evaluate, evaluation_mode, score
+from elbowroom.evaluation.evaluate import FOUND, Result, evaluate, evaluation_mode, score
 from elbowroom.model.conditional import Conditional
-from elbowroom.model.guides import DiagonalNormal, InputTransform
+from elbowroom.model.guides import DiagonalNormal, InputTransform, PriorGuide
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import (
+    LIKELIHOODS,
     Bernoulli,
     Categorical,
     CrossEntropy,
     DiscretizedLogisticMixture,
+    Gaussian,
     NegativeBinomial,
 )
 from elbowroom.model.networks import MLP
-from elbowroom.model.oracles import LinearGaussian, ppca
+from elbowroom.model.oracles import LinearGaussian, ppca, quadrature_log_evidence
 from elbowroom.model.priors import StandardNormal
 from elbowroom.numerics import mean_and_stderr
 
@@ -137,6 +139,70 @@ def test_a_smaller_last_batch_weighs_what_it_is(size: int) -> None:
     assert found.points == size
 
 
+def test_laplace_is_needs_no_guide() -> None:
+    """The figure is log p(x) where the guide knows nothing of the posterior, and iwae from that guide is far below."""
+    model, _, x = _oracle()
+    found = _measure(model, PriorGuide(model.prior), _data(x), "iwae", "laplace-is", k=100)
+    evidence = model.log_evidence(x).mean().item()
+    assert found["laplace-is"].value == pytest.approx(evidence, abs=0.02)
+    assert found["iwae"].value < evidence - 0.1
+    settings = found["laplace-is"].settings
+    assert settings["median_ess"] > 60 > 10 > found["iwae"].settings["median_ess"]
+    assert (settings["low_ess"], settings["num_modes"], settings["unconverged"]) == (0.0, 1.0, 0.0)
+    steps = settings["evaluations"] - 100 - 4 * (1 + LATENT / 2)  # a gradient and a curvature at each of four starts
+    assert 0 < steps <= 4 * (2 + LATENT / 2)  # and a single Newton step from there at most
+
+
+def test_laplace_is_looks_at_the_guide_for_its_first_start_alone() -> None:
+    model, guide, x = _oracle(60)
+    values = [
+        _measure(model, start, _data(x), "laplace-is", k=2000)["laplace-is"].value
+        for start in (guide, PriorGuide(model.prior))
+    ]
+    assert values[0] == pytest.approx(values[1], abs=0.01)
+
+
+def test_starved_data_are_counted() -> None:
+    """x = (z², z): where z itself was not observed, a tenth of the data, one climb misses a second mode."""
+
+    class SquareAndSelf(nn.Module):
+        def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+            return torch.cat([z.square(), z], -1).unsqueeze(-2)
+
+    model = LatentModel(StandardNormal(1), Gaussian(SquareAndSelf(), (2,), scale=0.05)).double()
+    x = torch.ones(100, 2, dtype=torch.float64)
+    x[:10, 1] = math.nan
+    data = _data(x, missing="mask")
+    guide = _Chosen([1.0])
+    found = _measure(model, guide, data, "laplace-is", k=2000, starts=1)["laplace-is"]
+    assert found.settings["low_ess"] == pytest.approx(0.1)
+    found = _measure(model, guide, data, "laplace-is", k=2000, starts=12)["laplace-is"]
+    assert found.settings["low_ess"] == 0.0
+    assert found.settings["num_modes"] == pytest.approx(1.1)
+
+
+def test_what_was_found_is_told_from_what_was_asked() -> None:
+    """Results replace each other by what was asked, which a second run of another model shares."""
+    asked = []
+    for seed in (3, 4):
+        model, guide, x = _oracle(30, seed=seed)
+        for method in ("iwae", "laplace-is"):
+            settings = _measure(model, guide, _data(x), method, k=20)[method].settings
+            asked.append((method, {name: value for name, value in settings.items() if name not in FOUND}))
+    assert asked[:2] == asked[2:]
+    assert asked[0] == ("iwae", {"k": 20, "seed": 0})
+    assert asked[1] == ("laplace-is", {"k": 20, "starts": 4, "seed": 0})
+
+
+def test_draws_are_the_methods_own_unless_given() -> None:
+    model, guide, x = _oracle(3)
+    found = _measure(model, guide, _data(x), "iwae", "laplace-is")
+    assert (found["iwae"].settings["k"], found["laplace-is"].settings["k"]) == (5000, 100)
+    found = _measure(model, guide, _data(x), "iwae", "laplace-is", k=7, starts=2)
+    assert (found["iwae"].settings["k"], found["laplace-is"].settings["k"]) == (7, 7)
+    assert found["laplace-is"].settings["starts"] == 2
+
+
 def test_the_standard_error_of_one_datum_is_unknown() -> None:
     model, guide, x = _oracle(30)
     found = _measure(model, guide, _data(x), "elbo", "iwae", k=2, points=1)
@@ -158,8 +224,9 @@ def test_missing_elements_are_summed_out() -> None:
             rows = [int((given[i, 0] == x[:, 0]).nonzero()) for i in range(len(given))]
             return model.posterior(x[rows], mask[rows])
 
-    found = _measure(model, Exact(), data, "iwae", k=1)["iwae"]
-    assert found.value == pytest.approx(model.log_evidence(x, mask).mean().item(), rel=1e-9)
+    exact = model.log_evidence(x, mask).mean().item()
+    assert _measure(model, Exact(), data, "iwae", k=1)["iwae"].value == pytest.approx(exact, rel=1e-9)
+    assert _measure(model, Exact(), data, "laplace-is")["laplace-is"].value == pytest.approx(exact, abs=0.03)
 
 
 # --- the rest of the methods -------------------------------------------------------------------------------------
@@ -201,8 +268,8 @@ def test_bits_per_dimension_are_exact() -> None:
     guide = DiagonalNormal(MLP(shape, (2, 2), hidden=()), 2, InputTransform(Support.BYTES, shape))
     x = torch.randint(0, 256, (40, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     data = load_data(x, validation=0, test=0.0, support="bytes")
-    found = _measure(model, guide, data, "elbo", "iwae", k=10)
-    for name in ("elbo", "iwae"):
+    found = _measure(model, guide, data, "elbo", "iwae", "laplace-is", k=10)
+    for name in ("elbo", "iwae", "laplace-is"):
         nats, bits = found[name], found[f"{name}, bits per dimension"]
         assert bits.value == pytest.approx(-nats.value / (6 * math.log(2)))
         assert nats.stderr is not None
@@ -220,8 +287,8 @@ def test_bits_per_dimension_count_what_was_observed() -> None:
     observed = x.isfinite().sum(1).double()
     assert observed.unique().numel() > 1
     data = load_data(x, validation=0, test=0.0, support="counts", missing="mask")
-    found = _measure(model, guide, data, "elbo", "iwae", k=10)
-    for name in ("elbo", "iwae"):
+    found = _measure(model, guide, data, "elbo", "iwae", "laplace-is", k=10)
+    for name in ("elbo", "iwae", "laplace-is"):
         nats, bits = found[name], found[f"{name}, bits per dimension"]
         assert bits.value == pytest.approx(-nats.value * 40 / (observed.sum().item() * math.log(2)))
         assert bits.stderr is not None
@@ -302,8 +369,9 @@ def test_cross_entropy_is_labelled() -> None:
 
 def test_cross_entropy_has_no_evidence_to_estimate() -> None:
     model, guide, data = _cross_entropy()
-    with pytest.raises(ElbowroomError, match="iwae estimates log p"):
-        evaluate(model, guide, data, methods=["iwae"], split="train")
+    for method in ("iwae", "laplace-is"):
+        with pytest.raises(ElbowroomError, match=f"{method} estimates log p"):
+            evaluate(model, guide, data, methods=[method], split="train")
     with pytest.raises(ElbowroomError, match="score estimates log p"):
         score(model, guide, data.batches("train", 10))
 
@@ -313,6 +381,7 @@ def test_cross_entropy_has_no_evidence_to_estimate() -> None:
     [
         ({"methods": ["iwea"]}, "no method 'iwea'"),
         ({"k": 0}, "k is 0"),
+        ({"starts": 0}, "starts is 0"),
         ({"num_samples": -1}, "num_samples is -1"),
         ({"points": 0}, "points is 0"),
         ({"split": "tset"}, "no split 'tset'"),
@@ -341,15 +410,17 @@ def test_the_same_call_gives_the_same_figures() -> None:
 
 def test_a_method_gives_the_same_whichever_others_are_asked_for() -> None:
     model, guide, x = _oracle(120)
-    together = _measure(model, guide, _data(x), "elbo", "active-units", "iwae", k=10)
-    for name, method in (("elbo", "elbo"), ("iwae", "iwae"), ("active units", "active-units")):
+    together = _measure(model, guide, _data(x), "elbo", "active-units", "laplace-is", "iwae", k=10)
+    by_method = {"elbo": "elbo", "iwae": "iwae", "laplace-is": "laplace-is", "active units": "active-units"}
+    for name, method in by_method.items():
         assert _measure(model, guide, _data(x), method, k=10)[name] == together[name]
 
 
-def test_iwae_takes_a_thousand_data_unless_told_otherwise() -> None:
+def test_estimates_of_log_p_take_a_thousand_data_unless_told_otherwise() -> None:
     model, guide, x = _oracle(1100)
-    assert _measure(model, guide, _data(x), "iwae", k=1)["iwae"].points == 1000
-    assert _measure(model, guide, _data(x), "iwae", k=1, points=1100)["iwae"].points == 1100
+    for method in ("iwae", "laplace-is"):
+        assert _measure(model, guide, _data(x), method, k=1)[method].points == 1000
+        assert _measure(model, guide, _data(x), method, k=1, points=1100)[method].points == 1100
     assert _measure(model, guide, _data(x), "elbo")["elbo"].points == 1100
 
 
@@ -439,3 +510,35 @@ def test_nothing_has_no_score() -> None:
     model, guide, _ = _oracle(4)
     with pytest.raises(ElbowroomError, match="no data to score"):
         score(model, guide, [])
+
+
+# --- every likelihood --------------------------------------------------------------------------------------------
+
+#: name -> what load_data takes, and its options
+SUPPORTS: dict[str, dict[str, Any]] = {
+    "binary": {},
+    "unit-interval": {},
+    "reals": {},
+    "bytes": {},
+    "categories": {"num_categories": 4},
+    "counts": {},
+}
+
+
+@pytest.mark.parametrize("name", [name for name in LIKELIHOODS if LIKELIHOODS[name].normalized])
+def test_laplace_is_measures_every_likelihood(name: str) -> None:
+    """Against integration over a grid."""
+    torch.manual_seed(0)
+    cls = LIKELIHOODS[name]
+    options: dict[str, Any] = {"num_categories": 4} if name == "categorical" else {}
+    network = MLP((2,), cls.parameter_shape((6,), **options), hidden=(5,), activation="tanh")
+    model = LatentModel(StandardNormal(2), cls(network, (6,), **options))
+    x = model.sample(15, generator=torch.Generator().manual_seed(1)).x
+    if cls.support == Support.BYTES:
+        x = x.to(torch.uint8)
+    data = load_data(x, validation=0.0, test=0.0, support=cls.support.value, **SUPPORTS[cls.support.value])
+    assert isinstance(data, DataSet)
+    found = _measure(model, PriorGuide(model.prior), data, "laplace-is", k=500)["laplace-is"]
+    delivered = next(iter(data.batches("train", 15))).x
+    exact = quadrature_log_evidence(model, delivered, points=121).mean().item()
+    assert found.value == pytest.approx(exact, abs=0.03)

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import Independent, MixtureSameFamily, MultivariateNormal, Normal
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
-from elbowroom.inference.importance import WeightSums, importance_estimate
+from elbowroom.inference.importance import WeightSums, importance_estimate, importance_estimate_from
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import DiagonalNormal, FullNormal, InputTransform
 from elbowroom.model.latent import LatentModel
@@ -162,6 +163,22 @@ def test_guide_and_prior_run_once_for_all_chunks(exact: SimpleNamespace) -> None
     assert sorted(calls) == ["guide", "prior"]
 
 
+def test_a_guide_and_what_it_says_are_the_same_proposal(exact: SimpleNamespace) -> None:
+    case = exact.linear_gaussian(4, 2)
+    by_guide = importance_estimate(case.model, case.guide, case.x, num_samples=50, generator=seeded())
+    by_proposal = importance_estimate_from(case.model, case.guide(case.x), case.x, num_samples=50, generator=seeded())
+    assert all(torch.equal(a, b) for a, b in zip(by_guide, by_proposal, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (2, 2), (1, 2), (2,)])
+def test_a_proposal_for_each_datum(exact: SimpleNamespace, shape: tuple[int, ...]) -> None:
+    """Three data with two latents: broadcasting would let one proposal, or one draw, stand for all of them."""
+    case = exact.linear_gaussian(4, 2)
+    q = Independent(Normal(torch.zeros(shape).double(), 1.0), 1)
+    with pytest.raises(ElbowroomError, match=r"need one proposal each"):
+        importance_estimate_from(case.model, q, case.x, num_samples=5, generator=seeded())
+
+
 @pytest.mark.parametrize("call", [{"num_samples": 0}, {"num_samples": 5, "chunk_elements": 0}])
 def test_refusals(exact: SimpleNamespace, call: dict[str, int]) -> None:
     case = exact.linear_gaussian(4, 2)
@@ -177,7 +194,8 @@ class Largest(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if isinstance(out, Tensor):
-            self.elements = max(self.elements, out.numel())
+            # of its storage: a view that is expanded takes none
+            self.elements = max(self.elements, out.untyped_storage().nbytes() // out.element_size())
         return out
 
 
@@ -209,11 +227,38 @@ def _wide(kind: str) -> tuple[LatentModel, Conditional]:
     return LatentModel(prior, likelihood), guide
 
 
+class Eight(Conditional):
+    """A mixture of eight of what a guide says."""
+
+    def __init__(self, guide: Conditional) -> None:
+        super().__init__()
+        self.guide = guide
+
+    def forward(self, given: Tensor | None, context: Tensor | None = None) -> MixtureSameFamily:
+        q = self.guide(given, context)
+        components = MultivariateNormal(
+            q.loc.unsqueeze(1).repeat(1, 8, 1), scale_tril=q.scale_tril.unsqueeze(1).repeat(1, 8, 1, 1)
+        )
+        weights = torch.distributions.Categorical(logits=torch.zeros(len(q.loc), 8))
+        return MixtureSameFamily(weights, components)
+
+
 @pytest.mark.parametrize(
-    "kind", ["mixture prior", "categorical", "logistics", "wide decoder", "convolutions", "full guide"]
+    "kind",
+    [
+        "mixture prior",
+        "categorical",
+        "logistics",
+        "wide decoder",
+        "convolutions",
+        "full guide",
+        "mixture of full normals",
+    ],
 )
 def test_memory_is_bounded_whatever_the_model_is_made_of(kind: str) -> None:
-    model, guide = _wide(kind)
+    model, guide = _wide("full guide" if kind == "mixture of full normals" else kind)
+    if kind == "mixture of full normals":
+        guide = Eight(guide)
     x = torch.randint(0, 2, (2, 4, 4), generator=seeded()).float()
     with Largest() as largest:
         importance_estimate(model, guide, x, num_samples=150, chunk_elements=20_000, generator=seeded())

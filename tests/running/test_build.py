@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from small_runs import grey, reals, tiny
 from torch import Tensor
 
-from conftest import grey, reals, tiny
 from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.objectives import elbo
+from elbowroom.learners.aevb import Aevb
 from elbowroom.model.draws import mean
-from elbowroom.running.build import build_data, build_learner, build_pair, facts_of, initialise, pick_likelihood
+from elbowroom.running.build import build_data, build_pair, facts_of, initialise, pick_likelihood
+from elbowroom.running.build_learner import Course, build_learner
 from elbowroom.running.config import Config, configure
 from elbowroom.running.runs import load
 
@@ -209,8 +211,10 @@ def test_the_learner_is_what_the_configuration_says() -> None:
             "train": {"ema": 0.9},
         }
     )
-    learner = build_learner(config, total_steps=100, steps_per_epoch=8)
-    assert (learner.beta, learner.warmup_steps, learner.clip_norm, learner.ema) == (2.0, 12.0, 3.0, 0.9)  # type: ignore[attr-defined]
+    learner = build_learner(config, Course(100, 8, 1000, Path("chains")))
+    assert isinstance(learner, Aevb)
+    assert (learner.beta, learner.warmup_steps) == (2.0, 12.0)
+    assert (learner.ascent.clip_norm, learner.ascent.ema) == (3.0, 0.9)
     pair, _, _ = _pair(IMAGE)
     optimizer = learner.init(pair).optimizer
     assert type(optimizer) is torch.optim.AdamW
@@ -228,7 +232,7 @@ def test_iwae_has_no_kl_term_to_weigh(weight: dict[str, float], out: Path) -> No
 def test_a_stream_has_no_epochs_to_warm_up_over() -> None:
     config = configure({"objective": {"warmup_epochs": 1.0}})
     with pytest.raises(ElbowroomError, match="no epochs"):
-        build_learner(config, total_steps=10, steps_per_epoch=None)
+        build_learner(config, Course(10, None, None, Path("chains")))
 
 
 # --- precision and compilation -----------------------------------------------------------------------------------

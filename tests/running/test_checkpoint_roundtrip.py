@@ -14,6 +14,7 @@ from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.objectives import elbo_terms
 from elbowroom.learners.aevb import Aevb
+from elbowroom.learners.ascent import Ascent
 from elbowroom.learners.learner import Pair
 from elbowroom.running.build import Facts, build_pair
 from elbowroom.running.checkpoints import Checkpoints
@@ -33,7 +34,8 @@ def _built(prior: str, *, batch_norm: bool, seed: int, latent_dim: int = 2) -> P
 @pytest.mark.parametrize("batch_norm", [False, True])
 @pytest.mark.parametrize("ema", [0.0, 0.5])
 def test_what_was_trained_is_loaded_again(prior: str, batch_norm: bool, ema: float, tmp_path: Path) -> None:
-    learner = Aevb(name="elbo", objective=OBJECTIVE, optimizer=torch.optim.Adam, total_steps=3, ema=ema)
+    ascent = Ascent(optimizer=torch.optim.Adam, total_steps=3, ema=ema)
+    learner = Aevb(name="elbo", objective=OBJECTIVE, ascent=ascent)
     state, generator = learner.init(_built(prior, batch_norm=batch_norm, seed=0)), torch.Generator().manual_seed(0)
     for _ in range(3):
         state, _ = learner.step(state, Batch(torch.rand(9, 6, generator=generator)), generator=generator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,55 @@ def test_a_file_that_is_no_toml_is_an_error(content: bytes, tmp_path: Path) -> N
     (tmp_path / "mine.toml").write_bytes(content)
     with pytest.raises(ElbowroomError, match="is not a TOML file"):
         read_recipe(tmp_path / "mine.toml")
+
+
+# --- recipes that extend others ----------------------------------------------------------------------------------
+
+
+def test_a_recipe_is_laid_over_the_one_that_it_extends(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text('extends = "digits"\n[model]\nlatent_dim = 5\nencoder = { hidden = [7] }\n')
+    mine = tmp_path / "mine.toml"
+    mine.write_text('extends = "base.toml"\n[model]\nencoder = { activation = "tanh" }\n')
+    keys = read_recipe(mine)
+    digits = read_recipe("digits")
+    assert keys["data"] == digits["data"]
+    assert keys["model"]["latent_dim"] == 5
+    assert keys["model"]["encoder"] == digits["model"].get("encoder", {}) | {"hidden": [7], "activation": "tanh"}
+    assert "extends" not in keys
+    assert configure(keys).model.latent_dim == 5
+
+
+def test_recipes_that_extend_each_other_in_a_circle_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('extends = "b.toml"\n')
+    (tmp_path / "b.toml").write_text('extends = "a.toml"\n')
+    with pytest.raises(ElbowroomError, match="in a circle"):
+        read_recipe(tmp_path / "a.toml")
+
+
+def test_a_recipe_that_extends_what_is_not_there_names_it(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('extends = "digitz"\n')
+    with pytest.raises(ElbowroomError, match="no recipe 'digitz'"):
+        read_recipe(tmp_path / "a.toml")
+    (tmp_path / "b.toml").write_text('extends = "nowhere.toml"\n')
+    with pytest.raises(ElbowroomError, match=r"nowhere\.toml"):
+        read_recipe(tmp_path / "b.toml")
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith("aevb-fig")])
+def test_the_papers_recipes_hold_one_setting_but_for_what_their_name_says(name: str) -> None:
+    match = re.fullmatch(r"aevb-fig([23])-(?:nz(\d+)|n(\d+))(?:-(.+))?", name)
+    assert match is not None
+    figure, latents, size, variant = match.groups()
+    config = configure(read_recipe(name))
+    assert config.model.latent_dim == int(latents or 3)
+    assert config.data.train == (int(size) if size else None)
+    width = 500 if figure == "2" else 100
+    assert config.model.encoder.hidden == config.model.decoder.hidden == (width,)
+    assert config.model.encoder.activation == config.model.decoder.activation == "tanh"
+    learner = (variant or "aevb").removesuffix("-modern").replace("modern", "aevb")
+    assert config.train.learner == learner
+    modern = "modern" in (variant or "")
+    assert config.optimizer.name == ("adam" if modern else "adagrad")
+    num_data = int(size or 60_000)
+    assert config.optimizer.weight_decay == pytest.approx(0.0 if modern else 1 / num_data, rel=0.01)
+    assert (config.data.binarization, config.train.batch_size, config.optimizer.schedule) == ("static", 100, "constant")

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_runs import Quits, everything, grey, reals, tiny
 
 import elbowroom.running.checkpoints as checkpoints_module
-from conftest import Quits, everything, grey, reals, tiny
 from elbowroom.data.dataset import DataSet
 from elbowroom.errors import ElbowroomError
 from elbowroom.learners.learner import Info
@@ -252,7 +252,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from conftest import grey, tiny
+from small_runs import grey, tiny
 tiny(
     grey(), Path({out!r}), resume={resume}, data={{"validation": 8, "test": 8, "binarization": "dynamic"}},
     train={{"batch_size": 10, "steps": 400, "report_every": 7, "checkpoint_seconds": 0.0, "ema": 0.9}},
@@ -287,10 +287,10 @@ def test_a_run_survives_sigkill_at_random_instants(tmp_path: Path) -> None:
 
 def test_books_weigh_every_datum_the_same() -> None:
     books = Books()
-    books.add(Info({"elbo": -2.0}, lr=1.0, beta=1.0), 10)
-    books.add(Info({"elbo": -5.0}, lr=1.0, beta=1.0), 5)
+    books.add(Info({"elbo": -2.0}, lr=1.0, decoder_gradients=1), 10)
+    books.add(Info({"elbo": -5.0}, lr=1.0, decoder_gradients=1), 5)
     assert books.close() == {"elbo": -3.0}
-    books.add(Info({"elbo": -7.0}, lr=1.0, beta=1.0), 5)
+    books.add(Info({"elbo": -7.0}, lr=1.0, decoder_gradients=1), 5)
     assert books.close() == {"elbo": -7.0}
 
 

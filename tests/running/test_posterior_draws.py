@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_runs import reals, tiny
 
-from conftest import reals, tiny
 from elbowroom.errors import ElbowroomError
 from elbowroom.running.runs import Run
 from elbowroom.running.sampling import posterior

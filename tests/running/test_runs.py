@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from small_runs import grey, reals, tiny
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from conftest import grey, reals, tiny
 from elbowroom.errors import ElbowroomError
 from elbowroom.running.runs import Run, load
 

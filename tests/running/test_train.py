@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_runs import Quits, everything, grey, reals, tiny
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from conftest import Quits, everything, grey, reals, tiny
 from elbowroom.errors import ElbowroomError
 from elbowroom.running.config import configure
 from elbowroom.running.folder import RunFolder

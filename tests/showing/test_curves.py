@@ -134,6 +134,30 @@ def test_a_report_that_is_not_finite_is_said_to_be(bad: float | None) -> None:
 
 
 @pytest.mark.parametrize("rows", [[], [{"step": 1, "split": "test", "elbo": -1.0}], [{"step": 1, "split": "train"}]])
-def test_no_elbo_is_an_error(rows: list[dict[str, Any]]) -> None:
-    with pytest.raises(ElbowroomError, match="no row with an ELBO"):
+def test_no_bound_is_an_error(rows: list[dict[str, Any]]) -> None:
+    with pytest.raises(ElbowroomError, match="no row with a bound"):
         plots.training_curves(rows)
+
+
+def _row(split: str, step: int, **values: float) -> dict[str, Any]:
+    return {"step": step, "epoch": step, "seconds": float(step), "split": split, **values}
+
+
+def test_a_learner_without_an_elbo_shows_what_it_has_and_what_tells_of_it() -> None:
+    rows = [_row("train", step, log_joint=-50.0 - step, acceptance=0.8) for step in range(1, 6)]
+    rows += [_row("validation", step, **{"laplace-is": -40.0}) for step in range(1, 6)]
+    figure = plots.training_curves(rows)
+    assert [axes.get_title(loc="left") or axes.get_title() for axes in figure.axes] == [
+        "log p(x) by Laplace and log p(x, z)",
+        "acceptance",
+    ]
+    styles = {line.get_label().split("  ")[0]: line.get_linestyle() for line in figure.axes[0].lines}
+    assert styles == {"train, log p(x, z)": "--", "validation": "-"}
+
+
+def test_the_elbo_of_the_prior_does_not_spoil_the_naive_learners_axis() -> None:
+    rows = [_row("train", step, naive=-100.0, elbo=-9000.0, ess=1.5) for step in range(1, 6)]
+    figure = plots.training_curves(rows)
+    assert len(figure.axes[0].lines) == 1
+    assert figure.axes[0].get_ylim()[0] > -200
+    assert figure.axes[1].get_ylabel() == "draws"

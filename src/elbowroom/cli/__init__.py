@@ -40,6 +40,12 @@ for _group in (_data, _recipes, _runs):
 _COMMANDS: tuple[tuple[App, str, str, str], ...] = (
     (app, "train", "learning:train", "Train a model."),
     (app, "evaluate", "measuring:evaluate", "Measure a run, in nats per datum with standard errors."),
+    (
+        app,
+        "compare",
+        "comparing:compare",
+        "Train recipes side by side under one budget, and measure all by one yardstick.",
+    ),
     (app, "score", "measuring:score", "Write log p(x) of every datum with its standard error, as CSV."),
     (app, "sample", "looking:sample", "Draw from the model: samples, means, traversals; the manifold of two latents."),
     (app, "reconstruct", "looking:reconstruct", "Show data beside what the model makes of them."),
@@ -97,6 +103,8 @@ def _command(tokens: Sequence[str]) -> str:
 
 
 def _how_to_go_on(tokens: Sequence[str]) -> str:
+    if "compare" in tokens[:1]:
+        return ", and the same command, without --overwrite, goes on from there"
     return ", and `elbowroom train … --resume` goes on from there" if "train" in tokens[:1] else ""
 
 

@@ -11,11 +11,13 @@ from elbowroom.cli.speech import remark, say, wrote
 from elbowroom.errors import ElbowroomError
 from elbowroom.running.config import (
     DataConfig,
+    McemConfig,
     ModelConfig,
     ObjectiveConfig,
     OptimizerConfig,
     RuntimeConfig,
     Section,
+    SviConfig,
     TrainConfig,
 )
 
@@ -40,7 +42,9 @@ def train(
     objective: Annotated[ObjectiveConfig, _section("Objective", 3, ObjectiveConfig)] = ObjectiveConfig(),  # noqa: B008
     optimizer: Annotated[OptimizerConfig, _section("Optimizer", 4, OptimizerConfig)] = OptimizerConfig(),  # noqa: B008
     train: Annotated[TrainConfig, _section("Training", 5, TrainConfig)] = TrainConfig(),  # noqa: B008
-    runtime: Annotated[RuntimeConfig, _section("Machine", 6, RuntimeConfig)] = RuntimeConfig(),  # noqa: B008
+    mcem: Annotated[McemConfig, _section("Monte Carlo EM", 6, McemConfig)] = McemConfig(),  # noqa: B008
+    svi: Annotated[SviConfig, _section("Pyro", 7, SviConfig)] = SviConfig(),  # noqa: B008
+    runtime: Annotated[RuntimeConfig, _section("Machine", 8, RuntimeConfig)] = RuntimeConfig(),  # noqa: B008
 ) -> None:
     """Train a model.
 
@@ -74,6 +78,8 @@ def train(
         "objective": objective,
         "optimizer": optimizer,
         "train": train,
+        "mcem": mcem,
+        "svi": svi,
         "runtime": runtime,
     }
     keys = {name: given for name, section in sections.items() if (given := section.model_dump(exclude_unset=True))}

@@ -25,7 +25,8 @@ def evaluate(
     methods: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     split: Split = "test",
     points: int | None = None,
-    k: int = 5000,
+    k: int | None = None,
+    starts: int = 4,
     num_samples: int = 1,
     seed: int = 0,
     device: Device = None,
@@ -38,13 +39,16 @@ def evaluate(
     data
         Other data to measure on, all of them: a path or a built-in name; a split of the run's own unless given.
     methods
-        elbo, iwae, active-units; all that apply unless given. Several: with commas or spaces between.
+        elbo, iwae, active-units, laplace-is; unless given all that apply but laplace-is, which needs no guide and is
+        what a run without one is measured by. Several: with commas or spaces between.
     split
         The data to measure on.
     points
-        How many data; all of them unless given, but 1,000 for iwae.
+        How many data; all of them unless given, but 1,000 for iwae and laplace-is.
     k
-        Draws per datum of the importance-weighted bound.
+        Draws per datum of the importance-weighted bounds; unless given 5,000 for iwae and 100 for laplace-is.
+    starts
+        Climbs per datum to modes of the posterior, for laplace-is.
     num_samples
         Draws per datum of the ELBO.
     seed
@@ -56,7 +60,15 @@ def evaluate(
     names = [name for given in methods or [] for name in given.split(",") if name]
     with terminal.progress() as announce:
         results = loaded.evaluate(
-            *names, data=data, split=split, points=points, k=k, num_samples=num_samples, seed=seed, announce=announce
+            *names,
+            data=data,
+            split=split,
+            points=points,
+            k=k,
+            starts=starts,
+            num_samples=num_samples,
+            seed=seed,
+            announce=announce,
         )
     rows = [result.model_dump(exclude={"split", "protocol"}) for result in results]
     if as_json:

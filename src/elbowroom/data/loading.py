@@ -53,6 +53,7 @@ def load_data(
     support: str = "auto",
     validation: float = 0.0,
     test: float = 0.1,
+    train: int | None = None,
     missing: Literal["error", "mask"] = "error",
     context: Any = None,
     labels: Any = None,
@@ -73,6 +74,7 @@ def load_data(
         support: binary, unit-interval, bytes, counts, categories, reals; or auto, the narrowest that the values fit.
         validation: a fraction (below 1) or number of rows, taken from the training part by a seeded permutation.
         test: the same; ignored where the data have an official test set.
+        train: how many rows to train on, chosen by seed; all that are left unless given.
         missing: what NaN means, a mistake (``error``) or an element that was not observed (``mask``).
         context: covariates: None, ``"labels"`` (one-hot), column names of a table (text becomes one-hot), or an array
             (n, context_dim).
@@ -131,7 +133,13 @@ def load_data(
         name=material.name,
         storage=material.storage,
         splits=make_splits(
-            total, validation=validation, test=test, seed=seed, test_rows=material.test_rows, name=material.name
+            total,
+            validation=validation,
+            test=test,
+            seed=seed,
+            test_rows=material.test_rows,
+            train=train,
+            name=material.name,
         ),
         view=view,
         seed=seed,

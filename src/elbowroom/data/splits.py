@@ -37,6 +37,7 @@ def make_splits(
     test: float,
     seed: int,
     test_rows: Tensor | None = None,
+    train: int | None = None,
     name: str = "the data",
 ) -> dict[str, Tensor]:
     """Disjoint sorted positions for training, validation and test.
@@ -46,11 +47,12 @@ def make_splits(
         validation, test: a fraction below 1 or a whole number of rows. A fraction above 0 gives one row at least.
         seed: of the permutation that chooses them.
         test_rows: an official test set; ``test`` is then ignored and ``validation`` counts in training rows.
+        train: how many rows to train on, the rest being left out; all that remain unless given.
         name: of the data, for messages.
     Returns:
         int64 positions by split.
     Raises:
-        ElbowroomError: a share that is neither, or no row left to train on.
+        ElbowroomError: a share that is neither, no row left to train on, or fewer than ``train``.
     Example:
         >>> {split: len(rows) for split, rows in make_splits(10, validation=0.2, test=1, seed=0).items()}
         {'train': 7, 'validation': 2, 'test': 1}
@@ -73,7 +75,13 @@ def make_splits(
             "validate, but at least one must be left to train on.",
             "Ask for less: a smaller --data.validation or --data.test.",
         )
-    parts = {"train": order[num_validation:], "validation": order[:num_validation], "test": test_rows}
+    left = len(order) - num_validation
+    if train is not None and not 1 <= train <= left:
+        raise ElbowroomError(
+            f"--data.train is {train:,}, but {name} has {left:,} rows to train on.",
+            f"Give a number from 1 to {left:,}, or leave it out.",
+        )
+    parts = {"train": order[num_validation:][:train], "validation": order[:num_validation], "test": test_rows}
     return {split: rows.sort().values for split, rows in parts.items()}
 
 

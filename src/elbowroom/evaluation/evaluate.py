@@ -5,6 +5,7 @@ method        estimates                                                         
 ============= ============================================================================== ===========
 elbo          :math:`E_q[\log p(x|z)] - KL(q(z|x) \| p(z))`, and the two terms                from below
 iwae          :math:`E \log \frac1K \sum_k p(x, z_k) / q(z_k|x)`                              from below
+laplace-is    the same, with q made of Laplace approximations around the posterior's modes    from below
 active-units  the number of latent dimensions whose posterior mean varies with the data      —
 ============= ============================================================================== ===========
 
@@ -29,15 +30,21 @@ from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError, did_you_mean
 from elbowroom.inference.importance import importance_estimate
+from elbowroom.inference.laplace_importance import laplace_evidence
 from elbowroom.inference.objectives import elbo_terms
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.latent import LatentModel
 from elbowroom.numerics import mean_and_stderr
 
-__all__ = ["METHODS", "EvaluationData", "Result", "evaluate", "evaluation_mode", "score"]
+__all__ = ["FOUND", "METHODS", "EvaluationData", "Result", "evaluate", "evaluation_mode", "score"]
 
 _IN_BITS = {Support.BYTES, Support.COUNTS, Support.CATEGORIES}
 _ACTIVE_ABOVE = 0.01  # variance over data of the posterior mean, Burda et al. (2016)
+_DRAWS = {"iwae": 5000, "laplace-is": 100}  # k unless given
+_FEW = 0.1  # of the draws: what an effective sample size below is called
+
+#: Among a result's settings, those that were found and not asked for.
+FOUND = ("median_ess", "low_ess", "num_modes", "unconverged", "evaluations")
 
 Announce = Callable[[str, int, int], None]
 """(method, data done, data in all)"""
@@ -99,10 +106,15 @@ class _Study:
     data: EvaluationData
     split: str
     points: int | None
-    k: int
+    k: int | None
+    starts: int
     num_samples: int
     seed: int
     announce: Announce
+
+    def draws(self, method: str) -> int:
+        """k, per datum."""
+        return _DRAWS[method] if self.k is None else self.k
 
     def over_data(self, method: str, per_batch: PerBatch, *, batch_size: int, points: int | None) -> dict[str, Tensor]:
         """Per-datum values by name, concatenated over the split: every datum weighs the same, whatever its batch."""
@@ -201,19 +213,42 @@ def _elbo(study: _Study) -> list[Result]:
 
 def _iwae(study: _Study) -> list[Result]:
     require_normalized(study.model, "iwae")
+    k = study.draws("iwae")
 
     def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        estimate = importance_estimate(study.model, study.guide, batch, num_samples=study.k, generator=generator)
+        estimate = importance_estimate(study.model, study.guide, batch, num_samples=k, generator=generator)
         return {"iwae": estimate.log_evidence, "ess": estimate.ess, "observed": _observed(batch)}
 
     points = study.points if study.points is not None else 1000
     values = study.over_data("iwae", per_batch, batch_size=100, points=points)
-    lower = study.average("iwae", values["iwae"], bound="lower", k=study.k, median_ess=float(values["ess"].median()))
+    lower = study.average("iwae", values["iwae"], bound="lower", k=k, median_ess=float(values["ess"].median()))
     room = values["iwae"] - _elbo_values(study, points)["elbo"]
     return [
         *study.with_bits(lower, values["iwae"], values["observed"]),
-        study.average("elbow room", room, bound="lower", k=study.k),
+        study.average("elbow room", room, bound="lower", k=k),
     ]
+
+
+def _laplace_is(study: _Study) -> list[Result]:
+    require_normalized(study.model, "laplace-is")
+    k = study.draws("laplace-is")
+
+    def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        found = laplace_evidence(study.model, study.guide, batch, k=k, starts=study.starts, generator=generator)
+        return {**found._asdict(), "observed": _observed(batch)}
+
+    points = study.points if study.points is not None else 1000
+    values = study.over_data("laplace-is", per_batch, batch_size=100, points=points)
+    found = {
+        "median_ess": values["ess"].median(),
+        "low_ess": (values["ess"] < _FEW * k).double().mean(),
+        "num_modes": values["num_modes"].mean(),
+        "unconverged": 1 - values["converged"].mean(),
+        "evaluations": values["evaluations"].mean(),
+    }
+    settings = {"k": k, "starts": study.starts, **{name: float(value) for name, value in found.items()}}
+    lower = study.average("laplace-is", values["log_evidence"], bound="lower", **settings)
+    return study.with_bits(lower, values["log_evidence"], values["observed"])
 
 
 def _active_units(study: _Study) -> list[Result]:
@@ -230,7 +265,12 @@ def _active_units(study: _Study) -> list[Result]:
     return [study.result("active units", active, None, "units", len(means), None, settings)]
 
 
-METHODS: dict[str, Callable[[_Study], list[Result]]] = {"elbo": _elbo, "iwae": _iwae, "active-units": _active_units}
+METHODS: dict[str, Callable[[_Study], list[Result]]] = {
+    "elbo": _elbo,
+    "iwae": _iwae,
+    "laplace-is": _laplace_is,
+    "active-units": _active_units,
+}
 
 
 def require_normalized(model: LatentModel, method: str) -> None:
@@ -255,7 +295,8 @@ def evaluate(
     methods: Sequence[str] = ("elbo", "iwae", "active-units"),
     split: str = "test",
     points: int | None = None,
-    k: int = 5000,
+    k: int | None = None,
+    starts: int = 4,
     num_samples: int = 1,
     seed: int = 0,
     announce: Announce = lambda method, done, total: None,
@@ -264,17 +305,22 @@ def evaluate(
 
     Args:
         model: p(x, z).
-        guide: q(z | x).
+        guide: q(z | x); of it laplace-is takes no more than a place to start from.
         data: the data set, delivered in the likelihood's support.
         methods: names from ``METHODS``.
         split: "test", "validation" or "train".
-        points: measure on that many data of the split, chosen by seed; all of them unless given, but 1,000 for iwae.
-        k: draws per datum of the importance-weighted bound.
+        points: measure on that many data of the split, chosen by seed; all of them unless given, but 1,000 for iwae
+            and laplace-is.
+        k: draws per datum of the importance-weighted bounds; unless given, 5,000 for iwae and 100 for laplace-is.
+        starts: climbs per datum to modes of the posterior, for laplace-is.
         num_samples: draws per datum of the ELBO.
         seed: of the draws of z.
         announce: called with (method, data done, data in all).
     Returns:
-        Results; ``elbo`` comes with its two terms, ``iwae`` with the elbow room, iwae − elbo on the same data.
+        Results; ``elbo`` comes with its two terms, ``iwae`` with the elbow room, iwae − elbo on the same data. The
+        settings of ``laplace-is`` also hold what was found: the median effective sample size, the share of data where
+        it is below a tenth of k (there the bound is loose), the mean number of modes, the share of data whose largest
+        one no climb arrived at, and the mean number of decoder evaluations.
     Raises:
         ElbowroomError: an unknown method or split, a likelihood that is none, a number below one.
     Reference:
@@ -284,12 +330,12 @@ def evaluate(
     for method in methods:
         if method not in METHODS:
             raise ElbowroomError(f"There is no method '{method}'.", did_you_mean(method, METHODS))
-    for name, number in (("k", k), ("num_samples", num_samples), ("points", points)):
+    for name, number in (("k", k), ("starts", starts), ("num_samples", num_samples), ("points", points)):
         if number is not None and number < 1:
             raise ElbowroomError(
                 f"{name} is {number}, but must be 1 or more.", f"Give --{name.replace('_', '-')} 1 or more."
             )
-    study = _Study(model, guide, data, split, points, k, num_samples, seed, announce)
+    study = _Study(model, guide, data, split, points, k, starts, num_samples, seed, announce)
     with evaluation_mode(model, guide):
         return [result for method in methods for result in METHODS[method](study)]
 

@@ -1,12 +1,13 @@
 r"""log p(x) by importance sampling, with a standard error.
 
-The weights w_k = p(x, z_k) / q(z_k | x) of draws from the guide average to p(x). Their logarithm's average over few
-draws is a training objective; over thousands of draws it is an estimate of log p(x) that errs low, on average by
-about half its squared standard error. Draws come in chunks, and of each chunk only three float64 numbers per datum
-are kept, so that memory does not grow with the number of draws.
+The weights w_k = p(x, z_k) / q(z_k | x) of draws from a proposal q, the guide for one, average to p(x). Their
+logarithm's average over few draws is a training objective; over thousands of draws it is an estimate of log p(x) that
+errs low, on average by about half its squared standard error. Draws come in chunks, and of each chunk only three
+float64 numbers per datum are kept, so that memory does not grow with the number of draws.
 
-One should not ask more of it than it has: where the effective sample size is a handful, the guide misses a part of
+One should not ask more of it than it has: where the effective sample size is a handful, the proposal misses a part of
 the posterior, the weights' variance is itself poorly estimated, and the standard error is too small.
+:mod:`elbowroom.inference.laplace_importance` makes proposals that need no guide.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from torch.distributions import Distribution, MixtureSameFamily, MultivariateNor
 
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError
+from elbowroom.inference.soundness import ask
 from elbowroom.inference.weights import check_num_samples, weigh
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.networks import Network
 from elbowroom.numerics import chunks
 
-__all__ = ["ImportanceEstimate", "WeightSums", "importance_estimate"]
+__all__ = ["ImportanceEstimate", "WeightSums", "importance_estimate", "importance_estimate_from"]
 
 
 class ImportanceEstimate(NamedTuple):
@@ -108,7 +110,8 @@ def _latent_elements(distribution: Distribution) -> int:
     """Those of one latent vector, at every component of a mixture, or times the triangular factor it is drawn with."""
     elements = distribution.event_shape.numel()
     if isinstance(distribution, MixtureSameFamily):
-        return elements * distribution.component_distribution.batch_shape[-1]
+        components = distribution.component_distribution
+        return max(elements * components.batch_shape[-1], _latent_elements(components))
     return elements**2 if isinstance(distribution, MultivariateNormal) else elements
 
 
@@ -153,13 +156,60 @@ def importance_estimate(
         True
     """
     batch = as_batch(batch)
+    q = ask(guide, batch)
+    return importance_estimate_from(
+        model, q, batch, num_samples=num_samples, chunk_elements=chunk_elements, generator=generator
+    )
+
+
+@torch.no_grad()
+def importance_estimate_from(
+    model: LatentModel,
+    q: Distribution,
+    batch: Batch | Tensor,
+    *,
+    num_samples: int,
+    chunk_elements: int = 2**22,
+    generator: torch.Generator | None = None,
+) -> ImportanceEstimate:
+    r"""Estimate log p(x) of each datum from draws of any proposal: the same formula, wherever q comes from.
+
+    .. math:: \log \hat{p}(x) = \log \frac{1}{k} \sum_{i=1}^k \frac{p(x, z_i)}{q_x(z_i)}, \qquad z_i \sim q_x
+
+    Args:
+        model: p(x, z).
+        q: one proposal for each datum, batch shape (batch,), event shape (latent,); it has to have mass wherever the
+            posterior has some, and must not depend on the draws.
+        batch: data, ``x`` of shape (batch, \*event).
+        num_samples: k, draws of z per datum.
+        chunk_elements: as in :func:`importance_estimate`.
+        generator: the source of randomness.
+    Returns:
+        Estimate, standard error and effective sample size, each of shape (batch,), float64.
+    Raises:
+        ElbowroomError: ``num_samples`` or ``chunk_elements`` below 1; a proposal of another shape.
+    Example:
+        >>> from elbowroom.model import oracles
+        >>> model, _, x = oracles.ppca(dim=8, latent_dim=2, seed=0)
+        >>> found = importance_estimate_from(model, model.posterior(x), x, num_samples=1)
+        >>> torch.allclose(found.log_evidence, model.log_evidence(x))
+        True
+    """
+    batch = as_batch(batch)
     check_num_samples(num_samples)
     if chunk_elements < 1:
         raise ElbowroomError(
             f"chunk_elements is {chunk_elements}, but a chunk holds at least one number.",
             "Give chunk_elements=1 or more; the default suits most machines.",
         )
-    q, prior = guide(batch.x, batch.context), model.prior(None, batch.context)  # once for all chunks
+    prior = model.prior(None, batch.context)  # once for all chunks
+    wanted = ((len(batch),), prior.event_shape)
+    if (q.batch_shape, q.event_shape) != wanted:
+        raise ElbowroomError(
+            f"The proposal has batch shape {tuple(q.batch_shape)} and event shape {tuple(q.event_shape)}, but "
+            f"{len(batch)} data with latents of shape {tuple(prior.event_shape)} need one proposal each.",
+            "Give a distribution of batch shape (batch,) and event shape (latent,).",
+        )
     per_draw = max(1, len(batch) * _widest(model, q, prior, batch))
     sums = WeightSums.empty(len(batch), batch.x.device)
     for chunk in chunks(num_samples, max(1, chunk_elements // per_draw)):

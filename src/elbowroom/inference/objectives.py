@@ -38,6 +38,7 @@ from torch.distributions import Distribution
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.divergences import closed_form_kl, has_analytic_kl
+from elbowroom.inference.soundness import ask
 from elbowroom.inference.weights import (
     ESTIMATORS,
     Estimator,
@@ -49,7 +50,7 @@ from elbowroom.inference.weights import (
 )
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.latent import LatentModel
-from elbowroom.numerics import log_mean_exp
+from elbowroom.numerics import effective_sample_size, log_mean_exp
 
 __all__ = [
     "ESTIMATORS",
@@ -74,7 +75,7 @@ class Terms(NamedTuple):
     Attributes:
         value: the estimate of the bound, nats, shape (batch,); its gradient is the estimator's.
         parts: named pieces in nats, shape (batch,), off the graph. ELBO: ``reconstruction`` and the unweighted
-            ``kl``. IWAE: ``elbo``, from the same draws.
+            ``kl``. IWAE: ``elbo``, from the same draws, and ``ess``, the effective number of them.
     """
 
     value: Tensor
@@ -105,7 +106,7 @@ def elbo_terms(
     """
     batch = as_batch(batch)
     _check_elbo(num_samples, kl, beta, free_bits, estimator)
-    q, prior = guide(batch.x, batch.context), model.prior(None, batch.context)
+    q, prior = ask(guide, batch), model.prior(None, batch.context)
     sampled_kl = kl == "monte-carlo" or (kl == "auto" and estimator == "stl")
     closed = None if sampled_kl else closed_form_kl(q, prior, free_bits)
     if closed is None and not sampled_kl and (kl == "analytic" or free_bits > 0):
@@ -215,7 +216,7 @@ def iwae_terms(
     batch = as_batch(batch)
     check_num_samples(num_samples)
     check_name("gradient estimator", estimator, ESTIMATORS)
-    q, prior = guide(batch.x, batch.context), model.prior(None, batch.context)
+    q, prior = ask(guide, batch), model.prior(None, batch.context)
     weighted = weigh(model, batch, q, prior, num_samples=num_samples, estimator=estimator, generator=generator)
     log_w = weighted.log_weights  # (samples, batch)
     value = log_mean_exp(log_w)
@@ -226,7 +227,7 @@ def iwae_terms(
     if estimator == "score-function":
         signal = _minus_others_bound(log_w.detach(), value.detach())
         value = value + _without_value((signal * weighted.log_q).sum(0))
-    return Terms(value, {"elbo": log_w.detach().mean(0)})
+    return Terms(value, {"elbo": log_w.detach().mean(0), "ess": effective_sample_size(log_w.detach())})
 
 
 def iwae(

@@ -34,6 +34,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.inference.curvature import gauss_newton, regularized_cholesky
 from elbowroom.inference.laplace import laplace
 from elbowroom.inference.perceptron import PerceptronPosterior
+from elbowroom.inference.soundness import ask
 from elbowroom.inference.weights import check_name
 from elbowroom.memory import require_memory
 from elbowroom.model.conditional import Conditional
@@ -51,7 +52,18 @@ from elbowroom.samplers.sampling import Chains, sample
 from elbowroom.samplers.summary import Diagnostics, Summary, measure
 from elbowroom.samplers.target import Density, Target
 
-__all__ = ["METHODS", "METRICS", "Posterior", "gauss_newton_learner", "posterior", "posterior_target", "start_metric"]
+__all__ = [
+    "METHODS",
+    "METRICS",
+    "Method",
+    "Posterior",
+    "default_metric",
+    "gauss_newton_learner",
+    "make_kernel",
+    "posterior",
+    "posterior_target",
+    "start_metric",
+]
 
 Method = Literal["nuts", "hmc"]
 MetricName = Literal["gauss-newton", "guide", "diagonal", "dense", "identity"]
@@ -132,7 +144,7 @@ def start_metric(model: LatentModel, guide: Conditional, batch: Batch, name: Met
 
 def _start(guide: Conditional, batch: Batch) -> Distribution:
     """q(z | x), which has to be a place where chains can start."""
-    q: Distribution = guide(batch.x, batch.context)
+    q = ask(guide, batch)
     bad = ~(torch.isfinite(q.mean) & torch.isfinite(q.stddev)).all(-1)
     if bool(bad.any()):
         raise ElbowroomError(
@@ -273,7 +285,7 @@ def posterior(
         torch.Size([50, 4, 64, 2])
     """
     batch = as_batch(batch)
-    metric = _default_metric(model.likelihood) if metric is None else metric
+    metric = default_metric(model.likelihood) if metric is None else metric
     check_name("method", method, METHODS)
     check_name("metric", metric, METRICS)
     for name, number, least in (("draws", draws, 4), ("chains", chains, 1), ("warmup", warmup, 1), ("block", block, 1)):
@@ -281,7 +293,7 @@ def posterior(
             raise ElbowroomError(f"{name} is {number}, but {least} is the least.", f"Give {name}={least} or more.")
     if not len(batch):
         raise ElbowroomError("Posteriors of no data were asked for.", "Give one datum or more.")
-    kernel = _kernel(method, metric, num_steps)
+    kernel = make_kernel(method, metric, num_steps)
     acceptance = _ACCEPTANCE if target_acceptance is None else target_acceptance
     with torch.no_grad():
         store = _Store(_start(guide, batch.rows(slice(1))).mean, len(batch), draws, chains, warmup, block, announce)
@@ -321,7 +333,8 @@ def posterior(
     return store.posterior(settings, batch.index)
 
 
-def _default_metric(likelihood: Likelihood) -> MetricName:
+def default_metric(likelihood: Likelihood) -> MetricName:
+    """gauss-newton, but dense where the Fisher information has no closed form."""
     known = type(likelihood).fisher_information is not Likelihood.fisher_information
     return "gauss-newton" if known and not isinstance(likelihood, DiscretizedLogisticMixture) else "dense"
 
@@ -345,7 +358,16 @@ def _starting_points(
     return z
 
 
-def _kernel(method: Method, metric: MetricName, num_steps: int | None) -> Kernel:
+def make_kernel(method: Method, metric: str, num_steps: int | None) -> Kernel:
+    """The kernel of that name.
+
+    Args:
+        method: "nuts" or "hmc".
+        metric: that it is to move in.
+        num_steps: of an HMC trajectory; unless given 4 with the metric gauss-newton, 5 with a dense one, else 10.
+    Raises:
+        ElbowroomError: a number of steps for NUTS.
+    """
     if method == "nuts":
         if num_steps is not None:
             raise ElbowroomError(

@@ -1,7 +1,17 @@
-"""What a learner is: ``init(model, guide) -> state``, ``step(state, batch) -> (state, info)``.
+"""What a learner is: ``init(pair) -> state``, ``step(state, batch) -> (state, info)``.
 
 A learner maximises something over (θ, φ), the weights of model and guide, one batch at a time. It is the only thing
 that averages over a batch and updates weights; how often, on which data, and what is kept, is the engine's affair.
+
+=============== =========================================== ========================================================
+learner         maximises                                   with draws of z from
+=============== =========================================== ========================================================
+``aevb``        a bound on log p(x), in (θ, φ)              the guide, differentiated through
+``naive``       log (1/K) Σ p(x | z_k), in θ                the prior
+``mcem``        E log p(x, z), in θ                         the posterior, by Markov chains that follow it
+``wake-sleep``  E log p(x, z) in θ, E log q(z | x) in φ     the guide for θ; with dreamt data, the model itself for φ
+``svi``         a bound on log p(x), in (θ, φ)              the guide, in Pyro
+=============== =========================================== ========================================================
 """
 
 from __future__ import annotations
@@ -9,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +49,7 @@ class State:
     """Where learning stands.
 
     Attributes:
-        step: updates made so far.
+        step: batches learned from so far.
         pair: the weights that are being updated.
         optimizer: and its moments.
         average: the exponential moving average of the weights, where there is one.
@@ -59,22 +69,55 @@ class State:
         assert isinstance(averaged, Pair)
         return averaged
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything beside the learned weights that the next step depends on, by name."""
+        tensors: dict[str, Tensor] = {}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            for name, value in moments.items():
+                tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value).contiguous().clone()
+        if self.average is not None:
+            tensors["average.n"] = self.average.n_averaged.clone()
+            for name, value in _unique_tensors(self.pair).items():
+                tensors[f"raw.{name}"] = value.contiguous().clone()
+        return tensors
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes :meth:`tensors` back, into a fresh state whose learned weights are those of the same moment."""
+        moments: dict[int, dict[str, Any]] = {}
+        for key, value in tensors.items():
+            kind, *rest = key.split(".", 2)
+            if kind == "optimizer":
+                moments.setdefault(int(rest[0]), {})[rest[1]] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        if self.average is not None:
+            self.average.n_averaged.copy_(tensors["average.n"])
+            for name, value in _unique_tensors(self.pair).items():
+                value.copy_(tensors[f"raw.{name}"])
+
+
+def _unique_tensors(pair: Pair) -> dict[str, Tensor]:
+    """Parameters and buffers, each once even where model and guide share it."""
+    return {**dict(pair.named_parameters()), **dict(pair.named_buffers())}
+
 
 class Info(NamedTuple):
-    """What one step did: means over the batch, in nats per datum."""
+    """What one step did: means over the batch."""
 
-    terms: dict[str, float]  #: the bound under its own name, and its parts
+    terms: dict[str, float]  #: nats per datum: what is maximised under its own name, its parts; and ess or acceptance
     lr: float  #: the learning rate that was used
-    beta: float  #: the weight of the KL term that was used
+    decoder_gradients: int  #: evaluations of the decoder with its gradient, over all data and draws of z
+    beta: float | None = None  #: the weight of the KL term that was used, where there is one
     grad_norm: float | None = None  #: of all weights together, before clipping; None where none is clipped
 
 
 class Learner(Protocol):
-    """A way of learning. Implementations: :class:`elbowroom.learners.aevb.Aevb`."""
+    """A way of learning; the table above names the implementations."""
 
     @property
     def name(self) -> str:
-        """What it maximises, as reports call it; a key of `measure`'s terms."""
+        """The figure by which validation compares weights, higher being better; a key of `measure`'s terms."""
         ...
 
     def init(self, pair: Pair) -> State:
@@ -82,7 +125,7 @@ class Learner(Protocol):
         ...
 
     def step(self, state: State, batch: Batch, *, generator: torch.Generator) -> tuple[State, Info]:
-        """One update of the weights.
+        """Learns from one batch.
 
         Raises:
             ElbowroomError: the objective or its gradient is not finite; the weights are left as they were.

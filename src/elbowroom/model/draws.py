@@ -57,12 +57,7 @@ def draw(distribution: Distribution, sample_shape: Sequence[int] = (), *, genera
     once = distribution.rsample if distribution.has_rsample else distribution.sample
     if generator is None:
         return once(size)
-    seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
-    # torch.manual_seed also seeds every GPU in use
-    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    devices = range(torch.cuda.device_count()) if in_use else ()
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    with noise.global_generator_seeded_from(generator):
         return once(size)
 
 

@@ -18,7 +18,7 @@ from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 from elbowroom.model.conditional import Conditional
 
-__all__ = ["GUIDES", "DiagonalNormal", "FullNormal", "Guide", "InputTransform"]
+__all__ = ["GUIDES", "DiagonalNormal", "FullNormal", "Guide", "InputTransform", "PriorGuide"]
 
 
 class InputTransform(nn.Module):
@@ -188,5 +188,24 @@ class FullNormal(Guide):
         return MultivariateNormal(mean, scale_tril=scale_tril, validate_args=False)
 
 
-#: name -> class
+class PriorGuide(Conditional):
+    """No guide at all: q(z | x) = p(z), which looks at no datum and has no weights of its own.
+
+    It stands in the guide's place where a model is learned without one, so that whatever needs a guide to start from
+    has one, and every bound from it is honest, and as loose as draws from the prior are.
+
+    Args:
+        prior: p(z | c), shared with the model.
+    """
+
+    def __init__(self, prior: Conditional) -> None:
+        super().__init__()
+        self.prior = prior
+
+    def forward(self, given: Tensor | None, context: Tensor | None = None) -> Distribution:
+        prior: Distribution = self.prior(None, context)
+        return prior if given is None or prior.batch_shape else prior.expand((len(given),))
+
+
+#: name -> class, of those that learn
 GUIDES: dict[str, type[Guide]] = {"diagonal": DiagonalNormal, "full": FullNormal}

@@ -8,12 +8,23 @@ generator, for interactive use; the package itself always passes one.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Generator, Tensor
 
-__all__ = ["category", "gamma", "normal", "poisson", "uniform"]
+__all__ = ["category", "gamma", "global_generator_seeded_from", "normal", "poisson", "uniform"]
+
+
+@contextmanager
+def global_generator_seeded_from(generator: Generator) -> Iterator[None]:
+    """For what draws from torch's global generator and from no other: seeds it for a while, and puts it back."""
+    seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
+    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if in_use else ()):
+        torch.manual_seed(seed)  # of every GPU in use, too
+        yield
 
 
 def normal(shape: Sequence[int], like: Tensor, generator: Generator | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""From a configuration to objects: data set, model and guide, learner. The registries of networks live here.
+"""From a configuration to objects: data set, model and guide. The registry of networks lives here.
 
 What a run's objects depend on beside the configuration is `Facts`, a few numbers about the data that config.json
 holds, so that a model can be loaded where its data are not.
@@ -6,27 +6,22 @@ holds, so that a model can be loaded where its data are not.
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
 from elbowroom.data.stream import StreamSet
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
-from elbowroom.inference.objectives import OBJECTIVES
-from elbowroom.learners.aevb import Aevb
-from elbowroom.learners.learner import Learner, Pair
-from elbowroom.learners.schedules import SCHEDULES
+from elbowroom.learners.learner import Pair
 from elbowroom.model.conditional import Conditional
-from elbowroom.model.guides import GUIDES, InputTransform
+from elbowroom.model.guides import GUIDES, Guide, InputTransform, PriorGuide
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import LIKELIHOODS, Gaussian, Likelihood
 from elbowroom.model.networks import MLP, ConvDecoder, ConvEncoder, Network, ResidualMLP
@@ -37,9 +32,9 @@ from elbowroom.running.runtime import dtype_of
 __all__ = [
     "Facts",
     "build_data",
-    "build_learner",
     "build_pair",
     "facts_of",
+    "guide_name",
     "initialise",
     "load_configured",
     "pick_likelihood",
@@ -53,6 +48,8 @@ _BY_SUPPORT = {
     Support.CATEGORIES: "categorical",
     Support.REALS: "gaussian",
 }
+
+_WITHOUT_GUIDE = {"naive", "mcem"}  # learners that need none, and have none unless they are given one
 
 
 class Facts(BaseModel):
@@ -87,6 +84,7 @@ def load_configured(data: DataConfig, source: Any = None, **arrays: Any) -> Data
         "support": data.support,
         "validation": data.validation if data.validation < 1 else int(data.validation),
         "test": data.test if data.test < 1 else int(data.test),
+        "train": data.train,
         "missing": data.missing,
         "context": list(data.context) if isinstance(data.context, tuple) else data.context,
         "labels": data.labels,
@@ -178,14 +176,34 @@ def build_pair(config: Config, facts: Facts, *, seed: int) -> Pair:
 
     Torch's layers draw their weights from the global generator; it is seeded for them and put back.
     """
+    name = guide_name(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        guide = _guide(config.model, facts)
-        model = LatentModel(_prior(config.model, facts, guide), _likelihood(config.model, facts))
-    return Pair(model, guide).to(dtype_of(config.runtime))
+        guide = None if name == "none" else _guide(config.model, name, facts)
+        prior = _prior(config.model, facts, guide)
+        pair = Pair(LatentModel(prior, _likelihood(config.model, facts)), guide or PriorGuide(prior))
+        if config.model.init_std is not None:
+            _draw_weights(pair, config.model.init_std)
+    return pair.to(dtype_of(config.runtime))
 
 
-def _guide(model: ModelConfig, facts: Facts) -> Conditional:
+def guide_name(config: Config) -> str:
+    """diagonal, full or none: what 'auto' stands for under the learner."""
+    if config.model.guide != "auto":
+        return config.model.guide
+    return "none" if config.train.learner in _WITHOUT_GUIDE else "diagonal"
+
+
+@torch.no_grad()
+def _draw_weights(pair: Pair, std: float) -> None:
+    for module in pair.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            module.weight.normal_(std=std)
+            if module.bias is not None:
+                module.bias.zero_()
+
+
+def _guide(model: ModelConfig, name: str, facts: Facts) -> Conditional:
     real = facts.support is Support.REALS
     transform = InputTransform(
         facts.support,
@@ -194,7 +212,7 @@ def _guide(model: ModelConfig, facts: Facts) -> Conditional:
         shift=torch.zeros(facts.event_shape) if real else None,
         scale=torch.ones(facts.event_shape) if real else None,
     )
-    kind = GUIDES[model.guide]
+    kind = GUIDES[name]
     network = _NETWORKS[model.encoder.kind](
         model.encoder,
         transform.out_shape,
@@ -227,11 +245,16 @@ def _likelihood(model: ModelConfig, facts: Facts) -> Likelihood:
     return kind(network, facts.event_shape, **shape, **rest)
 
 
-def _prior(model: ModelConfig, facts: Facts, guide: Conditional) -> Conditional:
+def _prior(model: ModelConfig, facts: Facts, guide: Conditional | None) -> Conditional:
     if model.prior == "normal":
         return StandardNormal(model.latent_dim)
     if model.prior == "mixture":
         return MixtureOfGaussians(model.latent_dim, model.prior_components, context_dim=facts.context_dim)
+    if guide is None:
+        raise ElbowroomError(
+            "A VampPrior is a mixture of the guide's posteriors, but this model is learned without a guide.",
+            "Give --model.guide diagonal, or --model.prior mixture.",
+        )
     anywhere = torch.zeros(model.prior_components, *facts.event_shape)
     return VampPrior(guide, anywhere, facts.support, context_dim=facts.context_dim)
 
@@ -248,7 +271,10 @@ def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
     # grey pixels under a Gaussian have a scale of their own, and some never vary: they are not standardised
     if isinstance(likelihood, Gaussian) and data.native_support is Support.REALS:
         _refuse_constant(mean, std)
-        for module, names in ((likelihood, ("shift", "unit")), (guide.get_submodule("transform"), ("shift", "scale"))):
+        places: list[tuple[nn.Module, tuple[str, str]]] = [(likelihood, ("shift", "unit"))]
+        if isinstance(guide, Guide) and guide.transform is not None:
+            places.append((guide.transform, ("shift", "scale")))
+        for module, names in places:
             for name, value in zip(names, (mean, std), strict=True):
                 module.get_buffer(name).copy_(value)
     if config.model.output_bias == "data-mean":
@@ -273,50 +299,3 @@ def _some_rows(data: DataSet | StreamSet, number: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     batch = next(iter(data.training_batches(number, seed=0, epoch=0, generator=generator)))
     return batch.x.repeat(math.ceil(number / len(batch)), *[1] * (batch.x.dim() - 1))[:number]
-
-
-# --- learner -----------------------------------------------------------------------------------------------------
-
-
-def _optimizer(config: Config) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
-    o = config.optimizer
-    make: dict[str, Callable[..., Optimizer]] = {
-        "adam": functools.partial(torch.optim.Adam, betas=o.betas, eps=o.eps, fused=True),
-        "adamw": functools.partial(torch.optim.AdamW, betas=o.betas, eps=o.eps, fused=True),
-        "adamax": functools.partial(torch.optim.Adamax, betas=o.betas, eps=o.eps),
-        "adagrad": torch.optim.Adagrad,
-        "rmsprop": functools.partial(torch.optim.RMSprop, momentum=o.momentum),
-        "sgd": functools.partial(torch.optim.SGD, momentum=o.momentum),
-    }
-    return functools.partial(make[o.name], lr=o.lr, weight_decay=o.weight_decay)
-
-
-def build_learner(config: Config, *, total_steps: int, steps_per_epoch: int | None) -> Learner:
-    """The learner that the configuration names.
-
-    Raises:
-        ElbowroomError: settings that do not go together.
-    """
-    o = config.objective
-    if o.warmup_epochs and steps_per_epoch is None:
-        raise ElbowroomError("A stream has no epochs, so objective.warmup_epochs has no length.", "Set it to 0.")
-    settings: dict[str, Any] = {"num_samples": o.num_samples, "estimator": o.estimator}
-    if o.name == "elbo":
-        settings |= {"kl": o.kl, "free_bits": o.free_bits}
-    elif (o.beta, o.free_bits, o.warmup_epochs) != (1.0, 0.0, 0.0):
-        raise ElbowroomError(
-            "beta, free_bits and warmup_epochs weigh the KL term, which the iwae objective does not have.",
-            "Leave them out, or set --objective.name elbo.",
-        )
-    return Aevb(
-        name=o.name,
-        objective=functools.partial(OBJECTIVES[o.name], **settings),
-        optimizer=_optimizer(config),
-        total_steps=total_steps,
-        schedule=SCHEDULES[config.optimizer.schedule],
-        weighs_kl=o.name == "elbo",
-        beta=o.beta,
-        warmup_steps=o.warmup_epochs * (steps_per_epoch or 0),
-        clip_norm=config.optimizer.clip_norm,
-        ema=config.train.ema,
-    )

@@ -12,6 +12,7 @@ imported here, so that ``elbowroom --help`` is quick.
 
 from __future__ import annotations
 
+import functools
 import re
 import tomllib
 from collections.abc import Mapping
@@ -26,11 +27,13 @@ from elbowroom.errors import ElbowroomError, did_you_mean
 __all__ = [
     "Config",
     "DataConfig",
+    "McemConfig",
     "ModelConfig",
     "NetworkConfig",
     "ObjectiveConfig",
     "OptimizerConfig",
     "RuntimeConfig",
+    "SviConfig",
     "TrainConfig",
     "configure",
     "explain",
@@ -81,6 +84,8 @@ class DataConfig(Section):
     """Share (below 1) or number of the training data kept for validation."""
     test: Share = 0.1
     """Share (below 1) or number of data kept for the test set, where the data have none of their own."""
+    train: Annotated[int, Field(gt=0)] | None = None
+    """How many data to train on, chosen by seed; all that are left unless given."""
     context: Literal["labels"] | Names | None = None
     """Covariates: 'labels' for class labels, or the names of a table's columns."""
     labels: str | None = None
@@ -137,14 +142,17 @@ class ModelConfig(Section):
     """p(z): standard normal, learned mixture of Gaussians, VampPrior."""
     prior_components: Annotated[int, Field(gt=0)] = 100
     """Components of a mixture or Vamp prior."""
-    guide: Literal["diagonal", "full"] = "diagonal"
-    """q(z | x): normal with diagonal or full covariance."""
+    guide: Literal["auto", "diagonal", "full", "none"] = "auto"
+    """q(z | x): normal with diagonal or full covariance, or none; 'auto': none for the learners naive and mcem, else
+    diagonal."""
     encoder: NetworkConfig = NetworkConfig()
     """Network of the guide."""
     decoder: NetworkConfig = NetworkConfig()
     """Network of the likelihood."""
     output_bias: Literal["zero", "data-mean"] = "data-mean"
     """Where the decoder's output bias starts; 'zero' leaves the network's own initialisation."""
+    init_std: Annotated[float, Field(gt=0)] | None = None
+    """Standard deviation of normal initial weights, and zero biases; torch's own initialisation unless given."""
 
 
 class ObjectiveConfig(Section):
@@ -153,7 +161,7 @@ class ObjectiveConfig(Section):
     name: Literal["elbo", "iwae"] = "elbo"
     """Evidence lower bound, or importance-weighted bound."""
     num_samples: Annotated[int, Field(gt=0)] = 1
-    """Draws of z per datum (k of the importance-weighted bound)."""
+    """Draws of z per datum (k of the importance-weighted bound; draws of the prior for the learner naive)."""
     estimator: Literal["pathwise", "stl", "dreg", "score-function"] = "pathwise"
     """How the gradient is estimated."""
     kl: Literal["auto", "analytic", "monte-carlo"] = "auto"
@@ -187,15 +195,59 @@ class OptimizerConfig(Section):
     """Largest gradient norm; larger gradients are scaled down to it."""
 
 
+class McemConfig(Section):
+    """Markov chains of Monte Carlo EM (learner mcem)."""
+
+    sampler: Literal["hmc", "nuts"] = "hmc"
+    """Kernel of the E-step."""
+    start: Literal["persistent", "guide", "prior"] = "persistent"
+    """Where a datum's chains start at a visit: where they were, or anew from the guide or the prior."""
+    chains: Annotated[int, Field(gt=0)] = 1
+    """Chains per datum."""
+    metric: Literal["auto", "gauss-newton", "guide", "identity"] = "auto"
+    """Shape of the steps; 'auto': gauss-newton where the likelihood has a Fisher information, else identity."""
+    refresh: Annotated[int, Field(gt=0)] = 10
+    """Visits of a datum after which its metric is computed anew."""
+    num_steps: Annotated[int, Field(gt=0)] | None = None
+    """Steps of an HMC trajectory; unless given 4 with the metric gauss-newton, else 10."""
+    target_acceptance: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    """Acceptance that the step sizes aim at."""
+    warmup: Annotated[int, Field(ge=0)] = 10
+    """Transitions of a chain before its first draw."""
+    transitions: Annotated[int, Field(gt=0)] = 1
+    """Transitions per draw."""
+    draws: Annotated[int, Field(gt=0)] = 1
+    """Draws of each chain per visit."""
+    growth: Annotated[float, Field(ge=0)] = 0.0
+    """Draws added per epoch."""
+    updates: Annotated[int, Field(gt=0)] = 1
+    """Updates of the weights per E-step."""
+    storage: Literal["memory", "disk"] = "memory"
+    """Where chains are kept: in memory, or memory-mapped in the run folder."""
+
+
+class SviConfig(Section):
+    """Pyro's stochastic variational inference (learner svi)."""
+
+    elbo: Literal["trace", "trace-mean-field", "renyi"] = "trace"
+    """Trace_ELBO, TraceMeanField_ELBO, or RenyiELBO of order 0 (the importance-weighted bound)."""
+    num_particles: Annotated[int, Field(gt=0)] = 1
+    """Draws of z per datum."""
+
+
 class TrainConfig(Section):
     """How long, on what batches, and what is kept."""
 
-    learner: Literal["aevb"] = "aevb"
-    """Way of learning: auto-encoding variational Bayes."""
+    learner: Literal["aevb", "naive", "mcem", "wake-sleep", "svi"] = "aevb"
+    """How to learn: variational Bayes by an encoder, Monte Carlo from the prior, Monte Carlo EM, wake-sleep, Pyro."""
     epochs: Annotated[float, Field(gt=0)] = 20
     """Passes over the training data."""
     steps: Annotated[int, Field(gt=0)] | None = None
-    """Updates of the weights; where given it replaces epochs (a stream has no epochs)."""
+    """Batches to learn from; where given it replaces epochs (a stream has no epochs)."""
+    seconds: Annotated[float, Field(gt=0)] | None = None
+    """Wall time to train for, validation not counted; where given it replaces epochs."""
+    decoder_gradients: Annotated[int, Field(gt=0)] | None = None
+    """Decoder passes with their gradient, over data and draws, to train for; where given it replaces epochs."""
     batch_size: Annotated[int, Field(gt=0)] = 128
     """Data per update."""
     seed: int = 0
@@ -235,6 +287,8 @@ class Config(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
+    mcem: McemConfig = McemConfig()
+    svi: SviConfig = SviConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
 
@@ -261,9 +315,31 @@ def recipe_text(name: str) -> str:
 def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
     """A recipe as nested keys: a packaged one by its name, the user's own by a path that ends in .toml.
 
+    A key ``extends`` names another recipe, over which this one's keys are laid; a path is taken from the folder of the
+    recipe that names it.
+
     Raises:
-        ElbowroomError: no such recipe or file, or the file is not TOML.
+        ElbowroomError: no such recipe or file, a file that is not TOML, or recipes that extend each other in a circle.
     """
+    layers: list[dict[str, Any]] = []
+    seen: list[str] = []
+    place: str | Path | None = name_or_path
+    while place is not None:
+        seen.append(str(place))
+        keys = _keys_of(place)
+        base = keys.pop("extends", None)
+        layers.append(keys)
+        own_path = Path(base).suffix == ".toml" if isinstance(base, str) else False
+        place = Path(place).parent / base if own_path else base
+        if str(place) in seen:
+            raise ElbowroomError(
+                f"The recipes {' and '.join(seen)} extend each other in a circle.", "Take 'extends' out of one of them."
+            )
+    return functools.reduce(merge, reversed(layers), {})
+
+
+def _keys_of(name_or_path: str | Path) -> dict[str, Any]:
+    """A recipe's own keys."""
     path = Path(name_or_path)
     if path.suffix != ".toml":
         return tomllib.loads(recipe_text(str(name_or_path)))

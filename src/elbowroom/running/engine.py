@@ -36,17 +36,27 @@ __all__ = ["Books", "Plan", "fit", "restore"]
 class Plan:
     """How long, on what batches, and how often to report and save."""
 
-    total_steps: int
+    total_steps: int | None  #: None where time or work is the limit
     steps_per_epoch: int | None  #: None for a stream
     batch_size: int
     seed: int
     report_every: int  #: steps
     patience: int | None  #: reports
     checkpoint_seconds: float
+    seconds: float | None = None  #: of wall time, over all sessions
+    decoder_gradients: int | None = None
 
-    def is_done(self, step: int, books: Books) -> bool:
-        """Whether the last step was made, or validation has not improved for too long."""
-        return step >= self.total_steps or (self.patience is not None and books.reports_since_best >= self.patience)
+    def is_spent(self, step: int, books: Books, seconds: float) -> bool:
+        """Whether the steps, the time or the work that were asked for are done."""
+        return (
+            (self.total_steps is not None and step >= self.total_steps)
+            or (self.seconds is not None and seconds >= self.seconds)
+            or (self.decoder_gradients is not None and books.decoder_gradients >= self.decoder_gradients)
+        )
+
+    def has_stalled(self, books: Books) -> bool:
+        """Whether validation has not improved for too long."""
+        return self.patience is not None and books.reports_since_best >= self.patience
 
 
 @dataclass(slots=True)
@@ -59,8 +69,12 @@ class Books:
     best_step: int = 0
     reports_since_best: int = 0
     seconds: float = 0.0  #: wall time of earlier sessions
+    visits: int = 0  #: data learned from, each as often as it was seen
+    decoder_gradients: int = 0  #: evaluations of the decoder with its gradient
 
     def add(self, info: Info, size: int) -> None:
+        self.visits += size
+        self.decoder_gradients += info.decoder_gradients
         for name, value in info.terms.items():
             self.sums[name] = self.sums.get(name, 0.0) + value * size
         self.count += size
@@ -95,11 +109,13 @@ def fit(
             observer.start(state.step, plan.total_steps)
         with deferred_interrupts() as interrupted:
             batches = _endless_batches(data, plan, generator, state.step)
-            while not plan.is_done(state.step, books):
+            spent = plan.is_spent(state.step, books, desk.seconds())
+            while not (spent or plan.has_stalled(books)):
                 batch = next(batches)
                 state, info = learner.step(state, batch, generator=generator)
                 books.add(info, len(batch))
-                if state.step % plan.report_every == 0 or state.step == plan.total_steps:
+                spent = plan.is_spent(state.step, books, desk.seconds())
+                if state.step % plan.report_every == 0 or spent:
                     desk.report(state, info)
                     desk.save(state, only_if_due=True)
                 for observer in observers:
@@ -161,10 +177,14 @@ class _Desk:
         """One line for the training data since the last report, one for the validation data, if there are any."""
         epoch = state.step / self.plan.steps_per_epoch if self.plan.steps_per_epoch else 0
         head = {"step": state.step, "epoch": round(epoch, 4), "seconds": round(self.seconds(), 3)}
-        tail = {"lr": info.lr, "beta": info.beta} | ({} if info.grad_norm is None else {"grad_norm": info.grad_norm})
+        tail: dict[str, float] = {"lr": info.lr}
+        tail |= {name: value for name in ("beta", "grad_norm") if (value := getattr(info, name)) is not None}
+        tail |= {"visits": self.books.visits, "decoder_gradients": self.books.decoder_gradients}
         rows: list[dict[str, Any]] = [head | {"split": "train"} | self.books.close() | tail]
         if isinstance(self.data, DataSet) and self.data.size("validation"):
+            began = time.perf_counter()
             terms = self._validate(state, self.data)
+            self.started += time.perf_counter() - began  # the clock is learning's: measuring stops it
             rows.append(head | {"split": "validation"} | terms)
             self._compare(state, terms[self.learner.name])
         self.folder.append_metrics(rows)
@@ -212,46 +232,21 @@ class _Desk:
             best = {"step": self.books.best_step}
             self.folder.checkpoints.save(self.books.best_step, self.best, best, pointers=["best"])
         self.folder.checkpoints.save(
-            state.step, state.learned, numbers, training=_training_tensors(state, self.generator), pointers=pointers
+            state.step,
+            state.learned,
+            numbers,
+            training={"generator": self.generator.get_state(), **state.tensors()},
+            pointers=pointers,
         )
         self.best = None
         self.on_disk, self.saved = state.step, time.perf_counter()
 
 
-def _training_tensors(state: State, generator: torch.Generator) -> dict[str, Tensor]:
-    """Everything beside the learned weights that the next step depends on."""
-    tensors = {"generator": generator.get_state()}
-    for index, moments in state.optimizer.state_dict()["state"].items():
-        for name, value in moments.items():
-            tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value).contiguous().clone()
-    if state.average is not None:
-        tensors["average.n"] = state.average.n_averaged.clone()
-        for name, value in _unique_tensors(state.pair).items():
-            tensors[f"raw.{name}"] = value.contiguous().clone()
-    return tensors
-
-
-def _unique_tensors(pair: Pair) -> dict[str, Tensor]:
-    """Parameters and buffers, each once even where model and guide share it."""
-    return {**dict(pair.named_parameters()), **dict(pair.named_buffers())}
-
-
-@torch.no_grad()
 def restore(checkpoint: Checkpoint, state: State, generator: torch.Generator) -> tuple[State, Books]:
     """Puts a fresh state and generator where a checkpoint left them."""
     checkpoint.load_weights(state.learned)
     tensors = checkpoint.training()
-    generator.set_state(tensors["generator"])
-    moments: dict[int, dict[str, Any]] = {}
-    for key, value in tensors.items():
-        kind, *rest = key.split(".", 2)
-        if kind == "optimizer":
-            moments.setdefault(int(rest[0]), {})[rest[1]] = value
-    groups = state.optimizer.state_dict()["param_groups"]
-    state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-    if state.average is not None:
-        state.average.n_averaged.copy_(tensors["average.n"])
-        for name, value in _unique_tensors(state.pair).items():
-            value.copy_(tensors[f"raw.{name}"])
+    generator.set_state(tensors.pop("generator"))
+    state.load(tensors)
     state.step = int(checkpoint.state["step"])
     return state, Books(**checkpoint.state["books"])

@@ -128,6 +128,7 @@ class RunFolder:
         return {
             "run": str(self.path),
             "data": content["data"]["dataset"],
+            "learner": content["config"].get("train", {}).get("learner", "aevb"),
             "latents": content["config"]["model"]["latent_dim"],
             "step": rows[-1]["step"] if rows else 0,
             "seconds": rows[-1]["seconds"] if rows else 0.0,
@@ -237,10 +238,10 @@ class RunFolder:
     def add_evaluations(self, results: Iterable[Mapping[str, Any]]) -> Path:
         """Adds results to evaluation.json; one with the same name, data and settings is replaced."""
 
+        from elbowroom.evaluation.evaluate import FOUND  # torch comes with it, which a list of runs does not need
+
         def key(result: Mapping[str, Any]) -> str:
-            asked = {
-                name: value for name, value in result["settings"].items() if name != "median_ess"
-            }  # that was found
+            asked = {name: value for name, value in result["settings"].items() if name not in FOUND}
             where = [result["protocol"].get("dataset"), result["split"], result["points"]]
             return json.dumps([result["name"], where, asked], sort_keys=True)
 

@@ -153,7 +153,7 @@ def impute(
             "left, right, or a rate such as 0.3).",
         )
     # what is hidden must not be seen: the guide gets the filler that it gets for NaN
-    filler = run.guide.get_submodule("transform").get_buffer("shift").to(batch.x)
+    filler = run.filler.to(batch.x)
     seen = Batch(torch.where(observed, batch.x, filler), batch.index, batch.context, observed)
     with evaluation_mode(run.pair):
         found = impute_batch(

@@ -15,18 +15,27 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from elbowroom.errors import ElbowroomError
 
-__all__ = ["Observer", "Silent", "TensorBoard", "Terminal"]
+__all__ = ["BOUNDS", "Observer", "Silent", "TensorBoard", "Terminal"]
 
 Row = Mapping[str, Any]
 
+#: what the figures that learners report are called; of several in one row the first is shown
+BOUNDS = {
+    "naive": "log mean over the prior",
+    "laplace-is": "log p(x) by Laplace",
+    "iwae": "IWAE",
+    "elbo": "ELBO",
+    "log_joint": "log p(x, z)",
+}
+
 _PLAIN_SECONDS = 2.0  # least time between two plain lines: a log is for reading
-_NOT_TERMS = {"step", "epoch", "seconds", "split"}
+_NOT_TERMS = {"step", "epoch", "seconds", "split", "visits", "decoder_gradients"}
 
 
 class Observer(Protocol):
     """Told of the start, of every step, of every report, and of the end."""
 
-    def start(self, step: int, total: int) -> None: ...
+    def start(self, step: int, total: int | None) -> None: ...
 
     def step(self) -> None: ...
 
@@ -38,7 +47,7 @@ class Observer(Protocol):
 class Silent:
     """Tells nobody."""
 
-    def start(self, step: int, total: int) -> None:
+    def start(self, step: int, total: int | None) -> None:
         pass
 
     def step(self) -> None:
@@ -63,10 +72,10 @@ class Terminal:
         self._console = console or Console(file=sys.stderr, highlight=False)
         self._normalized = normalized
         self._bar: Progress | None = None
-        self._total = 0
+        self._total: int | None = None
         self._printed = -math.inf  # when the last plain line was
 
-    def start(self, step: int, total: int) -> None:
+    def start(self, step: int, total: int | None) -> None:
         self._total = total
         if not self._console.is_terminal:
             return
@@ -94,7 +103,8 @@ class Terminal:
         step, now = rows[-1]["step"], time.monotonic()
         if now - self._printed >= _PLAIN_SECONDS or step == self._total:
             self._printed = now
-            self._console.print(f"step {step:,}/{self._total:,} · {line}", soft_wrap=True)
+            of = "" if self._total is None else f"/{self._total:,}"
+            self._console.print(f"step {step:,}{of} · {line}", soft_wrap=True)
 
     def stop(self) -> None:
         if self._bar is not None:
@@ -104,8 +114,8 @@ class Terminal:
     def _line(self, rows: Sequence[Row]) -> str:
         parts = [f"epoch {rows[-1]['epoch']:g}"]
         for row in rows:
-            name = "iwae" if "iwae" in row else "elbo"
-            figure = f"{row['split']} {name.upper()} {row[name]:.2f}"
+            name = next(name for name in BOUNDS if name in row)
+            figure = f"{row['split']} {BOUNDS[name]} {row[name]:.2f}"
             if "reconstruction" in row:
                 figure += f" (reconstruction {row['reconstruction']:.2f}, KL {row['kl']:.2f})"
             parts.append(figure)
@@ -130,7 +140,7 @@ class TensorBoard:
         self._open = functools.partial(SummaryWriter, str(folder))
         self._writer: Any = None
 
-    def start(self, step: int, total: int) -> None:
+    def start(self, step: int, total: int | None) -> None:
         self._writer = self._open(purge_step=step + 1)  # a run that goes on forgets what it had made after that step
 
     def step(self) -> None:

@@ -30,6 +30,7 @@ from elbowroom.inference.posterior import Posterior, posterior
 from elbowroom.learners.learner import Pair
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw, mean
+from elbowroom.model.guides import PriorGuide
 from elbowroom.model.latent import LatentModel, Sample
 from elbowroom.running.build import Facts, build_data, build_pair
 from elbowroom.running.config import Config, configure
@@ -107,6 +108,16 @@ class Run:
         return self.pair.guide
 
     @property
+    def has_guide(self) -> bool:
+        """Whether q(z | x) was learned; without one it is the prior, which looks at no datum."""
+        return not isinstance(self.guide, PriorGuide)
+
+    @property
+    def filler(self) -> Tensor:
+        """What stands for a missing element: the mean over the training data where they are real numbers, else 0."""
+        return dict(self.model.likelihood.named_buffers()).get("shift", torch.zeros((), device=self.device))
+
+    @property
     def history(self) -> list[dict[str, Any]]:
         """The reports made while training, metrics.jsonl."""
         return self.folder.metrics()
@@ -153,7 +164,8 @@ class Run:
         data: Any = None,
         split: str = "test",
         points: int | None = None,
-        k: int = 5000,
+        k: int | None = None,
+        starts: int = 4,
         num_samples: int = 1,
         seed: int = 0,
         announce: Announce = lambda method, done, total: None,
@@ -164,7 +176,9 @@ class Run:
         all of these are measured and not a split of the run's own, which a run on a stream does not have. The other
         arguments are as in :func:`elbowroom.evaluation.evaluate.evaluate`.
         """
-        every = ("elbo", "iwae", "active-units") if self.normalized else ("elbo", "active-units")
+        every: tuple[str, ...] = ("elbo", "iwae", "active-units") if self.normalized else ("elbo", "active-units")
+        if not self.has_guide and self.normalized:
+            every = ("laplace-is",)
         if data is None:
             measured = self.dataset()
         else:
@@ -177,6 +191,7 @@ class Run:
             split=split,
             points=points,
             k=k,
+            starts=starts,
             num_samples=num_samples,
             seed=seed,
             announce=announce,
@@ -186,7 +201,12 @@ class Run:
         return results
 
     def score(self, source: Any = None, *, split: str = "test", k: int = 1000, seed: int = 0) -> Scores:
-        """log p(x) of every datum of ``source`` (a path, an array, what `read` gives), or of a split of its own."""
+        """log p(x) of every datum of ``source`` (a path, an array, what `read` gives), or of a split of its own.
+
+        Raises:
+            ElbowroomError: a likelihood that is none; a run that has no guide to draw from.
+        """
+        self._require_guide("To score data draws from")
         return Scores(*score(self.model, self.guide, self._batches(source, split, 100), k=k, seed=seed))
 
     # --- looking ---
@@ -227,7 +247,12 @@ class Run:
         return torch.eye(classes)[torch.arange(num_samples) * classes // max(num_samples, classes)]
 
     def reconstruct(self, num: int = 10, *, split: str = "test", seed: int = 0) -> Reconstruction:
-        """Some data of a split, each decoded from one draw of its posterior q(z | x)."""
+        """Some data of a split, each decoded from one draw of its posterior q(z | x).
+
+        Raises:
+            ElbowroomError: the run has no guide.
+        """
+        self._require_guide("To reconstruct draws from")
         batch = next(iter(self.dataset().batches(split, num, points=num)))
         generator = make_generator(self.device, seed)
         with evaluation_mode(self.pair):
@@ -237,7 +262,12 @@ class Run:
             return Reconstruction(batch.x.cpu(), mean(p_x).cpu(), drawn.cpu())
 
     def encode(self, source: Any = None, *, split: str = "test") -> Encoded:
-        """Means and standard deviations of q(z | x), for ``source`` or a split of the run's own data."""
+        """Means and standard deviations of q(z | x), for ``source`` or a split of the run's own data.
+
+        Raises:
+            ElbowroomError: the run has no guide.
+        """
+        self._require_guide("To encode asks")
         means, deviations = [], []
         with evaluation_mode(self.pair):
             for batch in self._batches(source, split, 1000):
@@ -289,6 +319,15 @@ class Run:
         with evaluation_mode(self.pair):
             z = z.to(device=self.device, dtype=dtype_of(self.config.runtime))
             return mean(self.model.likelihood(z, context)).cpu()
+
+    def _require_guide(self, doing: str) -> None:
+        if not self.has_guide:
+            raise ElbowroomError(
+                f"{doing} the guide q(z | x), but {self.folder.path} was learned without one "
+                f"({self.config.train.learner}).",
+                "Draw from p(z | x) itself: `elbowroom encode RUN --posterior hmc`, run.posterior(); and measure with "
+                "--methods laplace-is.",
+            )
 
     def _batches(self, source: Any, split: str, batch_size: int) -> Iterator[Batch]:
         """Batches of the run's own split, or of all the data of ``source``, in order."""
@@ -351,7 +390,7 @@ class Run:
                 "Give the covariates (or labels) that it was trained with beside the data.",
             )
         if data.fill is not None:  # missing elements stand at the mean that the model was trained with, not their own
-            data = replace(data, fill=self.guide.get_submodule("transform").get_buffer("shift"))
+            data = replace(data, fill=self.filler)
         likelihood = self.model.likelihood
         data = data.viewed_as(likelihood.support, needed_by=f"a {likelihood.name} likelihood")
         return data.to(device=self.device, dtype=dtype_of(self.config.runtime))

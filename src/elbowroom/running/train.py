@@ -16,7 +16,8 @@ from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError, did_you_mean
 from elbowroom.evaluation.evaluate import evaluation_mode
 from elbowroom.learners.learner import Learner, Pair, State
-from elbowroom.running.build import Facts, build_data, build_learner, build_pair, facts_of, initialise
+from elbowroom.running.build import Facts, build_data, build_pair, facts_of, initialise
+from elbowroom.running.build_learner import Course, build_learner
 from elbowroom.running.config import Config, configure, merge, nested, read_recipe, recipe_names
 from elbowroom.running.engine import Books, Plan, fit, restore
 from elbowroom.running.folder import RunFolder
@@ -38,6 +39,8 @@ __all__ = ["resolve", "train"]
 _MAY_CHANGE = {
     "train.epochs",
     "train.steps",
+    "train.seconds",
+    "train.decoder_gradients",
     "train.patience",
     "train.checkpoint_seconds",
     "runtime.device",
@@ -129,7 +132,8 @@ def train(
     pair = build_pair(settings, facts, seed=settings.train.seed)
     hint = data.hint if isinstance(data, StreamSet) else ""
     plan = _plan(settings, facts, has_validation=bool(data.size("validation")), hint=hint)
-    learner = build_learner(settings, total_steps=plan.total_steps, steps_per_epoch=plan.steps_per_epoch)
+    num_data = len(data) if isinstance(data, DataSet) else None
+    learner = build_learner(settings, Course(plan.total_steps, plan.steps_per_epoch, num_data, path / "chains"))
     if observers is None:
         observers = [Terminal(normalized=pair.model.likelihood.normalized)]
     if settings.train.tensorboard:
@@ -142,6 +146,7 @@ def train(
     pair = pair.to(device)
     autocast_networks(pair, autocast_dtype(settings.runtime))
     _rehearse(learner, pair, data)
+    state = learner.init(pair)
 
     # all that can be wrong with what was asked for is known by now: from here on there are files
     if not resume:
@@ -150,7 +155,7 @@ def train(
         if not resume and isinstance(data, DataSet):
             folder.write_splits(data.splits)
         folder.write_config(_content(settings, facts, data, from_python=from_python))
-        state, books, generator = learner.init(pair), Books(), make_generator(device, settings.train.seed)
+        books, generator = Books(), make_generator(device, settings.train.seed)
         if resume:
             state, books = _where_it_stopped(folder, state, books, generator, announce)
         folder.rewind_metrics(state.step)
@@ -199,7 +204,13 @@ def _plan(settings: Config, facts: Facts, *, has_validation: bool, hint: str) ->
             "Keep some apart with --data.validation 0.1, or leave train.patience out.",
         )
     steps, per_epoch = settings.train.steps, facts.steps_per_epoch
-    if steps is None:
+    given = [key for key in ("steps", "seconds", "decoder_gradients") if getattr(settings.train, key) is not None]
+    if len(given) > 1:
+        raise ElbowroomError(
+            f"The length of the run was given more than once: {', '.join(f'train.{key}' for key in given)}.",
+            "Give one of them.",
+        )
+    if not given:
         if per_epoch is None:
             raise ElbowroomError(
                 "A stream of data has no epochs, so its length must be said in steps.", f"Give --train.steps. {hint}"
@@ -213,6 +224,8 @@ def _plan(settings: Config, facts: Facts, *, has_validation: bool, hint: str) ->
         report_every=settings.train.report_every or per_epoch or 100,
         patience=settings.train.patience,
         checkpoint_seconds=settings.train.checkpoint_seconds,
+        seconds=settings.train.seconds,
+        decoder_gradients=settings.train.decoder_gradients,
     )
 
 
@@ -260,7 +273,8 @@ def _recorded(folder: RunFolder, keys: Mapping[str, Any], *, named: str | None, 
             f"The run {folder.path} has {key} = {old[key]!r}, and --resume cannot change it to {new[key]!r}.",
             "Leave that flag out, or train a new run with --out.",
         )
-    longer = any(old[key] != new[key] for key in ("train.epochs", "train.steps"))
+    lengths = ("train.epochs", "train.steps", "train.seconds", "train.decoder_gradients")
+    longer = any(old[key] != new[key] for key in lengths)
     if longer and recorded.optimizer.schedule != "constant":
         raise ElbowroomError(
             f"The run's {recorded.optimizer.schedule} schedule was laid out for its own length, so --resume cannot "

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from elbowroom.errors import ElbowroomError
+from elbowroom.running.observers import BOUNDS
 from elbowroom.showing.style import (
     BLUE,
     COLUMN,
@@ -39,6 +40,8 @@ __all__ = ["training_curves"]
 
 _UNIT = "nats per datum"
 _SPLITS = {"train": BLUE, "validation": VERMILION}
+_BESIDE = {"reconstruction": "reconstruction", "kl": "KL", "ess": "effective draws", "acceptance": "acceptance"}
+_COUNTS = {"ess", "acceptance"}  # of what is shown beside, not in nats
 _FEWEST_FOR_A_CUT = 5  # reports; with fewer there is no settled part
 _MARGIN = 3.0  # of the settled part's range, shown on both sides of it
 
@@ -59,21 +62,22 @@ def training_curves(
     title: str | None = None,
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """The bound against epochs for training and validation data, and its two terms.
+    """What was maximised against epochs, for training and validation data; and its two terms where it has them.
 
     .. math:: \\mathrm{ELBO} = \\text{reconstruction} - \\mathrm{KL}
 
     Args:
-        rows: of ``metrics.jsonl``, with keys step, epoch, split, elbo and, where known, iwae, reconstruction and kl,
-            in nats per datum.
+        rows: of ``metrics.jsonl``, with keys step, epoch, split, a figure of
+            :data:`~elbowroom.running.observers.BOUNDS` and, where known, reconstruction and kl, all in nats per datum;
+            ess and acceptance.
         normalized: False for the cross-entropy of grey pixels, which the title then says.
         title: above, e.g. the run's name.
         path: where to write a PNG.
     Returns:
-        The figure: the bound, and beside it reconstruction and KL where the rows have them. Where a split reports
-        more than once an epoch the axis counts steps.
+        The figure: the bound, and beside it reconstruction and KL, effective draws or acceptance where the rows have
+        them. Where a split reports more than once an epoch the axis counts steps.
     Raises:
-        ElbowroomError: no row with an ELBO of the training or validation data.
+        ElbowroomError: no row with such a figure of the training or validation data.
     Example:
         >>> rows = [{"step": k, "epoch": k, "split": "train", "elbo": -100 - 50 / k} for k in range(1, 9)]
         >>> training_curves(rows).axes[0].get_ylabel()
@@ -81,27 +85,29 @@ def training_curves(
     """
     clean = _latest(rows)
     against = _abscissa(clean)
+    keys = _shown(clean)
     bound = [
         curve
         for split in _SPLITS
-        for key, dashed in (("elbo", False), ("iwae", True))
-        if (curve := _curve(clean, split, key, against, dashed)) is not None
+        for number_of, key in enumerate(keys)
+        if (curve := _curve(clean, split, key, against, number_of > 0)) is not None
     ]
     if not bound:
         raise ElbowroomError(
-            "there is no row with an ELBO of training or validation data, but a curve needs one.",
+            "there is no row with a bound on training or validation data, but a curve needs one.",
             "Give the rows of a run's metrics.jsonl; the run may not have reported yet.",
         )
     terms = {
         name: curves
-        for key, name in (("reconstruction", "reconstruction"), ("kl", "KL"))
-        if (curves := [c for split in _SPLITS if (c := _curve(clean, split, key, against, False)) is not None])
+        for key, name in _BESIDE.items()
+        if (key not in _COUNTS or keys[0] not in ("elbo", "iwae"))
+        and (curves := [c for split in _SPLITS if (c := _curve(clean, split, key, against, False)) is not None])
     }
     figure = new_figure(PAGE if terms else COLUMN, 2.5)
     layout: list[Any] = [["bound", name] for name in terms] or [["bound"]]
     panels: dict[str, Axes] = figure.subplot_mosaic(layout, width_ratios=[1.25, 1] if terms else [1])
-    iwae = any(curve.dashed for curve in bound)
-    _draw(panels["bound"], bound, "ELBO and IWAE bound" if iwae else "ELBO", against, legend=True)
+    heads = " and ".join(f"{BOUNDS[key]} bound" if key == "iwae" else BOUNDS[key] for key in keys)
+    _draw(panels["bound"], bound, heads, against, legend=True)
     panels["bound"].set_xlabel(against, fontsize=LABEL, color=INK, labelpad=2)
     for name, curves in terms.items():
         _draw(panels[name], curves, name, against, legend=False)
@@ -129,6 +135,14 @@ def _latest(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [row for _, row in sorted(latest.items(), key=lambda item: float(item[0][1] or 0))]
 
 
+def _shown(rows: list[Mapping[str, Any]]) -> list[str]:
+    """The figures of the main panel, the first drawn solid."""
+    known = {key for row in rows if row.get("split") in _SPLITS for key in BOUNDS if key in row}
+    if "naive" in known:  # its ELBO, of the prior for a guide, lies thousands of nats below
+        return ["naive"]
+    return sorted(known, key=["elbo", "iwae", "laplace-is", "log_joint"].index)
+
+
 def _abscissa(rows: list[Mapping[str, Any]]) -> str:
     """Epochs, unless a split reports more than once in one, or there are none, as in a stream."""
     for split in _SPLITS:
@@ -143,7 +157,7 @@ def _curve(rows: list[Mapping[str, Any]], split: str, key: str, against: str, da
     if not points:
         return None
     x, y = np.array([[np.nan if v is None else float(v) for v in point] for point in points]).T
-    return _Curve(f"{split}, IWAE" if dashed else split, split, x, y, dashed)
+    return _Curve(f"{split}, {BOUNDS[key]}" if dashed else split, split, x, y, dashed)
 
 
 def _draw(axes: Axes, curves: list[_Curve], title: str, unit: str, *, legend: bool) -> None:
@@ -161,7 +175,7 @@ def _draw(axes: Axes, curves: list[_Curve], title: str, unit: str, *, legend: bo
             markersize=2.5,
             label=label,
         )
-    thin_axes(axes, title=title, ylabel=_UNIT)
+    thin_axes(axes, title=title, ylabel={"effective draws": "draws", "acceptance": ""}.get(title, _UNIT))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.ticklabel_format(useOffset=False)

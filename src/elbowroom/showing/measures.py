@@ -33,7 +33,7 @@ from elbowroom.showing.style import (
 
 __all__ = ["evaluation_figure", "gradient_figure"]
 
-_TITLES = {"elbo": "ELBO", "iwae": "IWAE", "ais": "AIS", "bdmc": "BDMC", "exact": "exact"}
+_TITLES = {"elbo": "ELBO", "iwae": "IWAE", "laplace-is": "Laplace IS", "ais": "AIS", "bdmc": "BDMC", "exact": "exact"}
 _ROOM = frozenset({"room", "elbow room", "elbow-room", "elbow_room"})
 # what each side of log p(x) looks like: the triangle points to where log p(x) must lie
 _MARKERS = {

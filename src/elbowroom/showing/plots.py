@@ -11,6 +11,7 @@ Example:
 
 from __future__ import annotations
 
+from elbowroom.showing.comparison import comparison_figure
 from elbowroom.showing.completions import completions_figure
 from elbowroom.showing.curves import training_curves
 from elbowroom.showing.images import class_rows_figure, image_grid, reconstruction_figure, samples_figure
@@ -21,6 +22,7 @@ from elbowroom.showing.tables import marginals_figure, reconstruction_scatter
 
 __all__ = [
     "class_rows_figure",
+    "comparison_figure",
     "completions_figure",
     "evaluation_figure",
     "gradient_figure",

@@ -91,7 +91,7 @@ def print_results(results: Sequence[Result]) -> None:
             "" if result.stderr is None else f"{result.stderr:.3f}",
             f"of {result.settings['of']}" if units else result.unit,
             f"{result.points:,}",
-            "" if result.bound is None else f"{result.bound} bound",
+            "" if result.bound is None else f"{result.bound} bound{_looseness(result)}",
         )
     console.print(table)
     console.print()
@@ -105,9 +105,15 @@ def _bits(protocol: Mapping[str, Any]) -> str:
 
 
 def _name(result: Result) -> str:
-    name = {"elbo": "ELBO", "iwae": "IWAE", "kl": "KL"}.get(result.name, result.name)
+    name = {"elbo": "ELBO", "iwae": "IWAE", "laplace-is": "Laplace IS", "kl": "KL"}.get(result.name, result.name)
     k = result.settings.get("k")
     return f"{name}, k = {k:,}" if k else name
+
+
+def _looseness(result: Result) -> str:
+    """For how many data the bound rests on few effective draws, where that is known and happens."""
+    share = result.settings.get("low_ess", 0.0)
+    return f"    ESS < k / 10 for {share:.0%} of data: loose for those" if share else ""
 
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -82,9 +81,3 @@ def everything(folder: Path) -> dict[str, Any]:
             tensors = load_file(checkpoint / f"{part}.safetensors")
             found[f"{pointer} {part}"] = {name: value.tolist() for name, value in sorted(tensors.items())}
     return found
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    """Where a run goes."""
-    return tmp_path / "run"

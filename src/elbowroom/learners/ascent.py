@@ -1,0 +1,115 @@
+"""Gradient ascent on a batch's mean: what all learners do once they have something to climb.
+
+Optimiser, learning rate, the check that nothing is infinite *before* it reaches the weights, clipping, and the moving
+average of the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from elbowroom.data.batch import Batch
+from elbowroom.learners.learner import Pair, State, check_finite
+from elbowroom.learners.schedules import Schedule, constant
+
+__all__ = ["Ascent", "Climbed"]
+
+
+class Climbed(NamedTuple):
+    """What one update saw."""
+
+    terms: dict[str, float]  #: batch means by name
+    lr: float  #: the learning rate that was used
+    grad_norm: float | None  #: before clipping; None where none is clipped
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ascent:
+    """How weights go uphill.
+
+    Args:
+        optimizer: makes the optimiser of the weights.
+        total_steps: length of the run, for the schedule; None where it is not known, as under a time limit.
+        schedule: factor of the learning rate as a function of progress.
+        clip_norm: the largest gradient norm.
+        ema: decay of the moving average of the weights; 0 for none.
+    """
+
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
+    total_steps: int | None
+    schedule: Schedule = constant
+    clip_norm: float | None = None
+    ema: float = 0.0
+
+    def parts(self, pair: Pair) -> tuple[Optimizer, AveragedModel | None]:
+        """The optimiser of the pair's weights and, where asked for, their moving average: two parts of a `State`."""
+        average = None
+        if self.ema:
+            update = get_ema_multi_avg_fn(self.ema)  # type: ignore[no-untyped-call]
+            average = AveragedModel(pair, multi_avg_fn=update)
+        optimizer = self.optimizer(pair.parameters())
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+        return optimizer, average
+
+    def climb(self, state: State, name: str, value: Tensor, parts: Mapping[str, Tensor], batch: Batch) -> Climbed:
+        """One update of the weights along the gradient of ``value``.
+
+        Args:
+            state: its weights are changed, and its moving average; its step is the learner's to count.
+            name: what the value is called in reports and messages.
+            value: what to ascend, a scalar: the batch's mean.
+            parts: to be reported beside it, each of shape (batch,).
+            batch: the data, for the message if something is not finite.
+        Raises:
+            ElbowroomError: the value, a part or the gradient is not finite; names the step, the term and the likely
+                cause, and leaves the weights as they were.
+        """
+        state.optimizer.zero_grad(set_to_none=True)
+        value.neg().backward()  # type: ignore[no-untyped-call]
+        return self.follow(state, name, value, parts, batch)
+
+    def follow(self, state: State, name: str, value: Tensor, parts: Mapping[str, Tensor], batch: Batch) -> Climbed:
+        """The same, where the gradients of −value stand in the weights' ``.grad`` already."""
+        lr = self._set_lr(state)
+        weights = [weight for group in state.optimizer.param_groups for weight in group["params"]]
+        norm = nn.utils.get_total_norm(self._watched_gradients(weights))
+        terms, grad_norm = _to_host(name, value, parts, norm)
+        check_finite(state.step + 1, terms, lr, grad_norm=grad_norm, batch=batch)
+        if self.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(weights, self.clip_norm, norm)
+        state.optimizer.step()
+        if state.average is not None:
+            state.average.update_parameters(state.pair)
+        return Climbed(terms, lr, None if self.clip_norm is None else grad_norm)
+
+    def _set_lr(self, state: State) -> float:
+        factor = self.schedule(state.step / self.total_steps if self.total_steps else 0.0)
+        for group in state.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+        return float(state.optimizer.param_groups[0]["lr"])
+
+    def _watched_gradients(self, weights: Iterable[Tensor]) -> list[Tensor]:
+        """All of them to clip; otherwise the biases', to see that they are finite.
+
+        A bias's gradient is the sum of all that flows back through its layer, so it is not finite where that is not;
+        reading every weight's gradient again would cost a twentieth of the step.
+        """
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        if self.clip_norm is not None:
+            return gradients
+        return [gradient for gradient in gradients if gradient.dim() <= 1] or gradients
+
+
+def _to_host(name: str, value: Tensor, parts: Mapping[str, Tensor], norm: Tensor) -> tuple[dict[str, float], float]:
+    """Batch means and the gradients' norm, in one transfer."""
+    means = [part.mean() for part in parts.values()] if len(parts) < 2 else torch.stack([*parts.values()]).mean(1)
+    head, grad_norm, *numbers = torch.stack([value.detach(), norm.to(value.dtype), *means]).tolist()
+    return {name: head} | dict(zip(parts, numbers, strict=True)), grad_norm

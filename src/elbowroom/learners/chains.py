@@ -1,0 +1,132 @@
+"""Markov chains that live as long as the training: what they leave at one visit of a datum and find at the next.
+
+Kept for each datum, by its position in the data set: where its chains are, their metric, how its step size differs
+from the common one, and how often it was visited. In memory, or memory-mapped in a file for each tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from elbowroom.errors import ElbowroomError
+from elbowroom.memory import require_memory
+from elbowroom.samplers.metric import Metric
+
+__all__ = ["Chains", "Found", "no_positions"]
+
+
+class Found(NamedTuple):
+    """What the chains of a batch left.
+
+    Attributes:
+        z: where they are, shape (chains, batch, latent).
+        metric: theirs.
+        log_step: how log ε of each datum differs from the common one, shape (batch,).
+        visits: so far, int64, shape (batch,); where it is 0 the rest means nothing.
+    """
+
+    z: Tensor
+    metric: Metric
+    log_step: Tensor
+    visits: Tensor
+
+
+class Chains:
+    """All data's chains.
+
+    Args:
+        num_data: positions in the data set.
+        chains: per datum.
+        like: a tensor of the model's type, on its device; its last axis is the latent dimension.
+        dense: whether metrics are matrices.
+        folder: where to map files; None keeps everything in memory.
+    Raises:
+        ElbowroomError: they do not fit into memory.
+    """
+
+    def __init__(self, num_data: int, chains: int, like: Tensor, *, dense: bool, folder: Path | None = None) -> None:
+        dim = like.shape[-1]
+        self._like, self._folder = like, folder
+        self._shapes: dict[str, tuple[int, ...]] = {
+            "z": (num_data, chains, dim),
+            "center": (num_data, dim),
+            "factor": (num_data, dim, dim) if dense else (num_data, dim),
+            "log_step": (num_data,),
+            "visits": (num_data,),
+        }
+        if folder is None:
+            require_memory(
+                like.element_size() * sum(math.prod(shape) for shape in self._shapes.values()),
+                f"To keep {chains:,} chains in {dim} dimensions for each of {num_data:,} data, with their metrics,",
+                "Keep them on disk with --mcem.storage disk, use --mcem.metric identity, or restart them with "
+                "--mcem.start prior.",
+            )
+
+    @cached_property
+    def _tensors(self) -> dict[str, Tensor]:
+        """Made when they are first needed: before that, a run that cannot begin leaves no files."""
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        made: dict[str, Tensor] = {}
+        for name, shape in self._shapes.items():
+            dtype = torch.int32 if name == "visits" else self._like.dtype
+            if self._folder is None:
+                made[name] = torch.zeros(shape, dtype=dtype, device=self._like.device)
+            else:
+                file = str(self._folder / f"{name}.bin")
+                made[name] = torch.from_file(file, shared=True, size=math.prod(shape), dtype=dtype).zero_().view(shape)
+        return made
+
+    def find(self, index: Tensor | None) -> Found:
+        """What the chains of the data at these positions left."""
+        kept = {name: tensor[self._rows(index)].to(self._device(index)) for name, tensor in self._tensors.items()}
+        metric = Metric(kept["center"], kept["factor"], upper=kept["factor"].dim() == 3)
+        return Found(kept["z"].transpose(0, 1), metric, kept["log_step"], kept["visits"].long())
+
+    def leave(self, index: Tensor | None, found: Found) -> None:
+        """Keeps what the chains of these data are to find at their next visit."""
+        rows = self._rows(index)
+        parts = {
+            "z": found.z.transpose(0, 1),
+            "center": found.metric.center,
+            "factor": found.metric.factor,
+            "log_step": found.log_step,
+            "visits": found.visits,
+        }
+        for name, part in parts.items():
+            tensor = self._tensors[name]
+            tensor[rows] = part.to(device=tensor.device, dtype=tensor.dtype)
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Everything, to be written down."""
+        return self._tensors
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes :meth:`tensors` back."""
+        for name, tensor in self._tensors.items():
+            tensor.copy_(tensors[name])
+
+    def _rows(self, index: Tensor | None) -> Tensor:
+        if index is None:
+            raise no_positions()
+        return index.to(self._tensors["z"].device)
+
+    def _device(self, index: Tensor | None) -> torch.device:
+        return self._tensors["z"].device if index is None else index.device
+
+
+def no_positions() -> ElbowroomError:
+    """Data that cannot be told apart when they come again."""
+    return ElbowroomError(
+        "Monte Carlo EM keeps the chains of each datum between visits by its position in the data set, which data from "
+        "a stream do not have.",
+        "Start them anew at every visit, with --mcem.start prior (or guide), or give the data as an array or a file.",
+    )

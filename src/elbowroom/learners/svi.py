@@ -1,0 +1,379 @@
+r"""Stochastic variational inference by Pyro, over the same model and guide.
+
+Pyro writes a model as a program that draws: inside a plate over the batch, z from the prior and the observed x from
+the likelihood; the guide is a second program that draws z. From the traces of the two it forms, for a batch of B data,
+
+==================== ======================= ===================================================================
+name                 Pyro's class            minus the loss
+==================== ======================= ===================================================================
+``trace``            ``Trace_ELBO``          :math:`\sum_b \log p(x_b, z_b) - \log q(z_b | x_b)`
+``trace-mean-field`` ``TraceMeanField_ELBO`` the same, with the KL in closed form where there is one
+``renyi``            ``RenyiELBO(alpha=0)``  :math:`\sum_b \log \frac1K \sum_k p(x_b, z_{bk}) / q(z_{bk} | x_b)`
+==================== ======================= ===================================================================
+
+which are the ELBO and the importance-weighted bound of :mod:`elbowroom.inference.objectives`, but for one thing: Pyro's
+loss is the *sum* over the batch, and elbowroom's the mean. The gradient is therefore divided by B after Pyro has
+computed it. A ``poutine.scale`` of 1/B inside would do the same for the ELBO, but not for the importance-weighted
+bound, whose weights it would raise to the power 1/B.
+
+This is the only module that imports Pyro, and it is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Size, Tensor, nn
+from torch.distributions import (
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+    register_kl,
+)
+
+from elbowroom.data.batch import Batch
+from elbowroom.errors import ElbowroomError
+from elbowroom.inference.divergences import closed_form_kl
+from elbowroom.inference.objectives import Terms, elbo_terms, iwae_terms
+from elbowroom.inference.soundness import ask
+from elbowroom.inference.weights import check_name, check_num_samples
+from elbowroom.learners.ascent import Ascent, Climbed
+from elbowroom.learners.learner import Info, Pair, State
+from elbowroom.model.conditional import Conditional
+from elbowroom.model.draws import draw
+from elbowroom.model.latent import LatentModel
+from elbowroom.model.noise import global_generator_seeded_from
+
+try:
+    import pyro
+    import pyro.distributions as dist
+    from pyro.distributions.torch_distribution import TorchDistributionMixin
+    from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
+    from pyro.optim import PyroOptim
+except ModuleNotFoundError as error:
+    raise ElbowroomError(
+        f"Pyro was asked for, but it is not installed ({error}).", "Install it: pip install 'elbowroom[pyro]'."
+    ) from error
+
+__all__ = ["ELBOS", "PyroPair", "Svi", "to_pyro"]
+
+#: name -> Pyro's estimator, a function of num_particles and how they are computed
+ELBOS: dict[str, Callable[..., Any]] = {
+    "trace": Trace_ELBO,
+    "trace-mean-field": TraceMeanField_ELBO,
+    "renyi": functools.partial(RenyiELBO, alpha=0),
+}
+
+
+class PyroPair(NamedTuple):
+    """Pyro's view of a model and its guide: two callables of (x, context=None, mask=None).
+
+    Either accepts a :class:`~elbowroom.data.batch.Batch` as x. The latent site is "z", the observed one "x", the plate
+    "data".
+    """
+
+    model: Callable[..., Tensor]
+    guide: Callable[..., Tensor]
+
+
+def to_pyro(model: LatentModel, guide: Conditional, *, name: str = "elbowroom") -> PyroPair:
+    r"""Model and guide as Pyro's, for use with any of Pyro's tools.
+
+    The weights are shared, not copied: what Pyro trains is trained here.
+
+    .. math:: z_b \sim p(z | c_b), \quad x_b \sim p(x | z_b, c_b); \qquad z_b \sim q(z | x_b, c_b), \qquad b = 1 \dots B
+
+    Args:
+        model: p(x, z).
+        guide: q(z | x).
+        name: under which the weights stand in Pyro's parameter store, as ``NAME.model$$$…`` and ``NAME.guide$$$…``.
+    Returns:
+        Two callables. Both take the data, shape (batch, \*event), or a ``Batch``; a context of shape (batch,
+        context_dim); and a mask of shape (batch, \*event), True where x was observed. To draw x instead of observing
+        it, wrap the model in ``pyro.poutine.uncondition``.
+    Raises:
+        ElbowroomError: when called: another model's weights stand in the store under this name; a weight that Pyro
+            would copy; a guide whose scale is not positive.
+    Reference:
+        Bingham et al. (2019), Pyro: Deep Universal Probabilistic Programming, arXiv:1810.09538.
+    Example:
+        >>> from elbowroom.model import oracles
+        >>> model, guide, x = oracles.ppca(dim=8, latent_dim=2, seed=0)
+        >>> pair = to_pyro(model, guide, name="example")
+        >>> pyro.set_rng_seed(0)
+        >>> svi = SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+        >>> losses = [svi.step(x) for _ in range(50)]
+        >>> sum(losses[-10:]) < sum(losses[:10])
+        True
+    """
+    if "$$$" in name:
+        raise ElbowroomError(f"The name '{name}' contains $$$, which Pyro keeps for itself.", "Choose another name.")
+    return PyroPair(_Model(model, f"{name}.model"), _Guide(guide, f"{name}.guide"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """z ~ p(z | c), x ~ p(x | z, c)."""
+
+    model: LatentModel
+    name: str
+
+    def __call__(self, x: Batch | Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        batch = _joined(x, context, mask)
+        _register(self.name, self.model)
+        with pyro.plate("data", len(batch), dim=-1):
+            z = pyro.sample("z", _as_pyro(self.model.prior(None, batch.context)))
+            observed: Tensor = pyro.sample("x", _Likelihood(self.model, z, batch.context, batch.mask), obs=batch.x)
+        return observed
+
+
+@dataclass(frozen=True, slots=True)
+class _Guide:
+    """z ~ q(z | x, c)."""
+
+    guide: Conditional
+    name: str
+    needs_gradient: str | None = None  #: what differentiates through the draws, if anything does
+
+    def __call__(self, x: Batch | Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        batch = _joined(x, context, mask)
+        _register(self.name, self.guide)
+        with pyro.plate("data", len(batch), dim=-1):
+            q = ask(self.guide, batch)
+            if self.needs_gradient is not None and not q.has_rsample:
+                raise ElbowroomError(
+                    f"Pyro's ELBO '{self.needs_gradient}' differentiates through draws of the guide, but those of a "
+                    f"{type(q).__name__} are not reparameterised.",
+                    "Use the ELBO 'trace', which then takes the score function, or another guide.",
+                )
+            z: Tensor = pyro.sample("z", _as_pyro(q))
+        return z
+
+
+def _joined(x: Batch | Tensor, context: Tensor | None, mask: Tensor | None) -> Batch:
+    """One batch from what was given; an argument goes before the batch's own part."""
+    if not isinstance(x, Batch):
+        return Batch(x, None, context, mask)
+    return Batch(x.x, x.index, x.context if context is None else context, x.mask if mask is None else mask)
+
+
+def _register(name: str, module: nn.Module) -> None:
+    """Weights into Pyro's parameter store, the same tensors: Pyro would silently prefer others it already has."""
+    held = dict(pyro.get_param_store().named_parameters())
+    frozen = False
+    for key, weight in module.named_parameters():
+        if not weight.requires_grad:
+            frozen = True
+            continue
+        if held.get(f"{name}$$${key}", weight) is not weight:
+            raise ElbowroomError(
+                f"Pyro's parameter store already holds '{name}' with the weights of another model ('{key}' differs), "
+                "so that Pyro would train those instead.",
+                "Call pyro.clear_param_store() first, or give to_pyro another name.",
+            )
+        if not weight.is_contiguous():
+            raise ElbowroomError(
+                f"The weight '{key}' of '{name}' is not contiguous in memory, so that Pyro would train a copy of it.",
+                "Make it so: weight.data = weight.data.contiguous().",
+            )
+    with warnings.catch_warnings() if frozen else nullcontext():
+        if frozen:  # a weight that is held fixed on purpose is no news
+            warnings.filterwarnings("ignore", message=".* was not registered in the param store")
+        pyro.module(name, module)
+
+
+# --- distributions -----------------------------------------------------------------------------------------------
+
+
+class _Likelihood(dist.TorchDistribution):
+    """p(x | z) over a whole datum; its density is `LatentModel.log_likelihood`, which is written there alone."""
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    has_rsample = False
+
+    def __init__(self, model: LatentModel, z: Tensor, context: Tensor | None, mask: Tensor | None) -> None:
+        self.model, self.z, self.context, self.mask_of_x = model, z, context, mask
+        super().__init__(z.shape[:-1], Size(model.likelihood.event_shape), validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.model.log_likelihood(value, self.z, context=self.context, mask=self.mask_of_x)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return draw(self.model.likelihood(self.z, self.context), sample_shape)
+
+
+class _Foreign(dist.TorchDistribution):
+    """A distribution over z that is none of Pyro's own, with its own draws and density."""
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, distribution: Distribution) -> None:
+        self.distribution = distribution
+        super().__init__(distribution.batch_shape, distribution.event_shape, validate_args=False)
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]  # torch has an attribute, Pyro too has properties
+        return self.distribution.has_rsample
+
+    @property
+    def support(self) -> Any:
+        return self.distribution.support
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        log_density: Tensor = self.distribution.log_prob(value)
+        return log_density
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return draw(self.distribution, sample_shape)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return draw(self.distribution, sample_shape)
+
+
+class _FullNormal(dist.MultivariateNormal):
+    """Pyro's, under a name to which the divergence from a factorised prior can be tied: torch knows none."""
+
+
+@register_kl(_FullNormal, Independent)  # type: ignore[no-untyped-call,untyped-decorator]  # torch's
+def _kl_full_factorised(q: _FullNormal, p: Independent[Distribution]) -> Tensor:
+    closed = closed_form_kl(q, p)
+    if closed is None:
+        raise NotImplementedError  # by this Pyro knows that it has to take draws
+    return closed.kl
+
+
+def _as_pyro(distribution: Distribution) -> Any:
+    """The same distribution as one of Pyro's, with its own choice about checking arguments."""
+    checked = distribution._validate_args
+    match distribution:
+        case TorchDistributionMixin():
+            return distribution
+        case Independent():
+            return _as_pyro(distribution.base_dist).to_event(distribution.reinterpreted_batch_ndims)
+        case Normal():
+            return dist.Normal(distribution.loc, distribution.scale, validate_args=checked)
+        case MultivariateNormal():
+            return _FullNormal(distribution.loc, scale_tril=distribution.scale_tril, validate_args=checked)
+        case MixtureSameFamily():
+            weights = dist.Categorical(logits=distribution.mixture_distribution.logits, validate_args=checked)
+            components = _as_pyro(distribution.component_distribution)
+            return dist.MixtureSameFamily(weights, components, validate_args=checked)
+        case _:
+            return _Foreign(distribution)
+
+
+# --- the learner -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Svi:
+    """Pyro's ``SVI`` with an estimator of Pyro's; optimiser, schedule and checks are elbowroom's.
+
+    Every step has a parameter store of its own, so that nothing of the user's in Pyro is touched and no learner meets
+    another; and Pyro's draws come from torch's global generator, which is seeded for the step and put back.
+
+    Args:
+        elbo: "trace", "trace-mean-field" or "renyi"; the table in :mod:`elbowroom.learners.svi`.
+        ascent: optimiser, schedule, clipping, moving average.
+        num_particles: draws of z per datum, all at once.
+    Raises:
+        ElbowroomError: an unknown ELBO, or no particles.
+    Example:
+        >>> from elbowroom.model import oracles
+        >>> model, guide, x = oracles.ppca(dim=8, latent_dim=2, seed=0)
+        >>> adam = functools.partial(torch.optim.Adam, lr=1e-2)
+        >>> learner = Svi(elbo="trace", ascent=Ascent(optimizer=adam, total_steps=10))
+        >>> state = learner.init(Pair(model, guide))
+        >>> state, info = learner.step(state, Batch(x), generator=torch.Generator().manual_seed(0))
+        >>> list(info.terms), info.decoder_gradients
+        (['elbo'], 64)
+    """
+
+    elbo: Literal["trace", "trace-mean-field", "renyi"] = "trace"
+    ascent: Ascent
+    num_particles: int = 1
+
+    def __post_init__(self) -> None:
+        check_name("ELBO of Pyro's", self.elbo, ELBOS)
+        check_num_samples(self.num_particles)
+
+    @property
+    def name(self) -> str:
+        """What the estimator is one of: "iwae" for "renyi", else "elbo"."""
+        return "iwae" if self.elbo == "renyi" else "elbo"
+
+    def init(self, pair: Pair) -> State:
+        """The state before the first step."""
+        return State(0, pair, *self.ascent.parts(pair))
+
+    def step(self, state: State, batch: Batch, *, generator: torch.Generator) -> tuple[State, Info]:
+        """One step of Pyro's ``SVI``.
+
+        Raises:
+            ElbowroomError: the loss or its gradient is not finite; names the step and the likely cause, and leaves the
+                weights as they were. A guide that the estimator cannot use.
+        """
+        estimator = ELBOS[self.elbo](
+            num_particles=self.num_particles, vectorize_particles=self.num_particles > 1, max_plate_nesting=1
+        )
+        climb = _Climb(self.ascent, self.name, state, batch)
+
+        def loss_and_grads(model: Callable[..., Tensor], guide: Callable[..., Tensor], given: Batch) -> float:
+            state.optimizer.zero_grad(set_to_none=True)
+            climb.loss = float(estimator.loss_and_grads(model, guide, given))
+            return climb.loss
+
+        model = _Model(state.pair.model, "elbowroom.model")
+        guide = _Guide(state.pair.guide, "elbowroom.guide", None if self.elbo == "trace" else self.elbo)
+        with pyro.get_param_store().scope(), global_generator_seeded_from(generator), warnings.catch_warnings():
+            # what Pyro warns of is refused below, with a cause and a remedy
+            warnings.filterwarnings("ignore", message="Encountered (NaN|[+-]?inf)", category=UserWarning)
+            svi = SVI(model, guide, climb, estimator.loss, loss_and_grads)  # type: ignore[no-untyped-call]
+            svi.step(batch)  # type: ignore[no-untyped-call]
+        climbed = climb.seen
+        state.step += 1
+        return state, Info(climbed.terms, climbed.lr, self.num_particles * len(batch), grad_norm=climbed.grad_norm)
+
+    def measure(self, pair: Pair, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
+        """The bound by elbowroom's own objectives, so that validation is the same whoever trains; per datum."""
+        terms: Terms
+        if self.elbo == "renyi":
+            terms = iwae_terms(pair.model, pair.guide, batch, num_samples=self.num_particles, generator=generator)
+        else:
+            terms = elbo_terms(
+                pair.model, pair.guide, batch, num_samples=self.num_particles, kl="auto", generator=generator
+            )
+        return {self.name: terms.value, **terms.parts}
+
+
+class _Climb(PyroOptim):
+    """What ``SVI`` takes for its optimiser: one update of all weights together, by an `Ascent`.
+
+    Pyro's own has an optimiser for every weight, which could neither clip their joint gradient nor be saved beside
+    the other learners'.
+    """
+
+    seen: Climbed
+
+    def __init__(self, ascent: Ascent, name: str, state: State, batch: Batch) -> None:
+        super().__init__(torch.optim.Optimizer, {})
+        self.ascent, self.name, self.state, self.batch = ascent, name, state, batch
+        self.loss = torch.nan
+
+    def __call__(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        size = len(self.batch)
+        for weight in self.state.pair.parameters():
+            if weight.grad is not None:
+                weight.grad.div_(size)  # Pyro's sum to a mean
+        value = next(self.state.pair.parameters()).new_tensor(-self.loss / size)
+        self.seen = self.ascent.follow(self.state, self.name, value, {}, self.batch)

@@ -1,0 +1,200 @@
+"""From a configuration to a learner: which settings each of the five takes, and which guide it can work with."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from elbowroom.errors import ElbowroomError
+from elbowroom.inference.objectives import OBJECTIVES
+from elbowroom.learners.aevb import Aevb
+from elbowroom.learners.ascent import Ascent
+from elbowroom.learners.expectation import EStep
+from elbowroom.learners.learner import Learner
+from elbowroom.learners.mcem import Mcem
+from elbowroom.learners.naive import naive
+from elbowroom.learners.schedules import SCHEDULES
+from elbowroom.learners.wakesleep import WakeSleep
+from elbowroom.running.build import guide_name
+from elbowroom.running.config import Config, ObjectiveConfig
+
+__all__ = ["Course", "build_learner"]
+
+
+class Course(NamedTuple):
+    """What a learner has to know of the run beside its settings."""
+
+    total_steps: int | None  #: None where time or work is the limit
+    steps_per_epoch: int | None  #: None for a stream
+    num_data: int | None  #: positions in the data set; None for a stream
+    scratch: Path  #: a folder for what does not fit into memory; made when it is needed
+
+
+def build_learner(config: Config, course: Course) -> Learner:
+    """The learner that the configuration names.
+
+    Raises:
+        ElbowroomError: settings that do not go together, or a guide that the learner cannot use.
+    """
+    kind = _LEARNERS[config.train.learner]
+    _check_guide(config, kind)
+    _check_unread(config, kind)
+    schedule = config.optimizer.schedule
+    if course.total_steps is None and schedule != "constant":
+        raise ElbowroomError(
+            f"A {schedule} schedule is laid out over a known number of steps, which a run with a limit of time or work "
+            "does not have.",
+            "Use --optimizer.schedule constant, or say the length with --train.epochs or --train.steps.",
+        )
+    ascent = Ascent(
+        optimizer=_optimizer(config),
+        total_steps=course.total_steps,
+        schedule=SCHEDULES[schedule],
+        clip_norm=config.optimizer.clip_norm,
+        ema=config.train.ema,
+    )
+    return kind.build(config, ascent, course)
+
+
+def _optimizer(config: Config) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
+    o = config.optimizer
+    make: dict[str, Callable[..., Optimizer]] = {
+        "adam": functools.partial(torch.optim.Adam, betas=o.betas, eps=o.eps, fused=True),
+        "adamw": functools.partial(torch.optim.AdamW, betas=o.betas, eps=o.eps, fused=True),
+        "adamax": functools.partial(torch.optim.Adamax, betas=o.betas, eps=o.eps),
+        "adagrad": torch.optim.Adagrad,
+        "rmsprop": functools.partial(torch.optim.RMSprop, momentum=o.momentum),
+        "sgd": functools.partial(torch.optim.SGD, momentum=o.momentum),
+    }
+    return functools.partial(make[o.name], lr=o.lr, weight_decay=o.weight_decay)
+
+
+# --- the five ----------------------------------------------------------------------------------------------------
+
+
+def _aevb(config: Config, ascent: Ascent, course: Course) -> Learner:
+    o = config.objective
+    if o.warmup_epochs and course.steps_per_epoch is None:
+        raise ElbowroomError("A stream has no epochs, so objective.warmup_epochs has no length.", "Set it to 0.")
+    settings: dict[str, Any] = {"estimator": o.estimator}
+    if o.name == "elbo":
+        settings |= {"kl": o.kl, "free_bits": o.free_bits}
+    elif (o.beta, o.free_bits, o.warmup_epochs) != (1.0, 0.0, 0.0):
+        raise ElbowroomError(
+            "beta, free_bits and warmup_epochs weigh the KL term, which the iwae objective does not have.",
+            "Leave them out, or set --objective.name elbo.",
+        )
+    return Aevb(
+        name=o.name,
+        objective=functools.partial(OBJECTIVES[o.name], **settings),
+        ascent=ascent,
+        num_samples=o.num_samples,
+        weighs_kl=o.name == "elbo",
+        beta=o.beta,
+        warmup_steps=o.warmup_epochs * (course.steps_per_epoch or 0),
+    )
+
+
+def _naive(config: Config, ascent: Ascent, course: Course) -> Learner:
+    if config.model.prior == "mixture" and config.objective.estimator != "score-function":
+        raise ElbowroomError(
+            f"The learner naive draws z from the prior, and the estimator {config.objective.estimator} differentiates "
+            "through draws, which those of a mixture do not allow.",
+            "Use --objective.estimator score-function, or --model.prior normal.",
+        )
+    return naive(num_samples=config.objective.num_samples, estimator=config.objective.estimator, ascent=ascent)
+
+
+def _wake_sleep(config: Config, ascent: Ascent, course: Course) -> Learner:
+    if config.model.prior == "vamp":
+        raise ElbowroomError(
+            "Wake-sleep teaches model and guide apart, but a VampPrior is made of the guide.",
+            "Use --model.prior normal or mixture, or --train.learner aevb.",
+        )
+    return WakeSleep(ascent=ascent, num_samples=config.objective.num_samples)
+
+
+def _mcem(config: Config, ascent: Ascent, course: Course) -> Learner:
+    if config.model.prior == "vamp":
+        raise ElbowroomError(
+            "Monte Carlo EM teaches the model by the chains' draws and the guide beside it, but a VampPrior is made of "
+            "the guide.",
+            "Use --model.prior normal or mixture, or --train.learner aevb.",
+        )
+    m = config.mcem
+    if m.growth and course.steps_per_epoch is None:
+        raise ElbowroomError("A stream has no epochs, so mcem.growth has no meaning.", "Set it to 0.")
+    return Mcem(
+        ascent=ascent,
+        e_step=EStep(**{key: getattr(m, key) for key in EStep.__dataclass_fields__}),
+        latent_dim=config.model.latent_dim,
+        num_data=course.num_data,
+        draws=m.draws,
+        growth_per_step=m.growth / (course.steps_per_epoch or 1),
+        updates=m.updates,
+        learns_guide=guide_name(config) != "none",
+        scratch=course.scratch if m.storage == "disk" else None,
+    )
+
+
+def _svi(config: Config, ascent: Ascent, course: Course) -> Learner:
+    from elbowroom.learners.svi import Svi
+
+    return Svi(ascent=ascent, elbo=config.svi.elbo, num_particles=config.svi.num_particles)
+
+
+class _Kind(NamedTuple):
+    """A learner: how it is made, the keys of ``objective`` that it reads, and what it asks of a guide."""
+
+    build: Callable[[Config, Ascent, Course], Learner]
+    reads: frozenset[str]
+    guide: str  #: "needed", "optional" or "unusable"
+
+
+_LEARNERS: dict[str, _Kind] = {
+    "aevb": _Kind(_aevb, frozenset(ObjectiveConfig.model_fields), "needed"),
+    "naive": _Kind(_naive, frozenset({"num_samples", "estimator"}), "unusable"),
+    "mcem": _Kind(_mcem, frozenset(), "optional"),
+    "wake-sleep": _Kind(_wake_sleep, frozenset({"num_samples"}), "needed"),
+    "svi": _Kind(_svi, frozenset(), "needed"),
+}
+
+
+def _check_guide(config: Config, kind: _Kind) -> None:
+    learner, name = config.train.learner, guide_name(config)
+    if kind.guide == "needed" and name == "none":
+        raise ElbowroomError(
+            f"The learner {learner} learns a guide q(z | x) beside the model, but model.guide is none.",
+            "Leave --model.guide out, or learn without a guide by --train.learner mcem.",
+        )
+    if kind.guide == "unusable" and name != "none":
+        raise ElbowroomError(
+            f"The learner {learner} draws z from the prior, so it cannot use a {name} guide.",
+            "Leave --model.guide out, or use --train.learner aevb, which learns one.",
+        )
+
+
+def _check_unread(config: Config, kind: _Kind) -> None:
+    """Refuses settings of the objective, and of other learners, that would be passed over in silence."""
+    learner, default = config.train.learner, Config()
+    unread = [
+        f"objective.{key}"
+        for key in ObjectiveConfig.model_fields
+        if key not in kind.reads and getattr(config.objective, key) != getattr(default.objective, key)
+    ]
+    unread += [
+        section
+        for section in ("mcem", "svi")
+        if section != learner and getattr(config, section) != getattr(default, section)
+    ]
+    if unread:
+        raise ElbowroomError(
+            f"The learner {learner} does not read {', '.join(unread)}.",
+            "Leave that out, or name the learner that it is for with --train.learner.",
+        )

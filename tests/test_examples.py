@@ -1,0 +1,45 @@
+"""The example scripts run, and print what they say they do."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def _script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def _pyro_as_it_was() -> Iterator[None]:
+    pyro = pytest.importorskip("pyro")
+    with pyro.get_param_store().scope():
+        yield
+    pyro.distributions.enable_validation(True)
+
+
+@pytest.mark.usefixtures("_pyro_as_it_was")
+def test_the_tutorials_guide_is_all_nan_and_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    _script("tutorial_guide").main(["--data", "digits", "--epochs", "1"])
+    out = capsys.readouterr().out
+    printed, corrected = (line for line in out.splitlines() if "true bound" in line)
+    for line, nans, negative in ((printed, 13, True), (corrected, 0, False)):
+        assert re.search(rf"NaN losses +{nans} of 13 ", line)
+        assert "weights finite: yes" in line
+        assert ("negative scales   0%" in line) is not negative
+    bounds = [float(re.search(r"true bound +(-\d+\.\d+)", line)[1]) for line in (printed, corrected)]  # type: ignore[index]
+    assert all(-45 < bound < -20 for bound in bounds)
+    assert re.search(r"elbowroom: The scale of the guide PrintedGuide is negative for \d+% of its elements", out)
+    assert "torch.exp(0.5 * v)" in out

@@ -86,12 +86,12 @@ def test_the_tables(ask: Ask) -> None:
     first = {row["recipe"]: row for row in content["rows"] if row["moment"] == 200}
     best, other = sorted(final, key=lambda name: -final[name]["value"])
     lines = [line.split() for line in out.splitlines()]
-    assert lines[4][:5] == [best, {"wake": "wake-sleep"}.get(best, "aevb"), f"{final[best]['value']:.2f}",
-                            f"{final[best]['stderr']:.2f}", "best"]  # fmt: skip
-    assert lines[5][4] == f"{final[other]['value'] - final[best]['value']:+.2f}"
-    assert lines[5][-1] == f"{final[other]['decoder_gradients']}"
-    assert lines[8] == ["recipe", "200", "400"]
-    assert lines[9] == [best, f"{first[best]['value']:.2f}", f"{final[best]['value']:.2f}"]
+    assert lines[6][:6] == [best, {"wake": "wake-sleep"}.get(best, "aevb"), f"{final[best]['value']:.2f}",
+                            f"{final[best]['stderr']:.2f}", f"{final[best]['median_ess']:.0f}", "best"]  # fmt: skip
+    assert lines[7][5] == f"{final[other]['value'] - final[best]['value']:+.2f}"
+    assert lines[7][-1] == f"{final[other]['decoder_gradients']}"
+    assert lines[10] == ["recipe", "200", "400"]
+    assert lines[11] == [best, f"{first[best]['value']:.2f}", f"{final[best]['value']:.2f}"]
     assert out.splitlines()[-3:] == ["wrote o/compare.json", "wrote o/values.safetensors", "wrote o/compare.png"]
 
 

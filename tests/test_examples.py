@@ -43,3 +43,16 @@ def test_the_tutorials_guide_is_all_nan_and_is_refused(capsys: pytest.CaptureFix
     assert all(-45 < bound < -20 for bound in bounds)
     assert re.search(r"elbowroom: The scale of the guide PrintedGuide is negative for \d+% of its elements", out)
     assert "torch.exp(0.5 * v)" in out
+
+
+def test_the_law_of_prior_sampling_is_printed_and_drawn(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    picture = tmp_path / "law.png"
+    _script("prior_sampling").main(["--dims", "1", "4", "8", "--out", str(picture)])
+    out = capsys.readouterr().out
+    assert picture.stat().st_size > 10_000
+    assert re.search(r"^ +8 .*\d", out, re.MULTILINE)
+    rates = {
+        float(theory): float(rate) for rate, theory in re.findall(r"prior: exp\(\((\d\.\d+) .* \(theory (.*)\)", out)
+    }
+    assert rates.keys() == {1.0}  # a quarter of a nat per dimension has no law to show yet at 8 dimensions
+    assert 0.8 < rates[1.0] < 1.2

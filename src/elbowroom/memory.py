@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from elbowroom.errors import ElbowroomError
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["available_memory", "require_memory"]
 
@@ -29,13 +33,14 @@ def available_memory() -> int | None:
     return max(0, min(found)) if found else None
 
 
-def require_memory(num_bytes: int, what: str, remedy: str) -> None:
+def require_memory(num_bytes: int, what: str, remedy: str, device: torch.device | None = None) -> None:
     """Refuse what would not fit.
 
     Args:
         num_bytes: that it takes.
         what: it is, for the message.
         remedy: what to do instead.
+        device: whose memory it is to lie in; main memory unless it is a GPU.
     Raises:
         ElbowroomError: more than can be had.
     Example:
@@ -46,7 +51,12 @@ def require_memory(num_bytes: int, what: str, remedy: str) -> None:
         elbowroom.errors.ElbowroomError: To keep a universe takes 1,152,921,504.6 GB of memory, but ... GB can be had.
           Make a smaller one.
     """
-    available = available_memory()
+    if device is not None and device.type == "cuda":
+        import torch
+
+        available: int | None = torch.cuda.mem_get_info(device)[0]
+    else:
+        available = available_memory()
     if available is not None and num_bytes > available:
         raise ElbowroomError(
             f"{what} takes {num_bytes / 1e9:,.1f} GB of memory, but {available / 1e9:,.1f} GB can be had.", remedy

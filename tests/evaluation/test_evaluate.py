@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
-from elbowroom.data.batch import Batch
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
 from elbowroom.data.support import Support
@@ -151,6 +149,14 @@ def test_laplace_is_needs_no_guide() -> None:
     assert (settings["low_ess"], settings["num_modes"], settings["unconverged"]) == (0.0, 1.0, 0.0)
     steps = settings["evaluations"] - 100 - 4 * (1 + LATENT / 2)  # a gradient and a curvature at each of four starts
     assert 0 < steps <= 4 * (2 + LATENT / 2)  # and a single Newton step from there at most
+    assert "elbow room" not in found  # nothing guessed a posterior
+
+
+def test_without_a_guide_there_are_no_active_units() -> None:
+    model, _, x = _oracle(20)
+    with pytest.raises(ElbowroomError, match="there is no guide") as caught:
+        _measure(model, PriorGuide(model.prior), _data(x), "active-units")
+    assert "laplace-is" in caught.value.remedy
 
 
 def test_laplace_is_looks_at_the_guide_for_its_first_start_alone() -> None:
@@ -475,41 +481,6 @@ def test_a_datum_is_measured_alone_however_many_come_with_it() -> None:
         x = next(iter(data.batches("train", 64))).x
         assert torch.allclose(guide(x).mean, torch.cat([guide(row[None]).mean for row in x]))
     assert together.shape == alone.shape == (64,)
-
-
-# --- score -------------------------------------------------------------------------------------------------------
-
-
-def _batches(x: Tensor, size: int) -> Iterator[Batch]:
-    return (Batch(part) for part in torch.split(x, size))
-
-
-@pytest.mark.parametrize("size", [1, 7, 64])
-def test_score_is_the_evidence_of_every_row_in_order(size: int) -> None:
-    model, _, x = _oracle(64)
-    values, errors = score(model, model.exact_guide(), _batches(x, size), k=2)
-    assert torch.allclose(values, model.log_evidence(x).detach(), atol=1e-9)
-    assert errors.abs().max() < 1e-6
-    assert values.dtype == torch.float64
-    assert not values.requires_grad
-
-
-def test_score_errs_by_its_standard_error() -> None:
-    model, guide, x = _oracle(400)
-    values, errors = score(model, guide, _batches(x, 100), k=500)
-    z = (values - model.log_evidence(x)) / errors
-    assert abs(z.mean().item()) * math.sqrt(len(z)) < 4
-    assert abs(z.var().item() - 1) < 0.3
-    again, _ = score(model, guide, _batches(x, 100), k=500)
-    assert torch.equal(values, again)
-    other, _ = score(model, guide, _batches(x, 100), k=500, seed=1)
-    assert not torch.equal(values, other)
-
-
-def test_nothing_has_no_score() -> None:
-    model, guide, _ = _oracle(4)
-    with pytest.raises(ElbowroomError, match="no data to score"):
-        score(model, guide, [])
 
 
 # --- every likelihood --------------------------------------------------------------------------------------------

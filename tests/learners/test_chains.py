@@ -18,7 +18,7 @@ LIKE = torch.zeros(DIM, dtype=torch.float64)
 
 
 def _chains(folder: Path | None = None, *, dense: bool = False) -> Chains:
-    return Chains(DATA, CHAINS, LIKE, dense=dense, folder=folder)
+    return Chains(torch.arange(DATA), CHAINS, LIKE, dense=dense, folder=folder)
 
 
 def _found(index: Tensor, *, dense: bool, seed: int = 0) -> Found:
@@ -97,6 +97,19 @@ def test_chains_that_do_not_fit_are_refused_before_they_are_made(
         _chains()
     assert "--mcem.storage disk" in caught.value.remedy
     _chains(tmp_path)  # the disk is another matter
+
+
+def test_only_the_named_positions_have_chains_and_others_are_refused() -> None:
+    chains = Chains(torch.tensor([3, 8, 9]), CHAINS, LIKE, dense=False)
+    assert chains.tensors()["z"].shape[0] == 3
+    index = torch.tensor([9, 3])
+    found = chains.find(index)
+    marked = found._replace(log_step=torch.tensor([0.9, 0.3]), visits=found.visits + 1)
+    chains.leave(index, marked)
+    assert chains.find(torch.tensor([3, 8, 9])).log_step.tolist() == pytest.approx([0.3, 0.0, 0.9])
+    for stranger in (0, 4, 10):
+        with pytest.raises(ElbowroomError, match="not among the training data's"):
+            chains.find(torch.tensor([3, stranger]))
 
 
 def test_data_without_positions_are_refused() -> None:

@@ -84,7 +84,7 @@ def _scene(
         steps_per_epoch=2,
     )
     number = copies * DATA
-    learner = build_learner(config, Course(10, 2, number, folder / "chains"))
+    learner = build_learner(config, Course(10, 2, None if number is None else torch.arange(number), folder / "chains"))
     x = ppca(DIM, LATENT, seed=0, num_data=DATA)[2].repeat(copies, 1)
     covariates = torch.eye(CONTEXT, dtype=torch.float64).repeat(number // CONTEXT, 1) if context else None
     return Scene(learner, build_pair(config, facts, seed=0), Batch(x, torch.arange(number), covariates))
@@ -390,7 +390,7 @@ def test_it_finds_the_maximum_likelihood(name: str, tmp_path: Path) -> None:
         {"optimizer": {"lr": 0.05, "schedule": "cosine", "betas": [0.9, 0.99]}},
         settings,
     )
-    learner = build_learner(config, Course(steps, 1, POINTS, tmp_path / "chains"))
+    learner = build_learner(config, Course(steps, 1, torch.arange(POINTS), tmp_path / "chains"))
     pair = _linear(guide="guide" in settings.get("model", {}))
     state, generator, batch = learner.init(pair), _generator(), Batch(x, torch.arange(POINTS))
     assert isinstance(pair.model, LinearGaussian)

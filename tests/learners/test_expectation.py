@@ -49,7 +49,7 @@ class Scene:
         dense = e_step.resolved(self.model).metric == "gauss-newton"
         self.chains = None
         if e_step.start == "persistent":
-            self.chains = Chains(num_data, e_step.chains, like, dense=dense)
+            self.chains = Chains(torch.arange(num_data), e_step.chains, like, dense=dense)
 
     def visit(self, index: Tensor | None = None, *, draws: int = 1) -> Draws:
         index = torch.arange(len(self.x)) if index is None else index
@@ -477,7 +477,7 @@ def test_a_prior_with_weights_of_its_own_serves_without_a_guide(start: Any) -> N
     torch.manual_seed(1)
     linear, _, x = ppca(DIM, LATENT, seed=0, num_data=20, dtype=torch.float32)
     model = LatentModel(MixtureOfGaussians(LATENT, 3), linear.likelihood)
-    chains = Chains(20, 1, torch.zeros(LATENT), dense=True) if start == "persistent" else None
+    chains = Chains(torch.arange(20), 1, torch.zeros(LATENT), dense=True) if start == "persistent" else None
     unknown = torch.tensor(torch.nan, dtype=torch.float64)
     found = EStep(start=start, metric="gauss-newton").run(
         model,

@@ -228,3 +228,17 @@ def test_it_does_not_ascend_the_elbo_in_the_guide() -> None:
     bound = elbo_terms(model, guide, Batch(x.repeat(20, 1)), generator=_generator()).value
     forward = _gradient(bound.mean(), guide)
     assert (asleep - forward).norm() > 0.2 * forward.norm()
+
+
+def test_asleep_the_guide_sees_no_more_of_a_dream_than_of_the_data() -> None:
+    """Where the batch hides an element, its dream shows the filler, as the guide will meet it when awake."""
+    model, guide, x = ppca(5, 2, seed=0, num_data=40)
+    mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(3)) < 0.5
+    filled = torch.where(mask, x, -7.0)
+    shown: list[Tensor] = []
+    guide.register_forward_pre_hook(lambda module, given: shown.append(given[0]))
+    sleep(model, guide, Batch(filled, mask=mask), num_samples=3, generator=torch.Generator().manual_seed(1))
+    dream = model.sample(120, generator=torch.Generator().manual_seed(1)).x
+    (seen,) = shown
+    assert bool((seen[~mask.repeat(3, 1)] == -7.0).all())
+    assert torch.equal(seen[mask.repeat(3, 1)], dream[mask.repeat(3, 1)])

@@ -211,7 +211,7 @@ def test_the_learner_is_what_the_configuration_says() -> None:
             "train": {"ema": 0.9},
         }
     )
-    learner = build_learner(config, Course(100, 8, 1000, Path("chains")))
+    learner = build_learner(config, Course(100, 8, torch.arange(1000), Path("chains")))
     assert isinstance(learner, Aevb)
     assert (learner.beta, learner.warmup_steps) == (2.0, 12.0)
     assert (learner.ascent.clip_norm, learner.ascent.ema) == (3.0, 0.9)

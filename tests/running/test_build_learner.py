@@ -26,7 +26,7 @@ from elbowroom.running.build import build_pair, facts_of, guide_name
 from elbowroom.running.build_learner import Course, build_learner
 from elbowroom.running.config import Config, configure
 
-COURSE = Course(10, 5, 100, Path("chains"))
+COURSE = Course(10, 5, torch.arange(100), Path("chains"))
 STREAM = Course(10, None, None, Path("chains"))
 needs_pyro = pytest.mark.skipif(importlib.util.find_spec("pyro") is None, reason="needs pyro")
 
@@ -100,7 +100,8 @@ def test_what_is_given_reaches_mcem() -> None:
     assert {key: getattr(learner.e_step, key) for key in given} == given
     assert (learner.draws, learner.updates, learner.learns_guide, learner.latent_dim) == (5, 6, True, 4)
     assert learner.growth_per_step == pytest.approx(2 / 5)
-    assert (learner.num_data, learner.scratch) == (100, None)
+    assert learner.scratch is None
+    assert learner.positions is COURSE.positions
     assert _build(train={"learner": "mcem"}, mcem={"num_steps": 3}).e_step.num_steps == 3
     assert _build(train={"learner": "mcem"}, mcem={"storage": "disk"}).scratch == Path("chains")
     assert not _build(train={"learner": "mcem"}).learns_guide
@@ -292,10 +293,32 @@ def test_chains_that_do_not_fit_into_memory(monkeypatch: pytest.MonkeyPatch, out
     monkeypatch.setattr(elbowroom.memory, "available_memory", lambda: 1_000)
     settings = {"learner": "mcem", "steps": 2, "batch_size": 10}
     error = _refused(lambda: tiny(reals(), out, train=settings))
-    assert "for each of 53 data" in error.problem
+    assert "for each of 37 data" in error.problem
     assert "--mcem.storage disk" in error.remedy
     assert not out.exists()
     tiny(reals(), out, train=settings, mcem={"storage": "disk"})
+
+
+@pytest.mark.parametrize(("binarization", "transitions"), [("static", 1), ("dynamic", 4)])
+def test_chains_that_meet_other_bits_at_every_visit_take_longer_to_forget(binarization: str, transitions: int) -> None:
+    learner = _build(train={"learner": "mcem"}, data={"binarization": binarization})
+    assert isinstance(learner, Mcem)
+    assert learner.e_step.transitions == transitions
+    learner = _build(train={"learner": "mcem"}, data={"binarization": binarization}, mcem={"transitions": 2})
+    assert isinstance(learner, Mcem)
+    assert learner.e_step.transitions == 2
+
+
+@pytest.mark.parametrize(("start", "warmup"), [("persistent", 5), ("prior", 20)])
+def test_chains_that_start_anew_take_longer_to_arrive(start: str, warmup: int) -> None:
+    learner = _build(train={"learner": "mcem"}, mcem={"start": start})
+    assert isinstance(learner, Mcem)
+    assert learner.e_step.warmup == warmup
+
+
+def test_a_single_draw_of_the_prior_teaches_nothing_about_z() -> None:
+    with pytest.raises(ElbowroomError, match="ignores z"):
+        _build(train={"learner": "naive"})
 
 
 def test_more_data_to_train_on_than_there_are(out: Path) -> None:
@@ -318,7 +341,7 @@ def test_a_likelihood_without_a_cheap_curvature_moves_in_no_metric(out: Path) ->
     run = tiny(x, out, train=train, mcem={"warmup": 1})
     kept = load_file(out / "checkpoints" / "step-2" / "training.safetensors")
     assert run.history[-1]["step"] == 2
-    assert kept["chains.factor"].shape == (53, 2)
+    assert kept["chains.factor"].shape == (37, 2)
     assert set(kept["chains.factor"].unique().tolist()) == {0.0, 1.0}
 
 

@@ -420,8 +420,18 @@ def test_a_recipe_that_fails_does_not_cost_the_others_what_they_have(monkeypatch
     ]
     assert sum("wild failed" in line for line in said) == 1
     assert Comparison.read(Path("o")).entrants["wild"].failed == message
-    monkeypatch.setattr(comparing, "train", None)  # a second time nothing is trained, nor tried
-    assert go("wild.toml", "aevb.toml").rows == found.rows
+    tried: list[str] = []
+    plain = comparing.train
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        tried.append(Path(kwargs["out"]).name)
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(comparing, "train", watched)  # a second time only what failed is tried
+    again = go("wild.toml", "aevb.toml")
+    assert again.rows == found.rows
+    assert set(tried) == {"wild"}
+    assert again.entrants["wild"].failed is not None
 
 
 def test_a_model_without_a_finite_value_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:

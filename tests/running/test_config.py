@@ -137,6 +137,19 @@ def test_recipes_that_extend_each_other_in_a_circle_are_refused(tmp_path: Path) 
         read_recipe(tmp_path / "a.toml")
 
 
+def test_a_circle_is_seen_whatever_the_road(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.toml").write_text('extends = "sub/../a.toml"\n')
+    with pytest.raises(ElbowroomError, match="in a circle"):
+        read_recipe(tmp_path / "a.toml")
+
+
+def test_what_extends_has_to_be_a_name(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text("extends = 3\n")
+    with pytest.raises(ElbowroomError, match="extends is 3, but should be the name"):
+        read_recipe(tmp_path / "a.toml")
+
+
 def test_a_recipe_that_extends_what_is_not_there_names_it(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('extends = "digitz"\n')
     with pytest.raises(ElbowroomError, match="no recipe 'digitz'"):

@@ -100,7 +100,8 @@ def compare(
         wrote(found.folder / RECORD, *([found.folder / VALUES, figure] if found.rows else []))
     if len(failed) == len(found.entrants):
         raise ElbowroomError(
-            "No recipe reached the end of the budget.", "See above what each failed by; change it, and use --overwrite."
+            "No recipe reached the end of the budget.",
+            "See above what each failed by; the same command tries again, a changed recipe needs --overwrite.",
         )
 
 
@@ -116,12 +117,14 @@ def _print_tables(found: Comparison) -> None:
 
     yardstick = found.yardstick
     say(f"{_headline(found)} · each recipe trained for {amount(found.budget['of'], found.budget['amount'])}")
-    say(f"log p(x) ≥, in nats per datum: a lower bound, by importance sampling around modes, k = {yardstick['k']:,}\n")
+    say(f"log p(x) ≥, in nats per datum: a lower bound, by importance sampling around modes, k = {yardstick['k']:,};")
+    say("ESS is the effective number of these draws, the median over points: where it is small, the bound is loose")
+    say("gradients are evaluations of the decoder with its gradient; ± paired is the error of the difference\n")
     for split in yardstick["splits"]:
         if split != yardstick["splits"][0]:
             say(f"{split}, {yardstick['points'][split]:,} points")
         standings = found.standings(split)
-        _print_aligned([_final(standing) for standing in standings])
+        _print_aligned([_final(standing, found, split) for standing in standings])
         say()
         if len(found.moments) > 1:
             say(f"{split} log p(x) ≥ after so many {found.budget['of'].replace('_', ' ')}")
@@ -132,20 +135,22 @@ def _print_tables(found: Comparison) -> None:
             say(f"{name} failed: {entrant.failed}\n")
 
 
-def _final(standing: Standing) -> dict[str, str]:
+def _final(standing: Standing, found: Comparison, split: str) -> dict[str, str]:
     """One line of the main table."""
     known = standing.value is not None
+    last = found.row(standing.recipe, split, found.moments[-1])
     return {
         "recipe": standing.recipe,
         "learner": standing.learner,
         "log p(x) ≥": _number(standing.value, ".2f") if known else "failed",
         "± s.e.": _number(standing.stderr, ".2f"),
-        "from the best": "best" if standing.difference == 0 else _number(standing.difference, "+.2f"),
-        "± paired s.e.": _number(standing.difference_stderr, ".2f"),
+        "ESS": "" if last is None else _number(last.median_ess, ".0f"),
+        "from best": "best" if standing.difference == 0 else _number(standing.difference, "+.2f"),
+        "± paired": _number(standing.difference_stderr, ".2f"),
         "seconds": _number(standing.seconds, ",.1f"),
         "epochs": _number(standing.epochs, ",.1f"),
         "s / epoch": _number(standing.seconds_per_epoch, ".3g"),
-        "decoder gradients": _number(standing.decoder_gradients, ",d"),
+        "gradients": _number(standing.decoder_gradients, ",d"),
     }
 
 

@@ -33,6 +33,7 @@ from elbowroom.inference.importance import importance_estimate
 from elbowroom.inference.laplace_importance import laplace_evidence
 from elbowroom.inference.objectives import elbo_terms
 from elbowroom.model.conditional import Conditional
+from elbowroom.model.guides import PriorGuide
 from elbowroom.model.latent import LatentModel
 from elbowroom.numerics import mean_and_stderr
 
@@ -222,11 +223,11 @@ def _iwae(study: _Study) -> list[Result]:
     points = study.points if study.points is not None else 1000
     values = study.over_data("iwae", per_batch, batch_size=100, points=points)
     lower = study.average("iwae", values["iwae"], bound="lower", k=k, median_ess=float(values["ess"].median()))
+    results = study.with_bits(lower, values["iwae"], values["observed"])
+    if isinstance(study.guide, PriorGuide):  # no posterior was guessed, so no guess has a room
+        return results
     room = values["iwae"] - _elbo_values(study, points)["elbo"]
-    return [
-        *study.with_bits(lower, values["iwae"], values["observed"]),
-        study.average("elbow room", room, bound="lower", k=k),
-    ]
+    return [*results, study.average("elbow room", room, bound="lower", k=k)]
 
 
 def _laplace_is(study: _Study) -> list[Result]:
@@ -252,6 +253,12 @@ def _laplace_is(study: _Study) -> list[Result]:
 
 
 def _active_units(study: _Study) -> list[Result]:
+    if isinstance(study.guide, PriorGuide):
+        raise ElbowroomError(
+            "active-units counts latents whose mean under the guide varies with the data, and there is no guide.",
+            "Measure with --methods laplace-is.",
+        )
+
     def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         return {"mean": study.guide(batch.x, batch.context).mean}
 

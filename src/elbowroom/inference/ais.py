@@ -38,6 +38,7 @@ from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.importance import WeightSums
 from elbowroom.inference.posterior import posterior_target
+from elbowroom.inference.soundness import ask
 from elbowroom.inference.tempering import (
     Ends,
     Schedule,
@@ -345,7 +346,7 @@ def _start(
 ) -> Distribution:
     """q₀ of a block of data."""
     if not isinstance(start, Distribution):
-        q: Distribution = model.prior(None, part.context) if start is None else start(part.x, part.context)
+        q: Distribution = model.prior(None, part.context) if start is None else ask(start, part)
         return q
     if start.batch_shape not in ((num_data,), ()) or len(start.event_shape) != 1:
         raise ElbowroomError(

@@ -42,7 +42,7 @@ class Chains:
     """All data's chains.
 
     Args:
-        num_data: positions in the data set.
+        positions: of the data in the data set, ascending, int64, shape (data,).
         chains: per datum.
         like: a tensor of the model's type, on its device; its last axis is the latent dimension.
         dense: whether metrics are matrices.
@@ -51,8 +51,11 @@ class Chains:
         ElbowroomError: they do not fit into memory.
     """
 
-    def __init__(self, num_data: int, chains: int, like: Tensor, *, dense: bool, folder: Path | None = None) -> None:
-        dim = like.shape[-1]
+    def __init__(
+        self, positions: Tensor, chains: int, like: Tensor, *, dense: bool, folder: Path | None = None
+    ) -> None:
+        num_data, dim = len(positions), like.shape[-1]
+        self._positions = positions.to(like.device)
         self._like, self._folder = like, folder
         self._shapes: dict[str, tuple[int, ...]] = {
             "z": (num_data, chains, dim),
@@ -67,6 +70,7 @@ class Chains:
                 f"To keep {chains:,} chains in {dim} dimensions for each of {num_data:,} data, with their metrics,",
                 "Keep them on disk with --mcem.storage disk, use --mcem.metric identity, or restart them with "
                 "--mcem.start prior.",
+                like.device,
             )
 
     @cached_property
@@ -81,7 +85,8 @@ class Chains:
                 made[name] = torch.zeros(shape, dtype=dtype, device=self._like.device)
             else:
                 file = str(self._folder / f"{name}.bin")
-                made[name] = torch.from_file(file, shared=True, size=math.prod(shape), dtype=dtype).zero_().view(shape)
+                Path(file).unlink(missing_ok=True)  # a new file is all zeros, and takes no room where it stays so
+                made[name] = torch.from_file(file, shared=True, size=math.prod(shape), dtype=dtype).view(shape)
         return made
 
     def find(self, index: Tensor | None) -> Found:
@@ -117,7 +122,14 @@ class Chains:
     def _rows(self, index: Tensor | None) -> Tensor:
         if index is None:
             raise no_positions()
-        return index.to(self._tensors["z"].device)
+        index = index.to(self._positions.device)
+        rows = torch.searchsorted(self._positions, index).clamp(max=len(self._positions) - 1)
+        if not bool((self._positions[rows] == index).all()):
+            raise ElbowroomError(
+                "A batch holds data at positions that are not among the training data's, so they have no chains.",
+                "Learn from the data set that the learner was built for.",
+            )
+        return rows
 
     def _device(self, index: Tensor | None) -> torch.device:
         return self._tensors["z"].device if index is None else index.device

@@ -6,7 +6,7 @@ little since, so that it follows the moving posterior, and its draws average ove
 
 Whatever was computed under the old weights is computed anew: log densities and gradients at every visit, a metric
 after every ``refresh`` visits. A metric is a matter of speed and never of correctness, as long as it does not depend
-on where the chain is; so it is taken at the posterior's mode.
+on where the chain is; so it is taken near the posterior's mode, which is followed by Newton steps of its own.
 
 Step sizes have a common part, which follows the batch's acceptance quickly, since that is an average over many chains,
 and a part of each datum's own, which follows the difference from it, slowly.
@@ -43,7 +43,7 @@ from elbowroom.samplers.target import Target
 
 __all__ = ["Draws", "EStep"]
 
-_NEWTON_STEPS = 10  # to the mode at a first visit; later ones start at the mode before and need one or two
+_NEWTON_STEPS = 2  # towards the mode; the next refresh goes on from where they ended, as the weights do from theirs
 _NEAR_ENOUGH = 0.1  # nats below the mode: the metric is a matter of speed
 _COMMON_GAIN = 0.5  # of the common step size: nats per unit of acceptance
 _LEAST_GAIN = 0.05  # of a datum's own step size: the weights move, so it is never frozen
@@ -90,7 +90,7 @@ class EStep:
     refresh: int = 10
     num_steps: int | None = None
     target_acceptance: float = 0.8
-    warmup: int = 10
+    warmup: int = 5
     transitions: int = 1
 
     def __post_init__(self) -> None:

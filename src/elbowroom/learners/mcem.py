@@ -98,7 +98,8 @@ class Mcem:
         ascent: optimiser, schedule, clipping, moving average.
         e_step: how draws are made.
         latent_dim: dimensions of z.
-        num_data: positions in the data set, for chains that persist; None for a stream.
+        positions: where in the data set the training data stand, ascending, int64, for chains that persist; None for a
+            stream.
         draws: of each chain per visit, to begin with.
         growth_per_step: draws added per step, rounded down in total.
         updates: of the weights per E-step.
@@ -113,7 +114,7 @@ class Mcem:
     ascent: Ascent
     e_step: EStep
     latent_dim: int
-    num_data: int | None
+    positions: Tensor | None
     draws: int = 1
     growth_per_step: float = 0.0
     updates: int = 1
@@ -121,7 +122,7 @@ class Mcem:
     scratch: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.e_step.start == "persistent" and self.num_data is None:
+        if self.e_step.start == "persistent" and self.positions is None:
             raise no_positions()
         for key in ("start", "metric"):
             if getattr(self.e_step, key) == "guide" and not self.learns_guide:
@@ -135,10 +136,10 @@ class Mcem:
         weight = next(pair.model.parameters())
         chains = None
         if self.e_step.start == "persistent":
-            assert self.num_data is not None  # see __post_init__
+            assert self.positions is not None  # see __post_init__
             like = torch.zeros(self.latent_dim, dtype=weight.dtype, device=weight.device)
             dense = self.e_step.resolved(pair.model).metric == "gauss-newton"
-            chains = Chains(self.num_data, self.e_step.chains, like, dense=dense, folder=self.scratch)
+            chains = Chains(self.positions, self.e_step.chains, like, dense=dense, folder=self.scratch)
         unknown = torch.tensor(torch.nan, dtype=torch.float64)
         return McemState(0, pair, *self.ascent.parts(pair), chains, unknown)
 
@@ -146,7 +147,8 @@ class Mcem:
         """Draws for a batch, and the updates of the weights by them.
 
         Raises:
-            ElbowroomError: a density or a gradient that is not finite; data without positions where chains persist.
+            ElbowroomError: a density or a gradient that is not finite, in which case the weights are those of the last
+                update of this step that was sound; data without positions where chains persist.
         """
         assert isinstance(state, McemState) and state.common_log_step is not None
         pair = state.pair

@@ -57,7 +57,8 @@ def sleep(
     Args:
         model: dreams, z ~ p(z) and x ~ p(x | z).
         guide: learns to tell z from x.
-        batch: gives the number of dreams and their context; its data are not looked at.
+        batch: gives the number of dreams, their context, and what is hidden: where an element of the batch was not
+            observed, the guide sees in its dream what it sees there, the filler. Its data are not looked at otherwise.
         num_samples: dreams for each datum.
         generator: the source of randomness.
     Returns:
@@ -65,7 +66,11 @@ def sleep(
     """
     context = None if batch.context is None else batch.context.repeat(num_samples, 1)
     dream = model.sample(num_samples * len(batch), context=context, generator=generator)
-    log_q: Tensor = guide(dream.x, context).log_prob(dream.z)
+    seen = dream.x
+    if batch.mask is not None:
+        times = (num_samples, *(1 for _ in batch.x.shape[1:]))
+        seen = torch.where(batch.mask.repeat(times), seen, batch.x.to(seen.dtype).repeat(times))
+    log_q: Tensor = ask(guide, Batch(seen, context=context)).log_prob(dream.z)
     return log_q.view(num_samples, len(batch)).mean(0)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from elbowroom.errors import ElbowroomError
@@ -26,13 +26,15 @@ from elbowroom.running.config import Config, ObjectiveConfig
 
 __all__ = ["Course", "build_learner"]
 
+_FORGETTING = 4  # transitions; one leaves the M-step's gradient off by half its length, four by nothing that shows
+
 
 class Course(NamedTuple):
     """What a learner has to know of the run beside its settings."""
 
     total_steps: int | None  #: None where time or work is the limit
     steps_per_epoch: int | None  #: None for a stream
-    num_data: int | None  #: positions in the data set; None for a stream
+    positions: Tensor | None  #: of the training data in the data set, ascending, int64; None for a stream
     scratch: Path  #: a folder for what does not fit into memory; made when it is needed
 
 
@@ -108,6 +110,11 @@ def _naive(config: Config, ascent: Ascent, course: Course) -> Learner:
             "through draws, which those of a mixture do not allow.",
             "Use --objective.estimator score-function, or --model.prior normal.",
         )
+    if config.objective.num_samples == 1:
+        raise ElbowroomError(
+            "With one draw of the prior the learner naive maximises E log p(x | z), whose best model ignores z.",
+            "Give --objective.num-samples 100, say.",
+        )
     return naive(num_samples=config.objective.num_samples, estimator=config.objective.estimator, ascent=ascent)
 
 
@@ -130,11 +137,16 @@ def _mcem(config: Config, ascent: Ascent, course: Course) -> Learner:
     m = config.mcem
     if m.growth and course.steps_per_epoch is None:
         raise ElbowroomError("A stream has no epochs, so mcem.growth has no meaning.", "Set it to 0.")
+    settings = {key: getattr(m, key) for key in EStep.__dataclass_fields__}
+    if m.warmup is None:
+        settings["warmup"] = 5 if m.start == "persistent" else 20
+    if m.transitions is None:  # a chain that has met other bits has to forget them
+        settings["transitions"] = _FORGETTING if config.data.binarization == "dynamic" else 1
     return Mcem(
         ascent=ascent,
-        e_step=EStep(**{key: getattr(m, key) for key in EStep.__dataclass_fields__}),
+        e_step=EStep(**settings),
         latent_dim=config.model.latent_dim,
-        num_data=course.num_data,
+        positions=course.positions,
         draws=m.draws,
         growth_per_step=m.growth / (course.steps_per_epoch or 1),
         updates=m.updates,

@@ -79,7 +79,8 @@ def compare(
     Called again with the same arguments it goes on where it stopped. A larger budget goes on too, if its moments hold
     those that are done: twice the budget and one more moment, say, or just twice the budget.
 
-    A recipe's own length and patience give way to the budget. One that fails is recorded as failed; the others go on.
+    A recipe's own length and patience give way to the budget. One that fails is recorded as failed; the others go
+    on, and calling again tries it again.
 
     Args:
         recipes: names of recipes, or the user's own files (.toml); a single one is fine.
@@ -297,6 +298,8 @@ def _difference(found: Comparison, asked: Comparison) -> tuple[str, Any, Any] | 
 def _carry_out(comparison: Comparison, sources: Mapping[str, str], announce: Callable[[str], None]) -> None:
     """Every measurement that lacks, moment after moment, recipe after recipe."""
     splits, unit = comparison.yardstick["splits"], comparison.budget["of"]
+    for entrant in comparison.entrants.values():  # what failed is tried again: a machine's memory comes and goes
+        entrant.failed = None
     lacking = [
         _Moment(name, moment)
         for moment in comparison.moments

@@ -161,7 +161,7 @@ class ObjectiveConfig(Section):
     name: Literal["elbo", "iwae"] = "elbo"
     """Evidence lower bound, or importance-weighted bound."""
     num_samples: Annotated[int, Field(gt=0)] = 1
-    """Draws of z per datum (k of the importance-weighted bound; draws of the prior for the learner naive)."""
+    """Draws of z per datum (k of the importance-weighted bound; of the prior, 2 or more, for the learner naive)."""
     estimator: Literal["pathwise", "stl", "dreg", "score-function"] = "pathwise"
     """How the gradient is estimated."""
     kl: Literal["auto", "analytic", "monte-carlo"] = "auto"
@@ -212,10 +212,10 @@ class McemConfig(Section):
     """Steps of an HMC trajectory; unless given 4 with the metric gauss-newton, else 10."""
     target_acceptance: Annotated[float, Field(gt=0, lt=1)] = 0.8
     """Acceptance that the step sizes aim at."""
-    warmup: Annotated[int, Field(ge=0)] = 10
-    """Transitions of a chain before its first draw."""
-    transitions: Annotated[int, Field(gt=0)] = 1
-    """Transitions per draw."""
+    warmup: Annotated[int, Field(ge=0)] | None = None
+    """Transitions of a chain before its first draw; unless given 5, or 20 for chains that start anew."""
+    transitions: Annotated[int, Field(gt=0)] | None = None
+    """Transitions per draw; unless given 1, but 4 where the data's bits are drawn anew at every visit."""
     draws: Annotated[int, Field(gt=0)] = 1
     """Draws of each chain per visit."""
     growth: Annotated[float, Field(ge=0)] = 0.0
@@ -245,7 +245,7 @@ class TrainConfig(Section):
     steps: Annotated[int, Field(gt=0)] | None = None
     """Batches to learn from; where given it replaces epochs (a stream has no epochs)."""
     seconds: Annotated[float, Field(gt=0)] | None = None
-    """Wall time to train for, validation not counted; where given it replaces epochs."""
+    """Wall time to train for, validation and checkpoints not counted; where given it replaces epochs."""
     decoder_gradients: Annotated[int, Field(gt=0)] | None = None
     """Decoder passes with their gradient, over data and draws, to train for; where given it replaces epochs."""
     batch_size: Annotated[int, Field(gt=0)] = 128
@@ -259,7 +259,7 @@ class TrainConfig(Section):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the exponential moving average of the weights, which is then what is measured and kept; 0: none."""
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 30.0
-    """Least time between two checkpoints; one is always written at the end."""
+    """Least time between two checkpoints (0: one at every report); one is always written at the end."""
     tensorboard: bool = False
     """Write TensorBoard event files beside metrics.jsonl (extra: tensorboard)."""
 
@@ -322,20 +322,30 @@ def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
         ElbowroomError: no such recipe or file, a file that is not TOML, or recipes that extend each other in a circle.
     """
     layers: list[dict[str, Any]] = []
-    seen: list[str] = []
+    seen: list[str | Path] = []
     place: str | Path | None = name_or_path
     while place is not None:
-        seen.append(str(place))
+        here = Path(place).resolve() if _is_path(place) else place
+        if here in seen:
+            raise ElbowroomError(
+                f"The recipes {' and '.join(map(str, seen))} extend each other in a circle.",
+                "Take 'extends' out of one of them.",
+            )
+        seen.append(here)
         keys = _keys_of(place)
         base = keys.pop("extends", None)
-        layers.append(keys)
-        own_path = Path(base).suffix == ".toml" if isinstance(base, str) else False
-        place = Path(place).parent / base if own_path else base
-        if str(place) in seen:
+        if base is not None and not isinstance(base, str):
             raise ElbowroomError(
-                f"The recipes {' and '.join(seen)} extend each other in a circle.", "Take 'extends' out of one of them."
+                f"{place}: extends is {base!r}, but should be the name of a recipe or the path of one.",
+                'Write for instance extends = "mnist".',
             )
+        layers.append(keys)
+        place = Path(place).parent / base if base is not None and _is_path(base) else base
     return functools.reduce(merge, reversed(layers), {})
+
+
+def _is_path(place: str | Path) -> bool:
+    return Path(place).suffix == ".toml"
 
 
 def _keys_of(name_or_path: str | Path) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class Books:
     best_value: float | None = None  #: validation, nats per datum; None before the first report
     best_step: int = 0
     reports_since_best: int = 0
-    seconds: float = 0.0  #: wall time of earlier sessions
+    seconds: float = 0.0  #: wall time of earlier sessions, validation and checkpoints not counted
     visits: int = 0  #: data learned from, each as often as it was seen
     decoder_gradients: int = 0  #: evaluations of the decoder with its gradient
 
@@ -115,8 +115,10 @@ def fit(
                 state, info = learner.step(state, batch, generator=generator)
                 books.add(info, len(batch))
                 spent = plan.is_spent(state.step, books, desk.seconds())
-                if state.step % plan.report_every == 0 or spent:
+                reports = spent or state.step % plan.report_every == 0
+                if reports:
                     desk.report(state, info)
+                if reports or plan.checkpoint_seconds:  # 0 seconds: at every report, and not at every step
                     desk.save(state, only_if_due=True)
                 for observer in observers:
                     observer.step()
@@ -223,6 +225,7 @@ class _Desk:
         early = only_if_due and time.perf_counter() - self.saved < self.plan.checkpoint_seconds
         if early or state.step == self.on_disk:
             return
+        began = time.perf_counter()
         books = asdict(self.books) | {"seconds": self.seconds()}
         numbers = {"step": state.step, "books": books}
         pointers = ["latest"]
@@ -240,6 +243,7 @@ class _Desk:
         )
         self.best = None
         self.on_disk, self.saved = state.step, time.perf_counter()
+        self.started += self.saved - began
 
 
 def restore(checkpoint: Checkpoint, state: State, generator: torch.Generator) -> tuple[State, Books]:

@@ -177,8 +177,8 @@ class Run:
         arguments are as in :func:`elbowroom.evaluation.evaluate.evaluate`.
         """
         every: tuple[str, ...] = ("elbo", "iwae", "active-units") if self.normalized else ("elbo", "active-units")
-        if not self.has_guide and self.normalized:
-            every = ("laplace-is",)
+        if not self.has_guide:
+            every = ("laplace-is",) if self.normalized else ("elbo",)
         if data is None:
             measured = self.dataset()
         else:

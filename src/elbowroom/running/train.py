@@ -132,8 +132,6 @@ def train(
     pair = build_pair(settings, facts, seed=settings.train.seed)
     hint = data.hint if isinstance(data, StreamSet) else ""
     plan = _plan(settings, facts, has_validation=bool(data.size("validation")), hint=hint)
-    num_data = len(data) if isinstance(data, DataSet) else None
-    learner = build_learner(settings, Course(plan.total_steps, plan.steps_per_epoch, num_data, path / "chains"))
     if observers is None:
         observers = [Terminal(normalized=pair.model.likelihood.normalized)]
     if settings.train.tensorboard:
@@ -141,6 +139,8 @@ def train(
     if resume:
         check_same_data(folder.read_config(), data, folder)
         data = with_recorded_splits(data, folder)
+    positions = data.splits["train"] if isinstance(data, DataSet) else None
+    learner = build_learner(settings, Course(plan.total_steps, plan.steps_per_epoch, positions, path / "chains"))
     if not (resume and folder.checkpoints.exist(resumable=True)):
         initialise(pair, settings, data)
     pair = pair.to(device)
@@ -264,7 +264,13 @@ def _recorded(folder: RunFolder, keys: Mapping[str, Any], *, named: str | None, 
             f"The run {folder.path} was trained on {own}, and --resume cannot go on with {named}.",
             "Name the run's own data, or train a new run with --out.",
         )
-    asked = configure(recorded.model_dump(), keys, source=str(folder.path))
+    base = recorded.model_dump()
+    lengths = ("epochs", "steps", "seconds", "decoder_gradients")
+    if any(
+        key in keys.get("train", {}) for key in lengths
+    ):  # a new length takes the place of the old, of whatever kind
+        base["train"] |= dict.fromkeys(lengths[1:])
+    asked = configure(base, keys, source=str(folder.path))
     old, new = _flat(recorded.model_dump()), _flat(asked.model_dump())
     differ = [key for key in old if old[key] != new[key] and key not in _MAY_CHANGE]
     if differ:
@@ -273,8 +279,7 @@ def _recorded(folder: RunFolder, keys: Mapping[str, Any], *, named: str | None, 
             f"The run {folder.path} has {key} = {old[key]!r}, and --resume cannot change it to {new[key]!r}.",
             "Leave that flag out, or train a new run with --out.",
         )
-    lengths = ("train.epochs", "train.steps", "train.seconds", "train.decoder_gradients")
-    longer = any(old[key] != new[key] for key in lengths)
+    longer = any(old[f"train.{key}"] != new[f"train.{key}"] for key in lengths)
     if longer and recorded.optimizer.schedule != "constant":
         raise ElbowroomError(
             f"The run's {recorded.optimizer.schedule} schedule was laid out for its own length, so --resume cannot "

@@ -17,6 +17,7 @@ from elbowroom.showing.curves import training_curves
 from elbowroom.showing.images import class_rows_figure, image_grid, reconstruction_figure, samples_figure
 from elbowroom.showing.latents import latent_scatter, manifold_figure, manifold_grid, traversal_figure
 from elbowroom.showing.measures import evaluation_figure, gradient_figure
+from elbowroom.showing.prior_sampling import prior_sampling_figure
 from elbowroom.showing.style import is_image
 from elbowroom.showing.tables import marginals_figure, reconstruction_scatter
 
@@ -32,6 +33,7 @@ __all__ = [
     "manifold_figure",
     "manifold_grid",
     "marginals_figure",
+    "prior_sampling_figure",
     "reconstruction_figure",
     "reconstruction_scatter",
     "samples_figure",

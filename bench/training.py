@@ -120,7 +120,7 @@ class _Stopwatch:
         self._after_epoch = after_epoch
         self._since = 0.0
 
-    def start(self, step: int, total: int) -> None:
+    def start(self, step: int, total: int | None) -> None:
         self._since = time.perf_counter()
 
     def step(self) -> None:

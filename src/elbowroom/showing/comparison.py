@@ -24,18 +24,17 @@ from elbowroom.showing.style import (
     GREEN,
     GREY,
     INK,
-    LABEL,
     ORANGE,
     PAGE,
     SMALL,
     VERMILION,
     Array,
     finish,
+    heading,
     new_figure,
     number,
     text_width,
     thin_axes,
-    wrap,
 )
 
 __all__ = ["comparison_figure"]
@@ -118,9 +117,7 @@ def comparison_figure(
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.ticklabel_format(axis="y", useOffset=False)
         _mark_below(axes, curves, against, names, low)
-    if title:
-        text = wrap(title, LABEL, figure.get_figwidth() - 0.1)
-        figure.suptitle(text, fontsize=LABEL, color=INK, x=0.01, ha="left", parse_math=False)
+    heading(figure, title)
     _legend(figure, entries, columns)
     return finish(figure, path)
 

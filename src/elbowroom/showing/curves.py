@@ -30,10 +30,10 @@ from elbowroom.showing.style import (
     VERMILION,
     Array,
     finish,
+    heading,
     new_figure,
     number,
     thin_axes,
-    wrap,
 )
 
 __all__ = ["training_curves"]
@@ -116,16 +116,7 @@ def training_curves(
         lowest.set_xlabel(against, fontsize=LABEL, color=INK, labelpad=2)
         for name in list(terms)[:-1]:
             panels[name].tick_params(labelbottom=False)
-    heading = " · ".join(part for part in (title, None if normalized else NOT_A_LIKELIHOOD) if part)
-    if heading:
-        figure.suptitle(
-            wrap(heading, LABEL, figure.get_figwidth() - 0.1),
-            fontsize=LABEL,
-            color=INK,
-            x=0.01,
-            ha="left",
-            parse_math=False,
-        )
+    heading(figure, " · ".join(part for part in (title, None if normalized else NOT_A_LIKELIHOOD) if part))
     return finish(figure, path)
 
 

@@ -19,16 +19,16 @@ from elbowroom.showing.style import (
     COLUMN,
     GREY,
     INK,
-    LABEL,
     NOT_A_LIKELIHOOD,
     ORANGE,
     SMALL,
     VERMILION,
     finish,
+    heading,
+    legend_below,
     new_figure,
     number,
     thin_axes,
-    wrap,
 )
 
 __all__ = ["evaluation_figure", "gradient_figure"]
@@ -113,9 +113,9 @@ def evaluation_figure(
     if room:
         _draw_room(axes, room, len(shown))
     axes.set_ylim(len(shown) - 0.4 + bool(room), -0.6)
-    heading = " · ".join(part for part in (title, None if normalized else NOT_A_LIKELIHOOD) if part)
+    text = " · ".join(part for part in (title, None if normalized else NOT_A_LIKELIHOOD) if part)
     thin_axes(axes, xlabel="nats per datum, ± 1 standard error")
-    _heading(figure, heading)
+    heading(figure, text)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.margins(x=0.08)
     axes.set_yticks(range(len(shown)), names, parse_math=False)
@@ -178,28 +178,12 @@ def _draw_room(axes: Axes, room: tuple[float, float, str], row: int) -> None:
     axes.text((low + high) / 2, row - 0.1, text, ha="center", va="top", fontsize=SMALL, color=INK)
 
 
-def _heading(figure: Figure, text: str) -> None:
-    if text:
-        text = wrap(text, LABEL, figure.get_figwidth() - 0.1)
-        figure.suptitle(text, fontsize=LABEL, color=INK, x=0.01, ha="left", parse_math=False)
-
-
 def _legend(figure: Figure, markers: Sequence[tuple[str, str]]) -> None:
     handles = [
         Line2D([], [], linestyle="", marker=marker, color=BLUE, markersize=4, markeredgewidth=0, label=label)
         for marker, label in markers
     ]
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=len(handles),
-        frameon=False,
-        fontsize=SMALL,
-        labelcolor=INK,
-        handletextpad=0.2,
-        columnspacing=1.2,
-        borderaxespad=0.1,
-    )
+    legend_below(figure, handles, pad=0.2)
 
 
 def gradient_figure(
@@ -260,7 +244,7 @@ def gradient_figure(
             clip_on=False,
         )
     thin_axes(axes, xlabel="total variance of the gradient")
-    _heading(figure, title or "")
+    heading(figure, title)
     axes.xaxis.set_major_locator(LogLocator(10, numticks=8))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_yticks(range(len(estimators)), estimators, parse_math=False)
@@ -290,14 +274,4 @@ def _gradient_legend(figure: Figure, colours: Mapping[str, str], shown: Sequence
         )
     if any(s["variance"] == 0 for s in shown):
         handles.append(Line2D([], [], linestyle="", marker="<", color=GREY, markersize=4.5, label="zero"))
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=len(handles),
-        frameon=False,
-        fontsize=SMALL,
-        labelcolor=INK,
-        handletextpad=0.2,
-        columnspacing=1.2,
-        borderaxespad=0.1,
-    )
+    legend_below(figure, handles, pad=0.2)

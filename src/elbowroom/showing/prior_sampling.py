@@ -18,15 +18,15 @@ from elbowroom.showing.style import (
     GREEN,
     GREY,
     INK,
-    LABEL,
     PAGE,
     SMALL,
     VERMILION,
     finish,
+    heading,
+    legend_below,
     new_figure,
     number,
     thin_axes,
-    wrap,
 )
 
 __all__ = ["prior_sampling_figure"]
@@ -103,9 +103,7 @@ def prior_sampling_figure(
     if ess:
         _ess_panel(every[-1], ess, levels)
     _legend(figure, costs)
-    if title:
-        text = wrap(title, LABEL, figure.get_figwidth() - 0.1)
-        figure.suptitle(text, fontsize=LABEL, color=INK, x=0.01, ha="left", parse_math=False)
+    heading(figure, title)
     return finish(figure, path)
 
 
@@ -225,14 +223,4 @@ def _legend(figure: Figure, costs: Sequence[Mapping[str, Any]]) -> None:
                 label="not reached with so many",
             )
         )
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=len(handles),
-        frameon=False,
-        fontsize=SMALL,
-        labelcolor=INK,
-        handletextpad=0.4,
-        columnspacing=1.2,
-        borderaxespad=0.1,
-    )
+    legend_below(figure, handles)

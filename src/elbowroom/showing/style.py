@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -45,7 +46,9 @@ __all__ = [
     "Values",
     "as_array",
     "finish",
+    "heading",
     "is_image",
+    "legend_below",
     "new_figure",
     "number",
     "text_width",
@@ -126,6 +129,28 @@ def new_figure(width: float, height: float, *, layout: str | None = "constrained
     figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white", layout=layout)  # type: ignore[arg-type]
     FigureCanvasAgg(figure)
     return figure
+
+
+def heading(figure: Figure, text: str | None) -> None:
+    """A line or two above the panels, from the left edge; a dollar sign is a dollar sign. Nothing for no text."""
+    if text:
+        wrapped = wrap(text, LABEL, figure.get_figwidth() - 0.1)
+        figure.suptitle(wrapped, fontsize=LABEL, color=INK, x=0.01, ha="left", parse_math=False)
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist], *, pad: float = 0.4) -> None:
+    """One row of labels under the panels, where they cover no data; ``pad`` lies between a sign and its label."""
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=len(handles),
+        frameon=False,
+        fontsize=SMALL,
+        labelcolor=INK,
+        handletextpad=pad,
+        columnspacing=1.2,
+        borderaxespad=0.1,
+    )
 
 
 def thin_axes(axes: Axes, *, title: str | None = None, xlabel: str | None = None, ylabel: str | None = None) -> None:

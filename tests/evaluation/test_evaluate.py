@@ -14,7 +14,7 @@ from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.evaluate import FOUND, Result, evaluate, evaluation_mode, score
+from elbowroom.evaluation.evaluate import FOUND, Result, evaluate, score
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import DiagonalNormal, InputTransform, PriorGuide
 from elbowroom.model.latent import LatentModel
@@ -428,59 +428,6 @@ def test_estimates_of_log_p_take_a_thousand_data_unless_told_otherwise() -> None
         assert _measure(model, guide, _data(x), method, k=1)[method].points == 1000
         assert _measure(model, guide, _data(x), method, k=1, points=1100)[method].points == 1100
     assert _measure(model, guide, _data(x), "elbo")["elbo"].points == 1100
-
-
-# --- evaluation mode ---------------------------------------------------------------------------------------------
-
-
-def _normed() -> tuple[LatentModel, DiagonalNormal, DataSet]:
-    model, _, x = _oracle(64)
-    torch.manual_seed(0)
-    network = MLP((DIM,), (2, LATENT), hidden=(8,), batch_norm=True).double()
-    return model, DiagonalNormal(network, LATENT), _data(x)
-
-
-def test_networks_are_in_evaluation_mode_and_put_back() -> None:
-    model, guide, data = _normed()
-    norm = next(module for module in guide.modules() if isinstance(module, nn.BatchNorm1d))
-    norm.eval()  # modes may differ within a network
-    model.train()
-    guide.network.train(True)
-    norm.eval()
-    modes = [module.training for module in [*model.modules(), *guide.modules()]]
-    buffers = {name: value.clone() for name, value in guide.named_buffers()}
-    seen: list[tuple[bool, bool]] = []
-    guide.register_forward_hook(lambda *_: seen.append((guide.training, torch.is_grad_enabled())))
-    evaluate(model, guide, data, split="train", k=2)
-    assert set(seen) == {(False, False)}
-    assert [module.training for module in [*model.modules(), *guide.modules()]] == modes
-    assert all(torch.equal(value, buffers[name]) for name, value in guide.named_buffers())
-    assert torch.is_grad_enabled()
-
-
-def test_modes_are_put_back_after_a_failure_too() -> None:
-    model, guide, _ = _normed()
-    guide.train()
-    with pytest.raises(ZeroDivisionError), evaluation_mode(model, guide):
-        assert not guide.training
-        raise ZeroDivisionError
-    assert guide.training
-    assert torch.is_grad_enabled()
-
-
-def test_a_datum_is_measured_alone_however_many_come_with_it() -> None:
-    """In training mode, batch normalisation would let a datum's figure depend on its neighbours."""
-    model, guide, data = _normed()
-    with torch.no_grad():
-        guide.network.output.weight.mul_(3)
-        guide.network.output.bias[LATENT:] = -40.0  # no spread: the draws are the means
-    together, _ = score(model, guide, data.batches("train", 64), k=1)
-    alone, _ = score(model, guide, data.batches("train", 1), k=1)
-    # log q of a spread of e^−20 is a large number that hangs on the draw; what hangs on the network is the rest
-    with evaluation_mode(guide):
-        x = next(iter(data.batches("train", 64))).x
-        assert torch.allclose(guide(x).mean, torch.cat([guide(row[None]).mean for row in x]))
-    assert together.shape == alone.shape == (64,)
 
 
 # --- every likelihood --------------------------------------------------------------------------------------------

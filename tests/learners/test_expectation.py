@@ -479,17 +479,10 @@ def test_a_prior_with_weights_of_its_own_serves_without_a_guide(start: Any) -> N
     model = LatentModel(MixtureOfGaussians(LATENT, 3), linear.likelihood)
     chains = Chains(torch.arange(20), 1, torch.zeros(LATENT), dense=True) if start == "persistent" else None
     unknown = torch.tensor(torch.nan, dtype=torch.float64)
-    found = EStep(start=start, metric="gauss-newton").run(
-        model,
-        PriorGuide(model.prior),
-        Batch(x, torch.arange(20)),
-        chains,
-        unknown,
-        draws=2,
-        generator=torch.Generator().manual_seed(0),
-    )
-    assert found.z.shape == (2, 20, LATENT)
-    assert found.z.isfinite().all()
+    generator, batch = torch.Generator().manual_seed(0), Batch(x, torch.arange(20))
+    e_step, guide = EStep(start=start, metric="gauss-newton"), PriorGuide(model.prior)
+    found = e_step.run(model, guide, batch, chains, unknown, draws=2, generator=generator)
+    assert found.z.shape == (2, 20, LATENT) and bool(found.z.isfinite().all())
 
 
 @pytest.mark.parametrize("metric", ["gauss-newton", "identity"])

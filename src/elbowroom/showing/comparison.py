@@ -45,7 +45,7 @@ _MARKERS = "os^Dv<>phd"
 _DASHES = ("-", "--", ":")
 _PANELS = {"seconds": "wall time, seconds", "decoder_gradients": "decoder evaluations with gradient"}
 _LEAST = {"seconds": 1e-3, "decoder_gradients": 1.0}  # a logarithmic axis has no zero
-_MARGIN = 3.0  # of the best recipe's settled part: how far below it another is still shown
+_MARGIN = 3.0  # depths of the settled part: so far below the best is shown, and another recipe still counts
 _SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
@@ -149,7 +149,7 @@ def _range(curves: list[_Curve]) -> tuple[float, float]:
             break
         depth = max(depth, below)
     whole = min(float((c.y - c.stderr).min()) for c in curves), max(float((c.y + c.stderr).max()) for c in curves)
-    low = max(whole[0], top - max(1.25 * depth, _MARGIN * room))
+    low = max(whole[0], top - _MARGIN * depth)
     if whole[1] - whole[0] <= 2 * (whole[1] - low):
         low = whole[0]
     pad = 0.06 * (whole[1] - low) or max(0.5, 0.01 * abs(top))

@@ -23,6 +23,7 @@ from elbowroom.model.guides import DiagonalNormal
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Bernoulli
 from elbowroom.model.networks import MLP
+from elbowroom.model.oracles import ppca
 from elbowroom.model.priors import VampPrior
 
 ELBO_CHOICES: dict[str, dict[str, Any]] = {
@@ -474,3 +475,12 @@ def test_guide_without_reparameterised_draws(exact: SimpleNamespace, objective: 
     ).value
     torch.testing.assert_close(scored, plain)
     assert exact.flat_gradient(scored.mean(), exact.parameters_of(guide)).abs().max() > 0
+
+
+def test_the_effective_draws_of_iwae_are_kishs_of_its_own_weights() -> None:
+    model, guide, x = ppca(dim=5, latent_dim=3, seed=1, num_data=30)
+    with torch.no_grad():
+        ess = iwae_terms(model, guide, x, num_samples=7, generator=torch.Generator().manual_seed(2)).parts["ess"]
+        weights = log_weights(model, guide, x, 7, generator=torch.Generator().manual_seed(2)).exp()
+    assert torch.allclose(ess, weights.sum(0).square() / weights.square().sum(0))
+    assert ess.min() < 3 and ess.max() > 4  # neither all alike nor all one's

@@ -91,7 +91,8 @@ class Chains:
 
     def find(self, index: Tensor | None) -> Found:
         """What the chains of the data at these positions left."""
-        kept = {name: tensor[self._rows(index)].to(self._device(index)) for name, tensor in self._tensors.items()}
+        rows = self._rows(index)
+        kept = {name: tensor[rows.to(tensor.device)].to(rows.device) for name, tensor in self._tensors.items()}
         metric = Metric(kept["center"], kept["factor"], upper=kept["factor"].dim() == 3)
         return Found(kept["z"].transpose(0, 1), metric, kept["log_step"], kept["visits"].long())
 
@@ -107,7 +108,7 @@ class Chains:
         }
         for name, part in parts.items():
             tensor = self._tensors[name]
-            tensor[rows] = part.to(device=tensor.device, dtype=tensor.dtype)
+            tensor[rows.to(tensor.device)] = part.to(device=tensor.device, dtype=tensor.dtype)
 
     def tensors(self) -> Mapping[str, Tensor]:
         """Everything, to be written down."""
@@ -130,9 +131,6 @@ class Chains:
                 "Learn from the data set that the learner was built for.",
             )
         return rows
-
-    def _device(self, index: Tensor | None) -> torch.device:
-        return self._tensors["z"].device if index is None else index.device
 
 
 def no_positions() -> ElbowroomError:

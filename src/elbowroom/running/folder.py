@@ -5,6 +5,7 @@ runs/NAME/
   splits.safetensors   which rows are for training, validation and test
   metrics.jsonl        one line per report
   checkpoints/         see `running.checkpoints`
+  chains/              of Monte Carlo EM, where they are kept on disk while it trains
   evaluation.json      results of `evaluate`
   figures/
 """

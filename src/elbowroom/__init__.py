@@ -23,7 +23,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "Config": ("elbowroom.running.config", "Config"),
     "ElbowroomError": ("elbowroom.errors", "ElbowroomError"),
     "LatentModel": ("elbowroom.model.latent", "LatentModel"),
-    "Result": ("elbowroom.evaluation.evaluate", "Result"),
+    "Result": ("elbowroom.evaluation.results", "Result"),
     "Run": ("elbowroom.running.runs", "Run"),
     "ais": ("elbowroom.inference.ais", "ais"),
     "compare": ("elbowroom.running.compare", "compare"),

@@ -14,7 +14,8 @@ from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.evaluate import FOUND, Result, evaluate, score
+from elbowroom.evaluation.evaluate import evaluate, score
+from elbowroom.evaluation.results import FOUND, Result
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import DiagonalNormal, InputTransform, PriorGuide
 from elbowroom.model.latent import LatentModel

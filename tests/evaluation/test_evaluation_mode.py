@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
-from elbowroom.evaluation.evaluate import evaluate, evaluation_mode, score
+from elbowroom.evaluation.evaluate import evaluate, score
+from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.model.guides import DiagonalNormal
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.networks import MLP

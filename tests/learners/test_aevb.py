@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.evaluate import evaluation_mode
+from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.objectives import elbo, elbo_terms, iwae_terms
 from elbowroom.learners.aevb import Aevb
 from elbowroom.learners.ascent import Ascent

@@ -16,7 +16,7 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.evaluate import evaluation_mode
+from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.learners.learner import Info, Learner, Pair, State
 from elbowroom.model.guides import FullNormal, PriorGuide
 from elbowroom.model.networks import MLP

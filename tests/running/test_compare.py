@@ -20,7 +20,7 @@ from torch import Tensor
 
 from elbowroom.data.binarization import mix
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.evaluate import evaluation_mode
+from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.laplace_importance import laplace_evidence
 from elbowroom.running import compare as comparing
 from elbowroom.running import engine

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from elbowroom.evaluation.evaluate import Result
+from elbowroom.evaluation.results import Result
 from elbowroom.running.config import Config, configure
 from elbowroom.samplers.kernel import Info
 from elbowroom.showing import terminal

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.evaluate import evaluation_mode
+from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.laplace import laplace
 from elbowroom.inference.posterior import Method, default_metric, make_kernel, posterior_target, start_metric
 from elbowroom.inference.soundness import ask

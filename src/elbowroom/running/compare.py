@@ -27,7 +27,7 @@ from torch import Tensor
 
 from elbowroom.data.binarization import mix
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.evaluate import evaluation_mode
+from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.laplace_importance import laplace_evidence
 from elbowroom.running.comparison import RECORD, VALUES, Comparison, Entrant, Row, amount, summary
 from elbowroom.running.config import configure, nested, read_recipe

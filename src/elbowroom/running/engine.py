@@ -21,7 +21,7 @@ from elbowroom.data.batch import Batch
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.evaluate import evaluation_mode
+from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.learners.learner import Info, Learner, Pair, State
 from elbowroom.numerics import mean_and_stderr
 from elbowroom.running.checkpoints import Checkpoint

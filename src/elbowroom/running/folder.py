@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation.results import FOUND
 from elbowroom.running.checkpoints import Checkpoints, full_disk_explained, write_text_atomically
 
 if TYPE_CHECKING:
@@ -238,8 +239,6 @@ class RunFolder:
 
     def add_evaluations(self, results: Iterable[Mapping[str, Any]]) -> Path:
         """Adds results to evaluation.json; one with the same name, data and settings is replaced."""
-
-        from elbowroom.evaluation.evaluate import FOUND  # torch comes with it, which a list of runs does not need
 
         def key(result: Mapping[str, Any]) -> str:
             asked = {name: value for name, value in result["settings"].items() if name not in FOUND}

@@ -22,7 +22,7 @@ from elbowroom.data.binarization import Binarization
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError, did_you_mean
-from elbowroom.evaluation.evaluate import evaluation_mode
+from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.imputation import Imputation
 from elbowroom.inference.imputation import impute as impute_batch
 from elbowroom.inference.posterior import Announce

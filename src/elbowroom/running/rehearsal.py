@@ -22,7 +22,7 @@ from torch import Tensor
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.evaluate import evaluation_mode
+from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.laplace_importance import laplace_evidence
 from elbowroom.running.build import build_data, build_pair, facts_of, initialise
 from elbowroom.running.build_learner import Course, build_learner

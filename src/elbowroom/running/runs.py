@@ -24,7 +24,9 @@ from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.evaluate import Announce, Result, evaluate, evaluation_mode, score
+from elbowroom.evaluation.evaluate import evaluate, score
+from elbowroom.evaluation.results import Result
+from elbowroom.evaluation.study import Announce, evaluation_mode
 from elbowroom.inference.posterior import Announce as Transition
 from elbowroom.inference.posterior import Posterior, posterior
 from elbowroom.learners.learner import Pair
@@ -164,17 +166,16 @@ class Run:
         data: Any = None,
         split: str = "test",
         points: int | None = None,
-        k: int | None = None,
-        starts: int = 4,
-        num_samples: int = 1,
         seed: int = 0,
         announce: Announce = lambda method, done, total: None,
+        **settings: Any,
     ) -> list[Result]:
         """Measures the model and adds the results to evaluation.json.
 
         Without names: every method that the likelihood allows. With ``data`` (a path, an array, what `read` gives)
         all of these are measured and not a split of the run's own, which a run on a stream does not have. The other
-        arguments are as in :func:`elbowroom.evaluation.evaluate.evaluate`.
+        arguments are as in :func:`elbowroom.evaluation.evaluate.evaluate`, and the settings those of
+        :class:`elbowroom.evaluation.settings.Settings`.
         """
         every: tuple[str, ...] = ("elbo", "iwae", "active-units") if self.normalized else ("elbo", "active-units")
         if not self.has_guide:
@@ -190,11 +191,9 @@ class Run:
             methods=methods or every,
             split=split,
             points=points,
-            k=k,
-            starts=starts,
-            num_samples=num_samples,
             seed=seed,
             announce=announce,
+            **settings,
         )
         with self.folder.lock():
             self.folder.add_evaluations({**result.model_dump(), "step": self.step} for result in results)

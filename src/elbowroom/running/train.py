@@ -14,7 +14,7 @@ from elbowroom.data.dataset import DataSet
 from elbowroom.data.sources import BUILT_IN
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError, did_you_mean
-from elbowroom.evaluation.evaluate import evaluation_mode
+from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.learners.learner import Learner, Pair, State
 from elbowroom.running.build import Facts, build_data, build_pair, facts_of, initialise
 from elbowroom.running.build_learner import Course, build_learner

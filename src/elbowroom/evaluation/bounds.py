@@ -1,0 +1,108 @@
+"""The bounds that draws from a proposal give, and how many latents are in use: elbo, iwae, laplace-is, active-units."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from elbowroom.data.batch import Batch
+from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation.results import Result
+from elbowroom.evaluation.study import Study, observed, require_normalized
+from elbowroom.inference.importance import importance_estimate
+from elbowroom.inference.laplace_importance import laplace_evidence
+from elbowroom.inference.objectives import elbo_terms
+from elbowroom.model.guides import PriorGuide
+
+__all__ = ["active_units", "elbo", "iwae", "laplace_is"]
+
+_ACTIVE_ABOVE = 0.01  # variance over data of the posterior mean, Burda et al. (2016)
+_FEW = 0.1  # of the draws: what an effective sample size below is called
+
+
+def _elbo_values(study: Study, points: int | None) -> dict[str, Tensor]:
+    def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        terms = elbo_terms(
+            study.model, study.guide, batch, num_samples=study.settings.num_samples, kl="auto", generator=generator
+        )
+        return {"elbo": terms.value, **terms.parts, "observed": observed(batch)}
+
+    return study.over_data("elbo", per_batch, batch_size=max(1, 1000 // study.settings.num_samples), points=points)
+
+
+def elbo(study: Study) -> list[Result]:
+    """The evidence lower bound and its two terms."""
+    values, settings = _elbo_values(study, study.points), {"num_samples": study.settings.num_samples}
+    likelihood = study.model.likelihood
+    remark = "" if likelihood.normalized else f" ({likelihood.name}: not a log-likelihood)"
+    bound = study.average(f"elbo{remark}", values["elbo"], bound=None if remark else "lower", **settings)
+    return [
+        *([bound] if remark else study.with_bits(bound, values["elbo"], values["observed"])),
+        study.average(f"reconstruction{remark}", values["reconstruction"], bound=None, **settings),
+        study.average(f"kl{remark}", values["kl"], bound=None, **settings),
+    ]
+
+
+def iwae(study: Study) -> list[Result]:
+    """The importance-weighted bound, and the elbow room between it and the ELBO on the same data."""
+    require_normalized(study.model, "iwae")
+    k = study.settings.draws("iwae")
+
+    def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        estimate = importance_estimate(study.model, study.guide, batch, num_samples=k, generator=generator)
+        return {"iwae": estimate.log_evidence, "ess": estimate.ess, "observed": observed(batch)}
+
+    points = study.points if study.points is not None else 1000
+    values = study.over_data("iwae", per_batch, batch_size=100, points=points)
+    lower = study.average("iwae", values["iwae"], bound="lower", k=k, median_ess=float(values["ess"].median()))
+    results = study.with_bits(lower, values["iwae"], values["observed"])
+    if isinstance(study.guide, PriorGuide):  # no posterior was guessed, so no guess has a room
+        return results
+    room = values["iwae"] - _elbo_values(study, points)["elbo"]
+    return [*results, study.average("elbow room", room, bound="lower", k=k)]
+
+
+def laplace_is(study: Study) -> list[Result]:
+    """The importance-weighted bound of draws from Laplace approximations around the posterior's modes."""
+    require_normalized(study.model, "laplace-is")
+    k = study.settings.draws("laplace-is")
+
+    def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        found = laplace_evidence(
+            study.model, study.guide, batch, k=k, starts=study.settings.starts, generator=generator
+        )
+        return {**found._asdict(), "observed": observed(batch)}
+
+    points = study.points if study.points is not None else 1000
+    values = study.over_data("laplace-is", per_batch, batch_size=100, points=points)
+    found = {
+        "median_ess": values["ess"].median(),
+        "low_ess": (values["ess"] < _FEW * k).double().mean(),
+        "num_modes": values["num_modes"].mean(),
+        "unconverged": 1 - values["converged"].mean(),
+        "evaluations": values["evaluations"].mean(),
+    }
+    settings = {"k": k, "starts": study.settings.starts, **{name: float(value) for name, value in found.items()}}
+    lower = study.average("laplace-is", values["log_evidence"], bound="lower", **settings)
+    return study.with_bits(lower, values["log_evidence"], values["observed"])
+
+
+def active_units(study: Study) -> list[Result]:
+    """How many latent dimensions have a posterior mean that varies with the data."""
+    if isinstance(study.guide, PriorGuide):
+        raise ElbowroomError(
+            "active-units counts latents whose mean under the guide varies with the data, and there is no guide.",
+            "Measure with --methods laplace-is.",
+        )
+
+    def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        return {"mean": study.guide(batch.x, batch.context).mean}
+
+    means = study.over_data("active-units", per_batch, batch_size=1000, points=study.points)["mean"]
+    if len(means) < 2:
+        raise ElbowroomError(
+            "Active units need a variance over data, but there is one point.", "Give --points 2 or more."
+        )
+    active = int((means.var(0) > _ACTIVE_ABOVE).sum())
+    settings = {"of": means.shape[1], "threshold": _ACTIVE_ABOVE}
+    return [study.result("active units", active, None, "units", len(means), None, settings)]

@@ -1,0 +1,169 @@
+"""What the methods of evaluation share: the model, the data, the settings, and the making of results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from elbowroom.data.batch import Batch
+from elbowroom.data.support import Support
+from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation.results import Bound, Result
+from elbowroom.evaluation.settings import Settings
+from elbowroom.model.conditional import Conditional
+from elbowroom.model.latent import LatentModel
+from elbowroom.numerics import mean_and_stderr
+
+__all__ = [
+    "Announce",
+    "EvaluationData",
+    "PerBatch",
+    "Study",
+    "evaluation_mode",
+    "observed",
+    "require_normalized",
+    "stream",
+]
+
+_IN_BITS = {Support.BYTES, Support.COUNTS, Support.CATEGORIES}
+
+Announce = Callable[[str, int, int], None]
+"""(method, data done, data in all)"""
+PerBatch = Callable[[Batch, torch.Generator], dict[str, Tensor]]
+"""Figures of every datum of a batch, by name, each of shape (batch, …)."""
+
+
+class EvaluationData(Protocol):
+    """What evaluation needs of a data set; :class:`elbowroom.data.dataset.DataSet` is one."""
+
+    def size(self, split: str) -> int: ...
+
+    def batches(self, split: str, batch_size: int, *, points: int | None = None) -> Iterator[Batch]: ...
+
+    def protocol(self) -> dict[str, Any]: ...
+
+
+def stream(device: torch.device, seed: int) -> torch.Generator:
+    """The draws of an evaluation."""
+    # data that were themselves drawn with this seed hold its first numbers: the draws of z must not be those again
+    return torch.Generator(device).manual_seed((seed + 0x9E3779B97F4A7C15) % 2**63)
+
+
+@contextmanager
+def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
+    """Networks in evaluation mode and no gradients, for a while."""
+    modes = [(module, module.training) for root in modules for module in root.modules()]
+    for root in modules:
+        root.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What the methods share: the model, the data, the settings and the making of results."""
+
+    model: LatentModel
+    guide: Conditional
+    data: EvaluationData
+    split: str
+    points: int | None
+    settings: Settings
+    seed: int
+    announce: Announce
+
+    def over_data(self, method: str, per_batch: PerBatch, *, batch_size: int, points: int | None) -> dict[str, Tensor]:
+        """Per-datum values by name, concatenated over the split: every datum weighs the same, whatever its batch."""
+        total = self.data.size(self.split) if points is None else min(points, self.data.size(self.split))
+        values: dict[str, list[Tensor]] = {}
+        generator, done = None, 0
+        for batch in self.data.batches(self.split, batch_size, points=points):
+            if generator is None:  # on the data's device
+                generator = stream(batch.x.device, self.seed)
+            for name, value in per_batch(batch, generator).items():
+                values.setdefault(name, []).append(value.double().cpu())
+            done += len(batch)
+            self.announce(method, done, total)
+        return {name: torch.cat(parts) for name, parts in values.items()}
+
+    def average(self, name: str, values: Tensor, *, bound: Bound | None, **settings: Any) -> Result:
+        """The mean over data, with the standard error of that mean."""
+        value, stderr = mean_and_stderr(values)
+        known = stderr if math.isfinite(stderr) else None  # that of a single datum is not
+        return self.result(name, value, known, "nats", len(values), bound, settings)
+
+    def result(
+        self,
+        name: str,
+        value: float,
+        stderr: float | None,
+        unit: str,
+        points: int,
+        bound: Bound | None,
+        settings: dict[str, Any],
+    ) -> Result:
+        return Result(
+            name=name,
+            value=value,
+            stderr=stderr,
+            unit=unit,
+            points=points,
+            split=self.split,
+            bound=bound,
+            settings={**settings, "seed": self.seed},
+            protocol=self.data.protocol(),
+        )
+
+    def with_bits(self, result: Result, values: Tensor, observed: Tensor) -> list[Result]:
+        r"""The result, and beside it bits per dimension where the data are bytes, counts or categories.
+
+        .. math:: b = -\frac{\sum_n v_n}{\log 2 \, \sum_n d_n}, \qquad
+            \mathrm{stderr} = \frac{1}{\bar{d}} \, \mathrm{stderr}\Big(\frac{v_n}{\log 2} + b \, d_n\Big)
+
+        with :math:`v_n` the bound of datum n and :math:`d_n` the number of its elements that were observed. Binary
+        data are left out: their bound is quoted in nats.
+        """
+        if self.model.likelihood.support not in _IN_BITS:
+            return [result]
+        value_in_bits, dimensions = values / math.log(2), float(observed.mean())
+        bits_per_dim = -float(value_in_bits.mean()) / dimensions
+        stderr = mean_and_stderr(value_in_bits + bits_per_dim * observed)[1] / dimensions
+        bits = {
+            "name": f"{result.name}, bits per dimension",
+            "value": bits_per_dim,
+            "stderr": stderr if math.isfinite(stderr) else None,
+            "unit": "bits/dim",
+            "bound": "upper",
+        }
+        return [result, result.model_copy(update=bits)]
+
+
+def observed(batch: Batch) -> Tensor:
+    """How many elements of each datum were observed, shape (batch,)."""
+    if batch.mask is None:
+        return torch.full((len(batch),), batch.x[0].numel())
+    return batch.mask.flatten(1).sum(1)
+
+
+def require_normalized(model: LatentModel, method: str) -> None:
+    """Refuses to call something a likelihood that is none.
+
+    Raises:
+        ElbowroomError: the likelihood is not normalised.
+    """
+    if not model.likelihood.normalized:
+        raise ElbowroomError(
+            f"{method} estimates log p(x), but {model.likelihood.name} does not integrate to one, so there is none.",
+            "Train with --data.binarization dynamic, or with --model.likelihood continuous-bernoulli; "
+            "--methods elbo,active-units works as it is.",
+        )

@@ -158,7 +158,7 @@ def test_the_number_of_draws_does_not_bias(k: int) -> None:
 def test_every_likelihood(name: str) -> None:
     case = problem(name)
     truth = quadrature(case)
-    found = laplace_evidence(case.model, None, case.batch, k=2000, generator=seeded())
+    found = laplace_evidence(case.model, None, case.batch, k=4000, generator=seeded())
     scores = (found.log_evidence - truth) / found.stderr
     assert scores.abs().max() < 4.5
     assert abs(scores.mean().item()) * math.sqrt(len(scores)) < 4
@@ -170,7 +170,7 @@ def test_priors_that_are_not_normal(kind: str) -> None:
     prior = not_normal(kind)
     case = problem("bernoulli", prior=prior)
     truth = quadrature(case)
-    found = laplace_evidence(case.model, None, case.batch, k=2000, starts=15, generator=seeded())
+    found = laplace_evidence(case.model, None, case.batch, k=8000, starts=15, generator=seeded())
     # under a prior with heavier tails than q's the weights have no variance, and a standard error can only be guessed
     slack = 0.03 if kind == "student" else 0.0
     assert ((found.log_evidence - truth).abs() < 4.5 * found.stderr + slack).all()
@@ -265,7 +265,7 @@ def two_modes() -> LatentModel:
 
 def test_modes_are_weighed_by_the_root_of_their_laplace_evidence() -> None:
     model, x = two_modes(), torch.zeros(1, 3).double()
-    found = laplace_proposal(model, None, x, starts=41, defence=0.0, tolerance=1e-9, generator=seeded())
+    found = laplace_proposal(model, None, x, starts=41, defence=0.0, tolerance=1e-9, refinements=0, generator=seeded())
     assert found.num_modes.tolist() == [2]
     left = found.q.component_distribution.loc[0, :, 0] < 0
     share = found.q.mixture_distribution.probs[0]
@@ -326,8 +326,10 @@ def test_bounds_are_ordered_for_a_model_that_was_trained() -> None:
 
 def test_modes_that_meet_are_one_and_the_highest_counts() -> None:
     case = problem("bernoulli")
-    proposal = laplace_proposal(case.model, None, case.batch, starts=6, defence=0.0, tolerance=1e-9, generator=seeded())
-    one = laplace_proposal(case.model, None, case.batch, starts=1, defence=0.0, tolerance=1e-9)
+    proposal = laplace_proposal(
+        case.model, None, case.batch, starts=6, defence=0.0, tolerance=1e-9, refinements=0, generator=seeded()
+    )
+    one = laplace_proposal(case.model, None, case.batch, starts=1, defence=0.0, tolerance=1e-9, refinements=0)
     alone = proposal.num_modes == 1
     assert alone.sum() >= 5
     weights = proposal.q.mixture_distribution.probs if isinstance(proposal.q, MixtureSameFamily) else None
@@ -349,7 +351,7 @@ def test_modes_that_meet_are_one_and_the_highest_counts() -> None:
 def test_of_climbs_that_met_the_highest_counts() -> None:
     """They stop up to a nat below the summit, so that they can be told apart."""
     model, _, x = oracles.ppca(dim=6, latent_dim=2, seed=1, num_data=40)
-    q = laplace_proposal(model, None, x, starts=3, defence=0.0, tolerance=0.4, generator=seeded()).q
+    q = laplace_proposal(model, None, x, starts=3, defence=0.0, tolerance=0.4, refinements=0, generator=seeded()).q
     z = torch.randn(40, 2, generator=seeded(), dtype=torch.float64)
     ends = torch.stack([laplace(model, start, x, tolerance=0.4).log_joint for start in (0 * z, z, -z)])
     assert (ends.max(0).values - ends.min(0).values > 0.01).any()  # or the test is of nothing
@@ -402,8 +404,9 @@ def test_evaluations_are_counted() -> None:
     z = torch.randn(5, 4, generator=generator, dtype=torch.float64)
     for start in (torch.zeros_like(z), z, -z):
         steps += laplace(model, start, x, tolerance=0.05).iterations
-    # a gradient and 4 / 2 for the curvature at each of 3 starts, and after every step, which also has a trial
-    torch.testing.assert_close(found.evaluations, 3 * (1 + 2) + steps * (1 + 2 + 1) + 7)
+    # a gradient and 4 / 2 for the curvature at each of 3 starts, and after every step, which also has a trial; then 8
+    # draws to refine, twice with their curvatures and once without; then k
+    torch.testing.assert_close(found.evaluations, 3 * (1 + 2) + steps * (1 + 2 + 1) + 2 * 8 * (1 + 2) + 8 + 7)
 
 
 # --- where it starts ---------------------------------------------------------------------------------------------
@@ -416,7 +419,7 @@ def test_of_the_guide_only_the_mean_matters() -> None:
         for stddev in (1e-3, 1e3)
     )
     assert all(torch.equal(a, b) for a, b in zip(narrow, wide, strict=True))
-    other = laplace_proposal(case.model, At([-2.0, 2.0]), case.batch, starts=1, defence=0.0)
+    other = laplace_proposal(case.model, At([-2.0, 2.0]), case.batch, starts=1, defence=0.0, refinements=0)
     start = laplace(case.model, torch.tensor([[-2.0, 2.0]]).double().expand(12, 2), case.batch, tolerance=0.05)
     torch.testing.assert_close(other.q.mean, start.mode)
 

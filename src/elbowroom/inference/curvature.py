@@ -39,7 +39,7 @@ from elbowroom.model.latent import LatentModel
 from elbowroom.model.networks import MLP, Network
 from elbowroom.numerics import chunks
 
-__all__ = ["gauss_newton", "network_jacobian", "prior_precision", "regularized_cholesky"]
+__all__ = ["covariance_factor", "gauss_newton", "network_jacobian", "prior_precision", "regularized_cholesky"]
 
 
 @torch.no_grad()
@@ -282,6 +282,23 @@ def regularized_cholesky(precision: Tensor) -> tuple[Tensor, Tensor]:
             "Look for infinite weights or data, or use float64.",
         )
     return precision, factor
+
+
+def covariance_factor(precision: Tensor) -> Tensor:
+    """L, lower triangular with L Lᵀ = H⁻¹, in float64: float32 cannot factor a condition number beyond 1e7.
+
+    Args:
+        precision: H, shape (\\*, latent, latent), positive semidefinite up to rounding.
+    Raises:
+        ElbowroomError: a matrix that is not finite, or far from positive definite.
+    """
+    flat = precision.double().reshape(-1, *precision.shape[-2:])
+    # of H turned upside down, so that the inverse of its factor, turned back, is lower triangular again
+    _, factor = regularized_cholesky(flat.flip(-2, -1))
+    root = factor.flip(-2, -1).mT  # rootᵀ root = H
+    identity = torch.eye(flat.shape[-1], dtype=flat.dtype, device=flat.device).expand_as(flat)
+    inverse: Tensor = torch.linalg.solve_triangular(root, identity, upper=False)
+    return inverse.reshape(precision.shape)
 
 
 def _elements_per_datum(model: LatentModel, latent_dim: int) -> int:

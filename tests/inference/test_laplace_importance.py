@@ -405,8 +405,8 @@ def test_evaluations_are_counted() -> None:
     for start in (torch.zeros_like(z), z, -z):
         steps += laplace(model, start, x, tolerance=0.05).iterations
     # a gradient and 4 / 2 for the curvature at each of 3 starts, and after every step, which also has a trial; then 8
-    # draws to refine, twice with their curvatures and once without; then k
-    torch.testing.assert_close(found.evaluations, 3 * (1 + 2) + steps * (1 + 2 + 1) + 2 * 8 * (1 + 2) + 8 + 7)
+    # draws to refine, three times, and the curvature at 4 of them twice; then k
+    torch.testing.assert_close(found.evaluations, 3 * (1 + 2) + steps * (1 + 2 + 1) + 3 * 8 + 2 * 4 * 2 + 7)
 
 
 # --- where it starts ---------------------------------------------------------------------------------------------

@@ -12,9 +12,10 @@ The expectation is exact for any number of temperatures and for transitions of a
 weight on the space of whole paths. So the average weight is judged as in importance sampling, log p̂(x) is a lower bound
 in expectation, and with T = 1 the two are the same. What the transitions and their number decide is the variance.
 
-It is exact, though, only while no transition depends on where the weighted chains have been. So step sizes, one for
-each datum and temperature, are found by a *pilot run*: other chains, with another stream of random numbers. They are
-frozen before the first weighted chain is drawn.
+It is exact, though, only while no transition depends on where the weighted chains have been. So step sizes are found by
+a *pilot run* of other chains with another stream of random numbers (:mod:`elbowroom.inference.annealing`), and frozen
+before the first weighted chain is drawn. They are found either for each datum, or once for all data: a :class:`Plan`,
+found on a few data or on simulated ones, also holds temperatures that follow how fast the densities change.
 
 Reference:
     Neal (2001), Annealed importance sampling, Statistics and Computing 11, arXiv:physics/9803008.
@@ -24,52 +25,39 @@ Reference:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 from torch.distributions import Distribution
 
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError
+from elbowroom.inference.annealing import Annealed, Path, Tell, anneal, anneal_back, pilot, pilot_transitions
 from elbowroom.inference.importance import WeightSums
 from elbowroom.inference.posterior import posterior_target
-from elbowroom.inference.soundness import ask
-from elbowroom.inference.tempering import (
-    Ends,
-    Schedule,
-    StartDensity,
-    TemperedTarget,
-    inverse_temperatures,
-    metric_of,
-    rows_of,
-)
+from elbowroom.inference.starts import Start, default_start, metric_of, rows_of, start_density, start_of
+from elbowroom.inference.tempering import Schedule, TemperedTarget, adapted_schedule, inverse_temperatures
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
 from elbowroom.model.latent import LatentModel
 from elbowroom.numerics import chunks
-from elbowroom.samplers.adaptation import initial_step_size
 from elbowroom.samplers.hmc import HMC
-from elbowroom.samplers.kernel import Info, Kernel, Tuning
-from elbowroom.samplers.metric import Metric
+from elbowroom.samplers.kernel import Info, Kernel
 
-__all__ = ["AIS", "Annealed", "Path", "ais", "anneal", "pilot"]
+__all__ = ["AIS", "Plan", "ais", "plan"]
 
 Announce = Callable[[int, int, Info], None]
 """(transitions of all data done, to do, what happened in the last); those of the pilot run count too"""
-Tell = Callable[[Info], None]
 
 #: the rotation is exact at β = 0, where w = C⁻¹(z − m) is standard normal; short trajectories and more temperatures win
 #: at equal cost; without a wide jitter, nearly normal posteriors turn back to where they were in a few long steps
 _KERNEL = HMC(num_steps=2, integrator="rotation", jitter=0.6)
-_LEAST_PILOT = 60  # transitions of a pilot run: a short schedule stays at each of its temperatures for several
-_SETTLE = 20  # transitions at the first temperature, to get from a guess to a step size that fits
-_GAIN = 0.25  # of log ε on the acceptance's error; from one temperature to the next ε changes by less than that
-_LEAST_ACCEPTANCE = 1e-3  # what one stuck chain counts in the harmonic mean
+_ACCEPTANCE = 0.65  # that pilot runs aim at, as a harmonic mean over chains
+_ROUGH = 16  # temperatures of the pilot run that a schedule is adapted from
 
 
 class AIS(NamedTuple):
@@ -83,6 +71,9 @@ class AIS(NamedTuple):
         acceptance: average over chains and transitions, shape (data,); NaN where there is no transition.
         num_gradients: evaluations of the decoder with its gradient that a datum took, all its weighted chains together.
         pilot_gradients: those of the pilot run, per datum.
+        start_gradients: those of finding the start, per datum.
+        log_evidence_above: of data simulated with their own z, in expectation an upper bound on log p(x), nats,
+            float64, shape (data,); None for all others.
     """
 
     log_weights: Tensor
@@ -92,41 +83,23 @@ class AIS(NamedTuple):
     acceptance: Tensor
     num_gradients: float
     pilot_gradients: float
+    start_gradients: float
+    log_evidence_above: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
-    """The way from the start to the posterior: everything that is fixed before a weighted chain is drawn.
+class Plan:
+    """Temperatures and step sizes that serve all data alike.
 
     Attributes:
-        betas: inverse temperatures 0 = β₀ < … < β_T = 1, shape (T + 1, data).
-        step_sizes: ε of the transitions at β₁ … β_{T−1}, shape (T − 1, data).
-        metric: that they are made in.
+        betas: inverse temperatures 0 = β₀ < … < β_T = 1, float64, shape (T + 1,).
+        step_sizes: ε of the transitions at β₁ … β_{T−1}, shape (T − 1,).
+        num_gradients: evaluations of the decoder that it took to find them.
     """
 
     betas: Tensor
     step_sizes: Tensor
-    metric: Metric
-
-    def tuning(self, t: int) -> Tuning:
-        """Of the transition at β_t, 1 ≤ t < T."""
-        return Tuning(self.step_sizes[t - 1], self.metric)
-
-
-class Annealed(NamedTuple):
-    """Chains that have walked a path.
-
-    Attributes:
-        z: where they were weighed last, shape (chains, data, dim).
-        log_weights: log w, nats, float64, shape (chains, data).
-        acceptance: average over chains and transitions, float64, shape (data,); NaN where there is no transition.
-        num_gradients: all chains of all data together.
-    """
-
-    z: Tensor
-    log_weights: Tensor
-    acceptance: Tensor
-    num_gradients: int
+    num_gradients: int = 0
 
 
 @torch.no_grad()
@@ -134,13 +107,16 @@ def ais(
     model: LatentModel,
     batch: Batch | Tensor,
     *,
-    start: Conditional | Distribution | None = None,
-    temperatures: int | Tensor = 100,
+    guide: Conditional | None = None,
+    start: Start | None = None,
+    temperatures: int | Tensor | Plan = 8,
     schedule: Schedule = "sigmoid",
     chains: int = 16,
     kernel: Kernel = _KERNEL,
     pilot_chains: int = 4,
-    target_acceptance: float = 0.65,
+    target_acceptance: float = _ACCEPTANCE,
+    climbs: int = 2,
+    exact: Tensor | None = None,
     block: int = 512,
     generator: Generator | None = None,
     announce: Announce | None = None,
@@ -153,17 +129,26 @@ def ais(
     A weighted chain costs one evaluation at its start and those of T − 1 transitions: 1 + (T − 1) L gradients with HMC
     of L steps. Data are annealed a block at a time, so that memory does not grow with them.
 
+    Of data that were simulated together with their z, a reverse chain from that z, the chain w₁ below, takes the place
+    of a forward one, and the average is then an upper bound in expectation (:mod:`elbowroom.inference.bidirectional`):
+
+    .. math:: \log \hat{p}_+(x) = \log \frac1C \Big( \overleftarrow{w}_1 + \sum_{c=2}^C w_c \Big)
+
     Args:
         model: p(x, z), in evaluation mode if its networks have batch normalisation or dropout.
         batch: data, ``x`` of shape (batch, \*event).
-        start: q₀: a guide, or distributions of batch shape (batch,) and event shape (latent,), a Laplace proposal's
-            say; the prior unless given.
-        temperatures: T, or the inverse temperatures themselves, from 0 to 1, of shape (T + 1,) or (T + 1, batch).
+        guide: q(z | x), to start from or to find modes from; not needed.
+        start: q₀: "laplace", "guide" or "prior"; a conditional; or distributions of batch shape (batch,) and event
+            shape (latent,). Unless given, the best there is (:func:`~elbowroom.inference.starts.default_start`).
+        temperatures: T; the inverse temperatures themselves, from 0 to 1, of shape (T + 1,) or (T + 1, batch); or a
+            plan, which needs no pilot run.
         schedule: "sigmoid" or "linear", for a T that is a number.
         chains: C, weighted chains per datum.
         kernel: the transition; it moves in the start's own metric.
         pilot_chains: per datum, for the pilot run that finds the step sizes.
         target_acceptance: that the pilot run aims at, as a harmonic mean over chains.
+        climbs: to modes of each posterior, for the start "laplace".
+        exact: the z that x was simulated with, shape (batch, latent).
         block: data at a time.
         generator: the source of randomness.
         announce: told of every transition.
@@ -177,28 +162,112 @@ def ais(
     Example:
         >>> from elbowroom.model import oracles
         >>> model, guide, x = oracles.ppca(dim=8, latent_dim=2, seed=0)
-        >>> found = ais(model, x, start=guide, temperatures=10, generator=torch.Generator().manual_seed(0))
-        >>> bool(((found.log_evidence - model.log_evidence(x)).abs() < 5 * found.stderr).all())
+        >>> found = ais(model, x, guide=guide, generator=torch.Generator().manual_seed(0))
+        >>> bool(((found.log_evidence - model.log_evidence(x)).abs() < 5 * found.stderr + 1e-9).all())
         True
     """
     batch = as_batch(batch)
-    betas = inverse_temperatures(temperatures, schedule, len(batch)).to(batch.x.device)
-    progress = _Progress(announce, len(batch), len(betas) - 2)
-    settings = _Settings(chains, pilot_chains, kernel, target_acceptance, generator, progress)
-    _check(batch, settings, block)
-    parts, pilot_gradients = [], 0
+    frozen, given = None, temperatures
+    if isinstance(given, Plan):
+        frozen, given = given, given.betas
+    betas = inverse_temperatures(given, schedule, len(batch)).to(batch.x.device)
+    start = default_start(model, guide) if start is None else start
+    done = _Progress(announce, len(batch), len(betas) - 2, piloted=frozen is None, returns=exact is not None)
+    settings = _Settings(chains, pilot_chains, kernel, target_acceptance, climbs, generator, done)
+    _check(batch, settings, block, exact)
+    parts = []
     for rows in chunks(len(batch), block):
-        part = batch.rows(rows)
-        q = _start(model, part, start, rows, len(batch))
-        bridge = TemperedTarget(StartDensity(q), posterior_target(model, part), betas[-1, rows])
-        done, spent = _anneal_block(bridge, q, betas[:, rows], settings)
-        parts.append(done)
-        pilot_gradients += spent
-    log_weights = torch.cat([done.log_weights for done in parts], 1)
+        part, own_start = batch.rows(rows), start
+        if isinstance(start, Distribution) and start.batch_shape == (len(batch),):
+            own_start = rows_of(start, rows)
+        z = None if exact is None else exact[rows]
+        parts.append(_anneal_block(model, guide, part, own_start, betas[:, rows], frozen, z, settings))
+    log_weights = torch.cat([part.forward.log_weights for part in parts], 1)
     estimate = WeightSums.empty(len(batch), log_weights.device).add(log_weights).estimate()
-    acceptance = torch.cat([done.acceptance for done in parts])
-    gradients = sum(done.num_gradients for done in parts) / len(batch)
-    return AIS(log_weights, *estimate, acceptance, gradients, pilot_gradients / len(batch))
+    acceptance = torch.cat([part.forward.acceptance for part in parts])
+    gradients, pilots, starts = (
+        sum(numbers) / len(batch)
+        for numbers in zip(*((p.forward.num_gradients, p.pilot, p.start) for p in parts), strict=True)
+    )
+    above = None
+    if exact is not None:
+        back = torch.cat([part.back.log_weights for part in parts if part.back is not None], 1)
+        sums = WeightSums.empty(len(batch), log_weights.device).add(back).add(log_weights[len(back) :])
+        above = sums.estimate().log_evidence
+    return AIS(log_weights, *estimate, acceptance, gradients, pilots, starts, above)
+
+
+@torch.no_grad()
+def plan(
+    model: LatentModel,
+    batch: Batch | Tensor,
+    *,
+    guide: Conditional | None = None,
+    start: Start | None = None,
+    temperatures: int = 8,
+    schedule: Schedule | Literal["adapted"] = "adapted",
+    kernel: Kernel = _KERNEL,
+    pilot_chains: int = 4,
+    target_acceptance: float = _ACCEPTANCE,
+    climbs: int = 2,
+    generator: Generator | None = None,
+) -> Plan:
+    r"""Find temperatures and step sizes on some data, to be used on any.
+
+    The adapted schedule makes every interval contribute alike. In a slow schedule the log weight's variance is about
+    :math:`\sum_t (\beta_t - \beta_{t-1})^2 v(\beta_t)` with v the variance of log p(x, z) − log q₀(z) under f_β, which
+    for T intervals is least if
+
+    .. math:: \int_{\beta_{t-1}}^{\beta_t} \sqrt{v(\beta)} \, d\beta = \frac1T \int_0^1 \sqrt{v(\beta)} \, d\beta
+
+    The square root is averaged over the data, so that a few with heavy tails do not decide for all.
+
+    Args:
+        model: p(x, z), in evaluation mode.
+        batch: data; 64 are enough.
+        guide: as for :func:`ais`.
+        start: as for :func:`ais`; a name, or what is asked for these data.
+        temperatures: T.
+        schedule: "adapted", "sigmoid" or "linear".
+        kernel: the transition that the step sizes are for.
+        pilot_chains: per datum.
+        target_acceptance: that the step sizes aim at.
+        climbs: as for :func:`ais`.
+        generator: the source of randomness.
+    Raises:
+        ElbowroomError: as for :func:`ais`.
+    Reference:
+        Gelman & Meng (1998), Simulating normalizing constants, Statistical Science 13, section 4.
+        Grosse, Maddison & Salakhutdinov (2013), Annealing between distributions by averaging moments, NeurIPS.
+    Example:
+        >>> from elbowroom.model import oracles
+        >>> model, guide, x = oracles.ppca(dim=8, latent_dim=2, seed=0)
+        >>> found = plan(model, x, guide=guide, start="guide", temperatures=4)
+        >>> found.betas.shape, found.step_sizes.shape
+        (torch.Size([5]), torch.Size([3]))
+    """
+    batch = as_batch(batch)
+    adapted = schedule == "adapted" and temperatures > 1
+    first: Schedule = "sigmoid" if schedule == "adapted" else schedule
+    rough = inverse_temperatures(max(_ROUGH, temperatures) if adapted else temperatures, first, 1)[:, 0]
+    if temperatures == 1:
+        return Plan(rough, rough[:0])
+    start = default_start(model, guide) if start is None else start
+    settings = _Settings(1, pilot_chains, kernel, target_acceptance, climbs, generator, lambda info: None)
+    _check(batch, settings, 1, None)
+    q, _ = start_of(model, guide, batch, start, climbs=climbs, generator=generator)
+    z = _draw(q, pilot_chains, len(batch), generator)
+    betas = rough.to(z).unsqueeze(1).expand(-1, len(batch))
+    bridge = TemperedTarget(start_density(q), posterior_target(model, batch), betas[-1])
+    found = pilot(
+        bridge, betas, z, metric_of(q, z), kernel=kernel, target_acceptance=target_acceptance, shared=True,
+        generator=generator,
+    )  # fmt: skip
+    step_sizes = found.step_sizes[:, 0].double()
+    if not adapted:
+        return Plan(rough, step_sizes, found.num_gradients)
+    chosen = adapted_schedule(rough[1:-1], found.spread.mean(1), temperatures)
+    return Plan(chosen, _interpolated(chosen[1:-1], rough[1:-1], step_sizes), found.num_gradients)
 
 
 class _Settings(NamedTuple):
@@ -208,153 +277,60 @@ class _Settings(NamedTuple):
     pilot_chains: int
     kernel: Kernel
     target_acceptance: float
+    climbs: int
     generator: Generator | None
     tell: Tell
 
 
-def _anneal_block(bridge: TemperedTarget, q: Distribution, betas: Tensor, settings: _Settings) -> tuple[Annealed, int]:
-    """Pilot run and weighted chains of some data, and the gradients that the pilot run took."""
-    chains, pilot_chains, kernel, target_acceptance, generator, tell = settings
-    num_data = betas.shape[1]
-    if len(betas) == 2:  # importance sampling: no transition, nothing to find, and no random number spent on it
-        z = _draw(q, chains, num_data, generator)
-        path = Path(betas.to(z.dtype), betas[:0], Metric.identity(z))
-        return anneal(bridge, path, z, kernel=kernel, generator=generator, tell=tell), 0
-    other = _other_stream(generator, betas.device)
-    z = _draw(q, pilot_chains, num_data, other)
-    # β is rounded to the type of z once: weights and transitions have to mean the same densities
-    find = partial(pilot, kernel=kernel, target_acceptance=target_acceptance, generator=other, tell=tell)
-    path, spent = find(bridge, betas.to(z.dtype), z, metric_of(q, z))
-    z = _draw(q, chains, num_data, generator)
-    return anneal(bridge, path, z, kernel=kernel, generator=generator, tell=tell), spent
+class _Block(NamedTuple):
+    """What became of a block of data, and the gradients that its pilot run and its start took, all data together."""
+
+    forward: Annealed
+    back: Annealed | None
+    pilot: float
+    start: float
 
 
-@torch.no_grad()
-def pilot(
-    bridge: TemperedTarget,
+def _anneal_block(
+    model: LatentModel,
+    guide: Conditional | None,
+    part: Batch,
+    start: Start,
     betas: Tensor,
-    z: Tensor,
-    metric: Metric,
-    *,
-    kernel: Kernel,
-    target_acceptance: float = 0.65,
-    generator: Generator | None = None,
-    tell: Tell | None = None,
-) -> tuple[Path, int]:
-    r"""Find a step size for each datum and temperature, with chains that are then thrown away.
-
-    .. math:: \log ε \leftarrow \log ε + g (\alpha - \delta)
-
-    after every transition, with the acceptance α (harmonic mean over chains), δ the one aimed at and a constant gain g,
-    so that ε follows the densities as they narrow. A short schedule stays at each temperature for several transitions.
-
-    Args:
-        bridge: from the start to the posterior.
-        betas: inverse temperatures, shape (T + 1, data), T ≥ 2.
-        z: draws from the start, shape (chains, data, dim); not those that are to be weighted.
-        metric: that the transitions are made in.
-        kernel: the transition.
-        target_acceptance: δ.
-        generator: the source of randomness; not the one of the weighted chains.
-        tell: told of every transition.
-    Returns:
-        The path, frozen, and the gradients that its transitions took, all chains of all data together.
-    """
-    transitions, longest = len(betas) - 2, math.log(min(kernel.max_step_size, 1e10))
-    stay = math.ceil(_LEAST_PILOT / transitions)
-    ends, spent = _weighable(bridge.ends(z)), 0
-    log_step = (
-        initial_step_size(bridge.at(betas[1]), ends.state(betas[1]), metric, generator=generator)
-        .log()
-        .clamp(max=longest)
-    )
-    found = []
-    for t in range(1, transitions + 1):
-        target, state = bridge.at(betas[t]), ends.state(betas[t])
-        seen = []
-        for _ in range(stay + (_SETTLE if t == 1 else 0)):
-            seen.append(log_step)
-            state, info = kernel.step(target, state, Tuning(log_step.exp(), metric), generator=generator)
-            ends = target.ends_after(state, ends)
-            pooled = 1 / info.acceptance.clamp(min=_LEAST_ACCEPTANCE).reciprocal().mean(0)
-            log_step = (log_step + _GAIN * (pooled - target_acceptance)).clamp(max=longest)
-            spent += int(info.num_gradients.sum())
-            if tell is not None:
-                tell(info)
-        found.append(torch.stack(seen[-stay:]).mean(0).exp())
-    return Path(betas, torch.stack(found), metric), spent
-
-
-@torch.no_grad()
-def anneal(
-    bridge: TemperedTarget,
-    path: Path,
-    z: Tensor,
-    *,
-    kernel: Kernel,
-    generator: Generator | None = None,
-    tell: Tell | None = None,
-) -> Annealed:
-    r"""Walk chains along a frozen path and weigh them.
-
-    Args:
-        bridge: from the start to the posterior.
-        path: temperatures and step sizes, found without these chains.
-        z: draws from the start, shape (chains, data, dim).
-        kernel: the transition.
-        generator: the source of randomness.
-        tell: told of every transition.
-    Returns:
-        Positions and weights; the average of exp(log w) has the expectation p(x).
-    Raises:
-        ElbowroomError: a density that is not a number at z.
-    """
-    betas = path.betas.double()
-    last = len(betas) - 1
-    ends = _weighable(bridge.ends(z))
-    log_weights = torch.zeros(z.shape[:2], dtype=torch.float64, device=z.device)
-    acceptance, spent = torch.zeros_like(log_weights[0]), z.shape[:2].numel()
-    for t in range(1, last + 1):
-        # log f at β_t minus log f at β_{t−1}, both at the point where the chain is
-        log_weights += (betas[t] - betas[t - 1]) * (ends.log_joint.double() - ends.log_start.double())
-        if t == last:
-            break
-        target = bridge.at(path.betas[t])
-        state, info = kernel.step(target, ends.state(path.betas[t]), path.tuning(t), generator=generator)
-        ends = target.ends_after(state, ends)
-        acceptance += info.acceptance.double().mean(0)
-        spent += int(info.num_gradients.sum())
-        if tell is not None:
-            tell(info)
-    return Annealed(ends.z, log_weights, acceptance / (last - 1 or math.nan), spent)
-
-
-def _weighable(ends: Ends) -> Ends:
-    """Ends that can be weighed: a zero density is a weight of zero, but NaN and +∞ are no densities."""
-    bad = (ends.log_joint.isnan() | ends.log_joint.isposinf() | ~ends.log_start.isfinite()).any(0)
-    if bool(bad.any()):
-        raise ElbowroomError(
-            f"log p(x, z) or the start's own density is not a number where chains start, for {int(bad.sum())} of "
-            f"{len(bad)} data (the first is datum {int(bad.nonzero()[0, 0])} of its block).",
-            "Check the data and the weights for NaN and infinity.",
+    frozen: Plan | None,
+    exact: Tensor | None,
+    settings: _Settings,
+) -> _Block:
+    chains, pilot_chains, kernel, target_acceptance, climbs, generator, tell = settings
+    # a draw in ten from the prior is a safety that importance sampling needs, and chains that move do not
+    defence = 0.1 if len(betas) == 2 else 0.0
+    q, found_by = start_of(model, guide, part, start, climbs=climbs, defence=defence, generator=generator)
+    bridge = TemperedTarget(start_density(q), posterior_target(model, part), betas[-1])
+    z, spent = _draw(q, chains, len(part), generator), 0
+    betas, metric = betas.to(z.dtype), metric_of(q, z)  # weights and transitions have to mean the same densities
+    if frozen is not None:
+        step_sizes = frozen.step_sizes.to(z).unsqueeze(1).expand(-1, len(part))
+    elif len(betas) == 2:  # importance sampling: no transition, nothing to find, and no random number spent on it
+        step_sizes = betas[:0]
+    else:
+        other = _other_stream(generator, betas.device)
+        first = _draw(q, pilot_chains, len(part), other)
+        found = pilot(
+            bridge, betas, first, metric, kernel=kernel, target_acceptance=target_acceptance, generator=other, tell=tell
         )
-    return ends
+        step_sizes, spent = found.step_sizes, found.num_gradients
+    path = Path(betas, step_sizes, metric)
+    forward = anneal(bridge, path, z, kernel=kernel, generator=generator, tell=tell)
+    back = None
+    if exact is not None:
+        back = anneal_back(bridge, path, exact.to(z).unsqueeze(0), kernel=kernel, generator=generator, tell=tell)
+    return _Block(forward, back, spent, found_by * len(part))
 
 
-def _start(
-    model: LatentModel, part: Batch, start: Conditional | Distribution | None, rows: slice, num_data: int
-) -> Distribution:
-    """q₀ of a block of data."""
-    if not isinstance(start, Distribution):
-        q: Distribution = model.prior(None, part.context) if start is None else ask(start, part)
-        return q
-    if start.batch_shape not in ((num_data,), ()) or len(start.event_shape) != 1:
-        raise ElbowroomError(
-            f"The start has batch shape {tuple(start.batch_shape)} and event shape {tuple(start.event_shape)}, but "
-            f"{num_data} data need one distribution each over a latent vector.",
-            "Give a distribution of batch shape (batch,) and event shape (latent,).",
-        )
-    return rows_of(start, rows)
+def _interpolated(at: Tensor, known_at: Tensor, step_sizes: Tensor) -> Tensor:
+    """Step sizes at other temperatures: log ε is taken as piecewise linear in β, and constant beyond the ends."""
+    logs = np.interp(at.numpy(), known_at.numpy(), step_sizes.log().cpu().numpy())
+    return torch.as_tensor(np.exp(logs)).to(step_sizes)
 
 
 def _draw(q: Distribution, chains: int, num_data: int, generator: Generator | None) -> Tensor:
@@ -369,10 +345,17 @@ def _other_stream(generator: Generator | None, device: torch.device) -> Generato
     return Generator(where).manual_seed(seed)
 
 
-def _check(batch: Batch, settings: _Settings, block: int) -> None:
+def _check(batch: Batch, settings: _Settings, block: int, exact: Tensor | None) -> None:
     if not len(batch):
         raise ElbowroomError("The evidence of no data was asked for.", "Give one datum or more.")
-    numbers = {"chains": settings.chains, "pilot_chains": settings.pilot_chains, "block": block}
+    if exact is not None and (exact.dim() != 2 or len(exact) != len(batch)):
+        raise ElbowroomError(
+            f"exact has shape {tuple(exact.shape)}, but {len(batch)} data were simulated with one z each.",
+            "Give the z of model.sample, shape (batch, latent).",
+        )
+    numbers = {
+        "chains": settings.chains, "pilot_chains": settings.pilot_chains, "climbs": settings.climbs, "block": block,
+    }  # fmt: skip
     for name, number in numbers.items():
         if number < 1:
             raise ElbowroomError(f"{name} is {number}, but 1 is the least.", f"Give {name}=1 or more.")
@@ -383,16 +366,15 @@ def _check(batch: Batch, settings: _Settings, block: int) -> None:
         )
 
 
-def _pilot_transitions(transitions: int) -> int:
-    return transitions * math.ceil(_LEAST_PILOT / transitions) + _SETTLE if transitions else 0
-
-
 class _Progress:
     """Every datum's transitions count, so that the last, smaller block is no longer than it is."""
 
-    def __init__(self, announce: Announce | None, num_data: int, transitions: int) -> None:
+    def __init__(
+        self, announce: Announce | None, num_data: int, transitions: int, *, piloted: bool, returns: bool
+    ) -> None:
         self._announce, self._done = announce, 0
-        self._total = num_data * (transitions + _pilot_transitions(transitions))
+        pilots = pilot_transitions(transitions + 1) if piloted else 0
+        self._total = num_data * (transitions * (2 if returns else 1) + pilots)
 
     def __call__(self, info: Info) -> None:
         self._done += info.acceptance.shape[1]

@@ -310,6 +310,7 @@ def _ais_curve(setting: _Setting, leapfrogs: int) -> _Curve:
         found = ais(
             setting.model,
             data,
+            start="prior",
             temperatures=temperatures,
             schedule="linear",
             chains=1,

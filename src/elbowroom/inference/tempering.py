@@ -14,32 +14,22 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import (
-    Categorical,
-    Distribution,
-    Independent,
-    MixtureSameFamily,
-    MultivariateNormal,
-    Normal,
-)
 
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.weights import check_name
 from elbowroom.samplers.kernel import State
-from elbowroom.samplers.metric import Metric
-from elbowroom.samplers.target import Density, Target
+from elbowroom.samplers.target import Target
 
 __all__ = [
     "SCHEDULES",
     "Ends",
     "Schedule",
-    "StartDensity",
     "TemperedTarget",
+    "adapted_schedule",
     "inverse_temperatures",
-    "metric_of",
-    "rows_of",
     "temperature_schedule",
 ]
 
@@ -85,6 +75,30 @@ def temperature_schedule(temperatures: int, schedule: Schedule = "sigmoid") -> T
     curve = (curve - curve[0]) / (curve[-1] - curve[0])
     curve[-1] = 1.0  # the division may round
     return curve
+
+
+def adapted_schedule(at: Tensor, spread: Tensor, temperatures: int) -> Tensor:
+    r"""Inverse temperatures between which the spread, as a function of β, has equal areas.
+
+    Args:
+        at: β at which the spread is known, rising, between 0 and 1, shape (m,).
+        spread: standard deviation of log p(x, z) − log q₀(z) under f_β, shape (m,); linear in between, constant beyond.
+        temperatures: T.
+    Returns:
+        Float64, shape (T + 1,); where the spread is 0 or unknown, as much as a hundredth of the whole is left to it.
+    Example:
+        >>> adapted_schedule(torch.tensor([0.2, 0.5]), torch.tensor([1.0, 1.0]), 4)
+        tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000], dtype=torch.float64)
+    """
+    grid = torch.linspace(0, 1, 4001, dtype=torch.float64)
+    at, spread = at.double().cpu(), spread.double().cpu().nan_to_num(0.0)
+    density = torch.as_tensor(np.interp(grid.numpy(), at.numpy(), spread.numpy()))
+    density = density + (0.01 * density.mean() if float(density.mean()) > 0 else 1.0)
+    area = torch.cat([density.new_zeros(1), ((density[1:] + density[:-1]) / 2).cumsum(0)])
+    wanted = torch.linspace(0, 1, temperatures + 1, dtype=torch.float64)
+    chosen = torch.as_tensor(np.interp(wanted.numpy(), (area / area[-1]).numpy(), grid.numpy()))
+    chosen[0], chosen[-1] = 0.0, 1.0
+    return chosen
 
 
 def inverse_temperatures(temperatures: int | Tensor, schedule: Schedule, num_data: int) -> Tensor:
@@ -153,6 +167,7 @@ class TemperedTarget(Target):
         joint: log p(x, z) as a target; what costs.
         beta: inverse temperatures, shape (data,).
     Example:
+        >>> from elbowroom.samplers.target import Density
         >>> start, joint = (Density(lambda z, s=s: -0.5 * (z / s).square().sum(-1)) for s in (1.0, 0.5))
         >>> TemperedTarget(start, joint, torch.tensor([0.5])).gradient(torch.ones(1, 1, 2))
         tensor([[[-2.5000, -2.5000]]])
@@ -170,6 +185,11 @@ class TemperedTarget(Target):
         """Both ends at z, shape (replicas, data, dim); one evaluation of the joint density with its gradient."""
         (log_start, start_gradient), (log_joint, joint_gradient) = self.start.evaluate(z), self.joint.evaluate(z)
         return Ends(z, log_start, log_joint, start_gradient, joint_gradient)
+
+    def values(self, z: Tensor) -> Ends:
+        """Both log densities at z, without their gradients: what a chain that does not move needs."""
+        nowhere = torch.zeros_like(z)
+        return Ends(z, self.start.log_density(z), self.joint.log_density(z), nowhere, nowhere)
 
     def log_density(self, z: Tensor) -> Tensor:
         return (1 - self.beta) * self.start.log_density(z) + self.beta * self.joint.log_density(z)
@@ -202,83 +222,3 @@ class TemperedTarget(Target):
 
     def select(self, index: Tensor) -> TemperedTarget:
         return TemperedTarget(self.start.select(index), self.joint.select(index), self.beta[index])
-
-
-class StartDensity(Density):
-    """log q₀ as a target: one distribution for each datum, or one for all.
-
-    Args:
-        q: event shape (latent,), batch shape (data,) or ().
-    """
-
-    def __init__(self, q: Distribution) -> None:
-        super().__init__(q.log_prob)
-        self.q = q
-
-    def select(self, index: Tensor) -> StartDensity:
-        return StartDensity(rows_of(self.q, index))
-
-
-def rows_of(q: Distribution, index: Tensor | slice) -> Distribution:
-    """The distributions of some of the data; one that all data share is returned as it is.
-
-    Args:
-        q: batch shape (data, …) or ().
-        index: positions of the data.
-    Raises:
-        ElbowroomError: a type whose parameters are not known here.
-    Example:
-        >>> q = Independent(Normal(torch.arange(6.0).view(3, 2), 1.0), 1)
-        >>> rows_of(q, torch.tensor([2])).mean
-        tensor([[4., 5.]])
-    """
-    if not q.batch_shape:
-        return q
-    match q:
-        case Normal():
-            return Normal(q.loc[index], q.scale[index], validate_args=False)
-        case Independent():
-            return Independent(rows_of(q.base_dist, index), q.reinterpreted_batch_ndims, validate_args=False)
-        case MultivariateNormal():
-            return MultivariateNormal(q.loc[index], scale_tril=q.scale_tril[index], validate_args=False)
-        case Categorical():
-            return Categorical(logits=q.logits[index], validate_args=False)
-        case MixtureSameFamily():
-            weights = rows_of(q.mixture_distribution, index)
-            assert isinstance(weights, Categorical)  # that of a mixture always is
-            parts = q.component_distribution
-            # components that all data share have no axis of data: their batch shape is (K,)
-            parts = parts if len(parts.batch_shape) == 1 else rows_of(parts, index)
-            return MixtureSameFamily(weights, parts, validate_args=False)
-    raise ElbowroomError(
-        f"The start is a {type(q).__name__}, of which a part of the data cannot be taken.",
-        "Start from normal distributions or a mixture of them, or give the guide itself in the place of its output.",
-    )
-
-
-def metric_of(q: Distribution, z: Tensor) -> Metric:
-    """The metric in which q is round: its covariance where q is made of full normals, else its standard deviations.
-
-    Args:
-        q: as for :class:`StartDensity`.
-        z: positions, shape (replicas, data, dim), for the shape and the type.
-    Raises:
-        ElbowroomError: a distribution without finite standard deviations.
-    """
-    center = q.mean.expand_as(z[0]).to(z)
-    covariance = _covariance(q)
-    if covariance is None:
-        return Metric.diagonal(q.stddev.expand_as(center).to(z).contiguous(), center)
-    return Metric.dense(covariance.expand(*center.shape, z.shape[-1]), center)
-
-
-def _covariance(q: Distribution) -> Tensor | None:
-    """Of a full normal or a mixture of such; None for any other."""
-    match q:
-        case MultivariateNormal():
-            return q.covariance_matrix
-        case MixtureSameFamily(component_distribution=MultivariateNormal() as parts):
-            weights = q.mixture_distribution.probs.unsqueeze(-1).unsqueeze(-1)  # (*, K, 1, 1)
-            away = (parts.mean - q.mean.unsqueeze(-2)).unsqueeze(-1)
-            return (weights * (parts.covariance_matrix + away @ away.mT)).sum(-3)
-    return None

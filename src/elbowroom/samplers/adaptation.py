@@ -33,7 +33,7 @@ from elbowroom.samplers.kernel import Info, Kernel, State, Tuning, init
 from elbowroom.samplers.metric import Metric
 from elbowroom.samplers.target import Target
 
-__all__ = ["DualAveraging", "Learn", "Warm", "initial_step_size", "learn_dense", "learn_diagonal", "warm_up"]
+__all__ = ["DualAveraging", "Learn", "Warm", "initial_step_size", "learn_dense", "learn_diagonal", "pooled_acceptance", "warm_up"]
 
 _GAMMA, _T0, _KAPPA = 0.05, 10.0, 0.75
 _CROSSED = 0.8  # acceptance of a single step, between too timid and too bold
@@ -75,7 +75,7 @@ class DualAveraging(NamedTuple):
     def update(self, acceptance: Tensor, target_acceptance: float) -> DualAveraging:
         """Learn from the acceptance, shape (replicas, data), of a transition made with ``exp(log_step)``."""
         t = self.updates + 1
-        error = self.error + (target_acceptance - _pool(acceptance) - self.error) / (t + _T0)
+        error = self.error + (target_acceptance - pooled_acceptance(acceptance) - self.error) / (t + _T0)
         log_step = self.shrink_to - math.sqrt(t) / _GAMMA * error
         log_step = log_step.clamp(min=math.log(1e-10), max=math.log(min(self.max_step_size, 1e10)))
         weight = t**-_KAPPA
@@ -121,7 +121,7 @@ def initial_step_size(
     for attempt in range(attempts):
         end, _, log_density, _ = trajectory("leapfrog", target, metric, start, step_size.unsqueeze(-1), 1)
         rise = (0.5 * end.r.square().sum(-1) - log_density - before).nan_to_num(nan=math.inf, neginf=math.inf)
-        wish = torch.where(_pool(torch.exp(-rise.clamp(min=0))) > _CROSSED, 1.0, -1.0)
+        wish = torch.where(pooled_acceptance(torch.exp(-rise.clamp(min=0))) > _CROSSED, 1.0, -1.0)
         if attempt == 0:
             direction = wish
         settled |= wish != direction
@@ -226,6 +226,6 @@ def _shrink(seen: Tensor, before: Tensor, count: int, prior_count: int) -> Tenso
     return (count * seen + prior_count * before) / (count + prior_count)
 
 
-def _pool(acceptance: Tensor) -> Tensor:
-    """The harmonic mean over replicas, (replicas, data) -> (data,)."""
+def pooled_acceptance(acceptance: Tensor) -> Tensor:
+    """The harmonic mean over replicas, which one stuck chain pulls down; (replicas, data) -> (data,)."""
     return 1 / acceptance.clamp(min=_LEAST_ACCEPTANCE).reciprocal().mean(0)

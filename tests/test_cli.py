@@ -234,7 +234,11 @@ def test_evaluate_prints_a_table_and_draws_it(say: Say) -> None:
     assert "± s.e." in out
     assert "IWAE, k = 10" in out
     assert "of 2" in out  # active units
-    assert paths_in(out) == ["runs/digits/evaluation.json", "runs/digits/figures/evaluation.png"]
+    assert paths_in(out) == [
+        "runs/digits/evaluation.json",
+        "runs/digits/evaluation",
+        "runs/digits/figures/evaluation.png",
+    ]
     assert is_picture("runs/digits/figures/evaluation.png")
 
 

@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -28,6 +28,14 @@ def evaluate(
     k: int | None = None,
     starts: int = 4,
     num_samples: int = 1,
+    start: Literal["laplace", "guide", "prior"] | None = None,
+    climbs: int = 1,
+    temperatures: int | None = None,
+    chains: int | None = None,
+    schedule: Literal["adapted", "linear", "sigmoid"] = "adapted",
+    tolerance: float = 0.1,
+    budget: float | None = None,
+    simulated: int = 1000,
     seed: int = 0,
     device: Device = None,
     as_json: Json = False,
@@ -39,18 +47,34 @@ def evaluate(
     data
         Other data to measure on, all of them: a path or a built-in name; a split of the run's own unless given.
     methods
-        elbo, iwae, active-units, laplace-is; unless given all that apply but laplace-is, which needs no guide and is
-        what a run without one is measured by. Several: with commas or spaces between.
+        elbo, iwae, active-units, laplace-is, ais, bdmc. Unless given the first three; laplace-is for a run without a
+        guide. Several: with commas or spaces between.
     split
         The data to measure on.
     points
-        How many data; all of them unless given, but 1,000 for iwae and laplace-is.
+        How many data; all of them unless given, but 1,000 for iwae, laplace-is and ais.
     k
         Draws per datum of the importance-weighted bounds; unless given 5,000 for iwae and 100 for laplace-is.
     starts
         Climbs per datum to modes of the posterior, for laplace-is.
     num_samples
         Draws per datum of the ELBO.
+    start
+        Where annealing starts; Laplace approximations where the likelihood allows them unless given.
+    climbs
+        Per datum to modes of the posterior, where annealing starts from Laplace approximations.
+    temperatures
+        Of annealing (ais, bdmc); raised until the gap on simulated data is below the tolerance unless given.
+    chains
+        Of annealing; 16 unless given, and 100 or more draws where there is one temperature.
+    schedule
+        Of the temperatures; 'adapted' follows how fast the densities change.
+    tolerance
+        Nats that the mean gap between the bounds on simulated data may be.
+    budget
+        Seconds after which no more temperatures are tried.
+    simulated
+        Data that bdmc simulates, at most as many as the split has.
     seed
         Seed of the draws.
     """
@@ -67,6 +91,14 @@ def evaluate(
             k=k,
             starts=starts,
             num_samples=num_samples,
+            start=start,
+            climbs=climbs,
+            temperatures=temperatures,
+            chains=chains,
+            schedule=schedule,
+            tolerance=tolerance,
+            budget=budget,
+            simulated=simulated,
             seed=seed,
             announce=announce,
         )
@@ -76,6 +108,7 @@ def evaluate(
         return
     terminal.print_results(results)
     wrote(loaded.folder.path / "evaluation.json")
+    wrote(loaded.folder.path / "evaluation")
     if any(row["bound"] and math.isfinite(row["value"]) for row in rows):
         figure = loaded.folder.figures / "evaluation.png"
         plots.evaluation_figure(rows, normalized=loaded.normalized, title=loaded.folder.path.name, path=figure)

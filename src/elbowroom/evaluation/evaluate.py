@@ -6,6 +6,8 @@ method        estimates                                                         
 elbo          :math:`E_q[\log p(x|z)] - KL(q(z|x) \| p(z))`, and the two terms                from below
 iwae          :math:`E \log \frac1K \sum_k p(x, z_k) / q(z_k|x)`                              from below
 laplace-is    the same, with q made of Laplace approximations around the posterior's modes    from below
+ais           log p(x) by annealed importance sampling                                       from below
+bdmc          log p(x) of data simulated from the model, and the gap between the bounds      both sides
 active-units  the number of latent dimensions whose posterior mean varies with the data      —
 ============= ============================================================================== ===========
 
@@ -24,10 +26,20 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError, did_you_mean
+from elbowroom.evaluation.annealed import annealed, sandwiched
 from elbowroom.evaluation.bounds import active_units, elbo, iwae, laplace_is
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.settings import Settings
-from elbowroom.evaluation.study import Announce, EvaluationData, Study, evaluation_mode, require_normalized, stream
+from elbowroom.evaluation.study import (
+    Announce,
+    EvaluationData,
+    Keep,
+    Parts,
+    Study,
+    evaluation_mode,
+    require_normalized,
+    stream,
+)
 from elbowroom.inference.importance import importance_estimate
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.latent import LatentModel
@@ -38,6 +50,8 @@ METHODS: dict[str, Callable[[Study], list[Result]]] = {
     "elbo": elbo,
     "iwae": iwae,
     "laplace-is": laplace_is,
+    "ais": annealed,
+    "bdmc": sandwiched,
     "active-units": active_units,
 }
 
@@ -52,6 +66,8 @@ def evaluate(
     points: int | None = None,
     seed: int = 0,
     announce: Announce = lambda method, done, total: None,
+    keep: Keep = lambda method, values: None,
+    parts: Parts | None = None,
     **settings: Any,
 ) -> list[Result]:
     r"""Measures a model by the named methods.
@@ -66,6 +82,8 @@ def evaluate(
             and laplace-is.
         seed: of the draws of z.
         announce: called with (method, data done, data in all).
+        keep: given (method, the figures of every datum by name, with their rows in the data set).
+        parts: where what is finished of a long method is kept, so that an interrupted one goes on where it was.
         **settings: how the methods measure, see :class:`~elbowroom.evaluation.settings.Settings`.
     Returns:
         Results; ``elbo`` comes with its two terms, ``iwae`` with the elbow room, iwae − elbo on the same data. The
@@ -83,9 +101,12 @@ def evaluate(
             raise ElbowroomError(f"There is no method '{method}'.", did_you_mean(method, METHODS))
     if points is not None and points < 1:
         raise ElbowroomError(f"points is {points}, but must be 1 or more.", "Give --points 1 or more.")
-    study = Study(model, guide, data, split, points, Settings.of(settings), seed, announce)
+    study = Study(model, guide, data, split, points, Settings.of(settings), seed, announce, keep, parts)
     with evaluation_mode(model, guide):
-        return [result for method in methods for result in METHODS[method](study)]
+        results = [result for method in methods for result in METHODS[method](study)]
+    if parts is not None:
+        parts.forget()
+    return results
 
 
 def score(

@@ -11,7 +11,10 @@ __all__ = ["FOUND", "Bound", "Result"]
 Bound = Literal["lower", "upper"]
 
 #: Among a result's settings, those that were found and not asked for.
-FOUND = ("median_ess", "low_ess", "num_modes", "unconverged", "evaluations")
+FOUND = (
+    "median_ess", "low_ess", "num_modes", "unconverged", "evaluations", "used_temperatures", "used_chains", "ended_by",
+    "search_gap", "search_gap_stderr", "search_seconds", "seconds", "monte_carlo_stderr", "acceptance", "largest_gap",
+)  # fmt: skip
 
 
 class Result(BaseModel):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +25,8 @@ from elbowroom.numerics import mean_and_stderr
 __all__ = [
     "Announce",
     "EvaluationData",
+    "Keep",
+    "Parts",
     "PerBatch",
     "Study",
     "evaluation_mode",
@@ -35,6 +39,8 @@ _IN_BITS = {Support.BYTES, Support.COUNTS, Support.CATEGORIES}
 
 Announce = Callable[[str, int, int], None]
 """(method, data done, data in all)"""
+Keep = Callable[[str, dict[str, Tensor]], None]
+"""(method, figures of every datum by name, each of shape (n,))"""
 PerBatch = Callable[[Batch, torch.Generator], dict[str, Tensor]]
 """Figures of every datum of a batch, by name, each of shape (batch, …)."""
 
@@ -49,10 +55,22 @@ class EvaluationData(Protocol):
     def protocol(self) -> dict[str, Any]: ...
 
 
-def stream(device: torch.device, seed: int) -> torch.Generator:
-    """The draws of an evaluation."""
+def stream(device: torch.device, seed: int, *path: int) -> torch.Generator:
+    """The draws of an evaluation; of a part of it, where a path leads to one."""
+    for number in path:
+        seed = (seed * 0x5851F42D4C957F2D + number + 1) % 2**63
     # data that were themselves drawn with this seed hold its first numbers: the draws of z must not be those again
     return torch.Generator(device).manual_seed((seed + 0x9E3779B97F4A7C15) % 2**63)
+
+
+class Parts(Protocol):
+    """Where the finished parts of a long evaluation are kept, until all of it has ended."""
+
+    def read(self, name: str) -> dict[str, Tensor] | None: ...
+
+    def write(self, name: str, part: Mapping[str, Tensor]) -> None: ...
+
+    def forget(self) -> None: ...
 
 
 @contextmanager
@@ -81,20 +99,53 @@ class Study:
     settings: Settings
     seed: int
     announce: Announce
+    keep: Keep = lambda method, values: None
+    parts: Parts | None = None
+    memory: dict[str, Any] = field(default_factory=dict)  #: what one method found and another can use
 
-    def over_data(self, method: str, per_batch: PerBatch, *, batch_size: int, points: int | None) -> dict[str, Tensor]:
-        """Per-datum values by name, concatenated over the split: every datum weighs the same, whatever its batch."""
+    def over_data(
+        self,
+        method: str,
+        per_batch: PerBatch,
+        *,
+        batch_size: int,
+        points: int | None,
+        resumable: bool = False,
+        simulated: bool = False,
+    ) -> dict[str, Tensor]:
+        """Per-datum values by name, concatenated over the split: every datum weighs the same, whatever its batch.
+
+        What is ``resumable`` draws from a stream of its own for each batch, so that it does not matter which batches
+        were finished before an interruption. What is of ``simulated`` data belongs to no row of the data set.
+        """
         total = self.data.size(self.split) if points is None else min(points, self.data.size(self.split))
         values: dict[str, list[Tensor]] = {}
         generator, done = None, 0
-        for batch in self.data.batches(self.split, batch_size, points=points):
-            if generator is None:  # on the data's device
-                generator = stream(batch.x.device, self.seed)
-            for name, value in per_batch(batch, generator).items():
+        for number, batch in enumerate(self.data.batches(self.split, batch_size, points=points)):
+            if generator is None or resumable:  # on the data's device
+                path = [zlib.crc32(method.encode()), number] if resumable else []
+                generator = stream(batch.x.device, self.seed, *path)
+            part = self.part(f"{method}-{number}", partial(per_batch, batch, generator), resumable=resumable)
+            if batch.index is not None and not simulated:
+                part = {"row": batch.index, **part}
+            for name, value in part.items():
                 values.setdefault(name, []).append(value.double().cpu())
             done += len(batch)
             self.announce(method, done, total)
-        return {name: torch.cat(parts) for name, parts in values.items()}
+        joined = {name: torch.cat(several) for name, several in values.items()}
+        kept_as = f"{method}-simulated" if simulated else method
+        self.keep(kept_as, {name: value for name, value in joined.items() if value.dim() == 1})
+        return joined
+
+    def part(self, name: str, make: Callable[[], dict[str, Tensor]], *, resumable: bool = True) -> dict[str, Tensor]:
+        """What was made before an interruption, or else is made now and kept."""
+        if self.parts is None or not resumable:
+            return make()
+        known = self.parts.read(name)
+        if known is None:
+            known = make()
+            self.parts.write(name, {key: value.cpu() for key, value in known.items()})
+        return known
 
     def average(self, name: str, values: Tensor, *, bound: Bound | None, **settings: Any) -> Result:
         """The mean over data, with the standard error of that mean."""

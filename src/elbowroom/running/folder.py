@@ -7,11 +7,14 @@ runs/NAME/
   checkpoints/         see `running.checkpoints`
   chains/              of Monte Carlo EM, where they are kept on disk while it trains
   evaluation.json      results of `evaluate`
+  evaluation/          METHOD-SPLIT.csv, the same for every datum; `unfinished` while a long one runs
   figures/
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import shutil
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["RunFolder", "runs_in"]
+
+_WHOLE = ("row", "observed", "num_modes", "converged")  # columns of whole numbers
 
 _NO_CONTENT = {
     ".lock",
@@ -236,6 +241,17 @@ class RunFolder:
                 "Restore it, or delete it and evaluate again.",
             ) from error
         return results
+
+    def write_values(self, name: str, values: Mapping[str, Tensor]) -> None:
+        """The figures of every datum, as evaluation/NAME.csv: its row in the data set, and what was found."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(values)
+        columns = (v.long().tolist() if name in _WHOLE else v.tolist() for name, v in values.items())
+        writer.writerows(zip(*columns, strict=True))
+        path = self.path / "evaluation" / f"{name}.csv"
+        path.parent.mkdir(exist_ok=True)
+        write_text_atomically(path, text.getvalue())
 
     def add_evaluations(self, results: Iterable[Mapping[str, Any]]) -> Path:
         """Adds results to evaluation.json; one with the same name, data and settings is replaced."""

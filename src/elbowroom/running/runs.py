@@ -37,6 +37,7 @@ from elbowroom.model.latent import LatentModel, Sample
 from elbowroom.running.build import Facts, build_data, build_pair
 from elbowroom.running.config import Config, configure
 from elbowroom.running.folder import RunFolder
+from elbowroom.running.parts import FileParts
 from elbowroom.running.runtime import dtype_of, make_generator, pick_device
 
 __all__ = ["Encoded", "Reconstruction", "Run", "Scores", "load"]
@@ -170,7 +171,7 @@ class Run:
         announce: Announce = lambda method, done, total: None,
         **settings: Any,
     ) -> list[Result]:
-        """Measures the model and adds the results to evaluation.json.
+        """Measures the model, adds the results to evaluation.json, and writes the figures of every datum as CSV.
 
         Without names: every method that the likelihood allows. With ``data`` (a path, an array, what `read` gives)
         all of these are measured and not a split of the run's own, which a run on a stream does not have. The other
@@ -184,6 +185,9 @@ class Run:
             measured = self.dataset()
         else:
             measured, split = self._whole(data), "all"
+        values: dict[str, dict[str, Tensor]] = {}
+        identity = {"step": self.step, "protocol": measured.protocol(), "split": split, "points": points, "seed": seed}
+        identity |= settings
         results = evaluate(
             self.model,
             self.guide,
@@ -193,10 +197,14 @@ class Run:
             points=points,
             seed=seed,
             announce=announce,
+            keep=values.__setitem__,
+            parts=FileParts(self.folder.path / "evaluation" / "unfinished", identity),
             **settings,
         )
         with self.folder.lock():
             self.folder.add_evaluations({**result.model_dump(), "step": self.step} for result in results)
+            for method, columns in values.items():
+                self.folder.write_values(f"{method}-{split}", columns)
         return results
 
     def score(self, source: Any = None, *, split: str = "test", k: int = 1000, seed: int = 0) -> Scores:

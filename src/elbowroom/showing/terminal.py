@@ -95,7 +95,32 @@ def print_results(results: Sequence[Result]) -> None:
             "" if result.bound is None else f"{result.bound} bound{_looseness(result)}",
         )
     console.print(table)
+    for line in _of_annealing(results):
+        console.print(line, soft_wrap=True)
     console.print()
+
+
+def _of_annealing(results: Sequence[Result]) -> list[str]:
+    """How much annealing was done, what it cost, and why no more; and what simulated data are."""
+    annealed = next((result for result in results if "used_temperatures" in result.settings), None)
+    if annealed is None:
+        return []
+    given = annealed.settings
+    temperatures, chains = given["used_temperatures"], given["used_chains"]
+    way = f"{chains:,} draws" if temperatures == 1 else f"{temperatures:,} temperatures × {chains:,} chains"
+    cost = f"{given['evaluations']:,.0f} decoder evaluations per datum"
+    lines = ["", f"  annealed from {given['start']}: {way}; {cost}."]
+    if given["ended_by"] != "given":
+        gap = f"{given['search_gap']:.3f} ± {given['search_gap_stderr']:.3f} nats"
+        why = {
+            "tolerance": f"the gap on simulated data, {gap}, is below --tolerance {given.get('tolerance')}",
+            "budget": f"--budget ended at a gap of {gap}, above --tolerance {given.get('tolerance')}",
+            "ladder": f"there is no more to try; the gap is {gap}, above --tolerance {given.get('tolerance')}",
+        }[given["ended_by"]]
+        lines.append(f"  Temperatures were raised until here: {why}.")
+    if any(result.split == "simulated" for result in results):
+        lines.append("  BDMC is of data simulated from the model: the gap is what a bound on real data may lack.")
+    return lines
 
 
 def _bits(protocol: Mapping[str, Any]) -> str:
@@ -105,8 +130,11 @@ def _bits(protocol: Mapping[str, Any]) -> str:
     return f"{protocol['binarization']} binarization, seed {protocol['seed']}"
 
 
+_NAMES = {"elbo": "ELBO", "iwae": "IWAE", "laplace-is": "Laplace IS", "kl": "KL", "ais": "AIS"}
+
+
 def _name(result: Result) -> str:
-    name = {"elbo": "ELBO", "iwae": "IWAE", "laplace-is": "Laplace IS", "kl": "KL"}.get(result.name, result.name)
+    name = _NAMES.get(result.name, result.name.replace("bdmc", "BDMC"))
     k = result.settings.get("k")
     return f"{name}, k = {k:,}" if k else name
 

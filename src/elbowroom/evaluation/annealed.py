@@ -1,0 +1,125 @@
+"""log p(x) by annealing, with what it can be wrong by: the methods ais and bdmc.
+
+``ais`` measures real data: a lower bound. ``bdmc`` measures data that the model itself has drawn, in the same way, from
+below and from above: the gap between the two is what the first can be expected to lack.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elbowroom.data.batch import Batch
+from elbowroom.evaluation.effort import Effort, find_effort, start_settings
+from elbowroom.evaluation.results import Result
+from elbowroom.evaluation.study import PerBatch, Study, observed, require_normalized
+from elbowroom.inference.ais import AIS, ais
+from elbowroom.inference.bidirectional import bidirectional, simulate
+from elbowroom.numerics import mean_and_stderr
+
+__all__ = ["annealed", "sandwiched"]
+
+_POINTS = 1000
+_BLOCK = 500  # data at a time: what an interruption can cost
+_FEW = 0.1  # of the chains: what an effective sample size below is called
+
+
+def annealed(study: Study) -> list[Result]:
+    """log p(x) of the data by annealed importance sampling."""
+    require_normalized(study.model, "ais")
+    effort, asked = _effort(study)
+
+    def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        found = ais(study.model, batch, generator=generator, **_settings(study, effort))
+        return {**_per_datum(found), "observed": observed(batch)}
+
+    points = study.points if study.points is not None else _POINTS
+    values, found = _measure(study, effort, "ais", per_batch, points)
+    lower = study.average("ais", values["log_evidence"], bound="lower", **asked, **found)
+    return study.with_bits(lower, values["log_evidence"], values["observed"])
+
+
+def sandwiched(study: Study) -> list[Result]:
+    """Both bounds on log p(x) of data that the model has drawn, and the gap between them."""
+    require_normalized(study.model, "bdmc")
+    effort, asked = _effort(study)
+
+    def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        # drawn first, so that the data do not depend on how they are measured: two ways can be compared on the same
+        data = simulate(study.model, batch, generator=generator)
+        found = bidirectional(study.model, data, generator=generator, **_settings(study, effort))
+        return {**_per_datum(found.forward), "upper": found.upper, "gap": found.gap}
+
+    values, found = _measure(study, effort, "bdmc", per_batch, study.settings.simulated, simulated=True)
+    known = {**asked, **found, "largest_gap": float(values["gap"].max())}
+    results = [
+        study.average("bdmc lower", values["log_evidence"], bound="lower", **known),
+        study.average("bdmc upper", values["upper"], bound="upper", **known),
+        study.average("bdmc gap", values["gap"], bound="upper", **known),
+    ]
+    return [result.model_copy(update={"split": "simulated"}) for result in results]
+
+
+def _measure(
+    study: Study, effort: Effort, method: str, per_batch: PerBatch, points: int, *, simulated: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The figures of every datum, and what a result says of how they came about."""
+    began = time.monotonic()
+    values = study.over_data(method, per_batch, batch_size=_BLOCK, points=points, resumable=True, simulated=simulated)
+    return values, {**_found(values, effort), "seconds": time.monotonic() - began}
+
+
+def _effort(study: Study) -> tuple[Effort, dict[str, Any]]:
+    """Found once for both methods; and what was asked for, as settings of a result."""
+    if "effort" not in study.memory:
+        points = study.points if study.points is not None else _POINTS
+        work = min(points, study.data.size(study.split)) + study.settings.simulated
+        found = study.part("effort", lambda: find_effort(study, work).to_tensors())
+        study.memory["effort"] = Effort.of_tensors(found)
+    effort: Effort = study.memory["effort"]
+    settings = study.settings
+    asked: dict[str, Any] = {"start": start_settings(study)["start"], "climbs": settings.climbs}
+    if settings.temperatures is None:
+        asked |= {"temperatures": "automatic", "tolerance": settings.tolerance, "budget": settings.budget}
+    else:
+        asked |= {"temperatures": settings.temperatures}
+    return effort, {**asked, "schedule": settings.schedule}
+
+
+def _settings(study: Study, effort: Effort) -> dict[str, Any]:
+    return {"temperatures": effort.plan, "chains": effort.rung.chains, "block": _BLOCK, **start_settings(study)}
+
+
+def _per_datum(found: AIS) -> dict[str, Tensor]:
+    size = len(found.log_evidence)
+    cost = found.num_gradients + found.start_gradients
+    return {
+        "log_evidence": found.log_evidence,
+        "stderr": found.stderr,
+        "ess": found.ess,
+        "acceptance": found.acceptance,
+        "evaluations": torch.full((size,), cost, dtype=torch.float64),
+    }
+
+
+def _found(values: dict[str, Tensor], effort: Effort) -> dict[str, Any]:
+    """What a result says of how it came about."""
+    chains = effort.rung.chains
+    found = {
+        "used_temperatures": effort.rung.temperatures,
+        "used_chains": chains,
+        "ended_by": effort.why,
+        "search_gap": effort.gap,
+        "search_gap_stderr": effort.gap_stderr,
+        "search_seconds": effort.seconds,
+        "monte_carlo_stderr": float(values["stderr"].square().sum().sqrt()) / len(values["stderr"]),
+        "median_ess": float(values["ess"].median()),
+        "low_ess": float((values["ess"] < max(2.0, _FEW * chains)).double().mean()),
+        "evaluations": float(values["evaluations"].mean()),
+    }
+    acceptance = mean_and_stderr(values["acceptance"])[0]
+    return found if math.isnan(acceptance) else {**found, "acceptance": acceptance}

@@ -1,0 +1,216 @@
+"""The methods ais and bdmc, and how much annealing they do, on linear-Gaussian models whose evidence is known."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from elbowroom.data.dataset import DataSet
+from elbowroom.data.loading import load_data
+from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation import annealed as module
+from elbowroom.evaluation import effort as search
+from elbowroom.evaluation.effort import LADDER, Effort, Rung
+from elbowroom.evaluation.evaluate import evaluate
+from elbowroom.evaluation.results import Result
+from elbowroom.evaluation.settings import Settings
+from elbowroom.inference.ais import Plan
+from elbowroom.model.guides import PriorGuide
+from elbowroom.model.likelihoods import CrossEntropy
+from elbowroom.model.networks import MLP
+from elbowroom.model.oracles import ppca
+
+
+def _data(x: Tensor) -> DataSet:
+    data = load_data(x, support="reals", validation=0.0, test=0.0)
+    assert isinstance(data, DataSet)
+    return data.to(dtype=torch.float64)
+
+
+def _case(latent_dim: int = 4, num_data: int = 200) -> tuple[Any, Any, Tensor]:
+    return ppca(latent_dim + 4, latent_dim, seed=1, num_data=num_data)
+
+
+def _measure(case: tuple[Any, Any, Tensor], *methods: str, **settings: Any) -> dict[str, Result]:
+    model, guide, x = case
+    return {r.name: r for r in evaluate(model, guide, _data(x), methods=methods, split="train", **settings)}
+
+
+class Memory:
+    """Parts in memory, which remembers what was read and written."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, dict[str, Tensor]] = {}
+        self.read_names: list[str] = []
+        self.forgotten = False
+
+    def read(self, name: str) -> dict[str, Tensor] | None:
+        if name in self.kept:
+            self.read_names.append(name)
+        return self.kept.get(name)
+
+    def write(self, name: str, part: dict[str, Tensor]) -> None:
+        self.kept[name] = dict(part)
+
+    def forget(self) -> None:
+        self.forgotten = True
+
+
+@pytest.mark.parametrize("start", ["laplace", "guide", "prior", None])
+@pytest.mark.parametrize("temperatures", [1, 12])
+def test_ais_is_the_evidence_within_its_own_error(start: str | None, temperatures: int) -> None:
+    case = _case(latent_dim=2)
+    found = _measure(case, "ais", start=start, temperatures=temperatures, chains=200 if temperatures == 1 else 16)[
+        "ais"
+    ]
+    exact = case[0].log_evidence(case[2]).mean().item()
+    error = found.settings["monte_carlo_stderr"]
+    # an average of logarithms errs low by about half its squared standard error for each datum
+    assert -5 * error - 0.5 * len(case[2]) * error**2 < found.value - exact < 5 * error + 1e-6
+    assert found.bound == "lower"
+    assert found.settings["start"] == ("laplace" if start is None else start)
+
+
+def test_the_sandwich_holds_simulated_data() -> None:
+    found = _measure(_case(), "bdmc", start="guide", temperatures=2, chains=2, simulated=200)
+    lower, upper, gap = (found[f"bdmc {name}"] for name in ("lower", "upper", "gap"))
+    assert (lower.bound, upper.bound, gap.bound) == ("lower", "upper", "upper")
+    assert lower.split == upper.split == gap.split == "simulated"
+    assert upper.value - lower.value == pytest.approx(gap.value)
+    assert gap.value > 10 * (gap.stderr or 0) / 4
+    assert lower.settings["largest_gap"] > gap.value
+
+
+def test_the_same_data_are_simulated_whatever_the_settings() -> None:
+    """So their difference is the bounds' alone: it is far smaller than the data's spread allows."""
+    rough, fine = (_measure(_case(), "bdmc", temperatures=t, chains=8)["bdmc lower"] for t in (1, 32))
+    assert abs(rough.value - fine.value) < 0.2 * (fine.stderr or 0)
+
+
+def test_temperatures_are_raised_until_the_gap_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    ladder = (Rung(1, 2), Rung(2, 2), Rung(8, 4), Rung(64, 8), Rung(256, 8))
+    monkeypatch.setattr(search, "LADDER", ladder)
+    case = _case()
+    used = {}
+    for tolerance in (2.0, 0.4, 0.05):
+        settings = _measure(case, "ais", start="guide", tolerance=tolerance)["ais"].settings
+        assert settings["ended_by"] == "tolerance"
+        assert settings["search_gap"] + settings["search_gap_stderr"] <= tolerance
+        used[tolerance] = settings["used_temperatures"]
+    assert used[2.0] < used[0.4] < used[0.05]
+    never = _measure(case, "ais", start="guide", tolerance=1e-9)["ais"].settings
+    assert (never["ended_by"], never["used_temperatures"]) == ("ladder", 256)
+
+
+def test_a_budget_ends_the_search_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "LADDER", (Rung(1, 2), Rung(4096, 16)))
+    settings = _measure(_case(), "ais", start="guide", tolerance=1e-9, budget=1.0)["ais"].settings
+    assert (settings["ended_by"], settings["used_temperatures"]) == ("budget", 1)
+    assert settings["search_gap"] > 0
+
+
+def test_what_is_given_is_not_searched_for() -> None:
+    settings = _measure(_case(), "ais", temperatures=3, chains=5)["ais"].settings
+    assert (settings["ended_by"], settings["used_temperatures"], settings["used_chains"]) == ("given", 3, 5)
+    assert settings["search_gap"] is None
+    assert Settings(temperatures=1).chains is None
+    assert _measure(_case(), "ais", temperatures=1)["ais"].settings["used_chains"] == 100
+
+
+def test_both_methods_share_one_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    original = module.find_effort
+    monkeypatch.setattr(module, "find_effort", lambda study, work: calls.append(work) or original(study, work))
+    _measure(_case(), "ais", "bdmc", temperatures=2, simulated=50)
+    assert calls == [200 + 50]
+
+
+def test_the_ladder_rises() -> None:
+    temperatures = [rung.temperatures for rung in LADDER]
+    assert temperatures == sorted(temperatures)
+    assert len(set(LADDER)) == len(LADDER)
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_an_interrupted_search_goes_on_to_the_same_figures(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BLOCK", 50)
+    case, settings = _case(), {"temperatures": 4, "chains": 4}
+    whole, memory = _measure(case, "ais", **settings)["ais"], Memory()
+    original, done = module.ais, []
+
+    def stops(*args: Any, **given: Any) -> Any:
+        if len(done) == after:
+            raise KeyboardInterrupt
+        done.append(0)
+        return original(*args, **given)
+
+    monkeypatch.setattr(module, "ais", stops)
+    with pytest.raises(KeyboardInterrupt):
+        _measure(case, "ais", parts=memory, **settings)
+    assert len(memory.kept) == after + 1 and not memory.forgotten  # the search is a part, too
+    monkeypatch.setattr(module, "ais", original)
+    again = _measure(case, "ais", parts=memory, **settings)["ais"]
+    assert again.value == whole.value
+    assert len(memory.read_names) == after + 1 and memory.forgotten
+
+
+def test_the_figures_of_every_datum_are_handed_over() -> None:
+    kept: dict[str, dict[str, Tensor]] = {}
+    found = _measure(_case(), "ais", "bdmc", temperatures=2, simulated=30, keep=kept.__setitem__)
+    assert kept["ais"]["row"].long().sort().values.tolist() == list(range(200))
+    assert kept["ais"]["log_evidence"].mean().item() == pytest.approx(found["ais"].value)
+    assert {"stderr", "ess", "acceptance", "evaluations"} < set(kept["ais"])
+    assert "row" not in kept["bdmc-simulated"] and len(kept["bdmc-simulated"]["gap"]) == 30
+
+
+def test_an_effort_survives_being_kept() -> None:
+    for effort in (
+        Effort(Rung(3, 7), Plan(torch.linspace(0, 1, 4).double(), torch.ones(2).double(), 5), "given", None, None, 0.5),
+        Effort(Rung(1, 9), Plan(torch.tensor([0.0, 1.0]), torch.empty(0)), "budget", 0.25, 0.125, 2.0),
+    ):
+        again = Effort.of_tensors(effort.to_tensors())
+        assert torch.equal(again.plan.betas, effort.plan.betas)
+        assert torch.equal(again.plan.step_sizes, effort.plan.step_sizes)
+        assert (again.rung, again.why, again.gap, again.gap_stderr, again.seconds, again.plan.num_gradients) == (
+            effort.rung, effort.why, effort.gap, effort.gap_stderr, effort.seconds, effort.plan.num_gradients,
+        )  # fmt: skip
+        assert again.reached is (None if effort.why == "given" else False)
+
+
+def test_without_a_guide() -> None:
+    model, _, x = _case()
+    found = _measure((model, PriorGuide(model.prior), x), "ais", temperatures=4)["ais"]
+    assert found.value == pytest.approx(model.log_evidence(x).mean().item(), abs=0.05)
+
+
+@pytest.mark.parametrize("method", ["ais", "bdmc"])
+def test_a_density_that_is_none_is_refused(method: str) -> None:
+    model, guide, x = _case()
+    model.likelihood = CrossEntropy(MLP((4,), (1, 8), hidden=()).double(), (8,))
+    with pytest.raises(ElbowroomError, match="does not integrate to one"):
+        _measure((model, guide, x), method, temperatures=2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperatures": 0}, "temperatures is 0"),
+        ({"chains": 0}, "chains is 0"),
+        ({"climbs": 0}, "climbs is 0"),
+        ({"simulated": 0}, "simulated is 0"),
+        ({"tolerance": 0.0}, "tolerance is 0.0"),
+        ({"tolerance": math.nan}, "tolerance is nan"),
+        ({"budget": -1.0}, "budget is -1.0"),
+        ({"start": "mode"}, "start 'mode'"),
+        ({"schedule": "cubic"}, "schedule 'cubic'"),
+        ({"temprature": 3}, "no setting 'temprature'"),
+    ],
+    ids=lambda case: next(iter(case)) if isinstance(case, dict) else "",
+)
+def test_bad_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ElbowroomError, match=message):
+        _measure(_case(num_data=5), "ais", **settings)

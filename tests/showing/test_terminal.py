@@ -41,8 +41,8 @@ def test_results_carry_error_unit_number_and_side(capsys: pytest.CaptureFixture[
     out = capsys.readouterr().out
     assert out.splitlines()[0] == "digits · test · dynamic binarization, seed 3"
     assert line_of(out, "ELBO") == "ELBO -93.123 0.250 nats 1,000 lower bound"
-    assert line_of(out, "IWAE") == "IWAE, k = 5,000 -87.500 0.250 nats 10,000 lower bound"
-    assert line_of(out, "iwae, bits") == "iwae, bits per dimension 3.142 bits/dim 1,000 upper bound"
+    assert line_of(out, "IWAE, k") == "IWAE, k = 5,000 -87.500 0.250 nats 10,000 lower bound"
+    assert line_of(out, "IWAE, bits") == "IWAE, bits per dimension 3.142 bits/dim 1,000 upper bound"
     assert line_of(out, "KL") == "KL 25.600 0.250 nats 1,000"
     assert line_of(out, "active") == "active units 20 of 32 1,000"
 

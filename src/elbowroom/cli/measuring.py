@@ -7,13 +7,17 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from elbowroom.cli.options import Device, Json, RunPath, Split, load_run
 from elbowroom.cli.speech import print_json, say, wrote
 from elbowroom.cli.writing import checked_target
+
+if TYPE_CHECKING:  # torch would come with them
+    from elbowroom.evaluation.results import Result
+    from elbowroom.running.runs import Run
 
 __all__ = ["evaluate", "score"]
 
@@ -32,7 +36,7 @@ def evaluate(
     climbs: int = 1,
     temperatures: int | None = None,
     chains: int | None = None,
-    schedule: Literal["adapted", "linear", "sigmoid"] = "adapted",
+    schedule: Literal["adapted", "linear", "sigmoid"] | None = None,
     tolerance: float = 0.1,
     budget: float | None = None,
     simulated: int = 1000,
@@ -47,14 +51,15 @@ def evaluate(
     data
         Other data to measure on, all of them: a path or a built-in name; a split of the run's own unless given.
     methods
-        elbo, iwae, active-units, laplace-is, ais, bdmc. Unless given the first three; laplace-is for a run without a
-        guide. Several: with commas or spaces between.
+        elbo, iwae, active-units, laplace-is, ais, bdmc, room. Unless given the first three; laplace-is for a run
+        without a guide. Several: with commas or spaces between.
     split
         The data to measure on.
     points
-        How many data; all of them unless given, but 1,000 for iwae, laplace-is and ais.
+        How many data; all of them unless given, but 1,000 for iwae, laplace-is and ais, 200 for room.
     k
-        Draws per datum of the importance-weighted bounds; unless given 5,000 for iwae and 100 for laplace-is.
+        Draws per datum of the importance-weighted bounds; unless given 5,000 for iwae, 500 for room and 100 for
+        laplace-is.
     starts
         Climbs per datum to modes of the posterior, for laplace-is.
     num_samples
@@ -66,9 +71,9 @@ def evaluate(
     temperatures
         Of annealing (ais, bdmc); raised until the gap on simulated data is below the tolerance unless given.
     chains
-        Of annealing; 16 unless given, and 100 or more draws where there is one temperature.
+        Of annealing; 32 unless given, and 100 or more draws where there is one temperature.
     schedule
-        Of the temperatures; 'adapted' follows how fast the densities change.
+        Of the temperatures; adapted to the densities from the prior, linear from a nearer start, unless given.
     tolerance
         Nats that the mean gap between the bounds on simulated data may be.
     budget
@@ -113,6 +118,28 @@ def evaluate(
         figure = loaded.folder.figures / "evaluation.png"
         plots.evaluation_figure(rows, normalized=loaded.normalized, title=loaded.folder.path.name, path=figure)
         wrote(figure)
+    if "room" in names:
+        _show_room(loaded, results, own=data is None, points=points, k=k, starts=starts, seed=seed)
+
+
+def _show_room(loaded: Run, results: Sequence[Result], *, own: bool, **settings: Any) -> None:
+    """The room of these data beside that of the training data, or of the test data: a table and a figure."""
+    from elbowroom.showing import plots, terminal
+
+    splits = {results[0].split: results}
+    other = "test" if "train" in splits else "train"
+    if own and loaded.dataset().size(other):
+        with terminal.progress() as announce:
+            splits[other] = loaded.evaluate("room", split=other, announce=announce, **settings)
+    shown = {name: [result.model_dump() for result in splits[name]] for name in sorted(splits, key=_training_first)}
+    terminal.print_table(plots.room_rows(shown))
+    figure = loaded.folder.figures / "room.png"
+    plots.room_figure(shown, title=loaded.folder.path.name, path=figure)
+    wrote(figure)
+
+
+def _training_first(split: str) -> bool:
+    return split != "train"
 
 
 def score(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.batch import Batch
-from elbowroom.evaluation.effort import Effort, find_effort, start_settings
+from elbowroom.evaluation.effort import Effort, find_effort, schedule_of, start_settings
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.study import PerBatch, Study, observed, require_normalized
 from elbowroom.inference.ais import AIS, ais
@@ -87,7 +87,7 @@ def _effort(study: Study) -> tuple[Effort, dict[str, Any]]:
         asked |= {"temperatures": "automatic", "tolerance": settings.tolerance, "budget": settings.budget}
     else:
         asked |= {"temperatures": settings.temperatures}
-    return effort, {**asked, "schedule": settings.schedule}
+    return effort, {**asked, "schedule": schedule_of(study)}
 
 
 def _settings(study: Study, effort: Effort) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.batch import Batch
+from elbowroom.evaluation.settings import ScheduleName
 from elbowroom.evaluation.study import Study, stream
 from elbowroom.inference.ais import Plan, plan
 from elbowroom.inference.bidirectional import Sandwich, bidirectional, simulate
@@ -26,7 +27,7 @@ from elbowroom.inference.starts import default_start
 from elbowroom.model.guides import PriorGuide
 from elbowroom.numerics import mean_and_stderr
 
-__all__ = ["LADDER", "Effort", "Rung", "find_effort"]
+__all__ = ["LADDER", "Effort", "Rung", "find_effort", "schedule_of", "start_settings"]
 
 
 class Rung(NamedTuple):
@@ -37,7 +38,7 @@ class Rung(NamedTuple):
 
 
 #: what the automatic mode tries, in this order; a few chains tell their own spread, and more temperatures serve better
-LADDER = (Rung(1, 100), Rung(1, 200), Rung(1, 400), *(Rung(2**power, 16) for power in range(4, 13)))
+LADDER = (Rung(1, 100), Rung(1, 200), *(Rung(2**power, 32) for power in range(3, 13)))
 _TRIED_ON = 256  # simulated data that a rung is judged by
 _PILOT = 64  # simulated data that temperatures and step sizes are found on
 _SEARCH = 2**31  # the stream of what is tried, apart from those of the batches that are measured
@@ -105,7 +106,7 @@ def find_effort(study: Study, work: int) -> Effort:
     generator = stream(device_of(study), study.seed, _SEARCH)
     like = imitated(study, _TRIED_ON)
     if settings.temperatures is not None:
-        rung = Rung(settings.temperatures, settings.chains or (100 if settings.temperatures == 1 else 16))
+        rung = Rung(settings.temperatures, settings.chains or (100 if settings.temperatures == 1 else 32))
         return Effort(rung, _plan(study, rung, like, generator), "given", None, None, time.monotonic() - began)
     data = simulate(study.model, like, generator=generator)
     tried: Effort | None = None
@@ -150,9 +151,16 @@ def start_settings(study: Study) -> dict[str, Any]:
     return {"guide": guide, "start": start, "climbs": study.settings.climbs}
 
 
+def schedule_of(study: Study) -> ScheduleName:
+    """Where the start is good, data with heavy tails decide the mean gap, and even steps serve these best."""
+    if study.settings.schedule is not None:
+        return study.settings.schedule
+    return "adapted" if start_settings(study)["start"] == "prior" else "linear"
+
+
 def _plan(study: Study, rung: Rung, like: Batch, generator: torch.Generator) -> Plan:
     found = simulate(study.model, like.rows(slice(_PILOT)), generator=generator)
     return plan(
-        study.model, found.batch, temperatures=rung.temperatures, schedule=study.settings.schedule,
+        study.model, found.batch, temperatures=rung.temperatures, schedule=schedule_of(study),
         generator=generator, **start_settings(study),
     )  # fmt: skip

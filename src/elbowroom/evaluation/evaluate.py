@@ -8,6 +8,7 @@ iwae          :math:`E \log \frac1K \sum_k p(x, z_k) / q(z_k|x)`                
 laplace-is    the same, with q made of Laplace approximations around the posterior's modes    from below
 ais           log p(x) by annealed importance sampling                                       from below
 bdmc          log p(x) of data simulated from the model, and the gap between the bounds      both sides
+room          the elbow room's parts: amortisation gap and approximation gap                 —
 active-units  the number of latent dimensions whose posterior mean varies with the data      —
 ============= ============================================================================== ===========
 
@@ -28,6 +29,7 @@ from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError, did_you_mean
 from elbowroom.evaluation.annealed import annealed, sandwiched
 from elbowroom.evaluation.bounds import active_units, elbo, iwae, laplace_is
+from elbowroom.evaluation.gaps import room
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.settings import Settings
 from elbowroom.evaluation.study import (
@@ -52,6 +54,7 @@ METHODS: dict[str, Callable[[Study], list[Result]]] = {
     "laplace-is": laplace_is,
     "ais": annealed,
     "bdmc": sandwiched,
+    "room": room,
     "active-units": active_units,
 }
 

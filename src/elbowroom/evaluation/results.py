@@ -14,6 +14,7 @@ Bound = Literal["lower", "upper"]
 FOUND = (
     "median_ess", "low_ess", "num_modes", "unconverged", "evaluations", "used_temperatures", "used_chains", "ended_by",
     "search_gap", "search_gap_stderr", "search_seconds", "seconds", "monte_carlo_stderr", "acceptance", "largest_gap",
+    "rhat", "elbo_of_best_normal", "log_p",
 )  # fmt: skip
 
 

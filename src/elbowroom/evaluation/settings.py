@@ -29,8 +29,9 @@ class Settings:
         start: where annealing starts: "laplace", "guide" or "prior"; unless given, the best that there is.
         climbs: per datum to modes of the posterior, where annealing starts from Laplace approximations.
         temperatures: of annealing; unless given, raised until the tolerance is met.
-        chains: of annealing; unless given 16, and more where there is one temperature.
-        schedule: of the temperatures: "adapted", "linear" or "sigmoid".
+        chains: of annealing; unless given 32, and more where there is one temperature.
+        schedule: of the temperatures: "adapted", "linear" or "sigmoid"; unless given adapted from the prior and linear
+            from a start that is nearer.
         tolerance: nats that the mean gap on simulated data may be, where temperatures are not given.
         budget: seconds after which no more temperatures are tried, the measuring itself counted in; none unless given.
         simulated: data that bdmc simulates, at most as many as the split has.
@@ -45,7 +46,7 @@ class Settings:
     climbs: int = 1
     temperatures: int | None = None
     chains: int | None = None
-    schedule: ScheduleName = "adapted"
+    schedule: ScheduleName | None = None
     tolerance: float = 0.1
     budget: float | None = None
     simulated: int = 1000
@@ -53,7 +54,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.start is not None:
             check_name("start", self.start, STARTS)
-        check_name("schedule", self.schedule, SCHEDULES)
+        if self.schedule is not None:
+            check_name("schedule", self.schedule, SCHEDULES)
         for name in ("tolerance", "budget"):
             amount = getattr(self, name)
             if amount is not None and not amount > 0:

@@ -33,7 +33,16 @@ from elbowroom.samplers.kernel import Info, Kernel, State, Tuning, init
 from elbowroom.samplers.metric import Metric
 from elbowroom.samplers.target import Target
 
-__all__ = ["DualAveraging", "Learn", "Warm", "initial_step_size", "learn_dense", "learn_diagonal", "pooled_acceptance", "warm_up"]
+__all__ = [
+    "DualAveraging",
+    "Learn",
+    "Warm",
+    "initial_step_size",
+    "learn_dense",
+    "learn_diagonal",
+    "pooled_acceptance",
+    "warm_up",
+]
 
 _GAMMA, _T0, _KAPPA = 0.05, 10.0, 0.75
 _CROSSED = 0.8  # acceptance of a single step, between too timid and too bold

@@ -18,6 +18,7 @@ from elbowroom.showing.images import class_rows_figure, image_grid, reconstructi
 from elbowroom.showing.latents import latent_scatter, manifold_figure, manifold_grid, traversal_figure
 from elbowroom.showing.measures import evaluation_figure, gradient_figure
 from elbowroom.showing.prior_sampling import prior_sampling_figure
+from elbowroom.showing.room import room_figure, room_rows
 from elbowroom.showing.style import is_image
 from elbowroom.showing.tables import marginals_figure, reconstruction_scatter
 
@@ -36,6 +37,8 @@ __all__ = [
     "prior_sampling_figure",
     "reconstruction_figure",
     "reconstruction_scatter",
+    "room_figure",
+    "room_rows",
     "samples_figure",
     "training_curves",
     "traversal_figure",

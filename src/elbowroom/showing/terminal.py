@@ -28,14 +28,14 @@ def _console() -> Console:
 
 
 @contextmanager
-def progress() -> Iterator[Announce]:
+def progress(unit: str = "data") -> Iterator[Announce]:
     """A bar on standard error, one line per method, where that is a terminal."""
     console = Console(file=sys.stderr)
     if not console.is_terminal:
         yield lambda method, done, total: None
         return
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,}/{task.total:,} data"),
+        TextColumn("{task.description}"), BarColumn(), TextColumn(f"{{task.completed:,}}/{{task.total:,}} {unit}"),
         TimeRemainingColumn(), console=console, transient=True,
     ) as bar:  # fmt: skip
         tasks: dict[str, Any] = {}
@@ -120,6 +120,12 @@ def _of_annealing(results: Sequence[Result]) -> list[str]:
         lines.append(f"  Temperatures were raised until here: {why}.")
     if any(result.split == "simulated" for result in results):
         lines.append("  BDMC is of data simulated from the model: the gap is what a bound on real data may lack.")
+    shares = {r.split == "simulated": r.settings["low_ess"] for r in results if "used_temperatures" in r.settings}
+    if len(shares) == 2 and shares[False] > _MUCH * shares[True] + 0.05:
+        lines += [
+            f"  Weights are uneven for {shares[False]:.0%} of the real data, {shares[True]:.0%} of the simulated ones:",
+            "  the real bound is looser than the gap tells. A smaller --tolerance tightens both.",
+        ]
     return lines
 
 
@@ -130,11 +136,13 @@ def _bits(protocol: Mapping[str, Any]) -> str:
     return f"{protocol['binarization']} binarization, seed {protocol['seed']}"
 
 
+_MUCH = 2.0  # times as many uneven weights on real data as on simulated ones are worth a warning
 _NAMES = {"elbo": "ELBO", "iwae": "IWAE", "laplace-is": "Laplace IS", "kl": "KL", "ais": "AIS"}
 
 
 def _name(result: Result) -> str:
-    name = _NAMES.get(result.name, result.name.replace("bdmc", "BDMC"))
+    what, comma, unit = result.name.partition(",")
+    name = _NAMES.get(what, what.replace("bdmc", "BDMC")) + comma + unit
     k = result.settings.get("k")
     return f"{name}, k = {k:,}" if k else name
 

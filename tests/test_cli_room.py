@@ -1,0 +1,47 @@
+"""``elbowroom evaluate --methods room``: both splits in a table and in a figure."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from elbowroom.cli import main
+
+TINY = ("--model.encoder.hidden", "6", "--model.decoder.hidden", "6", "--model.latent-dim", "2", "--train.epochs", "1")
+FEW = ("--methods", "room", "--points", "4", "--k", "5")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def workplace(tmp_path_factory: pytest.TempPathFactory, _lonely_machine: None) -> Iterator[Path]:
+    folder, before = tmp_path_factory.mktemp("workplace"), Path.cwd()
+    os.chdir(folder)
+    try:
+        main(["train", "digits", *TINY, "--quiet"])
+        yield folder
+    finally:
+        os.chdir(before)
+
+
+@pytest.mark.parametrize(("asked", "shown"), [("test", "test"), ("train", "test"), ("validation", "validation")])
+def test_both_splits_are_shown_and_kept(asked: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["evaluate", "runs/digits", *FEW, "--split", asked])
+    out = capsys.readouterr().out
+    assert f"{shown} − train" in out
+    assert "amortisation gap" in out
+    assert out.rstrip().endswith("wrote runs/digits/figures/room.png")
+    assert Path("runs/digits/figures/room.png").is_file()
+    kept = json.loads(Path("runs/digits/evaluation.json").read_text())["results"]
+    assert {"train", shown} <= {result["split"] for result in kept if result["name"] == "elbow room"}
+
+
+def test_json_holds_the_split_that_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["evaluate", "runs/digits", *FEW, "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["split"] == "test"
+    assert [result["name"] for result in printed["results"]] == [
+        "elbo", "elbo of q*", "log p(x)", "amortisation gap", "approximation gap", "elbow room",
+    ]  # fmt: skip

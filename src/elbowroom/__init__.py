@@ -26,7 +26,9 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "Result": ("elbowroom.evaluation.results", "Result"),
     "Run": ("elbowroom.running.runs", "Run"),
     "ais": ("elbowroom.inference.ais", "ais"),
+    "bidirectional": ("elbowroom.inference.bidirectional", "bidirectional"),
     "compare": ("elbowroom.running.compare", "compare"),
+    "doctor": ("elbowroom.running.checkup", "doctor"),
     "evaluate": ("elbowroom.evaluation.evaluate", "evaluate"),
     "gradient_study": ("elbowroom.inference.gradients", "gradient_study"),
     "guides": ("elbowroom.model.guides", None),
@@ -43,6 +45,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "prior_sampling_study": ("elbowroom.inference.prior_sampling", "prior_sampling_study"),
     "priors": ("elbowroom.model.priors", None),
     "samplers": ("elbowroom.samplers", None),
+    "simulate": ("elbowroom.inference.bidirectional", "simulate"),
     "to_pyro": ("elbowroom.learners.svi", "to_pyro"),
     "train": ("elbowroom.running.train", "train"),
 }

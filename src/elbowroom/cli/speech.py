@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["print_json", "remark", "say", "wrote"]
+__all__ = ["finite", "print_json", "remark", "say", "wrote"]
 
 
 def say(text: str = "") -> None:
@@ -24,15 +24,16 @@ def remark(text: str) -> None:
 
 def print_json(content: Mapping[str, Any]) -> None:
     """One JSON object, to standard output; what is not a finite number is null, since JSON has no word for it."""
-    say(json.dumps(_finite(content), indent=2, default=str, allow_nan=False))
+    say(json.dumps(finite(content), indent=2, default=str, allow_nan=False))
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The same content with null for every number that is not finite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
+        return {key: finite(inner) for key, inner in value.items()}
+    return [finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def wrote(*paths: Path) -> None:

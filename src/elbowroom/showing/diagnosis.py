@@ -1,0 +1,70 @@
+"""The doctor's report as text and as plain data."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from elbowroom.evaluation.doctor import Diagnosis
+from elbowroom.evaluation.findings import Evidence, Finding
+
+__all__ = ["diagnosis_json", "diagnosis_text"]
+
+_WIDTH = 100
+_NAME = 60  # of a number; longer names take two lines
+_HEADINGS = {"severe": "SEVERE", "warning": "WARNING", "note": "NOTE"}
+
+
+def diagnosis_text(name: str, diagnosis: Diagnosis) -> str:
+    """Findings, the gravest first: what, the numbers, why, what to do; and a verdict in one line."""
+    lines = [f"{name}: {_verdict(diagnosis)}", ""]
+    for finding in diagnosis.findings:
+        lines += [*_lines(finding), ""]
+    if diagnosis.not_examined:
+        lines.append("Not examined:")
+        lines += [f"  {check}: {why}" for check, why in diagnosis.not_examined.items()]
+        lines.append("")
+    took = sum(diagnosis.seconds.values())
+    lines.append(f"{len(diagnosis.seconds)} checks in {took:.0f} s.")
+    return "\n".join(lines)
+
+
+def diagnosis_json(diagnosis: Diagnosis) -> dict[str, Any]:
+    """The same as plain data."""
+    return {"healthy": diagnosis.healthy, **asdict(diagnosis)}
+
+
+def _verdict(diagnosis: Diagnosis) -> str:
+    counts = {severity: sum(f.severity == severity for f in diagnosis.findings) for severity in ("severe", "warning")}
+    severe, warnings = counts["severe"], counts["warning"]
+    if diagnosis.healthy:
+        return "nothing is wrong that these checks can find."
+    parts = [f"{severe} severe finding{'s' * (severe > 1)}"] * (severe > 0)
+    parts += [f"{warnings} warning{'s' * (warnings > 1)}"] * (warnings > 0)
+    return f"{' and '.join(parts)}."
+
+
+def _lines(finding: Finding) -> Iterator[str]:
+    heading = f"{_HEADINGS[finding.severity]:<8} "
+    yield from textwrap.wrap(finding.title, _WIDTH, initial_indent=heading, subsequent_indent=" " * 9)
+    width = min(_NAME, max((len(evidence.name) for evidence in finding.evidence), default=0))
+    for evidence in finding.evidence:
+        *above, name = textwrap.wrap(evidence.name, _NAME)
+        yield from (f"           {part}" for part in above)
+        yield f"           {name:<{width}}  {_number(evidence)}"
+    if finding.severity != "note":
+        yield from _wrapped("Why: ", finding.explanation)
+        yield from _wrapped("Do: ", finding.remedy)
+
+
+def _wrapped(label: str, text: str) -> list[str]:
+    return textwrap.wrap(label + text, _WIDTH, initial_indent=" " * 9, subsequent_indent=" " * 11)
+
+
+def _number(evidence: Evidence) -> str:
+    whole = evidence.value == int(evidence.value) if abs(evidence.value) < 1e15 else False
+    value = f"{evidence.value:,.0f}" if whole and evidence.stderr is None else f"{evidence.value:,.3f}"
+    error = "" if evidence.stderr is None else f" ± {evidence.stderr:.3f}"
+    return f"{value}{error} {evidence.unit}".rstrip()

@@ -39,7 +39,7 @@ class Rung(NamedTuple):
 
 #: what the automatic mode tries, in this order; a few chains tell their own spread, and more temperatures serve better
 LADDER = (Rung(1, 100), Rung(1, 200), *(Rung(2**power, 32) for power in range(3, 13)))
-_TRIED_ON = 256  # simulated data that a rung is judged by
+_TRIED_ON = 512  # simulated data that a rung is judged by
 _PILOT = 64  # simulated data that temperatures and step sizes are found on
 _SEARCH = 2**31  # the stream of what is tried, apart from those of the batches that are measured
 

@@ -55,6 +55,7 @@ from elbowroom.model.noise import global_generator_seeded_from
 try:
     import pyro
     import pyro.distributions as dist
+    from pyro import poutine
     from pyro.distributions.torch_distribution import TorchDistributionMixin
     from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
     from pyro.optim import PyroOptim
@@ -63,7 +64,7 @@ except ModuleNotFoundError as error:
         f"Pyro was asked for, but it is not installed ({error}).", "Install it: pip install 'elbowroom[pyro]'."
     ) from error
 
-__all__ = ["ELBOS", "PyroPair", "Svi", "to_pyro"]
+__all__ = ["ELBOS", "PyroPair", "Svi", "poutine", "to_pyro"]
 
 #: name -> Pyro's estimator, a function of num_particles and how they are computed
 ELBOS: dict[str, Callable[..., Any]] = {

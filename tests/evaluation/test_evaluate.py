@@ -462,3 +462,30 @@ def test_laplace_is_measures_every_likelihood(name: str) -> None:
     delivered = next(iter(data.batches("train", 15))).x
     exact = quadrature_log_evidence(model, delivered, points=121).mean().item()
     assert found.value == pytest.approx(exact, abs=0.03)
+
+
+# --- the tails of importance weights -------------------------------------------------------------------------------
+
+
+def test_the_k_curve_rises_to_the_evidence_and_says_how_heavy_its_tail_is() -> None:
+    model, guide, x = _oracle(num_data=100)
+    results = evaluate(model, guide, _data(x), methods=("k-curve",), split="train")
+    assert [result.settings["k"] for result in results] == [1, 10, 100, 1000, 5000]
+    values = [result.value for result in results]
+    assert values == sorted(values)
+    assert values[-1] == pytest.approx(model.log_evidence(x).mean().item(), abs=0.01)
+    assert results[-1].settings["unreliable"] == 0.0 and "unreliable" not in results[0].settings
+
+
+def test_a_guide_that_is_too_narrow_is_called_unreliable() -> None:
+    model, guide, x = _oracle(num_data=100)
+
+    class Narrow(Conditional):
+        def forward(self, given: Tensor | None, context: Tensor | None = None) -> Distribution:
+            q = guide(given)
+            return Independent(Normal(q.mean, 0.1 * q.stddev, validate_args=False), 1)
+
+    narrow, fair = (_measure(model, g, _data(x), "iwae", k=1000)["iwae"].settings for g in (Narrow(), guide))
+    assert narrow["unreliable"] > 0.8 and narrow["median_pareto_k"] > 0.7
+    assert fair["unreliable"] == 0.0 and fair["median_pareto_k"] < 0.5
+    assert "unreliable" in FOUND

@@ -51,8 +51,8 @@ def evaluate(
     data
         Other data to measure on, all of them: a path or a built-in name; a split of the run's own unless given.
     methods
-        elbo, iwae, active-units, laplace-is, ais, bdmc, room. Unless given the first three; laplace-is for a run
-        without a guide. Several: with commas or spaces between.
+        elbo, iwae, active-units, k-curve, laplace-is, ais, bdmc, room. Unless given the first three; laplace-is for a
+        run without a guide. Several: with commas or spaces between.
     split
         The data to measure on.
     points

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation.curve import unreliable
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.study import Study, observed, require_normalized
 from elbowroom.inference.importance import importance_estimate
@@ -50,11 +51,18 @@ def iwae(study: Study) -> list[Result]:
 
     def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         estimate = importance_estimate(study.model, study.guide, batch, num_samples=k, generator=generator)
-        return {"iwae": estimate.log_evidence, "ess": estimate.ess, "observed": observed(batch)}
+        return {
+            "iwae": estimate.log_evidence,
+            "stderr": estimate.stderr,
+            "ess": estimate.ess,
+            "pareto_k": estimate.pareto_k,
+            "observed": observed(batch),
+        }
 
     points = study.points if study.points is not None else 1000
     values = study.over_data("iwae", per_batch, batch_size=100, points=points)
-    lower = study.average("iwae", values["iwae"], bound="lower", k=k, median_ess=float(values["ess"].median()))
+    found = {"median_ess": float(values["ess"].median()), **unreliable(values["pareto_k"], k)}
+    lower = study.average("iwae", values["iwae"], bound="lower", k=k, **found)
     results = study.with_bits(lower, values["iwae"], values["observed"])
     if isinstance(study.guide, PriorGuide):  # no posterior was guessed, so no guess has a room
         return results
@@ -83,6 +91,7 @@ def laplace_is(study: Study) -> list[Result]:
         "evaluations": values["evaluations"].mean(),
     }
     settings = {"k": k, "starts": study.settings.starts, **{name: float(value) for name, value in found.items()}}
+    settings |= unreliable(values["pareto_k"], k)
     lower = study.average("laplace-is", values["log_evidence"], bound="lower", **settings)
     return study.with_bits(lower, values["log_evidence"], values["observed"])
 

@@ -6,6 +6,7 @@ method        estimates                                                         
 elbo          :math:`E_q[\log p(x|z)] - KL(q(z|x) \| p(z))`, and the two terms                from below
 iwae          :math:`E \log \frac1K \sum_k p(x, z_k) / q(z_k|x)`                              from below
 laplace-is    the same, with q made of Laplace approximations around the posterior's modes    from below
+k-curve       iwae for k = 1, 10, …, 5000 from one set of draws, with Pareto k̂ of their tail         from below
 ais           log p(x) by annealed importance sampling                                       from below
 bdmc          log p(x) of data simulated from the model, and the gap between the bounds      both sides
 room          the elbow room's parts: amortisation gap and approximation gap                 —
@@ -29,6 +30,7 @@ from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError, did_you_mean
 from elbowroom.evaluation.annealed import annealed, sandwiched
 from elbowroom.evaluation.bounds import active_units, elbo, iwae, laplace_is
+from elbowroom.evaluation.curve import k_curve
 from elbowroom.evaluation.gaps import room
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.settings import Settings
@@ -52,6 +54,7 @@ METHODS: dict[str, Callable[[Study], list[Result]]] = {
     "elbo": elbo,
     "iwae": iwae,
     "laplace-is": laplace_is,
+    "k-curve": k_curve,
     "ais": annealed,
     "bdmc": sandwiched,
     "room": room,

@@ -12,10 +12,27 @@ Bound = Literal["lower", "upper"]
 
 #: Among a result's settings, those that were found and not asked for.
 FOUND = (
-    "median_ess", "low_ess", "num_modes", "unconverged", "evaluations", "used_temperatures", "used_chains", "ended_by",
-    "search_gap", "search_gap_stderr", "search_seconds", "seconds", "monte_carlo_stderr", "acceptance", "largest_gap",
-    "rhat", "elbo_of_best_normal", "log_p",
-)  # fmt: skip
+    "median_ess",
+    "low_ess",
+    "median_pareto_k",
+    "unreliable",
+    "num_modes",
+    "unconverged",
+    "evaluations",
+    "used_temperatures",
+    "used_chains",
+    "ended_by",
+    "search_gap",
+    "search_gap_stderr",
+    "search_seconds",
+    "seconds",
+    "monte_carlo_stderr",
+    "acceptance",
+    "largest_gap",
+    "rhat",
+    "elbo_of_best_normal",
+    "log_p",
+)
 
 
 class Result(BaseModel):

@@ -192,8 +192,8 @@ def ais(
     above = None
     if exact is not None:
         back = torch.cat([part.back.log_weights for part in parts if part.back is not None], 1)
-        sums = WeightSums.empty(len(batch), log_weights.device).add(back).add(log_weights[len(back) :])
-        above = sums.estimate().log_evidence
+        mixed = torch.cat([back, log_weights[len(back) :]])
+        above = WeightSums.empty(len(batch), log_weights.device).add(mixed).estimate().log_evidence
     return AIS(log_weights, *estimate, acceptance, gradients, pilots, starts, above)
 
 

@@ -2,17 +2,19 @@ r"""log p(x) by importance sampling, with a standard error.
 
 The weights w_k = p(x, z_k) / q(z_k | x) of draws from a proposal q, the guide for one, average to p(x). Their
 logarithm's average over few draws is a training objective; over thousands of draws it is an estimate of log p(x) that
-errs low, on average by about half its squared standard error. Draws come in chunks, and of each chunk only three
-float64 numbers per datum are kept, so that memory does not grow with the number of draws.
+errs low, on average by about half its squared standard error. Draws come in chunks, and of each chunk three sums
+per datum are kept, in float64, and the largest weights, so that memory hardly grows with the number of draws.
 
 One should not ask more of it than it has: where the effective sample size is a handful, the proposal misses a part of
-the posterior, the weights' variance is itself poorly estimated, and the standard error is too small.
+the posterior, the weights' variance is itself poorly estimated, and the standard error is too small. The tail of the
+weights tells (:mod:`elbowroom.inference.pareto`).
 :mod:`elbowroom.inference.laplace_importance` makes proposals that need no guide.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -21,6 +23,7 @@ from torch.distributions import Distribution, MixtureSameFamily, MultivariateNor
 
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError
+from elbowroom.inference.pareto import LargestWeights
 from elbowroom.inference.soundness import ask
 from elbowroom.inference.weights import check_num_samples, weigh
 from elbowroom.model.conditional import Conditional
@@ -28,11 +31,18 @@ from elbowroom.model.latent import LatentModel
 from elbowroom.model.networks import Network
 from elbowroom.numerics import chunks
 
-__all__ = ["ImportanceEstimate", "WeightSums", "importance_estimate", "importance_estimate_from"]
+__all__ = [
+    "AverageWeight",
+    "ImportanceEstimate",
+    "WeightSums",
+    "importance_estimate",
+    "importance_estimate_from",
+    "weights_in_chunks",
+]
 
 
-class ImportanceEstimate(NamedTuple):
-    """An estimate of the evidence of each datum; all float64, shape (batch,).
+class AverageWeight(NamedTuple):
+    """What an average of weights says of each datum; all float64, shape (batch,).
 
     Attributes:
         log_evidence: log of the average weight, nats; in expectation a lower bound on log p(x).
@@ -43,6 +53,22 @@ class ImportanceEstimate(NamedTuple):
     log_evidence: Tensor
     stderr: Tensor
     ess: Tensor
+
+
+class ImportanceEstimate(NamedTuple):
+    """An estimate of the evidence of each datum; all float64, shape (batch,).
+
+    Attributes:
+        log_evidence: as in :class:`AverageWeight`.
+        stderr: as in :class:`AverageWeight`.
+        ess: as in :class:`AverageWeight`.
+        pareto_k: k̂ of the weights' tail (:mod:`elbowroom.inference.pareto`); NaN with fewer than 21 draws.
+    """
+
+    log_evidence: Tensor
+    stderr: Tensor
+    ess: Tensor
+    pareto_k: Tensor
 
 
 class WeightSums(NamedTuple):
@@ -80,7 +106,7 @@ class WeightSums(NamedTuple):
             self.squares * rescale.square() + scaled.square().sum(0),
         )
 
-    def estimate(self) -> ImportanceEstimate:
+    def estimate(self) -> AverageWeight:
         r"""What the sums say.
 
         .. math:: \log \bar{w}, \qquad
@@ -90,7 +116,7 @@ class WeightSums(NamedTuple):
         shift = torch.where(self.largest.isneginf(), 0.0, self.largest)
         ess = self.total.square() / self.squares
         relative_variance = (self.draws / ess - 1).clamp(min=0)  # rounding alone can take equal weights below 0
-        return ImportanceEstimate(
+        return AverageWeight(
             shift + self.total.log() - math.log(self.draws), (relative_variance / (self.draws - 1)).sqrt(), ess
         )
 
@@ -142,7 +168,7 @@ def importance_estimate(
             (a chunk has at least one draw). The draws, though not their law, depend on it.
         generator: the source of randomness.
     Returns:
-        Estimate, standard error and effective sample size, each of shape (batch,), float64.
+        Estimate, standard error, effective sample size and Pareto k̂, each of shape (batch,), float64.
     Raises:
         ElbowroomError: ``num_samples`` or ``chunk_elements`` below 1.
     Reference:
@@ -185,7 +211,7 @@ def importance_estimate_from(
         chunk_elements: as in :func:`importance_estimate`.
         generator: the source of randomness.
     Returns:
-        Estimate, standard error and effective sample size, each of shape (batch,), float64.
+        Estimate, standard error, effective sample size and Pareto k̂, each of shape (batch,), float64.
     Raises:
         ElbowroomError: ``num_samples`` or ``chunk_elements`` below 1; a proposal of another shape.
     Example:
@@ -196,6 +222,26 @@ def importance_estimate_from(
         True
     """
     batch = as_batch(batch)
+    sums = WeightSums.empty(len(batch), batch.x.device)
+    largest = LargestWeights.empty(num_samples, len(batch), batch.x.device)
+    for log_weights in weights_in_chunks(
+        model, q, batch, num_samples=num_samples, chunk_elements=chunk_elements, generator=generator
+    ):
+        sums, largest = sums.add(log_weights), largest.add(log_weights)
+    return ImportanceEstimate(*sums.estimate(), largest.pareto_k())
+
+
+@torch.no_grad()
+def weights_in_chunks(
+    model: LatentModel,
+    q: Distribution,
+    batch: Batch,
+    *,
+    num_samples: int,
+    chunk_elements: int,
+    generator: torch.Generator | None,
+) -> Iterator[Tensor]:
+    """Log weights of draws from a proposal, shape (draws of a chunk, batch); see :func:`importance_estimate_from`."""
     check_num_samples(num_samples)
     if chunk_elements < 1:
         raise ElbowroomError(
@@ -211,8 +257,6 @@ def importance_estimate_from(
             "Give a distribution of batch shape (batch,) and event shape (latent,).",
         )
     per_draw = max(1, len(batch) * _widest(model, q, prior, batch))
-    sums = WeightSums.empty(len(batch), batch.x.device)
     for chunk in chunks(num_samples, max(1, chunk_elements // per_draw)):
-        drawn = weigh(model, batch, q, prior, num_samples=chunk.stop - chunk.start, generator=generator)
-        sums = sums.add(drawn.log_weights)
-    return sums.estimate()
+        size = chunk.stop - chunk.start
+        yield weigh(model, batch, q, prior, num_samples=size, generator=generator).log_weights

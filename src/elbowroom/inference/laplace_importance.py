@@ -89,6 +89,7 @@ class LaplaceEvidence(NamedTuple):
         log_evidence: log of the average weight, nats, float64; in expectation a lower bound on log p(x).
         stderr: its standard error, nats, by the delta method, float64; NaN for a single draw.
         ess: effective number of draws, between 1 and k, float64.
+        pareto_k: k̂ of the weights' tail, float64 (:mod:`elbowroom.inference.pareto`).
         num_modes: as in :class:`LaplaceProposal`.
         converged: as in :class:`LaplaceProposal`.
         evaluations: as in :class:`LaplaceProposal`, and one more for each draw.
@@ -97,6 +98,7 @@ class LaplaceEvidence(NamedTuple):
     log_evidence: Tensor
     stderr: Tensor
     ess: Tensor
+    pareto_k: Tensor
     num_modes: Tensor
     converged: Tensor
     evaluations: Tensor

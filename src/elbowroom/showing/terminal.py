@@ -95,9 +95,21 @@ def print_results(results: Sequence[Result]) -> None:
             "" if result.bound is None else f"{result.bound} bound{_looseness(result)}",
         )
     console.print(table)
-    for line in _of_annealing(results):
+    for line in [*_of_tails(results), *_of_annealing(results)]:
         console.print(line, soft_wrap=True)
     console.print()
+
+
+def _of_tails(results: Sequence[Result]) -> list[str]:
+    """A warning for importance weights whose tails are too heavy to be averaged."""
+    share, worst = max(((r.settings.get("unreliable", 0.0), _name(r)) for r in results), default=(0.0, ""))
+    if share <= _SOME:
+        return []
+    return [
+        "",
+        f"  {worst}: Pareto k̂ is too high for {share:.0%} of the data. So few draws do not settle their average",
+        "  weight, and the bound lies below log p(x) by more than its error says: measure by --methods ais,bdmc.",
+    ]
 
 
 def _of_annealing(results: Sequence[Result]) -> list[str]:
@@ -136,8 +148,9 @@ def _bits(protocol: Mapping[str, Any]) -> str:
     return f"{protocol['binarization']} binarization, seed {protocol['seed']}"
 
 
+_SOME = 0.05  # of the data, with weights that are not reliable
 _MUCH = 2.0  # times as many uneven weights on real data as on simulated ones are worth a warning
-_NAMES = {"elbo": "ELBO", "iwae": "IWAE", "laplace-is": "Laplace IS", "kl": "KL", "ais": "AIS"}
+_NAMES = {"elbo": "ELBO", "iwae": "IWAE", "laplace-is": "Laplace IS", "kl": "KL", "ais": "AIS", "k-curve": "IWAE"}
 
 
 def _name(result: Result) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -48,7 +49,7 @@ def unbiased(found: AIS, truth: Tensor) -> float:
 
 
 @pytest.mark.parametrize("temperatures", [2, 3, 12])
-@pytest.mark.parametrize("latent_dim", [2, 5, 10, 20])
+@pytest.mark.parametrize("latent_dim", [2, 5, 10, 20, 50])
 def test_the_average_weight_is_the_evidence(latent_dim: int, temperatures: int) -> None:
     model, _, x = oracles.ppca(dim=latent_dim + 3, latent_dim=latent_dim, seed=latent_dim, num_data=150)
     truth = model.log_evidence(x).detach()
@@ -228,6 +229,28 @@ def test_the_pilot_run_leaves_no_trace_in_the_weighted_chains(monkeypatch: pytes
         found[pilot_chains] = run.log_weights
     assert not fixed[0].step_sizes.equal(fixed[1].step_sizes)
     assert found[1].equal(found[5])
+
+
+def test_the_pilot_run_has_chains_and_random_numbers_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps that knew of the weighted chains' starts would bias the weights, by too little to be seen."""
+    model, guide, x = oracles.ppca(dim=6, latent_dim=3, seed=0, num_data=8)
+    seen: dict[str, tuple[Tensor, torch.Generator]] = {}
+
+    def noting(call: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*args: Any, **given: Any) -> Any:
+            seen[call.__name__] = (args[2], given["generator"])
+            return call(*args, **given)
+
+        return noted
+
+    monkeypatch.setattr(module, "pilot", noting(module.pilot))
+    monkeypatch.setattr(module, "anneal", noting(module.anneal))
+    ais(model, x, start=guide, temperatures=3, chains=3, pilot_chains=3, generator=seeded())
+    (first, other), (weighed, own) = seen["pilot"], seen["anneal"]
+    assert first.shape == weighed.shape
+    assert not (first == weighed).any()
+    assert other is not own
+    assert other.initial_seed() != own.initial_seed()
 
 
 @pytest.mark.parametrize("aim", [0.5, 0.65, 0.8])

@@ -95,11 +95,22 @@ class Plan:
         betas: inverse temperatures 0 = β₀ < … < β_T = 1, float64, shape (T + 1,).
         step_sizes: ε of the transitions at β₁ … β_{T−1}, shape (T − 1,).
         num_gradients: evaluations of the decoder that it took to find them.
+    Raises:
+        ElbowroomError: another number of step sizes than temperatures between 0 and 1, or one that is not positive.
     """
 
     betas: Tensor
     step_sizes: Tensor
     num_gradients: int = 0
+
+    def __post_init__(self) -> None:
+        wanted = len(self.betas) - 2
+        if self.step_sizes.shape != (wanted,) or not bool((self.step_sizes > 0).all()):
+            raise ElbowroomError(
+                f"A plan of {len(self.betas)} inverse temperatures was given {len(self.step_sizes)} step sizes, but "
+                f"needs {wanted}, all positive: one for each transition.",
+                "Use plan(), or give a step size for each temperature strictly between 0 and 1.",
+            )
 
 
 @torch.no_grad()
@@ -305,6 +316,11 @@ def _anneal_block(
     # a draw in ten from the prior is a safety that importance sampling needs, and chains that move do not
     defence = 0.1 if len(betas) == 2 else 0.0
     q, found_by = start_of(model, guide, part, start, climbs=climbs, defence=defence, generator=generator)
+    if exact is not None and exact.shape[1:] != q.event_shape:
+        raise ElbowroomError(
+            f"exact has {exact.shape[1]} latents, but the model has {q.event_shape[0]}.",
+            "Give the z that this very model drew.",
+        )
     bridge = TemperedTarget(start_density(q), posterior_target(model, part), betas[-1])
     z, spent = _draw(q, chains, len(part), generator), 0
     betas, metric = betas.to(z.dtype), metric_of(q, z)  # weights and transitions have to mean the same densities

@@ -91,7 +91,7 @@ def adapted_schedule(at: Tensor, spread: Tensor, temperatures: int) -> Tensor:
         tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000], dtype=torch.float64)
     """
     grid = torch.linspace(0, 1, 4001, dtype=torch.float64)
-    at, spread = at.double().cpu(), spread.double().cpu().nan_to_num(0.0)
+    at, spread = at.double().cpu(), spread.double().cpu().nan_to_num(0.0, posinf=0.0)
     density = torch.as_tensor(np.interp(grid.numpy(), at.numpy(), spread.numpy()))
     density = density + (0.01 * density.mean() if float(density.mean()) > 0 else 1.0)
     area = torch.cat([density.new_zeros(1), ((density[1:] + density[:-1]) / 2).cumsum(0)])

@@ -109,11 +109,15 @@ def evaluate(
         )
     rows = [result.model_dump(exclude={"split", "protocol"}) for result in results]
     if as_json:
-        print_json({"run": str(run), "split": results[0].split, "protocol": results[0].protocol, "results": rows})
+        own = results[0].split
+        rows = [row if r.split == own else {**row, "split": r.split} for row, r in zip(rows, results, strict=True)]
+        print_json({"run": str(run), "split": own, "protocol": results[0].protocol, "results": rows})
         return
     terminal.print_results(results)
     wrote(loaded.folder.path / "evaluation.json")
     wrote(loaded.folder.path / "evaluation")
+    # what was measured of other data does not belong on one axis with what was measured of these
+    rows = [row for row, result in zip(rows, results, strict=True) if result.split == results[0].split]
     if any(row["bound"] and math.isfinite(row["value"]) for row in rows):
         figure = loaded.folder.figures / "evaluation.png"
         plots.evaluation_figure(rows, normalized=loaded.normalized, title=loaded.folder.path.name, path=figure)

@@ -59,7 +59,7 @@ def sandwiched(study: Study) -> list[Result]:
     results = [
         study.average("bdmc lower", values["log_evidence"], bound="lower", **known),
         study.average("bdmc upper", values["upper"], bound="upper", **known),
-        study.average("bdmc gap", values["gap"], bound="upper", **known),
+        study.average("bdmc gap", values["gap"], bound=None, **known),
     ]
     return [result.model_copy(update={"split": "simulated"}) for result in results]
 

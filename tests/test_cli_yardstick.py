@@ -1,4 +1,4 @@
-"""``elbowroom evaluate --methods room``: both splits in a table and in a figure."""
+"""``elbowroom evaluate`` with the methods room, ais and bdmc: tables, figures, files and plain data."""
 
 from __future__ import annotations
 
@@ -45,3 +45,24 @@ def test_json_holds_the_split_that_was_asked_for(capsys: pytest.CaptureFixture[s
     assert [result["name"] for result in printed["results"]] == [
         "elbo", "elbo of q*", "log p(x)", "amortisation gap", "approximation gap", "elbow room",
     ]  # fmt: skip
+
+
+def test_simulated_data_are_named_and_stay_out_of_the_figure(capsys: pytest.CaptureFixture[str]) -> None:
+    few = ("--methods", "ais,bdmc", "--points", "6", "--simulated", "6", "--temperatures", "2", "--chains", "3")
+    main(["evaluate", "runs/digits", *few, "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["split"] == "test"
+    assert [(row["name"], row.get("split"), row["bound"]) for row in printed["results"]] == [
+        ("ais", None, "lower"),
+        ("bdmc lower", "simulated", "lower"),
+        ("bdmc upper", "simulated", "upper"),
+        ("bdmc gap", "simulated", None),
+    ]
+    main(["evaluate", "runs/digits", *few])
+    out = capsys.readouterr().out
+    assert "annealed from laplace: 2 temperatures × 3 chains" in out
+    assert "BDMC is of data simulated from the model" in out
+    assert {path.name for path in Path("runs/digits/evaluation").iterdir()} >= {
+        "ais-test.csv",
+        "bdmc-simulated-test.csv",
+    }

@@ -11,7 +11,7 @@ RIVALS  := .venv-rivals
 RUN     ?= runs/mnist
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint bench bench-samplers docs
+.PHONY: help setup demo test test-all lint bench bench-samplers bench-yardstick docs
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -56,6 +56,9 @@ bench: setup  ## seconds per epoch against the bare loop and the tutorial's; rew
 
 bench-samplers: setup $(RIVALS)/.setup-done  ## HMC and NUTS beside BlackJAX and Pyro, on RUN=runs/mnist; rewrites bench/SAMPLERS.md
 	$(BIN)/python -m bench.samplers $(RUN)
+
+bench-yardstick: setup  ## the gap between bounds on log p(x) against its cost, on RUN=runs/mnist
+	$(BIN)/python -m bench.yardstick $(RUN)
 
 $(RIVALS)/.setup-done: bench/requirements-samplers.txt
 	$(PYTHON) -m venv $(RIVALS)

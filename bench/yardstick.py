@@ -111,14 +111,14 @@ def measure(run: er.Run, num_data: int, public: int, starts: list[str]) -> list[
 
 
 def _row(
-    run: er.Run, data: Simulated, name: str, schedule: str, began: float, generator: torch.Generator, **settings: Any
+    run: er.Run, data: Simulated, name: str, way: str, began: float, generator: torch.Generator, **settings: Any
 ) -> Row:
     found = bidirectional(run.model, data, generator=generator, **settings)
     seconds = time.perf_counter() - began
     gap, stderr = mean_and_stderr(found.gap)
     steps = settings["temperatures"]
     row = Row(
-        name, schedule, steps if isinstance(steps, int) else len(steps.betas) - 1, settings["chains"], len(data.z),
+        name, way, steps if isinstance(steps, int) else len(steps.betas) - 1, settings["chains"], len(data.z),
         found.forward.num_gradients + found.forward.start_gradients, gap, stderr, float(found.gap.max()),
         float(found.lower.mean()), float(found.upper.mean()), seconds,
     )  # fmt: skip

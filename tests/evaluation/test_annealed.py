@@ -214,3 +214,11 @@ def test_a_density_that_is_none_is_refused(method: str) -> None:
 def test_bad_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ElbowroomError, match=message):
         _measure(_case(num_data=5), "ais", **settings)
+
+
+def test_few_data_do_not_make_the_search_blind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gap is of the model, not of the split: as many data are simulated for a split of two."""
+    monkeypatch.setattr(search, "LADDER", (Rung(1, 50), Rung(512, 64)))
+    settings = _measure(_case(latent_dim=2, num_data=2), "ais", tolerance=0.1)["ais"].settings
+    assert (settings["ended_by"], settings["used_temperatures"]) == ("tolerance", 1)
+    assert math.isfinite(settings["search_gap_stderr"])

@@ -139,9 +139,10 @@ def device_of(study: Study) -> torch.device:
 
 
 def imitated(study: Study, points: int) -> Batch:
-    """Some of the data, for their contexts and masks."""
+    """So many of the data, for their contexts and masks; in turn again where there are fewer."""
     size = min(points, study.data.size(study.split))
-    return next(iter(study.data.batches(study.split, size, points=size)))
+    batch = next(iter(study.data.batches(study.split, size, points=size)))
+    return batch if size == points else batch.rows(torch.arange(points, device=batch.x.device) % size)
 
 
 def start_settings(study: Study) -> dict[str, Any]:

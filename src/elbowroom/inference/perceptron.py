@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
+from elbowroom.model.fused import BACKWARD, activate, bernoulli_log_prob_
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Bernoulli, CrossEntropy, Gaussian, Likelihood
 from elbowroom.model.networks import MLP
@@ -37,22 +38,6 @@ from elbowroom.numerics import chunks
 from elbowroom.samplers.target import Target
 
 __all__ = ["PerceptronPosterior"]
-
-_Slope = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
-
-#: activation -> its backward pass: (module, gradient of the output, input a, output h) to the gradient of a, which may
-#: take the place of the output's
-_BACKWARD: dict[type[nn.Module], _Slope] = {
-    nn.ReLU: lambda m, g, a, h: torch.ops.aten.threshold_backward.grad_input(g, h, 0, grad_input=g),
-    nn.Tanh: lambda m, g, a, h: torch.ops.aten.tanh_backward.grad_input(g, h, grad_input=g),
-    nn.ELU: lambda m, g, a, h: torch.ops.aten.elu_backward(g, m.alpha, 1, 1, False, a),
-    nn.GELU: lambda m, g, a, h: torch.ops.aten.gelu_backward(g, a, approximate=m.approximate),
-    nn.SiLU: lambda m, g, a, h: torch.ops.aten.silu_backward(g, a),
-    nn.LeakyReLU: lambda m, g, a, h: torch.ops.aten.leaky_relu_backward(g, a, m.negative_slope, False),
-    nn.Softplus: lambda m, g, a, h: torch.ops.aten.softplus_backward(g, a, m.beta, m.threshold),
-    nn.Identity: lambda m, g, a, h: g,
-}
-
 
 class _Layer(NamedTuple):
     """h -> φ(W h + b)."""
@@ -128,7 +113,7 @@ class PerceptronPosterior(Target):
             and type(model.prior) is StandardNormal
             and _head(model.likelihood) is not None
             and all(
-                isinstance(part, (nn.Linear, nn.BatchNorm1d)) or type(part) in _BACKWARD
+                isinstance(part, (nn.Linear, nn.BatchNorm1d)) or type(part) in BACKWARD
                 for part in network.hidden_layers
             )
         )
@@ -182,7 +167,7 @@ class PerceptronPosterior(Target):
         steps = [take("0 in half", len(flat), width, first.weight).copy_(pre) if half else pre]
         for depth, (before, layer) in enumerate(pairwise([first, *others]), start=1):
             place = take(f"{depth}", len(flat), len(layer.weight), layer.weight)
-            steps.append(_activate(before.activation, steps[-1]))
+            steps.append(activate(before.activation, steps[-1]))
             steps.append(torch.addmm(layer.bias, steps[-1], layer.weight.T, out=place))
         return steps
 
@@ -198,7 +183,7 @@ class PerceptronPosterior(Target):
             weight, activation = layers[depth].weight, layers[depth - 1].activation
             place = self._workspace.take(f"back {depth}", len(gradient), weight.shape[1], weight)
             torch.mm(gradient, weight, out=place)
-            gradient = _BACKWARD[type(activation)](activation, place, steps[2 * depth - 2], steps[2 * depth - 1])
+            gradient = BACKWARD[type(activation)](activation, place, steps[2 * depth - 2], steps[2 * depth - 1])
         return (gradient @ layers[0].weight).to(z.dtype).view(z.shape) - z
 
     def _value(self, z: Tensor, output: Tensor, rows: slice) -> Tensor:
@@ -210,16 +195,6 @@ class PerceptronPosterior(Target):
             elementwise = torch.where(self._mask[rows], elementwise, 0.0)
         log_prior = -0.5 * (z.square().sum(-1) + z.shape[-1] * math.log(2 * math.pi))
         return elementwise.sum(-1) + log_prior
-
-
-def _activate(activation: nn.Module, pre: Tensor) -> Tensor:
-    """φ(a), in the place of a where the backward pass asks for φ(a) alone."""
-    if type(activation) is nn.ReLU:
-        return pre.relu_()
-    if type(activation) is nn.Tanh:
-        return pre.tanh_()
-    out: Tensor = activation(pre)
-    return out
 
 
 def _layers(network: MLP) -> list[_Layer]:
@@ -250,8 +225,7 @@ def _head(likelihood: Likelihood) -> _Head | None:
     if type(likelihood) in (Bernoulli, CrossEntropy):  # a subclass may be another likelihood
         return _Head(
             lambda o, x: torch.sub(x.to(o.dtype), o.sigmoid_(), out=o),
-            # x o − softplus(o); a threshold of 20 would drop 2e-9
-            lambda o, x, place: torch.ops.aten.softplus.out(o, 1, 40, out=place).neg_().addcmul_(x.expand_as(o), o),
+            bernoulli_log_prob_,
         )
     if type(likelihood) is Gaussian and likelihood.num_parameters == 1 and likelihood.mean_activation == "identity":
         shift, unit, raw = likelihood.shift.flatten(), likelihood.unit.flatten(), likelihood.raw_scale

@@ -15,10 +15,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Bernoulli
 
 from elbowroom.errors import ElbowroomError
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw, mean
+from elbowroom.model.fused import bernoulli_log_prob, is_possible
 from elbowroom.model.likelihoods import Likelihood
 
 __all__ = ["LatentModel", "Sample"]
@@ -64,10 +66,15 @@ class LatentModel(nn.Module):
         Returns:
             Shape (\\*, batch).
         """
-        elementwise: Tensor = self.likelihood(z, context).log_prob(x)  # (*, batch, *event)
+        p_x = self.likelihood(z, context)
+        lead = z.dim() - 1
+        plain = mask is not None or x.requires_grad or p_x.batch_shape[lead - 1 :] != x.shape
+        if type(p_x) is Bernoulli and not plain and is_possible():
+            return bernoulli_log_prob(p_x.logits.flatten(lead), x.flatten(1))
+        elementwise: Tensor = p_x.log_prob(x)  # (*, batch, *event)
         if mask is not None:
             elementwise = torch.where(mask, elementwise, 0.0)
-        return elementwise.flatten(start_dim=z.dim() - 1).sum(-1)
+        return elementwise.flatten(lead).sum(-1)
 
     def log_joint(self, x: Tensor, z: Tensor, *, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """log p(x, z | c) = log p(z | c) + log p(x | z, c) in nats; shapes as in :meth:`log_likelihood`."""

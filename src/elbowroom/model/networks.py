@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from elbowroom.errors import ElbowroomError, did_you_mean
+from elbowroom.model.fused import BACKWARD, is_possible, perceptron
 
 __all__ = ["ACTIVATIONS", "MLP", "ConvDecoder", "ConvEncoder", "Network", "ResidualMLP"]
 
@@ -42,6 +43,7 @@ class Network(nn.Module, ABC):
     Attributes:
         autocast: a lower precision inside the network while it trains, say ``torch.bfloat16``; None for that of the
             weights. The output has the input's precision either way, so that draws and densities keep it.
+        fuse: whether training goes through :mod:`elbowroom.model.fused` where it can.
         widest: elements of the largest tensor inside, for one input.
     """
 
@@ -51,6 +53,7 @@ class Network(nn.Module, ABC):
         self.out_shape = tuple(out_shape)
         self.context_dim = context_dim
         self.autocast: torch.dtype | None = None
+        self.fuse = True
         self.widest = max(math.prod(self.in_shape) + context_dim, math.prod(self.out_shape))
         for shape in (self.in_shape, self.out_shape):
             if any(size < 1 for size in shape):
@@ -67,6 +70,15 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def compute(self, given: Tensor, context: Tensor | None) -> Tensor:
         """The function on (n, \\*in_shape) and (n, context_dim), up to the output's shape."""
+
+    @property
+    def fusible(self) -> bool:
+        """Whether there is a :meth:`compute_fused`."""
+        return False
+
+    def compute_fused(self, given: Tensor, context: Tensor | None) -> Tensor:
+        """The same function as :meth:`compute`, for training, in the precision of ``autocast``."""
+        raise NotImplementedError
 
     def forward(self, given: Tensor, context: Tensor | None = None) -> Tensor:
         """Apply the network to every datum and every draw.
@@ -88,7 +100,9 @@ class Network(nn.Module, ABC):
             )
         flat = given.reshape(-1, *self.in_shape)
         folded = self._fold_context(context, lead) if self.context_dim else None
-        if self.autocast is None or not self.training:
+        if self.fuse and self.training and torch.is_grad_enabled() and is_possible() and self.fusible:
+            out = self.compute_fused(flat, folded)
+        elif self.autocast is None or not self.training:
             out = self.compute(flat, folded)
         else:
             with torch.autocast(flat.device.type, self.autocast):
@@ -160,9 +174,24 @@ class MLP(Network):
     def output_layer(self) -> nn.Linear:
         return self.output
 
+    @property
+    def fusible(self) -> bool:
+        """Whether all parts are of the kinds that :mod:`elbowroom.model.fused` has derivatives of."""
+        parts = [*self.hidden_layers, self.output]
+        return not torch.is_autocast_enabled(self.output.weight.device.type) and all(
+            (type(part) is nn.Linear or type(part) in BACKWARD)
+            and not (part._forward_hooks or part._forward_pre_hooks or part._backward_hooks)
+            for part in parts
+        )
+
     def compute(self, given: Tensor, context: Tensor | None) -> Tensor:
         out: Tensor = self.output(self.hidden_layers(_joined(given, context)))
         return out
+
+    def compute_fused(self, given: Tensor, context: Tensor | None) -> Tensor:
+        layers = [part for part in self.hidden_layers if isinstance(part, nn.Linear)]
+        activations = [part for part in self.hidden_layers if not isinstance(part, nn.Linear)]
+        return perceptron(_joined(given, context), [*layers, self.output], activations, self.autocast)
 
 
 class ResidualMLP(Network):

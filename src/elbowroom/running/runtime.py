@@ -79,4 +79,5 @@ def compile_networks(module: nn.Module) -> None:
     """Compiles every network inside, in place; densities and draws stay outside, so that seeds keep their meaning."""
     for part in module.modules():
         if isinstance(part, Network):
+            part.fuse = False  # the compiler fuses what it sees, and it sees into autograd's own functions only
             part.compile()

@@ -1,0 +1,180 @@
+r"""Perceptrons and Bernoulli densities with their derivatives written out: what autograd would do, in fewer passes.
+
+On a CPU a training step of small networks is half matrix products and half everything else: a node of the graph for
+every operation, temporaries for every elementwise function, a copy for every cast. Here a whole perceptron is one
+node, and so is the log-probability of an event of Bernoulli elements. For :math:`h_i = \phi(a_i)`,
+:math:`a_i = W_i h_{i-1} + b_i` and the gradient :math:`g_i` of :math:`a_i`,
+
+.. math:: \nabla_{W_i} = g_i^\top h_{i-1}, \qquad \nabla_{b_i} = \sum g_i, \qquad
+    g_{i-1} = (g_i W_i) \, \phi'(a_{i-1}),
+
+and for logits :math:`\ell`
+
+.. math:: \log p(x | \ell) = \sum_j x_j \ell_j - \log(1 + e^{\ell_j}), \qquad
+    \nabla_\ell \log p(x | \ell) = x - \sigma(\ell).
+
+The functions are those of :class:`~elbowroom.model.networks.MLP` and of torch's Bernoulli, and tests hold them to
+these. Second derivatives take the plain road, and so does all that happens under ``torch.func``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["BACKWARD", "activate", "bernoulli_log_prob", "bernoulli_log_prob_", "is_possible", "perceptron"]
+
+_Slope = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+
+#: activation -> its backward pass: (module, gradient of the output, input a, output h) to the gradient of a, which may
+#: take the place of the output's
+BACKWARD: dict[type[nn.Module], _Slope] = {
+    nn.ReLU: lambda m, g, a, h: torch.ops.aten.threshold_backward.grad_input(g, h, 0, grad_input=g),
+    nn.Tanh: lambda m, g, a, h: torch.ops.aten.tanh_backward.grad_input(g, h, grad_input=g),
+    nn.ELU: lambda m, g, a, h: torch.ops.aten.elu_backward(g, m.alpha, 1, 1, False, a),
+    nn.GELU: lambda m, g, a, h: torch.ops.aten.gelu_backward(g, a, approximate=m.approximate),
+    nn.SiLU: lambda m, g, a, h: torch.ops.aten.silu_backward(g, a),
+    nn.LeakyReLU: lambda m, g, a, h: torch.ops.aten.leaky_relu_backward(g, a, m.negative_slope, False),
+    nn.Softplus: lambda m, g, a, h: torch.ops.aten.softplus_backward(g, a, m.beta, m.threshold),
+    nn.Identity: lambda m, g, a, h: g,
+}
+
+
+def activate(activation: nn.Module, pre: Tensor) -> Tensor:
+    """φ(a), in the place of a where the backward pass asks for φ(a) alone."""
+    if type(activation) is nn.ReLU:
+        return pre.relu_()
+    if type(activation) is nn.Tanh:
+        return pre.tanh_()
+    out: Tensor = activation(pre)
+    return out
+
+
+def is_possible() -> bool:
+    """Whether hand-written derivatives are understood here: not under a transform of ``torch.func``."""
+    return not torch._C._are_functorch_transforms_active()
+
+
+# --- perceptrons -------------------------------------------------------------------------------------------------
+
+
+def perceptron(
+    given: Tensor, layers: Sequence[nn.Linear], activations: Sequence[nn.Module], dtype: torch.dtype | None = None
+) -> Tensor:
+    """Linear layers with activations between them, as one node of the graph.
+
+    Args:
+        given: shape (n, in).
+        layers: the last is the output's, without an activation.
+        activations: one for each layer but the last, of the types in ``BACKWARD``.
+        dtype: of the products and of what lies between them, ``torch.bfloat16`` say; sums inside a product, the output
+            and the gradients that reach the weights have the weights' own. None: the weights'.
+    Returns:
+        Shape (n, out).
+    Example:
+        >>> layers, x = [nn.Linear(3, 4), nn.Linear(4, 2)], torch.randn(5, 3)
+        >>> plain = layers[1](layers[0](x).tanh())
+        >>> torch.allclose(perceptron(x, layers, [nn.Tanh()]), plain)
+        True
+    """
+    weights = [weight for layer in layers for weight in (layer.weight, layer.bias)]
+    out: Tensor = _Perceptron.apply(given, tuple(activations), dtype, *weights)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Perceptron(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, given: Tensor, activations: tuple[nn.Module, ...], dtype: torch.dtype | None, *weights: Tensor
+    ) -> Tensor:
+        dtype = dtype or given.dtype
+        matrices, h = [weight.to(dtype) for weight in weights[::2]], given.to(dtype)
+        steps = [h]
+        for matrix, bias, activation in zip(matrices, weights[1::2], activations, strict=False):
+            pre = torch.addmm(bias.to(dtype), h, matrix.t())
+            h = activate(activation, pre)
+            steps += [pre, h]
+        out = torch.addmm(weights[-1].to(dtype), h, matrices[-1].t())
+        ctx.save_for_backward(given, *weights, *matrices, *steps)
+        ctx.activations, ctx.given_dtype, ctx.weight_dtype = activations, given.dtype, weights[0].dtype
+        return out.to(given.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        depth = len(ctx.activations) + 1
+        inputs, rest = ctx.saved_tensors[: 1 + 2 * depth], ctx.saved_tensors[1 + 2 * depth :]
+        if torch.is_grad_enabled():  # a graph of the gradient was asked for: second derivatives
+            given, *through = _plain_gradients(inputs, ctx.activations, gradient)
+            return given, None, None, *through
+        matrices, steps = rest[:depth], rest[depth:]
+        gradients: list[Tensor | None] = [None] * (2 * depth)
+        g = gradient.to(matrices[0].dtype)
+        for layer in range(depth - 1, -1, -1):
+            gradients[2 * layer] = torch.mm(g.t(), steps[2 * layer]).to(ctx.weight_dtype)
+            gradients[2 * layer + 1] = g.sum(0, dtype=ctx.weight_dtype)
+            if layer:
+                activation = ctx.activations[layer - 1]
+                g = torch.mm(g, matrices[layer])
+                g = BACKWARD[type(activation)](activation, g, steps[2 * layer - 1], steps[2 * layer])
+        given = torch.mm(g, matrices[0]).to(ctx.given_dtype) if ctx.needs_input_grad[0] else None
+        return given, None, None, *gradients
+
+
+def _plain_gradients(
+    inputs: Sequence[Tensor], activations: Sequence[nn.Module], gradient: Tensor
+) -> tuple[Tensor | None, ...]:
+    """The same gradients by autograd, which can be differentiated again."""
+    h, *weights = inputs
+    for layer in range(len(weights) // 2):
+        h = F.linear(h, weights[2 * layer], weights[2 * layer + 1])
+        h = activations[layer](h) if layer < len(activations) else h
+    wanted = [tensor for tensor in inputs if tensor.requires_grad]
+    found = iter(torch.autograd.grad(h, wanted, gradient, create_graph=True))
+    return tuple(next(found) if tensor.requires_grad else None for tensor in inputs)
+
+
+# --- Bernoulli ---------------------------------------------------------------------------------------------------
+
+
+def bernoulli_log_prob_(logits: Tensor, x: Tensor, place: Tensor) -> Tensor:
+    """Elementwise x ℓ − log(1 + e^ℓ), in ``place``; x broadcasts to the logits' shape."""
+    # a threshold of 40 loses e⁻⁴⁰, which no floating-point number here would notice
+    return torch.ops.aten.softplus.out(logits, 1, 40, out=place).neg_().addcmul_(x, logits)  # type: ignore[no-any-return]
+
+
+def bernoulli_log_prob(logits: Tensor, x: Tensor) -> Tensor:
+    """log p(x | ℓ) of an event of Bernoulli elements, in nats, as one node of the graph.
+
+    Args:
+        logits: ℓ, shape (\\*, batch, elements).
+        x: values in [0, 1], of the same type, shape (batch, elements); it gets no gradient.
+    Returns:
+        Shape (\\*, batch).
+    Example:
+        >>> logits, x = torch.randn(3, 5, 7), torch.ones(5, 7)
+        >>> plain = torch.distributions.Bernoulli(logits=logits).log_prob(x.expand(3, 5, 7)).sum(-1)
+        >>> torch.allclose(bernoulli_log_prob(logits, x), plain)
+        True
+    """
+    out: Tensor = _BernoulliLogProb.apply(logits, x)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _BernoulliLogProb(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, x: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, x)
+        return bernoulli_log_prob_(logits, x, torch.empty_like(logits)).sum(-1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        logits, x = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a graph of the gradient was asked for: second derivatives
+            return (x - torch.sigmoid(logits)) * gradient.unsqueeze(-1), None
+        slope = torch.sigmoid(logits)
+        torch.sub(x, slope, out=slope)
+        return slope.mul_(gradient.unsqueeze(-1)), None

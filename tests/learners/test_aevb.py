@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -223,6 +224,22 @@ def test_the_weight_reaches_the_objective() -> None:
     for before, after in zip(plain.parameters(), pair.parameters(), strict=True):
         assert before.grad is not None
         assert torch.allclose(after, before + 0.01 * before.grad, rtol=1e-12)
+
+
+def test_draws_grow_at_the_end_and_validation_takes_the_larger_number() -> None:
+    asked = []
+
+    def objective(model: Any, guide: Any, batch: Batch, **settings: Any) -> Any:
+        asked.append(settings["num_samples"])
+        return elbo_terms(model, guide, batch, **settings)
+
+    pair, x = _pair()
+    learner = dataclasses.replace(_aevb(), objective=objective, num_samples=2, last_samples=7, last_from=3)
+    _, infos = _run(learner, pair, x, 5)
+    assert asked == [2, 2, 2, 7, 7]
+    assert [info.decoder_gradients for info in infos] == [number * len(x) for number in asked]
+    learner.measure(pair, Batch(x), generator=torch.Generator().manual_seed(0))
+    assert asked[-1] == 7
 
 
 @pytest.mark.parametrize(

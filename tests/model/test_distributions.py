@@ -9,8 +9,16 @@ import pytest
 import scipy.stats
 import torch
 from torch import Tensor
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from elbowroom.model.distributions import ContinuousBernoulli, DiscretizedLogisticMixture, NegativeBinomial, Poisson
+from elbowroom.model.distributions import (
+    ContinuousBernoulli,
+    DiagonalNormalMixture,
+    DiscretizedLogisticMixture,
+    NegativeBinomial,
+    Poisson,
+)
+from elbowroom.model.draws import detach
 
 getcontext().prec = 60
 LOGITS = [0.0, 1e-6, 1e-3, 0.01, 0.1, 0.4999, 0.5001, 1.0, 3.0, 10.0, 30.0, 80.0, 500.0]
@@ -192,3 +200,48 @@ def test_counts_at_the_ends_of_float32_are_finite():
     both = log_p.sum() + Poisson(log_mean).log_prob(x).sum()
     assert torch.isfinite(log_p).all()
     assert all(torch.isfinite(g).all() for g in torch.autograd.grad(both, [log_mean, log_dispersion]))
+
+
+# --- mixtures of normals -----------------------------------------------------------------------------------------
+
+
+def normal_mixture(batch: tuple[int, ...] = ()) -> tuple[DiagonalNormalMixture, list[Tensor]]:
+    """Five components in three dimensions, away from the origin, with weights, means and scales to learn."""
+    generator = torch.Generator().manual_seed(0)
+    leaves = [
+        torch.randn(*batch, 5, *size, generator=generator, dtype=torch.float64).requires_grad_()
+        for size in ((), (3,), (3,))
+    ]
+    logits, means, log_scales = leaves
+    normals = Independent(Normal(means + 4.0, log_scales.exp(), validate_args=False), 1)
+    return DiagonalNormalMixture(Categorical(logits=logits, validate_args=False), normals), leaves
+
+
+@pytest.mark.parametrize("batch", [(), (7,)])
+def test_the_density_of_a_normal_mixture_and_its_gradients_are_torchs(batch):
+    found, leaves = normal_mixture(batch)
+    z = (torch.randn(6, 7, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + 4).requires_grad_()
+    plain = MixtureSameFamily(found.mixture_distribution, found.component_distribution, validate_args=False)
+    slopes = []
+    for distribution in (found, plain):
+        value = distribution.log_prob(z)
+        assert value.shape == (6, 7)
+        slopes.append([value, *torch.autograd.grad(value.sin().sum(), [z, *leaves], retain_graph=True)])
+    torch.testing.assert_close(*slopes)
+
+
+def test_narrow_components_keep_their_density_in_single_precision():
+    generator = torch.Generator().manual_seed(0)
+    means, scales = torch.randn(50, 40, generator=generator), torch.full((50, 40), 0.05)
+    weights = Categorical(logits=torch.zeros(50, dtype=torch.float64), validate_args=False)
+    z = means[:20] + 0.05 * torch.randn(20, 40, generator=generator)
+    exact = MixtureSameFamily(weights, Independent(Normal(means.double(), scales.double()), 1)).log_prob(z.double())
+    single = Categorical(logits=torch.zeros(50), validate_args=False)
+    found = DiagonalNormalMixture(single, Independent(Normal(means, scales), 1)).log_prob(z)
+    assert (found - exact).abs().max() < 0.02
+
+
+def test_a_normal_mixture_stays_one_when_it_is_detached():
+    cut = detach(normal_mixture()[0])
+    assert isinstance(cut, DiagonalNormalMixture)
+    assert not cut.log_prob(torch.zeros(3, dtype=torch.float64)).requires_grad

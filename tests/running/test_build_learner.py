@@ -71,6 +71,14 @@ def test_what_is_given_reaches_aevb() -> None:
     assert learner.ascent.schedule(0.5) == pytest.approx(0.5)
 
 
+def test_the_last_share_of_the_steps_takes_more_draws() -> None:
+    learner = _build(objective={"name": "iwae", "last_samples": 8, "last_share": 0.3})
+    assert (learner.num_samples, learner.last_samples, learner.last_from) == (1, 8, 7)
+    error = _refused(lambda: _build(COURSE._replace(total_steps=None), objective={"last_samples": 8}))
+    assert "last_samples" in error.problem
+    assert "--train.epochs" in error.remedy
+
+
 def test_what_is_given_reaches_naive_and_wake_sleep() -> None:
     naive = _build(train={"learner": "naive"}, objective={"num_samples": 9, "estimator": "score-function"})
     assert (naive.name, naive.num_samples, naive.weighs_kl) == ("naive", 9, False)

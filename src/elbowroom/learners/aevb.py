@@ -33,6 +33,9 @@ class Aevb:
             :class:`~elbowroom.inference.objectives.Terms`; ``beta`` is passed only where ``weighs_kl``.
         ascent: optimiser, schedule, clipping, moving average.
         num_samples: draws of z per datum.
+        last_samples: those from step ``last_from`` on, and in `measure` always, so that its figures compare; None for
+            ``num_samples`` throughout.
+        last_from: a step.
         weighs_kl: whether the objective has a KL term to weigh.
         beta: its weight.
         warmup_steps: steps over which that weight grows linearly from 0.
@@ -42,6 +45,8 @@ class Aevb:
     objective: Callable[..., Terms]
     ascent: Ascent
     num_samples: int = 1
+    last_samples: int | None = None
+    last_from: int = 0
     weighs_kl: bool = True
     beta: float = 1.0
     warmup_steps: float = 0.0
@@ -60,24 +65,29 @@ class Aevb:
         beta = None
         if self.weighs_kl:
             beta = self.beta * min(1.0, state.step / self.warmup_steps) if self.warmup_steps else self.beta
-        objective = self._terms(state.pair, batch, generator, beta)
+        num_samples = self.num_samples if state.step < self.last_from else self._last_samples
+        objective = self._terms(state.pair, batch, generator, beta, num_samples)
         climbed = self.ascent.climb(state, self.name, objective.value.mean(), objective.parts, batch)
         state.step += 1
         terms = climbed.terms
         if self.weighs_kl:  # the value holds β·KL and free bits; what is reported as ELBO holds neither
             terms["elbo"] = terms["reconstruction"] - terms["kl"]
-        return state, Info(terms, climbed.lr, self.num_samples * len(batch), beta, climbed.grad_norm)
+        return state, Info(terms, climbed.lr, num_samples * len(batch), beta, climbed.grad_norm)
 
     def measure(self, pair: Pair, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """The bound itself, with no weight on its KL term, and its parts; per datum."""
-        terms = self._terms(pair, batch, generator, None)
+        terms = self._terms(pair, batch, generator, None, self._last_samples)
         values = {self.name: terms.value, **terms.parts}
         if self.weighs_kl:  # free bits, too, are for training only
             values["elbo"] = terms.parts["reconstruction"] - terms.parts["kl"]
         return values
 
-    def _terms(self, pair: Pair, batch: Batch, generator: torch.Generator, beta: float | None) -> Terms:
+    @property
+    def _last_samples(self) -> int:
+        return self.num_samples if self.last_samples is None else self.last_samples
+
+    def _terms(
+        self, pair: Pair, batch: Batch, generator: torch.Generator, beta: float | None, num_samples: int
+    ) -> Terms:
         weight = {} if beta is None else {"beta": beta}
-        return self.objective(
-            pair.model, pair.guide, batch, num_samples=self.num_samples, generator=generator, **weight
-        )
+        return self.objective(pair.model, pair.guide, batch, num_samples=num_samples, generator=generator, **weight)

@@ -6,6 +6,8 @@ r"""Distributions that torch lacks, or does not compute well enough to be differ
   or large ones costs a nat in float32.
 - :class:`Poisson`: torch subtracts x log λ, λ and log x!, which for counts of 1e5 costs 0.1 nats in float32.
 - :class:`DiscretizedLogisticMixture`: torch has none.
+- :class:`DiagonalNormalMixture`: torch makes a number for every draw, component and dimension; products of matrices do
+  with one for every draw and component.
 """
 
 from __future__ import annotations
@@ -17,12 +19,12 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Generator, Size, Tensor, distributions
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal, constraints
 from torch.distributions.constraints import Constraint
 
 from elbowroom.model import noise
 
-__all__ = ["ContinuousBernoulli", "DiscretizedLogisticMixture", "NegativeBinomial", "Poisson"]
+__all__ = ["ContinuousBernoulli", "DiagonalNormalMixture", "DiscretizedLogisticMixture", "NegativeBinomial", "Poisson"]
 
 
 class ContinuousBernoulli(Distribution):
@@ -312,3 +314,42 @@ def _tail(r: Tensor) -> Tensor:
     """log Γ(r) − (r − ½) log r + r − ½ log 2π, for r > 50."""
     inverse = 1 / r
     return inverse * _polynomial(inverse.square(), (1 / 12, -1 / 360, 1 / 1260))
+
+
+class DiagonalNormalMixture(MixtureSameFamily):
+    r"""A mixture of K normals with diagonal covariances, whose density costs two products of matrices.
+
+    .. math:: \log N(z \,|\, \mu_k, \operatorname{diag} \sigma_k^2)
+        = z^\top (\mu_k / \sigma_k^2) - \tfrac12 (z^2)^\top (1 / \sigma_k^2) + c_k
+
+    The terms are of the size of :math:`\sum_j \mu_{kj}^2 / \sigma_{kj}^2` and cancel, so that in float32 a component a
+    hundred times as narrow as it is far from the mixture's middle is known to 0.01 nats in ten dimensions.
+
+    Args:
+        weights: π, batch shape (K,), or (\*, K) where a context moves the components.
+        normals: ``Independent(Normal(…), 1)`` of batch shape (K,), or (\*, K), and event shape (latent,).
+    Example:
+        >>> normals = Independent(Normal(torch.randn(5, 2), torch.ones(5, 2)), 1)
+        >>> weights = distributions.Categorical(logits=torch.zeros(5))
+        >>> z = torch.randn(7, 2)
+        >>> plain = distributions.MixtureSameFamily(weights, normals)
+        >>> torch.allclose(DiagonalNormalMixture(weights, normals).log_prob(z), plain.log_prob(z), atol=1e-5)
+        True
+    """
+
+    def __init__(self, weights: distributions.Categorical, normals: Independent[Normal]) -> None:
+        super().__init__(weights, normals, validate_args=False)
+        self._normal = normals.base_dist
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log p(z) in nats: (\\*, latent) gives (\\*)."""
+        mean, scale = self._normal.loc, self._normal.scale
+        if mean.dim() != 2:  # components of each datum's own
+            log_density: Tensor = super().log_prob(value)  # type: ignore[no-untyped-call]
+            return log_density
+        middle = mean.detach().mean(0)
+        z, mean, precision = value - middle, mean - middle, scale.square().reciprocal()
+        constant = -0.5 * (mean.square() * precision).sum(-1) - scale.log().sum(-1)
+        constant = constant + self.mixture_distribution.logits - 0.5 * mean.shape[-1] * math.log(2 * math.pi)
+        exponents = z @ (mean * precision).mT - 0.5 * z.square() @ precision.mT  # (*, K)
+        return torch.logsumexp(exponents + constant, -1)

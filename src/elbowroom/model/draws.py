@@ -26,7 +26,12 @@ from torch.distributions import (
 
 from elbowroom.errors import ElbowroomError
 from elbowroom.model import noise
-from elbowroom.model.distributions import ContinuousBernoulli, DiscretizedLogisticMixture, NegativeBinomial
+from elbowroom.model.distributions import (
+    ContinuousBernoulli,
+    DiagonalNormalMixture,
+    DiscretizedLogisticMixture,
+    NegativeBinomial,
+)
 
 __all__ = ["detach", "draw", "mean"]
 
@@ -200,7 +205,10 @@ def _(distribution: Categorical) -> Categorical:
 @detach.register
 def _(distribution: MixtureSameFamily) -> MixtureSameFamily:
     weights = Categorical(logits=distribution.mixture_distribution.logits.detach(), validate_args=False)
-    return MixtureSameFamily(weights, detach(distribution.component_distribution), validate_args=False)
+    components = detach(distribution.component_distribution)
+    if isinstance(distribution, DiagonalNormalMixture) and isinstance(components, Independent):
+        return DiagonalNormalMixture(weights, components)
+    return MixtureSameFamily(weights, components, validate_args=False)
 
 
 @singledispatch

@@ -92,11 +92,19 @@ def _aevb(config: Config, ascent: Ascent, course: Course) -> Learner:
             "beta, free_bits and warmup_epochs weigh the KL term, which the iwae objective does not have.",
             "Leave them out, or set --objective.name elbo.",
         )
+    if o.last_samples is not None and course.total_steps is None:
+        raise ElbowroomError(
+            "objective.last_samples is for the last share of a known number of steps, which a run with a limit of time "
+            "or work does not have.",
+            "Leave it out, or say the length with --train.epochs or --train.steps.",
+        )
     return Aevb(
         name=o.name,
         objective=functools.partial(OBJECTIVES[o.name], **settings),
         ascent=ascent,
         num_samples=o.num_samples,
+        last_samples=o.last_samples,
+        last_from=round((1 - o.last_share) * (course.total_steps or 0)),
         weighs_kl=o.name == "elbo",
         beta=o.beta,
         warmup_steps=o.warmup_epochs * (course.steps_per_epoch or 0),

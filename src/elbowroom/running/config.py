@@ -162,6 +162,10 @@ class ObjectiveConfig(Section):
     """Evidence lower bound, or importance-weighted bound."""
     num_samples: Annotated[int, Field(gt=0)] = 1
     """Draws of z per datum (k of the importance-weighted bound; of the prior, 2 or more, for the learner naive)."""
+    last_samples: Annotated[int, Field(gt=0)] | None = None
+    """Draws of z per datum at the end of training, where they should be more than before."""
+    last_share: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Share of the training, its last, that takes last_samples."""
     estimator: Literal["pathwise", "stl", "dreg", "score-function"] = "pathwise"
     """How the gradient is estimated."""
     kl: Literal["auto", "analytic", "monte-carlo"] = "auto"

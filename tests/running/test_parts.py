@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import torch
@@ -29,9 +31,23 @@ def test_a_spoiled_part_counts_as_not_done(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_when_it_has_ended(tmp_path: Path) -> None:
-    for seed in (0, 1):
-        parts = FileParts(tmp_path / "unfinished", {"seed": seed})
-        parts.write("a", {"x": torch.ones(2)})
+    parts = FileParts(tmp_path / "unfinished", {"seed": 0})
+    parts.write("a", {"x": torch.ones(2)})
     parts.forget()
     assert not list(tmp_path.iterdir())
     parts.forget()  # again does no harm
+
+
+def test_an_evaluation_that_runs_beside_it_keeps_its_parts(tmp_path: Path) -> None:
+    ended, beside, given_up = (FileParts(tmp_path / "unfinished", {"seed": seed}) for seed in range(3))
+    for parts in (ended, beside, given_up):
+        parts.write("a", {"x": torch.ones(2)})
+    old = time.time() - 25 * 60 * 60
+    for path in (given_up._folder / "a.safetensors", given_up._folder):
+        os.utime(path, (old, old))
+    ended.forget()
+    assert ended.read("a") is None
+    assert given_up.read("a") is None
+    assert beside.read("a") is not None
+    beside.forget()
+    assert not list(tmp_path.iterdir())

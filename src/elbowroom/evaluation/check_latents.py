@@ -17,7 +17,9 @@ from elbowroom.numerics import mean_and_stderr
 __all__ = ["latents_in_use", "samples_and_means"]
 
 _ACTIVE = 0.01  # variance over data of the posterior mean, Burda et al. (2016)
-_NOTHING = 0.1  # nats: a code that says less of x than this says nothing
+_NOTHING = 0.1  # nats: a code that says less of x than this says nothing ...
+_LITTLE = 0.5  # ... and that beyond doubt, if it says less than this with so many standard errors more:
+_SURE = 4.0
 _FEW = 2  # latents in use, where ...
 _MANY = 8  # ... there are as many as this: a plane would have been asked for by --model.latent-dim 2
 
@@ -29,12 +31,13 @@ def latents_in_use(patient: Patient) -> list[Finding]:
         \mathrm{told} = \mathbb{E}_n \log p(x_n | z_n) - \mathbb{E}_n \log p(x_n | z_m)
 
     with z_n ~ q(z | x_n), and z_m that of another datum: how many nats it is worth to the decoder to be told of x by z.
+    Neither this nor the KL counts as nothing unless it is below 0.1 nats, and below 0.5 with four standard errors more.
 
     Args:
         patient: a trained model and its data.
     Returns:
-        One finding: severe where z says nothing of x; a warning where hardly any of many latents are in use; otherwise
-        a note. None without a guide.
+        One finding: severe where z says nothing of x beyond doubt; a warning where hardly any of many latents are in
+        use; otherwise a note, and so where the data are too few to tell. None without a guide.
     Raises:
         ElbowroomError: too few data held out.
     Reference:
@@ -58,7 +61,7 @@ def latents_in_use(patient: Patient) -> list[Finding]:
         Evidence("KL(q ‖ p), what the encoder says of a datum", rate, of_rate),
         Evidence("what the decoder loses if told of another datum", gain, of_gain),
     )
-    severity, title, remedy = _in_use(active, latent_dim, rate, gain)
+    severity, title, remedy = _in_use(active, latent_dim, (rate, of_rate), (gain, of_gain), len(batch))
     return [Finding("latents_in_use", severity, title, evidence, _IN_USE, remedy)]
 
 
@@ -73,12 +76,22 @@ _IN_USE = (
 )
 
 
-def _in_use(active: int, latent_dim: int, rate: float, gain: float) -> tuple[Severity, str, str]:
+def _is_nothing(value: float, stderr: float) -> bool:
+    return value < _NOTHING and value + _SURE * stderr < _LITTLE
+
+
+def _in_use(
+    active: int, latent_dim: int, rate: tuple[float, float], gain: tuple[float, float], points: int
+) -> tuple[Severity, str, str]:
+    """Severity, title and remedy; ``rate`` and ``gain`` with their standard errors."""
     wake = "Let the KL grow slowly (--objective.warmup-epochs 10, --objective.free-bits 0.1), with --objective.beta 1."
-    if active == 0 or rate < _NOTHING:
+    if active == 0 or _is_nothing(*rate):
         return "severe", "The posterior has collapsed: the encoder says nothing of the data.", wake
-    if gain < _NOTHING:
+    if _is_nothing(*gain):
         return "severe", "The decoder does not listen to z: told of another datum, it answers as well.", wake
+    if gain[0] < _NOTHING or rate[0] < _NOTHING:
+        title = f"Whether z says anything of x cannot be told from {points} data."
+        return "note", title, f"Look at more: --points {10 * points}."
     if active <= _FEW and latent_dim >= _MANY:
         return "warning", f"Only {active} of {latent_dim} latents are in use.", wake
     if active < latent_dim:

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.batch import Batch
+from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.aggregate import guide_of, held_out, prior_draws
 from elbowroom.evaluation.findings import Evidence, Finding, Patient, Severity
-from elbowroom.evaluation.study import evaluation_mode
+from elbowroom.evaluation.study import evaluation_mode, observed
 from elbowroom.inference.importance import importance_estimate
 from elbowroom.inference.objectives import elbo_terms
 from elbowroom.inference.soundness import ask
+from elbowroom.model.likelihood import Likelihood
 from elbowroom.numerics import mean_and_stderr
 
 __all__ = ["finished", "generalises", "sound"]
@@ -30,6 +32,7 @@ _STILL_RISING = 0.5  # nats that as many steps again as the last quarter would g
 _SCHEDULE_ENDED = 0.05  # of the highest rate
 _FALLEN = 1.0  # nats below the best report
 _OVERFIT = 1.0  # nats
+_BADLY = 0.1  # of −log p(x) for counts of outcomes; nats per element for a density, whose log p(x) depends on a unit
 _DRAWS = 200  # of the importance-weighted bound that training and test data are compared by
 _COMPARED = 500  # data of each
 
@@ -217,8 +220,10 @@ def generalises(patient: Patient) -> list[Finding]:
     Args:
         patient: a trained model and its data.
     Returns:
-        A warning for each difference of a nat or more beyond doubt, severe where it is a tenth of log p(x); nothing
-        otherwise, and nothing without a guide or without training data.
+        A warning for each difference of a nat or more beyond doubt; nothing otherwise, and nothing without a guide or
+        without training data. The decoder's is severe where it is a tenth of log p(x), of discrete data; and of
+        continuous data, whose log p(x) is another number in another unit and can be 0, where it is 0.1 nats or more for
+        each element of x: a difference is the same in every unit.
     Raises:
         ElbowroomError: too few data held out.
     """
@@ -237,8 +242,8 @@ def generalises(patient: Patient) -> list[Finding]:
     remark = "" if model.likelihood.normalized else f" ({model.likelihood.name}: not a log-likelihood)"
     gap, error = _difference(bounds["train"], bounds["test"])
     if gap > _OVERFIT and gap > _SURE * error:
-        level = float(bounds["test"].mean())
-        severity: Severity = "severe" if gap > 0.1 * abs(level) else "warning"
+        batch = patient.batch(held_out(patient, 2), points)
+        severity: Severity = "severe" if _is_bad(gap, bounds["test"], batch, model.likelihood) else "warning"
         evidence = (
             Evidence(f"bound on training data{remark}", *mean_and_stderr(bounds["train"])),
             Evidence(f"bound on held-out data{remark}", *mean_and_stderr(bounds["test"])),
@@ -258,6 +263,13 @@ def generalises(patient: Patient) -> list[Finding]:
         remedy = "Measure by --methods laplace-is or ais, which need no encoder; or train it on more data."
         findings.append(Finding("generalises", "warning", title, evidence, _OVERFITTING, remedy))
     return findings
+
+
+def _is_bad(gap: float, bound: Tensor, batch: Batch, likelihood: Likelihood) -> bool:
+    """Whether a difference in nats is large for such data."""
+    if likelihood.normalized and likelihood.support in (Support.REALS, Support.UNIT_INTERVAL):
+        return gap > _BADLY * float(observed(batch).double().mean())
+    return gap > _BADLY * abs(float(bound.mean()))
 
 
 _OVERFITTING = (

@@ -39,6 +39,7 @@ from elbowroom.samplers.target import Target
 
 __all__ = ["PerceptronPosterior"]
 
+
 class _Layer(NamedTuple):
     """h -> φ(W h + b)."""
 

@@ -2,7 +2,8 @@
 
 A model is run with its latent site conditioned on z, and the distribution of its observed site is p(x | z); a guide is
 run on x, and the distribution of its latent site is q(z | x). Both are run on as many rows as there are z, so that what
-one program says of a plate is what the other says of a batch.
+one program says of a plate is what the other says of a batch. Here the networks that the programs call are
+in evaluation mode; whoever uses the functions afterwards has to see to that, too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.learners.svi import poutine
+from elbowroom.model.foreign import first_call, networks_of
 
 __all__ = ["FromPyro", "from_pyro"]
 
@@ -55,7 +58,12 @@ def from_pyro(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) -
     Raises:
         ElbowroomError: other sites than these, or families that are not known.
     """
-    row = x[:1]
+    with evaluation_mode(*networks_of(model, guide)):
+        return _read(model, guide, x[:1])
+
+
+def _read(model: Callable[..., Any], guide: Callable[..., Any], row: Tensor) -> FromPyro:
+    """From one datum, which both are run on."""
 
     def observed(z: Tensor) -> Any:
         rows = row.expand(len(z), *row.shape[1:])
@@ -104,7 +112,8 @@ def from_pyro(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) -
 
 def _sites(program: Callable[..., Any], x: Tensor) -> list[Any]:
     """Sample sites, without plates."""
-    nodes = poutine.trace(program).get_trace(x).nodes.values()
+    remedy = "Model and guide are called with x alone, of shape (n, *event), in the precision of their networks."
+    nodes = first_call(poutine.trace(program).get_trace, x, "Pyro program", remedy).nodes.values()
     return [node for node in nodes if node["type"] == "sample" and type(node["fn"]).__name__ != "_Subsample"]
 
 

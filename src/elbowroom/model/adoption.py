@@ -3,13 +3,14 @@ r"""Somebody else's encoder and decoder, as guide and likelihood: what their out
 A trained pair of networks is a model only together with conventions that the code around it holds: whether the
 encoder's second output is a log-variance, a variance or a standard deviation, and whether the decoder's is a logit, a
 probability or a mean. The same numbers under another convention are another density. So they are named here, and
-translated into what the package's own likelihoods and guides take; nothing of the networks is changed.
+translated into what the package's own likelihoods and guides take; no weight of the networks is changed.
 
 =============================================== ================================================================
 likelihood                                      decoder_output
 =============================================== ================================================================
 bernoulli, continuous-bernoulli, cross-entropy  logits, probabilities
-gaussian                                        mean (with ``scale``), mean-logvar, mean-variance, mean-scale
+gaussian                                        mean (with ``scale``), mean-logvar, mean-variance, mean-scale,
+                                                mean-logscale
 poisson                                         log-rate, rate
 any other                                       parameters, as the package's likelihood takes them
 =============================================== ================================================================
@@ -17,8 +18,8 @@ any other                                       parameters, as the package's lik
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,49 +27,34 @@ from torch.distributions import Distribution, Independent
 
 from elbowroom.errors import ElbowroomError, did_you_mean
 from elbowroom.model.conditional import Conditional
+from elbowroom.model.foreign import networks_of
 from elbowroom.model.guides import DiagonalNormal
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import LIKELIHOODS, Gaussian, Likelihood
+from elbowroom.model.outputs import ENCODER_OUTPUTS, TO_LOG_VARIANCE, EncoderOutput, only_output, two_outputs
 from elbowroom.model.priors import StandardNormal
 
 __all__ = [
     "DECODER_OUTPUTS",
-    "ENCODER_OUTPUTS",
-    "EncoderOutput",
     "FixedPrior",
     "adopt_decoder",
     "adopt_encoder",
     "adopt_prior",
     "decoder_of",
     "encoder_of",
-    "only_output",
-    "two_outputs",
 ]
-
-EncoderOutput = Literal["mean-logvar", "mean-variance", "mean-scale"]
-ENCODER_OUTPUTS: tuple[EncoderOutput, ...] = get_args(EncoderOutput)
 
 #: likelihood -> what its decoder may return
 DECODER_OUTPUTS: dict[str, tuple[str, ...]] = {
     "bernoulli": ("logits", "probabilities"),
     "continuous-bernoulli": ("logits", "probabilities"),
     "cross-entropy": ("logits", "probabilities"),
-    "gaussian": ("mean", "mean-logvar", "mean-variance", "mean-scale"),
+    "gaussian": ("mean", *ENCODER_OUTPUTS),
     "poisson": ("log-rate", "rate"),
 }
 _OTHER = ("parameters",)
 
-#: the names that the two outputs of an encoder, or of a decoder with a scale, have in mappings and records
-_NAMES = (("embedding", "log_covariance"), ("mean", "log_variance"), ("mu", "logvar"), ("mu", "log_var"),
-          ("mean", "logvar"), ("loc", "scale"), ("mean", "scale"), ("mean", "variance"))  # fmt: skip
 _LEAST_SCALE = 1e-6  # of a Gaussian whose scale comes from a network of somebody else's
-
-#: convention -> (second output) to log σ²
-_TO_LOG_VARIANCE: dict[str, Callable[[Tensor], Tensor]] = {
-    "mean-logvar": lambda second: second,
-    "mean-variance": lambda second: second.log(),
-    "mean-scale": lambda second: 2 * second.log(),
-}
 
 
 class FixedPrior(Conditional):
@@ -81,15 +67,7 @@ class FixedPrior(Conditional):
 
     def __init__(self, distribution: Distribution) -> None:
         super().__init__()
-        if not distribution.event_shape and len(distribution.batch_shape) == 1:
-            distribution = Independent(distribution, 1)
-        if len(distribution.event_shape) != 1 or distribution.batch_shape:
-            raise ElbowroomError(
-                f"The prior has batch shape {tuple(distribution.batch_shape)} and event shape "
-                f"{tuple(distribution.event_shape)}, but is a distribution over one latent vector.",
-                "Give one of event shape (latent,), Independent(Normal(loc, scale), 1) say.",
-            )
-        self.distribution = distribution
+        self.distribution = _of_one_vector(distribution)
 
     def forward(self, given: Tensor | None = None, context: Tensor | None = None) -> Distribution:
         return self.distribution
@@ -103,7 +81,24 @@ class _Called(Conditional):
         self.make = make
 
     def forward(self, given: Tensor | None = None, context: Tensor | None = None) -> Distribution:
-        return self.make()
+        return _of_one_vector(self.make())
+
+
+def _of_one_vector(distribution: Distribution) -> Distribution:
+    if not distribution.event_shape and len(distribution.batch_shape) == 1:
+        distribution = Independent(distribution, 1)
+    if len(distribution.event_shape) != 1 or distribution.batch_shape:
+        raise ElbowroomError(
+            f"The prior has batch shape {tuple(distribution.batch_shape)} and event shape "
+            f"{tuple(distribution.event_shape)}, but is a distribution over one latent vector.",
+            "Give one of event shape (latent,), Independent(Normal(loc, scale), 1) say.",
+        )
+    return distribution
+
+
+def _hidden_in(function: Callable[..., Any]) -> nn.ModuleList:
+    """The networks that a function calls, so that evaluation mode reaches them; a module is reached as it is."""
+    return nn.ModuleList([] if isinstance(function, nn.Module) else networks_of(function))
 
 
 class _Encoder(nn.Module):
@@ -114,15 +109,22 @@ class _Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.module, self.output, self.event_shape, self.inner = module, output, tuple(shape), tuple(inner)
+        self.networks = _hidden_in(module)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         mean, second = self.outputs(x)
-        return torch.stack([mean, _TO_LOG_VARIANCE[self.output](second)], -2)
+        return torch.stack([mean, TO_LOG_VARIANCE[self.output](second)], -2)
 
     def outputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Both outputs as the module gives them, shape (\\*, latent)."""
         leading = x.shape[: x.dim() - len(self.event_shape)]
         mean, second = two_outputs(self.module(x.reshape(-1, *self.inner)), "encoder")
+        if len(mean) != leading.numel() or second.shape != mean.shape:
+            raise ElbowroomError(
+                f"The encoder returned shapes {tuple(mean.shape)} and {tuple(second.shape)} for {leading.numel()} data,"
+                " but a mean and a spread of each are needed, for every element of z.",
+                "Check the shape that it takes a datum in, input_shape=(1, 8, 8) say, and that z is one vector.",
+            )
         return mean.reshape(*leading, -1), second.reshape(*leading, -1)
 
 
@@ -131,21 +133,26 @@ class _Decoder(nn.Module):
 
     def __init__(self, module: Callable[..., Any], output: str, event_shape: Sequence[int], parameters: int) -> None:
         super().__init__()
-        self.module, self.output = module, output
+        self.module, self.output, self.networks = module, output, _hidden_in(module)
         self.event_shape, self.out_shape = tuple(event_shape), (parameters, *event_shape)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        found = self.module(z.reshape(-1, z.shape[-1]))
+        found = self.outputs(z)
         if self.output.startswith("mean-"):
-            mean, second = (self._shaped(part, z) for part in two_outputs(found, "decoder"))
-            scale = (0.5 * _TO_LOG_VARIANCE[self.output](second)).exp()
+            mean, second = (self._shaped(part, z) for part in found)
+            scale = (0.5 * TO_LOG_VARIANCE[self.output](second)).exp()
             above = (scale - _LEAST_SCALE).clamp(min=1e-12)
             raw = above + torch.log(-torch.expm1(-above))  # the inverse of softplus
             return torch.stack([mean, raw], -1 - len(self.event_shape))
-        only = only_output(found)
+        (only,) = found
         if self.output == "parameters":
             return only.reshape(*z.shape[:-1], *self.out_shape)
         return _RAW[self.output](self._shaped(only, z)).unsqueeze(-1 - len(self.event_shape))
+
+    def outputs(self, z: Tensor) -> tuple[Tensor, ...]:
+        """One output or two, as the module gives them."""
+        found = self.module(z.reshape(-1, z.shape[-1]))
+        return two_outputs(found, "decoder") if self.output.startswith("mean-") else (only_output(found),)
 
     def _shaped(self, values: Tensor, z: Tensor) -> Tensor:
         wanted = (*z.shape[:-1], *self.event_shape)
@@ -167,45 +174,6 @@ _RAW: dict[str, Callable[[Tensor], Tensor]] = {
     "log-rate": lambda out: out,
     "rate": lambda out: out.clamp(min=1e-30).log(),
 }
-
-
-def two_outputs(found: Any, who: str) -> tuple[Tensor, Tensor]:
-    """Mean and spread, from a pair, a mapping or record with names, or one tensor whose last axis holds both.
-
-    Raises:
-        ElbowroomError: anything else.
-    """
-    if isinstance(found, Tensor):
-        if found.shape[-1] % 2 == 0:
-            size = found.shape[-1] // 2
-            return found[..., :size], found[..., size:]
-    elif isinstance(found, tuple | list) and not hasattr(found, "_fields") and len(found) >= 2:
-        return found[0], found[1]
-    else:
-        for names in _NAMES:
-            named = [found.get(n) if isinstance(found, Mapping) else getattr(found, n, None) for n in names]
-            if isinstance(named[0], Tensor) and isinstance(named[1], Tensor):
-                return named[0], named[1]
-        if isinstance(found, tuple) and len(found) >= 2:
-            return found[0], found[1]
-    shape = f" of shape {tuple(found.shape)}" if isinstance(found, Tensor) else ""
-    raise ElbowroomError(
-        f"The {who} returned a {type(found).__name__}{shape}, but two outputs are needed: a mean and a spread.",
-        "Return a pair of tensors, or one whose last axis holds first the one and then the other.",
-    )
-
-
-def only_output(found: Any) -> Tensor:
-    """One tensor, or that of a record called reconstruction."""
-    if isinstance(found, Tensor):
-        return found
-    inner = found.get("reconstruction") if isinstance(found, Mapping) else getattr(found, "reconstruction", None)
-    if isinstance(inner, Tensor):
-        return inner
-    raise ElbowroomError(
-        f"The decoder returned a {type(found).__name__}, but one tensor is needed.",
-        "Wrap it in a function that returns that tensor, or name both outputs: decoder_output='mean-logvar'.",
-    )
 
 
 def adopt_encoder(
@@ -273,13 +241,33 @@ def adopt_decoder(
     return kind(_Decoder(decoder, output, event_shape, parameters), event_shape, **settings)
 
 
-def adopt_prior(prior: Conditional | Distribution | Callable[[], Distribution] | None, latent_dim: int) -> Conditional:
-    """A prior: N(0, I) for None, otherwise what was given, wrapped."""
+def adopt_prior(
+    prior: Conditional | Distribution | Callable[[], Distribution] | None,
+    latent_dim: int,
+    context: Tensor | None = None,
+) -> Conditional:
+    """A prior: N(0, I) for None, otherwise what was given, wrapped.
+
+    Args:
+        prior: a distribution, a function that returns one, a conditional.
+        latent_dim: D, as the encoder has it.
+        context: of some data, for a conditional that needs one.
+    Raises:
+        ElbowroomError: it is not over one latent vector, or over one of another size.
+    """
     if prior is None:
         return StandardNormal(latent_dim)
     if isinstance(prior, Conditional):
-        return prior
-    return FixedPrior(prior) if isinstance(prior, Distribution) else _Called(prior)
+        wrapped = prior
+    else:
+        wrapped = FixedPrior(prior) if isinstance(prior, Distribution) else _Called(prior)
+    shape = tuple(wrapped(None, context).event_shape)
+    if shape != (latent_dim,):
+        raise ElbowroomError(
+            f"The prior is over vectors of shape {shape}, but the encoder's z has {latent_dim} elements.",
+            f"Give a prior of event shape ({latent_dim},), or the encoder that belongs to this one.",
+        )
+    return wrapped
 
 
 def decoder_of(model: LatentModel) -> _Decoder:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,8 @@ from torch.distributions import Distribution
 
 from elbowroom.data.batch import Batch
 from elbowroom.data.dataset import DataSet
-from elbowroom.data.loading import load_data
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.conversion import check_conversion, explain_loss
+from elbowroom.evaluation.conversion import check_conversion, check_finite, explain_loss
 from elbowroom.evaluation.doctor import Diagnosis, diagnose
 from elbowroom.evaluation.evaluate import evaluate
 from elbowroom.evaluation.findings import Patient
@@ -22,14 +21,19 @@ from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.imputation import Imputation, impute
 from elbowroom.inference.posterior import Posterior, posterior
-from elbowroom.model.adoption import EncoderOutput, adopt_decoder, adopt_encoder, adopt_prior, two_outputs
+from elbowroom.model.adoption import adopt_decoder, adopt_encoder, adopt_prior, decoder_of, encoder_of
 from elbowroom.model.conditional import Conditional
+from elbowroom.model.foreign import first_call, networks_of, precisions, require_same_answer, shape_remedy
 from elbowroom.model.guides import DiagonalNormal
 from elbowroom.model.latent import LatentModel, Sample
+from elbowroom.model.outputs import EncoderOutput, two_outputs
+from elbowroom.running.foreign_data import held_out_and_training
 
 __all__ = ["Adopted", "adopt", "adopt_pyro", "adopt_pythae"]
 
 _CHECKED_ON = 200  # data
+_TRIED_ON = 8  # data of the first calls
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 class Adopted:
@@ -99,14 +103,20 @@ def adopt(
 ) -> Adopted:
     r"""Wrap a trained encoder and decoder; on the CPU, in their own precision.
 
+    Nothing of them is copied, cast or trained. But they are in evaluation mode from then on, those inside functions too
+    as far as they can be found (closures, globals, methods): call ``.train()`` on them to go on training. Where they
+    are refused, they are left in the mode that they were in.
+
     Args:
-        encoder: x to the mean of q(z | x) and its spread: a pair, a record with names, or one tensor that holds both.
+        encoder: x to the mean of q(z | x) and its spread: a pair, a record with names, one tensor that holds both, or a
+            normal distribution; the same for a datum alone as among others.
         decoder: z of shape (n, latent) to the parameters of p(x | z).
-        encoder_output: what the spread is: "mean-logvar", "mean-variance" or "mean-scale" (a standard deviation).
+        encoder_output: what the spread is: "mean-logvar", "mean-variance", "mean-scale" (a standard deviation) or
+            "mean-logscale"; names of outputs (mu, logvar) must not contradict it.
         decoder_output: what the parameters are: "logits" or "probabilities"; "mean" with ``scale``, "mean-logvar",
-            "mean-variance", "mean-scale"; "log-rate" or "rate".
+            "mean-variance", "mean-scale", "mean-logscale"; "log-rate" or "rate".
         likelihood: bernoulli, continuous-bernoulli, cross-entropy, gaussian, poisson, or another of the package's.
-        data: held-out data, an array of shape (n, \*event), on which all is measured.
+        data: held-out data, an array of shape (n, \*event) or a map-style ``Dataset``, on which all is measured.
         train: the data that it was trained on, for what compares the two.
         prior: N(0, I) unless given: a distribution over the latent vector, a function that returns one, a conditional.
         scale: σ of a Gaussian whose decoder returns a mean alone.
@@ -116,8 +126,8 @@ def adopt(
         check: whether conventions under which the data are far less probable than under others are refused.
         seed: of the checks and the binarisation.
     Raises:
-        ElbowroomError: data that the likelihood does not fit; outputs of another shape; a convention that the numbers
-            contradict.
+        ElbowroomError: data that the likelihood does not fit; networks of two precisions, or that fail on the data, or
+            whose answers are not fixed; outputs of another shape; a convention that the numbers contradict.
     Example:
         >>> from torch import nn
         >>> encoder, decoder = nn.Linear(6, 4), nn.Linear(2, 6)
@@ -127,43 +137,86 @@ def adopt(
         >>> found.guide(x).mean.shape, found.model.sample(3).x.shape
         (torch.Size([50, 2]), torch.Size([3, 6]))
     """
-    loaded = _data(data, train, binarization, seed)
-    dtype = next(
-        (w.dtype for part in (encoder, decoder) if isinstance(part, nn.Module) for w in part.parameters()), None
-    )
-    loaded = loaded.to(dtype=dtype or torch.get_default_dtype())
-    first = next(iter(loaded.batches("test", 2, points=2)))
-    for part in (encoder, decoder):
-        if isinstance(part, nn.Module):
-            part.eval()
-    with torch.no_grad():
-        inner = tuple(input_shape or loaded.event_shape)
-        mean, _ = two_outputs(encoder(first.x.to(loaded.dtype).reshape(-1, *inner)), "encoder")
-    latent_dim = mean.reshape(len(first), -1).shape[1]
-    p_x = adopt_decoder(decoder, likelihood, decoder_output, loaded.event_shape, scale=scale)
-    model = LatentModel(adopt_prior(prior, latent_dim), p_x).to(loaded.dtype)
-    guide = adopt_encoder(encoder, encoder_output, loaded.event_shape, latent_dim, input_shape=input_shape)
-    loaded = loaded.viewed_as(p_x.support)
-    some = next(iter(loaded.batches("test", _CHECKED_ON, points=_CHECKED_ON)))
-    with torch.no_grad():
-        model.likelihood(guide(some.x).mean)  # shapes first: their faults have words of their own
-    if check:
-        check_conversion(model, guide, some, generator=_seeded(seed))
-    remark = None if loss is None else explain_loss(model, guide, some, loss, generator=_seeded(seed))
+    loaded = held_out_and_training(data, train, binarization, seed)
+    networks = networks_of(encoder, decoder)
+    with evaluation_mode(*networks):
+        inner = _input_shape(input_shape, loaded.event_shape)
+        loaded = loaded.to(dtype=_precision(encoder, decoder, loaded, inner))
+        first = next(iter(loaded.batches("test", _TRIED_ON, points=_TRIED_ON)))
+        found = first_call(encoder, first.x.reshape(-1, *inner), "encoder", shape_remedy(loaded.event_shape))
+        mean, _ = two_outputs(found, "encoder", encoder_output)
+        latent_dim = mean.reshape(len(mean), -1).shape[1]
+        guide = adopt_encoder(encoder, encoder_output, loaded.event_shape, latent_dim, input_shape=inner)
+        p_x = _cast(adopt_decoder(decoder, likelihood, decoder_output, loaded.event_shape, scale=scale), loaded.dtype)
+        p_z = adopt_prior(prior, latent_dim, first.context)
+        model = LatentModel(_cast(p_z, loaded.dtype) if prior is None else p_z, p_x)
+        _try(model, guide, first)
+        loaded = loaded.viewed_as(p_x.support)
+        some = next(iter(loaded.batches("test", _CHECKED_ON, points=_CHECKED_ON)))
+        if check:
+            check_conversion(model, guide, some, generator=_seeded(seed))
+        remark = None if loss is None else explain_loss(model, guide, some, loss, generator=_seeded(seed))
     return Adopted(model, guide, loaded, remark)
 
 
-def _data(data: Any, train: Any, binarization: str, seed: int) -> DataSet:
-    """One data set, with the splits train and test."""
-    if isinstance(data, DataSet):
-        return data
-    test = torch.as_tensor(data)
-    rows = test if train is None else torch.cat([torch.as_tensor(train), test])
-    loaded = load_data(rows, binarization=binarization, test=0.0, validation=0.0, seed=seed)
-    assert isinstance(loaded, DataSet)  # a tensor has a length
-    before = len(rows) - len(test)
-    splits = {"train": torch.arange(before), "validation": torch.arange(0), "test": torch.arange(before, len(rows))}
-    return replace(loaded, splits=splits)
+def _precision(
+    encoder: Callable[..., Any], decoder: Callable[..., Any], data: DataSet, inner: Sequence[int]
+) -> torch.dtype:
+    """That of the networks: of those given as such, or else of those found in functions; that of the data without."""
+    given = precisions(*(part for part in (encoder, decoder) if isinstance(part, nn.Module)))
+    if len(given) > 1:
+        names = " and ".join(str(dtype).removeprefix("torch.") for dtype in given)
+        raise ElbowroomError(
+            f"The networks hold weights of {names}, but a model has one precision.",
+            "Bring them to one: encoder.double() and decoder.double(), or .float(); it changes them in place.",
+        )
+    if given:
+        return given[0]
+    likely = [*precisions(*networks_of(encoder, decoder)), data.dtype, torch.get_default_dtype()]
+    x = next(iter(data.batches("test", 2, points=2))).x.reshape(-1, *inner)
+    for (
+        dtype
+    ) in likely:  # networks inside a function need not be what it takes, which may convert: what it returns decides
+        try:
+            mean, _ = two_outputs(encoder(x.to(dtype)), "encoder")
+        except Exception:  # if none fits, the call that follows fails in the same way, and says why
+            continue
+        if mean.dtype == dtype:
+            return dtype
+    return likely[0]
+
+
+def _input_shape(given: Sequence[int] | None, event_shape: Sequence[int]) -> tuple[int, ...]:
+    shape = tuple(event_shape if given is None else given)
+    if math.prod(shape) != math.prod(event_shape):
+        raise ElbowroomError(
+            f"input_shape is {shape}, of {math.prod(shape)} elements, but data have shape {tuple(event_shape)}.",
+            shape_remedy(event_shape),
+        )
+    return shape
+
+
+def _cast(ours: _Module, dtype: torch.dtype) -> _Module:
+    """The package's own buffers and parameters in another precision; those of networks inside are not touched."""
+    for tensor in [*ours.buffers(recurse=False), *ours.parameters(recurse=False)]:
+        tensor.data = tensor.data.to(dtype)
+    return ours
+
+
+def _try(model: LatentModel, guide: DiagonalNormal, batch: Batch) -> None:
+    """First calls of both networks, whose faults have words of their own here."""
+    encoder, decoder = encoder_of(guide), decoder_of(model)
+    z = encoder.outputs(batch.x)[0]
+    remedy = (
+        f"The encoder's z has {z.shape[1]} elements: give the decoder that belongs to it. One that takes z in another "
+        "shape needs a function around it: decoder=lambda z: net(z[..., None, None])."
+    )
+    found = first_call(decoder.module, z, "decoder", remedy)
+    if decoder.output.startswith("mean-"):
+        two_outputs(found, "decoder", decoder.output)
+    model.likelihood(z, batch.context)
+    require_same_answer(encoder.outputs, batch.x, "encoder")
+    require_same_answer(decoder.outputs, z, "decoder")
 
 
 def adopt_pythae(vae: nn.Module, data: Any, **settings: Any) -> Adopted:
@@ -199,18 +252,21 @@ def adopt_pyro(model: Callable[..., Any], guide: Callable[..., Any], data: Any, 
     Args:
         model: called as ``model(x)``; x Bernoulli, Normal or Poisson given z.
         guide: called as ``guide(x)``.
-        data: held-out data.
-        **settings: others of :func:`adopt`: train, binarization, loss, check, seed.
+        data: held-out data; in the precision of the programs' networks, or in their own where there are none.
+        **settings: others of :func:`adopt`: train, binarization, loss, check, seed. No convention is in question here,
+            so that ``check`` looks for numbers that are not finite, and no more.
     Raises:
         ElbowroomError: Pyro is not installed; other sites or families; as for :func:`adopt`.
     """
     from elbowroom.learners.from_pyro import from_pyro  # Pyro comes with it
 
-    splits = _data(data, settings.pop("train", None), settings.pop("binarization", "none"), settings.get("seed", 0))
-    splits = splits.to(dtype=torch.get_default_dtype())
+    check, seed = settings.pop("check", True), settings.get("seed", 0)
+    splits = held_out_and_training(data, settings.pop("train", None), settings.pop("binarization", "none"), seed)
+    own = precisions(*networks_of(model, guide))
+    splits = splits.to(dtype=own[0] if own else splits.dtype)
     found = from_pyro(model, guide, next(iter(splits.batches("test", 2, points=2))).x)
     prior = None if _is_standard(found.prior) else found.prior
-    return adopt(
+    adopted = adopt(
         encoder=found.encoder,
         decoder=found.decoder,
         encoder_output="mean-scale",
@@ -218,8 +274,12 @@ def adopt_pyro(model: Callable[..., Any], guide: Callable[..., Any], data: Any, 
         likelihood=found.likelihood,
         prior=prior,
         data=splits,
+        check=False,  # the traces say which families and parameters these are: there is nothing to guess
         **settings,
     )
+    if check:
+        check_finite(adopted.model, adopted.guide, adopted._some("test", _CHECKED_ON))
+    return adopted
 
 
 def _is_standard(prior: Distribution) -> bool:

@@ -1,16 +1,18 @@
 """What a long evaluation has finished, kept until all of it is: an interrupted one goes on where it was.
 
 The parts of one evaluation lie in a folder whose name is a digest of all that decides their values: settings, seed,
-data, and the step of the weights. So a part is never taken for one of another evaluation; those that nobody came back
-to are removed with the next one that ends.
+data, and the step of the weights. So a part is never taken for one of another evaluation. When one ends, its own parts
+are removed, and those of others that nobody came back to for a day; what is younger may be running beside it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from torch import Tensor
 from elbowroom.running.checkpoints import full_disk_explained
 
 __all__ = ["FileParts"]
+
+_GIVEN_UP = 24 * 60 * 60  # seconds since the last part was written
 
 
 class FileParts:
@@ -57,8 +61,23 @@ class FileParts:
             unfinished.replace(path)
 
     def forget(self) -> None:
-        """The evaluation has ended: its parts, and those of others that were given up, are of no use."""
-        shutil.rmtree(self._root, ignore_errors=True)
+        """The evaluation has ended: its parts are of no use, nor are those of others that were given up a day ago."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        if not self._root.exists():
+            return
+        for other in self._root.iterdir():
+            if time.time() - _last_touched(other) > _GIVEN_UP:
+                shutil.rmtree(other, ignore_errors=True)
+        with contextlib.suppress(OSError):  # those of another evaluation are in it
+            self._root.rmdir()
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.safetensors"
+
+
+def _last_touched(folder: Path) -> float:
+    """When anything in it was last written; now, if it is gone, since another evaluation has just ended."""
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    except FileNotFoundError:
+        return time.time()

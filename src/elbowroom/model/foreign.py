@@ -1,0 +1,175 @@
+"""Somebody else's functions: the networks inside them, and first calls whose failures have words.
+
+A decoder is often no module but a function around one, ``lambda z: net(z)``. Whoever would put it into evaluation mode
+has to find ``net`` first: in the function's closure, among the globals that its code names, on the object whose method
+it is. What cannot be found can still be tried: a network in training mode that normalises over its batch answers
+differently to a datum alone, and one with dropout answers differently the second time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from elbowroom.errors import ElbowroomError
+
+__all__ = ["first_call", "networks_of", "precisions", "require_same_answer", "shape_remedy"]
+
+_SAME = 1e-3  # of the largest output: more than rounding, in float32, and less than any batch statistics
+
+
+def networks_of(*programs: Any) -> list[nn.Module]:
+    """The networks that functions call, as far as they can be seen.
+
+    Args:
+        programs: modules, methods, functions, partial functions, objects.
+    Returns:
+        Modules, each once; one inside another is not named again.
+    Example:
+        >>> net = nn.Linear(2, 3)
+        >>> networks_of(lambda z: net(z)) == [net]
+        True
+    """
+    found: dict[int, nn.Module] = {}
+    seen: set[int] = set()
+    for program in programs:
+        for module in _search(program, seen, None):
+            found.setdefault(id(module), module)
+    inside = {id(part) for module in found.values() for part in module.modules() if part is not module}
+    return [module for key, module in found.items() if key not in inside]
+
+
+def _search(thing: Any, seen: set[int], home: str | None) -> Iterator[nn.Module]:
+    """Modules in a thing; functions of a Python module other than ``home`` are followed only if handed over."""
+    if id(thing) in seen:
+        return
+    seen.add(id(thing))
+    if isinstance(thing, nn.Module):
+        yield thing
+    elif isinstance(thing, partial):
+        yield from _search_all([thing.func, *thing.args, *thing.keywords.values()], seen)
+    elif isinstance(thing, MethodType):
+        yield from _search_all([thing.__self__, thing.__func__], seen)
+    elif isinstance(thing, FunctionType):
+        if home is None or thing.__module__ == home:
+            yield from _search_function(thing, seen)
+    elif isinstance(thing, Mapping):
+        yield from _search_all(thing.values(), seen)
+    elif isinstance(thing, list | tuple):
+        yield from _search_all(thing, seen)
+    elif not isinstance(thing, Tensor | ModuleType | type):
+        yield from (value for value in getattr(thing, "__dict__", {}).values() if isinstance(value, nn.Module))
+
+
+def _search_all(things: Iterable[Any], seen: set[int]) -> Iterator[nn.Module]:
+    for thing in things:
+        yield from _search(thing, seen, None)
+
+
+def _search_function(function: FunctionType, seen: set[int]) -> Iterator[nn.Module]:
+    cells = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
+    yield from _search_all([*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()], seen)
+    names = _names(function.__code__)
+    for value in [function.__globals__[name] for name in names if name in function.__globals__]:
+        if isinstance(value, ModuleType):  # mynets.decoder
+            yield from (vars(value)[name] for name in names if isinstance(vars(value).get(name), nn.Module))
+        else:
+            yield from _search(value, seen, function.__module__)
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # a name that is given its value later
+        return False
+
+
+def _names(code: CodeType) -> list[str]:
+    """Names that a function's code uses, that of functions inside it too."""
+    inner = [name for constant in code.co_consts if isinstance(constant, CodeType) for name in _names(constant)]
+    return list(dict.fromkeys([*code.co_names, *inner]))
+
+
+def precisions(*modules: nn.Module) -> list[torch.dtype]:
+    """The floating-point types of their weights, each once."""
+    return list(dict.fromkeys(w.dtype for m in modules for w in m.parameters() if w.dtype.is_floating_point))
+
+
+def first_call(program: Callable[..., Any], argument: Tensor, who: str, remedy: str) -> Any:
+    """Call somebody else's function; what it raises is explained by what it was given.
+
+    Args:
+        program: a function of one tensor.
+        argument: what it is called with.
+        who: its name in messages.
+        remedy: what to do about it.
+    Raises:
+        ElbowroomError: whatever it raised, chained.
+    """
+    try:
+        return program(argument)
+    except ElbowroomError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        precision = str(argument.dtype).removeprefix("torch.")
+        raise ElbowroomError(
+            f"The {who} fails on a tensor of shape {tuple(argument.shape)}, {precision}: "
+            f"{type(error).__name__}: {lines[0]}",
+            remedy,
+        ) from error
+
+
+def shape_remedy(event_shape: Sequence[int]) -> str:
+    """In which shapes an encoder may want data of this one."""
+    size = math.prod(event_shape)
+    side = math.isqrt(size)
+    if len(event_shape) >= 2:
+        picture = tuple(event_shape) if len(event_shape) == 3 else (1, *event_shape[-2:])
+    else:
+        picture = (1, side, side) if side * side == size else (1, size)
+    return (
+        f"Say in which shape it takes a datum of {size} elements: input_shape=({size},) flat, input_shape={picture} "
+        "for convolutions; or give the data that it was trained for."
+    )
+
+
+@torch.no_grad()
+def require_same_answer(read: Callable[[Tensor], Sequence[Tensor]], argument: Tensor, who: str) -> None:
+    """Refuse a network whose answer depends on the rest of its batch, or on chance.
+
+    Args:
+        read: the network, as a function of a batch to tensors with one row for each of its rows.
+        argument: a batch, with two rows or more if there are as many.
+        who: its name in messages.
+    Raises:
+        ElbowroomError: it names which of the two.
+    """
+    call = partial(first_call, read, who=who, remedy=_EVAL)
+    first = call(argument)
+    with torch.random.fork_rng(devices=()):
+        torch.default_generator.manual_seed(
+            20170801
+        )  # another stream than that of the first call, if there are draws at all
+        again = call(argument)
+    alone = call(argument[:1])
+    for others, what in (
+        (again, "called twice with the same, it answers differently"),
+        (alone, "what it says of a datum depends on the other data of its batch"),
+    ):
+        for one, other in zip(first, others, strict=True):
+            rows, largest = min(len(one), len(other)), float(one.nan_to_num(0.0, 0.0, 0.0).abs().max())
+            if not torch.allclose(one[:rows], other[:rows], rtol=0.0, atol=_SAME * largest, equal_nan=True):
+                raise ElbowroomError(f"The {who} is not a fixed function: {what}.", _EVAL)
+
+
+_EVAL = (
+    "Call .eval() on the network first: dropout draws and batch normalisation looks at the batch in training mode. If "
+    "it draws z itself, give a function that leaves the draw out."
+)

@@ -1,0 +1,74 @@
+"""Data for a model from elsewhere: held-out and training data as one set with two splits, from what people have."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from elbowroom.data.dataset import DataSet
+from elbowroom.data.loading import load_data
+from elbowroom.data.storage import item_parts
+from elbowroom.errors import ElbowroomError
+
+__all__ = ["held_out_and_training"]
+
+
+def held_out_and_training(data: Any, train: Any, binarization: str, seed: int) -> DataSet:
+    r"""One data set, with the splits train and test.
+
+    Args:
+        data: held out: an array of shape (n, \*event), or a map-style ``Dataset`` of x or (x, …); a ``DataSet`` is
+            returned as it is.
+        train: the same, of training data; None without.
+        binarization: of grey data.
+        seed: of the binarisation.
+    Returns:
+        In the floating-point type of the data; integers, and NumPy's float64, in torch's default.
+    Raises:
+        ElbowroomError: a stream; what is no array; shapes that differ.
+    """
+    if isinstance(data, DataSet):
+        if train is not None:
+            raise ElbowroomError("A DataSet has its own split 'train', but train was given too.", "Give one of them.")
+        return data
+    test = _rows(data, "data")
+    rows = test
+    if train is not None:
+        known = _rows(train, "train")
+        if known.shape[1:] != test.shape[1:]:
+            raise ElbowroomError(
+                f"The data have shape {tuple(test.shape[1:])} each, but those in train {tuple(known.shape[1:])}.",
+                "Give both in one shape.",
+            )
+        rows = torch.cat([known, test])
+    loaded = load_data(rows, binarization=binarization, test=0.0, validation=0.0, seed=seed)
+    assert isinstance(loaded, DataSet)  # a tensor has a length
+    before = len(rows) - len(test)
+    splits = {"train": torch.arange(before), "validation": torch.arange(0), "test": torch.arange(before, len(rows))}
+    floating = isinstance(data, Tensor) and data.dtype in (torch.float32, torch.float64)
+    return replace(loaded, splits=splits).to(dtype=data.dtype if floating else torch.get_default_dtype())
+
+
+def _rows(source: Any, name: str) -> Tensor:
+    """As one tensor, in memory."""
+    if isinstance(source, DataLoader | IterableDataset):
+        raise ElbowroomError(
+            f"{name} is a {type(source).__name__}, which hands out batches in an order of its own, but data are rows.",
+            f"Give an array: {name}=dataset.tensors[0], or torch.cat([x for x, *_ in loader]).",
+        )
+    if isinstance(source, TensorDataset):
+        return source.tensors[0]
+    if isinstance(source, Dataset):
+        return torch.stack([item_parts(source[row])[0] for row in range(len(source))])  # type: ignore[arg-type]
+    try:
+        rows = torch.as_tensor(source)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ElbowroomError(
+            f"{name} is a {type(source).__name__}, of which no tensor can be made: {error}.",
+            "Give an array of shape (n, *event).",
+        ) from error
+    return rows[:, None] if rows.dim() == 1 else rows

@@ -71,14 +71,12 @@ class Network(nn.Module, ABC):
     def compute(self, given: Tensor, context: Tensor | None) -> Tensor:
         """The function on (n, \\*in_shape) and (n, context_dim), up to the output's shape."""
 
-    @property
-    def fusible(self) -> bool:
-        """Whether there is a :meth:`compute_fused`."""
-        return False
-
-    def compute_fused(self, given: Tensor, context: Tensor | None) -> Tensor:
-        """The same function as :meth:`compute`, for training, in the precision of ``autocast``."""
-        raise NotImplementedError
+    def compute_in_training(self, given: Tensor, context: Tensor | None) -> Tensor:
+        """The same function, with a gradient to come, in the precision of ``autocast``."""
+        if self.autocast is None:
+            return self.compute(given, context)
+        with torch.autocast(given.device.type, self.autocast):
+            return self.compute(given, context)
 
     def forward(self, given: Tensor, context: Tensor | None = None) -> Tensor:
         """Apply the network to every datum and every draw.
@@ -100,14 +98,9 @@ class Network(nn.Module, ABC):
             )
         flat = given.reshape(-1, *self.in_shape)
         folded = self._fold_context(context, lead) if self.context_dim else None
-        if self.fuse and self.training and torch.is_grad_enabled() and is_possible() and self.fusible:
-            out = self.compute_fused(flat, folded)
-        elif self.autocast is None or not self.training:
-            out = self.compute(flat, folded)
-        else:
-            with torch.autocast(flat.device.type, self.autocast):
-                out = self.compute(flat, folded)
-            out = out.to(flat.dtype)
+        learning = self.training and torch.is_grad_enabled()
+        out = self.compute_in_training(flat, folded) if learning else self.compute(flat, folded)
+        out = out.to(flat.dtype) if learning and self.autocast else out
         return out.reshape(*lead, *self.out_shape)
 
     @torch.no_grad()
@@ -188,7 +181,9 @@ class MLP(Network):
         out: Tensor = self.output(self.hidden_layers(_joined(given, context)))
         return out
 
-    def compute_fused(self, given: Tensor, context: Tensor | None) -> Tensor:
+    def compute_in_training(self, given: Tensor, context: Tensor | None) -> Tensor:
+        if not (self.fuse and is_possible() and self.fusible):
+            return super().compute_in_training(given, context)
         layers = [part for part in self.hidden_layers if isinstance(part, nn.Linear)]
         activations = [part for part in self.hidden_layers if not isinstance(part, nn.Linear)]
         return perceptron(_joined(given, context), [*layers, self.output], activations, self.autocast)

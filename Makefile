@@ -51,8 +51,8 @@ lint: setup  ## style, formatting, types, and the floors of the house
 	$(BIN)/mypy bench
 	$(BIN)/python -m pytest -q tests/test_floors.py
 
-bench: setup  ## seconds per epoch against the bare loop and the tutorial's; rewrites bench/RESULTS.md
-	$(BIN)/python -m bench.run
+bench: setup $(RIVALS)/.setup-done  ## training, importance sampling and AIS beside rivals, in turns; rewrites bench/RESULTS.md
+	$(BIN)/python -m bench.run --rivals-python $(RIVALS)/bin/python
 
 bench-samplers: setup $(RIVALS)/.setup-done  ## HMC and NUTS beside BlackJAX and Pyro, on RUN=runs/mnist; rewrites bench/SAMPLERS.md
 	$(BIN)/python -m bench.samplers $(RUN)
@@ -60,9 +60,9 @@ bench-samplers: setup $(RIVALS)/.setup-done  ## HMC and NUTS beside BlackJAX and
 bench-yardstick: setup  ## the gap between bounds on log p(x) against its cost, on RUN=runs/mnist
 	$(BIN)/python -m bench.yardstick $(RUN)
 
-$(RIVALS)/.setup-done: bench/requirements-samplers.txt
+$(RIVALS)/.setup-done: bench/requirements-samplers.txt bench/requirements-training.txt
 	$(PYTHON) -m venv $(RIVALS)
-	$(RIVALS)/bin/python -m pip install --quiet -c constraints.txt -r bench/requirements-samplers.txt
+	$(RIVALS)/bin/python -m pip install --quiet -c constraints.txt $(addprefix -r ,$^)
 	@touch $@
 
 docs: setup  ## run every example in the Markdown pages

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from bench.worker import serve_epochs
+
 __all__ = ["bare"]
 
 
@@ -45,3 +47,7 @@ def bare(
         return total.item() / n
 
     return epoch
+
+
+if __name__ == "__main__":
+    serve_epochs(bare)

@@ -16,6 +16,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from bench.worker import serve_epochs
+
 __all__ = ["itemwise"]
 
 
@@ -64,3 +66,7 @@ def itemwise(
         return total / len(images)
 
     return epoch
+
+
+if __name__ == "__main__":
+    serve_epochs(itemwise)

@@ -9,7 +9,10 @@ import numpy.typing as npt
 import torch
 
 import elbowroom as er
+from bench.worker import serve_epochs
 from elbowroom.model.networks import MLP
+
+__all__ = ["objective"]
 
 
 def objective(
@@ -38,3 +41,7 @@ def objective(
         return total.item() / n
 
     return epoch
+
+
+if __name__ == "__main__":
+    serve_epochs(objective)

@@ -10,6 +10,7 @@ import inspect
 import json
 import math
 import os
+import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -90,6 +91,7 @@ def test_train_writes_the_run_folder(say: Say) -> None:
     out, err = say("train", "digits", *TINY, "--out", "fresh")
     assert err == ""  # --quiet
     assert out.splitlines()[0] == "trained fresh: 30 steps, 8 latents"
+    assert re.fullmatch(r"peak memory [\d.]+ [MG]B", out.splitlines()[1])
     assert paths_in(out) == ["fresh/figures/curves.png"]
     assert is_picture("fresh/figures/curves.png")
     assert "next: elbowroom evaluate fresh" in out
@@ -234,6 +236,7 @@ def test_evaluate_prints_a_table_and_draws_it(say: Say) -> None:
     assert "± s.e." in out
     assert "IWAE, k = 10" in out
     assert "of 2" in out  # active units
+    assert re.search(r"^peak memory [\d.]+ [MG]B$", out, re.MULTILINE)
     assert paths_in(out) == [
         "runs/digits/evaluation.json",
         "runs/digits/evaluation",

@@ -1,10 +1,14 @@
-"""What would not fit is refused before it is made, with how much it would take and how much there is."""
+"""What would not fit is refused before it is made, with how much it takes and how much there is; the peak is told."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 from elbowroom import memory
 from elbowroom.errors import ElbowroomError
@@ -43,6 +47,40 @@ def test_a_machine_that_does_not_tell(machine: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(memory.os, "sysconf_names", {})
     assert memory.available_memory() is None
     memory.require_memory(2**80, "a universe", "Make a smaller one.")  # nobody knows better
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the peak cannot be read without the file")
+def test_the_peak_is_the_most_that_was_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = memory.peak_memory()
+    assert before is not None
+    array = np.ones(before, dtype=np.uint8)  # as much as there ever was, and what is there now
+    after = memory.peak_memory()
+    assert after is not None
+    assert after > before
+    del array
+    assert memory.peak_memory() == pytest.approx(after, rel=0.01)  # each processor counts pages on its own for a while
+    monkeypatch.setattr(memory, "_STATUS", Path("missing"))  # as on a Mac, but for the unit
+    told = memory.peak_memory()
+    assert told is not None
+    assert told >= after * 0.99  # kept apart by the system, and brought up to date at other moments
+
+
+def test_a_peak_in_the_units_of_two_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(memory, "_STATUS", Path("missing"))
+    monkeypatch.setattr(resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=3000))
+    monkeypatch.setattr(memory.sys, "platform", "linux")
+    assert memory.peak_memory() == 3000 * 1024
+    monkeypatch.setattr(memory.sys, "platform", "darwin")
+    assert memory.peak_memory() == 3000
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert memory.peak_memory() is None
+
+
+def test_a_gpu_s_peak_is_that_of_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7)
+    assert memory.peak_memory(torch.device("cuda")) == 7
+    assert memory.peak_memory(torch.device("cpu")) != 7
 
 
 def test_this_machine() -> None:

@@ -1,8 +1,9 @@
-"""How much memory is free, asked before something large is made rather than after the system has killed the process."""
+"""How much memory is free, asked before something large is made; and how much was taken, stated with a result."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,9 @@ from elbowroom.errors import ElbowroomError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["available_memory", "require_memory"]
+__all__ = ["available_memory", "in_words", "peak_memory", "require_memory"]
 
-_MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+_MEMINFO, _CGROUP, _STATUS = Path("/proc/meminfo"), Path("/sys/fs/cgroup"), Path("/proc/self/status")
 
 
 def available_memory() -> int | None:
@@ -31,6 +32,44 @@ def available_memory() -> int | None:
         reclaimable = int(dict(line.split() for line in counts).get("inactive_file", 0))
         found.append(int(text) - int(used.read_text(encoding="ascii")) + reclaimable)
     return max(0, min(found)) if found else None
+
+
+def peak_memory(device: torch.device | None = None) -> int | None:
+    """The most memory that this process has held at one time, since it began.
+
+    Args:
+        device: whose memory is meant. Of a GPU it is the most that tensors took there; of anything else the largest
+            resident set, in which pages of memory-mapped files count as long as they lie in main memory.
+    Returns:
+        Bytes; None where the system does not tell.
+    Example:
+        >>> peak_memory() > 1_000_000
+        True
+    """
+    if device is not None and device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
+    if _STATUS.is_file():  # not of what ran before `exec` in the same process, which `getrusage` counts
+        lines = dict(line.split(":", 1) for line in _STATUS.read_text(encoding="utf-8").splitlines())
+        if "VmHWM" in lines:
+            return int(lines["VmHWM"].split()[0]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return None
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else largest * 1024  # kibibytes everywhere but there
+
+
+def in_words(num_bytes: int) -> str:
+    """A size that reads at a glance.
+
+    Example:
+        >>> in_words(612_345_678), in_words(20_400_000_000)
+        ('612 MB', '20.4 GB')
+    """
+    return f"{num_bytes / 1e6:.0f} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:.1f} GB"
 
 
 def require_memory(num_bytes: int, what: str, remedy: str, device: torch.device | None = None) -> None:

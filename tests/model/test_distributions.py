@@ -241,6 +241,12 @@ def test_narrow_components_keep_their_density_in_single_precision():
     assert (found - exact).abs().max() < 0.02
 
 
+def test_a_normal_mixture_can_be_expanded():
+    mixture, _ = normal_mixture()
+    z = torch.randn(6, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    torch.testing.assert_close(mixture.expand((6,)).log_prob(z), mixture.log_prob(z))
+
+
 def test_a_normal_mixture_stays_one_when_it_is_detached():
     cut = detach(normal_mixture()[0])
     assert isinstance(cut, DiagonalNormalMixture)

@@ -81,6 +81,7 @@ def test_results_are_kept_once(run: Run) -> None:
     kept = json.loads((run.folder.path / "evaluation.json").read_text())["results"]
     assert [result["name"] for result in kept] == names
     assert {result["step"] for result in kept} == {run.step}
+    assert all(result["peak_memory"] > 2**20 for result in kept)
     run.evaluate("iwae", k=7)
     assert len(run.folder.evaluations()) == len(names) + 2
 

@@ -9,6 +9,7 @@ from cyclopts import Group, Parameter
 
 from elbowroom.cli.speech import remark, say, wrote
 from elbowroom.errors import ElbowroomError
+from elbowroom.memory import in_words
 from elbowroom.running.config import (
     DataConfig,
     McemConfig,
@@ -96,5 +97,7 @@ def train(
     last = run.history[-1]["step"]
     best = "" if run.step == last else f", the best weights from step {run.step:,}"
     say(f"trained {run.folder.path}: {last:,} steps, {run.config.model.latent_dim} latents{best}")
+    if run.content["peak_memory"] is not None:
+        say(f"peak memory {in_words(run.content['peak_memory'])}")
     wrote(gallery.curves(run))
     say(f"next: elbowroom evaluate {run.folder.path}")

@@ -83,6 +83,7 @@ def evaluate(
     seed
         Seed of the draws.
     """
+    from elbowroom.memory import in_words, peak_memory
     from elbowroom.showing import plots, terminal
 
     loaded = load_run(run, device)
@@ -107,13 +108,17 @@ def evaluate(
             seed=seed,
             announce=announce,
         )
+    peak = peak_memory(loaded.device)
     rows = [result.model_dump(exclude={"split", "protocol"}) for result in results]
     if as_json:
         own = results[0].split
         rows = [row if r.split == own else {**row, "split": r.split} for row, r in zip(rows, results, strict=True)]
-        print_json({"run": str(run), "split": own, "protocol": results[0].protocol, "results": rows})
+        content = {"run": str(run), "split": own, "protocol": results[0].protocol, "peak_memory": peak}
+        print_json({**content, "results": rows})
         return
     terminal.print_results(results)
+    if peak is not None:
+        say(f"peak memory {in_words(peak)}")
     wrote(loaded.folder.path / "evaluation.json")
     wrote(loaded.folder.path / "evaluation")
     # what was measured of other data does not belong on one axis with what was measured of these

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from elbowroom.data.pages import MappedPages
 from elbowroom.errors import ElbowroomError
 
 __all__ = [
@@ -126,6 +127,7 @@ class MemoryMapped:
     def __init__(self, array: npt.NDArray[Any], name: str = "the array") -> None:
         self.array = array if array.ndim > 1 else array[:, None]
         self.dtype = as_tensor(self.array[:0], name).dtype
+        self._pages = MappedPages(self.array)
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -135,7 +137,13 @@ class MemoryMapped:
         return int(self.array.shape[0])
 
     def gather(self, rows: Tensor) -> Tensor:
-        return as_tensor(np.asarray(self.array[rows.cpu().numpy()]))
+        wanted, plain_array = rows.cpu().numpy(), np.asarray(self.array)
+        self._pages.about_to_read(wanted)
+        if plain_array.flags.c_contiguous:  # `take` copies row by row, but an array of another order whole beforehand
+            found = plain_array.take(wanted, axis=0)
+        else:
+            found = np.asarray(plain_array[wanted])
+        return as_tensor(found)
 
     def fingerprint(self) -> str:
         header = f"{self.array.shape} {self.array.dtype.str} {self.array.nbytes}"

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
-from elbowroom.model.fused import BACKWARD, activate, bernoulli_log_prob_
+from elbowroom.model.fused import BACKWARD, Workspace, activate, bernoulli_log_prob_
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Bernoulli, CrossEntropy, Gaussian, Likelihood
 from elbowroom.model.networks import MLP
@@ -59,21 +59,6 @@ class _Head(NamedTuple):
     log_likelihood: Callable[[Tensor, Tensor, Tensor], Tensor]  #: (o, x, place) -> elementwise log p(x | o), in place
 
 
-class _Workspace:
-    """Memory that is used again and again: fresh pages of the system for every product would cost a tenth of it."""
-
-    def __init__(self) -> None:
-        self._memory: dict[tuple[str, torch.dtype], Tensor] = {}
-
-    def take(self, name: str, rows: int, width: int, like: Tensor) -> Tensor:
-        """An uninitialised matrix (rows, width); what was taken under the same name before is overwritten."""
-        memory = self._memory.get((name, like.dtype))
-        if memory is None or memory.numel() < rows * width:
-            memory = like.new_empty(rows * width)
-            self._memory[name, like.dtype] = memory
-        return memory[: rows * width].view(rows, width)
-
-
 class PerceptronPosterior(Target):
     """log p(x, z) as a function of z, for an :class:`~elbowroom.model.networks.MLP` decoder and the prior N(0, I).
 
@@ -101,7 +86,7 @@ class PerceptronPosterior(Target):
             assert batch.context is not None  # a network with a context refuses to be called without
             self._first_bias = self._first_bias + batch.context.to(weight.dtype) @ weight[:, latent_dim:].T
             layers[0] = layers[0]._replace(weight=weight[:, :latent_dim].contiguous())
-        self._layers, self._workspace = layers, _Workspace()
+        self._layers, self._workspace = layers, Workspace()
         # all but the first layer, which is narrow, take part in the large products
         self._halves = [layer.half() for layer in layers] if half else None
 

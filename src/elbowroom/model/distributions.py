@@ -19,7 +19,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Generator, Size, Tensor, distributions
-from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal, constraints
+from torch.distributions import Distribution, Independent, MixtureSameFamily, constraints
 from torch.distributions.constraints import Constraint
 
 from elbowroom.model import noise
@@ -326,8 +326,8 @@ class DiagonalNormalMixture(MixtureSameFamily):
     hundred times as narrow as it is far from the mixture's middle is known to 0.01 nats in ten dimensions.
 
     Args:
-        weights: π, batch shape (K,), or (\*, K) where a context moves the components.
-        normals: ``Independent(Normal(…), 1)`` of batch shape (K,), or (\*, K), and event shape (latent,).
+        mixture_distribution: π, batch shape (K,), or (\*, K) where a context moves the components.
+        component_distribution: ``Independent(Normal(…), 1)`` of that batch shape and event shape (latent,).
     Example:
         >>> normals = Independent(Normal(torch.randn(5, 2), torch.ones(5, 2)), 1)
         >>> weights = distributions.Categorical(logits=torch.zeros(5))
@@ -337,13 +337,11 @@ class DiagonalNormalMixture(MixtureSameFamily):
         True
     """
 
-    def __init__(self, weights: distributions.Categorical, normals: Independent[Normal]) -> None:
-        super().__init__(weights, normals, validate_args=False)
-        self._normal = normals.base_dist
-
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(z) in nats: (\\*, latent) gives (\\*)."""
-        mean, scale = self._normal.loc, self._normal.scale
+        normals = self.component_distribution
+        assert isinstance(normals, Independent)
+        mean, scale = normals.base_dist.loc, normals.base_dist.scale
         if mean.dim() != 2:  # components of each datum's own
             log_density: Tensor = super().log_prob(value)  # type: ignore[no-untyped-call]
             return log_density

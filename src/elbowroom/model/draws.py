@@ -206,8 +206,8 @@ def _(distribution: Categorical) -> Categorical:
 def _(distribution: MixtureSameFamily) -> MixtureSameFamily:
     weights = Categorical(logits=distribution.mixture_distribution.logits.detach(), validate_args=False)
     components = detach(distribution.component_distribution)
-    if isinstance(distribution, DiagonalNormalMixture) and isinstance(components, Independent):
-        return DiagonalNormalMixture(weights, components)
+    if isinstance(distribution, DiagonalNormalMixture):
+        return DiagonalNormalMixture(weights, components, validate_args=False)
     return MixtureSameFamily(weights, components, validate_args=False)
 
 

@@ -26,7 +26,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["BACKWARD", "activate", "bernoulli_log_prob", "bernoulli_log_prob_", "is_possible", "perceptron"]
+__all__ = [
+    "BACKWARD",
+    "Workspace",
+    "activate",
+    "bernoulli_log_prob",
+    "bernoulli_log_prob_",
+    "is_possible",
+    "perceptron",
+]
 
 _Slope = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 
@@ -52,6 +60,21 @@ def activate(activation: nn.Module, pre: Tensor) -> Tensor:
         return pre.tanh_()
     out: Tensor = activation(pre)
     return out
+
+
+class Workspace:
+    """Memory that is used again and again: fresh pages of the system for every product would cost a tenth of it."""
+
+    def __init__(self) -> None:
+        self._memory: dict[tuple[str, torch.dtype], Tensor] = {}
+
+    def take(self, name: str, rows: int, width: int, like: Tensor) -> Tensor:
+        """An uninitialised matrix (rows, width); what was taken under the same name before is overwritten."""
+        memory = self._memory.get((name, like.dtype))
+        if memory is None or memory.numel() < rows * width:
+            memory = like.new_empty(rows * width)
+            self._memory[name, like.dtype] = memory
+        return memory[: rows * width].view(rows, width)
 
 
 def is_possible() -> bool:

@@ -177,6 +177,16 @@ class MLP(Network):
             for part in parts
         )
 
+    @property
+    def layers(self) -> list[nn.Linear]:
+        """The linear maps, the output's last."""
+        return [*(part for part in self.hidden_layers if isinstance(part, nn.Linear)), self.output]
+
+    @property
+    def activations(self) -> list[nn.Module]:
+        """What stands between them, where there is no batch normalisation."""
+        return [part for part in self.hidden_layers if not isinstance(part, nn.Linear)]
+
     def compute(self, given: Tensor, context: Tensor | None) -> Tensor:
         out: Tensor = self.output(self.hidden_layers(_joined(given, context)))
         return out
@@ -184,9 +194,7 @@ class MLP(Network):
     def compute_in_training(self, given: Tensor, context: Tensor | None) -> Tensor:
         if not (self.fuse and is_possible() and self.fusible):
             return super().compute_in_training(given, context)
-        layers = [part for part in self.hidden_layers if isinstance(part, nn.Linear)]
-        activations = [part for part in self.hidden_layers if not isinstance(part, nn.Linear)]
-        return perceptron(_joined(given, context), [*layers, self.output], activations, self.autocast)
+        return perceptron(_joined(given, context), self.layers, self.activations, self.autocast)
 
 
 class ResidualMLP(Network):

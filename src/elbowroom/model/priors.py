@@ -86,7 +86,7 @@ class MixtureOfGaussians(Conditional):
             means = means + shift[..., 1 : 1 + self.latent_dim]
             log_scales = log_scales + shift[..., 1 + self.latent_dim :]
         normal = Independent(Normal(means, log_scales.exp(), validate_args=False), 1, validate_args=False)
-        return DiagonalNormalMixture(Categorical(logits=logits, validate_args=False), normal)
+        return DiagonalNormalMixture(Categorical(logits=logits, validate_args=False), normal, validate_args=False)
 
 
 class VampPrior(Conditional):
@@ -147,7 +147,8 @@ class VampPrior(Conditional):
             q = self.guide(u)
         weights = Categorical(logits=torch.zeros(q.batch_shape).to(self.raw), validate_args=False)
         factorised = isinstance(q, Independent) and type(q.base_dist) is Normal
-        return DiagonalNormalMixture(weights, q) if factorised else MixtureSameFamily(weights, q, validate_args=False)
+        kind = DiagonalNormalMixture if factorised else MixtureSameFamily
+        return kind(weights, q, validate_args=False)
 
 
 def _unit_to_raw(x: Tensor) -> Tensor:

@@ -108,6 +108,7 @@ def _aevb(config: Config, ascent: Ascent, course: Course) -> Learner:
         weighs_kl=o.name == "elbo",
         beta=o.beta,
         warmup_steps=o.warmup_epochs * (course.steps_per_epoch or 0),
+        plain=(o.name, o.estimator, o.free_bits) == ("elbo", "pathwise", 0.0) and o.kl != "monte-carlo",
     )
 
 

@@ -30,6 +30,7 @@ from elbowroom.evaluation.study import Announce, evaluation_mode
 from elbowroom.inference.posterior import Announce as Transition
 from elbowroom.inference.posterior import Posterior, posterior
 from elbowroom.learners.learner import Pair
+from elbowroom.memory import peak_memory
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw, mean
 from elbowroom.model.guides import PriorGuide
@@ -173,6 +174,7 @@ class Run:
     ) -> list[Result]:
         """Measures the model, adds the results to evaluation.json, and writes the figures of every datum as CSV.
 
+        The file also states ``step``, of the weights, and ``peak_memory``, the bytes that the process has held at most.
         Without names: every method that the likelihood allows. With ``data`` (a path, an array, what `read` gives)
         all of these are measured and not a split of the run's own, which a run on a stream does not have. The other
         arguments are as in :func:`elbowroom.evaluation.evaluate.evaluate`, and the settings those of
@@ -202,7 +204,8 @@ class Run:
             **settings,
         )
         with self.folder.lock():
-            self.folder.add_evaluations({**result.model_dump(), "step": self.step} for result in results)
+            about = {"step": self.step, "peak_memory": peak_memory(self.device)}
+            self.folder.add_evaluations({**result.model_dump(), **about} for result in results)
             for method, columns in values.items():
                 self.folder.write_values(f"{method}-{split}", columns)
         return results

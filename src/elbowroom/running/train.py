@@ -16,6 +16,7 @@ from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError, did_you_mean
 from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.learners.learner import Learner, Pair, State
+from elbowroom.memory import peak_memory
 from elbowroom.running.build import Facts, build_data, build_pair, facts_of, initialise
 from elbowroom.running.build_learner import Course, build_learner
 from elbowroom.running.config import Config, configure, merge, nested, read_recipe, recipe_names
@@ -154,7 +155,8 @@ def train(
     with folder.lock():
         if not resume and isinstance(data, DataSet):
             folder.write_splits(data.splits)
-        folder.write_config(_content(settings, facts, data, from_python=from_python))
+        content = _content(settings, facts, data, from_python=from_python)
+        folder.write_config(content)
         books, generator = Books(), make_generator(device, settings.train.seed)
         if resume:
             state, books = _where_it_stopped(folder, state, books, generator, announce)
@@ -162,6 +164,7 @@ def train(
         if settings.runtime.compile:
             compile_networks(pair)
         fit(learner, state, data, plan, generator=generator, folder=folder, books=books, observers=observers)
+        folder.write_config(content | {"peak_memory": peak_memory(device)})  # bytes, known at the end
     return Run(folder, data=data, announce=announce)
 
 

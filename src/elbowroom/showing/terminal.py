@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from elbowroom.memory import in_words
 from elbowroom.running.config import Config
 
 if TYPE_CHECKING:  # torch would come with them, which a list of recipes does not need
@@ -192,6 +193,8 @@ def print_run(content: Mapping[str, Any]) -> None:
     """A run: what it is, how far it went, the settings that differ from the defaults, and what it is worth."""
     hidden = ("evaluation", "config", "facts", "data")
     facts = {key: value for key, value in content.items() if key not in hidden}
+    if facts.get("peak_memory") is not None:
+        facts["peak_memory"] = in_words(facts["peak_memory"])
     print_facts({"run": facts.pop("run"), "data": content["data"]["dataset"], **facts})
     console = _console()
     settings = _differences(content["config"], Config().model_dump(mode="json"))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from elbowroom.model.fused import BACKWARD, bernoulli_log_prob
+from elbowroom.model.fused import BACKWARD, bernoulli_log_prob, bernoulli_log_prob_, bernoulli_total
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Bernoulli, CrossEntropy
 from elbowroom.model.networks import ACTIVATIONS, MLP
@@ -128,6 +128,19 @@ def test_the_log_probability_and_its_gradient_are_torchs(scale):
     torch.testing.assert_close(found, wanted)
     slopes = [torch.autograd.grad((value * weights).sum(), logits)[0] for value in (found, wanted)]
     torch.testing.assert_close(*slopes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("elements", [1, 2, 3, 33, 63, 784, 1001])
+def test_the_sum_by_products_is_the_sum_of_logarithms(elements, dtype):
+    logits = torch.randn(4, elements, generator=seeded(), dtype=dtype) * 3
+    logits[0] = 0.0  # the smallest factors
+    x = torch.rand(4, elements, generator=seeded(1), dtype=dtype)
+    elementwise = bernoulli_log_prob_(logits, x, torch.empty_like(logits)).double().sum(-1)
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-13}[dtype]
+    torch.testing.assert_close(
+        bernoulli_total(logits, x, torch.empty_like(logits)).double(), elementwise, rtol=tolerance, atol=tolerance
+    )
 
 
 def test_the_log_probability_can_be_differentiated_twice():

@@ -27,7 +27,7 @@ from elbowroom.data.support import Support
 from elbowroom.inference.objectives import Terms
 from elbowroom.model import noise
 from elbowroom.model.conditional import Conditional
-from elbowroom.model.fused import BACKWARD, Workspace, activate, bernoulli_log_prob_
+from elbowroom.model.fused import BACKWARD, Workspace, activate, bernoulli_total
 from elbowroom.model.guides import DiagonalNormal
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Bernoulli, CrossEntropy
@@ -93,7 +93,7 @@ class PerceptronElbo:
 
         logits = self._decoder.forward(z).view(num_samples, len(x), -1)
         place = self._workspace.take("log p", len(z), x.shape[1], logits).view_as(logits)
-        reconstruction = bernoulli_log_prob_(logits, x, place).sum(-1).mean(0)
+        reconstruction = bernoulli_total(logits, x, place).mean(0)
         # from here on gradients of minus the mean
         share = 1 / len(x)
         torch.sub(logits.sigmoid_(), x, out=logits).mul_(share / num_samples)

@@ -36,6 +36,8 @@ __all__ = [
     "perceptron",
 ]
 
+_HALVINGS = 5  # products of 2⁵ factors, 63 where odd ones are left over: above float32's least normal number, 2⁻¹²⁶
+
 _Slope = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 
 #: activation -> its backward pass: (module, gradient of the output, input a, output h) to the gradient of a, which may
@@ -169,6 +171,34 @@ def bernoulli_log_prob_(logits: Tensor, x: Tensor, place: Tensor) -> Tensor:
     return torch.ops.aten.softplus.out(logits, 1, 40, out=place).neg_().addcmul_(x, logits)  # type: ignore[no-any-return]
 
 
+def bernoulli_total(logits: Tensor, x: Tensor, place: Tensor) -> Tensor:
+    r"""The sum of the same over the last axis, with a logarithm for 32 elements instead of one for each.
+
+    .. math:: \sum_j x_j \ell_j - \log(1 + e^{\ell_j}) = \sum_j \big( x_j \ell_j - \max(\ell_j, 0) \big)
+        + \log \prod_j \sigma(|\ell_j|)
+
+    The factors lie between one half and one, so that products of a few dozen are far from zero.
+
+    Args:
+        logits: ℓ, shape (\\*, elements).
+        x: values that broadcast to the logits' shape.
+        place: memory of the logits' shape and type, which is overwritten.
+    """
+    torch.abs(logits, out=place).sigmoid_()
+    width = place.shape[-1]
+    for _ in range(_HALVINGS):
+        half = width // 2
+        if half == 0:
+            break
+        place[..., :half].mul_(place[..., half : 2 * half])
+        if width % 2:
+            place[..., 0].mul_(place[..., width - 1])
+        width = half
+    log_sigmoid = place[..., :width].log().sum(-1)
+    linear = torch.clamp_min(logits, 0, out=place).neg_().addcmul_(x, logits).sum(-1)
+    return linear.add_(log_sigmoid)
+
+
 def bernoulli_log_prob(logits: Tensor, x: Tensor) -> Tensor:
     """log p(x | ℓ) of an event of Bernoulli elements, in nats, as one node of the graph.
 
@@ -191,7 +221,7 @@ class _BernoulliLogProb(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, x: Tensor) -> Tensor:
         ctx.save_for_backward(logits, x)
-        return bernoulli_log_prob_(logits, x, torch.empty_like(logits)).sum(-1)
+        return bernoulli_total(logits, x, torch.empty_like(logits))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:

@@ -11,7 +11,7 @@ RIVALS  := .venv-rivals
 RUN     ?= runs/mnist
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint bench bench-samplers bench-yardstick docs
+.PHONY: help setup demo test test-all lint bench bench-samplers bench-yardstick bench-memory docs
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -59,6 +59,9 @@ bench-samplers: setup $(RIVALS)/.setup-done  ## HMC and NUTS beside BlackJAX and
 
 bench-yardstick: setup  ## the gap between bounds on log p(x) against its cost, on RUN=runs/mnist
 	$(BIN)/python -m bench.yardstick $(RUN)
+
+bench-memory: setup  ## a memory-mapped file beside an array, and start-up; rewrites bench/MEMORY.md
+	$(BIN)/python -m bench.memory
 
 $(RIVALS)/.setup-done: bench/requirements-samplers.txt bench/requirements-training.txt
 	$(PYTHON) -m venv $(RIVALS)

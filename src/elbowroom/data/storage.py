@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from elbowroom.data.pages import MappedPages
+from elbowroom.data.rowfile import RowFile
 from elbowroom.errors import ElbowroomError
 
 __all__ = [
@@ -127,7 +127,7 @@ class MemoryMapped:
     def __init__(self, array: npt.NDArray[Any], name: str = "the array") -> None:
         self.array = array if array.ndim > 1 else array[:, None]
         self.dtype = as_tensor(self.array[:0], name).dtype
-        self._pages = MappedPages(self.array)
+        self._file = RowFile.behind(self.array)
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -137,12 +137,8 @@ class MemoryMapped:
         return int(self.array.shape[0])
 
     def gather(self, rows: Tensor) -> Tensor:
-        wanted, plain_array = rows.cpu().numpy(), np.asarray(self.array)
-        self._pages.about_to_read(wanted)
-        if plain_array.flags.c_contiguous:  # `take` copies row by row, but an array of another order whole beforehand
-            found = plain_array.take(wanted, axis=0)
-        else:
-            found = np.asarray(plain_array[wanted])
+        wanted = rows.cpu().numpy()
+        found = np.asarray(self.array[wanted]) if self._file is None else self._file.read(wanted)
         return as_tensor(found)
 
     def fingerprint(self) -> str:

@@ -21,7 +21,7 @@ from elbowroom.inference.perceptron_elbo import PerceptronElbo
 from elbowroom.learners.ascent import Ascent
 from elbowroom.learners.learner import Info, Pair, State
 
-__all__ = ["Aevb"]
+__all__ = ["Aevb", "AevbState"]
 
 
 @dataclass(slots=True)

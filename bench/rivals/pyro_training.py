@@ -61,7 +61,7 @@ def pyro_epochs(
     n, pixels = data.shape
     pair = _Pair(pixels, hidden, latent_dim)
     loss = JitTrace_ELBO(ignore_jit_warnings=True) if jit else Trace_ELBO()
-    svi = SVI(pair.model, pair.guide, PyroOptim(torch.optim.Adam, {"lr": lr}), loss=loss)
+    svi = SVI(pair.model, pair.guide, PyroOptim(torch.optim.Adam, {"lr": lr, "fused": True}), loss=loss)
 
     def epoch() -> float:
         total = 0.0

@@ -77,6 +77,7 @@ def main() -> None:
             learning_rate=asked["lr"],
             per_device_train_batch_size=asked["batch_size"],
             optimizer_cls="Adam",
+            optimizer_params={"fused": True},
             seed=asked["seed"],
             no_cuda=True,
         )

@@ -1,7 +1,7 @@
 """Annealed importance sampling as one writes it in PyTorch: from the prior, HMC with gradients by autograd.
 
-The gradient at the end of a trajectory that was accepted is not kept for the next, for the temperature has changed: a
-transition of L leapfrog steps takes L + 1 gradients.
+The gradient of log p(x | z) is kept with each chain from one temperature to the next, so that a transition of L
+leapfrog steps takes L gradients.
 """
 
 from __future__ import annotations
@@ -32,39 +32,41 @@ def main() -> None:
         logits = torch.relu(z @ w1 + b1) @ w2 + b2
         return -F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none").sum(-1)
 
-    def evaluate(z: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log density up to a constant, its gradient, and log p(x | z)."""
+    def evaluate(z: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(x | z) and its gradient."""
         z = z.detach().requires_grad_()
         likelihood = log_likelihood(z)
-        density = -0.5 * z.square().sum(-1) + beta * likelihood
-        (gradient,) = torch.autograd.grad(density.sum(), z)
-        return density.detach(), gradient, likelihood.detach()
+        (gradient,) = torch.autograd.grad(likelihood.sum(), z)
+        return likelihood.detach(), gradient
 
-    def transition(z: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Where each chain is next, log p(x | z) there, and the probability of acceptance."""
-        start, momentum = z, torch.randn_like(z)
+    def transition(
+        z: Tensor, likelihood: Tensor, gradient: Tensor, beta: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Where each chain is next, log p(x | z) and its gradient there, and the probability of acceptance."""
+        start, slope, momentum = z, gradient, torch.randn_like(z)
         jitter = 1 + asked["jitter"] * (2 * torch.rand(z.shape[:-1]) - 1)
         step_size = (asked["step_size"] * jitter).unsqueeze(-1)
-        density, gradient, likelihood = evaluate(z, beta)
-        before = 0.5 * momentum.square().sum(-1) - density
+        before = 0.5 * (momentum.square() + z.square()).sum(-1) - beta * likelihood
+        proposed = likelihood
         for _ in range(asked["leapfrogs"]):
-            momentum = momentum + 0.5 * step_size * gradient
+            momentum = momentum + 0.5 * step_size * (beta * slope - z)
             z = z + step_size * momentum
-            density, gradient, proposed = evaluate(z, beta)
-            momentum = momentum + 0.5 * step_size * gradient
-        rise = 0.5 * momentum.square().sum(-1) - density - before
+            proposed, slope = evaluate(z)
+            momentum = momentum + 0.5 * step_size * (beta * slope - z)
+        rise = 0.5 * (momentum.square() + z.square()).sum(-1) - beta * proposed - before
         acceptance = torch.exp(-rise.clamp(min=0))
         accepted = torch.rand(rise.shape) < acceptance
-        return torch.where(accepted.unsqueeze(-1), z, start), torch.where(accepted, proposed, likelihood), acceptance
+        rows = accepted.unsqueeze(-1)
+        kept = torch.where(rows, z, start), torch.where(accepted, proposed, likelihood)
+        return *kept, torch.where(rows, slope, gradient), acceptance
 
     def turn() -> Mapping[str, float]:
         z = torch.randn(asked["chains"], *mean.shape)
-        with torch.no_grad():
-            likelihood = log_likelihood(z)
+        likelihood, gradient = evaluate(z)
         log_weights = (betas[1] - betas[0]) * likelihood
         rates = []
         for beta, after in pairwise(betas[1:]):
-            z, likelihood, acceptance = transition(z, beta)
+            z, likelihood, gradient, acceptance = transition(z, likelihood, gradient, beta)
             log_weights = log_weights + (after - beta) * likelihood
             rates.append(float(acceptance.mean()))
         value = torch.logsumexp(log_weights, 0) - math.log(len(log_weights))

@@ -100,12 +100,19 @@ def test_missing_values_are_allowed_on_request() -> None:
     check_finite(survey(storage([[0.0], [NAN]])), "x", missing_allowed=True)
 
 
-def test_survey_agrees_with_numpy(generator: torch.Generator) -> None:
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.int16, torch.uint8], ids=str)
+def test_survey_agrees_with_elements_counted_one_by_one(dtype: torch.dtype, generator: torch.Generator) -> None:
     x = torch.randn(300, 7, generator=generator).mul(2).mul(4).round().div(4)
-    found, values = survey(InMemory(x)), x.numpy()
-    assert found.negative == (values < 0).sum()
-    assert found.fractional == (values != np.round(values)).sum()
-    assert found.inside == ((values > 0) & (values < 1)).sum()
+    x[::3] *= 100
+    x[0, :4] = torch.tensor([0, 1, 254, 255])
+    x = (x.abs().clamp(max=255) if dtype == torch.uint8 else x).to(dtype)
+    found, values = survey(InMemory(x)), [float(value) for value in x.flatten()]
+    assert found.finite == len(values)
+    assert (found.lowest, found.highest) == (min(values), max(values))
+    assert found.negative == sum(value < 0 for value in values)
+    assert found.fractional == sum(value != int(value) for value in values)
+    assert found.inside == sum(0 < value < 1 for value in values)
+    assert found.between_bytes == sum(0 < value < 255 for value in values)
 
 
 def test_offending_rows_of_a_batch_are_named() -> None:

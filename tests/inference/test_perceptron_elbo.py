@@ -126,6 +126,29 @@ def test_other_pairs_do_not_fit(settings):
     assert not PerceptronElbo.fits(*pair_of(**settings))
 
 
+def test_a_model_of_the_users_own_does_not_fit():
+    class Own(LatentModel):
+        def log_likelihood(self, x, z, *, context=None, mask=None):
+            return 2 * super().log_likelihood(x, z, context=context, mask=mask)
+
+    model, guide = pair_of()
+    assert not PerceptronElbo.fits(Own(model.prior, model.likelihood), guide)
+
+
+def test_layers_that_are_shared_do_not_fit():
+    model, guide = pair_of(hidden=(9, 9))
+    assert PerceptronElbo.fits(model, guide)
+    model.likelihood.network.hidden_layers[2] = guide.network.hidden_layers[2]
+    assert not PerceptronElbo.fits(model, guide)
+
+
+@pytest.mark.parametrize("hook", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_weights_with_hooks_do_not_fit(hook):
+    model, guide = pair_of()
+    getattr(guide.network.output.weight, hook)(lambda *_: None)
+    assert not PerceptronElbo.fits(model, guide)
+
+
 def test_hooks_frozen_weights_and_other_views_of_x_do_not_fit():
     model, guide = pair_of()
     handle = guide.network.register_forward_hook(lambda *_: None)

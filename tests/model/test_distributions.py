@@ -241,6 +241,20 @@ def test_narrow_components_keep_their_density_in_single_precision():
     assert (found - exact).abs().max() < 0.02
 
 
+def test_a_normal_mixture_keeps_its_precision_where_others_give_theirs_up():
+    mixture, _ = normal_mixture()
+    z = torch.randn(6, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + 4
+    normals = mixture.component_distribution.base_dist
+    single = DiagonalNormalMixture(
+        Categorical(logits=mixture.mixture_distribution.logits.float(), validate_args=False),
+        Independent(Normal(normals.loc.float(), normals.scale.float()), 1),
+        validate_args=False,
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        found = single.log_prob(z.float())
+    torch.testing.assert_close(found.double(), mixture.log_prob(z), rtol=1e-5, atol=1e-4)
+
+
 def test_a_normal_mixture_can_be_expanded():
     mixture, _ = normal_mixture()
     z = torch.randn(6, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -91,6 +91,35 @@ def test_second_derivatives_are_autograds():
     torch.testing.assert_close(*hessians)
 
 
+def test_a_network_applied_twice_has_the_right_second_derivatives():
+    torch.manual_seed(0)
+    fused = MLP((3,), (3,), hidden=(5,), activation="tanh").double()
+    plain = copy.deepcopy(fused)
+    plain.fuse = False
+    given = torch.randn(4, 3, generator=seeded(), dtype=torch.float64)
+    slopes = []
+    for network in (fused, plain):
+        weights = list(network.parameters())
+        first = torch.autograd.grad(network(network(given)).exp().sum(), weights, create_graph=True)
+        slopes.append([*first, *torch.autograd.grad(sum(slope.square().sum() for slope in first), weights)])
+    torch.testing.assert_close(*slopes)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script")  # torch's own, in the forward mode of its linear layers
+def test_many_gradients_at_once_and_forward_mode():
+    fused, plain = pair_of()
+    given = torch.randn(4, 2, 3, generator=seeded(), dtype=torch.float64)
+    jacobians = [torch.autograd.functional.jacobian(network, given, vectorize=True) for network in (fused, plain)]
+    torch.testing.assert_close(*jacobians)
+    logits, x = torch.randn(4, 5, generator=seeded(), dtype=torch.float64), torch.ones(4, 5, dtype=torch.float64)
+    rows = torch.autograd.functional.jacobian(lambda o: bernoulli_log_prob(o, x), logits, vectorize=True)
+    torch.testing.assert_close(rows.sum(1), x - logits.sigmoid())
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(given, torch.ones_like(given))
+        tangents = [torch.autograd.forward_ad.unpack_dual(network(dual)).tangent for network in (fused, plain)]
+    torch.testing.assert_close(*tangents)
+
+
 def test_functional_transforms_take_the_plain_road():
     fused, plain = pair_of(activation="tanh")
     given = torch.randn(4, 2, 3, generator=seeded(), dtype=torch.float64)
@@ -98,12 +127,38 @@ def test_functional_transforms_take_the_plain_road():
     torch.testing.assert_close(*jacobians)
 
 
-def test_a_hook_is_not_passed_by():
+@pytest.mark.parametrize("which", ["hidden_layers.0", "hidden_layers", "output"])
+@pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"])
+def test_a_hook_is_not_passed_by(which, kind):
     fused, _ = pair_of()
     seen = []
-    fused.hidden_layers[0].register_forward_hook(lambda module, given, out: seen.append(out.shape))
-    fused(torch.randn(5, 2, 3, dtype=torch.float64))
-    assert seen == [(5, 7)]
+    getattr(fused.get_submodule(which), f"register_{kind}")(lambda *_: seen.append(kind))
+    fused(torch.randn(5, 2, 3, dtype=torch.float64, requires_grad=True)).sum().backward()
+    assert seen == [kind]
+
+
+def test_a_subclass_with_a_function_of_its_own_is_asked():
+    class Shifted(MLP):
+        def compute(self, given, context):
+            return super().compute(given, context) + 100
+
+    network = Shifted((3,), (2,), hidden=(4,))
+    given = torch.randn(5, 3)
+    torch.testing.assert_close(network.train()(given), network.eval()(given))
+
+
+def test_inputs_of_another_precision_fail_in_training_as_they_do_in_evaluation():
+    network = MLP((3,), (2,), hidden=(4,))
+    for given in (torch.ones(5, 3, dtype=torch.int64), torch.ones(5, 3, dtype=torch.float64)):
+        for mode in (True, False):
+            with pytest.raises(RuntimeError, match="dtype"):
+                network.train(mode)(given)
+
+
+def test_a_layer_without_bias_goes_by_autograd():
+    network = MLP((3,), (2,), hidden=(4,))
+    network.hidden_layers[0] = nn.Linear(3, 4, bias=False)
+    assert network(torch.ones(5, 3)).shape == (5, 2)
 
 
 def test_batch_normalisation_goes_by_autograd():

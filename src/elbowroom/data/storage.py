@@ -129,6 +129,13 @@ class MemoryMapped:
         self.dtype = as_tensor(self.array[:0], name).dtype
         self._file = RowFile.behind(self.array)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"array": self.array, "dtype": self.dtype}  # a copy opens the file itself: a descriptor has one owner
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.array, self.dtype = state["array"], state["dtype"]
+        self._file = RowFile.behind(self.array)
+
     @property
     def event_shape(self) -> tuple[int, ...]:
         return tuple(self.array.shape[1:])

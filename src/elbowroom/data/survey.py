@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,25 +43,32 @@ class Survey:
 
     def add(self, rows: Tensor, raw: Tensor) -> None:
         """Take another chunk into account."""
+        if not raw.numel():
+            return
         values = raw
-        if raw.is_floating_point():
-            fine = raw.isfinite()
-            if not fine.all():
-                nan, infinite = raw.isnan(), raw.isinf()
-                self.nan += int(nan.sum())
-                self.infinite += int(infinite.sum())
-                self.first_nan_row = _first(self.first_nan_row, rows, nan)
-                self.first_infinite_row = _first(self.first_infinite_row, rows, infinite)
-                values = raw[fine]
-            self.fractional += int((values != values.round()).sum())
-            self.inside += int(((values > 0) & (values < 1)).sum())
+        # one pass, through which NaN comes too: most chunks hold nothing but numbers
+        if raw.is_floating_point() and not all(bound.isfinite() for bound in raw.aminmax()):
+            nan, infinite = raw.isnan(), raw.isinf()
+            self.nan += int(nan.sum())
+            self.infinite += int(infinite.sum())
+            self.first_nan_row = _first(self.first_nan_row, rows, nan)
+            self.first_infinite_row = _first(self.first_infinite_row, rows, infinite)
+            values = raw[raw.isfinite()]
         self.finite += values.numel()
-        self.between_bytes += int(((values > 0) & (values < 255)).sum())
-        if values.numel():
-            lowest, highest = (float(bound) for bound in values.aminmax())
-            self.lowest, self.highest = min(self.lowest, lowest), max(self.highest, highest)
-            if lowest < 0:
-                self.negative += int((values < 0).sum())
+        if not values.numel():
+            return
+        lowest, highest = (float(bound) for bound in values.aminmax())
+        self.lowest, self.highest = min(self.lowest, lowest), max(self.highest, highest)
+        array = values.cpu().numpy()  # torch adds truths as 64-bit numbers, which takes ten times as long as counting
+        if raw.is_floating_point():
+            self.fractional += np.count_nonzero(array != np.rint(array))
+            self.inside += np.count_nonzero((array > 0) & (array < 1))
+        if array.dtype == np.uint8:  # nothing lies beyond the two ends
+            self.between_bytes += np.count_nonzero(array) - np.count_nonzero(array == 255)
+        else:
+            self.between_bytes += np.count_nonzero((array > 0) & (array < 255))
+        if lowest < 0:
+            self.negative += np.count_nonzero(array < 0)
 
 
 def _first(known: int, rows: Tensor, bad: Tensor) -> int:

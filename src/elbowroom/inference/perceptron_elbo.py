@@ -12,7 +12,7 @@ and with :math:`\nabla_z`, the backward pass of :math:`x - \sigma(\ell)` through
     \nabla_{\log \sigma^2} \mathcal{L} = \tfrac12 \sigma \epsilon \nabla_z - \tfrac{\beta}{2} (\sigma^2 - 1).
 
 It is the function of :func:`elbowroom.inference.objectives.elbo_terms` and its gradient, which tests hold it to, with
-the same draws of z from the same generator. There is no graph, and no memory is asked for after the first step.
+the same draws of z from the same generator. There is no graph, and the products ask for no memory after the first step.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from elbowroom.model.fused import BACKWARD, Workspace, activate, bernoulli_total
 from elbowroom.model.guides import DiagonalNormal
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Bernoulli, CrossEntropy
-from elbowroom.model.networks import MLP
+from elbowroom.model.networks import MLP, has_hooks
 from elbowroom.model.priors import StandardNormal
 
 __all__ = ["PerceptronElbo"]
@@ -57,18 +57,27 @@ class PerceptronElbo:
 
     @staticmethod
     def fits(model: LatentModel, guide: Conditional) -> bool:
-        """Whether the pair is of this file's kind, on the CPU, with no hook that wants to see what passes."""
+        """Whether the pair is of this file's kind, on the CPU, its weights all to be learned and in one place each.
+
+        Hooks, on modules or weights, want to see what passes through a graph, and there is none here.
+        """
         likelihood = model.likelihood
         if type(guide) is not DiagonalNormal or type(likelihood) not in (Bernoulli, CrossEntropy):
             return False
         networks = (guide.network, likelihood.network)
         modules = [*model.modules(), *guide.modules()]
+        perceptrons = [network for network in networks if isinstance(network, MLP)]
+        weights = [w for n in perceptrons for layer in n.layers for w in (layer.weight, layer.bias)]
         return (
-            type(model.prior) is StandardNormal
+            type(model) is LatentModel
+            and type(model.prior) is StandardNormal
             and (guide.transform is None or guide.transform.support in _SEEN_AS_THEY_ARE)
-            and all(type(n) is MLP and n.fuse and n.fusible and not n.context_dim for n in networks)
-            and not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in modules)
-            and all(p.requires_grad and p.device.type == "cpu" for m in (model, guide) for p in m.parameters())
+            and [type(network) for network in networks] == [MLP, MLP]
+            and all(n.fuse and n.fusible and not n.context_dim for n in perceptrons)
+            and not any(has_hooks(module) for module in modules)
+            and all(w.requires_grad and w.device.type == "cpu" and not _is_watched(w) for w in weights)
+            and len({id(weight) for weight in weights}) == len(weights)
+            and len({weight.dtype for weight in weights}) == 1
         )
 
     @torch.no_grad()
@@ -83,7 +92,7 @@ class PerceptronElbo:
         Returns:
             The value, with β, and its parts, without; each of shape (batch,).
         """
-        x = batch.x.flatten(1)
+        x = batch.x.flatten(1).to(self._encoder.dtype)
         mean, log_variance = self._encoder.forward(x).tensor_split(2, -1)
         scale = torch.exp(0.5 * log_variance)
         epsilon = noise.normal((num_samples, *mean.shape), mean, generator)
@@ -104,6 +113,11 @@ class PerceptronElbo:
         return Terms(reconstruction - beta * divergence, {"reconstruction": reconstruction, "kl": divergence})
 
 
+def _is_watched(weight: Tensor) -> bool:
+    """Whether a hook waits for the weight's gradient."""
+    return bool(weight._backward_hooks or getattr(weight, "_post_accumulate_grad_hooks", None))
+
+
 class _Perceptron:
     """One network: forward, then backward, which fills the weights' gradients; all in memory of its own."""
 
@@ -114,6 +128,7 @@ class _Perceptron:
         self._gradients = [[torch.empty_like(p) for p in (layer.weight, layer.bias)] for layer in self._layers]
         self._steps: list[tuple[Tensor, Tensor]] = []  # pre-activation and activation of each layer; first the input
         self._weights: list[Tensor] = []
+        self.dtype = network.output.weight.dtype
 
     def forward(self, given: Tensor) -> Tensor:
         """The output for (n, in), in the input's precision; it stays valid until the next call."""

@@ -349,5 +349,6 @@ class DiagonalNormalMixture(MixtureSameFamily):
         z, mean, precision = value - middle, mean - middle, scale.square().reciprocal()
         constant = -0.5 * (mean.square() * precision).sum(-1) - scale.log().sum(-1)
         constant = constant + self.mixture_distribution.logits - 0.5 * mean.shape[-1] * math.log(2 * math.pi)
-        exponents = z @ (mean * precision).mT - 0.5 * z.square() @ precision.mT  # (*, K)
+        with torch.autocast(z.device.type, enabled=False):  # terms that cancel have to be exact
+            exponents = z @ (mean * precision).mT - 0.5 * z.square() @ precision.mT  # (*, K)
         return torch.logsumexp(exponents + constant, -1)

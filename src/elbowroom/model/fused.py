@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 __all__ = [
@@ -79,9 +80,22 @@ class Workspace:
         return memory[: rows * width].view(rows, width)
 
 
-def is_possible() -> bool:
-    """Whether hand-written derivatives are understood here: not under a transform of ``torch.func``."""
-    return not torch._C._are_functorch_transforms_active()
+def is_possible(*tensors: Tensor) -> bool:
+    """Whether hand-written derivatives are understood here, and the tensors of one full precision.
+
+    Not under a transform of ``torch.func``, and not in forward mode; sums of hundreds of terms want 32 bits.
+    """
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return False
+    return tensors[0].dtype in (torch.float32, torch.float64) and len({tensor.dtype for tensor in tensors}) == 1
+
+
+def _wants_a_graph(gradient: Tensor) -> bool:
+    """Whether the gradient is to be differentiated again, or is many at once (``is_grads_batched``).
+
+    Operations in place are no good then.
+    """
+    return torch.is_grad_enabled() or torch._C._dispatch_keys(gradient).has("Batched")
 
 
 # --- perceptrons -------------------------------------------------------------------------------------------------
@@ -132,7 +146,7 @@ class _Perceptron(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         depth = len(ctx.activations) + 1
         inputs, rest = ctx.saved_tensors[: 1 + 2 * depth], ctx.saved_tensors[1 + 2 * depth :]
-        if torch.is_grad_enabled():  # a graph of the gradient was asked for: second derivatives
+        if _wants_a_graph(gradient):
             given, *through = _plain_gradients(inputs, ctx.activations, gradient)
             return given, None, None, *through
         matrices, steps = rest[:depth], rest[depth:]
@@ -153,13 +167,21 @@ def _plain_gradients(
     inputs: Sequence[Tensor], activations: Sequence[nn.Module], gradient: Tensor
 ) -> tuple[Tensor | None, ...]:
     """The same gradients by autograd, which can be differentiated again."""
+    # views, so that the walk back ends here and not where these came from
+    with torch.enable_grad(), torch.autocast(gradient.device.type, enabled=False):
+        inputs = [tensor.view_as(tensor) for tensor in inputs]
+        h = _plain(inputs, activations)
+    wanted = [tensor for tensor in inputs if tensor.requires_grad]
+    found = iter(torch.autograd.grad(h, wanted, gradient, create_graph=torch.is_grad_enabled()))
+    return tuple(next(found) if tensor.requires_grad else None for tensor in inputs)
+
+
+def _plain(inputs: Sequence[Tensor], activations: Sequence[nn.Module]) -> Tensor:
     h, *weights = inputs
     for layer in range(len(weights) // 2):
         h = F.linear(h, weights[2 * layer], weights[2 * layer + 1])
         h = activations[layer](h) if layer < len(activations) else h
-    wanted = [tensor for tensor in inputs if tensor.requires_grad]
-    found = iter(torch.autograd.grad(h, wanted, gradient, create_graph=True))
-    return tuple(next(found) if tensor.requires_grad else None for tensor in inputs)
+    return h
 
 
 # --- Bernoulli ---------------------------------------------------------------------------------------------------
@@ -226,7 +248,7 @@ class _BernoulliLogProb(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         logits, x = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a graph of the gradient was asked for: second derivatives
+        if _wants_a_graph(gradient):
             return (x - torch.sigmoid(logits)) * gradient.unsqueeze(-1), None
         slope = torch.sigmoid(logits)
         torch.sub(x, slope, out=slope)

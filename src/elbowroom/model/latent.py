@@ -69,7 +69,7 @@ class LatentModel(nn.Module):
         p_x = self.likelihood(z, context)
         lead = z.dim() - 1
         plain = mask is not None or x.requires_grad or p_x.batch_shape[lead - 1 :] != x.shape
-        if type(p_x) is Bernoulli and not plain and is_possible():
+        if type(p_x) is Bernoulli and not plain and is_possible(p_x.logits, x):
             return bernoulli_log_prob(p_x.logits.flatten(lead), x.flatten(1))
         elementwise: Tensor = p_x.log_prob(x)  # (*, batch, *event)
         if mask is not None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from elbowroom.errors import ElbowroomError, did_you_mean
 from elbowroom.model.fused import BACKWARD, is_possible, perceptron
 
-__all__ = ["ACTIVATIONS", "MLP", "ConvDecoder", "ConvEncoder", "Network", "ResidualMLP"]
+__all__ = ["ACTIVATIONS", "MLP", "ConvDecoder", "ConvEncoder", "Network", "ResidualMLP", "has_hooks"]
 
 #: name -> a new module
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -31,6 +31,12 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "softplus": nn.Softplus,
     "identity": nn.Identity,
 }
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether somebody wants to see what passes a module."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks)
 
 
 class Network(nn.Module, ABC):
@@ -169,12 +175,13 @@ class MLP(Network):
 
     @property
     def fusible(self) -> bool:
-        """Whether all parts are of the kinds that :mod:`elbowroom.model.fused` has derivatives of."""
+        """Whether all parts are of the kinds that :mod:`elbowroom.model.fused` has derivatives of, none hooked."""
         parts = [*self.hidden_layers, self.output]
-        return not torch.is_autocast_enabled(self.output.weight.device.type) and all(
-            (type(part) is nn.Linear or type(part) in BACKWARD)
-            and not (part._forward_hooks or part._forward_pre_hooks or part._backward_hooks)
-            for part in parts
+        return (
+            type(self).compute is MLP.compute
+            and not torch.is_autocast_enabled(self.output.weight.device.type)
+            and all((type(part) is nn.Linear and part.bias is not None) or type(part) in BACKWARD for part in parts)
+            and not any(has_hooks(part) for part in (self.hidden_layers, *parts))
         )
 
     @property
@@ -192,7 +199,7 @@ class MLP(Network):
         return out
 
     def compute_in_training(self, given: Tensor, context: Tensor | None) -> Tensor:
-        if not (self.fuse and is_possible() and self.fusible):
+        if not (self.fuse and is_possible(given, self.output.weight) and self.fusible):
             return super().compute_in_training(given, context)
         return perceptron(_joined(given, context), self.layers, self.activations, self.autocast)
 

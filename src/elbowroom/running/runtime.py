@@ -14,6 +14,7 @@ __all__ = [
     "autocast_networks",
     "compile_networks",
     "dtype_of",
+    "leave_to_the_compiler",
     "make_generator",
     "pick_device",
     "use_threads",
@@ -79,5 +80,11 @@ def compile_networks(module: nn.Module) -> None:
     """Compiles every network inside, in place; densities and draws stay outside, so that seeds keep their meaning."""
     for part in module.modules():
         if isinstance(part, Network):
-            part.fuse = False  # the compiler fuses what it sees, and it sees into autograd's own functions only
             part.compile()
+
+
+def leave_to_the_compiler(module: nn.Module) -> None:
+    """Takes every network's derivatives from autograd: the compiler fuses what it sees, and it sees into no other."""
+    for part in module.modules():
+        if isinstance(part, Network):
+            part.fuse = False

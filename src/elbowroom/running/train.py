@@ -29,6 +29,7 @@ from elbowroom.running.runtime import (
     autocast_networks,
     compile_networks,
     dtype_of,
+    leave_to_the_compiler,
     make_generator,
     pick_device,
     use_threads,
@@ -147,6 +148,8 @@ def train(
     pair = pair.to(device)
     autocast_networks(pair, autocast_dtype(settings.runtime))
     _rehearse(learner, pair, data)
+    if settings.runtime.compile:
+        leave_to_the_compiler(pair)
     state = learner.init(pair)
 
     # all that can be wrong with what was asked for is known by now: from here on there are files

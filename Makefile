@@ -11,7 +11,7 @@ RIVALS  := .venv-rivals
 RUN     ?= runs/mnist
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint bench bench-samplers bench-yardstick bench-memory docs
+.PHONY: help setup demo test test-all lint bench bench-records bench-samplers bench-yardstick bench-memory docs
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -53,6 +53,9 @@ lint: setup  ## style, formatting, types, and the floors of the house
 
 bench: setup $(RIVALS)/.setup-done  ## training, importance sampling and AIS beside rivals, in turns; rewrites bench/RESULTS.md
 	$(BIN)/python -m bench.run --rivals-python $(RIVALS)/bin/python
+
+bench-records: setup  ## trains the recipes against the clock and measures them, over an hour; rewrites bench/RECORDS.md
+	$(BIN)/python -m bench.records
 
 bench-samplers: setup $(RIVALS)/.setup-done  ## HMC and NUTS beside BlackJAX and Pyro, on RUN=runs/mnist; rewrites bench/SAMPLERS.md
 	$(BIN)/python -m bench.samplers $(RUN)

@@ -4,7 +4,8 @@ python -m bench.records [--recipes mnist-5min,mnist-15min,mnist-45min] [--runs r
 
 Every recipe is trained by the command that a user would give, under a wall clock that counts all of it, start-up and
 checkpoints too; then the bound from k draws of the guide is measured on all test data. What is in the folder already
-is not done again: a record can be measured today and another added tomorrow.
+is not done again: a record can be measured today and another added tomorrow, and a bound from fewer draws, which is
+lower, serves.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def main() -> None:
         trained = json.loads(clock.read_text(encoding="utf-8"))
         rows.append({"recipe": recipe, **trained, **_measure(folder, options.k)})
         print(rows[-1], flush=True)
-    text = page(rows, options.k)
+    text = page(rows)
     print("\n" + text)
     out = options.out or HERE
     (out / "RECORDS.md").write_text(text, encoding="utf-8")
@@ -89,35 +90,42 @@ def _measure(folder: Path, k: int) -> dict[str, Any]:
 
 
 def _results(written: Path, k: int) -> dict[str, Any] | None:
-    """Bounds on all test data from evaluation.json; None where it has not that k or not all of the data."""
-    found: dict[str, float] = {}
-    for result in json.loads(written.read_text(encoding="utf-8"))["results"]:
-        if (result["split"], result["points"]) == ("test", TEST) and result["name"] in ("elbo", "iwae"):
-            if result["name"] == "iwae" and result["settings"]["k"] != k:
-                continue
-            found |= {result["name"]: result["value"], f"{result['name']} stderr": result["stderr"]}
-    return found if {"elbo", "iwae"} <= found.keys() else None
+    """Bounds on all test data from evaluation.json, of the most draws up to k; None where there are none."""
+    results = json.loads(written.read_text(encoding="utf-8"))["results"]
+    whole = [result for result in results if (result["split"], result["points"]) == ("test", TEST)]
+    elbos = [result for result in whole if result["name"] == "elbo"]
+    bounds = [result for result in whole if result["name"] == "iwae" and result["settings"]["k"] <= k]
+    if not (elbos and bounds):
+        return None
+    bound = max(bounds, key=lambda result: result["settings"]["k"])
+    return {
+        "elbo": elbos[-1]["value"],
+        "elbo stderr": elbos[-1]["stderr"],
+        "iwae": bound["value"],
+        "iwae stderr": bound["stderr"],
+        "k": bound["settings"]["k"],
+    }
 
 
-def page(rows: list[dict[str, Any]], k: int) -> str:
+def page(rows: list[dict[str, Any]]) -> str:
     """The table, with the published figures that each row passes."""
     lines = [
         "# Time to a likelihood",
         "",
-        f"Dynamic MNIST, all 60,000 training digits, measured on all {TEST:,} test digits by the bound from {k:,}",
-        "draws of the guide (nats per digit, higher is better). Training is timed from the command to",
-        "its end. Settings were chosen on a validation split of 5,000 training digits, with the test digits unseen.",
-        "`python -m bench.records` trains, measures and writes this page.",
+        f"Dynamic MNIST, all 60,000 training digits, measured on all {TEST:,} test digits by the bound from k draws",
+        "of the guide (nats per digit, higher is better). Training is timed from the command to its end. Settings were",
+        "chosen on a validation split of 5,000 training digits, with the test digits unseen. `make bench-records`",
+        "trains, measures and writes this page.",
         "",
-        f"| recipe | training, minutes | threads | seed | ELBO | bound, k = {k:,} | better than |",
-        "|---|---|---|---|---|---|---|",
+        "| recipe | training, minutes | threads | seed | ELBO | bound | k | better than |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         passed = [name for value, name in PUBLISHED if row["iwae"] > value]
         lines.append(
             f"| `{row['recipe']}` | {row['seconds'] / 60:.1f} | {row['threads']} | {row['seed']} "
             f"| {row['elbo']:.2f} ± {row['elbo stderr']:.2f} | **{row['iwae']:.2f} ± {row['iwae stderr']:.2f}** "
-            f"| {passed[-1] if passed else ''} |"
+            f"| {row['k']:,} | {passed[-1] if passed else ''} |"
         )
     lines += ["", "| published, the same protocol | bound, k = 5,000 |", "|---|---|"]
     lines += [f"| {name} | {value:.2f} |" for value, name in PUBLISHED]

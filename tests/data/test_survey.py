@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,6 +11,7 @@ from elbowroom.data.batch import Batch
 from elbowroom.data.storage import InMemory
 from elbowroom.data.support import Support
 from elbowroom.data.survey import (
+    Survey,
     check_finite,
     check_support,
     describe_non_finite,
@@ -132,3 +132,10 @@ def test_offending_rows_of_a_batch_are_named() -> None:
 )
 def test_shares_in_words(share: float, words: str) -> None:
     assert percent(share) == words
+
+
+def test_half_precision_of_either_kind_is_surveyed():
+    for dtype in (torch.bfloat16, torch.float16):
+        found = Survey()
+        found.add(torch.arange(2), torch.tensor([[0.0, 0.5], [1.0, 2.0]], dtype=dtype))
+        assert (found.finite, found.inside, found.fractional, found.highest) == (4, 1, 1, 2.0)

@@ -59,16 +59,17 @@ class Survey:
             return
         lowest, highest = (float(bound) for bound in values.aminmax())
         self.lowest, self.highest = min(self.lowest, lowest), max(self.highest, highest)
+        values = values.float() if values.dtype is torch.bfloat16 else values  # which numpy does not know
         array = values.cpu().numpy()  # torch adds truths as 64-bit numbers, which takes ten times as long as counting
         if raw.is_floating_point():
-            self.fractional += np.count_nonzero(array != np.rint(array))
-            self.inside += np.count_nonzero((array > 0) & (array < 1))
+            self.fractional += int(np.count_nonzero(array != np.rint(array)))
+            self.inside += int(np.count_nonzero((array > 0) & (array < 1)))
         if array.dtype == np.uint8:  # nothing lies beyond the two ends
-            self.between_bytes += np.count_nonzero(array) - np.count_nonzero(array == 255)
+            self.between_bytes += int(np.count_nonzero(array) - np.count_nonzero(array == 255))
         else:
-            self.between_bytes += np.count_nonzero((array > 0) & (array < 255))
+            self.between_bytes += int(np.count_nonzero((array > 0) & (array < 255)))
         if lowest < 0:
-            self.negative += np.count_nonzero(array < 0)
+            self.negative += int(np.count_nonzero(array < 0))
 
 
 def _first(known: int, rows: Tensor, bad: Tensor) -> int:

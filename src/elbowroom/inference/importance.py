@@ -31,6 +31,8 @@ from elbowroom.model.latent import LatentModel
 from elbowroom.model.networks import Network
 from elbowroom.numerics import chunks
 
+_PIECES = 32  # that are weighed one by one and added to the sums together
+
 __all__ = [
     "AverageWeight",
     "ImportanceEstimate",
@@ -148,7 +150,7 @@ def importance_estimate(
     batch: Batch | Tensor,
     *,
     num_samples: int,
-    chunk_elements: int = 2**22,
+    chunk_elements: int = 2**20,
     generator: torch.Generator | None = None,
 ) -> ImportanceEstimate:
     r"""Estimate log p(x) of each datum from exactly ``num_samples`` draws of the guide, without a gradient.
@@ -195,7 +197,7 @@ def importance_estimate_from(
     batch: Batch | Tensor,
     *,
     num_samples: int,
-    chunk_elements: int = 2**22,
+    chunk_elements: int = 2**20,
     generator: torch.Generator | None = None,
 ) -> ImportanceEstimate:
     r"""Estimate log p(x) of each datum from draws of any proposal: the same formula, wherever q comes from.
@@ -257,6 +259,12 @@ def weights_in_chunks(
             "Give a distribution of batch shape (batch,) and event shape (latent,).",
         )
     per_draw = max(1, len(batch) * _widest(model, q, prior, batch))
-    for chunk in chunks(num_samples, max(1, chunk_elements // per_draw)):
-        size = chunk.stop - chunk.start
-        yield weigh(model, batch, q, prior, num_samples=size, generator=generator).log_weights
+    at_once = max(1, chunk_elements // per_draw)
+    for chunk in chunks(num_samples, _PIECES * at_once):  # few additions to the sums, of many small pieces
+        pieces = chunks(chunk.stop - chunk.start, at_once)
+        yield torch.cat(
+            [
+                weigh(model, batch, q, prior, num_samples=piece.stop - piece.start, generator=generator).log_weights
+                for piece in pieces
+            ]
+        )

@@ -54,7 +54,7 @@ def importance_curve(
     batch: Batch | Tensor,
     *,
     ks: Sequence[int] = (1, 10, 100, 1000, 5000),
-    chunk_elements: int = 2**22,
+    chunk_elements: int = 2**20,
     generator: torch.Generator | None = None,
 ) -> ImportanceCurve:
     r"""The importance-weighted bound of each datum for every k.

@@ -111,7 +111,7 @@ def laplace_evidence(
     *,
     k: int = 100,
     starts: int = 4,
-    chunk_elements: int = 2**22,
+    chunk_elements: int = 2**20,
     generator: Generator | None = None,
 ) -> LaplaceEvidence:
     r"""Estimate log p(x) of each datum from ``k`` draws of a mixture of Laplace approximations.

@@ -98,8 +98,10 @@ def race(contenders: Sequence[Contender], *, rounds: int, threads: int) -> list[
         SystemExit: one of them stopped; with the end of what it said.
     """
     with ExitStack() as stack:
-        workers = [stack.enter_context(_Worker(contender, threads)) for contender in contenders]
-        for worker in workers:  # its own warm-up, alone
+        workers = []
+        for contender in contenders:  # each prepares and warms up alone: pools of threads would wait for each other
+            worker = stack.enter_context(_Worker(contender, threads))
+            workers.append(worker)
             worker.read()
             worker.rest()
             print(f"  ready: {worker.result.name}", flush=True)

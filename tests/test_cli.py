@@ -214,7 +214,8 @@ def test_built_in_data_are_read_from_the_folder_of_the_user(say: Say, monkeypatc
 def test_evaluate_prints_one_json_object(say: Say) -> None:
     out, _ = say("evaluate", "runs/digits", "--methods", "elbo,iwae", "--k", "10", "--points", "50", "--json")
     answer = json.loads(out)
-    assert set(answer) == {"run", "split", "protocol", "results"}
+    assert set(answer) == {"run", "split", "protocol", "results", "peak_memory"}
+    assert answer["peak_memory"] > 2**20
     assert (answer["run"], answer["split"]) == ("runs/digits", "test")
     assert {"dataset": "digits", "binarization": "dynamic", "seed": 0}.items() <= answer["protocol"].items()
     for result in answer["results"]:

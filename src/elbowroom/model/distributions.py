@@ -329,7 +329,7 @@ class DiagonalNormalMixture(MixtureSameFamily):
         mixture_distribution: π, batch shape (K,), or (\*, K) where a context moves the components.
         component_distribution: ``Independent(Normal(…), 1)`` of that batch shape and event shape (latent,).
     Example:
-        >>> normals = Independent(Normal(torch.randn(5, 2), torch.ones(5, 2)), 1)
+        >>> normals = Independent(distributions.Normal(torch.randn(5, 2), torch.ones(5, 2)), 1)
         >>> weights = distributions.Categorical(logits=torch.zeros(5))
         >>> z = torch.randn(7, 2)
         >>> plain = distributions.MixtureSameFamily(weights, normals)

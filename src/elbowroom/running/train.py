@@ -159,7 +159,8 @@ def train(
         if not resume and isinstance(data, DataSet):
             folder.write_splits(data.splits)
         content = _content(settings, facts, data, from_python=from_python)
-        folder.write_config(content)
+        before = folder.read_config() if resume else {}  # a session that fails leaves what the last one stated
+        folder.write_config(content | {key: before[key] for key in ("peak_memory",) if key in before})
         books, generator = Books(), make_generator(device, settings.train.seed)
         if resume:
             state, books = _where_it_stopped(folder, state, books, generator, announce)

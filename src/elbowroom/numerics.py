@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-__all__ = ["chunks", "effective_sample_size", "log_mean_exp", "mean_and_stderr"]
+__all__ = ["chunks", "effective_sample_size", "log_mean_exp", "log_sum_exp", "mean_and_stderr"]
 
 
 def log_mean_exp(log_weights: Tensor, dim: int = 0) -> Tensor:
@@ -26,6 +26,30 @@ def log_mean_exp(log_weights: Tensor, dim: int = 0) -> Tensor:
         tensor(2.)
     """
     return torch.logsumexp(log_weights, dim) - math.log(log_weights.shape[dim])
+
+
+def log_sum_exp(values: Tensor, dim: int = -1) -> Tensor:
+    r"""``torch.logsumexp`` for terms that lie hundreds of nats apart, where it is many times as fast.
+
+    .. math:: m + \log \sum_k \exp(\max(v_k - m, c)), \qquad m = \max_k v_k
+
+    c lies just above where exp turns into numbers without a leading one (−80 in float32), which processors compute by
+    other, slow means; what it replaces is below the sum's last digit. Twice differentiable.
+
+    Args:
+        values: v, any shape.
+        dim: the axis to sum over.
+    Returns:
+        The shape without ``dim``.
+    Example:
+        >>> float(log_sum_exp(torch.tensor([0.0, -1000.0, -2000.0])))
+        0.0
+    """
+    largest = values.detach().amax(dim, keepdim=True)
+    least = math.log(torch.finfo(values.dtype).tiny) + 7
+    total = (values - largest).clamp_min(least).exp().sum(dim).log()
+    largest = largest.squeeze(dim)
+    return torch.where(largest.isneginf(), largest, total + largest)
 
 
 def effective_sample_size(log_weights: Tensor, dim: int = 0) -> Tensor:

@@ -27,6 +27,7 @@ from elbowroom.inference.pareto import LargestWeights
 from elbowroom.inference.soundness import ask
 from elbowroom.inference.weights import check_num_samples, weigh
 from elbowroom.model.conditional import Conditional
+from elbowroom.model.distributions import DiagonalNormalMixture
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.networks import Network
 from elbowroom.numerics import chunks
@@ -137,6 +138,8 @@ def _widest(model: LatentModel, q: Distribution, prior: Distribution, batch: Bat
 def _latent_elements(distribution: Distribution) -> int:
     """Those of one latent vector, at every component of a mixture, or times the triangular factor it is drawn with."""
     elements = distribution.event_shape.numel()
+    if isinstance(distribution, DiagonalNormalMixture) and distribution.by_products:
+        return max(elements, distribution.mixture_distribution.logits.shape[-1])
     if isinstance(distribution, MixtureSameFamily):
         components = distribution.component_distribution
         return max(elements * components.batch_shape[-1], _latent_elements(components))

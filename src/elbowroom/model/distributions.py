@@ -23,6 +23,7 @@ from torch.distributions import Distribution, Independent, MixtureSameFamily, co
 from torch.distributions.constraints import Constraint
 
 from elbowroom.model import noise
+from elbowroom.numerics import log_sum_exp
 
 __all__ = ["ContinuousBernoulli", "DiagonalNormalMixture", "DiscretizedLogisticMixture", "NegativeBinomial", "Poisson"]
 
@@ -337,12 +338,17 @@ class DiagonalNormalMixture(MixtureSameFamily):
         True
     """
 
+    @property
+    def by_products(self) -> bool:
+        """Whether a draw takes K numbers and not K · latent: not where components are each datum's own."""
+        return len(self.component_distribution.batch_shape) == 1
+
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(z) in nats: (\\*, latent) gives (\\*)."""
         normals = self.component_distribution
         assert isinstance(normals, Independent)
         mean, scale = normals.base_dist.loc, normals.base_dist.scale
-        if mean.dim() != 2:  # components of each datum's own
+        if not self.by_products:
             log_density: Tensor = super().log_prob(value)  # type: ignore[no-untyped-call]
             return log_density
         middle = mean.detach().mean(0)
@@ -351,4 +357,4 @@ class DiagonalNormalMixture(MixtureSameFamily):
         constant = constant + self.mixture_distribution.logits - 0.5 * mean.shape[-1] * math.log(2 * math.pi)
         with torch.autocast(z.device.type, enabled=False):  # terms that cancel have to be exact
             exponents = z @ (mean * precision).mT - 0.5 * z.square() @ precision.mT  # (*, K)
-        return torch.logsumexp(exponents + constant, -1)
+        return log_sum_exp(exponents + constant)

@@ -48,6 +48,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "posterior": ("elbowroom.running.sampling", "posterior"),
     "prior_sampling_study": ("elbowroom.inference.prior_sampling", "prior_sampling_study"),
     "priors": ("elbowroom.model.priors", None),
+    "report": ("elbowroom.showing.report.writing", "report"),
     "samplers": ("elbowroom.samplers", None),
     "simulate": ("elbowroom.inference.bidirectional", "simulate"),
     "to_pyro": ("elbowroom.learners.svi", "to_pyro"),

@@ -47,6 +47,12 @@ _COMMANDS: tuple[tuple[App, str, str, str], ...] = (
         "Train recipes side by side under one budget, and measure all by one yardstick.",
     ),
     (app, "doctor", "doctoring:doctor", "Say what is wrong with a model, with evidence and remedies."),
+    (
+        app,
+        "report",
+        "reporting:report",
+        "Write all that is known of a run, or of a comparison, as one HTML file that needs no network.",
+    ),
     (app, "score", "measuring:score", "Write log p(x) of every datum with its standard error, as CSV."),
     (app, "sample", "looking:sample", "Draw from the model: samples, means, traversals; the manifold of two latents."),
     (app, "reconstruct", "looking:reconstruct", "Show data beside what the model makes of them."),

@@ -1,5 +1,7 @@
 """Checkpoints that survive a kill at any instant.
 
+In a run folder::
+
     checkpoints/step-N/    model.safetensors      the weights to measure (the moving average, where there is one)
                            training.safetensors   what else the next step depends on: moments, raw weights, generator
                            state.json             numbers, and the SHA-256 of them and of the two files above

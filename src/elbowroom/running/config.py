@@ -46,7 +46,7 @@ __all__ = [
 
 
 def _split_commas(value: Any) -> Any:
-    """``--model.encoder.hidden 200,100`` means the same as ``--model.encoder.hidden 200 100``."""
+    """Several values of a flag, with commas between: ``--model.encoder.hidden 200,100``."""
     if isinstance(value, str):
         value = [value]
     if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):

@@ -10,7 +10,7 @@ from typing import Any
 from elbowroom.evaluation.doctor import Diagnosis
 from elbowroom.evaluation.findings import Evidence, Finding
 
-__all__ = ["diagnosis_json", "diagnosis_text"]
+__all__ = ["diagnosis_json", "diagnosis_text", "evidence_number", "verdict"]
 
 _WIDTH = 100
 _NAME = 60  # of a number; longer names take two lines
@@ -19,7 +19,7 @@ _HEADINGS = {"severe": "SEVERE", "warning": "WARNING", "note": "NOTE"}
 
 def diagnosis_text(name: str, diagnosis: Diagnosis) -> str:
     """Findings, the gravest first: what, the numbers, why, what to do; and a verdict in one line."""
-    lines = [f"{name}: {_verdict(diagnosis)}", ""]
+    lines = [f"{name}: {verdict(diagnosis)}", ""]
     for finding in diagnosis.findings:
         lines += [*_lines(finding), ""]
     if diagnosis.not_examined:
@@ -36,7 +36,7 @@ def diagnosis_json(diagnosis: Diagnosis) -> dict[str, Any]:
     return {"healthy": diagnosis.healthy, **asdict(diagnosis)}
 
 
-def _verdict(diagnosis: Diagnosis) -> str:
+def verdict(diagnosis: Diagnosis) -> str:
     counts = {severity: sum(f.severity == severity for f in diagnosis.findings) for severity in ("severe", "warning")}
     severe, warnings = counts["severe"], counts["warning"]
     if diagnosis.healthy:
@@ -53,7 +53,7 @@ def _lines(finding: Finding) -> Iterator[str]:
     for evidence in finding.evidence:
         *above, name = textwrap.wrap(evidence.name, _NAME)
         yield from (f"           {part}" for part in above)
-        yield f"           {name:<{width}}  {_number(evidence)}"
+        yield f"           {name:<{width}}  {evidence_number(evidence)}"
     if finding.severity != "note":
         yield from _wrapped("Why: ", finding.explanation)
         yield from _wrapped("Do: ", finding.remedy)
@@ -63,7 +63,7 @@ def _wrapped(label: str, text: str) -> list[str]:
     return textwrap.wrap(label + text, _WIDTH, initial_indent=" " * 9, subsequent_indent=" " * 11)
 
 
-def _number(evidence: Evidence) -> str:
+def evidence_number(evidence: Evidence) -> str:
     whole = evidence.value == int(evidence.value) if abs(evidence.value) < 1e15 else False
     value = f"{evidence.value:,.0f}" if whole and evidence.stderr is None else f"{evidence.value:,.3f}"
     error = "" if evidence.stderr is None else f" ± {evidence.stderr:.3f}"

@@ -20,7 +20,20 @@ if TYPE_CHECKING:  # torch would come with them, which a list of recipes does no
     from elbowroom.inference.posterior import Announce as AnnounceTransition
     from elbowroom.samplers.kernel import Info
 
-__all__ = ["print_facts", "print_results", "print_run", "print_table", "progress", "sampling_progress"]
+__all__ = [
+    "annealing_lines",
+    "bits",
+    "differences",
+    "plain",
+    "print_facts",
+    "print_results",
+    "print_run",
+    "print_table",
+    "progress",
+    "result_name",
+    "sampling_progress",
+    "tails_lines",
+]
 
 
 def _console() -> Console:
@@ -77,7 +90,7 @@ def sampling_progress() -> Iterator[AnnounceTransition]:
 def print_results(results: Sequence[Result]) -> None:
     """Results as a table: value ± standard error, unit, number of data, which side it bounds, and the settings."""
     console, first = _console(), results[0]
-    console.print(f"{first.protocol['dataset']} · {first.split} · {_bits(first.protocol)}\n")
+    console.print(f"{first.protocol['dataset']} · {first.split} · {bits(first.protocol)}\n")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("")
     for name in ("value", "± s.e."):
@@ -88,7 +101,7 @@ def print_results(results: Sequence[Result]) -> None:
     for result in results:
         units = result.unit == "units"
         table.add_row(
-            f"  {_name(result)}",
+            f"  {result_name(result)}",
             f"{result.value:.0f}" if units else f"{result.value:.3f}",
             "" if result.stderr is None else f"{result.stderr:.3f}",
             f"of {result.settings['of']}" if units else result.unit,
@@ -96,14 +109,14 @@ def print_results(results: Sequence[Result]) -> None:
             "" if result.bound is None else f"{result.bound} bound{_looseness(result)}",
         )
     console.print(table)
-    for line in [*_of_tails(results), *_of_annealing(results)]:
+    for line in [*tails_lines(results), *annealing_lines(results)]:
         console.print(line, soft_wrap=True)
     console.print()
 
 
-def _of_tails(results: Sequence[Result]) -> list[str]:
+def tails_lines(results: Sequence[Result]) -> list[str]:
     """A warning for importance weights whose tails are too heavy to be averaged."""
-    share, worst = max(((r.settings.get("unreliable", 0.0), _name(r)) for r in results), default=(0.0, ""))
+    share, worst = max(((r.settings.get("unreliable", 0.0), result_name(r)) for r in results), default=(0.0, ""))
     if share <= _SOME:
         return []
     return [
@@ -113,7 +126,7 @@ def _of_tails(results: Sequence[Result]) -> list[str]:
     ]
 
 
-def _of_annealing(results: Sequence[Result]) -> list[str]:
+def annealing_lines(results: Sequence[Result]) -> list[str]:
     """How much annealing was done, what it cost, and why no more; and what simulated data are."""
     annealed = next((result for result in results if "used_temperatures" in result.settings), None)
     if annealed is None:
@@ -142,7 +155,7 @@ def _of_annealing(results: Sequence[Result]) -> list[str]:
     return lines
 
 
-def _bits(protocol: Mapping[str, Any]) -> str:
+def bits(protocol: Mapping[str, Any]) -> str:
     """How grey became black and white, in words."""
     if protocol["binarization"] == "none":
         return "no binarization"
@@ -154,7 +167,7 @@ _MUCH = 2.0  # times as many uneven weights on real data as on simulated ones ar
 _NAMES = {"elbo": "ELBO", "iwae": "IWAE", "laplace-is": "Laplace IS", "kl": "KL", "ais": "AIS", "k-curve": "IWAE"}
 
 
-def _name(result: Result) -> str:
+def result_name(result: Result) -> str:
     what, comma, unit = result.name.partition(",")
     name = _NAMES.get(what, what.replace("bdmc", "BDMC")) + comma + unit
     k = result.settings.get("k")
@@ -173,7 +186,7 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     for name in rows[0]:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(_text(value) for value in row.values()))
+        table.add_row(*(plain(value) for value in row.values()))
     _console().print(table)
 
 
@@ -185,7 +198,7 @@ def print_facts(facts: Mapping[str, Any]) -> None:
     for name, value in facts.items():
         # keys of the configuration have dots, and stay as they are to be typed
         label = name if "." in name else name.replace("_", " ")
-        table.add_row(label, " × ".join(map(str, value)) if name == "shape" else _text(value))
+        table.add_row(label, " × ".join(map(str, value)) if name == "shape" else plain(value))
     _console().print(table)
 
 
@@ -197,7 +210,7 @@ def print_run(content: Mapping[str, Any]) -> None:
         facts["peak_memory"] = in_words(facts["peak_memory"])
     print_facts({"run": facts.pop("run"), "data": content["data"]["dataset"], **facts})
     console = _console()
-    settings = _differences(content["config"], Config().model_dump(mode="json"))
+    settings = differences(content["config"], Config().model_dump(mode="json"))
     if settings:
         console.print("\n[bold]settings that differ from the defaults[/]")
         print_facts(settings)
@@ -217,18 +230,18 @@ def print_run(content: Mapping[str, Any]) -> None:
         print_table(rows)
 
 
-def _differences(given: Mapping[str, Any], default: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def differences(given: Mapping[str, Any], default: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Keys, with dots, whose values differ."""
     found: dict[str, Any] = {}
     for key, value in given.items():
         if isinstance(value, Mapping):
-            found |= _differences(value, default[key], f"{prefix}{key}.")
+            found |= differences(value, default[key], f"{prefix}{key}.")
         elif value != default[key]:
             found[f"{prefix}{key}"] = value
     return found
 
 
-def _text(value: Any) -> str:
+def plain(value: Any) -> str:
     if value is None:
         return "—"
     if isinstance(value, float):
@@ -236,7 +249,7 @@ def _text(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_text(inner)}" for name, inner in value.items())
+        return ", ".join(f"{name} {plain(inner)}" for name, inner in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(_text(part) for part in value)
+        return ", ".join(plain(part) for part in value)
     return str(value)

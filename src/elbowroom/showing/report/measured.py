@@ -1,0 +1,219 @@
+"""What evaluation.json, doctor.json and metrics.jsonl hold, checked: a report says what they say, or nothing at all."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation.doctor import Diagnosis
+from elbowroom.evaluation.findings import Evidence, Finding, Severity
+from elbowroom.evaluation.results import FOUND, Result
+from elbowroom.running.folder import RunFolder
+
+__all__ = ["Measured", "Measurements", "read_diagnosis", "read_history", "read_measurements"]
+
+# the tightest first: of bounds on the same data, annealing leaves least room
+_METHODS = ("ais", "laplace-is", "iwae", "k-curve", "log p(x)", "elbo")
+_SPLITS = ("test", "all", "validation", "train")
+_NUMBERS = (*FOUND, "k", "of", "num_samples", "climbs", "starts")
+_WORDS = {"ended_by", "budget"}
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A result, and of which weights it is.
+
+    Attributes:
+        result: the figure.
+        step: updates behind the weights; None where the file does not say.
+    """
+
+    result: Result
+    step: int | None = None
+
+    @property
+    def method(self) -> str:
+        """ais, room, …: what `evaluate --methods` would have to be given."""
+        result = self.result
+        if result.settings.get("method") == "room":
+            return "room"
+        name = result.name.partition(",")[0].partition(" (")[0]
+        return {"reconstruction": "elbo", "kl": "elbo", "elbow room": "iwae", "active units": "active-units"}.get(
+            name, "bdmc" if name.startswith("bdmc") else name
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Measurements:
+    """All results of a run, and which of them to believe first.
+
+    Attributes:
+        all: in the order of measuring.
+        dataset: the run's own.
+        binarization: likewise.
+        step: of the weights that the run has now.
+    """
+
+    all: tuple[Measured, ...]
+    dataset: str
+    binarization: str
+    step: int
+
+    def is_stale(self, measured: Measured) -> bool:
+        """Whether a result is of weights that the run no longer has."""
+        return measured.step is not None and measured.step != self.step
+
+    def is_own(self, measured: Measured) -> bool:
+        """Whether a result is of the run's own data, under its own protocol."""
+        protocol = measured.result.protocol
+        return (protocol["dataset"], protocol["binarization"]) == (self.dataset, self.binarization)
+
+    def best(self, wanted: Callable[[Measured], bool]) -> Measured | None:
+        """Of the results that are wanted the one to show.
+
+        Those of the present weights come first, then those of the run's own data, of held-out ones, of the tightest
+        method, of most data; of two lower bounds on the same data the higher is the tighter.
+        """
+        found = [one for one in self.all if wanted(one) and math.isfinite(one.result.value)]
+        return max(found, key=self._rank, default=None)
+
+    def bound(self) -> Measured | None:
+        """The lower bound on log p(x) to believe first."""
+        return self.best(
+            lambda one: (one.result.bound, one.result.unit) == ("lower", "nats") and one.result.name in _METHODS
+        )
+
+    def gap_beside(self, measured: Measured) -> Result | None:
+        """The gap between bounds on simulated data, measured in the same way; the latest, if any."""
+        same = ("start", "climbs", "temperatures", "tolerance", "schedule", "used_temperatures", "used_chains", "seed")
+
+        def way(result: Result) -> list[Any]:
+            return [result.settings.get(name) for name in same]
+
+        gaps = [
+            one.result
+            for one in self.all
+            if one.result.name == "bdmc gap" and way(one.result) == way(measured.result) and one.step == measured.step
+        ]
+        return gaps[-1] if gaps else None
+
+    def _rank(self, one: Measured) -> tuple[bool, bool, int, int, int, float]:
+        result = one.result
+        return (
+            not self.is_stale(one),
+            self.is_own(one),
+            -_place(_SPLITS, result.split),
+            -_place(_METHODS, result.name),
+            result.points,
+            result.value,
+        )
+
+
+def _place(names: Sequence[str], name: str) -> int:
+    return names.index(name) if name in names else len(names)
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+
+
+def read_measurements(folder: RunFolder, *, dataset: str, binarization: str, step: int) -> Measurements:
+    """evaluation.json.
+
+    Args:
+        folder: of the run.
+        dataset, binarization: the run's own.
+        step: of its weights.
+    Raises:
+        ElbowroomError: the file is damaged, or holds something that is no result.
+    """
+    path = folder.path / "evaluation.json"
+    rows = folder.evaluations()
+    try:
+        found = tuple(Measured(_checked(Result.model_validate(row)), row.get("step")) for row in rows)
+    except (ValidationError, TypeError, ValueError, KeyError) as error:
+        what = f"{error.error_count()} faults" if isinstance(error, ValidationError) else str(error)
+        raise ElbowroomError(
+            f"{path} holds something that is no result ({type(error).__name__}: {what}).",
+            "Restore it, or delete it and evaluate again.",
+        ) from error
+    return Measurements(found, dataset, binarization, step)
+
+
+def _checked(result: Result) -> Result:
+    """A result whose settings and protocol can be put into words."""
+    for name in ("dataset", "binarization", "seed"):
+        if name not in result.protocol:
+            raise ValueError(f"the protocol of {result.name} has no {name}")
+    for name in _NUMBERS:
+        given = result.settings.get(name)
+        if given is not None and name not in _WORDS and not isinstance(given, int | float):
+            raise ValueError(f"{name} of {result.name} is {given!r}, no number")
+    if result.unit == "units" and "of" not in result.settings:
+        raise ValueError(f"{result.name} is a count of nothing")
+    return result
+
+
+def read_diagnosis(folder: RunFolder) -> Diagnosis | None:
+    """doctor.json; None where the doctor was not asked.
+
+    Raises:
+        ElbowroomError: the file is damaged.
+    """
+    path = folder.path / "doctor.json"
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        findings = tuple(_finding(entry) for entry in content["findings"])
+        not_examined = {str(check): str(why) for check, why in content["not_examined"].items()}
+        seconds = {str(check): float(took) for check, took in content["seconds"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ElbowroomError(
+            f"{path} is not valid JSON of findings ({type(error).__name__}: {error}).",
+            f"Restore it, or ask again: `elbowroom doctor {folder.path}`.",
+        ) from error
+    return Diagnosis(findings, not_examined, seconds)
+
+
+def _finding(entry: dict[str, Any]) -> Finding:
+    if entry["severity"] not in get_args(Severity):
+        raise ValueError(f"there is no severity {entry['severity']!r}")
+    evidence = tuple(
+        Evidence(
+            str(number["name"]), _number(number["value"], math.nan), _number(number["stderr"]), str(number["unit"])
+        )
+        for number in entry["evidence"]
+    )
+    title, explanation, remedy = (str(entry[name]) for name in ("title", "explanation", "remedy"))
+    return Finding(str(entry["check"]), entry["severity"], title, evidence, explanation, remedy)
+
+
+def _number(given: Any, otherwise: float | None = None) -> Any:
+    """JSON has no word for a number that is not finite but null."""
+    return otherwise if given is None else float(given)
+
+
+def read_history(folder: RunFolder) -> list[dict[str, Any]]:
+    """The reports of metrics.jsonl.
+
+    Raises:
+        ElbowroomError: a line is damaged.
+    """
+    path = folder.path / "metrics.jsonl"
+    try:
+        rows = folder.metrics()
+        for row in rows:
+            if not {"step", "split", "seconds"} <= row.keys():
+                raise ValueError(f"a line without step, split or seconds: {sorted(row)}")
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ElbowroomError(
+            f"{path} is not valid JSON of reports ({type(error).__name__}: {error}).",
+            "Restore it; the curves of training are in it.",
+        ) from error
+    return rows

@@ -1,0 +1,135 @@
+"""How to repeat a run: the command that trains it, those that measured it, and its recipe.
+
+A recipe is found among the packaged ones, or made: the keys that differ from the defaults, as TOML. A command is the
+packaged recipe, or data set, from which fewest flags lead to the run's own configuration.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from elbowroom.running.config import Config, configure, read_recipe, recipe_names
+from elbowroom.running.runs import Run
+from elbowroom.showing.report.content import Block, Commands, Facts, FactSheet, Listing, Prose
+from elbowroom.showing.report.measured import Measurements
+from elbowroom.showing.report.measuring import evaluation_commands
+from elbowroom.showing.report.words import command, differences
+
+__all__ = ["recipe_toml", "repeated", "training_command"]
+
+
+def repeated(run: Run, found: Measurements, sizes: Mapping[str, int], *, diagnosed: bool) -> list[Block]:
+    """Commands in the order of typing, the recipe, and what the data must be.
+
+    Args:
+        run: to be repeated.
+        found: what was measured of it.
+        sizes: data in each split.
+        diagnosed: whether the doctor was asked.
+    """
+    place = run.folder.path
+    blocks: list[Block] = []
+    if run.content["data"].get("from_python"):
+        blocks.append(
+            Prose(
+                "The data were given in Python, so that no command can name them. With the recipe below saved as "
+                f'recipe.toml, `er.train(data, config="recipe.toml", out={json.dumps(str(place))})` repeats the run.'
+            )
+        )
+        first: list[str] = []
+    else:
+        first = [training_command(run.config, place)]
+    checked = [command("doctor", place)] if diagnosed else []
+    blocks.append(Commands((*first, *evaluation_commands(place, found, sizes), *checked, command("report", place))))
+    blocks.append(Listing("The recipe: every setting that differs from its default", recipe_toml(run.config)))
+    return [*blocks, _digests(run)]
+
+
+def _digests(run: Run) -> FactSheet:
+    """Versions, and the digests of the data: other data under the same name would be noticed."""
+    names = {"elbowroom": "elbowroom", "torch": "torch"}
+    rows = [(name, str(run.content[key])) for key, name in names.items() if key in run.content]
+    rows += [
+        (f"SHA-256 of the {key.removeprefix('sha256').strip('_').replace('_', ' ') or 'data'}", str(given))
+        for key, given in run.content["data"].items()
+        if key.startswith("sha256") and given is not None  # a stream has none
+    ]
+    return FactSheet((Facts("It was made with", tuple(rows)),))
+
+
+# --- training ----------------------------------------------------------------------------------------------------
+
+
+def training_command(settings: Config, place: Path) -> str:
+    """The shortest command that trains with this configuration.
+
+    Example:
+        >>> training_command(configure(read_recipe("mnist"), {"model": {"latent_dim": 2}}), Path("runs/two"))
+        'elbowroom train mnist --model.latent-dim 2 --out runs/two'
+    """
+    own = settings.model_dump(mode="json")
+    names = recipe_names()
+    bases = {name: configure(read_recipe(name), source=name) for name in names}
+    if settings.data.name not in names:  # a name that is both a recipe's and a data set's is the recipe's
+        bases[settings.data.name] = configure({"data": {"name": settings.data.name}})
+    best: tuple[int, int, str, list[str]] | None = None
+    for name, base in bases.items():
+        flags = _flags(differences(own, base.model_dump(mode="json")))
+        if flags is not None:
+            rank = (len(flags), int(name != settings.data.name), name, flags)
+            best = rank if best is None or rank < best else best
+    if best is None:  # a key that no flag can give
+        return command("train", "recipe.toml", "--out", str(place))
+    return command("train", best[2], *best[3], "--out", str(place))
+
+
+def _flags(changed: Mapping[str, Any]) -> list[str] | None:
+    """Keys with dots as flags; None where one has a value that no flag can say."""
+    flags: list[str] = []
+    for key, given in changed.items():
+        parts = given if isinstance(given, list) else [given]
+        if not parts or any(part is None or part is False for part in parts):
+            return None
+        words = [_word(part) for part in parts]
+        pair = isinstance(parts[0], float)  # of fixed length; lists of any length are one word
+        flags.append(f"--{key.replace('_', '-')}")
+        flags += [] if given is True else words if pair else [",".join(words)]
+    return flags
+
+
+def _word(given: Any) -> str:
+    """A number without a superfluous point."""
+    short = f"{given:g}" if isinstance(given, float) else str(given)
+    return short if not isinstance(given, float) or float(short) == given else repr(given)
+
+
+def recipe_toml(settings: Config) -> str:
+    """A recipe with the keys that differ from the defaults; the data set is always named.
+
+    Example:
+        >>> print(recipe_toml(configure({"model": {"encoder": {"hidden": [20, 10]}}})))
+        [data]
+        name = "digits"
+        <BLANKLINE>
+        [model]
+        encoder.hidden = [20, 10]
+        <BLANKLINE>
+    """
+    changed = {"data.name": settings.data.name}
+    changed |= differences(settings.model_dump(mode="json"), Config().model_dump(mode="json"))
+    sections: dict[str, list[str]] = {}
+    for key, given in changed.items():
+        section, _, name = key.partition(".")
+        if given is not None:  # TOML has no word for nothing, and nothing is the default wherever it is allowed
+            sections.setdefault(section, []).append(f"{name} = {_toml(given)}")
+    return "\n".join(f"[{section}]\n" + "".join(f"{line}\n" for line in lines) for section, lines in sections.items())
+
+
+def _toml(given: Any) -> str:
+    if isinstance(given, list):
+        return f"[{', '.join(_toml(part) for part in given)}]"
+    # JSON's strings, numbers, true and false are TOML's too, but for the one control character that JSON leaves bare
+    return json.dumps(given, ensure_ascii=False).replace("\x7f", "\\u007f")

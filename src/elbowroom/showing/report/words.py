@@ -1,0 +1,127 @@
+"""How names and numbers read in a report: as on the terminal, with a true minus."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from pathlib import Path
+from typing import Any
+
+from elbowroom.evaluation.results import Result
+from elbowroom.running.config import NetworkConfig
+
+# one way to write a figure, wherever it is shown: these are the terminal's and the doctor's own
+from elbowroom.showing import terminal
+from elbowroom.showing.diagnosis import evidence_number, verdict
+from elbowroom.showing.style import number
+from elbowroom.showing.terminal import bits, differences, plain, result_name
+
+__all__ = [
+    "annealing_remark",
+    "bits",
+    "command",
+    "differences",
+    "duration",
+    "estimate",
+    "evidence",
+    "network",
+    "plain",
+    "result_name",
+    "tails_remark",
+    "true_minus",
+    "value",
+    "verdict",
+]
+
+
+def estimate(amount: float, stderr: float | None, spec: str = ".2f") -> str:
+    """A figure with its standard error.
+
+    Example:
+        >>> estimate(-91.346, 0.236), estimate(5.25, None), estimate(math.nan, None)
+        ('−91.35 ± 0.24', '5.25', 'not finite')
+    """
+    if not math.isfinite(amount):
+        return "not finite"
+    return number(amount, spec) + ("" if stderr is None or not math.isfinite(stderr) else f" ± {number(stderr, spec)}")
+
+
+def value(result: Result) -> tuple[str, str, str]:
+    """Value, standard error and unit of a result, as in the table on the terminal.
+
+    Example:
+        >>> units = Result(name="active units", value=19.0, stderr=None, unit="units", points=9, split="test",
+        ...                bound=None, settings={"of": 20}, protocol={})
+        >>> value(units)
+        ('19', '', 'of 20')
+    """
+    if result.unit == "units":
+        return estimate(result.value, None, ".0f"), "", f"of {result.settings['of']}"
+    error = "" if result.stderr is None else estimate(result.stderr, None, ".3f")
+    return estimate(result.value, None, ".3f"), error, result.unit
+
+
+def evidence(found: Any) -> str:
+    """The number behind a finding, with its error and unit."""
+    return true_minus(evidence_number(found)) if math.isfinite(found.value) else f"not finite {found.unit}".rstrip()
+
+
+def true_minus(text: str) -> str:
+    """A number's text with a true minus."""
+    return f"−{text[1:]}" if text.startswith("-") else text
+
+
+def duration(seconds: float) -> str:
+    """Wall time that reads at a glance.
+
+    Example:
+        >>> duration(3.42), duration(175.1), duration(5400), duration(200_000)
+        ('3.4 s', '175 s', '90 min', '55.6 h')
+    """
+    if seconds < 600:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 36_000 else f"{seconds / 3600:.1f} h"
+
+
+def network(settings: NetworkConfig) -> str:
+    """A network in a few words.
+
+    Example:
+        >>> network(NetworkConfig()), network(NetworkConfig(hidden=()))
+        ('perceptron of 400, relu', 'linear')
+    """
+    normed = ", batch normalisation" if settings.batch_norm else ""
+    if settings.kind == "mlp":
+        if not settings.hidden:
+            return "linear"
+        linear = " (linear)" if settings.activation == "identity" else ""
+        return f"perceptron of {'-'.join(map(str, settings.hidden))}, {settings.activation}{linear}{normed}"
+    if settings.kind == "residual":
+        return f"residual perceptron, {settings.blocks} blocks of {settings.width}, {settings.activation}{normed}"
+    return f"convolutions of {'-'.join(map(str, settings.channels))} channels, {settings.activation}{normed}"
+
+
+def command(verb: str, place: Path | str, *flags: str) -> str:
+    """A line to be typed: names with blanks stand in quotes.
+
+    Example:
+        >>> command("evaluate", "runs/my run", "--points", "100")
+        "elbowroom evaluate 'runs/my run' --points 100"
+    """
+    return shlex.join(["elbowroom", verb, str(place), *flags])
+
+
+def annealing_remark(results: list[Result]) -> str:
+    """How much annealing was done and why no more; empty where there was none."""
+    return _joined(terminal.annealing_lines(results))
+
+
+def tails_remark(results: list[Result]) -> str:
+    """Whose importance weights have tails too heavy to be averaged; empty where none have."""
+    return _joined(terminal.tails_lines(results)) if results else ""
+
+
+def _joined(lines: list[str]) -> str:
+    """Lines for a terminal as one paragraph."""
+    text = " ".join(line.strip() for line in lines if line.strip())
+    return text[:1].upper() + text[1:]

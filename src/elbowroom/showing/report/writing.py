@@ -1,0 +1,115 @@
+"""A report on disk, as one call: ``er.report``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from elbowroom.errors import ElbowroomError
+from elbowroom.running.comparison import RECORD, Comparison
+from elbowroom.running.runs import Run, load
+from elbowroom.showing.report.of_comparison import report_of_comparison
+from elbowroom.showing.report.of_run import report_of_run
+from elbowroom.showing.report.page import page
+
+__all__ = ["FILE", "report"]
+
+FILE = "report.html"
+
+
+def report(
+    run: Run | Comparison | str | Path,
+    out: str | Path | None = None,
+    *,
+    device: str | None = None,
+    announce: Callable[[str], None] = print,
+) -> Path:
+    """All that is known of a run, or of a comparison, as one HTML file.
+
+    The file needs no network and no script: pictures and style are inside. Nothing is measured for it: results are
+    those of evaluation.json and doctor.json, and what is not there is named with the command that measures it.
+    Samples, reconstructions and the latent space are drawn, which takes seconds.
+
+    Args:
+        run: a run or a comparison, or the folder of one.
+        out: the file; report.html in that folder unless given.
+        device: where to compute; the run's own unless given.
+        announce: told when a damaged checkpoint was passed over.
+    Returns:
+        The path of the file, which appears whole or not at all.
+    Raises:
+        ElbowroomError: the folder holds neither; a file in it is damaged; the place cannot be written.
+    Example:
+        >>> import elbowroom as er
+        >>> run = er.train("digits", out="runs/digits")          # doctest: +SKIP
+        >>> er.report(run)                                       # doctest: +SKIP
+        PosixPath('runs/digits/report.html')
+    """
+    subject = run if isinstance(run, Run | Comparison) else _read(Path(run), device, announce)
+    folder = subject.folder if isinstance(subject, Comparison) else subject.folder.path
+    target = folder / FILE if out is None else _checked(Path(out))
+    found = report_of_comparison(subject) if isinstance(subject, Comparison) else report_of_run(subject)
+    _write(target, page(found))
+    return target
+
+
+def _read(folder: Path, device: str | None, announce: Callable[[str], None]) -> Run | Comparison:
+    if (folder / RECORD).is_file() and not (folder / "config.json").is_file():
+        return _complete(Comparison.read(folder))
+    return load(folder, device=device, announce=announce)
+
+
+def _complete(comparison: Comparison) -> Comparison:
+    """A comparison whose record says what all is to be said of.
+
+    Raises:
+        ElbowroomError: it lacks a key.
+    """
+    wanted = {
+        "yardstick": (comparison.yardstick, {"method", "k", "starts", "seed", "splits", "points", "protocol"}),
+        "budget": (comparison.budget, {"of", "amount"}),
+        "protocol": (comparison.yardstick.get("protocol", {}), {"dataset", "binarization", "seed"}),
+    }
+    for name, (given, keys) in wanted.items():
+        if lacking := sorted(keys - given.keys()):
+            raise ElbowroomError(
+                f"{comparison.folder / RECORD} lacks {', '.join(lacking)} in its {name}.",
+                "Restore the file, or compare anew with --overwrite.",
+            )
+    return comparison
+
+
+def _checked(path: Path) -> Path:
+    """A place for the file, before anything is computed.
+
+    Raises:
+        ElbowroomError: it is a folder, or would lie in one that is not there.
+    """
+    if path.is_dir():
+        raise ElbowroomError(f"{path} is a folder, but a file is to be written.", f"Name a file: {path / FILE}.")
+    if not path.parent.is_dir():
+        raise ElbowroomError(
+            f"{path} cannot be written: there is no folder {path.parent}.", f"Make it: mkdir -p {path.parent}."
+        )
+    return path
+
+
+def _write(path: Path, text: str) -> None:
+    """The file in one step: a reader sees the old or the new, never half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    try:
+        try:
+            # a file's name need not be Unicode; what has no character is a question mark
+            with temporary.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise ElbowroomError(
+            f"The report cannot be written to {path}: {error.strerror or error}.",
+            "Make room, or give the path of a file in a folder that you may write to (--out).",
+        ) from error

@@ -11,7 +11,7 @@ RIVALS  := .venv-rivals
 RUN     ?= runs/mnist
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint bench bench-records bench-samplers bench-yardstick bench-memory docs
+.PHONY: help setup demo test test-all lint bench bench-records bench-samplers bench-yardstick bench-memory docs docs-full
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -34,8 +34,10 @@ demo: setup  ## train on the digits that ship with scikit-learn, measure, draw: 
 	$(BIN)/elbowroom evaluate $(DEMO)
 	$(BIN)/elbowroom sample $(DEMO)
 	$(BIN)/elbowroom reconstruct $(DEMO)
+	$(BIN)/elbowroom report $(DEMO)
 	@echo
-	@echo "Open the pictures:"; ls $(DEMO)/figures/*.png | sed 's/^/  /'
+	@echo "Open the report, in any browser:"; echo "  $(DEMO)/report.html"
+	@echo "Or the pictures alone:"; ls $(DEMO)/figures/*.png | sed 's/^/  /'
 
 # one thread for each process: the processes share the cores
 test: setup  ## all tests but the slow ones, in JOBS=2 processes
@@ -71,5 +73,11 @@ $(RIVALS)/.setup-done: bench/requirements-samplers.txt bench/requirements-traini
 	$(RIVALS)/bin/python -m pip install --quiet -c constraints.txt $(addprefix -r ,$^)
 	@touch $@
 
-docs: setup  ## run every example in the Markdown pages
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --doctest-glob='*.md' README.md CONTRIBUTING.md docs
+# pages of the book are run while the site is built, JOBS at a time; a claim that is not true stops it
+SPHINX := $(BIN)/python -m sphinx --builder html --jobs $(JOBS) --fail-on-warning --keep-going docs docs/_build/html
+
+docs: setup  ## the site, docs/_build/html, with scikit-learn's digits: minutes, no network
+	OMP_NUM_THREADS=1 $(SPHINX)
+
+docs-full: setup  ## the same with MNIST, from $$ELBOWROOM_DATA or fetched: an hour or so
+	ELBOWROOM_DOCS=full OMP_NUM_THREADS=1 $(SPHINX)

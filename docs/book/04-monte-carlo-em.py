@@ -46,8 +46,11 @@ generator = torch.Generator().manual_seed(0)
 # - **E-step.** The best q is the posterior under the present $\theta_i$, where $F = \log p_{\theta_i}(x)$.
 # - **M-step.** With that q held, $\theta_{i+1}$ maximises $\mathbb{E}_q[\log p_\theta(x, z)]$.
 #
-# Hence $\log p_{\theta_{i+1}}(x) \ge F(q, \theta_{i+1}) \ge F(q, \theta_i) = \log p_{\theta_i}(x)$: the evidence never
-# falls. Any θ that raises F will do for this; it need not be the maximum, which is called *generalised* EM.
+# Hence the evidence never falls:
+#
+# $$ \log p_{\theta_{i+1}}(x) \ge F(q, \theta_{i+1}) \ge F(q, \theta_i) = \log p_{\theta_i}(x). $$
+#
+# Any θ that raises F will do for this; it need not be the maximum, which is called *generalised* EM.
 #
 # For the linear-Gaussian model of {doc}`01-problem` both steps are exact. The M-step is a linear regression of x on z
 # with moments in the place of z: $W = \sum_n (x_n - b)\, \mathbb{E}[z_n]^\top \big(\sum_n \mathbb{E}[z_n

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+
+from elbowroom.cli import main
 
 # The same examples at every run, and no failure because a machine was busy.
 settings.register_profile("elbowroom", derandomize=True, deadline=None)
@@ -63,3 +65,32 @@ def browser() -> Iterator[Any]:
         started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         yield started
         started.close()
+
+
+@pytest.fixture
+def ask(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command line in this process: exit code, standard output, standard error."""
+
+    def ask(*argv: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = 0
+        try:
+            main(argv)
+        except SystemExit as end:
+            code = int(end.code or 0)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return ask
+
+
+@pytest.fixture
+def say(ask: Callable[..., tuple[int, str, str]]) -> Callable[..., tuple[str, str]]:
+    """Runs a command line that must succeed: standard output, standard error."""
+
+    def say(*argv: str) -> tuple[str, str]:
+        code, out, err = ask(*argv)
+        assert code == 0, err
+        return out, err
+
+    return say

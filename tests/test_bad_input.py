@@ -36,23 +36,6 @@ Answer = tuple[int, str, str]  # exit code, standard output, standard error
 Ask = Callable[..., Answer]
 
 
-@pytest.fixture
-def ask(capsys: pytest.CaptureFixture[str]) -> Ask:
-    """Runs a command line in this process."""
-
-    def ask(*argv: str) -> Answer:
-        capsys.readouterr()
-        code = 0
-        try:
-            main(argv)
-        except SystemExit as end:
-            code = int(end.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return ask
-
-
 def snapshot(folder: Path) -> dict[str, str]:
     """Every file's content and every folder's existence; a lock is no content."""
     found = {}

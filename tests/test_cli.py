@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
-import importlib
-import inspect
 import json
 import math
 import os
@@ -19,29 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from pydantic import BaseModel
 
 from elbowroom import __version__
-from elbowroom.cli import _COMMANDS, app, main
+from elbowroom.cli import main
 from elbowroom.data import sources
-from elbowroom.running.config import Config, configure, read_recipe, recipe_names
+from elbowroom.running.config import configure, read_recipe, recipe_names
 
 TINY = ("--model.encoder.hidden", "6", "--model.decoder.hidden", "6", "--train.epochs", "2", "--quiet")
 
 Say = Callable[..., tuple[str, str]]  # arguments -> standard output, standard error
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    """Runs a command line that must succeed."""
-
-    def say(*argv: str) -> tuple[str, str]:
-        capsys.readouterr()
-        main(argv)
-        said = capsys.readouterr()
-        return said.out, said.err
-
-    return say
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -426,75 +410,6 @@ def test_runs_show(say: Say) -> None:
     assert "model.latent_dim" in settings
     assert "optimizer.lr" not in settings
     assert "elbo" in out
-
-
-# --- help --------------------------------------------------------------------------------------------------------
-
-
-def flags(section: type[BaseModel], prefix: str = "--") -> Iterator[tuple[str, str]]:
-    """Every flag of the configuration and what it is for."""
-    for name, field in section.model_fields.items():
-        flag = prefix + name.replace("_", "-")
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from flags(field.annotation, f"{flag}.")
-        else:
-            yield flag, field.description or ""
-
-
-FLAGS = list(flags(Config))
-
-
-@pytest.fixture(scope="module")
-def train_help() -> str:
-    """Joined to one line, without the frames."""
-    import contextlib
-    import io
-
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text):
-        main(["train", "--help"])
-    return " ".join(text.getvalue().replace("│", " ").split())
-
-
-@pytest.mark.parametrize(("flag", "description"), FLAGS, ids=[flag for flag, _ in FLAGS])
-def test_train_help_describes_every_key(flag: str, description: str, train_help: str) -> None:
-    assert f" {flag} " in train_help
-    assert description
-    words = description.split()[:3]  # a long flag lets the first words stand beside its own second line
-    assert all(word in train_help for word in words)
-
-
-@pytest.mark.parametrize("heading", ["Data", "Model", "Objective", "Optimizer", "Training", "Machine"])
-def test_train_help_has_a_heading_for_every_section(heading: str, train_help: str) -> None:
-    assert f"╭─ {heading} ─" in train_help
-
-
-COMMANDS = [(" ".join(filter(None, [group.name[0] if group is not app else "", name])), where, sentence)
-            for group, name, where, sentence in _COMMANDS]  # fmt: skip
-
-
-@pytest.mark.parametrize(("command", "where", "sentence"), COMMANDS, ids=[command for command, *_ in COMMANDS])
-def test_a_command_has_a_help_text(command: str, where: str, sentence: str, say: Say) -> None:
-    module, _, function = where.partition(":")
-    target = getattr(importlib.import_module(f"elbowroom.cli.{module}"), function)
-    assert inspect.getdoc(target).splitlines()[0] == sentence  # type: ignore[union-attr]
-    out, _ = say(*command.split(), "--help")
-    assert f"Usage: elbowroom {command}" in out
-    assert sentence.split(",")[0] in " ".join(out.split())
-    parameters = [name for name in inspect.signature(target).parameters if name not in Config.model_fields]
-    for name in parameters:
-        shown = {"as_json": "--json"}.get(name, name.replace("_", "-"))
-        assert shown.lower() in out.lower()
-
-
-def test_the_root_lists_every_command(say: Say) -> None:
-    out, _ = say("--help")
-    assert all(f"│ {name} " in out for name in {command.split()[0] for command, *_ in COMMANDS})
-    assert say()[0] == out
-
-
-def test_version(say: Say) -> None:
-    assert say("--version")[0].strip() == __version__
 
 
 JSON = ["data list", "recipes list", "runs list", "runs show runs/digits", "evaluate runs/digits --methods elbo",

@@ -40,18 +40,9 @@ Ask = Callable[..., tuple[int, str, str]]  # arguments -> exit code, standard ou
 
 
 @pytest.fixture
-def ask(capsys: pytest.CaptureFixture[str]) -> Ask:
-    def ask(*argv: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = 0
-        try:
-            main(["compare", *argv])
-        except SystemExit as end:
-            code = int(end.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return ask
+def ask(ask: Ask) -> Ask:
+    """`elbowroom compare` with these arguments."""
+    return lambda *argv: ask("compare", *argv)
 
 
 @pytest.fixture(scope="module")

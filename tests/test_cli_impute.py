@@ -26,21 +26,6 @@ BRIEF = ("--train.epochs", "2", "--quiet")
 Ask = Callable[..., tuple[int, str, str]]  # arguments -> exit code, standard output, standard error
 
 
-@pytest.fixture
-def ask(capsys: pytest.CaptureFixture[str]) -> Ask:
-    def ask(*argv: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = 0
-        try:
-            main(argv)
-        except SystemExit as end:
-            code = int(end.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return ask
-
-
 @pytest.fixture(scope="module", autouse=True)
 def workplace(tmp_path_factory: pytest.TempPathFactory, _lonely_machine: None) -> Iterator[Path]:
     """The working directory, with runs on digits, on a table, on grey pixels, and files with and without holes."""

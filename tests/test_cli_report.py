@@ -41,18 +41,9 @@ Ask = Callable[..., tuple[int, str, str]]  # arguments -> exit code, standard ou
 
 
 @pytest.fixture
-def ask(capsys: pytest.CaptureFixture[str]) -> Ask:
-    def ask(*argv: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = 0
-        try:
-            main(["report", *argv])
-        except SystemExit as end:
-            code = int(end.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return ask
+def ask(ask: Ask) -> Ask:
+    """`elbowroom report` with these arguments."""
+    return lambda *argv: ask("report", *argv)
 
 
 @pytest.fixture(scope="module")

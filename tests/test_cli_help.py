@@ -1,0 +1,81 @@
+"""What --help says: every command, every key of the configuration, with the words of the code."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import io
+from collections.abc import Callable, Iterator
+
+import pytest
+from pydantic import BaseModel
+
+from elbowroom import __version__
+from elbowroom.cli import _COMMANDS, app, main
+from elbowroom.running.config import Config
+
+Say = Callable[..., tuple[str, str]]  # arguments -> standard output, standard error
+
+
+def flags(section: type[BaseModel], prefix: str = "--") -> Iterator[tuple[str, str]]:
+    """Every flag of the configuration and what it is for."""
+    for name, field in section.model_fields.items():
+        flag = prefix + name.replace("_", "-")
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from flags(field.annotation, f"{flag}.")
+        else:
+            yield flag, field.description or ""
+
+
+FLAGS = list(flags(Config))
+
+
+@pytest.fixture(scope="module")
+def train_help() -> str:
+    """Joined to one line, without the frames."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        main(["train", "--help"])
+    return " ".join(text.getvalue().replace("│", " ").split())
+
+
+@pytest.mark.parametrize(("flag", "description"), FLAGS, ids=[flag for flag, _ in FLAGS])
+def test_train_help_describes_every_key(flag: str, description: str, train_help: str) -> None:
+    assert f" {flag} " in train_help
+    assert description
+    words = description.split()[:3]  # a long flag lets the first words stand beside its own second line
+    assert all(word in train_help for word in words)
+
+
+@pytest.mark.parametrize("heading", ["Data", "Model", "Objective", "Optimizer", "Training", "Machine"])
+def test_train_help_has_a_heading_for_every_section(heading: str, train_help: str) -> None:
+    assert f"╭─ {heading} ─" in train_help
+
+
+COMMANDS = [(" ".join(filter(None, [group.name[0] if group is not app else "", name])), where, sentence)
+            for group, name, where, sentence in _COMMANDS]  # fmt: skip
+
+
+@pytest.mark.parametrize(("command", "where", "sentence"), COMMANDS, ids=[command for command, *_ in COMMANDS])
+def test_a_command_has_a_help_text(command: str, where: str, sentence: str, say: Say) -> None:
+    module, _, function = where.partition(":")
+    target = getattr(importlib.import_module(f"elbowroom.cli.{module}"), function)
+    assert inspect.getdoc(target).splitlines()[0] == sentence  # type: ignore[union-attr]
+    out, _ = say(*command.split(), "--help")
+    assert f"Usage: elbowroom {command}" in out
+    assert sentence.split(",")[0] in " ".join(out.split())
+    parameters = [name for name in inspect.signature(target).parameters if name not in Config.model_fields]
+    for name in parameters:
+        shown = {"as_json": "--json"}.get(name, name.replace("_", "-"))
+        assert shown.lower() in out.lower()
+
+
+def test_the_root_lists_every_command(say: Say) -> None:
+    out, _ = say("--help")
+    assert all(f"│ {name} " in out for name in {command.split()[0] for command, *_ in COMMANDS})
+    assert say()[0] == out
+
+
+def test_version(say: Say) -> None:
+    assert say("--version")[0].strip() == __version__

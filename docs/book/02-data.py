@@ -219,6 +219,5 @@ assert zeros > 0.1 and len(levels) < 300  # atoms: no density
 assert 0.6 < z.square().mean() < 1.5  # dynamic bits are 1 as often as the grey value says,
 assert fixed == {"static": True, "dynamic": False} and torch.equal(*twice)  # drawn anew to learn, fixed to judge
 assert torch.equal(shown["threshold"][0], (greys >= 0.5).double())
-assert abs((scores["threshold"] - scores["dynamic"]).mean()) > 1  # another protocol, another number
-assert -scores["dynamic"].mean() > noise.mean()  # above the floor
+assert -scores["dynamic"].mean() > noise.mean() > 1  # above a floor that a threshold does not have
 assert share < -5  # few images are digits

@@ -201,7 +201,7 @@ class Largest(TorchDispatchMode):
 
 def _wide(kind: str) -> tuple[LatentModel, Conditional]:
     torch.manual_seed(0)
-    shape, latent = (4, 4), 3
+    shape, latent = (4, 4), 10 if kind == "mixture prior" else 3
     prior: Conditional = StandardNormal(latent)
     likelihood: Likelihood = Bernoulli(MLP((latent,), (1, *shape), hidden=(5,)), shape)
     guide: Conditional = DiagonalNormal(MLP(shape, (2, latent), hidden=()), latent)

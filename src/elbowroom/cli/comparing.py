@@ -14,7 +14,7 @@ from elbowroom.cli.speech import print_json, remark, say, wrote
 from elbowroom.errors import ElbowroomError
 
 if TYPE_CHECKING:
-    from elbowroom.running.comparison import Comparison, Standing
+    from elbowroom.running.comparison import Comparison
 
 __all__ = ["compare"]
 
@@ -114,6 +114,7 @@ def _headline(found: Comparison) -> str:
 
 def _print_tables(found: Comparison) -> None:
     from elbowroom.running.comparison import amount
+    from elbowroom.showing.standings import course, standings
 
     yardstick = found.yardstick
     say(f"{_headline(found)} · each recipe trained for {amount(found.budget['of'], found.budget['amount'])}")
@@ -123,48 +124,15 @@ def _print_tables(found: Comparison) -> None:
     for split in yardstick["splits"]:
         if split != yardstick["splits"][0]:
             say(f"{split}, {yardstick['points'][split]:,} points")
-        standings = found.standings(split)
-        _print_aligned([_final(standing, found, split) for standing in standings])
+        _print_aligned(standings(found, split))
         say()
         if len(found.moments) > 1:
             say(f"{split} log p(x) ≥ after so many {found.budget['of'].replace('_', ' ')}")
-            _print_aligned([_course(found, standing.recipe, split) for standing in standings])
+            _print_aligned(course(found, split))
             say()
     for name, entrant in found.entrants.items():
         if entrant.failed is not None:
             say(f"{name} failed: {entrant.failed}\n")
-
-
-def _final(standing: Standing, found: Comparison, split: str) -> dict[str, str]:
-    """One line of the main table."""
-    known = standing.value is not None
-    last = found.row(standing.recipe, split, found.moments[-1])
-    return {
-        "recipe": standing.recipe,
-        "learner": standing.learner,
-        "log p(x) ≥": _number(standing.value, ".2f") if known else "failed",
-        "± s.e.": _number(standing.stderr, ".2f"),
-        "ESS": "" if last is None else _number(last.median_ess, ".0f"),
-        "from best": "best" if standing.difference == 0 else _number(standing.difference, "+.2f"),
-        "± paired": _number(standing.difference_stderr, ".2f"),
-        "seconds": _number(standing.seconds, ",.1f"),
-        "epochs": _number(standing.epochs, ",.1f"),
-        "s / epoch": _number(standing.seconds_per_epoch, ".3g"),
-        "gradients": _number(standing.decoder_gradients, ",d"),
-    }
-
-
-def _course(found: Comparison, recipe: str, split: str) -> dict[str, str]:
-    """One line of the table of moments."""
-    rows = {moment: found.row(recipe, split, moment) for moment in found.moments}
-    return {"recipe": recipe} | {
-        f"{moment:,.10g}" if moment >= 100 else f"{moment:.3g}": "" if row is None else _number(row.value, ".2f")
-        for moment, row in rows.items()
-    }
-
-
-def _number(value: float | None, spec: str) -> str:
-    return "" if value is None else format(value, spec)
 
 
 def _print_aligned(rows: Sequence[Mapping[str, Any]]) -> None:

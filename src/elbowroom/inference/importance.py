@@ -32,8 +32,6 @@ from elbowroom.model.latent import LatentModel
 from elbowroom.model.networks import Network
 from elbowroom.numerics import chunks
 
-_PIECES = 32  # that are weighed one by one and added to the sums together
-
 __all__ = [
     "AverageWeight",
     "ImportanceEstimate",
@@ -42,6 +40,8 @@ __all__ = [
     "importance_estimate_from",
     "weights_in_chunks",
 ]
+
+_PIECES = 32  # that are weighed one by one and added to the sums together
 
 
 class AverageWeight(NamedTuple):

@@ -37,6 +37,7 @@ def diagnosis_json(diagnosis: Diagnosis) -> dict[str, Any]:
 
 
 def verdict(diagnosis: Diagnosis) -> str:
+    """How many findings of each severity, as a sentence."""
     counts = {severity: sum(f.severity == severity for f in diagnosis.findings) for severity in ("severe", "warning")}
     severe, warnings = counts["severe"], counts["warning"]
     if diagnosis.healthy:
@@ -64,6 +65,7 @@ def _wrapped(label: str, text: str) -> list[str]:
 
 
 def evidence_number(evidence: Evidence) -> str:
+    """The number behind a finding with its standard error and unit."""
     whole = evidence.value == int(evidence.value) if abs(evidence.value) < 1e15 else False
     value = f"{evidence.value:,.0f}" if whole and evidence.stderr is None else f"{evidence.value:,.3f}"
     error = "" if evidence.stderr is None else f" ± {evidence.stderr:.3f}"

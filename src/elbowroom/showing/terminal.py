@@ -168,6 +168,7 @@ _NAMES = {"elbo": "ELBO", "iwae": "IWAE", "laplace-is": "Laplace IS", "kl": "KL"
 
 
 def result_name(result: Result) -> str:
+    """A result's name as it is shown: "IWAE, k = 5,000"."""
     what, comma, unit = result.name.partition(",")
     name = _NAMES.get(what, what.replace("bdmc", "BDMC")) + comma + unit
     k = result.settings.get("k")
@@ -242,6 +243,7 @@ def differences(given: Mapping[str, Any], default: Mapping[str, Any], prefix: st
 
 
 def plain(value: Any) -> str:
+    """A setting or a count as words: "—" for none, thousands set apart, lists with commas."""
     if value is None:
         return "—"
     if isinstance(value, float):

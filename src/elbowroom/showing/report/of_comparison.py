@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from elbowroom import __version__
-from elbowroom.running.comparison import Comparison, Standing, amount
+from elbowroom.running.comparison import Comparison, amount
 from elbowroom.running.config import Config, configure, merge, read_recipe, recipe_names
 from elbowroom.running.rehearsal import NO_LIMIT
 from elbowroom.showing import plots
@@ -30,7 +29,7 @@ from elbowroom.showing.report.content import (
 from elbowroom.showing.report.figures import attempt, chart
 from elbowroom.showing.report.repeat import recipe_toml
 from elbowroom.showing.report.words import bits, command, differences, duration, estimate, plain
-from elbowroom.showing.style import number
+from elbowroom.showing.standings import course, standings
 
 __all__ = ["report_of_comparison"]
 
@@ -98,48 +97,31 @@ def _standings(found: Comparison) -> list[Block]:
     blocks: list[Block] = []
     if found.rows:
         blocks.append(attempt(lambda: _picture(found), "The curves"))
-    titles = ("recipe", "learner", "log p(x) ≥", "± s.e.", "ESS", "from best", "± paired", "time", "epochs",
-              "time / epoch", "decoder gradients")  # fmt: skip
-    columns = tuple(Column(title, numeric=title not in ("recipe", "learner")) for title in titles)
     for split in found.yardstick["splits"]:
-        rows = tuple(_final(found, standing, split) for standing in found.standings(split))
+        rows = standings(found, split)
         caption = (
             f"At the end of the budget, {found.yardstick['points'][split]:,} {split} data; nats per datum, best first"
         )
-        blocks.append(Table(caption, columns, (Group(rows),)))
+        blocks.append(_table(caption, rows))
     blocks.append(
         Prose(
             "ESS is the effective number of importance draws, the median over data: where it is small, the bound is "
             "loose. “± paired” is the standard error of the difference from the best, from the differences of the "
-            "single data."
+            "single data; gradients are evaluations of the decoder with its gradient."
         )
     )
     failed = [entrant for entrant in found.entrants.values() if entrant.failed is not None]
     return [*blocks, *(Prose(f"{entrant.recipe} failed: {entrant.failed}", tone="warning") for entrant in failed)]
 
 
-def _final(found: Comparison, standing: Standing, split: str) -> tuple[str, ...]:
-    """A recipe's line."""
-    last = found.row(standing.recipe, split, found.moments[-1])
-    if last is None or standing.seconds is None or standing.seconds_per_epoch is None:
-        return (standing.recipe, standing.learner, "failed" if standing.failed else "not measured", *[""] * 8)
-    return (
-        standing.recipe,
-        standing.learner,
-        _figure(standing.value),
-        _figure(standing.stderr),
-        f"{last.median_ess:.0f}",
-        "best" if standing.difference == 0 else _figure(standing.difference, "+.2f"),
-        _figure(standing.difference_stderr),
-        duration(standing.seconds),
-        _figure(standing.epochs, ",.1f"),
-        f"{standing.seconds_per_epoch:.3g} s",
-        f"{standing.decoder_gradients:,}",
-    )
+def _table(caption: str, rows: Sequence[Mapping[str, str]]) -> Table:
+    columns = tuple(Column(title, numeric=title not in ("recipe", "learner")) for title in rows[0])
+    cells = tuple(tuple(map(_typeset, columns, row.values())) for row in rows)
+    return Table(caption, columns, (Group(cells),))
 
 
-def _figure(value: float | None, spec: str = ".2f") -> str:
-    return "" if value is None else number(value, spec) if math.isfinite(value) else "not finite"
+def _typeset(column: Column, cell: str) -> str:
+    return cell.replace("-", "−") if column.numeric else cell
 
 
 def _picture(found: Comparison) -> Figure:
@@ -160,18 +142,11 @@ def _picture(found: Comparison) -> Figure:
 
 
 def _course(found: Comparison) -> list[Block]:
-    blocks: list[Block] = []
-    unit = found.budget["of"]
-    columns = (Column("recipe"), *(Column(amount(unit, moment), numeric=True) for moment in found.moments))
-    for split in found.yardstick["splits"]:
-        rows = []
-        for standing in found.standings(split):
-            known = [found.row(standing.recipe, split, moment) for moment in found.moments]
-            rows.append((standing.recipe, *("" if row is None else _figure(row.value) for row in known)))
-        blocks.append(
-            Table(f"log p(x) ≥ of the {split} data on the way, nats per datum", columns, (Group(tuple(rows)),))
-        )
-    return blocks
+    after = f"after so many {found.budget['of'].replace('_', ' ')}"
+    return [
+        _table(f"log p(x) ≥ of the {split} data {after}, nats per datum", course(found, split))
+        for split in found.yardstick["splits"]
+    ]
 
 
 # --- recipes -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,55 @@
+"""The tables of a comparison as text, the same on the terminal and in a report: who came first, and how."""
+
+from __future__ import annotations
+
+import math
+
+from elbowroom.running.comparison import Comparison, Standing
+
+__all__ = ["course", "figure", "standings"]
+
+
+def standings(found: Comparison, split: str) -> list[dict[str, str]]:
+    """A row for each recipe at the end of the budget, best first; column titles are its keys."""
+    return [_standing(found, standing, split) for standing in found.standings(split)]
+
+
+def course(found: Comparison, split: str) -> list[dict[str, str]]:
+    """A row for each recipe in the same order, a column for each moment: log p(x) on the way."""
+    rows = []
+    for standing in found.standings(split):
+        row = {"recipe": standing.recipe}
+        for moment in found.moments:
+            measured = found.row(standing.recipe, split, moment)
+            title = f"{moment:,.10g}" if moment >= 100 else f"{moment:.3g}"
+            row[title] = figure(None if measured is None else measured.value)
+        rows.append(row)
+    return rows
+
+
+def figure(value: float | None, spec: str = ".2f") -> str:
+    """A number as it is shown, with a hyphen for a minus; nothing where there is none.
+
+    Example:
+        >>> figure(-91.346), figure(None), figure(math.nan)
+        ('-91.35', '', 'not finite')
+    """
+    return "" if value is None else format(value, spec) if math.isfinite(value) else "not finite"
+
+
+def _standing(found: Comparison, standing: Standing, split: str) -> dict[str, str]:
+    last = found.row(standing.recipe, split, found.moments[-1])
+    nothing = "failed" if standing.failed else "not measured"
+    return {
+        "recipe": standing.recipe,
+        "learner": standing.learner,
+        "log p(x) ≥": nothing if standing.value is None else figure(standing.value),
+        "± s.e.": figure(standing.stderr),
+        "ESS": figure(None if last is None else last.median_ess, ".0f"),
+        "from best": "best" if standing.difference == 0 else figure(standing.difference, "+.2f"),
+        "± paired": figure(standing.difference_stderr),
+        "seconds": figure(standing.seconds, ",.1f"),
+        "epochs": figure(standing.epochs, ",.1f"),
+        "s / epoch": figure(standing.seconds_per_epoch, ".3g"),
+        "gradients": figure(standing.decoder_gradients, ",d"),
+    }

@@ -73,7 +73,7 @@ def test_following_takes_the_gradient_that_stands_there() -> None:
     before = _weights(state)
     for weight in state.pair.parameters():
         weight.grad = torch.ones_like(weight)
-    ascent.follow(state, "value", torch.zeros(()), {}, BATCH)
+    ascent.apply_gradient(state, "value", torch.zeros(()), {}, BATCH)
     torch.testing.assert_close(_weights(state), [old - 0.1 for old in before])
 
 

@@ -17,8 +17,9 @@ from elbowroom.data.batch import Batch
 from elbowroom.inference.objectives import elbo_terms
 from elbowroom.learners.ascent import Ascent
 from elbowroom.learners.learner import Pair
-from elbowroom.learners.wakesleep import WakeSleep, sleep, wake
+from elbowroom.learners.wakesleep import Answers, WakeSleep, answers, dream
 from elbowroom.model.conditional import Conditional
+from elbowroom.model.draws import draw
 from elbowroom.model.guides import DiagonalNormal
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Gaussian
@@ -41,6 +42,18 @@ def _scores(per_draw: Tensor, expected: Tensor) -> Tensor:
 
 def _gradient(value: Tensor, part: nn.Module) -> Tensor:
     return torch.cat([g.flatten() for g in torch.autograd.grad(value, list(part.parameters()))])
+
+
+def wake(model: LatentModel, guide: Conditional, batch: Batch, **noise: Any) -> tuple[Tensor, Tensor]:
+    """What the wake phase ascends of each datum, and the ELBO of the same draws."""
+    z, log_q = answers(guide, batch, **noise)
+    log_joint = module.wake(model, batch, z)
+    return log_joint.mean(0), (log_joint.detach() - log_q).mean(0)
+
+
+def sleep(model: LatentModel, guide: Conditional, batch: Batch, **noise: Any) -> Tensor:
+    """What the sleep phase ascends of each datum."""
+    return module.sleep(guide, batch, dream(model, batch, **noise))
 
 
 # --- whose gradient is it ----------------------------------------------------------------------------------------
@@ -82,14 +95,12 @@ def test_a_step_moves_each_by_its_own_phase_alone() -> None:
 def test_a_leak_from_wake_into_the_guide_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted: draws that are differentiated through, as an ELBO's are."""
 
-    def leaking(
-        model: LatentModel, guide: Conditional, batch: Batch, *, num_samples: int = 1, generator: Any
-    ) -> tuple[Tensor, Tensor]:
-        z = guide(batch.x, batch.context).rsample((num_samples,))
-        value = model.log_joint(batch.x, z).mean(0)
-        return value, value.detach()
+    def leaking(guide: Conditional, batch: Batch, *, num_samples: int = 1, generator: Any) -> Answers:
+        q = guide(batch.x, batch.context)
+        z = draw(q, (num_samples,), generator=generator)
+        return Answers(z, q.log_prob(z).detach())
 
-    monkeypatch.setattr(module, "wake", leaking)
+    monkeypatch.setattr(module, "answers", leaking)
     with pytest.raises(AssertionError):
         test_a_step_moves_each_by_its_own_phase_alone()
 
@@ -238,7 +249,7 @@ def test_asleep_the_guide_sees_no_more_of_a_dream_than_of_the_data() -> None:
     shown: list[Tensor] = []
     guide.register_forward_pre_hook(lambda module, given: shown.append(given[0]))
     sleep(model, guide, Batch(filled, mask=mask), num_samples=3, generator=torch.Generator().manual_seed(1))
-    dream = model.sample(120, generator=torch.Generator().manual_seed(1)).x
+    dreamt = model.sample(120, generator=torch.Generator().manual_seed(1)).x
     (seen,) = shown
     assert bool((seen[~mask.repeat(3, 1)] == -7.0).all())
-    assert torch.equal(seen[mask.repeat(3, 1)], dream[mask.repeat(3, 1)])
+    assert torch.equal(seen[mask.repeat(3, 1)], dreamt[mask.repeat(3, 1)])

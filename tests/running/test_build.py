@@ -12,10 +12,8 @@ import torch
 from small_runs import grey, reals, tiny
 from torch import Tensor
 
-from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
-from elbowroom.inference.objectives import elbo
 from elbowroom.learners.aevb import Aevb
 from elbowroom.model.draws import mean
 from elbowroom.running.build import build_data, build_pair, facts_of, initialise, pick_likelihood
@@ -235,7 +233,7 @@ def test_a_stream_has_no_epochs_to_warm_up_over() -> None:
         build_learner(config, Course(10, None, None, Path("chains")))
 
 
-# --- precision and compilation -----------------------------------------------------------------------------------
+# --- precision --------------------------------------------------------------------------------------------------
 
 
 def test_bfloat16_inside_the_networks_leaves_densities_in_float32(out: Path) -> None:
@@ -248,20 +246,3 @@ def test_bfloat16_inside_the_networks_leaves_densities_in_float32(out: Path) -> 
     for row, exact in zip(rows, (row for row in full.history if row["split"] == "train"), strict=True):
         assert row["elbo"] == pytest.approx(exact["elbo"], abs=0.1)
         assert row["elbo"] != exact["elbo"]
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # the compiler warns of its own doings
-def test_compiled_networks_give_the_same_bound(tmp_path: Path) -> None:
-    from elbowroom.running.runtime import compile_networks
-
-    run = tiny(grey(), tmp_path / "a", train={"steps": 5, "batch_size": 10})
-    batch: Batch = next(iter(run.dataset().batches("train", 10)))
-    plain = elbo(run.model, run.guide, batch, generator=_generator())
-    compile_networks(run.pair)
-    assert torch.allclose(elbo(run.model, run.guide, batch, generator=_generator()), plain, atol=1e-4)
-    compiled = tiny(
-        grey(), tmp_path / "b", runtime={"device": "cpu", "compile": True}, train={"steps": 5, "batch_size": 10}
-    )
-    for a, b in zip(run.history, compiled.history, strict=True):
-        assert a["elbo"] == pytest.approx(b["elbo"], abs=1e-4)

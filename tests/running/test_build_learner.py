@@ -71,21 +71,6 @@ def test_what_is_given_reaches_aevb() -> None:
     assert learner.ascent.schedule(0.5) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize(
-    ("objective", "plain"),
-    [
-        ({}, True),
-        ({"kl": "analytic", "beta": 2.0, "num_samples": 3}, True),
-        ({"kl": "monte-carlo"}, False),
-        ({"free_bits": 0.1}, False),
-        ({"estimator": "stl"}, False),
-        ({"name": "iwae"}, False),
-    ],
-)
-def test_only_the_plain_elbo_may_be_written_out(objective: dict[str, Any], plain: bool) -> None:
-    assert _build(objective=objective).plain is plain
-
-
 def test_the_last_share_of_the_steps_takes_more_draws() -> None:
     learner = _build(objective={"name": "iwae", "last_samples": 8, "last_share": 0.3})
     assert (learner.num_samples, learner.last_samples, learner.last_from) == (1, 8, 7)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from elbowroom.errors import ElbowroomError
-from elbowroom.model.networks import MLP
 from elbowroom.running.config import RuntimeConfig
 from elbowroom.running.runtime import (
     autocast_dtype,
-    compile_networks,
     dtype_of,
     make_generator,
     pick_device,
@@ -63,11 +60,3 @@ def test_threads_are_set_only_if_given() -> None:
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
-
-
-def test_only_networks_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled: list[nn.Module] = []
-    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(self))
-    inner = MLP((2,), (1, 2), hidden=())
-    compile_networks(nn.ModuleList([inner, nn.Linear(2, 2), inner]))
-    assert compiled == [inner]

@@ -269,7 +269,8 @@ def test_going_on_behind_a_damaged_checkpoint_is_said(tmp_path: Path) -> None:
 def test_the_run_folder_says_all_that_is_needed_to_repeat_it(out: Path) -> None:
     run = tiny(reals(), out, train=FEW)
     content = json.loads((out / "config.json").read_text())
-    assert set(content) == {"elbowroom", "torch", "config", "facts", "data", "peak_memory"}
+    assert set(content) == {"elbowroom", "torch", "config", "facts", "data", "compiled", "peak_memory"}
+    assert content["compiled"] is False
     assert content["peak_memory"] > 2**20
     assert content["data"]["sha256"] == run.dataset().protocol()["sha256"]
     assert configure(content["config"]) == run.config

@@ -173,6 +173,10 @@ class DataSet:
             for first in range(start * batch_size, len(rows), batch_size)
         )
 
+    def example(self, batch_size: int, *, generator: torch.Generator) -> Batch:
+        """A batch such as training sees; smaller where there are not so many data."""
+        return next(iter(self.training_batches(batch_size, seed=0, epoch=0, generator=generator)))
+
     def batches(self, split: str, batch_size: int, *, points: int | None = None) -> Iterator[Batch]:
         """A split in its own order, with fixed bits: two passes see the same numbers.
 

@@ -191,6 +191,10 @@ class StreamSet:
         groups = regroup(self._checked(), batch_size)
         return (self._batch(raw, generator) for raw in islice(groups, start, None))
 
+    def example(self, batch_size: int, *, generator: torch.Generator) -> Batch:
+        """A batch such as training sees, of the stream's first rows, which are not lost to it."""
+        return self._batch(next(regroup(iter(self.stream.peek(batch_size)), batch_size)), generator)
+
     def batches(self, split: str, batch_size: int, *, points: int | None = None) -> NoReturn:
         """A stream has no splits: always an error."""
         raise self._no_splits(split)

@@ -50,6 +50,7 @@ from elbowroom.inference.weights import (
 )
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.latent import LatentModel
+from elbowroom.model.noise import Source
 from elbowroom.numerics import effective_sample_size, log_mean_exp
 
 __all__ = [
@@ -89,10 +90,10 @@ def elbo_terms(
     *,
     num_samples: int = 1,
     kl: KL = "analytic",
-    beta: float = 1.0,
+    beta: float | Tensor = 1.0,
     free_bits: float = 0.0,
     estimator: Estimator = "pathwise",
-    generator: torch.Generator | None = None,
+    generator: Source | None = None,
 ) -> Terms:
     """The evidence lower bound with its parts, ``reconstruction`` and (unweighted) ``kl``; arguments as in
     :func:`elbo`.
@@ -139,10 +140,10 @@ def elbo(
     *,
     num_samples: int = 1,
     kl: KL = "analytic",
-    beta: float = 1.0,
+    beta: float | Tensor = 1.0,
     free_bits: float = 0.0,
     estimator: Estimator = "pathwise",
-    generator: torch.Generator | None = None,
+    generator: Source | None = None,
 ) -> Tensor:
     r"""Evidence lower bound on log p(x), one value per datum.
 
@@ -160,7 +161,7 @@ def elbo(
         num_samples: L, draws of z per datum.
         kl: "analytic", in closed form; "monte-carlo", from the draws; "auto", in closed form where there is one and
             the estimator allows it.
-        beta: weight of the KL.
+        beta: weight of the KL; as a tensor it is an input of a compiled function and not a constant of it.
         free_bits: λ, nats per latent dimension and datum; needs a factorised KL in closed form.
         estimator: of the gradient: "pathwise", "stl" (needs a sampled KL) or "score-function", which has a
             leave-one-out baseline from 2 draws on.
@@ -202,7 +203,7 @@ def iwae_terms(
     *,
     num_samples: int = 5,
     estimator: Estimator = "pathwise",
-    generator: torch.Generator | None = None,
+    generator: Source | None = None,
 ) -> Terms:
     """The importance-weighted bound with ``elbo``, the mean of log w over the same draws; arguments as in :func:`iwae`.
 
@@ -237,7 +238,7 @@ def iwae(
     *,
     num_samples: int = 5,
     estimator: Estimator = "pathwise",
-    generator: torch.Generator | None = None,
+    generator: Source | None = None,
 ) -> Tensor:
     r"""Importance-weighted lower bound on log p(x), one value per datum; it tightens as K grows.
 
@@ -279,13 +280,13 @@ def iwae(
 OBJECTIVES: dict[str, Callable[..., Terms]] = {"elbo": elbo_terms, "iwae": iwae_terms}
 
 
-def _check_elbo(num_samples: int, kl: str, beta: float, free_bits: float, estimator: str) -> None:
+def _check_elbo(num_samples: int, kl: str, beta: float | Tensor, free_bits: float, estimator: str) -> None:
     """What can be said of the ELBO's options before any network runs."""
     check_num_samples(num_samples)
     check_name("gradient estimator", estimator, ESTIMATORS)
     check_name("form of the KL", kl, ("analytic", "monte-carlo", "auto"))
     for name, number in (("beta", beta), ("free_bits", free_bits)):
-        if not (math.isfinite(number) and number >= 0):
+        if isinstance(number, float | int) and not (math.isfinite(number) and number >= 0):
             raise ElbowroomError(
                 f"{name} is {number}, but it must be 0 or a positive number.", f"Give {name}=0 or more."
             )

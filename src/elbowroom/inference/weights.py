@@ -21,6 +21,7 @@ from elbowroom.inference.soundness import ask
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import detach, draw
 from elbowroom.model.latent import LatentModel
+from elbowroom.model.noise import Source
 
 __all__ = [
     "ESTIMATORS",
@@ -65,7 +66,7 @@ class Weighted(NamedTuple):
         return self.log_likelihood + (self.log_prior - self.log_q)
 
 
-def draw_latents(q: Distribution, num_samples: int, estimator: Estimator, generator: torch.Generator | None) -> Tensor:
+def draw_latents(q: Distribution, num_samples: int, estimator: Estimator, generator: Source | None) -> Tensor:
     """z ~ q(z | x), shape (num_samples, batch, latent), with or without a gradient as the estimator has it.
 
     Raises:
@@ -92,7 +93,7 @@ def weigh(
     *,
     num_samples: int,
     estimator: Estimator = "pathwise",
-    generator: torch.Generator | None = None,
+    generator: Source | None = None,
 ) -> Weighted:
     """Draw z from the guide and weigh the draws: the piece that all bounds and estimates share.
 
@@ -122,7 +123,7 @@ def log_weights(
     num_samples: int = 1,
     *,
     estimator: Estimator = "pathwise",
-    generator: torch.Generator | None = None,
+    generator: Source | None = None,
 ) -> Tensor:
     r"""Logarithms of importance weights, whose expectation is p(x).
 

@@ -11,24 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.inference.objectives import Terms
-from elbowroom.inference.perceptron_elbo import PerceptronElbo
 from elbowroom.learners.ascent import Ascent
+from elbowroom.learners.execution import Execution, eager
 from elbowroom.learners.learner import Info, Pair, State
+from elbowroom.model.noise import Source
 
-__all__ = ["Aevb", "AevbState"]
-
-
-@dataclass(slots=True)
-class AevbState(State):
-    """Where learning stands, and the gradient by hand of pairs that have one."""
-
-    written_out: PerceptronElbo | None = None
+__all__ = ["Aevb"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +42,7 @@ class Aevb:
         weighs_kl: whether the objective has a KL term to weigh.
         beta: its weight.
         warmup_steps: steps over which that weight grows linearly from 0.
-        plain: whether the objective is the ELBO with its KL in closed form, differentiated along the path; perceptrons
-            then go by :class:`~elbowroom.inference.perceptron_elbo.PerceptronElbo`, the same function in less time.
+        execution: how the objective is run in a step, eagerly or compiled; `measure` is always eager.
     """
 
     name: str
@@ -60,13 +54,11 @@ class Aevb:
     weighs_kl: bool = True
     beta: float = 1.0
     warmup_steps: float = 0.0
-    plain: bool = False
+    execution: Execution = eager
 
-    def init(self, pair: Pair) -> AevbState:
+    def init(self, pair: Pair) -> State:
         """The state before the first step."""
-        knows = self.plain and PerceptronElbo.fits(pair.model, pair.guide)
-        written_out = PerceptronElbo(pair.model, pair.guide) if knows else None
-        return AevbState(0, pair, *self.ascent.parts(pair), written_out)
+        return State(0, pair, *self.ascent.parts(pair))
 
     def step(self, state: State, batch: Batch, *, generator: torch.Generator) -> tuple[State, Info]:
         """One update of the weights of model and guide.
@@ -75,18 +67,16 @@ class Aevb:
             ElbowroomError: the objective or its gradient is not finite; names the step, the term and the likely
                 cause, and leaves the weights as they were.
         """
-        beta = None
-        if self.weighs_kl:
-            beta = self.beta * min(1.0, state.step / self.warmup_steps) if self.warmup_steps else self.beta
         num_samples = self.num_samples if state.step < self.last_from else self._last_samples
-        if isinstance(state, AevbState) and state.written_out is not None and batch.mask is None:
-            value, parts = state.written_out.ascend(
-                batch, num_samples=num_samples, generator=generator, beta=1.0 if beta is None else beta
-            )
-            climbed = self.ascent.follow(state, self.name, value.mean(), parts, batch)
-        else:
-            value, parts = self._terms(state.pair, batch, generator, beta, num_samples)
-            climbed = self.ascent.climb(state, self.name, value.mean(), parts, batch)
+        beta, weight = None, []
+        settings: dict[str, Any] = {"bound": self.objective, "num_samples": num_samples}
+        if self.warmup_steps and self.weighs_kl:  # what changes from step to step is an input, not a setting
+            beta = self.beta * min(1.0, state.step / self.warmup_steps)
+            weight = [torch.tensor(beta, dtype=torch.float64, device=batch.x.device)]
+        elif self.weighs_kl:
+            beta = settings["beta"] = self.beta
+        value, parts = self.execution(_terms, state.pair, batch, *weight, generator=generator, **settings)
+        climbed = self.ascent.climb(state, self.name, value.mean(), parts, batch)
         state.step += 1
         terms = climbed.terms
         if self.weighs_kl:  # the value holds β·KL and free bits; what is reported as ELBO holds neither
@@ -95,7 +85,8 @@ class Aevb:
 
     def measure(self, pair: Pair, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """The bound itself, with no weight on its KL term, and its parts; per datum."""
-        terms = self._terms(pair, batch, generator, None, self._last_samples)
+        settings: dict[str, Any] = {"bound": self.objective, "num_samples": self._last_samples}
+        terms = _terms(pair, batch, generator=generator, **settings)
         values = {self.name: terms.value, **terms.parts}
         if self.weighs_kl:  # free bits, too, are for training only
             values["elbo"] = terms.parts["reconstruction"] - terms.parts["kl"]
@@ -105,8 +96,17 @@ class Aevb:
     def _last_samples(self) -> int:
         return self.num_samples if self.last_samples is None else self.last_samples
 
-    def _terms(
-        self, pair: Pair, batch: Batch, generator: torch.Generator, beta: float | None, num_samples: int
-    ) -> Terms:
-        weight = {} if beta is None else {"beta": beta}
-        return self.objective(pair.model, pair.guide, batch, num_samples=num_samples, generator=generator, **weight)
+
+def _terms(
+    pair: Pair,
+    batch: Batch,
+    beta: Tensor | None = None,
+    *,
+    bound: Callable[..., Terms],
+    generator: Source | None,
+    **settings: Any,
+) -> Terms:
+    """The objective of model and guide, as an :class:`~elbowroom.learners.execution.Execution` takes it."""
+    if beta is not None:
+        settings["beta"] = beta
+    return bound(pair.model, pair.guide, batch, generator=generator, **settings)

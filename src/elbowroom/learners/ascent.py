@@ -74,10 +74,15 @@ class Ascent:
         """
         state.optimizer.zero_grad(set_to_none=True)
         value.neg().backward()  # type: ignore[no-untyped-call]
-        return self.follow(state, name, value, parts, batch)
+        return self.apply_gradient(state, name, value, parts, batch)
 
-    def follow(self, state: State, name: str, value: Tensor, parts: Mapping[str, Tensor], batch: Batch) -> Climbed:
-        """The same, where the gradients of −value stand in the weights' ``.grad`` already."""
+    def apply_gradient(
+        self, state: State, name: str, value: Tensor, parts: Mapping[str, Tensor], batch: Batch
+    ) -> Climbed:
+        """The second half of :meth:`climb`: the gradients of −value stand in the weights' ``.grad`` already.
+
+        For Pyro, whose estimators run the backward pass themselves.
+        """
         lr = self._set_lr(state)
         weights = [weight for group in state.optimizer.param_groups for weight in group["params"]]
         norm = nn.utils.get_total_norm(self._watched_gradients(weights))

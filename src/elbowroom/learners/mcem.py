@@ -32,8 +32,10 @@ from elbowroom.inference.laplace_importance import laplace_evidence
 from elbowroom.inference.soundness import ask
 from elbowroom.learners.ascent import Ascent
 from elbowroom.learners.chains import Chains, no_positions
+from elbowroom.learners.execution import Execution, eager
 from elbowroom.learners.expectation import EStep
 from elbowroom.learners.learner import Info, Pair, State
+from elbowroom.model.noise import Source
 
 __all__ = ["Mcem", "McemState", "m_step_terms"]
 
@@ -71,7 +73,7 @@ class McemState(State):
 
 
 def m_step_terms(
-    pair: Pair, batch: Batch, z: Tensor, *, learns_guide: bool = False
+    pair: Pair, batch: Batch, z: Tensor, *, learns_guide: bool = False, generator: Source | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """What the M-step ascends, for draws z that are held fixed.
 
@@ -80,6 +82,7 @@ def m_step_terms(
         batch: data.
         z: draws from p(z | x), shape (samples, batch, latent).
         learns_guide: whether the guide is taught beside the model.
+        generator: not used, since z is given.
     Returns:
         The sum of the averages of log p(x, z) and, if so, of log q(z | x), nats, shape (batch,); and the two by name.
     """
@@ -105,6 +108,7 @@ class Mcem:
         updates: of the weights per E-step.
         learns_guide: whether the pair's guide is fitted alongside.
         scratch: a folder in which to map the chains; None keeps them in memory.
+        execution: how the M-step's objective is run.
     Raises:
         ElbowroomError: persistent chains of a stream; chains that start from, or move in the metric of, a guide that
             there is not.
@@ -120,6 +124,7 @@ class Mcem:
     updates: int = 1
     learns_guide: bool = False
     scratch: Path | None = None
+    execution: Execution = eager
 
     def __post_init__(self) -> None:
         if self.e_step.start == "persistent" and self.positions is None:
@@ -164,7 +169,7 @@ class Mcem:
         )
         first = None
         for _ in range(self.updates):
-            value, parts = m_step_terms(pair, batch, found.z, learns_guide=self.learns_guide)
+            value, parts = self.execution(m_step_terms, pair, batch, found.z, learns_guide=self.learns_guide)
             parts["acceptance"] = found.acceptance
             climbed = self.ascent.climb(state, "m_step", value.mean(), parts, batch)
             first = first or climbed  # later ones are about draws from a posterior that has moved

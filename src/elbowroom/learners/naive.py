@@ -20,17 +20,26 @@ from elbowroom.inference.objectives import iwae_terms
 from elbowroom.inference.weights import Estimator
 from elbowroom.learners.aevb import Aevb
 from elbowroom.learners.ascent import Ascent
+from elbowroom.learners.execution import Execution, eager
 
 __all__ = ["naive"]
 
 
-def naive(*, num_samples: int, ascent: Ascent, estimator: Estimator = "pathwise") -> Aevb:
+def naive(*, num_samples: int, ascent: Ascent, estimator: Estimator = "pathwise", execution: Execution = eager) -> Aevb:
     """The learner, for a pair whose guide is a :class:`~elbowroom.model.guides.PriorGuide`.
 
     Args:
         num_samples: K, draws of the prior for each datum.
         ascent: optimiser, schedule, clipping, moving average.
         estimator: how a prior with weights of its own learns; without such weights they are all the same.
+        execution: how the objective is run.
     """
     objective = functools.partial(iwae_terms, estimator=estimator)
-    return Aevb(name="naive", objective=objective, ascent=ascent, num_samples=num_samples, weighs_kl=False)
+    return Aevb(
+        name="naive",
+        objective=objective,
+        ascent=ascent,
+        num_samples=num_samples,
+        weighs_kl=False,
+        execution=execution,
+    )

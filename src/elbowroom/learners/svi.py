@@ -377,4 +377,4 @@ class _Climb(PyroOptim):
             if weight.grad is not None:
                 weight.grad.div_(size)  # Pyro's sum to a mean
         value = next(self.state.pair.parameters()).new_tensor(-self.loss / size)
-        self.seen = self.ascent.follow(self.state, self.name, value, {}, self.batch)
+        self.seen = self.ascent.apply_gradient(self.state, self.name, value, {}, self.batch)

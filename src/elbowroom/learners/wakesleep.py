@@ -15,7 +15,7 @@ Reference:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,54 +24,83 @@ from elbowroom.data.batch import Batch
 from elbowroom.inference.objectives import elbo_terms
 from elbowroom.inference.soundness import ask
 from elbowroom.learners.ascent import Ascent
+from elbowroom.learners.execution import Execution, eager
 from elbowroom.learners.learner import Info, Pair, State
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
 from elbowroom.model.latent import LatentModel
+from elbowroom.model.noise import Source
 
-__all__ = ["WakeSleep", "sleep", "wake"]
-
-
-def wake(
-    model: LatentModel, guide: Conditional, batch: Batch, *, num_samples: int = 1, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """The wake phase: log p(x, z) with its gradient in θ alone, and an estimate of the ELBO from the same draws.
-
-    Returns:
-        Nats, two tensors of shape (batch,): the average of log p(x, z) over z ~ q(z | x), and, without a gradient,
-        that of log p(x, z) − log q(z | x).
-    """
-    with torch.no_grad():  # nothing of this phase may reach the guide
-        q = ask(guide, batch)
-        z = draw(q, (num_samples,), generator=generator)
-        log_q = q.log_prob(z)
-    log_joint = model.log_joint(batch.x, z, context=batch.context, mask=batch.mask)
-    return log_joint.mean(0), (log_joint.detach() - log_q).mean(0)
+__all__ = ["Answers", "Dream", "WakeSleep", "answers", "both_phases", "dream", "sleep", "wake"]
 
 
-def sleep(
-    model: LatentModel, guide: Conditional, batch: Batch, *, num_samples: int = 1, generator: torch.Generator
-) -> Tensor:
-    """The sleep phase: log q(z | x) of dreamt data, with its gradient in φ alone.
+class Answers(NamedTuple):
+    """What the guide says of data; off the graph."""
+
+    z: Tensor  #: draws from q(z | x), shape (samples, batch, latent)
+    log_q: Tensor  #: log q(z | x), nats, shape (samples, batch)
+
+
+class Dream(NamedTuple):
+    """Data of the model's own, with the z that they were made from; off the graph."""
+
+    z: Tensor  #: (samples · batch, latent)
+    x: Tensor  #: as the guide sees it, (samples · batch, \\*event)
+
+
+@torch.no_grad()
+def answers(guide: Conditional, batch: Batch, *, num_samples: int = 1, generator: torch.Generator) -> Answers:
+    """z ~ q(z | x) for the wake phase: no gradient of it may reach the guide."""
+    q = ask(guide, batch)
+    z = draw(q, (num_samples,), generator=generator)
+    return Answers(z, q.log_prob(z))
+
+
+@torch.no_grad()
+def dream(model: LatentModel, batch: Batch, *, num_samples: int = 1, generator: torch.Generator) -> Dream:
+    """z ~ p(z) and x ~ p(x | z) for the sleep phase.
 
     Args:
-        model: dreams, z ~ p(z) and x ~ p(x | z).
-        guide: learns to tell z from x.
+        model: dreams.
         batch: gives the number of dreams, their context, and what is hidden: where an element of the batch was not
             observed, the guide sees in its dream what it sees there, the filler. Its data are not looked at otherwise.
         num_samples: dreams for each datum.
         generator: the source of randomness.
-    Returns:
-        Nats, shape (batch,).
     """
-    context = None if batch.context is None else batch.context.repeat(num_samples, 1)
-    dream = model.sample(num_samples * len(batch), context=context, generator=generator)
-    seen = dream.x
+    made = model.sample(num_samples * len(batch), context=_contexts(batch, num_samples), generator=generator)
+    seen = made.x
     if batch.mask is not None:
         times = (num_samples, *(1 for _ in batch.x.shape[1:]))
         seen = torch.where(batch.mask.repeat(times), seen, batch.x.to(seen.dtype).repeat(times))
-    log_q: Tensor = ask(guide, Batch(seen, context=context)).log_prob(dream.z)
-    return log_q.view(num_samples, len(batch)).mean(0)
+    return Dream(made.z, seen)
+
+
+def wake(model: LatentModel, batch: Batch, z: Tensor) -> Tensor:
+    """The wake phase ascends log p(x, z) of the guide's draws in θ: nats, shape (samples, batch)."""
+    return model.log_joint(batch.x, z, context=batch.context, mask=batch.mask)
+
+
+def sleep(guide: Conditional, batch: Batch, dreamt: Dream) -> Tensor:
+    """The sleep phase ascends log q(z | x) of dreams in φ: nats, averaged over each datum's dreams, shape (batch,)."""
+    dreams = Batch(dreamt.x, context=_contexts(batch, len(dreamt.z) // len(batch)))
+    log_q: Tensor = ask(guide, dreams).log_prob(dreamt.z)
+    return log_q.view(-1, len(batch)).mean(0)
+
+
+def both_phases(
+    pair: Pair, batch: Batch, z: Tensor, dreamt_z: Tensor, dreamt_x: Tensor, *, generator: Source | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Their sum, nats, shape (batch,); and, without a gradient, ``log_joint`` of every draw and ``sleep``.
+
+    No weight is in both, so that the gradient of the sum is each phase's own. Everything is drawn: ``generator`` is not
+    used.
+    """
+    log_joint, asleep = wake(pair.model, batch, z), sleep(pair.guide, batch, Dream(dreamt_z, dreamt_x))
+    return log_joint.mean(0) + asleep, {"log_joint": log_joint.detach(), "sleep": asleep.detach()}
+
+
+def _contexts(batch: Batch, num_samples: int) -> Tensor | None:
+    return None if batch.context is None else batch.context.repeat(num_samples, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,11 +110,13 @@ class WakeSleep:
     Args:
         ascent: optimiser, schedule, clipping, moving average.
         num_samples: draws of z, and dreams, for each datum.
+        execution: how the two densities are run; draws and dreams are always made eagerly.
     """
 
     name: ClassVar[str] = "elbo"
     ascent: Ascent
     num_samples: int = 1
+    execution: Execution = eager
 
     def init(self, pair: Pair) -> State:
         """The state before the first step."""
@@ -98,10 +129,12 @@ class WakeSleep:
             ElbowroomError: a phase's value or gradient is not finite; the weights are left as they were.
         """
         model, guide = state.pair.model, state.pair.guide
-        awake, bound = wake(model, guide, batch, num_samples=self.num_samples, generator=generator)
-        asleep = sleep(model, guide, batch, num_samples=self.num_samples, generator=generator)
-        parts = {"elbo": bound, "wake": awake.detach(), "sleep": asleep.detach()}
-        climbed = self.ascent.climb(state, "wake + sleep", (awake + asleep).mean(), parts, batch)
+        z, log_q = answers(guide, batch, num_samples=self.num_samples, generator=generator)
+        dreamt = dream(model, batch, num_samples=self.num_samples, generator=generator)
+        value, found = self.execution(both_phases, state.pair, batch, z, *dreamt)
+        log_joint = found["log_joint"]
+        parts = {"elbo": (log_joint - log_q).mean(0), "wake": log_joint.mean(0), "sleep": found["sleep"]}
+        climbed = self.ascent.climb(state, "wake + sleep", value.mean(), parts, batch)
         state.step += 1
         del climbed.terms["wake + sleep"]  # a sum of unlike things
         return state, Info(climbed.terms, climbed.lr, self.num_samples * len(batch), grad_norm=climbed.grad_norm)

@@ -18,11 +18,12 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Size, Tensor, distributions
+from torch import Size, Tensor, distributions
 from torch.distributions import Distribution, Independent, MixtureSameFamily, constraints
 from torch.distributions.constraints import Constraint
 
 from elbowroom.model import noise
+from elbowroom.model.noise import Source
 from elbowroom.numerics import log_sum_exp
 
 __all__ = ["ContinuousBernoulli", "DiagonalNormalMixture", "DiscretizedLogisticMixture", "NegativeBinomial", "Poisson"]
@@ -91,7 +92,7 @@ class ContinuousBernoulli(Distribution):
         return torch.where(small, near, far)
 
     @torch.no_grad()
-    def sample(self, sample_shape: Sequence[int] = (), generator: Generator | None = None) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = (), generator: Source | None = None) -> Tensor:
         """Draws by the inverse of the distribution function."""
         u = noise.uniform((*sample_shape, *self.batch_shape), self.logits, generator)
         size = self.logits.abs().clamp(min=1e-6)  # an exponential of this rate, cut off at 1
@@ -174,7 +175,7 @@ class NegativeBinomial(Distribution):
         return self.mean + extra
 
     @torch.no_grad()
-    def sample(self, sample_shape: Sequence[int] = (), generator: Generator | None = None) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = (), generator: Source | None = None) -> Tensor:
         """Draws of a gamma rate, then of a Poisson count."""
         shape = (*sample_shape, *self.batch_shape)
         rate = noise.gamma(self.log_dispersion.exp().expand(shape).contiguous(), generator)
@@ -266,7 +267,7 @@ class DiscretizedLogisticMixture(Distribution):
         return (above * self.logits.softmax(-1)).sum(-1)
 
     @torch.no_grad()
-    def sample(self, sample_shape: Sequence[int] = (), generator: Generator | None = None) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = (), generator: Source | None = None) -> Tensor:
         """Draws of a component, of a logistic variable, and its rounding to the nearest integer in 0..255."""
         shape = Size((*sample_shape, *self.batch_shape))
         k = noise.category(self.logits, shape, generator).unsqueeze(-1)

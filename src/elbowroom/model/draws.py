@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import singledispatch
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.distributions import (
     Bernoulli,
     Categorical,
@@ -32,12 +32,13 @@ from elbowroom.model.distributions import (
     DiscretizedLogisticMixture,
     NegativeBinomial,
 )
+from elbowroom.model.noise import Source
 
 __all__ = ["detach", "draw", "mean"]
 
 
 @singledispatch
-def draw(distribution: Distribution, sample_shape: Sequence[int] = (), *, generator: Generator | None = None) -> Tensor:
+def draw(distribution: Distribution, sample_shape: Sequence[int] = (), *, generator: Source | None = None) -> Tensor:
     """Draws from a distribution, the randomness taken from ``generator`` alone.
 
     A type that is not known here is drawn from by its own ``rsample`` or ``sample``, with the global generator
@@ -67,41 +68,39 @@ def draw(distribution: Distribution, sample_shape: Sequence[int] = (), *, genera
 
 
 @draw.register
-def _(distribution: Normal, sample_shape: Sequence[int] = (), *, generator: Generator | None = None) -> Tensor:
+def _(distribution: Normal, sample_shape: Sequence[int] = (), *, generator: Source | None = None) -> Tensor:
     epsilon = noise.normal((*sample_shape, *distribution.batch_shape), distribution.loc, generator)
     return distribution.loc + distribution.scale * epsilon
 
 
 @draw.register(Independent)
 def _(
-    distribution: Independent[Distribution], sample_shape: Sequence[int] = (), *, generator: Generator | None = None
+    distribution: Independent[Distribution], sample_shape: Sequence[int] = (), *, generator: Source | None = None
 ) -> Tensor:
     return draw(distribution.base_dist, sample_shape, generator=generator)
 
 
 @draw.register
-def _(
-    distribution: MultivariateNormal, sample_shape: Sequence[int] = (), *, generator: Generator | None = None
-) -> Tensor:
+def _(distribution: MultivariateNormal, sample_shape: Sequence[int] = (), *, generator: Source | None = None) -> Tensor:
     shape = (*sample_shape, *distribution.batch_shape, *distribution.event_shape)
     epsilon = noise.normal(shape, distribution.loc, generator)
     return distribution.loc + (distribution.scale_tril @ epsilon.unsqueeze(-1)).squeeze(-1)
 
 
 @draw.register
-def _(distribution: Bernoulli, sample_shape: Sequence[int] = (), *, generator: Generator | None = None) -> Tensor:
+def _(distribution: Bernoulli, sample_shape: Sequence[int] = (), *, generator: Source | None = None) -> Tensor:
     probability = distribution.probs.detach()
     u = noise.uniform((*sample_shape, *distribution.batch_shape), probability, generator)
     return (u < probability).to(probability.dtype)
 
 
 @draw.register
-def _(distribution: Categorical, sample_shape: Sequence[int] = (), *, generator: Generator | None = None) -> Tensor:
+def _(distribution: Categorical, sample_shape: Sequence[int] = (), *, generator: Source | None = None) -> Tensor:
     return noise.category(distribution.logits, (*sample_shape, *distribution.batch_shape), generator)
 
 
 @draw.register
-def _(distribution: Poisson, sample_shape: Sequence[int] = (), *, generator: Generator | None = None) -> Tensor:
+def _(distribution: Poisson, sample_shape: Sequence[int] = (), *, generator: Source | None = None) -> Tensor:
     shape = (*sample_shape, *distribution.batch_shape)
     return noise.poisson(distribution.rate.detach().expand(shape).contiguous(), generator)
 
@@ -113,16 +112,14 @@ def _(
     distribution: ContinuousBernoulli | NegativeBinomial | DiscretizedLogisticMixture,
     sample_shape: Sequence[int] = (),
     *,
-    generator: Generator | None = None,
+    generator: Source | None = None,
 ) -> Tensor:
     return distribution.sample(sample_shape, generator)
 
 
 @draw.register
 @torch.no_grad()
-def _(
-    distribution: MixtureSameFamily, sample_shape: Sequence[int] = (), *, generator: Generator | None = None
-) -> Tensor:
+def _(distribution: MixtureSameFamily, sample_shape: Sequence[int] = (), *, generator: Source | None = None) -> Tensor:
     # no gradient: the chosen component's path alone would be a part of it, and biased
     shape = (*sample_shape, *distribution.batch_shape)
     k = noise.category(distribution.mixture_distribution.logits, shape, generator)

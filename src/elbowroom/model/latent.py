@@ -20,7 +20,7 @@ from torch.distributions import Bernoulli
 from elbowroom.errors import ElbowroomError
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw, mean
-from elbowroom.model.fused import bernoulli_log_prob, is_possible
+from elbowroom.model.fused import bernoulli_total, is_possible
 from elbowroom.model.likelihoods import Likelihood
 
 __all__ = ["LatentModel", "Sample"]
@@ -68,9 +68,10 @@ class LatentModel(nn.Module):
         """
         p_x = self.likelihood(z, context)
         lead = z.dim() - 1
-        plain = mask is not None or x.requires_grad or p_x.batch_shape[lead - 1 :] != x.shape
+        plain = mask is not None or p_x.batch_shape[lead - 1 :] != x.shape
         if type(p_x) is Bernoulli and not plain and is_possible(p_x.logits, x):
-            return bernoulli_log_prob(p_x.logits.flatten(lead), x.flatten(1))
+            logits = p_x.logits.flatten(lead)
+            return bernoulli_total(logits, x.flatten(1), torch.empty_like(logits))
         elementwise: Tensor = p_x.log_prob(x)  # (*, batch, *event)
         if mask is not None:
             elementwise = torch.where(mask, elementwise, 0.0)

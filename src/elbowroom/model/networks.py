@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from elbowroom.errors import ElbowroomError, did_you_mean
-from elbowroom.model.fused import BACKWARD, is_possible, perceptron
 
-__all__ = ["ACTIVATIONS", "MLP", "ConvDecoder", "ConvEncoder", "Network", "ResidualMLP", "has_hooks"]
+__all__ = ["ACTIVATIONS", "MLP", "ConvDecoder", "ConvEncoder", "Network", "ResidualMLP"]
 
 #: name -> a new module
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -33,12 +32,6 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether somebody wants to see what passes a module."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks)
-
-
 class Network(nn.Module, ABC):
     """A function (\\*, \\*in_shape) -> (\\*, \\*out_shape), with an optional context.
 
@@ -49,7 +42,6 @@ class Network(nn.Module, ABC):
     Attributes:
         autocast: a lower precision inside the network while it trains, say ``torch.bfloat16``; None for that of the
             weights. The output has the input's precision either way, so that draws and densities keep it.
-        fuse: whether training goes through :mod:`elbowroom.model.fused` where it can.
         widest: elements of the largest tensor inside, for one input.
     """
 
@@ -59,7 +51,6 @@ class Network(nn.Module, ABC):
         self.out_shape = tuple(out_shape)
         self.context_dim = context_dim
         self.autocast: torch.dtype | None = None
-        self.fuse = True
         self.widest = max(math.prod(self.in_shape) + context_dim, math.prod(self.out_shape))
         for shape in (self.in_shape, self.out_shape):
             if any(size < 1 for size in shape):
@@ -76,13 +67,6 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def compute(self, given: Tensor, context: Tensor | None) -> Tensor:
         """The function on (n, \\*in_shape) and (n, context_dim), up to the output's shape."""
-
-    def compute_in_training(self, given: Tensor, context: Tensor | None) -> Tensor:
-        """The same function, with a gradient to come, in the precision of ``autocast``."""
-        if self.autocast is None:
-            return self.compute(given, context)
-        with torch.autocast(given.device.type, self.autocast):
-            return self.compute(given, context)
 
     def forward(self, given: Tensor, context: Tensor | None = None) -> Tensor:
         """Apply the network to every datum and every draw.
@@ -104,9 +88,11 @@ class Network(nn.Module, ABC):
             )
         flat = given.reshape(-1, *self.in_shape)
         folded = self._fold_context(context, lead) if self.context_dim else None
-        learning = self.training and torch.is_grad_enabled()
-        out = self.compute_in_training(flat, folded) if learning else self.compute(flat, folded)
-        out = out.to(flat.dtype) if learning and self.autocast else out
+        if self.autocast is not None and self.training and torch.is_grad_enabled():
+            with torch.autocast(given.device.type, self.autocast):
+                out = self.compute(flat, folded).to(flat.dtype)
+        else:
+            out = self.compute(flat, folded)
         return out.reshape(*lead, *self.out_shape)
 
     @torch.no_grad()
@@ -174,34 +160,13 @@ class MLP(Network):
         return self.output
 
     @property
-    def fusible(self) -> bool:
-        """Whether all parts are of the kinds that :mod:`elbowroom.model.fused` has derivatives of, none hooked."""
-        parts = [*self.hidden_layers, self.output]
-        return (
-            type(self).compute is MLP.compute
-            and not torch.is_autocast_enabled(self.output.weight.device.type)
-            and all((type(part) is nn.Linear and part.bias is not None) or type(part) in BACKWARD for part in parts)
-            and not any(has_hooks(part) for part in (self.hidden_layers, *parts))
-        )
-
-    @property
     def layers(self) -> list[nn.Linear]:
         """The linear maps, the output's last."""
         return [*(part for part in self.hidden_layers if isinstance(part, nn.Linear)), self.output]
 
-    @property
-    def activations(self) -> list[nn.Module]:
-        """What stands between them, where there is no batch normalisation."""
-        return [part for part in self.hidden_layers if not isinstance(part, nn.Linear)]
-
     def compute(self, given: Tensor, context: Tensor | None) -> Tensor:
         out: Tensor = self.output(self.hidden_layers(_joined(given, context)))
         return out
-
-    def compute_in_training(self, given: Tensor, context: Tensor | None) -> Tensor:
-        if not (self.fuse and is_possible(given, self.output.weight) and self.fusible):
-            return super().compute_in_training(given, context)
-        return perceptron(_joined(given, context), self.layers, self.activations, self.autocast)
 
 
 class ResidualMLP(Network):

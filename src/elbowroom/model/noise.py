@@ -3,23 +3,123 @@
 A generator belongs to one device. Noise is drawn on the generator's device and moved to the parameters', so that a
 generator on the CPU serves a model on a GPU, with the same numbers. ``generator=None`` is torch's own default
 generator, for interactive use; the package itself always passes one.
+
+A compiled function may not draw. What it needs is drawn before it is called, and handed out inside:
+
+1. a :class:`Recorder` in the generator's place notes what a function draws, once;
+2. :meth:`Recorder.draw` makes the same draws from a generator, in the same order, so with the same numbers;
+3. a :class:`Prepared` in the generator's place hands them out.
+
+That works for standard noise, normal and uniform. Draws that depend on parameters (gamma, Poisson, categories) cannot
+be prepared, and both say so.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
-__all__ = ["category", "gamma", "global_generator_seeded_from", "normal", "poisson", "uniform"]
+from elbowroom.errors import ElbowroomError
+
+__all__ = [
+    "CannotPrepareError",
+    "Prepared",
+    "Recorder",
+    "Source",
+    "category",
+    "gamma",
+    "global_generator_seeded_from",
+    "normal",
+    "poisson",
+    "uniform",
+]
+
+
+class CannotPrepareError(ElbowroomError):
+    """Draws were to be made beforehand that depend on parameters."""
+
+
+class _Draw(NamedTuple):
+    """One call for standard noise."""
+
+    kind: Callable[[Sequence[int], Tensor, Generator | None], Tensor]
+    shape: tuple[int, ...]
+    like: Tensor  #: of no elements
+
+
+class Recorder:
+    """In a generator's place: draws from it, and notes what was drawn.
+
+    Args:
+        generator: the source of randomness.
+    Example:
+        >>> recorder = Recorder(torch.Generator().manual_seed(0))
+        >>> first = normal((2,), torch.zeros(()), recorder)
+        >>> (again,) = recorder.draw(torch.Generator().manual_seed(0))
+        >>> bool((first == again).all())
+        True
+    """
+
+    def __init__(self, generator: Generator) -> None:
+        self._generator = generator
+        self._draws: list[_Draw] = []
+
+    def note(self, draw: _Draw) -> Generator:
+        """Notes a draw; returns the generator to make it from."""
+        self._draws.append(draw)
+        return self._generator
+
+    def draw(self, generator: Generator) -> list[Tensor]:
+        """What was noted, drawn anew in the same order."""
+        return [kind(shape, like, generator) for kind, shape, like in self._draws]
+
+
+class Prepared:
+    """In a generator's place: hands out noise that was drawn before, in the order of :meth:`Recorder.draw`.
+
+    Args:
+        drawn: the noise.
+    """
+
+    def __init__(self, drawn: Sequence[Tensor]) -> None:
+        self._drawn = drawn
+        self._used = 0
+
+    def take(self) -> Tensor:
+        """The next."""
+        self._used += 1
+        return self._drawn[self._used - 1]
+
+
+Source = Generator | Prepared | Recorder
+"""Where noise comes from."""
+
+
+def _generator(source: Source | None) -> Generator | None:
+    """A true generator, for what can be drawn from nothing else.
+
+    Raises:
+        CannotPrepareError: the draws were to be made beforehand.
+    """
+    if isinstance(source, Prepared | Recorder):
+        raise CannotPrepareError(
+            "Its draws depend on parameters (as those of a mixture, of counts or of categories do), so they cannot "
+            "be made before the parameters are known.",
+            "Give a torch.Generator.",
+        )
+    return source
 
 
 @contextmanager
-def global_generator_seeded_from(generator: Generator) -> Iterator[None]:
+def global_generator_seeded_from(source: Source) -> Iterator[None]:
     """For what draws from torch's global generator and from no other: seeds it for a while, and puts it back."""
+    generator = _generator(source)
+    assert generator is not None
     seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
     in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if in_use else ()):
@@ -27,64 +127,75 @@ def global_generator_seeded_from(generator: Generator) -> Iterator[None]:
         yield
 
 
-def normal(shape: Sequence[int], like: Tensor, generator: Generator | None) -> Tensor:
+def normal(shape: Sequence[int], like: Tensor, generator: Source | None) -> Tensor:
     """Draws from N(0, 1) with the dtype and device of ``like``.
 
     Example:
         >>> normal((2, 3), torch.zeros(()), torch.Generator().manual_seed(0)).shape
         torch.Size([2, 3])
     """
+    if isinstance(generator, Prepared):
+        return generator.take()
+    if isinstance(generator, Recorder):
+        generator = generator.note(_Draw(normal, tuple(shape), like.new_empty(0)))
     device = like.device if generator is None else generator.device
     return torch.randn(tuple(shape), dtype=like.dtype, device=device, generator=generator).to(like.device)
 
 
-def uniform(shape: Sequence[int], like: Tensor, generator: Generator | None) -> Tensor:
+def uniform(shape: Sequence[int], like: Tensor, generator: Source | None) -> Tensor:
     """Draws from the uniform distribution on [0, 1) with the dtype and device of ``like``.
 
     Example:
         >>> bool((uniform((1000,), torch.zeros(()), torch.Generator().manual_seed(0)) < 1).all())
         True
     """
+    if isinstance(generator, Prepared):
+        return generator.take()
+    if isinstance(generator, Recorder):
+        generator = generator.note(_Draw(uniform, tuple(shape), like.new_empty(0)))
     device = like.device if generator is None else generator.device
     return torch.rand(tuple(shape), dtype=like.dtype, device=device, generator=generator).to(like.device)
 
 
-def gamma(concentration: Tensor, generator: Generator | None) -> Tensor:
+def gamma(concentration: Tensor, source: Source | None) -> Tensor:
     """Draws from Gamma(concentration, 1), elementwise.
 
     Example:
         >>> bool((gamma(torch.full((5,), 3.0), torch.Generator().manual_seed(0)) > 0).all())
         True
     """
+    generator = _generator(source)
     device = concentration.device if generator is None else generator.device
     # torch has no public function for this that takes a generator; torch.distributions.Gamma calls the same one
     return torch._standard_gamma(concentration.to(device), generator=generator).to(concentration.device)
 
 
-def poisson(rate: Tensor, generator: Generator | None) -> Tensor:
+def poisson(rate: Tensor, source: Source | None) -> Tensor:
     """Draws from Poisson(rate), elementwise.
 
     Example:
         >>> poisson(torch.zeros(3), torch.Generator().manual_seed(0))
         tensor([0., 0., 0.])
     """
+    generator = _generator(source)
     device = rate.device if generator is None else generator.device
     return torch.poisson(rate.to(device), generator=generator).to(rate.device)
 
 
-def category(logits: Tensor, shape: Sequence[int], generator: Generator | None) -> Tensor:
+def category(logits: Tensor, shape: Sequence[int], source: Source | None) -> Tensor:
     """Draws of a category number from unnormalised log-probabilities.
 
     Args:
         logits: shape (\\*batch, K).
         shape: of the result, (\\*samples, \\*batch).
-        generator: the source of randomness.
+        source: of randomness, a generator.
     Returns:
         Numbers 0..K−1, int64.
     Example:
         >>> category(torch.tensor([0.0, -torch.inf]), (4,), torch.Generator().manual_seed(0))
         tensor([0, 0, 0, 0])
     """
+    generator = _generator(source)
     device = logits.device if generator is None else generator.device
     rows = logits.detach().softmax(-1).reshape(-1, logits.shape[-1]).to(device)
     draws = math.prod(shape[: len(shape) - (logits.dim() - 1)])

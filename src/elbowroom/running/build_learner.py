@@ -15,6 +15,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.inference.objectives import OBJECTIVES
 from elbowroom.learners.aevb import Aevb
 from elbowroom.learners.ascent import Ascent
+from elbowroom.learners.execution import Execution, eager
 from elbowroom.learners.expectation import EStep
 from elbowroom.learners.learner import Learner
 from elbowroom.learners.mcem import Mcem
@@ -38,9 +39,13 @@ class Course(NamedTuple):
     scratch: Path  #: a folder for what does not fit into memory; made when it is needed
 
 
-def build_learner(config: Config, course: Course) -> Learner:
+def build_learner(config: Config, course: Course, execution: Execution = eager) -> Learner:
     """The learner that the configuration names.
 
+    Args:
+        config: the configuration.
+        course: what else it has to know of the run.
+        execution: how it runs its objective.
     Raises:
         ElbowroomError: settings that do not go together, or a guide that the learner cannot use.
     """
@@ -61,7 +66,7 @@ def build_learner(config: Config, course: Course) -> Learner:
         clip_norm=config.optimizer.clip_norm,
         ema=config.train.ema,
     )
-    return kind.build(config, ascent, course)
+    return kind.build(config, ascent, course, execution)
 
 
 def _optimizer(config: Config) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
@@ -80,7 +85,7 @@ def _optimizer(config: Config) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
 # --- the five ----------------------------------------------------------------------------------------------------
 
 
-def _aevb(config: Config, ascent: Ascent, course: Course) -> Learner:
+def _aevb(config: Config, ascent: Ascent, course: Course, execution: Execution) -> Learner:
     o = config.objective
     if o.warmup_epochs and course.steps_per_epoch is None:
         raise ElbowroomError("A stream has no epochs, so objective.warmup_epochs has no length.", "Set it to 0.")
@@ -108,11 +113,11 @@ def _aevb(config: Config, ascent: Ascent, course: Course) -> Learner:
         weighs_kl=o.name == "elbo",
         beta=o.beta,
         warmup_steps=o.warmup_epochs * (course.steps_per_epoch or 0),
-        plain=(o.name, o.estimator, o.free_bits) == ("elbo", "pathwise", 0.0) and o.kl != "monte-carlo",
+        execution=execution,
     )
 
 
-def _naive(config: Config, ascent: Ascent, course: Course) -> Learner:
+def _naive(config: Config, ascent: Ascent, course: Course, execution: Execution) -> Learner:
     if config.model.prior == "mixture" and config.objective.estimator != "score-function":
         raise ElbowroomError(
             f"The learner naive draws z from the prior, and the estimator {config.objective.estimator} differentiates "
@@ -124,19 +129,20 @@ def _naive(config: Config, ascent: Ascent, course: Course) -> Learner:
             "With one draw of the prior the learner naive maximises E log p(x | z), whose best model ignores z.",
             "Give --objective.num-samples 100, say.",
         )
-    return naive(num_samples=config.objective.num_samples, estimator=config.objective.estimator, ascent=ascent)
+    o = config.objective
+    return naive(num_samples=o.num_samples, estimator=o.estimator, ascent=ascent, execution=execution)
 
 
-def _wake_sleep(config: Config, ascent: Ascent, course: Course) -> Learner:
+def _wake_sleep(config: Config, ascent: Ascent, course: Course, execution: Execution) -> Learner:
     if config.model.prior == "vamp":
         raise ElbowroomError(
             "Wake-sleep teaches model and guide apart, but a VampPrior is made of the guide.",
             "Use --model.prior normal or mixture, or --train.learner aevb.",
         )
-    return WakeSleep(ascent=ascent, num_samples=config.objective.num_samples)
+    return WakeSleep(ascent=ascent, num_samples=config.objective.num_samples, execution=execution)
 
 
-def _mcem(config: Config, ascent: Ascent, course: Course) -> Learner:
+def _mcem(config: Config, ascent: Ascent, course: Course, execution: Execution) -> Learner:
     if config.model.prior == "vamp":
         raise ElbowroomError(
             "Monte Carlo EM teaches the model by the chains' draws and the guide beside it, but a VampPrior is made of "
@@ -161,10 +167,11 @@ def _mcem(config: Config, ascent: Ascent, course: Course) -> Learner:
         updates=m.updates,
         learns_guide=guide_name(config) != "none",
         scratch=course.scratch if m.storage == "disk" else None,
+        execution=execution,
     )
 
 
-def _svi(config: Config, ascent: Ascent, course: Course) -> Learner:
+def _svi(config: Config, ascent: Ascent, course: Course, execution: Execution) -> Learner:
     from elbowroom.learners.svi import Svi
 
     return Svi(ascent=ascent, elbo=config.svi.elbo, num_particles=config.svi.num_particles)
@@ -173,7 +180,7 @@ def _svi(config: Config, ascent: Ascent, course: Course) -> Learner:
 class _Kind(NamedTuple):
     """A learner: how it is made, the keys of ``objective`` that it reads, and what it asks of a guide."""
 
-    build: Callable[[Config, Ascent, Course], Learner]
+    build: Callable[[Config, Ascent, Course, Execution], Learner]
     reads: frozenset[str]
     guide: str  #: "needed", "optional" or "unusable"
 

@@ -54,6 +54,11 @@ def _split_commas(value: Any) -> Any:
     return value
 
 
+def _switch(value: Any) -> Any:
+    """Yes and no, as version 0.1.0 has it and TOML writes it."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 def _share(value: float) -> float:
     if value >= 1 and value != int(value):
         raise ValueError("a share below 1 or a whole number of data")
@@ -277,8 +282,8 @@ class RuntimeConfig(Section):
     """Precision of weights and densities."""
     autocast: Literal["none", "bfloat16"] = "none"
     """Lower precision inside the networks; densities stay in dtype."""
-    compile: bool = False
-    """torch.compile the networks."""
+    compile: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = "auto"
+    """torch.compile the objective; 'auto' does where the run is long enough to pay and a C++ compiler is found."""
     threads: Annotated[int, Field(gt=0)] | None = None
     """CPU threads; torch's choice unless given."""
 

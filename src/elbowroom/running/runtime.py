@@ -1,4 +1,4 @@
-"""The machine: device, precision, compilation, threads."""
+"""The machine: device, precision, threads."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from elbowroom.running.config import RuntimeConfig
 __all__ = [
     "autocast_dtype",
     "autocast_networks",
-    "compile_networks",
     "dtype_of",
-    "leave_to_the_compiler",
     "make_generator",
     "pick_device",
     "use_threads",
@@ -74,17 +72,3 @@ def use_threads(threads: int | None) -> None:
     """CPU threads for torch, where a number is given."""
     if threads is not None:
         torch.set_num_threads(threads)
-
-
-def compile_networks(module: nn.Module) -> None:
-    """Compiles every network inside, in place; densities and draws stay outside, so that seeds keep their meaning."""
-    for part in module.modules():
-        if isinstance(part, Network):
-            part.compile()
-
-
-def leave_to_the_compiler(module: nn.Module) -> None:
-    """Takes every network's derivatives from autograd: the compiler fuses what it sees, and it sees into no other."""
-    for part in module.modules():
-        if isinstance(part, Network):
-            part.fuse = False

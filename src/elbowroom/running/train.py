@@ -15,10 +15,12 @@ from elbowroom.data.sources import BUILT_IN
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError, did_you_mean
 from elbowroom.evaluation.study import evaluation_mode
+from elbowroom.learners.execution import eager
 from elbowroom.learners.learner import Learner, Pair, State
 from elbowroom.memory import peak_memory
 from elbowroom.running.build import Facts, build_data, build_pair, facts_of, initialise
 from elbowroom.running.build_learner import Course, build_learner
+from elbowroom.running.compiling import choose_execution
 from elbowroom.running.config import Config, configure, merge, nested, read_recipe, recipe_names
 from elbowroom.running.engine import Books, Plan, fit, restore
 from elbowroom.running.folder import RunFolder
@@ -27,9 +29,7 @@ from elbowroom.running.runs import Run, check_same_data, with_recorded_splits
 from elbowroom.running.runtime import (
     autocast_dtype,
     autocast_networks,
-    compile_networks,
     dtype_of,
-    leave_to_the_compiler,
     make_generator,
     pick_device,
     use_threads,
@@ -138,18 +138,21 @@ def train(
         observers = [Terminal(normalized=pair.model.likelihood.normalized)]
     if settings.train.tensorboard:
         observers = [*observers, TensorBoard(path / "tensorboard")]
+    before: dict[str, Any] = {}
     if resume:
-        check_same_data(folder.read_config(), data, folder)
+        before = folder.read_config()
+        check_same_data(before, data, folder)
         data = with_recorded_splits(data, folder)
     positions = data.splits["train"] if isinstance(data, DataSet) else None
-    learner = build_learner(settings, Course(plan.total_steps, plan.steps_per_epoch, positions, path / "chains"))
+    course = Course(plan.total_steps, plan.steps_per_epoch, positions, path / "chains")
+    build_learner(settings, course)  # says what is wrong with the settings before anything is computed
     if not (resume and folder.checkpoints.exist(resumable=True)):
         initialise(pair, settings, data)
     pair = pair.to(device)
     autocast_networks(pair, autocast_dtype(settings.runtime))
-    _rehearse(learner, pair, data)
-    if settings.runtime.compile:
-        leave_to_the_compiler(pair)
+    _rehearse(build_learner(settings, course), pair, data)
+    execution = choose_execution(settings, plan, pair, data, decided=before.get("compiled"), announce=announce)
+    learner = build_learner(settings, course, execution)
     state = learner.init(pair)
 
     # all that can be wrong with what was asked for is known by now: from here on there are files
@@ -158,15 +161,13 @@ def train(
     with folder.lock():
         if not resume and isinstance(data, DataSet):
             folder.write_splits(data.splits)
-        content = _content(settings, facts, data, from_python=from_python)
-        before = folder.read_config() if resume else {}  # a session that fails leaves what the last one stated
+        content = _content(settings, facts, data, from_python=from_python) | {"compiled": execution is not eager}
+        # a session that fails leaves what the last one stated
         folder.write_config(content | {key: before[key] for key in ("peak_memory",) if key in before})
         books, generator = Books(), make_generator(device, settings.train.seed)
         if resume:
             state, books = _where_it_stopped(folder, state, books, generator, announce)
         folder.rewind_metrics(state.step)
-        if settings.runtime.compile:
-            compile_networks(pair)
         fit(learner, state, data, plan, generator=generator, folder=folder, books=books, observers=observers)
         folder.write_config(content | {"peak_memory": peak_memory(device)})  # bytes, known at the end
     return Run(folder, data=data, announce=announce)

@@ -1,0 +1,183 @@
+"""An objective as one compiled function of data and noise.
+
+.. math:: (x, \\epsilon) \\mapsto \\big(\\mathcal{L}(x; \\theta, \\phi), \\nabla_{\\theta, \\phi}\\big)
+
+`torch.compile` sees the whole of it, networks and densities and the sum over the event, and makes a few loops of what
+would be some sixty operations. What is random stays outside: noise is drawn before the call, from the run's generator,
+in the order in which the objective asks for it (:mod:`elbowroom.model.noise`), so that a compiled run has the random
+numbers of an eager one.
+
+A compiled function is made for one shape of its inputs. The shapes that a run has are known: full batches, and a
+smaller one at the end of an epoch, which is left to PyTorch. So nothing is compiled in the middle of a run, but for a
+second number of draws where one was asked for.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import types
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException, Unsupported, UserError
+from torch._inductor import list_mode_options
+from torch._inductor.compile_fx import compile_fx
+from torch._inductor.exc import InvalidCxxCompiler
+
+from elbowroom.data.batch import Batch
+from elbowroom.errors import ElbowroomError
+from elbowroom.learners.execution import Objective
+from elbowroom.learners.learner import Pair
+from elbowroom.model.noise import CannotPrepareError, Prepared, Recorder
+
+__all__ = ["Compiled"]
+
+_MOST_GRAPHS = 8  # functions of one run; more would be a sign that something changes at every step
+
+
+class Compiled:
+    """Runs an objective as one compiled function of batch and noise.
+
+    Args:
+        rows: of a full batch; smaller ones are run by :func:`eager`.
+        required: whether what cannot be compiled is an error. Otherwise it is announced, and run by :func:`eager`.
+        announce: told once why nothing is compiled.
+        mode: of `torch.compile`, "reduce-overhead" for CUDA graphs; None for its default.
+    Attributes:
+        graphs: functions compiled so far.
+    Raises:
+        ElbowroomError: ``required``, and there is no compiler, or the compiler fails.
+    Example:
+        >>> run = Compiled(rows=64, announce=print)
+        >>> value, parts = run(objective, pair, batch, generator=generator)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, rows: int, *, required: bool = False, announce: Callable[[str], None], mode: str | None = None
+    ) -> None:
+        self.rows = rows
+        self.graphs = 0
+        self._required, self._announce, self._mode = required, announce, mode
+        self._functions: dict[Any, _Function] = {}
+        self._given_up = False
+
+    def __call__(
+        self,
+        objective: Objective,
+        pair: Pair,
+        batch: Batch,
+        *tensors: Tensor,
+        generator: torch.Generator | None = None,
+        **settings: Any,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        key = (objective, *sorted(settings.items()), _kind(batch), *(tuple(tensor.shape) for tensor in tensors))
+        known = self._functions.get(key)
+        if len(batch) != self.rows or self._given_up or (known is None and len(self._functions) == _MOST_GRAPHS):
+            return objective(pair, batch, *tensors, generator=generator, **settings)
+        try:
+            if known is None:
+                known = _Function(objective, settings, backend=self._backend)
+                known.try_on(pair, batch, tensors, device=batch.x.device)
+                self._functions[key] = known
+            return known(pair, batch, tensors, generator)
+        except (TorchDynamoException, FailOnRecompileLimitHit, CannotPrepareError, OSError) as error:
+            refusal = _refusal(error)
+            if self._required:
+                raise refusal from error
+            self._announce(f"{refusal.problem} Training goes on without the compiler. {refusal.remedy}")
+            self._given_up = True
+            return objective(pair, batch, *tensors, generator=generator, **settings)
+
+    def _backend(self, graph: torch.fx.GraphModule, examples: list[Tensor], **options: Any) -> Any:
+        """What `torch.compile` does with a graph by default, counted."""
+        self.graphs += 1
+        patches = list_mode_options(self._mode) if self._mode else None
+        return compile_fx(graph, examples, config_patches=patches)
+
+
+class _Function:
+    """An objective, compiled for one shape of its inputs."""
+
+    def __init__(self, objective: Objective, settings: Mapping[str, Any], *, backend: Callable[..., Any]) -> None:
+        self._objective, self._settings = objective, settings
+        self._recorder: Recorder | None = None
+
+        def run(
+            pair: Pair, x: Tensor, context: Tensor | None, mask: Tensor | None, tensors: tuple[Tensor, ...], drawn: Any
+        ) -> tuple[Tensor, dict[str, Tensor]]:
+            batch = Batch(x, None, context, mask)
+            return objective(pair, batch, *tensors, generator=Prepared(drawn), **settings)
+
+        # the compiler counts and keeps its functions by code object, and this one is that of every run in the process
+        own = types.FunctionType(run.__code__.replace(), run.__globals__, "run", None, run.__closure__)
+        self._compiled = torch.compile(own, fullgraph=True, dynamic=False, backend=backend)
+
+    def try_on(self, pair: Pair, batch: Batch, tensors: tuple[Tensor, ...], *, device: torch.device) -> None:
+        """Finds what is drawn, compiles forward and backward pass, and leaves everything as it was."""
+        twin, chance = copy.deepcopy(pair), torch.Generator(device)
+        twin.zero_grad(set_to_none=True)
+        self._recorder = Recorder(chance)
+        self._objective(twin, batch, *tensors, generator=self._recorder, **self._settings)
+        value, _ = self(twin, batch, tensors, chance)
+        value.mean().backward()  # type: ignore[no-untyped-call]
+
+    def __call__(
+        self, pair: Pair, batch: Batch, tensors: tuple[Tensor, ...], generator: torch.Generator | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        assert self._recorder is not None  # see try_on()
+        drawn = [] if generator is None else self._recorder.draw(generator)
+        found: tuple[Tensor, dict[str, Tensor]] = self._compiled(
+            pair, batch.x, batch.context, batch.mask, tensors, drawn
+        )
+        return found
+
+
+def _kind(batch: Batch) -> tuple[Any, ...]:
+    return tuple(None if part is None else (part.shape, part.dtype) for part in (batch.x, batch.context, batch.mask))
+
+
+def _refusal(error: Exception) -> ElbowroomError:
+    """Why something was not compiled, and what can be done about it."""
+    leave = "set --runtime.compile off"
+    causes = list(_causes(error))
+    if any(isinstance(cause, InvalidCxxCompiler) for cause in causes):
+        named = os.environ.get("CXX", "g++")
+        return ElbowroomError(
+            f"The objective cannot be compiled, because there is no C++ compiler ('{named}' does not run).",
+            f"Install g++ or clang, name it with the environment variable CXX, or {leave}.",
+        )
+    refused = next((cause for cause in causes if isinstance(cause, OSError)), None)
+    if refused is not None:
+        where = f" ({refused.filename})" if refused.filename else ""
+        return ElbowroomError(
+            f"The objective cannot be compiled, because the compiler's cache{where} cannot be written: "
+            f"{refused.strerror or refused}.",
+            f"Name a folder that can be with the environment variable TORCHINDUCTOR_CACHE_DIR, or {leave}.",
+        )
+    if isinstance(error, CannotPrepareError):
+        return ElbowroomError(f"The objective cannot be compiled. {error.problem}", f"Otherwise {leave}.")
+    if isinstance(error, FailOnRecompileLimitHit):
+        return ElbowroomError(
+            "The objective cannot be compiled once and for all, because something in it changes from step to step.",
+            f"Look at it with TORCH_LOGS=recompiles, or {leave}.",
+        )
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(error, Unsupported | UserError):
+        return ElbowroomError(
+            f"The objective cannot be compiled, because torch.compile does not understand a part of it ({first}).",
+            f"Write the model without branches that depend on values, or {leave}.",
+        )
+    return ElbowroomError(
+        f"The objective cannot be compiled, because the compiler failed ({type(error).__name__}: {first}).",
+        f"See that the C++ compiler works, or {leave}.",
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what it was raised from, and so on."""
+    while error is not None:
+        yield error
+        error = getattr(error, "inner_exception", None) or error.__cause__ or error.__context__

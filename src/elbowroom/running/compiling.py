@@ -1,0 +1,146 @@
+"""Whether a run's objective is compiled: decided once, from what the run is to do and never from a clock.
+
+Compiling takes some 10 seconds, a few where torch finds its work of an earlier run on disk, and saves a part of every
+step. So it pays where training takes minutes. How long it will take is estimated from the number of steps and the
+floating-point operations of one, which are counted. The decision is written into config.json, and a resumed run keeps
+it: eager and compiled steps differ in the last digits.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from elbowroom.data.batch import Batch
+from elbowroom.data.dataset import DataSet
+from elbowroom.data.stream import StreamSet
+from elbowroom.errors import ElbowroomError
+from elbowroom.learners.execution import Execution, Objective, eager
+from elbowroom.learners.learner import Pair
+from elbowroom.running.build_learner import Course, build_learner
+from elbowroom.running.config import Config
+from elbowroom.running.engine import Plan
+from elbowroom.running.runtime import make_generator
+
+__all__ = ["choose_execution"]
+
+_LONG = 60.0  # seconds of training from which compiling pays
+_STEP = 8e-4  # seconds of a step of the smallest network: Python, the optimiser, some sixty operations
+_RATE = 1.5e11  # floating-point operations per second, about those of two CPU cores
+_WITH_BACKWARD = 3  # times the operations of the forward pass
+
+
+def choose_execution(
+    settings: Config,
+    plan: Plan,
+    pair: Pair,
+    data: DataSet | StreamSet,
+    *,
+    decided: bool | None = None,
+    announce: Callable[[str], None],
+) -> Execution:
+    """How the learner's objective is run; a compiled one has been tried, on a copy, before this returns.
+
+    Args:
+        settings: of the run.
+        plan: how long it is.
+        pair: model and guide, as training will find them.
+        data: from whose training data a batch is taken.
+        decided: what an earlier session of the run has decided; None for a new run.
+        announce: told why nothing is compiled, where it would have paid.
+    Raises:
+        ElbowroomError: ``runtime.compile`` is "on", and the objective cannot be compiled.
+    """
+    asked, required = settings.runtime.compile, settings.runtime.compile == "on"
+    device = next(pair.parameters()).device
+    why_not = _why_not(settings, device)
+    if why_not is not None and required:
+        raise why_not
+    wanted = decided if decided is not None else asked != "off" and (required or _is_long(settings, plan, pair, data))
+    if not wanted or why_not is not None:
+        return eager
+    from elbowroom.learners.compiled import Compiled  # the compiler takes seconds to import
+
+    example = _example(settings, data, device)
+    mode = "reduce-overhead" if device.type == "cuda" else None
+    execution = Compiled(len(example), required=required, announce=announce, mode=mode)
+    _rehearse(settings, plan, pair, example, execution)
+    return execution
+
+
+def _why_not(settings: Config, device: torch.device) -> ElbowroomError | None:
+    """What is known to be uncompilable without trying."""
+    learner = settings.train.learner
+    if device.type == "mps":
+        return ElbowroomError("runtime.compile is on, but objectives are not compiled for mps.", "Set it to off.")
+    if learner == "svi":
+        return ElbowroomError(
+            "runtime.compile is on, but the learner svi runs Pyro's own objectives, which torch.compile does not "
+            "understand.",
+            "Set it to off, or use --train.learner aevb, which maximises the same bound.",
+        )
+    if learner == "mcem" and settings.mcem.growth:
+        return ElbowroomError(
+            "runtime.compile is on, but with mcem.growth the number of draws changes from epoch to epoch, and each "
+            "would be compiled anew.",
+            "Set it to off, or mcem.growth to 0.",
+        )
+    return None
+
+
+def _is_long(settings: Config, plan: Plan, pair: Pair, data: DataSet | StreamSet) -> bool:
+    """Whether training takes so long that compiling pays."""
+    if plan.seconds is not None:
+        return plan.seconds >= _LONG
+    if plan.total_steps is not None and plan.total_steps * _STEP * 20 < _LONG:
+        return False  # however large the networks are, a step would have to be twenty times that of the smallest
+    example = _example(settings, data, next(pair.parameters()).device)
+    count = _Counting()
+    _rehearse(settings, plan, pair, example, count)
+    steps = plan.total_steps
+    if steps is None:  # as many gradients of the decoder as were asked for
+        assert plan.decoder_gradients is not None
+        steps = plan.decoder_gradients // max(1, len(example))
+    return steps * (_STEP + _WITH_BACKWARD * count.operations / _RATE) >= _LONG
+
+
+class _Counting:
+    """Runs objectives eagerly, and counts their floating-point operations."""
+
+    def __init__(self) -> None:
+        self.operations = 0
+
+    def __call__(
+        self,
+        objective: Objective,
+        pair: Pair,
+        batch: Batch,
+        *tensors: Tensor,
+        generator: torch.Generator | None = None,
+        **settings: Any,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        with FlopCounterMode(display=False) as counter:
+            found = objective(pair, batch, *tensors, generator=generator, **settings)
+        self.operations += counter.get_total_flops()
+        return found
+
+
+def _example(settings: Config, data: DataSet | StreamSet, device: torch.device) -> Batch:
+    return data.example(settings.train.batch_size, generator=make_generator(device, 0))
+
+
+def _rehearse(settings: Config, plan: Plan, pair: Pair, batch: Batch, execution: Execution) -> None:
+    """One step of a copy, on a batch; nothing of the run is touched."""
+    twin = copy.deepcopy(pair)
+    positions = None if batch.index is None else batch.index.sort().values
+    with tempfile.TemporaryDirectory() as scratch:
+        course = Course(plan.total_steps, plan.steps_per_epoch, positions, Path(scratch) / "chains")
+        learner = build_learner(settings, course, execution)
+        learner.step(learner.init(twin), batch, generator=make_generator(batch.x.device, 0))

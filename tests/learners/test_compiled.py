@@ -1,0 +1,296 @@
+"""Compiled and eager steps agree to floating-point precision, from the same noise; what cannot be compiled says so."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from elbowroom.data.batch import Batch
+from elbowroom.errors import ElbowroomError
+from elbowroom.inference.objectives import elbo_terms, iwae_terms
+from elbowroom.learners.aevb import Aevb
+from elbowroom.learners.ascent import Ascent
+from elbowroom.learners.compiled import Compiled
+from elbowroom.learners.execution import eager
+from elbowroom.learners.learner import Pair, State
+from elbowroom.learners.mcem import m_step_terms
+from elbowroom.learners.wakesleep import WakeSleep
+from elbowroom.model.conditional import Conditional
+from elbowroom.model.guides import GUIDES
+from elbowroom.model.likelihoods import LIKELIHOODS
+from elbowroom.model.priors import PRIORS
+
+MakePair = Callable[..., tuple[Pair, Batch]]
+ROWS = 6
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the compiler warns of its own doings
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> Iterator[None]:
+    """Each test compiles for itself; what lies in the cache on disk may be used."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def _generator(seed: int = 1) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _silence(remark: str) -> None:
+    raise AssertionError(f"nothing was to be said, but: {remark}")
+
+
+def _found(
+    execution: Any, objective: Any, pair: Pair, batch: Batch, *tensors: Tensor, **settings: Any
+) -> tuple[Tensor, dict[str, Tensor], list[Tensor | None]]:
+    pair.zero_grad()
+    value, parts = execution(objective, pair, batch, *tensors, **settings)
+    value.mean().backward()
+    return value.detach(), parts, [weight.grad for weight in pair.parameters()]
+
+
+def _terms(pair: Pair, batch: Batch, *tensors: Tensor, bound: Any, **settings: Any) -> Any:
+    return bound(pair.model, pair.guide, batch, **settings)
+
+
+def _agree(pair: Pair, batch: Batch, objective: Any, *tensors: Tensor, **settings: Any) -> None:
+    compiled = Compiled(len(batch), required=True, announce=_silence)
+    drawn = [_generator() if "generator" in settings else None for _ in range(2)]
+    runs = []
+    for execution, generator in zip((eager, compiled), drawn, strict=True):
+        given = settings | ({} if generator is None else {"generator": generator})
+        runs.append(_found(execution, objective, copy.deepcopy(pair), batch, *tensors, **given))
+    assert compiled.graphs == 1
+    torch.testing.assert_close(runs[1], runs[0], rtol=1e-9, atol=1e-11)  # in float64
+    if drawn[0] is not None and drawn[1] is not None:  # and the next step draws the same numbers
+        assert torch.equal(drawn[0].get_state(), drawn[1].get_state())
+
+
+# --- the same numbers --------------------------------------------------------------------------------------------
+
+PATHWISE: dict[str, tuple[Any, dict[str, Any]]] = {
+    "elbo": (elbo_terms, {"kl": "auto", "estimator": "pathwise", "num_samples": 2, "beta": 0.5}),
+    "elbo, free bits": (elbo_terms, {"kl": "analytic", "free_bits": 0.3}),
+    "elbo, monte-carlo": (elbo_terms, {"kl": "monte-carlo"}),
+    "elbo, stl": (elbo_terms, {"kl": "monte-carlo", "estimator": "stl"}),
+    "elbo, score function": (elbo_terms, {"kl": "auto", "estimator": "score-function", "num_samples": 3}),
+    "iwae": (iwae_terms, {"estimator": "pathwise", "num_samples": 3}),
+    "iwae, stl": (iwae_terms, {"estimator": "stl", "num_samples": 3}),
+    "iwae, dreg": (iwae_terms, {"estimator": "dreg", "num_samples": 3}),
+    "iwae, score function": (iwae_terms, {"estimator": "score-function", "num_samples": 3}),
+}
+
+
+@pytest.mark.parametrize("name", PATHWISE)
+def test_every_estimator(name: str, make_pair: MakePair) -> None:
+    pair, batch = make_pair()
+    bound, settings = PATHWISE[name]
+    _agree(pair, batch, _terms, bound=bound, generator=True, **settings)
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_every_likelihood(likelihood: str, make_pair: MakePair) -> None:
+    pair, batch = make_pair(likelihood)
+    _agree(pair, batch, _terms, bound=elbo_terms, generator=True)
+
+
+def _combinations() -> Iterator[Any]:
+    for likelihood in LIKELIHOODS:
+        for guide in GUIDES:
+            for prior in PRIORS:
+                if prior == "vamp" and likelihood == "categorical":
+                    continue  # which do not go together
+                for name in PATHWISE:
+                    if "free bits" in name and (guide, prior) != ("diagonal", "normal"):
+                        continue
+                    yield pytest.param(likelihood, guide, prior, name, id=f"{likelihood}:{guide}:{prior}:{name}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("likelihood", "guide", "prior", "name"), [*_combinations()])
+def test_every_combination(likelihood: str, guide: str, prior: str, name: str, make_pair: MakePair) -> None:
+    pair, batch = make_pair(likelihood, guide, prior)
+    bound, settings = PATHWISE[name]
+    if bound is elbo_terms and "monte-carlo" not in settings.values():
+        settings = settings | {"kl": settings["kl"] if "free bits" in name else "auto"}
+    _agree(pair, batch, _terms, bound=bound, generator=True, **settings)
+
+
+@pytest.mark.parametrize("prior", ["mixture", "vamp"])
+def test_every_prior_and_a_full_guide(prior: str, make_pair: MakePair) -> None:
+    pair, batch = make_pair("bernoulli", "full", prior)
+    _agree(pair, batch, _terms, bound=iwae_terms, generator=True, num_samples=2)
+
+
+def test_covariates_and_masks(make_pair: MakePair) -> None:
+    pair, batch = make_pair("gaussian", context_dim=2)
+    mask = torch.rand(batch.x.shape, generator=_generator()) < 0.5
+    _agree(pair, Batch(batch.x, None, batch.context, mask), _terms, bound=elbo_terms, generator=True)
+
+
+def test_the_m_step(make_pair: MakePair) -> None:
+    pair, batch = make_pair()
+    z = torch.randn(3, len(batch), 2, generator=_generator(), dtype=torch.float64)
+    _agree(pair, batch, m_step_terms, z, learns_guide=True)
+
+
+def _learner(execution: Any, kind: str) -> Any:
+    ascent = Ascent(optimizer=functools.partial(torch.optim.Adam, lr=1e-2), total_steps=10)
+    if kind == "wake-sleep":
+        return WakeSleep(ascent=ascent, num_samples=2, execution=execution)
+    return Aevb(name="elbo", objective=elbo_terms, ascent=ascent, beta=0.7, warmup_steps=3, execution=execution)
+
+
+def _steps(learner: Any, pair: Pair, batches: list[Batch]) -> tuple[State, list[Any]]:
+    state, infos, generator = learner.init(pair), [], _generator()
+    for batch in batches:
+        state, info = learner.step(state, batch, generator=generator)
+        infos.append(info)
+    return state, infos
+
+
+@pytest.mark.parametrize("kind", ["aevb", "wake-sleep"])
+def test_several_steps_are_those_of_an_eager_run_and_need_one_function(kind: str, make_pair: MakePair) -> None:
+    """The weight of the KL grows, the last batch of an epoch is smaller, validation comes between."""
+    pair, batch = make_pair()
+    batches = [batch, batch.rows(slice(0, 4)), batch, batch, batch.rows(slice(0, 2)), batch]
+    compiled = Compiled(ROWS, required=True, announce=_silence)
+    twin = copy.deepcopy(pair)
+    plain, wanted = _steps(_learner(eager, kind), pair, batches)
+    state, found = _steps(_learner(compiled, kind), twin, batches)
+    assert compiled.graphs == 1
+    for one, other in zip(found, wanted, strict=True):
+        assert one.terms == pytest.approx(other.terms, rel=1e-9)
+        assert one.beta == other.beta
+    torch.testing.assert_close(state.pair.state_dict(), plain.pair.state_dict(), rtol=1e-7, atol=1e-9)
+
+
+def test_trying_leaves_batch_statistics_and_gradients_alone() -> None:
+    from elbowroom.model.guides import DiagonalNormal
+    from elbowroom.model.latent import LatentModel
+    from elbowroom.model.likelihoods import Bernoulli
+    from elbowroom.model.networks import MLP
+    from elbowroom.model.priors import StandardNormal
+
+    torch.manual_seed(0)
+    guide = DiagonalNormal(MLP((5,), (2, 2), hidden=(4,), batch_norm=True), 2)
+    model = LatentModel(StandardNormal(2), Bernoulli(MLP((2,), (1, 5), hidden=(4,), batch_norm=True), (5,)))
+    pair = Pair(model, guide).double()
+    x = torch.rand(ROWS, 5, generator=_generator(), dtype=torch.float64).round()
+    _agree(pair, Batch(x), _terms, bound=elbo_terms, generator=True)
+    twin, compiled = copy.deepcopy(pair), Compiled(ROWS, required=True, announce=_silence)
+    for execution, each in ((eager, pair), (compiled, twin)):
+        _found(execution, _terms, each, Batch(x), bound=elbo_terms, generator=_generator())
+    torch.testing.assert_close(dict(twin.named_buffers()), dict(pair.named_buffers()))
+    assert int(pair.guide.network.hidden_layers[1].num_batches_tracked) == 1  # type: ignore[union-attr,index,operator,arg-type]
+
+
+# --- what cannot be compiled -------------------------------------------------------------------------------------
+
+
+class Branching(Conditional):
+    """A guide of the user's own whose code looks at numbers."""
+
+    def __init__(self, guide: Conditional) -> None:
+        super().__init__()
+        self.guide = guide
+
+    def forward(self, given: Tensor | None, context: Tensor | None = None) -> Any:
+        assert given is not None
+        return self.guide(given if float(given.sum()) > -1e9 else -given, context)
+
+
+def _refused(pair: Pair, batch: Batch) -> tuple[ElbowroomError, str]:
+    """The error where compiling is required; and what is said where it is not, and training goes on."""
+    settings: dict[str, Any] = {"bound": elbo_terms, "generator": _generator(), "kl": "monte-carlo"}
+    with pytest.raises(ElbowroomError) as caught:
+        _found(Compiled(ROWS, required=True, announce=_silence), _terms, copy.deepcopy(pair), batch, **settings)
+    said: list[str] = []
+    compiled, twin = Compiled(ROWS, announce=said.append), copy.deepcopy(pair)
+    for seed in (1, 2):
+        runs = [
+            _found(execution, _terms, each, batch, **settings | {"generator": _generator(seed)})
+            for execution, each in ((eager, pair), (compiled, twin))
+        ]
+        assert torch.equal(runs[0][0], runs[1][0])
+    (remark,) = said  # once
+    assert "Training goes on without the compiler" in remark
+    assert "\n" not in remark
+    assert "--runtime.compile off" in caught.value.remedy
+    return caught.value, remark
+
+
+def test_a_model_that_looks_at_numbers(make_pair: MakePair) -> None:
+    pair, batch = make_pair()
+    error, _ = _refused(Pair(pair.model, Branching(pair.guide)), batch)
+    assert "torch.compile does not understand a part of it" in error.problem
+
+
+def test_draws_that_depend_on_parameters(make_pair: MakePair) -> None:
+    class Gamma(Conditional):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(2, dtype=torch.float64))
+
+        def forward(self, given: Tensor | None, context: Tensor | None = None) -> Any:
+            assert given is not None
+            shape = (self.weight.exp()).expand(len(given), 2)
+            return torch.distributions.Independent(torch.distributions.Gamma(shape, torch.ones_like(shape)), 1)
+
+    pair, batch = make_pair()
+    error, _ = _refused(Pair(pair.model, Gamma()), batch)
+    assert "draws depend on parameters" in error.problem
+
+
+def test_no_compiler(make_pair: MakePair, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    from torch._inductor import config, cpp_builder
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing lies there ready
+    monkeypatch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
+    cpp_builder.cpp_compiler_search.cache_clear()
+    try:
+        error, remark = _refused(*make_pair())
+    finally:
+        cpp_builder.cpp_compiler_search.cache_clear()
+    assert "no C++ compiler" in error.problem
+    assert "CXX" in remark
+
+
+def test_a_compiler_that_fails(make_pair: MakePair, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    from torch._inductor import config, cpp_builder
+
+    broken = tmp_path / "g++"
+    broken.write_text('#!/bin/sh\n[ "$1" = --version ] && exec g++ --version\necho "internal error" >&2\nexit 1\n')
+    broken.chmod(0o755)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(config.cpp, "cxx", (None, str(broken)))
+    cpp_builder.cpp_compiler_search.cache_clear()
+    try:
+        error, _ = _refused(*make_pair())
+    finally:
+        cpp_builder.cpp_compiler_search.cache_clear()
+    assert "the compiler failed" in error.problem
+
+
+def test_a_cache_that_cannot_be_written(make_pair: MakePair, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    error, _ = _refused(*make_pair())
+    assert "cache" in error.problem
+    assert "TORCHINDUCTOR_CACHE_DIR" in error.remedy
+
+
+def test_what_changes_at_every_step_is_compiled_a_few_times_and_no_more(make_pair: MakePair) -> None:
+    pair, batch = make_pair()
+    compiled = Compiled(ROWS, announce=_silence)
+    for draws in range(1, 12):
+        _found(compiled, _terms, pair, batch, bound=elbo_terms, num_samples=draws, generator=_generator())
+    assert compiled.graphs == 8

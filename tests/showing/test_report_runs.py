@@ -60,10 +60,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, _lonely_machine: None) -> Pat
     )
     for split in ("train", "test"):
         digits.evaluate("room", split=split, points=20, k=8)
-    told = er.doctor(digits, points=60)
-    from elbowroom.showing.diagnosis import diagnosis_json
-
-    (digits.folder.path / "doctor.json").write_text(json.dumps({"run": "x", **diagnosis_json(told)}))
+    er.doctor(digits, points=60)
     fit(folder / "bare", "digits")
     fit(folder / "grey", "digits", data={"binarization": "none"}, model={"likelihood": "cross-entropy"})
     fit(folder / "labels", "digits", data={"context": "labels"})
@@ -231,6 +228,22 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(copied: Path, monkeypa
         er.report(copied)
     assert (copied / "report.html").read_text() == "old"
     assert not list(copied.glob(".report*"))
+
+
+def test_a_diagnosis_of_other_weights_is_called_that(copied: Path) -> None:
+    path, step = copied / "doctor.json", load(copied).step
+    content = json.loads(path.read_text())
+    assert content["step"] == step
+    assert "by now" not in prose(report_of_run(load(copied)))
+    path.write_text(json.dumps(content | {"step": 1}))
+    stale = report_of_run(load(copied))
+    assert f"weights of step 1; the run has those of step {step:,} by now: `elbowroom doctor {copied}`" in prose(stale)
+    assert [tile.note for tile in stale.tiles if tile.label == "the doctor"] == ["10 checks, weights of step 1"]
+    del content["step"]  # version 0.1.0
+    path.write_text(json.dumps(content))
+    unknown = report_of_run(load(copied))
+    assert "does not say which weights were examined" in prose(unknown)
+    assert [tile.note for tile in unknown.tiles if tile.label == "the doctor"] == ["10 checks"]
 
 
 def test_half_a_character_spoils_no_page(copied: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from elbowroom.evaluation.doctor import Diagnosis
 from elbowroom.evaluation.results import Result
+from elbowroom.running.diagnosis import Checkup
 from elbowroom.running.observers import BOUNDS
 from elbowroom.running.runs import Run
 from elbowroom.showing import plots
@@ -42,11 +43,11 @@ _IN_FULL = {
 
 
 def headline(
-    run: Run, found: Measurements, history: Sequence[dict[str, Any]], diagnosis: Diagnosis | None = None
+    run: Run, found: Measurements, history: Sequence[dict[str, Any]], checkup: Checkup | None = None
 ) -> Headline:
     """The tightest bound that was measured on most data; else the bound that training reported; else that none is."""
     if not run.normalized:
-        return _no_likelihood(run, found, history, diagnosis)
+        return _no_likelihood(run, found, history, checkup)
     best = found.bound()
     if best is not None:
         details = [_how_taken(best), *_what_it_lacks(run, found, best)]
@@ -101,14 +102,14 @@ def _what_it_lacks(run: Run, found: Measurements, best: Measured) -> list[str]:
 
 
 def _no_likelihood(
-    run: Run, found: Measurements, history: Sequence[dict[str, Any]], diagnosis: Diagnosis | None
+    run: Run, found: Measurements, history: Sequence[dict[str, Any]], checkup: Checkup | None
 ) -> Headline:
     """The cross-entropy of grey pixels bounds nothing, and the page begins with that."""
     ask = f"`{command('doctor', run.folder.path)}` says"
     why = (
         "The loss is the cross-entropy of grey pixels, which does not integrate to one: log p(x) does not exist, and "
         "no figure here compares with another model's.",
-        f"{ask if diagnosis is None else 'The findings of the doctor, below, say'} what to do.",
+        f"{ask if checkup is None else 'The findings of the doctor, below, say'} what to do.",
     )
     best = found.best(lambda one: one.method == "elbo" and one.result.name.startswith("elbo"))
     label = "Not a log-likelihood"
@@ -137,7 +138,7 @@ def _last_report(run: Run, history: Sequence[dict[str, Any]]) -> tuple[str, dict
 # --- beside the headline -----------------------------------------------------------------------------------------
 
 
-def tiles(run: Run, found: Measurements, history: Sequence[dict[str, Any]], diagnosis: Diagnosis | None) -> list[Tile]:
+def tiles(run: Run, found: Measurements, history: Sequence[dict[str, Any]], checkup: Checkup | None) -> list[Tile]:
     """Figures beside the headline, as far as they are known."""
     out = []
     elbo = found.best(lambda one: one.result.name == "elbo")
@@ -151,8 +152,8 @@ def tiles(run: Run, found: Measurements, history: Sequence[dict[str, Any]], diag
     if active is not None:
         count = " ".join(part for part in value(active.result) if part)
         out.append(Tile("latents in use", count, _data_of(active.result)))
-    if diagnosis is not None:
-        out.append(Tile("the doctor", _few_words(diagnosis), _checks(len(diagnosis.seconds))))
+    if checkup is not None:
+        out.append(Tile("the doctor", _few_words(checkup.diagnosis), _examined(checkup, found)))
     if history:
         last = history[-1]
         epochs = f"{last['epoch']:g} epochs, " if last.get("epoch") else ""
@@ -172,8 +173,11 @@ def _room_note(found: Measurements, spare: Measured) -> str:
     )
 
 
-def _checks(number: int) -> str:
-    return f"{number} check{'s' * (number != 1)}"
+def _examined(checkup: Checkup, found: Measurements) -> str:
+    """How many checks, and of which weights where the run has others now."""
+    number = len(checkup.diagnosis.seconds)
+    stale = checkup.step not in (None, found.step)
+    return f"{number} check{'s' * (number != 1)}{f', weights of step {checkup.step:,}' if stale else ''}"
 
 
 def _few_words(diagnosis: Diagnosis) -> str:

@@ -34,7 +34,7 @@ def doctor(
         Seed of all draws.
     """
     from elbowroom.running.diagnosis import FILE, Checkup
-    from elbowroom.showing import terminal
+    from elbowroom.showing import gallery, terminal
     from elbowroom.showing.diagnosis import diagnosis_text
 
     loaded = load_run(run, device)
@@ -53,8 +53,4 @@ def doctor(
     wrote(loaded.folder.path / FILE)
     aggregate, samples = found.studies.aggregate, found.studies.samples
     if aggregate is not None and samples is not None:
-        from elbowroom.showing.holes import holes_figure
-
-        figure = loaded.folder.figures / "holes.png"
-        holes_figure(aggregate, samples, title=loaded.folder.path.name, path=figure)
-        wrote(figure)
+        wrote(gallery.keep(loaded, "holes", gallery.holes(loaded, aggregate, samples)))

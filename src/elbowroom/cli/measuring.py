@@ -80,7 +80,8 @@ def evaluate(
         Seed of the draws.
     """
     from elbowroom.memory import in_words, peak_memory
-    from elbowroom.showing import plots, terminal
+    from elbowroom.showing import gallery, plots, terminal
+    from elbowroom.showing.room import by_split
 
     loaded = load_run(run, device)
     names = [name for given in methods or [] for name in given.split(",") if name]
@@ -117,18 +118,12 @@ def evaluate(
     wrote(loaded.folder.path / "evaluation.json")
     wrote(loaded.folder.path / "evaluation")
     # what was measured of other data does not belong on one axis with what was measured of these
-    rows = [result.model_dump() for result in results if result.split == own]
-    if any(row["bound"] and math.isfinite(row["value"]) for row in rows):
-        figure = loaded.folder.figures / "evaluation.png"
-        plots.evaluation_figure(rows, normalized=loaded.normalized, title=loaded.folder.path.name, path=figure)
-        wrote(figure)
+    shown = [result for result in results if result.split == own]
+    if any(result.bound and math.isfinite(result.value) for result in shown):
+        wrote(gallery.keep(loaded, "evaluation", gallery.evaluation(loaded, shown)))
     if "room" in names:
-        splits = sorted({r.split for r in results if r.split != "simulated"}, key=lambda name: name != "train")
-        shown = {name: [r.model_dump() for r in results if r.split == name] for name in splits}
-        terminal.print_table(plots.room_rows(shown))
-        figure = loaded.folder.figures / "room.png"
-        plots.room_figure(shown, title=loaded.folder.path.name, path=figure)
-        wrote(figure)
+        terminal.print_table(plots.room_rows(by_split(results)))
+        wrote(gallery.keep(loaded, "room", gallery.room(loaded, results)))
 
 
 def score(

@@ -1,4 +1,4 @@
-"""The data that a run was trained on: whether they are still the same, and which of them it learned from."""
+"""What a run asks of data: that its own are still the same, and that others are of their kind."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
+from elbowroom.running.build import Facts
 from elbowroom.running.folder import RunFolder
 
-__all__ = ["check_same_data", "with_recorded_splits"]
+__all__ = ["check_fits", "check_same_data", "with_recorded_splits"]
 
 
 def check_same_data(content: dict[str, Any], data: DataSet | StreamSet, folder: RunFolder) -> None:
@@ -44,3 +45,26 @@ def check_same_data(content: dict[str, Any], data: DataSet | StreamSet, folder: 
 def with_recorded_splits(data: DataSet | StreamSet, folder: RunFolder) -> DataSet | StreamSet:
     """The data with the splits that the run was trained with; a stream has none."""
     return replace(data, splits=folder.read_splits()) if isinstance(data, DataSet) else data
+
+
+def check_fits(data: DataSet, facts: Facts) -> None:
+    """Refuses other data than a model was made for.
+
+    Args:
+        data: what is to be measured, scored or encoded.
+        facts: what the model knows of its own data.
+    Raises:
+        ElbowroomError: another shape, or another number of covariates.
+    """
+    if tuple(data.event_shape) != facts.event_shape:
+        raise ElbowroomError(
+            f"{data.name} holds data of shape {tuple(data.event_shape)}, "
+            f"but the model was trained on shape {facts.event_shape}.",
+            "Give data of the same shape, one datum a row.",
+        )
+    if data.context_dim != facts.context_dim:
+        raise ElbowroomError(
+            f"{data.name} comes with {data.context_dim} covariates, but the model was trained with "
+            f"{facts.context_dim}.",
+            "Give the covariates (or labels) that it was trained with beside the data.",
+        )

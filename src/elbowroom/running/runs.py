@@ -41,7 +41,7 @@ from elbowroom.running.build import Facts, build_data, build_pair
 from elbowroom.running.config import Config, configure
 from elbowroom.running.diagnosis import Checkup, write_checkup
 from elbowroom.running.folder import RunFolder
-from elbowroom.running.own_data import check_same_data, with_recorded_splits
+from elbowroom.running.own_data import check_fits, check_same_data, with_recorded_splits
 from elbowroom.running.parts import FileParts
 from elbowroom.running.runtime import dtype_of, make_generator, pick_device
 
@@ -319,21 +319,27 @@ class Run:
             drawn = draw(p_x, (), generator=generator)
             return Reconstruction(batch.x.cpu(), mean(p_x).cpu(), drawn.cpu())
 
-    def encode(self, source: Any = None, *, split: str = "test") -> Encoded:
+    def encode(self, source: Any = None, *, split: str = "test", points: int | None = None) -> Encoded:
         """Means and standard deviations of q(z | x), for ``source`` or a split of the run's own data.
 
+        Args:
+            source: a path, an array, what `read` gives; a split of the run's own data unless given.
+            split: which split, where no source is given.
+            points: how many data, chosen by the data's seed; all of them unless given.
         Raises:
             ElbowroomError: the run has no guide.
         """
         self._require_guide("To encode asks")
-        means, deviations = [], []
+        means, deviations, rows = [], [], []
         with evaluation_mode(self.pair):
-            for batch in self._batches(source, split, 1000):
+            for batch in self._batches(source, split, 1000, points):
                 q = self.guide(batch.x, batch.context)
                 means.append(q.mean.cpu())
                 deviations.append(q.stddev.cpu())
-        data = self.dataset() if source is None else None
-        labels = None if data is None or data.labels is None else data.labels[data.splits[split]]
+                rows.append(batch.index)
+        labels = self.dataset().labels if source is None else None
+        if labels is not None:
+            labels = labels.cpu()[torch.cat([index.cpu() for index in rows if index is not None])]
         return Encoded(torch.cat(means), torch.cat(deviations), labels)
 
     def posterior(
@@ -387,11 +393,11 @@ class Run:
                 "--methods laplace-is.",
             )
 
-    def _batches(self, source: Any, split: str, batch_size: int) -> Iterator[Batch]:
-        """Batches of the run's own split, or of all the data of ``source``, in order."""
+    def _batches(self, source: Any, split: str, batch_size: int, points: int | None = None) -> Iterator[Batch]:
+        """Batches of the run's own split, or of the data of ``source``, in order."""
         if source is None:
-            return self.dataset().batches(split, batch_size)
-        return self._whole(source).batches("all", batch_size)
+            return self.dataset().batches(split, batch_size, points=points)
+        return self._whole(source).batches("all", batch_size, points=points)
 
     def _whole(self, source: Any) -> DataSet:
         """All rows of ``source`` as one split, in their own order."""
@@ -435,18 +441,7 @@ class Run:
         )
         if not isinstance(data, DataSet):
             raise ElbowroomError("A stream cannot be scored or encoded whole.", "Give an array, a file or a Dataset.")
-        if tuple(data.event_shape) != self.facts.event_shape:
-            raise ElbowroomError(
-                f"{data.name} holds data of shape {tuple(data.event_shape)}, "
-                f"but the model was trained on shape {self.facts.event_shape}.",
-                "Give data of the same shape, one datum a row.",
-            )
-        if data.context_dim != self.facts.context_dim:
-            raise ElbowroomError(
-                f"{data.name} comes with {data.context_dim} covariates, but the model was trained with "
-                f"{self.facts.context_dim}.",
-                "Give the covariates (or labels) that it was trained with beside the data.",
-            )
+        check_fits(data, self.facts)
         if data.fill is not None:  # missing elements stand at the mean that the model was trained with, not their own
             data = replace(data, fill=self.filler)
         likelihood = self.model.likelihood

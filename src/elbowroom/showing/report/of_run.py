@@ -7,10 +7,8 @@ not measured yet is named with the command that measures it.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from elbowroom import __version__
@@ -47,11 +45,9 @@ def report_of_run(run: Run, *, seed: int = 0) -> Report:
     )
     checkup = read_checkup(folder)
     parts = sizes(run)
-    with tempfile.TemporaryDirectory(prefix="elbowroom-report-") as temporary:
-        pictures = _pictures(figures.shown(run, Path(temporary)), history, seed)
     sections = (
         Section("trained", "What was trained on what", "Set-up", (sheet_of_facts(run, parts, history),)),
-        *pictures,
+        *_pictures(run, history, seed),
         Section("evaluation", "How good it is", "Evaluation", tuple(evaluation(run, found))),
         Section("room", "The elbow room, divided", "Elbow room", tuple(room(run, found))),
         Section("doctor", "What the doctor found", "Doctor", tuple(diagnosed(checkup, folder.path, run.step))),

@@ -11,7 +11,7 @@ from elbowroom.evaluation.results import Result
 from elbowroom.running.diagnosis import Checkup
 from elbowroom.running.observers import BOUNDS
 from elbowroom.running.runs import Run
-from elbowroom.showing import plots
+from elbowroom.showing import gallery, plots
 from elbowroom.showing.report.content import Block, Column, Figure, Group, Headline, Prose, Table, Tile
 from elbowroom.showing.report.figures import attempt, chart, k_curve
 from elbowroom.showing.report.measured import Measured, Measurements
@@ -27,6 +27,7 @@ from elbowroom.showing.report.words import (
     value,
     verdict,
 )
+from elbowroom.showing.room import by_split
 
 __all__ = ["evaluation", "headline", "room", "tiles"]
 
@@ -227,15 +228,13 @@ def _comparable(found: Measurements) -> list[Result]:
 
 
 def _bounds(run: Run, shown: Sequence[Result]) -> Figure:
-    rows = [result.model_dump() for result in shown]
-    drawing = plots.evaluation_figure(rows, normalized=run.normalized)
     said = "; ".join(
         f"{result_name(result)} {estimate(result.value, result.stderr)}, {result.points:,} data"
         for result in shown
         if result.unit == "nats" and result.name != "elbow room"
     )
     return chart(
-        drawing,
+        gallery.evaluation(run, shown),
         alt=f"Bounds on log p(x) in nats per datum, each with one standard error: {said}.",
         caption="A triangle points to where log p(x) must lie. Results of different data differ by the data too.",
     )
@@ -330,7 +329,7 @@ def _curve_of_k(run: Run, found: Measurements) -> list[Block]:
     if len(unique) < 2:
         ask = command("evaluate", run.folder.path, "--methods", "k-curve")
         return [Prose(f"What more draws would buy has not been measured: `{ask}` does.", tone="missing")]
-    return [k_curve(list(unique.values()))]
+    return [k_curve(run, list(unique.values()))]
 
 
 # --- the room ----------------------------------------------------------------------------------------------------
@@ -340,16 +339,14 @@ def room(run: Run, found: Measurements) -> list[Block]:
     """The elbow room of training and test data, divided into what the encoder and what its family costs."""
     if not run.has_guide:
         return [Prose("The run was learned without a guide, so that no guess has a room.", tone="missing")]
-    measured = {split: _of_room(found, split) for split in ("train", "test", "validation", "all")}
-    splits = {split: results for split, results in measured.items() if results}
-    if not splits:
+    results = [result for split in ("train", "test", "validation", "all") for result in _of_room(found, split)]
+    if not results:
         ask = command("evaluate", run.folder.path, "--methods", "room")
         return [Prose(f"The room has not been divided into its parts yet: `{ask}` does.", tone="missing")]
-    shown = {split: [result.model_dump() for result in results] for split, results in splits.items()}
-    figure = attempt(lambda: _bars(shown), "The parts of the room")
+    figure = attempt(lambda: _bars(run, results), "The parts of the room")
     if isinstance(figure, Prose):
         return [figure]
-    rows = plots.room_rows(shown)
+    rows = plots.room_rows(by_split(results))
     columns = tuple(Column(title, numeric=place > 0) for place, title in enumerate(rows[0]))
     table = Table(
         "The elbow room and its parts, nats per datum; the errors of gaps are those of paired differences",
@@ -374,10 +371,9 @@ def _of_room(found: Measurements, split: str) -> list[Result]:
     return list(same.values())
 
 
-def _bars(shown: dict[str, list[dict[str, Any]]]) -> Figure:
-    drawing = plots.room_figure(shown)
+def _bars(run: Run, results: Sequence[Result]) -> Figure:
     said = []
-    for split, rows in shown.items():
+    for split, rows in by_split(results).items():
         parts = [
             f"{row['name']} {estimate(row['value'], row['stderr'])}"
             for row in rows
@@ -385,7 +381,7 @@ def _bars(shown: dict[str, list[dict[str, Any]]]) -> Figure:
         ]
         said.append(f"{split}: {', '.join(parts)}")
     return chart(
-        drawing,
+        gallery.room(run, results),
         alt=f"Stacked bars from the ELBO up to log p(x), nats per datum. {'. '.join(said)}.",
         caption="The amortisation gap is what the encoder loses by answering for all data with one set of weights; the "
         "approximation gap is what its family of distributions cannot reach.",

@@ -163,6 +163,16 @@ def test_encodings_come_with_the_splits_labels(out: Path) -> None:
 # --- other data --------------------------------------------------------------------------------------------------
 
 
+def test_some_encodings_come_with_their_own_labels(out: Path) -> None:
+    labels = torch.arange(53)  # each datum says which one it is
+    run = tiny(reals(), out, labels=labels, train=FEW)
+    some, every = run.encode(split="train", points=5), run.encode(split="train")
+    assert some.labels is not None and every.labels is not None
+    assert len(some.mean) == len(some.labels) == 5
+    places = [every.labels.tolist().index(label) for label in some.labels.tolist()]
+    assert torch.allclose(some.mean, every.mean[places], atol=1e-6)
+
+
 def test_other_data_are_read_as_the_runs_own_were(out: Path) -> None:
     """Whole numbers among real ones are real numbers to this model, whatever they look like alone."""
     run = tiny(reals(), out, train=FEW)

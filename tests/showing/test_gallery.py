@@ -242,6 +242,11 @@ def test_results_are_drawn_under_the_runs_name(runs: dict[str, Run], watch: Call
     assert is_drawn(gallery.evaluation(run, results[:3]))
     assert [row["name"] for row in of_bounds.values[0]] == ["elbo", "reconstruction", "kl"]
     assert (of_bounds["title"], of_bounds["normalized"]) == ("digits", True)
+    of_draws = watch("k_curve_figure")
+    curve = run.evaluate("k-curve", points=4)
+    assert is_drawn(gallery.k_curve(run, curve))
+    assert of_draws.values[0] == [1, 10, 100, 1000, 5000]
+    assert of_draws.values[1:] == ([r.value for r in curve], [r.stderr for r in curve])
     assert is_drawn(gallery.room(run, results))
     assert list(of_room.values[0]) == ["train", "test"]
     assert of_room["title"] == "digits"

@@ -194,7 +194,7 @@ class Run:
             measured, split = self._whole(data), "all"
         wanted = [(split, methods or every)]
         beside = "test" if split == "train" else "train"
-        if "room" in methods and data is None and len(measured.splits.get(beside, ())):
+        if "room" in methods and len(measured.splits.get(beside, ())):  # other data are one split alone
             wanted.append((beside, ("room",)))
         given = settings | {"points": points, "seed": seed}
         return [result for part, names in wanted for result in self._measure(measured, part, names, announce, given)]

@@ -1,7 +1,7 @@
-"""The pictures of a run: what to show of which model. Each function returns a figure, which a report shows and
-``keep`` writes into the run's ``figures/`` folder.
+"""The pictures of a run: what to show of which model.
 
-How a picture looks is decided in `plots`; here it is decided what goes into it.
+Each function returns a figure, which a report shows and ``keep`` writes into the run's ``figures/`` folder. How a
+picture looks is decided in `plots`; here it is decided what goes into it.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ __all__ = [
     "curves",
     "evaluation",
     "holes",
+    "k_curve",
     "keep",
     "latents",
     "manifold",
@@ -190,6 +191,17 @@ def evaluation(run: Run, results: Sequence[Result]) -> Figure:
     """
     rows = [result.model_dump() for result in results]
     return plots.evaluation_figure(rows, normalized=run.normalized, title=run.folder.path.name)
+
+
+def k_curve(run: Run, results: Sequence[Result]) -> Figure:
+    """The importance-weighted bound against the number of its draws.
+
+    Args:
+        run: whose results these are.
+        results: of the method k-curve on the same data, by increasing k.
+    """
+    ks, values = [int(result.settings["k"]) for result in results], [result.value for result in results]
+    return plots.k_curve_figure(ks, values, [result.stderr or 0.0 for result in results], title=run.folder.path.name)
 
 
 def room(run: Run, results: Sequence[Result]) -> Figure:

@@ -211,11 +211,9 @@ def k_curve(run: Run, results: Sequence[Result]) -> Figure:
         results: of the method k-curve on the same data, two or more.
     """
     ordered = sorted(results, key=lambda result: int(result.settings["k"]))
-    ks, values = [int(r.settings["k"]) for r in ordered], [r.value for r in ordered]
-    drawing = plots.k_curve_figure(ks, values, [r.stderr or 0.0 for r in ordered], title=run.folder.path.name)
-    said = ", ".join(f"k = {k:,}: {estimate(r.value, r.stderr)}" for k, r in zip(ks, ordered, strict=True))
+    said = ", ".join(f"k = {int(r.settings['k']):,}: {estimate(r.value, r.stderr)}" for r in ordered)
     return chart(
-        drawing,
+        gallery.k_curve(run, ordered),
         alt=f"The importance-weighted bound in nats per datum against its number of draws. {said}.",
         caption="Where the bound still rises with more draws, it is still loose. Errors are of the mean over data, the "
         "same data for every k, so that the rise is known far better than each value.",

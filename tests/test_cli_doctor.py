@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from elbowroom.cli import main
+from elbowroom.running.runs import load
 
 TINY = ("--model.encoder.hidden", "6", "--model.decoder.hidden", "6", "--model.latent-dim", "2", "--train.epochs", "1")
 
@@ -39,6 +40,8 @@ def test_the_report_names_faults_numbers_and_remedies(capsys: pytest.CaptureFixt
     assert out.rstrip().endswith("wrote runs/digits/figures/holes.png")
     kept = json.loads(Path("runs/digits/doctor.json").read_text())
     assert kept["healthy"] is False
+    asked = [kept[name] for name in ("run", "step", "points", "seed")]
+    assert asked == ["runs/digits", load("runs/digits").step, 100, 0]
     assert {"finished", "latents_in_use", "holes"} <= {finding["check"] for finding in kept["findings"]}
 
 
@@ -47,6 +50,7 @@ def test_json_is_one_object_and_nothing_else(capsys: pytest.CaptureFixture[str])
     printed = json.loads(capsys.readouterr().out)
     assert [finding["check"] for finding in printed["findings"]] == ["latents_in_use"]
     assert set(printed["seconds"]) == {"sound", "latents_in_use"}
+    assert printed == json.loads(Path("runs/digits/doctor.json").read_text())
     evidence = printed["findings"][0]["evidence"]
     assert all(set(number) == {"name", "value", "stderr", "unit"} for number in evidence)
 

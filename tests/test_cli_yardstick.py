@@ -38,13 +38,19 @@ def test_both_splits_are_shown_and_kept(asked: str, shown: str, capsys: pytest.C
     assert {"train", shown} <= {result["split"] for result in kept if result["name"] == "elbow room"}
 
 
-def test_json_holds_the_split_that_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_names_the_split_that_was_not_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     main(["evaluate", "runs/digits", *FEW, "--json"])
     printed = json.loads(capsys.readouterr().out)
     assert printed["split"] == "test"
-    assert [result["name"] for result in printed["results"]] == [
-        "elbo", "elbo of q*", "log p(x)", "amortisation gap", "approximation gap", "elbow room",
-    ]  # fmt: skip
+    names = ["elbo", "elbo of q*", "log p(x)", "amortisation gap", "approximation gap", "elbow room"]
+    shown = [(result["name"], result.get("split")) for result in printed["results"]]
+    assert shown == [(name, None) for name in names] + [(name, "train") for name in names]
+
+
+def test_other_data_have_a_room_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["evaluate", "runs/digits", "digits", *FEW])
+    out = capsys.readouterr().out
+    assert "amortisation gap" in out and "train" not in out
 
 
 def test_simulated_data_are_named_and_stay_out_of_the_figure(capsys: pytest.CaptureFixture[str]) -> None:

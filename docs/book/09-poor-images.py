@@ -24,10 +24,8 @@ from pathlib import Path
 
 import elbowroom as er
 from elbowroom.evaluation.aggregate import aggregate_study
-from elbowroom.evaluation.doctor import diagnose
 from elbowroom.evaluation.sample_study import sample_study, share_of_prior
 from elbowroom.numerics import mean_and_stderr
-from elbowroom.running.checkup import patient_of
 from elbowroom.showing.diagnosis import diagnosis_text
 from elbowroom.showing.holes import holes_figure
 
@@ -82,9 +80,8 @@ beyond, error = mean_and_stderr(((x - mean) ** 2 - (p - mean) ** 2 - p * (1 - p)
 # which lets a classifier guess what is a sample and what a digit.
 
 # %%
-patient = patient_of(run)
-checks = ["finished", "latents_in_use", "amortisation", "holes", "sample_quality"]
-print(diagnosis_text(run.folder.path.name, diagnose(patient, checks=checks)))
+found = run.doctor(checks=["finished", "latents_in_use", "amortisation", "holes", "sample_quality"])
+print(diagnosis_text(run.folder.path.name, found))
 
 # %% [markdown]
 # **The encoder cannot be the reason.** It takes no part in the making of an image: z comes from the prior, x from the
@@ -97,13 +94,12 @@ print(diagnosis_text(run.folder.path.name, diagnose(patient, checks=checks)))
 # and data, and $1 - d_\text{encodings} / d_\text{prior}$ is the prior's share in it {cite:p}`lopezpaz2017`.
 
 # %%
-samples = sample_study(patient)
+samples, aggregate = found.studies.samples, found.studies.aggregate
 for source, test in samples.tests.items():
     print(f"z from {source:<10} told from data in {test.accuracy:.1%} ± {test.stderr:.1%} of guesses; 50% is chance")
 print(f"share of the prior: {share_of_prior(samples.tests):.0%}")
 
 # %% mystnb={"image": {"alt": "Encodings in clusters over the prior's circles; images from three sources of z"}}
-aggregate = aggregate_study(patient)
 holes_figure(aggregate, samples, value_range=(0, 1))
 
 # %% [markdown]
@@ -139,9 +135,10 @@ mixed = er.train(SOURCE, out=folder / "mixture", observers=[], model=learned, **
 rise, rise_error = mean_and_stderr(mixed.score(k=200).log_evidence - run.score(k=200).log_evidence)
 print(f"log p(x) of test images rises by {rise:.2f} ± {rise_error:.2f} nats (importance-weighted bounds, k = 200)")
 
-treated = patient_of(mixed)
-left, left_error = mean_and_stderr(aggregate_study(treated).gains["mixture"])
-told, told_before = sample_study(treated).tests["prior"], samples.tests["prior"]
+patient = mixed.patient()
+treated = aggregate_study(patient)
+left, left_error = mean_and_stderr(treated.gains["mixture"])
+told, told_before = sample_study(patient, treated).tests["prior"], samples.tests["prior"]
 print(f"what a learned prior would still gain: {left:.2f} ± {left_error:.2f} nats; before {gain:.2f}")
 print(f"samples told from data: {told.accuracy:.1%} ± {told.stderr:.1%}; before {told_before.accuracy:.1%}")
 

@@ -11,7 +11,7 @@ import torch
 
 import elbowroom as er
 from elbowroom.errors import ElbowroomError
-from elbowroom.running.runs import check_same_data
+from elbowroom.running.own_data import check_same_data
 
 pl = pytest.importorskip("polars")
 

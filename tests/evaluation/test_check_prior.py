@@ -10,9 +10,11 @@ from torch.distributions import Categorical, MixtureSameFamily, Normal
 
 from elbowroom.data.loading import load_data
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation import check_prior
+from elbowroom.evaluation import check_prior, examination
 from elbowroom.evaluation.aggregate import aggregate_study, held_out
-from elbowroom.evaluation.findings import Finding, Patient
+from elbowroom.evaluation.doctor import diagnose
+from elbowroom.evaluation.examination import Examination
+from elbowroom.evaluation.findings import Finding
 from elbowroom.evaluation.sample_study import sample_study, share_of_prior
 from elbowroom.model.guides import DiagonalNormal, PriorGuide
 from elbowroom.model.latent import LatentModel
@@ -28,8 +30,8 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _patient(model, guide, x, *, points=800, **options) -> Patient:
-    return Patient(model, guide, load_data(x, test=0.5, **options), points=points)
+def _patient(model, guide, x, *, points=800, **options) -> Examination:
+    return Examination(model, guide, load_data(x, test=0.5, **options), points=points)
 
 
 def _linear(dim=6, latent_dim=2, scale=0.5, seed=0) -> LinearGaussian:
@@ -37,12 +39,12 @@ def _linear(dim=6, latent_dim=2, scale=0.5, seed=0) -> LinearGaussian:
     return LinearGaussian(weight, torch.zeros(dim), scale=scale)
 
 
-def _healthy(points=800) -> Patient:
+def _healthy(points=800) -> Examination:
     model = _linear()
     return _patient(model, model.exact_guide(), model.sample(4000, generator=_generator(1)).x, points=points)
 
 
-def _clustered() -> tuple[Patient, float]:
+def _clustered() -> tuple[Examination, float]:
     """Data whose z lie at ±2.5, under a model that says N(0, 1); and KL(q(z) ‖ p(z)), by quadrature."""
     model, generator = LinearGaussian(torch.tensor([[1.0], [0.5], [0.0]]), torch.zeros(3), scale=0.4), _generator(2)
     sign = torch.where(torch.rand(6000, 1, generator=generator) < 0.5, -1.0, 1.0)
@@ -68,7 +70,7 @@ def test_an_exact_model_has_no_holes():
     patient = _healthy()
     (finding,) = check_prior.holes(patient)
     assert finding.severity == "note"
-    found = aggregate_study(patient)
+    found = patient.aggregate
     assert abs(found.test.z) < 4
     for name in found.gains:
         value, stderr = mean_and_stderr(found.gains[name])
@@ -81,7 +83,7 @@ def test_samples_of_an_exact_model_are_data():
     patient = _healthy()
     (finding,) = check_prior.sample_quality(patient)
     assert finding.severity == "note"
-    tests = sample_study(patient).tests
+    tests = patient.samples.tests
     assert list(tests) == ["encodings", "learned", "prior"]
     for test in tests.values():
         assert abs(test.z) < 4
@@ -99,7 +101,7 @@ def test_holes_cost_what_quadrature_says():
     assert sum(parts) == pytest.approx(value)
     assert parts[2] > 0.5  # clusters, beyond scale
     assert _number(finding, "prior draws where hardly any data are (1% by chance)")[0] > 0.3
-    found = aggregate_study(patient)
+    found = patient.aggregate
     assert found.test.z > 4
     assert float(found.variance) == pytest.approx(2.5**2 * 0.785 + 0.2, rel=0.15)  # of q(z); that of p(z) is 1
 
@@ -109,7 +111,7 @@ def test_the_prior_is_blamed_for_holes():
     (finding,) = check_prior.sample_quality(patient)
     assert finding.severity in ("warning", "severe")
     assert "the prior is the main reason" in finding.title
-    found = sample_study(patient)
+    found = patient.samples
     assert share_of_prior(found.tests) > 0.8
     assert found.holes.z > 4
     assert found.tests["learned"].accuracy < found.tests["prior"].accuracy - 0.2
@@ -132,7 +134,7 @@ def test_without_a_guide_nothing_is_attributed():
         assert check_prior.holes(patient) == []
         (finding,) = check_prior.sample_quality(patient)
         assert finding.severity == "note"
-        assert list(sample_study(patient).tests) == ["prior"]
+        assert list(patient.samples.tests) == ["prior"]
     (finding,) = check_prior.sample_quality(_patient(model, None, 3 * x))
     assert finding.severity in ("warning", "severe")
     assert "prior" not in finding.title
@@ -142,7 +144,7 @@ def test_other_data_are_encoded_than_are_compared_with():
     # with next to no noise a reconstruction is its datum: two samples of the same rows would be alike to the last digit
     model = _linear(dim=4, latent_dim=1, scale=0.05)
     patient = _patient(model, model.exact_guide(), model.sample(3000, generator=_generator(5)).x)
-    found = sample_study(patient)
+    found = patient.samples
     assert all(abs(test.z) < 4 for test in found.tests.values())
     assert not torch.allclose(found.means["encodings"], found.data, atol=0.5)
 
@@ -156,7 +158,7 @@ def test_grey_data_are_drawn_as_bits():
     # grey values of mean 0.3 that a Bernoulli draw turns into what the model draws
     x = 0.3 + 0.2 * torch.rand(3000, 5, generator=_generator(6)) - 0.1
     patient = _patient(model, None, x, support="unit-interval")
-    assert abs(sample_study(patient).tests["prior"].z) < 4
+    assert abs(patient.samples.tests["prior"].z) < 4
 
 
 @pytest.mark.parametrize("context", [False, True])
@@ -170,7 +172,7 @@ def test_masks_and_contexts_are_alike_in_both_samples(context):
     x = model.sample(3000, context=c, generator=generator).x
     x[torch.rand(x.shape, generator=generator) < 0.3] = math.nan
     patient = _patient(model, DiagonalNormal(encoder, 2), x, missing="mask", context=c)
-    assert abs(sample_study(patient).tests["prior"].z) < 4
+    assert abs(patient.samples.tests["prior"].z) < 4
     assert len(check_prior.holes(patient)) == 1
 
 
@@ -182,7 +184,7 @@ def test_a_sample_of_another_context_is_found():
     c = torch.randn(3000, 1, generator=generator)
     x = model.sample(3000, context=c, generator=generator).x
     patient = _patient(model, None, x, context=c[torch.randperm(3000, generator=generator)])
-    assert sample_study(patient).tests["prior"].z > 4
+    assert patient.samples.tests["prior"].z > 4
 
 
 def test_categories_are_compared_by_name():
@@ -207,11 +209,28 @@ def test_means_are_blurred_by_what_noise_there_is():
     assert found.means["prior"].shape == (20, 6, 6)
 
 
-def test_a_patient_is_studied_once_and_another_alike_gives_the_same():
+def test_a_patient_is_studied_once_and_another_alike_gives_the_same(monkeypatch):
     first, second = _healthy(200), _healthy(200)
-    assert sample_study(first) is sample_study(first)
-    assert sample_study(first).tests == sample_study(second).tests
-    assert aggregate_study(first).empty == aggregate_study(second).empty
+    assert sample_study(first).tests == sample_study(second, aggregate_study(second)).tests
+    asked = []
+    for name, study in (("aggregate", aggregate_study), ("sample", sample_study)):
+        monkeypatch.setattr(
+            examination, f"{name}_study", lambda *given, name=name, study=study: asked.append(name) or study(*given)
+        )
+    found = diagnose(first, checks=["holes", "sample_quality", "holes", "sample_quality"])
+    assert asked == ["aggregate", "sample"]
+    assert found.studies.samples.tests == sample_study(second).tests
+    assert found.studies.aggregate.empty == aggregate_study(second).empty
+
+
+def test_a_diagnosis_has_the_studies_that_its_checks_asked_for():
+    assert diagnose(_healthy(200), checks=["sound"]).studies == examination.Studies()
+    of_z = diagnose(_healthy(200), checks=["holes"]).studies  # nothing is wrong, so that no samples were looked at
+    assert of_z.aggregate is not None and of_z.samples is None
+    model = _linear()
+    alone = _patient(model, None, model.sample(2000, generator=_generator(4)).x)
+    without_guide = diagnose(alone, checks=["holes", "sample_quality"]).studies
+    assert without_guide.aggregate is None and list(without_guide.samples.tests) == ["prior"]
 
 
 def test_networks_are_left_in_the_mode_they_were_in():
@@ -225,5 +244,5 @@ def test_too_few_data_are_said_to_be_too_few():
     model = _linear()
     data = load_data(model.sample(60, generator=_generator(11)).x, test=20)
     with pytest.raises(ElbowroomError, match="held out"):
-        check_prior.holes(Patient(model, model.exact_guide(), data))
-    assert held_out(Patient(model, None, data)) == "test"
+        check_prior.holes(Examination(model, model.exact_guide(), data))
+    assert held_out(Examination(model, None, data)) == "test"

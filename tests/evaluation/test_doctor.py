@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +26,7 @@ from elbowroom.model.likelihoods import Bernoulli, CrossEntropy, Gaussian, Likel
 from elbowroom.model.networks import MLP
 from elbowroom.model.oracles import LinearGaussian
 from elbowroom.model.priors import StandardNormal
-from elbowroom.showing.diagnosis import diagnosis_json, diagnosis_text
+from elbowroom.showing.diagnosis import diagnosis_text
 
 OWN = ("sound", "likelihood_fits", "finished", "latents_in_use", "generalises", "samples_and_means")
 
@@ -320,6 +319,11 @@ def test_two_diagnoses_are_the_same() -> None:
     assert first.findings == second.findings
 
 
+def test_one_datum_is_not_enough() -> None:
+    with pytest.raises(ElbowroomError, match="points is 1"):
+        diagnose(replace(linear_gaussian(), points=1))
+
+
 def test_an_unknown_check_is_refused() -> None:
     with pytest.raises(ElbowroomError, match="Did you mean 'holes'"):
         diagnose(linear_gaussian(), checks=["hole"])
@@ -338,8 +342,6 @@ def test_the_text_has_everything_and_is_narrow() -> None:
     assert max(len(line) for line in text.splitlines()) <= 120
 
 
-def test_healthy_models_are_told_so_and_the_plain_data_are_json() -> None:
+def test_healthy_models_are_told_so() -> None:
     found = Diagnosis((_finding("a", "note"),), {}, {"a": 0.5})
     assert "nothing is wrong" in diagnosis_text("x", found)
-    plain = json.loads(json.dumps(diagnosis_json(found)))
-    assert plain["healthy"] is True and plain["findings"][0]["severity"] == "note"

@@ -13,7 +13,9 @@ from small_runs import grey, reals, tiny
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+import elbowroom as er
 from elbowroom.errors import ElbowroomError
+from elbowroom.running.diagnosis import Checkup, read_checkup
 from elbowroom.running.runs import Run, load
 
 FEW = {"steps": 4, "batch_size": 10}
@@ -95,6 +97,44 @@ def test_every_method_that_the_likelihood_allows(out: Path) -> None:
         run.score()
 
 
+def test_the_room_of_training_data_stands_beside_that_of_others(run: Run) -> None:
+    few = {"points": 4, "k": 3}
+    alone = {split: run.evaluate("room", split=split, **few) for split in ("test", "validation", "train")}
+    assert [r.split for r in alone["test"]] == ["test"] * 6 + ["train"] * 6
+    assert [r.split for r in alone["validation"]] == ["validation"] * 6 + ["train"] * 6
+    assert alone["train"] == alone["test"][6:] + alone["test"][:6]
+    kept = json.loads((run.folder.path / "evaluation.json").read_text())["results"]
+    assert {r["split"] for r in kept if r["name"] == "elbow room"} == {"test", "validation", "train"}
+    assert {r.split for r in run.evaluate("elbo", "room", **few) if r.name == "kl"} == {"test"}
+
+
+def test_the_room_of_other_data_stands_alone(run: Run, out: Path) -> None:
+    few = {"points": 4, "k": 3}
+    assert {r.split for r in run.evaluate("room", data=reals(seed=3), **few)} == {"all"}
+    untested = tiny(reals(), out.with_name("untested"), data={"test": 0}, train=FEW)
+    assert {r.split for r in untested.evaluate("room", split="train", **few)} == {"train"}
+
+
+def test_the_doctor_is_asked_from_python(run: Run) -> None:
+    told: list[str] = []
+    found = run.doctor(
+        checks=["sound", "latents_in_use"], points=8, seed=1, announce=lambda check, done, total: told.append(check)
+    )
+    assert told == ["sound", "latents_in_use", ""]
+    kept = read_checkup(run.folder)
+    assert kept == Checkup(found, step=4, points=8, seed=1)
+    again = er.doctor(load(run.folder.path, data=reals()), checks=["sound"], points=8)
+    assert set(again.seconds) == {"sound"}
+    kept = read_checkup(run.folder)
+    assert kept is not None and kept.diagnosis == again
+
+
+def test_the_doctor_does_not_write_where_another_process_does(run: Run) -> None:
+    with run.folder.lock(), pytest.raises(ElbowroomError, match="another process"):
+        run.doctor(checks=["sound"], points=8)
+    assert read_checkup(run.folder) is None
+
+
 def test_scores_are_in_the_order_of_the_rows(run: Run) -> None:
     x = reals(20, seed=4)
     k = 2000  # enough for the draws' noise to be small beside the rows' differences
@@ -121,6 +161,16 @@ def test_encodings_come_with_the_splits_labels(out: Path) -> None:
 
 
 # --- other data --------------------------------------------------------------------------------------------------
+
+
+def test_some_encodings_come_with_their_own_labels(out: Path) -> None:
+    labels = torch.arange(53)  # each datum says which one it is
+    run = tiny(reals(), out, labels=labels, train=FEW)
+    some, every = run.encode(split="train", points=5), run.encode(split="train")
+    assert some.labels is not None and every.labels is not None
+    assert len(some.mean) == len(some.labels) == 5
+    places = [every.labels.tolist().index(label) for label in some.labels.tolist()]
+    assert torch.allclose(some.mean, every.mean[places], atol=1e-6)
 
 
 def test_other_data_are_read_as_the_runs_own_were(out: Path) -> None:

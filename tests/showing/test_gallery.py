@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.running.observers import Silent
 from elbowroom.running.runs import Run
 from elbowroom.showing import gallery, plots
+from elbowroom.showing.style import png
 
 SMALL = {"encoder": {"hidden": [8]}, "decoder": {"hidden": [8]}}
 
@@ -73,21 +75,30 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Drawn]:
     return watch
 
 
-def is_png(path: Path) -> bool:
-    return path.read_bytes()[:4] == b"\x89PNG"
+def is_drawn(figure: Figure) -> bool:
+    return png(figure)[:4] == b"\x89PNG"
 
 
 def test_curves_are_those_of_the_history(runs: dict[str, Run], watch: Callable[[str], Drawn]) -> None:
     drawn = watch("training_curves")
-    assert is_png(gallery.curves(runs["grey"]))
+    assert is_drawn(gallery.curves(runs["grey"]))
     assert drawn.values == (runs["grey"].history,)
     assert drawn["normalized"] is False
     assert drawn["title"] == "grey"
 
 
+def test_a_figure_is_kept_under_its_name(runs: dict[str, Run]) -> None:
+    run = runs["digits"]
+    figure = gallery.samples(run, 4)
+    assert not (run.folder.figures / "samples.png").exists()  # a figure alone writes nothing
+    path = gallery.keep(run, "samples", figure)
+    assert path == run.folder.figures / "samples.png"
+    assert path.read_bytes() == png(figure)
+
+
 def test_samples_are_shown_beside_their_own_means(runs: dict[str, Run], watch: Callable[[str], Drawn]) -> None:
     drawn = watch("samples_figure")
-    assert is_png(gallery.samples(runs["digits"], 9, seed=4))
+    assert is_drawn(gallery.samples(runs["digits"], 9, seed=4))
     expected = runs["digits"].sample(9, seed=4)
     assert torch.equal(drawn.values[0], expected.x)
     assert torch.equal(drawn.values[1], expected.mean)
@@ -101,7 +112,7 @@ def test_bytes_are_shown_from_black_to_white(runs: dict[str, Run], watch: Callab
     assert drawn["value_range"] == (0.0, 255.0)
 
 
-FIGURES: list[tuple[str, Callable[[Run], Path]]] = [
+FIGURES: list[tuple[str, Callable[[Run], Figure]]] = [
     ("samples_figure", gallery.samples),
     ("reconstruction_figure", gallery.reconstructions),
     ("traversal_figure", gallery.traversals),
@@ -110,7 +121,7 @@ FIGURES: list[tuple[str, Callable[[Run], Path]]] = [
 
 @pytest.mark.parametrize(("figure", "draw"), FIGURES, ids=[name for name, _ in FIGURES])
 def test_what_is_no_likelihood_says_so(
-    figure: str, draw: Callable[[Run], Path], runs: dict[str, Run], watch: Callable[[str], Drawn]
+    figure: str, draw: Callable[[Run], Figure], runs: dict[str, Run], watch: Callable[[str], Drawn]
 ) -> None:
     drawn = watch(figure)
     draw(runs["grey"])
@@ -138,7 +149,7 @@ def test_covariates_are_those_of_data(runs: dict[str, Run]) -> None:
     assert {tuple(row) for row in given.tolist()} <= known
     assert gallery.contexts(runs["labels"], 5) is None
     assert gallery.contexts(runs["digits"], 5) is None
-    assert is_png(gallery.samples(run, 6))
+    assert is_drawn(gallery.samples(run, 6))
 
 
 def test_tables_are_compared_with_samples(runs: dict[str, Run], watch: Callable[[str], Drawn]) -> None:
@@ -160,7 +171,7 @@ def test_reconstructions_are_those_of_the_run(runs: dict[str, Run], watch: Calla
 
 def test_reconstructions_of_a_table(runs: dict[str, Run], watch: Callable[[str], Drawn]) -> None:
     drawn = watch("reconstruction_scatter")
-    assert is_png(gallery.reconstructions(runs["table"], 4))
+    assert is_drawn(gallery.reconstructions(runs["table"], 4))
     assert drawn.values[0].shape == drawn.values[1].shape == (8, 3)  # the whole test set
 
 
@@ -201,15 +212,44 @@ def test_traversals_keep_the_class(runs: dict[str, Run], watch: Callable[[str], 
 
 def test_traversals_without_a_test_set(tmp_path: Path) -> None:
     bits = np.random.default_rng(0).integers(0, 2, (40, 5, 5))
-    assert is_png(gallery.traversals(fit(tmp_path / "run", bits, data={"test": 0})))
+    assert is_drawn(gallery.traversals(fit(tmp_path / "run", bits, data={"test": 0})))
 
 
 def test_codes_are_scattered_with_their_labels(runs: dict[str, Run], watch: Callable[[str], Drawn]) -> None:
     drawn = watch("latent_scatter")
     encoded = runs["digits"].encode()
-    assert is_png(gallery.latents(runs["digits"], encoded))
+    assert is_drawn(gallery.latents(encoded))
     assert torch.equal(drawn.values[0], encoded.mean)
     assert torch.equal(drawn["labels"], encoded.labels)
+
+
+def test_holes_are_those_of_the_doctors_studies(runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def draw(*values: Any, **settings: Any) -> Figure:
+        seen.append((*values, settings))
+        return Figure()
+
+    monkeypatch.setattr(gallery, "holes_figure", draw)
+    aggregate, samples = object(), SimpleNamespace(data=torch.zeros(2, 6, 6))
+    gallery.holes(runs["bytes"], aggregate, samples)  # type: ignore[arg-type]
+    assert seen == [(aggregate, samples, {"value_range": (0.0, 255.0), "title": "bytes"})]
+
+
+def test_results_are_drawn_under_the_runs_name(runs: dict[str, Run], watch: Callable[[str], Drawn]) -> None:
+    run, of_bounds, of_room = runs["digits"], watch("evaluation_figure"), watch("room_figure")
+    results = run.evaluate("elbo", "room", points=4, k=3)
+    assert is_drawn(gallery.evaluation(run, results[:3]))
+    assert [row["name"] for row in of_bounds.values[0]] == ["elbo", "reconstruction", "kl"]
+    assert (of_bounds["title"], of_bounds["normalized"]) == ("digits", True)
+    of_draws = watch("k_curve_figure")
+    curve = run.evaluate("k-curve", points=4)
+    assert is_drawn(gallery.k_curve(run, curve))
+    assert of_draws.values[0] == [1, 10, 100, 1000, 5000]
+    assert of_draws.values[1:] == ([r.value for r in curve], [r.stderr for r in curve])
+    assert is_drawn(gallery.room(run, results))
+    assert list(of_room.values[0]) == ["train", "test"]
+    assert of_room["title"] == "digits"
 
 
 @pytest.mark.parametrize(
@@ -223,6 +263,6 @@ def test_codes_are_scattered_with_their_labels(runs: dict[str, Run], watch: Call
     ],
     ids=["manifold-of-three", "manifold-of-a-table", "traversal-of-a-table", "no-samples", "no-reconstructions"],
 )
-def test_what_cannot_be_drawn(draw: Callable[[Run], Path], run: str, words: str, runs: dict[str, Run]) -> None:
+def test_what_cannot_be_drawn(draw: Callable[[Run], Figure], run: str, words: str, runs: dict[str, Run]) -> None:
     with pytest.raises(ElbowroomError, match=words):
         draw(runs[run])

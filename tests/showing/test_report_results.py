@@ -14,6 +14,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.doctor import Diagnosis
 from elbowroom.evaluation.findings import Evidence, Finding
 from elbowroom.evaluation.results import Result
+from elbowroom.running.diagnosis import Checkup
 from elbowroom.running.folder import RunFolder
 from elbowroom.running.runs import Run
 from elbowroom.showing.report.content import Figure, Problem, Prose, Table
@@ -21,7 +22,6 @@ from elbowroom.showing.report.findings import diagnosed
 from elbowroom.showing.report.measured import (
     Measured,
     Measurements,
-    read_diagnosis,
     read_history,
     read_measurements,
 )
@@ -165,7 +165,7 @@ def test_the_figures_beside_it() -> None:
     known = found(of("ais", -87.0), of("elbo", -93.18), of("elbow room", 5.25, 0.13), active,
                   of("amortisation gap", 2.95, 0.12, bound=None, settings=ROOM))  # fmt: skip
     diagnosis = Diagnosis((Finding("holes", "warning", "Holes.", (), "", ""),), {}, {"holes": 1.0})
-    shown = {tile.label: (tile.value, tile.note) for tile in tiles(run(), known, HISTORY, diagnosis)}
+    shown = {tile.label: (tile.value, tile.note) for tile in tiles(run(), known, HISTORY, Checkup(diagnosis, 10))}
     assert shown == {
         "ELBO": ("−93.18 ± 0.25", "1,000 test data"),
         "elbow room": ("≥ 5.25 ± 0.13", "the encoder loses 2.95 ± 0.12"),
@@ -247,7 +247,7 @@ def test_what_was_not_measured_is_one_line_with_a_command() -> None:
         (evaluation(run(), found()), "elbowroom evaluate runs/x"),
         (evaluation(run(), found(of("elbo", -9.0)))[-1:], "elbowroom evaluate runs/x --methods k-curve"),
         (room(run(), found()), "elbowroom evaluate runs/x --methods room"),
-        (diagnosed(None, Path("runs/x")), "elbowroom doctor runs/x"),
+        (diagnosed(None, Path("runs/x"), 10), "elbowroom doctor runs/x"),
     ):
         (said,) = blocks
         assert isinstance(said, Prose) and said.tone == "missing" and f"`{ask}`" in said.text
@@ -258,7 +258,7 @@ def test_what_was_not_measured_is_one_line_with_a_command() -> None:
 def test_the_doctors_words_are_his_own() -> None:
     evidence = (Evidence("gain", -3.4868, 0.0535), Evidence("broken", math.nan), Evidence("of", 20, None, "of 20"))
     finding = Finding("holes", "severe", "Holes.", evidence, "Why.", "Do `this`.")
-    verdict, problem, rest = diagnosed(Diagnosis((finding,), {"sound": "No data."}, {}), Path("x"))
+    verdict, problem, rest = diagnosed(Checkup(Diagnosis((finding,), {"sound": "No data."}, {}), 10), Path("x"), 10)
     assert verdict == Prose("1 severe finding.")
     numbers = (("gain", "−3.487 ± 0.053 nats"), ("broken", "not finite nats"), ("of", "20 of 20"))
     assert problem == Problem("severe", "Holes.", numbers, "Why.", "Do `this`.")
@@ -268,8 +268,6 @@ def test_the_doctors_words_are_his_own() -> None:
 # --- files -------------------------------------------------------------------------------------------------------
 
 ROW = of("elbo", -9.0).result.model_dump() | {"step": 10}
-FINDING = {"check": "holes", "severity": "note", "title": "t", "evidence": [], "explanation": "e", "remedy": "r"}
-DIAGNOSIS: dict[str, Any] = {"findings": [FINDING], "not_examined": {}, "seconds": {"holes": 1.0}}
 
 
 def with_file(folder: Path, name: str, content: Any) -> RunFolder:
@@ -295,22 +293,6 @@ def test_damaged_results_are_refused(content: Any, tmp_path: Path) -> None:
         read_measurements(with_file(tmp_path, "evaluation.json", content), dataset="x", binarization="none", step=1)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        '{"findings": ',
-        [],
-        DIAGNOSIS | {"findings": [FINDING | {"severity": "<b>"}]},
-        DIAGNOSIS | {"findings": [FINDING | {"evidence": [{"name": "n"}]}]},
-        DIAGNOSIS | {"not_examined": 3},
-        {"findings": []},
-    ],
-)
-def test_a_damaged_diagnosis_is_refused(content: Any, tmp_path: Path) -> None:
-    with pytest.raises(ElbowroomError, match=r"doctor\.json"):
-        read_diagnosis(with_file(tmp_path, "doctor.json", content))
-
-
 @pytest.mark.parametrize("content", ["{\n{}\n", "3\n", '{"step": 1}\n'])
 def test_a_damaged_history_is_refused(content: str, tmp_path: Path) -> None:
     with pytest.raises(ElbowroomError, match=r"metrics\.jsonl"):
@@ -321,9 +303,5 @@ def test_what_is_whole_is_read(tmp_path: Path) -> None:
     results = with_file(tmp_path, "evaluation.json", {"results": [ROW, {**ROW, "step": None}]})
     known = read_measurements(results, dataset="mnist", binarization="dynamic", step=10)
     assert [(one.result.value, one.step) for one in known.all] == [(-9.0, 10), (-9.0, None)]
-    evidence = [{"name": "n", "value": None, "stderr": None, "unit": "u"}]
-    content = DIAGNOSIS | {"findings": [FINDING | {"evidence": evidence}]}
-    told = read_diagnosis(with_file(tmp_path, "doctor.json", content))
-    assert told is not None and math.isnan(told.findings[0].evidence[0].value)
     rows = "".join(json.dumps(row) + "\n" for row in HISTORY)
     assert read_history(with_file(tmp_path, "metrics.jsonl", rows + '{"cut sh')) == HISTORY

@@ -22,10 +22,11 @@ import elbowroom as er
 from elbowroom.errors import ElbowroomError
 from elbowroom.running.observers import Silent
 from elbowroom.running.runs import Run, load
+from elbowroom.showing import gallery
 from elbowroom.showing.report import figures
 from elbowroom.showing.report.content import Figure, Prose, Report
 from elbowroom.showing.report.of_run import report_of_run
-from elbowroom.showing.style import number
+from elbowroom.showing.style import new_figure, number, png
 
 SMALL = {"encoder": {"hidden": [8]}, "decoder": {"hidden": [8]}}
 LIMIT = 5_000_000
@@ -58,12 +59,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, _lonely_machine: None) -> Pat
     digits.evaluate(
         "elbo", "iwae", "active-units", "k-curve", "ais", "bdmc", points=20, k=8, simulated=20, temperatures=2
     )
-    for split in ("train", "test"):
-        digits.evaluate("room", split=split, points=20, k=8)
-    told = er.doctor(digits, points=60)
-    from elbowroom.showing.diagnosis import diagnosis_json
-
-    (digits.folder.path / "doctor.json").write_text(json.dumps({"run": "x", **diagnosis_json(told)}))
+    digits.evaluate("room", points=20, k=8)
+    er.doctor(digits, points=60)
     fit(folder / "bare", "digits")
     fit(folder / "grey", "digits", data={"binarization": "none"}, model={"likelihood": "cross-entropy"})
     fit(folder / "labels", "digits", data={"context": "labels"})
@@ -193,15 +190,24 @@ def test_python_data_can_be_given_again(runs: Path, tmp_path: Path) -> None:
     assert er.report(run, tmp_path / "page.html").is_file()
 
 
-def test_pictures_too_heavy_for_a_page_become_lighter(tmp_path: Path) -> None:
-    from PIL import Image
-
+def test_pictures_too_heavy_for_a_page_become_lighter() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (1200, 2600, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "noise.png", dpi=(200, 200))
-    assert (tmp_path / "noise.png").stat().st_size > 5 * LIMIT / 3
-    shown = figures.sheet(tmp_path / "noise.png", alt="noise", caption="noise")
+    drawing = new_figure(13, 6, layout=None, dpi=200)
+    drawing.figimage(noise / 255)
+    assert len(png(drawing)) > 5 * LIMIT / 3
+    shown = figures.sheet(drawing, alt="noise", caption="noise")
     assert len(shown.image) < LIMIT / 5 and shown.image[:2] == b"\xff\xd8"
     assert (shown.width, shown.height) == (1560, 720)
+
+
+def test_the_page_shows_the_figures_that_files_hold(runs: Path) -> None:
+    run = load(runs / "digits")
+    page = {block.image for block in report_of_run(run).blocks() if isinstance(block, Figure)}
+    results = run.evaluate("room", points=20, k=8)
+    for drawing in (gallery.curves(run), gallery.latents(run.encode()), gallery.room(run, results)):
+        assert png(drawing, 216) in page  # finer, for a screen, but the same
+    for drawing in (gallery.samples(run), gallery.reconstructions(run), gallery.manifold(run), gallery.traversals(run)):
+        assert png(drawing) in page
 
 
 DAMAGES = {
@@ -231,6 +237,22 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(copied: Path, monkeypa
         er.report(copied)
     assert (copied / "report.html").read_text() == "old"
     assert not list(copied.glob(".report*"))
+
+
+def test_a_diagnosis_of_other_weights_is_called_that(copied: Path) -> None:
+    path, step = copied / "doctor.json", load(copied).step
+    content = json.loads(path.read_text())
+    assert content["step"] == step
+    assert "by now" not in prose(report_of_run(load(copied)))
+    path.write_text(json.dumps(content | {"step": 1}))
+    stale = report_of_run(load(copied))
+    assert f"weights of step 1; the run has those of step {step:,} by now: `elbowroom doctor {copied}`" in prose(stale)
+    assert [tile.note for tile in stale.tiles if tile.label == "the doctor"] == ["10 checks, weights of step 1"]
+    del content["step"]  # version 0.1.0
+    path.write_text(json.dumps(content))
+    unknown = report_of_run(load(copied))
+    assert "does not say which weights were examined" in prose(unknown)
+    assert [tile.note for tile in unknown.tiles if tile.label == "the doctor"] == ["10 checks"]
 
 
 def test_half_a_character_spoils_no_page(copied: Path) -> None:

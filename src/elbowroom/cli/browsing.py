@@ -52,12 +52,13 @@ def data_show(
     from elbowroom.running.build import load_configured
     from elbowroom.showing import data as showing
     from elbowroom.showing import terminal
+    from elbowroom.showing.style import write
 
     target = checked_target(out or Path(f"{Path(source).stem}.png"))
     loaded = load_configured(data.model_copy(update={"name": source}))
     assert isinstance(loaded, DataSet)  # only Python can give a stream
     described = showing.describe(loaded)
-    path = showing.picture(loaded, target)
+    path = write(showing.picture(loaded), target)
     if as_json:
         print_json(described | {"picture": str(path)})
     else:

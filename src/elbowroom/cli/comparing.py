@@ -68,7 +68,8 @@ def compare(
     """
     from elbowroom.running import compare as comparing
     from elbowroom.running.comparison import RECORD, VALUES
-    from elbowroom.showing import plots
+    from elbowroom.showing import gallery
+    from elbowroom.showing.style import write
 
     found = comparing.compare(
         recipes,
@@ -88,10 +89,7 @@ def compare(
     )
     failed = [name for name, entrant in found.entrants.items() if entrant.failed is not None]
     if found.rows:
-        figure = found.folder / "compare.png"
-        rows = [asdict(row) for row in sorted(found.rows, key=lambda row: row.moment)]
-        rows.sort(key=lambda row: found.yardstick["splits"].index(row["split"]))
-        plots.comparison_figure(rows, failed=failed, title=_headline(found), path=figure)
+        figure = write(gallery.comparison(found), found.folder / "compare.png")
     if as_json:
         rest = {key: value for key, value in found.content().items() if key != "elbowroom"}
         print_json({"folder": str(found.folder), "standings": [asdict(s) for s in found.standings()], **rest})
@@ -105,19 +103,12 @@ def compare(
         )
 
 
-def _headline(found: Comparison) -> str:
-    """Data, points, method and budget, on one line."""
-    protocol, split = found.yardstick["protocol"], found.yardstick["splits"][0]
-    bits = "" if protocol["binarization"] == "none" else f" · {protocol['binarization']} binarization"
-    return f"{protocol['dataset']} · {found.yardstick['points'][split]:,} {split} points{bits}"
-
-
 def _print_tables(found: Comparison) -> None:
     from elbowroom.running.comparison import amount
-    from elbowroom.showing.standings import course, standings
+    from elbowroom.showing.standings import course, headline, standings
 
     yardstick = found.yardstick
-    say(f"{_headline(found)} · each recipe trained for {amount(found.budget['of'], found.budget['amount'])}")
+    say(f"{headline(found)} · each recipe trained for {amount(found.budget['of'], found.budget['amount'])}")
     say(f"log p(x) ≥, in nats per datum: a lower bound, by importance sampling around modes, k = {yardstick['k']:,};")
     say("ESS is the effective number of these draws, the median over points: where it is small, the bound is loose")
     say("gradients are evaluations of the decoder with its gradient; ± paired is the error of the difference\n")

@@ -97,7 +97,7 @@ def impute(
         assert source is not None
         paths.append(_write_table(source, beside, found, loaded))
     if plots.is_image(loaded.facts.event_shape):
-        paths.append(gallery.completions(loaded, found))
+        paths.append(gallery.keep(loaded, "completions", gallery.completions(loaded, found)))
     if as_json:
         print_json(_report(run, data or split, found, summary) | {"wrote": [str(path) for path in paths]})
         return

@@ -99,5 +99,5 @@ def train(
     say(f"trained {run.folder.path}: {last:,} steps, {run.config.model.latent_dim} latents{best}")
     if run.content["peak_memory"] is not None:
         say(f"peak memory {in_words(run.content['peak_memory'])}")
-    wrote(gallery.curves(run))
+    wrote(gallery.keep(run, "curves", gallery.curves(run)))
     say(f"next: elbowroom evaluate {run.folder.path}")

@@ -29,11 +29,11 @@ def sample(run: RunPath, *, num: int = 25, seed: int = 0, arrays: Path | None = 
 
     target = None if arrays is None else checked_target(arrays, suffix=".npz")
     loaded = load_run(run, device)
-    wrote(gallery.samples(loaded, num, seed=seed))
+    wrote(gallery.keep(loaded, "samples", gallery.samples(loaded, num, seed=seed)))
     if plots.is_image(loaded.facts.event_shape):
-        wrote(gallery.traversals(loaded))
+        wrote(gallery.keep(loaded, "traversals", gallery.traversals(loaded)))
         if loaded.config.model.latent_dim == 2:
-            wrote(gallery.manifold(loaded))
+            wrote(gallery.keep(loaded, "manifold", gallery.manifold(loaded)))
     if target is not None:
         drawn = loaded.sample(num, context=gallery.contexts(loaded, num), seed=seed)
         write_arrays(target, z=drawn.z, x=drawn.x, mean=drawn.mean)
@@ -65,7 +65,8 @@ def reconstruct(
 
     target = None if arrays is None else checked_target(arrays, suffix=".npz")
     loaded = load_run(run, device)
-    wrote(gallery.reconstructions(loaded, num, split=split, seed=seed))
+    figure = gallery.reconstructions(loaded, num, split=split, seed=seed)
+    wrote(gallery.keep(loaded, "reconstructions", figure))
     if target is not None:
         found = loaded.reconstruct(num, split=split, seed=seed)
         write_arrays(target, x=found.x, mean=found.mean, sample=found.sample)
@@ -132,7 +133,7 @@ def encode(
         encoded = loaded.encode(data, split=split)
         labels = {} if encoded.labels is None else {"labels": encoded.labels}
         write_arrays(target, mean=encoded.mean, stddev=encoded.stddev, **labels)
-        wrote(gallery.latents(loaded, encoded))
+        wrote(gallery.keep(loaded, "latents", gallery.latents(encoded)))
         return
     with terminal.sampling_progress() as announce:
         found = loaded.posterior(data, split=split, announce=announce, method=posterior, **settings)

@@ -7,17 +7,13 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from elbowroom.cli.options import Device, Json, RunPath, Split, load_run
 from elbowroom.cli.speech import print_json, say, wrote
 from elbowroom.cli.writing import checked_target
-
-if TYPE_CHECKING:  # torch would come with them
-    from elbowroom.evaluation.results import Result
-    from elbowroom.running.runs import Run
 
 __all__ = ["evaluate", "score"]
 
@@ -84,7 +80,8 @@ def evaluate(
         Seed of the draws.
     """
     from elbowroom.memory import in_words, peak_memory
-    from elbowroom.showing import plots, terminal
+    from elbowroom.showing import gallery, plots, terminal
+    from elbowroom.showing.room import by_split
 
     loaded = load_run(run, device)
     names = [name for given in methods or [] for name in given.split(",") if name]
@@ -108,47 +105,25 @@ def evaluate(
             seed=seed,
             announce=announce,
         )
-    peak = peak_memory(loaded.device)
-    rows = [result.model_dump(exclude={"split", "protocol"}) for result in results]
+    peak, own = peak_memory(loaded.device), results[0].split
     if as_json:
-        own = results[0].split
+        rows = [result.model_dump(exclude={"split", "protocol"}) for result in results]
         rows = [row if r.split == own else {**row, "split": r.split} for row, r in zip(rows, results, strict=True)]
         content = {"run": str(run), "split": own, "protocol": results[0].protocol, "peak_memory": peak}
         print_json({**content, "results": rows})
         return
-    terminal.print_results(results)
+    terminal.print_results([result for result in results if result.split in (own, "simulated")])
     if peak is not None:
         say(f"peak memory {in_words(peak)}")
     wrote(loaded.folder.path / "evaluation.json")
     wrote(loaded.folder.path / "evaluation")
     # what was measured of other data does not belong on one axis with what was measured of these
-    rows = [row for row, result in zip(rows, results, strict=True) if result.split == results[0].split]
-    if any(row["bound"] and math.isfinite(row["value"]) for row in rows):
-        figure = loaded.folder.figures / "evaluation.png"
-        plots.evaluation_figure(rows, normalized=loaded.normalized, title=loaded.folder.path.name, path=figure)
-        wrote(figure)
+    shown = [result for result in results if result.split == own]
+    if any(result.bound and math.isfinite(result.value) for result in shown):
+        wrote(gallery.keep(loaded, "evaluation", gallery.evaluation(loaded, shown)))
     if "room" in names:
-        _show_room(loaded, results, own=data is None, points=points, k=k, starts=starts, seed=seed)
-
-
-def _show_room(loaded: Run, results: Sequence[Result], *, own: bool, **settings: Any) -> None:
-    """The room of these data beside that of the training data, or of the test data: a table and a figure."""
-    from elbowroom.showing import plots, terminal
-
-    splits = {results[0].split: results}
-    other = "test" if "train" in splits else "train"
-    if own and loaded.dataset().size(other):
-        with terminal.progress() as announce:
-            splits[other] = loaded.evaluate("room", split=other, announce=announce, **settings)
-    shown = {name: [result.model_dump() for result in splits[name]] for name in sorted(splits, key=_training_first)}
-    terminal.print_table(plots.room_rows(shown))
-    figure = loaded.folder.figures / "room.png"
-    plots.room_figure(shown, title=loaded.folder.path.name, path=figure)
-    wrote(figure)
-
-
-def _training_first(split: str) -> bool:
-    return split != "train"
+        terminal.print_table(plots.room_rows(by_split(results)))
+        wrote(gallery.keep(loaded, "room", gallery.room(loaded, results)))
 
 
 def score(

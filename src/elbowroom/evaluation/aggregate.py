@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -40,8 +39,6 @@ _BATCH = 500  # data at a time through the guide
 _DRAWS = 4  # of q(z | x) for each datum, where a mean over q is taken
 _LEAST_TRAINING = 2000  # draws of q(z) in all that a mixture is fitted to, however few the data
 _RARE = 0.01  # share of the encodings that lie where the density is low
-
-_known: WeakKeyDictionary[Patient, Aggregate] = WeakKeyDictionary()  # two checks and a figure ask for the same
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,15 +101,15 @@ def prior_draws(model: LatentModel, batch: Batch, generator: torch.Generator) ->
 
 
 def aggregate_study(patient: Patient) -> Aggregate:
-    """Compare q(z) with p(z); of the same patient, once.
+    """Compare q(z) with p(z).
 
+    Args:
+        patient: a trained model with a guide, and its data.
     Raises:
         ElbowroomError: no guide; too few data held out.
     """
-    if patient not in _known:
-        with evaluation_mode(patient.model, *([] if patient.guide is None else [patient.guide])):
-            _known[patient] = _study(patient)
-    return _known[patient]
+    with evaluation_mode(patient.model, *([] if patient.guide is None else [patient.guide])):
+        return _study(patient)
 
 
 def _study(patient: Patient) -> Aggregate:

@@ -7,9 +7,10 @@ encoder gains; and so is a third of all samples lying where no data are, which o
 
 from __future__ import annotations
 
-from elbowroom.evaluation.aggregate import Aggregate, aggregate_study, guide_of
-from elbowroom.evaluation.findings import Evidence, Finding, Patient, Severity
-from elbowroom.evaluation.sample_study import SampleStudy, sample_study, share_of_prior
+from elbowroom.evaluation.aggregate import Aggregate, guide_of
+from elbowroom.evaluation.examination import Examination
+from elbowroom.evaluation.findings import Evidence, Finding, Severity
+from elbowroom.evaluation.sample_study import SampleStudy, share_of_prior
 from elbowroom.evaluation.two_sample import TwoSampleTest
 from elbowroom.numerics import mean_and_stderr
 
@@ -24,7 +25,7 @@ _BEYOND_DOUBT = 2.0  # standard errors that a distance has to exceed a limit by
 _LEARN = "Train with a learned prior: --model.prior vamp, or --model.prior mixture."
 
 
-def holes(patient: Patient) -> list[Finding]:
+def holes(patient: Examination) -> list[Finding]:
     r"""The aggregate posterior against the prior, on held-out data.
 
     .. math:: \mathrm{gain} = \mathbb{E}_n \mathbb{E}_{q(z|x_n)} [\log r(z) - \log p(z)],
@@ -33,7 +34,7 @@ def holes(patient: Patient) -> list[Finding]:
     with r a mixture fitted to q(z) on training data (:mod:`elbowroom.evaluation.learned_prior`).
 
     Args:
-        patient: a trained model and its data.
+        patient: a trained model and its data, with what was studied of them before.
     Returns:
         One finding: a warning where the gain is a nat or more beyond doubt; severe where, besides, nearly all samples
         are unlike data for that reason. None without a guide.
@@ -45,11 +46,11 @@ def holes(patient: Patient) -> list[Finding]:
     """
     if guide_of(patient) is None:
         return []
-    found = aggregate_study(patient)
+    found = patient.aggregate
     gain, stderr = mean_and_stderr(found.gains["mixture"])
     if not (gain >= _GAIN and gain > _SURE * stderr):
         return [Finding("holes", "note", _no_holes(gain, found), _hole_numbers(found), _HOLES, "Nothing to do.")]
-    samples = sample_study(patient)
+    samples = patient.samples
     spoilt = _surely_above(samples.tests["prior"], _HOPELESS) and share_of_prior(samples.tests) >= 0.5
     title = f"Data and prior put z in different places: a learned prior would gain {gain:.1f} nats per datum."
     return [Finding("holes", "severe" if spoilt else "warning", title, _hole_numbers(found), _HOLES, _LEARN)]
@@ -87,14 +88,14 @@ def _hole_numbers(found: Aggregate) -> tuple[Evidence, ...]:
     )
 
 
-def sample_quality(patient: Patient) -> list[Finding]:
+def sample_quality(patient: Examination) -> list[Finding]:
     r"""Samples against held-out data: how different they are, and whether by the prior or by the decoder.
 
     .. math:: d = 2 \cdot \text{accuracy} - 1 \le \mathrm{TV}(\text{samples}, \text{data}), \qquad
         \text{share of the prior} = 1 - d_{z \sim q(z)} / d_{z \sim p(z)}
 
     Args:
-        patient: a trained model and its data.
+        patient: a trained model and its data, with what was studied of them before.
     Returns:
         One finding: a warning where a third of the samples or more are unlike data, beyond doubt; severe where nearly
         all are. Without a guide, nothing is attributed.
@@ -103,7 +104,7 @@ def sample_quality(patient: Patient) -> list[Finding]:
     Reference:
         Lopez-Paz & Oquab (2017), Revisiting classifier two-sample tests, arXiv:1610.06545.
     """
-    found = sample_study(patient)
+    found = patient.samples
     of_prior = found.tests["prior"]
     poor = of_prior.z > _SURE and _surely_above(of_prior, _POOR)
     severity: Severity = "note"

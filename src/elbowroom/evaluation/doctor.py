@@ -20,11 +20,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from elbowroom.errors import ElbowroomError, did_you_mean
 from elbowroom.evaluation import check_guide, check_latents, check_learning, check_likelihood, check_prior
-from elbowroom.evaluation.findings import Check, Finding, Patient
+from elbowroom.evaluation.examination import Check, Examination, Studies
+from elbowroom.evaluation.findings import Finding, Patient
 
 __all__ = ["CHECKS", "Diagnosis", "diagnose"]
 
@@ -56,11 +57,13 @@ class Diagnosis:
         findings: the gravest first, otherwise in the order of the checks.
         not_examined: check -> why it does not apply to this model or these data.
         seconds: check -> what it took.
+        studies: what the checks found out on their way, for figures; it is not kept in doctor.json.
     """
 
     findings: tuple[Finding, ...]
     not_examined: dict[str, str]
     seconds: dict[str, float]
+    studies: Studies = field(default_factory=Studies, compare=False, repr=False)
 
     @property
     def healthy(self) -> bool:
@@ -84,7 +87,7 @@ def diagnose(
         checks: names from ``CHECKS``; all of them unless given.
         announce: told before every check.
     Raises:
-        ElbowroomError: an unknown name.
+        ElbowroomError: an unknown name; a patient of less than two points.
     Example:
         >>> from elbowroom.data.loading import load_data
         >>> from elbowroom.model import oracles
@@ -97,6 +100,9 @@ def diagnose(
     for name in names:
         if name not in CHECKS:
             raise ElbowroomError(f"There is no check '{name}'.", did_you_mean(name, CHECKS))
+    if patient.points < 2:
+        raise ElbowroomError(f"points is {patient.points}, but a check compares data.", "Give --points 2 or more.")
+    examined = Examination.of(patient)
     findings: list[Finding] = []
     not_examined: dict[str, str] = {}
     seconds: dict[str, float] = {}
@@ -107,10 +113,10 @@ def diagnose(
             continue
         began = time.monotonic()
         try:
-            findings += CHECKS[name](patient)
+            findings += CHECKS[name](examined)
         except ElbowroomError as reason:
             not_examined[name] = reason.problem
         seconds[name] = time.monotonic() - began
     announce("", len(names), len(names))
     findings.sort(key=lambda finding: _GRAVITY[finding.severity])
-    return Diagnosis(tuple(findings), not_examined, seconds)
+    return Diagnosis(tuple(findings), not_examined, seconds, examined.studies)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from zlib import crc32
@@ -14,7 +14,7 @@ from elbowroom.data.dataset import DataSet
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.latent import LatentModel
 
-__all__ = ["Check", "Evidence", "Finding", "Patient", "Severity"]
+__all__ = ["Evidence", "Finding", "Patient", "Severity"]
 
 Severity = Literal["note", "warning", "severe"]
 
@@ -81,6 +81,3 @@ class Patient:
         """The draws of a check."""
         # torch's generator on the CPU looks at the lowest 32 bits alone, so that both parts have to be in these
         return torch.Generator(self.data.device).manual_seed((self.seed * 0x9E3779B1 + crc32(check.encode())) % 2**32)
-
-
-Check = Callable[[Patient], list[Finding]]

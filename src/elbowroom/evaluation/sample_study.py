@@ -24,14 +24,13 @@ beside it, for pictures: the mean squared difference of neighbouring pixels, of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
-from elbowroom.evaluation.aggregate import aggregate_study, guide_of, held_out, prior_draws
+from elbowroom.evaluation.aggregate import Aggregate, aggregate_study, guide_of, held_out, prior_draws
 from elbowroom.evaluation.findings import Patient
 from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.evaluation.two_sample import LEAST_DRAWS, TwoSampleTest, classifier_test
@@ -49,8 +48,6 @@ SOURCES = ("encodings", "learned", "prior")
 
 _CHUNK = 500  # data at a time through the decoder
 _SHOWN = 20  # pictures of each source that are kept
-
-_known: WeakKeyDictionary[Patient, SampleStudy] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,19 +82,20 @@ def share_of_prior(tests: dict[str, TwoSampleTest]) -> float:
     return max(0.0, 1 - tests["encodings"].distance / distance) if distance else 0.0
 
 
-def sample_study(patient: Patient) -> SampleStudy:
-    """Compare samples with data; of the same patient, once.
+def sample_study(patient: Patient, aggregate: Aggregate | None = None) -> SampleStudy:
+    """Compare samples with data.
 
+    Args:
+        patient: a trained model and its data.
+        aggregate: its q(z), of which the learned prior is needed; studied here unless given.
     Raises:
         ElbowroomError: too few data held out.
     """
-    if patient not in _known:
-        with evaluation_mode(patient.model, *([] if patient.guide is None else [patient.guide])):
-            _known[patient] = _study(patient)
-    return _known[patient]
+    with evaluation_mode(patient.model, *([] if patient.guide is None else [patient.guide])):
+        return _study(patient, aggregate)
 
 
-def _study(patient: Patient) -> SampleStudy:
+def _study(patient: Patient, aggregate: Aggregate | None) -> SampleStudy:
     model, generator = patient.model, patient.generator("sample-quality")
     batch = patient.batch(held_out(patient, 2 * LEAST_DRAWS), 2 * patient.points)
     # rows are in the data's own order, which may be that of their classes
@@ -106,7 +104,7 @@ def _study(patient: Patient) -> SampleStudy:
     unit = _unit(model.likelihood, compared)
     data = _features(model.likelihood, _as_drawn(model, compared, generator), compared, unit)
     tests, means, blur, seen = {}, {}, {}, {}
-    for source, z in _latents(patient, others, generator).items():
+    for source, z in _latents(patient, aggregate, others, generator).items():
         x, expected = _decoded(model, z, others, generator)
         seen[source] = _features(model.likelihood, x, others, unit)
         tests[source] = classifier_test(data, seen[source], generator=generator)
@@ -119,13 +117,16 @@ def _study(patient: Patient) -> SampleStudy:
     return SampleStudy(tests, holes, means, blur, compared.x[:_SHOWN].cpu())
 
 
-def _latents(patient: Patient, others: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+def _latents(
+    patient: Patient, aggregate: Aggregate | None, others: Batch, generator: torch.Generator
+) -> dict[str, Tensor]:
     """z by source, each of shape (batch, latent)."""
     guide, model = guide_of(patient), patient.model
     prior = prior_draws(model, others, generator)
     if guide is None:
         return {"prior": prior}
-    learned = aggregate_study(patient).learned.sample(model, prior_draws(model, others, generator), generator)
+    aggregate = aggregate_study(patient) if aggregate is None else aggregate
+    learned = aggregate.learned.sample(model, prior_draws(model, others, generator), generator)
     return {"encodings": draw(ask(guide, others), generator=generator), "learned": learned, "prior": prior}
 
 

@@ -8,6 +8,7 @@ runs/NAME/
   chains/              of Monte Carlo EM, where they are kept on disk while it trains
   evaluation.json      results of `evaluate`
   evaluation/          METHOD-SPLIT.csv, the same for every datum; `unfinished` while a long one runs
+  doctor.json          what the doctor found, and in which weights
   figures/
 """
 

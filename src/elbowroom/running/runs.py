@@ -10,7 +10,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,9 @@ from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation.doctor import Diagnosis, diagnose
 from elbowroom.evaluation.evaluate import evaluate, score
+from elbowroom.evaluation.findings import Patient
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.study import Announce, evaluation_mode
 from elbowroom.inference.posterior import Announce as Transition
@@ -37,7 +39,9 @@ from elbowroom.model.guides import PriorGuide
 from elbowroom.model.latent import LatentModel, Sample
 from elbowroom.running.build import Facts, build_data, build_pair
 from elbowroom.running.config import Config, configure
+from elbowroom.running.diagnosis import Checkup, write_checkup
 from elbowroom.running.folder import RunFolder
+from elbowroom.running.own_data import check_fits, check_same_data, with_recorded_splits
 from elbowroom.running.parts import FileParts
 from elbowroom.running.runtime import dtype_of, make_generator, pick_device
 
@@ -176,9 +180,10 @@ class Run:
 
         The file also states ``step``, of the weights, and ``peak_memory``, the bytes that the process has held at most.
         Without names: every method that the likelihood allows. With ``data`` (a path, an array, what `read` gives)
-        all of these are measured and not a split of the run's own, which a run on a stream does not have. The other
-        arguments are as in :func:`elbowroom.evaluation.evaluate.evaluate`, and the settings those of
-        :class:`elbowroom.evaluation.settings.Settings`.
+        all of these are measured and not a split of the run's own, which a run on a stream does not have. The room of
+        a split is measured beside that of the training data, and theirs beside that of the test data; each result
+        names its split. The other arguments are as in :func:`elbowroom.evaluation.evaluate.evaluate`, and the settings
+        those of :class:`elbowroom.evaluation.settings.Settings`.
         """
         every: tuple[str, ...] = ("elbo", "iwae", "active-units") if self.normalized else ("elbo", "active-units")
         if not self.has_guide:
@@ -187,17 +192,25 @@ class Run:
             measured = self.dataset()
         else:
             measured, split = self._whole(data), "all"
+        wanted = [(split, methods or every)]
+        beside = "test" if split == "train" else "train"
+        if "room" in methods and len(measured.splits.get(beside, ())):  # other data are one split alone
+            wanted.append((beside, ("room",)))
+        given = settings | {"points": points, "seed": seed}
+        return [result for part, names in wanted for result in self._measure(measured, part, names, announce, given)]
+
+    def _measure(
+        self, data: DataSet, split: str, methods: Sequence[str], announce: Announce, settings: dict[str, Any]
+    ) -> list[Result]:
+        """One split, kept as soon as it is measured."""
         values: dict[str, dict[str, Tensor]] = {}
-        identity = {"step": self.step, "protocol": measured.protocol(), "split": split, "points": points, "seed": seed}
-        identity |= settings
+        identity = {"step": self.step, "protocol": data.protocol(), "split": split, **settings}
         results = evaluate(
             self.model,
             self.guide,
-            measured,
-            methods=methods or every,
+            data,
+            methods=methods,
             split=split,
-            points=points,
-            seed=seed,
             announce=announce,
             keep=values.__setitem__,
             parts=FileParts(self.folder.path / "evaluation" / "unfinished", identity),
@@ -218,6 +231,41 @@ class Run:
         """
         self._require_guide("To score data draws from")
         return Scores(*score(self.model, self.guide, self._batches(source, split, 100), k=k, seed=seed))
+
+    def patient(self, *, points: int = 1000, seed: int = 0) -> Patient:
+        """What the doctor looks at: model and guide, the run's own data, and the history of its training.
+
+        Args:
+            points: data that a check looks at.
+            seed: of all draws.
+        Raises:
+            ElbowroomError: the run's data are a stream, or are gone.
+        """
+        guide, settings = self.guide if self.has_guide else None, self.config.model_dump(mode="json")
+        return Patient(self.model, guide, self.dataset(), self.history, settings, points=points, seed=seed)
+
+    def doctor(
+        self,
+        *,
+        checks: Sequence[str] | None = None,
+        points: int = 1000,
+        seed: int = 0,
+        announce: Announce = lambda check, done, total: None,
+    ) -> Diagnosis:
+        """What is wrong with the model; it is kept in doctor.json, with the step of the weights.
+
+        Args:
+            checks: names from ``elbowroom.evaluation.doctor.CHECKS``; all of them unless given.
+            points: data that a check looks at.
+            seed: of all draws.
+            announce: told before every check.
+        Raises:
+            ElbowroomError: an unknown name; data that are a stream, or are gone; less than two points.
+        """
+        found = diagnose(self.patient(points=points, seed=seed), checks=checks, announce=announce)
+        with self.folder.lock():
+            write_checkup(self.folder, Checkup(found, self.step, points, seed))
+        return found
 
     # --- looking ---
 
@@ -271,21 +319,27 @@ class Run:
             drawn = draw(p_x, (), generator=generator)
             return Reconstruction(batch.x.cpu(), mean(p_x).cpu(), drawn.cpu())
 
-    def encode(self, source: Any = None, *, split: str = "test") -> Encoded:
+    def encode(self, source: Any = None, *, split: str = "test", points: int | None = None) -> Encoded:
         """Means and standard deviations of q(z | x), for ``source`` or a split of the run's own data.
 
+        Args:
+            source: a path, an array, what `read` gives; a split of the run's own data unless given.
+            split: which split, where no source is given.
+            points: how many data, chosen by the data's seed; all of them unless given.
         Raises:
             ElbowroomError: the run has no guide.
         """
         self._require_guide("To encode asks")
-        means, deviations = [], []
+        means, deviations, rows = [], [], []
         with evaluation_mode(self.pair):
-            for batch in self._batches(source, split, 1000):
+            for batch in self._batches(source, split, 1000, points):
                 q = self.guide(batch.x, batch.context)
                 means.append(q.mean.cpu())
                 deviations.append(q.stddev.cpu())
-        data = self.dataset() if source is None else None
-        labels = None if data is None or data.labels is None else data.labels[data.splits[split]]
+                rows.append(batch.index)
+        labels = self.dataset().labels if source is None else None
+        if labels is not None:
+            labels = labels.cpu()[torch.cat([index.cpu() for index in rows if index is not None])]
         return Encoded(torch.cat(means), torch.cat(deviations), labels)
 
     def posterior(
@@ -339,11 +393,11 @@ class Run:
                 "--methods laplace-is.",
             )
 
-    def _batches(self, source: Any, split: str, batch_size: int) -> Iterator[Batch]:
-        """Batches of the run's own split, or of all the data of ``source``, in order."""
+    def _batches(self, source: Any, split: str, batch_size: int, points: int | None = None) -> Iterator[Batch]:
+        """Batches of the run's own split, or of the data of ``source``, in order."""
         if source is None:
-            return self.dataset().batches(split, batch_size)
-        return self._whole(source).batches("all", batch_size)
+            return self.dataset().batches(split, batch_size, points=points)
+        return self._whole(source).batches("all", batch_size, points=points)
 
     def _whole(self, source: Any) -> DataSet:
         """All rows of ``source`` as one split, in their own order."""
@@ -387,18 +441,7 @@ class Run:
         )
         if not isinstance(data, DataSet):
             raise ElbowroomError("A stream cannot be scored or encoded whole.", "Give an array, a file or a Dataset.")
-        if tuple(data.event_shape) != self.facts.event_shape:
-            raise ElbowroomError(
-                f"{data.name} holds data of shape {tuple(data.event_shape)}, "
-                f"but the model was trained on shape {self.facts.event_shape}.",
-                "Give data of the same shape, one datum a row.",
-            )
-        if data.context_dim != self.facts.context_dim:
-            raise ElbowroomError(
-                f"{data.name} comes with {data.context_dim} covariates, but the model was trained with "
-                f"{self.facts.context_dim}.",
-                "Give the covariates (or labels) that it was trained with beside the data.",
-            )
+        check_fits(data, self.facts)
         if data.fill is not None:  # missing elements stand at the mean that the model was trained with, not their own
             data = replace(data, fill=self.filler)
         likelihood = self.model.likelihood
@@ -408,39 +451,6 @@ class Run:
     def __repr__(self) -> str:
         model, data = self.config.model, self.content["data"].get("dataset", "data")
         return f"Run({str(self.folder.path)!r}: {data}, {model.latent_dim} latents, step {self.step:,})"
-
-
-def check_same_data(content: dict[str, Any], data: DataSet | StreamSet, folder: RunFolder) -> None:
-    """Refuses to go on with data that are not those of the run.
-
-    Args:
-        content: of the run's config.json.
-        data: what there is now.
-        folder: of the run, for the message.
-    Raises:
-        ElbowroomError: the digests differ, or the number of covariates.
-    """
-    had, has = content["facts"]["context_dim"], data.context_dim
-    if had != has:
-        raise ElbowroomError(
-            f"The run {folder.path} was trained with {had} covariates, but the data come with {has}.",
-            "Give context= (or labels=) as when it was trained.",
-        )
-    before, now = content["data"], data.protocol()
-    both = {key for key in before.keys() & now.keys() if key.startswith("sha256")}  # labels may be left out
-    for key in sorted(both | {"sha256", "sha256_of_rows"}):
-        if before.get(key) != now.get(key):
-            what = {"sha256_context": "context", "sha256_labels": "labels"}.get(key)
-            raise ElbowroomError(
-                f"The {f'{what} of the data' if what else 'data'} {data.name} have changed since {folder.path} was "
-                f"trained (SHA-256 {str(now.get(key))[:12]}…, then {str(before.get(key))[:12]}…).",
-                "Restore the data, or train anew under another name.",
-            )
-
-
-def with_recorded_splits(data: DataSet | StreamSet, folder: RunFolder) -> DataSet | StreamSet:
-    """The data with the splits that the run was trained with; a stream has none."""
-    return replace(data, splits=folder.read_splits()) if isinstance(data, DataSet) else data
 
 
 def load(

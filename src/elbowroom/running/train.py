@@ -25,7 +25,8 @@ from elbowroom.running.config import Config, configure, merge, nested, read_reci
 from elbowroom.running.engine import Books, Plan, fit, restore
 from elbowroom.running.folder import RunFolder
 from elbowroom.running.observers import Observer, TensorBoard, Terminal
-from elbowroom.running.runs import Run, check_same_data, with_recorded_splits
+from elbowroom.running.own_data import check_same_data, with_recorded_splits
+from elbowroom.running.runs import Run
 from elbowroom.running.runtime import (
     autocast_dtype,
     autocast_networks,

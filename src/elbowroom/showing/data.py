@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.support import Support
 from elbowroom.showing import plots
 
-__all__ = ["describe", "picture"]
+__all__ = ["describe", "picture", "value_range"]
 
 
 def describe(data: DataSet) -> dict[str, Any]:
@@ -31,22 +31,21 @@ def describe(data: DataSet) -> dict[str, Any]:
     }
 
 
-def picture(data: DataSet, path: Path) -> Path:
+def picture(data: DataSet) -> Figure:
     """The first nine training data in a 3 × 3 grid, or histograms where the data are no pictures."""
     count = min(9 if plots.is_image(data.event_shape) else 2000, data.size("train"))
     batch = data.take("train", torch.arange(count))
     if not plots.is_image(data.event_shape):
-        plots.marginals_figure(batch.x, batch.x, path=path)
-        return path
+        return plots.marginals_figure(batch.x, batch.x)
     titles = None if data.labels is None else data.labels[batch.index].tolist()
-    plots.image_grid(batch.x, titles=titles, columns=3, value_range=_value_range(data, batch.x), path=path)
-    return path
+    return plots.image_grid(batch.x, titles=titles, columns=3, value_range=value_range(data.support, batch.x))
 
 
-def _value_range(data: DataSet, shown: Tensor) -> tuple[float, float]:
+def value_range(support: Support, shown: Tensor) -> tuple[float, float]:
     """Black and white: the ends of the support, or of the values shown where it has none."""
-    if data.support in (Support.BINARY, Support.UNIT_INTERVAL):
+    if support in (Support.BINARY, Support.UNIT_INTERVAL):
         return (0.0, 1.0)
-    if data.support is Support.BYTES:
+    if support is Support.BYTES:
         return (0.0, 255.0)
-    return (float(shown.min()), float(shown.max()))
+    low, high = float(shown.min()), float(shown.max())
+    return (low, high if high != low else low + 1.0)  # black must lie below white where all values are alike

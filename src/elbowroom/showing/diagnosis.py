@@ -1,16 +1,14 @@
-"""The doctor's report as text and as plain data."""
+"""The doctor's report as text."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
-from dataclasses import asdict
-from typing import Any
 
 from elbowroom.evaluation.doctor import Diagnosis
 from elbowroom.evaluation.findings import Evidence, Finding
 
-__all__ = ["diagnosis_json", "diagnosis_text", "evidence_number", "verdict"]
+__all__ = ["diagnosis_text", "evidence_number", "verdict"]
 
 _WIDTH = 100
 _NAME = 60  # of a number; longer names take two lines
@@ -29,11 +27,6 @@ def diagnosis_text(name: str, diagnosis: Diagnosis) -> str:
     took = sum(diagnosis.seconds.values())
     lines.append(f"{len(diagnosis.seconds)} checks in {took:.0f} s.")
     return "\n".join(lines)
-
-
-def diagnosis_json(diagnosis: Diagnosis) -> dict[str, Any]:
-    """The same as plain data."""
-    return {"healthy": diagnosis.healthy, **asdict(diagnosis)}
 
 
 def verdict(diagnosis: Diagnosis) -> str:

@@ -1,67 +1,91 @@
-"""The pictures of a run, drawn into its ``figures/`` folder: what to show of which model, and under which name.
+"""The pictures of a run: what to show of which model.
 
-How a picture looks is decided in `plots`; here it is decided what goes into it.
+Each function returns a figure, which a report shows and ``keep`` writes into the run's ``figures/`` folder. How a
+picture looks is decided in `plots`; here it is decided what goes into it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
-from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation.aggregate import Aggregate
+from elbowroom.evaluation.results import Result
+from elbowroom.evaluation.sample_study import SampleStudy
+from elbowroom.running.comparison import Comparison
 from elbowroom.running.imputing import Imputed
 from elbowroom.running.runs import Encoded, Run
 from elbowroom.showing import plots
+from elbowroom.showing.data import value_range
+from elbowroom.showing.holes import holes_figure
+from elbowroom.showing.room import by_split
+from elbowroom.showing.standings import headline
+from elbowroom.showing.style import write
 
-__all__ = ["completions", "contexts", "curves", "latents", "manifold", "reconstructions", "samples", "traversals"]
+__all__ = [
+    "comparison",
+    "completions",
+    "contexts",
+    "curves",
+    "evaluation",
+    "holes",
+    "k_curve",
+    "keep",
+    "latents",
+    "manifold",
+    "reconstructions",
+    "room",
+    "samples",
+    "traversals",
+]
 
 _TRAVERSED = 8  # latents in the picture of traversals
 _COMPLETED = 10  # data in the picture of completions
+
+
+def keep(run: Run, name: str, figure: Figure) -> Path:
+    """Writes a figure into the run's folder, as figures/NAME.png.
+
+    Raises:
+        ElbowroomError: the folder cannot be written to.
+    """
+    return write(figure, run.folder.figures / f"{name}.png")
 
 
 def _note(run: Run) -> str | None:
     return None if run.normalized else "cross-entropy of grey pixels: not a log-likelihood; samples are Bernoulli draws"
 
 
-def _value_range(run: Run, shown: Tensor) -> tuple[float, float]:
-    """Black and white: the ends of the support, or of the values shown where it has none."""
-    if run.facts.support in (Support.BINARY, Support.UNIT_INTERVAL):
-        return (0.0, 1.0)
-    if run.facts.support is Support.BYTES:
-        return (0.0, 255.0)
-    return (float(shown.min()), float(shown.max()))
+def _grey(run: Run, shown: Tensor) -> tuple[float, float]:
+    return value_range(run.facts.support, shown)
 
 
-def curves(run: Run) -> Path:
+def curves(run: Run) -> Figure:
     """Training curves."""
-    path = run.folder.figures / "curves.png"
-    plots.training_curves(run.history, normalized=run.normalized, title=run.folder.path.name, path=path)
-    return path
+    return plots.training_curves(run.history, normalized=run.normalized, title=run.folder.path.name)
 
 
-def samples(run: Run, num: int = 25, *, seed: int = 0) -> Path:
+def samples(run: Run, num: int = 25, *, seed: int = 0) -> Figure:
     """Samples and means side by side; a row per class for a model of labels; marginals where data are no pictures."""
     _check_number(num)
-    path = run.folder.figures / "samples.png"
     if not plots.is_image(run.facts.event_shape):
         num = max(num, 1000)
         drawn = run.sample(num, context=contexts(run, num), seed=seed)
         data = torch.cat([batch.x.cpu() for batch in run.dataset().batches("train", num, points=num)])
-        plots.marginals_figure(data, drawn.x, note=_note(run), path=path)
-        return path
+        return plots.marginals_figure(data, drawn.x, note=_note(run))
     if run.config.data.context == "labels":
         classes = run.facts.context_dim
         drawn = run.sample(classes * 10, seed=seed)
         x, mean = (tensor.reshape(classes, 10, *run.facts.event_shape) for tensor in (drawn.x, drawn.mean))
-        grey = _value_range(run, drawn.mean)
-        plots.class_rows_figure(x, mean, range(classes), note=_note(run), value_range=grey, path=path)
-        return path
+        return plots.class_rows_figure(x, mean, range(classes), note=_note(run), value_range=_grey(run, drawn.mean))
     drawn = run.sample(num, context=contexts(run, num), seed=seed)
-    plots.samples_figure(drawn.x, drawn.mean, note=_note(run), value_range=_value_range(run, drawn.mean), path=path)
-    return path
+    return plots.samples_figure(drawn.x, drawn.mean, note=_note(run), value_range=_grey(run, drawn.mean))
 
 
 def contexts(run: Run, num: int) -> Tensor | None:
@@ -73,47 +97,40 @@ def contexts(run: Run, num: int) -> Tensor | None:
     return given.repeat(-(-num // len(given)), 1)[:num]
 
 
-def reconstructions(run: Run, num: int = 10, *, split: str = "test", seed: int = 0) -> Path:
+def reconstructions(run: Run, num: int = 10, *, split: str = "test", seed: int = 0) -> Figure:
     """Data above the means (and draws) of p(x | z) for one z ~ q(z | x) each."""
     _check_number(num)
-    path = run.folder.figures / "reconstructions.png"
     images = plots.is_image(run.facts.event_shape)
     found = run.reconstruct(num if images else max(num, 1000), split=split, seed=seed)
-    if images:
-        grey = _value_range(run, found.x)
-        plots.reconstruction_figure(
-            found.x, found.mean, samples=found.sample, note=_note(run), value_range=grey, path=path
-        )
-    else:
-        plots.reconstruction_scatter(found.x, found.mean, note=_note(run), path=path)
-    return path
+    if not images:
+        return plots.reconstruction_scatter(found.x, found.mean, note=_note(run))
+    return plots.reconstruction_figure(
+        found.x, found.mean, samples=found.sample, note=_note(run), value_range=_grey(run, found.x)
+    )
 
 
-def completions(run: Run, imputed: Imputed) -> Path:
+def completions(run: Run, imputed: Imputed) -> Figure:
     """Data of which a part is missing, beside their completions; the first ones that miss something.
 
     Raises:
         ElbowroomError: the data are no pictures.
     """
     _needs_images(run)
-    path = run.folder.figures / "completions.png"
     rows = imputed.incomplete[:_COMPLETED]
     means = imputed.completed if imputed.mean is None else imputed.mean
     truth = None if imputed.truth is None else imputed.truth[rows]
-    plots.completions_figure(
+    return plots.completions_figure(
         imputed.x[rows],
         imputed.mask[rows],
         means[rows],
         imputed.samples[:, rows],
         truth=truth,
         note=_note(run),
-        value_range=_value_range(run, imputed.samples[:, rows]),
-        path=path,
+        value_range=_grey(run, imputed.samples[:, rows]),
     )
-    return path
 
 
-def manifold(run: Run, r: int = 20) -> Path:
+def manifold(run: Run, r: int = 20) -> Figure:
     """The means over a grid of the prior's quantiles.
 
     Raises:
@@ -125,13 +142,11 @@ def manifold(run: Run, r: int = 20) -> Path:
             f"A manifold is drawn of 2 latents, and this model has {run.config.model.latent_dim}.",
             "Train with --model.latent-dim 2.",
         )
-    path = run.folder.figures / "manifold.png"
     means = run.decode(plots.manifold_grid(r).flatten(0, 1)).reshape(r, r, *run.facts.event_shape)
-    plots.manifold_figure(means, note=_note(run), value_range=_value_range(run, means), path=path)
-    return path
+    return plots.manifold_figure(means, note=_note(run), value_range=_grey(run, means))
 
 
-def traversals(run: Run, *, steps: int = 9, reach: float = 2.0) -> Path:
+def traversals(run: Run, *, steps: int = 9, reach: float = 2.0) -> Figure:
     """One latent varied at a time around the posterior mean of a datum, the most active latents first.
 
     The datum is of the test set, or of the training set where no test set was kept.
@@ -140,7 +155,6 @@ def traversals(run: Run, *, steps: int = 9, reach: float = 2.0) -> Path:
         ElbowroomError: the data are no pictures.
     """
     _needs_images(run)
-    path = run.folder.figures / "traversals.png"
     data = run.dataset()
     batch = next(iter(data.batches("test" if data.size("test") else "train", 1000, points=1000)))
     with torch.no_grad():
@@ -152,16 +166,66 @@ def traversals(run: Run, *, steps: int = 9, reach: float = 2.0) -> Path:
         z[row, :, dim] = values
     context = None if batch.context is None else batch.context[0].expand(len(dims) * steps, -1)
     decoded = run.decode(z.flatten(0, 1), context=context).reshape(len(dims), steps, *run.facts.event_shape)
-    grey = _value_range(run, decoded)
-    plots.traversal_figure(decoded, dims, values.cpu(), note=_note(run), value_range=grey, path=path)
-    return path
+    return plots.traversal_figure(decoded, dims, values.cpu(), note=_note(run), value_range=_grey(run, decoded))
 
 
-def latents(run: Run, encoded: Encoded) -> Path:
+def latents(encoded: Encoded) -> Figure:
     """Where the guide puts the data."""
-    path = run.folder.figures / "latents.png"
-    plots.latent_scatter(encoded.mean, labels=encoded.labels, path=path)
-    return path
+    return plots.latent_scatter(encoded.mean, labels=encoded.labels)
+
+
+def holes(run: Run, aggregate: Aggregate, samples: SampleStudy) -> Figure:
+    """Where data put z and where the prior draws it, and what the decoder makes of either; of the doctor's studies."""
+    grey = _grey(run, samples.data)
+    return holes_figure(aggregate, samples, value_range=grey, title=run.folder.path.name)
+
+
+def evaluation(run: Run, results: Sequence[Result]) -> Figure:
+    """Bounds on log p(x), and the room between.
+
+    Args:
+        run: whose results these are.
+        results: on the same data, since what is of different data does not belong on one axis.
+    Raises:
+        ElbowroomError: none of them is finite and bounds log p(x).
+    """
+    rows = [result.model_dump() for result in results]
+    return plots.evaluation_figure(rows, normalized=run.normalized, title=run.folder.path.name)
+
+
+def k_curve(run: Run, results: Sequence[Result]) -> Figure:
+    """The importance-weighted bound against the number of its draws.
+
+    Args:
+        run: whose results these are.
+        results: of the method k-curve on the same data, by increasing k.
+    """
+    ks, values = [int(result.settings["k"]) for result in results], [result.value for result in results]
+    return plots.k_curve_figure(ks, values, [result.stderr or 0.0 for result in results], title=run.folder.path.name)
+
+
+def room(run: Run, results: Sequence[Result]) -> Figure:
+    """The parts of the room, a bar for each split.
+
+    Args:
+        run: whose results these are.
+        results: of the method room; others are passed over.
+    Raises:
+        ElbowroomError: a split without the room's parts.
+    """
+    return plots.room_figure(by_split(results), title=run.folder.path.name)
+
+
+def comparison(found: Comparison) -> Figure:
+    """log p(x) of each recipe against time and against work.
+
+    Raises:
+        ElbowroomError: nothing was measured.
+    """
+    rows = [asdict(row) for row in sorted(found.rows, key=lambda row: row.moment)]
+    rows.sort(key=lambda row: found.yardstick["splits"].index(row["split"]))
+    failed = [name for name, entrant in found.entrants.items() if entrant.failed is not None]
+    return plots.comparison_figure(rows, failed=failed, title=headline(found))
 
 
 def _check_number(num: int) -> None:

@@ -31,7 +31,7 @@ from elbowroom.showing.style import (
     thin_axes,
 )
 
-__all__ = ["evaluation_figure", "gradient_figure"]
+__all__ = ["evaluation_figure", "gradient_figure", "k_curve_figure"]
 
 _TITLES = {"elbo": "ELBO", "iwae": "IWAE", "laplace-is": "Laplace IS", "ais": "AIS", "bdmc": "BDMC", "exact": "exact"}
 _ROOM = frozenset({"room", "elbow room", "elbow-room", "elbow_room"})
@@ -184,6 +184,43 @@ def _legend(figure: Figure, markers: Sequence[tuple[str, str]]) -> None:
         for marker, label in markers
     ]
     legend_below(figure, handles, pad=0.2)
+
+
+def k_curve_figure(
+    draws: Sequence[int],
+    values: Sequence[float],
+    errors: Sequence[float],
+    *,
+    title: str | None = None,
+    path: str | os.PathLike[str] | None = None,
+) -> Figure:
+    """The importance-weighted bound against the number of its draws.
+
+    Args:
+        draws: k, increasing.
+        values: the bound of each, nats per datum.
+        errors: its standard error.
+        title: above.
+        path: where to write a PNG.
+    Returns:
+        The figure.
+    Raises:
+        ElbowroomError: the path cannot be written.
+    Example:
+        >>> k_curve_figure([1, 10, 100], [-93.0, -90.1, -89.6], [0.3, 0.3, 0.3]).axes[0].get_xscale()
+        'log'
+    """
+    figure = new_figure(COLUMN, 2.3 + (0.2 if title else 0))
+    axes = figure.add_subplot()
+    axes.errorbar(draws, values, yerr=errors, color=BLUE, marker="o", markersize=3.2,
+                  linewidth=1.0, elinewidth=0.7, capsize=2, capthick=0.7)  # fmt: skip
+    axes.set_xscale("log")
+    thin_axes(axes, xlabel="draws k from the guide", ylabel="nats per datum, ± 1 s.e.")
+    axes.xaxis.set_major_locator(LogLocator(10, numticks=8))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    heading(figure, title)
+    return finish(figure, path)
 
 
 def gradient_figure(

@@ -16,7 +16,7 @@ from elbowroom.showing.completions import completions_figure
 from elbowroom.showing.curves import training_curves
 from elbowroom.showing.images import class_rows_figure, image_grid, reconstruction_figure, samples_figure
 from elbowroom.showing.latents import latent_scatter, manifold_figure, manifold_grid, traversal_figure
-from elbowroom.showing.measures import evaluation_figure, gradient_figure
+from elbowroom.showing.measures import evaluation_figure, gradient_figure, k_curve_figure
 from elbowroom.showing.prior_sampling import prior_sampling_figure
 from elbowroom.showing.room import room_figure, room_rows
 from elbowroom.showing.style import is_image
@@ -30,6 +30,7 @@ __all__ = [
     "gradient_figure",
     "image_grid",
     "is_image",
+    "k_curve_figure",
     "latent_scatter",
     "manifold_figure",
     "manifold_grid",

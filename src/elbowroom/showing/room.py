@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation.results import Result
 from elbowroom.showing.style import (
     BLUE,
     COLUMN,
@@ -29,7 +30,7 @@ from elbowroom.showing.style import (
     thin_axes,
 )
 
-__all__ = ["room_figure", "room_rows"]
+__all__ = ["by_split", "room_figure", "room_rows"]
 
 Splits = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -37,7 +38,24 @@ _ELBO, _BEST, _LOG_P = "elbo", "elbo of q*", "log p(x)"
 _GAPS = {"amortisation gap": ORANGE, "approximation gap": BLUE}  # from the ELBO up
 _TITLES = {_ELBO: "ELBO", _BEST: "ELBO of q*", _LOG_P: "log p(x) ≥", "elbow room": "elbow room ≥"}
 _ORDER = (_ELBO, _BEST, _LOG_P, *_GAPS, "elbow room")
+_SPLITS = ("train", "test", "validation", "all")
 _WIDTH = 0.34
+
+
+def by_split(results: Iterable[Result]) -> dict[str, list[dict[str, Any]]]:
+    """Results as :func:`room_figure` and :func:`room_rows` take them, training data first; simulated data have no room.
+
+    Example:
+        >>> shown = {"stderr": None, "unit": "nats", "points": 9, "bound": None, "settings": {}, "protocol": {}}
+        >>> splits = ("simulated", "test", "train")
+        >>> list(by_split([Result(name="elbo", value=-1.0, split=split, **shown) for split in splits]))
+        ['train', 'test']
+    """
+    rows: dict[str, list[dict[str, Any]]] = {split: [] for split in _SPLITS}
+    for result in results:
+        if result.split in rows:
+            rows[result.split].append(result.model_dump())
+    return {split: found for split, found in rows.items() if found}
 
 
 def room_figure(splits: Splits, *, title: str | None = None, path: str | os.PathLike[str] | None = None) -> Figure:

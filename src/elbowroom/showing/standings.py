@@ -6,7 +6,14 @@ import math
 
 from elbowroom.running.comparison import Comparison, Standing
 
-__all__ = ["course", "figure", "standings"]
+__all__ = ["course", "figure", "headline", "standings"]
+
+
+def headline(found: Comparison) -> str:
+    """Data, points and protocol, on one line."""
+    protocol, split = found.yardstick["protocol"], found.yardstick["splits"][0]
+    bits = "" if protocol["binarization"] == "none" else f" · {protocol['binarization']} binarization"
+    return f"{protocol['dataset']} · {found.yardstick['points'][split]:,} {split} points{bits}"
 
 
 def standings(found: Comparison, split: str) -> list[dict[str, str]]:

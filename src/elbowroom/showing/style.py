@@ -10,6 +10,7 @@ colour-blind readers.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,9 +52,11 @@ __all__ = [
     "legend_below",
     "new_figure",
     "number",
+    "png",
     "text_width",
     "thin_axes",
     "wrap",
+    "write",
 ]
 
 Array: TypeAlias = NDArray[Any]
@@ -193,23 +196,32 @@ def wrap(text: str, size: float, width: float) -> str:
     return "\n".join(lines)
 
 
-def finish(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
-    """The figure, written as PNG if a path is given.
+def png(figure: Figure, dpi: float | None = None) -> bytes:
+    """The figure as a PNG; equal figures are equal files.
+
+    Args:
+        figure: what to draw.
+        dpi: pixels per inch; the figure's own unless given.
+    """
+    image = io.BytesIO()
+    _save(figure, image, dpi)
+    return image.getvalue()
+
+
+def write(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Writes the figure as a PNG, and returns the path.
 
     The file appears whole or not at all: it is written under a temporary name in the same folder, then renamed.
 
     Raises:
         ElbowroomError: the path cannot be written.
     """
-    if path is None:
-        return figure
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            # without the software's name and version, equal figures are equal files
-            figure.savefig(temporary, format="png", dpi=figure.dpi, facecolor="white", metadata={"Software": None})
+            _save(figure, temporary)
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
@@ -218,4 +230,20 @@ def finish(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
             f"the figure cannot be written to {target}: {error.strerror or error}.",
             "Give the path of a file in a folder that you may write to.",
         ) from error
+    return target
+
+
+def _save(figure: Figure, where: Path | io.BytesIO, dpi: float | None = None) -> None:
+    # without the software's name and version, equal figures are equal files
+    figure.savefig(where, format="png", dpi=dpi or figure.dpi, facecolor="white", metadata={"Software": None})
+
+
+def finish(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
+    """The figure, written as PNG if a path is given.
+
+    Raises:
+        ElbowroomError: the path cannot be written.
+    """
+    if path is not None:
+        write(figure, path)
     return figure

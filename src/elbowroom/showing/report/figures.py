@@ -1,33 +1,24 @@
-"""The pictures of a report, each with what it shows in words and numbers.
-
-Sheets of samples are drawn by the gallery, into a folder that is forgotten afterwards, so that pictures which the user
-made with settings of their own stay as they are.
-"""
+"""The pictures of a report: the gallery's figures, each with what it shows in words and numbers."""
 
 from __future__ import annotations
 
-import copy
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure as Drawing
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
 from elbowroom.data.dataset import DataSet
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.results import Result
-from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.running.observers import BOUNDS
 from elbowroom.running.runs import Run
 from elbowroom.showing import gallery, plots
 from elbowroom.showing.report.content import Figure, Prose
 from elbowroom.showing.report.words import estimate
-from elbowroom.showing.style import BLUE, COLUMN, DPI, new_figure, thin_axes
+from elbowroom.showing.style import COLUMN, png
 
 __all__ = [
     "attempt",
@@ -39,7 +30,6 @@ __all__ = [
     "reconstructions",
     "samples",
     "sheet",
-    "shown",
     "split_to_show",
     "traversals",
 ]
@@ -69,24 +59,20 @@ def attempt(draw: Callable[[], Figure], what: str) -> Figure | Prose:
 
 def chart(drawing: Drawing, *, alt: str, caption: str) -> Figure:
     """A drawing with axes."""
-    image = io.BytesIO()
-    # without the software's name and version, equal figures are equal files
-    drawing.savefig(image, format="png", dpi=_CHART_DPI, facecolor="white", metadata={"Software": None})
-    width, height = (round(inches * _CSS_PER_INCH) for inches in drawing.get_size_inches())
-    return Figure(image.getvalue(), alt, caption, width, height, readable=width > 1.2 * COLUMN * _CSS_PER_INCH)
+    width, height = _size(drawing)
+    readable = width > 1.2 * COLUMN * _CSS_PER_INCH
+    return Figure(png(drawing, _CHART_DPI), alt, caption, width, height, readable)
 
 
-def sheet(path: Path, *, alt: str, caption: str, readable: bool = False) -> Figure:
-    """A sheet of pictures that was written to a file; a heavy one becomes a JPEG, which a screen shows as well.
+def sheet(drawing: Drawing, *, alt: str, caption: str, readable: bool = False) -> Figure:
+    """A sheet of pictures; a heavy one becomes a JPEG, which a screen shows as well.
 
     Args:
-        path: of the PNG.
+        drawing: with its own pixels per inch, at which no picture of it is interpolated.
         alt, caption, readable: as in :class:`Figure`.
     """
-    image = path.read_bytes()
+    image, (width, height) = png(drawing), _size(drawing)
     with Image.open(io.BytesIO(image)) as picture:
-        density = picture.info.get("dpi", (DPI, DPI))[0]
-        width, height = (round(pixels / density * _CSS_PER_INCH) for pixels in picture.size)
         for fineness, quality in _LIGHTER:
             if len(image) <= _HEAVIEST:
                 break
@@ -98,12 +84,10 @@ def sheet(path: Path, *, alt: str, caption: str, readable: bool = False) -> Figu
     return Figure(image, alt, caption, width, height, readable)
 
 
-def shown(run: Run, folder: Path) -> Run:
-    """The same run, whose pictures go into another folder."""
-    other = copy.copy(run)
-    other.folder = copy.copy(run.folder)
-    other.folder.figures = folder
-    return other
+def _size(drawing: Drawing) -> tuple[int, int]:
+    """Width and height in CSS pixels."""
+    width, height = (round(inches * _CSS_PER_INCH) for inches in drawing.get_size_inches())
+    return width, height
 
 
 def split_to_show(data: DataSet) -> str:
@@ -116,7 +100,6 @@ def split_to_show(data: DataSet) -> str:
 
 def curves(run: Run, rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Training curves, with where each began and ended."""
-    drawing = plots.training_curves(rows, normalized=run.normalized)
     said = []
     for split in ("train", "validation"):
         found = [row for row in rows if row.get("split") == split and any(name in row for name in BOUNDS)]
@@ -127,7 +110,7 @@ def curves(run: Run, rows: Sequence[Mapping[str, Any]]) -> Figure:
                         f"to {last} at step {found[-1].get('step', 0):,}")  # fmt: skip
     unit = "nats per datum" if run.normalized else "per datum: cross-entropy, not a log-likelihood"
     return chart(
-        drawing,
+        gallery.curves(run),
         alt=f"Training curves: {'; '.join(said)}; {unit}.",
         caption="The axes show the settled part; an arrow names what lies outside.",
     )
@@ -138,10 +121,10 @@ def curves(run: Run, rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 def samples(run: Run, seed: int = 0) -> Figure:
     """Draws from the model beside the means that they were drawn from; of tables, marginals."""
-    path = gallery.samples(run, seed=seed)
+    drawing = gallery.samples(run, seed=seed)
     if not plots.is_image(run.facts.event_shape):
         return sheet(
-            path,
+            drawing,
             alt="Histograms of each feature: 1,000 data or more, filled, and as many samples of the model as a line.",
             caption="D is the largest distance between the distribution functions of data and samples, 0 to 1.",
             readable=True,
@@ -150,7 +133,7 @@ def samples(run: Run, seed: int = 0) -> Figure:
     number = 10 * run.facts.context_dim if classes else 25
     rows = ", a row for each class" if classes else ""
     return sheet(
-        path,
+        drawing,
         alt=f"Left, {number} samples x of the model{rows}; right, the {number} means E[x | z] they were drawn from.",
         caption="Left, samples x ~ p(x | z) with z from the prior: what the model says that data look like. Right, the "
         "means E[x | z] of the same z, which are smoother than any datum and are no samples.",
@@ -160,10 +143,10 @@ def samples(run: Run, seed: int = 0) -> Figure:
 def reconstructions(run: Run, seed: int = 0) -> Figure:
     """Data beside what the model makes of them."""
     split = split_to_show(run.dataset())
-    path = gallery.reconstructions(run, _RECONSTRUCTED, split=split, seed=seed)
+    drawing = gallery.reconstructions(run, _RECONSTRUCTED, split=split, seed=seed)
     if not plots.is_image(run.facts.event_shape):
         return sheet(
-            path,
+            drawing,
             alt=f"Scatter plots, one for each feature: {split} data against the mean of p(x | z) after encoding; "
             "perfect reconstructions would lie on the diagonal.",
             caption="R² is the share of a feature's variance that the reconstruction explains.",
@@ -171,7 +154,7 @@ def reconstructions(run: Run, seed: int = 0) -> Figure:
         )
     number = min(_RECONSTRUCTED, run.dataset().size(split))
     return sheet(
-        path,
+        drawing,
         alt=f"Three rows of {number} pictures: {split} data; the mean of p(x | z) for one z ~ q(z | x) of each; a "
         "sample for the same z.",
         caption=f"{split.capitalize()} data above what the model makes of them after encoding: means, then samples.",
@@ -181,29 +164,16 @@ def reconstructions(run: Run, seed: int = 0) -> Figure:
 
 def latents(run: Run) -> Figure:
     """Where the guide puts data, coloured by label."""
-    if not run.has_guide:
-        raise ElbowroomError(
-            f"This run was learned without a guide ({run.config.train.learner}), and data have no place in the latent "
-            "space but their posteriors.",
-            "`elbowroom encode RUN --posterior hmc` draws from these.",
-        )
     data = run.dataset()
     split = split_to_show(data)
-    means, rows = [], []
-    with evaluation_mode(run.pair):
-        for batch in data.batches(split, 1000, points=min(_ENCODED, data.size(split))):
-            means.append(run.guide(batch.x, batch.context).mean.cpu())
-            rows.append(batch.index)
-    labels = None
-    if data.labels is not None and all(index is not None for index in rows):
-        labels = data.labels.cpu()[torch.cat([index.cpu() for index in rows if index is not None])]
-    z = torch.cat(means)
+    encoded = run.encode(split=split, points=_ENCODED)
+    z, labels = encoded.mean, encoded.labels
     plane = {1: "the one latent", 2: "both latents"}.get(
         z.shape[1], f"two principal components of {z.shape[1]} latents"
     )
     coloured = "" if labels is None else f", coloured by {len(set(labels.tolist()))} labels"
     return chart(
-        plots.latent_scatter(z, labels=labels, title=None),
+        gallery.latents(encoded),
         alt=f"Scatter plot of the means of q(z | x) of {len(z):,} {split} data in {plane}{coloured}.",
         caption=f"Means of q(z | x) of {len(z):,} {split} data. Under a standard normal prior, samples take z from a "
         "round cloud of standard deviation 1.",
@@ -233,26 +203,17 @@ def manifold(run: Run) -> Figure:
 # --- what was measured -------------------------------------------------------------------------------------------
 
 
-def k_curve(results: Sequence[Result]) -> Figure:
+def k_curve(run: Run, results: Sequence[Result]) -> Figure:
     """The importance-weighted bound against the number of its draws.
 
     Args:
+        run: whose results these are.
         results: of the method k-curve on the same data, two or more.
     """
     ordered = sorted(results, key=lambda result: int(result.settings["k"]))
-    ks, values = [int(r.settings["k"]) for r in ordered], [r.value for r in ordered]
-    drawing = new_figure(COLUMN, 2.3)
-    axes = drawing.add_subplot()
-    axes.errorbar(ks, values, yerr=[r.stderr or 0.0 for r in ordered], color=BLUE, marker="o", markersize=3.2,
-                  linewidth=1.0, elinewidth=0.7, capsize=2, capthick=0.7)  # fmt: skip
-    axes.set_xscale("log")
-    thin_axes(axes, xlabel="draws k from the guide", ylabel="nats per datum, ± 1 s.e.")
-    axes.xaxis.set_major_locator(LogLocator(10, numticks=8))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    said = ", ".join(f"k = {k:,}: {estimate(r.value, r.stderr)}" for k, r in zip(ks, ordered, strict=True))
+    said = ", ".join(f"k = {int(r.settings['k']):,}: {estimate(r.value, r.stderr)}" for r in ordered)
     return chart(
-        drawing,
+        gallery.k_curve(run, ordered),
         alt=f"The importance-weighted bound in nats per datum against its number of draws. {said}.",
         caption="Where the bound still rises with more draws, it is still loose. Errors are of the mean over data, the "
         "same data for every k, so that the rise is known far better than each value.",

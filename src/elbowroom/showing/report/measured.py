@@ -1,22 +1,19 @@
-"""What evaluation.json, doctor.json and metrics.jsonl hold, checked: a report says what they say, or nothing at all."""
+"""What evaluation.json and metrics.jsonl hold, checked: a report says what they say, or nothing at all."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.doctor import Diagnosis
-from elbowroom.evaluation.findings import Evidence, Finding, Severity
 from elbowroom.evaluation.results import FOUND, Result
 from elbowroom.running.folder import RunFolder
 
-__all__ = ["Measured", "Measurements", "read_diagnosis", "read_history", "read_measurements"]
+__all__ = ["Measured", "Measurements", "read_history", "read_measurements"]
 
 # the tightest first: of bounds on the same data, annealing leaves least room
 _METHODS = ("ais", "laplace-is", "iwae", "k-curve", "log p(x)", "elbo")
@@ -157,46 +154,6 @@ def _checked(result: Result) -> Result:
     if result.unit == "units" and "of" not in result.settings:
         raise ValueError(f"{result.name} is a count of nothing")
     return result
-
-
-def read_diagnosis(folder: RunFolder) -> Diagnosis | None:
-    """doctor.json; None where the doctor was not asked.
-
-    Raises:
-        ElbowroomError: the file is damaged.
-    """
-    path = folder.path / "doctor.json"
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        findings = tuple(_finding(entry) for entry in content["findings"])
-        not_examined = {str(check): str(why) for check, why in content["not_examined"].items()}
-        seconds = {str(check): float(took) for check, took in content["seconds"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ElbowroomError(
-            f"{path} is not valid JSON of findings ({type(error).__name__}: {error}).",
-            f"Restore it, or ask again: `elbowroom doctor {folder.path}`.",
-        ) from error
-    return Diagnosis(findings, not_examined, seconds)
-
-
-def _finding(entry: dict[str, Any]) -> Finding:
-    if entry["severity"] not in get_args(Severity):
-        raise ValueError(f"there is no severity {entry['severity']!r}")
-    evidence = tuple(
-        Evidence(
-            str(number["name"]), _number(number["value"], math.nan), _number(number["stderr"]), str(number["unit"])
-        )
-        for number in entry["evidence"]
-    )
-    title, explanation, remedy = (str(entry[name]) for name in ("title", "explanation", "remedy"))
-    return Finding(str(entry["check"]), entry["severity"], title, evidence, explanation, remedy)
-
-
-def _number(given: Any, otherwise: float | None = None) -> Any:
-    """JSON has no word for a number that is not finite but null."""
-    return otherwise if given is None else float(given)
 
 
 def read_history(folder: RunFolder) -> list[dict[str, Any]]:

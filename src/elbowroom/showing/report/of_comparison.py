@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from elbowroom import __version__
 from elbowroom.running.comparison import Comparison, amount
 from elbowroom.running.config import Config, configure, merge, read_recipe, recipe_names
 from elbowroom.running.rehearsal import NO_LIMIT
-from elbowroom.showing import plots
+from elbowroom.showing import gallery
 from elbowroom.showing.report.content import (
     Block,
     Column,
@@ -125,16 +124,13 @@ def _typeset(column: Column, cell: str) -> str:
 
 
 def _picture(found: Comparison) -> Figure:
-    rows = [asdict(row) for row in sorted(found.rows, key=lambda row: row.moment)]
-    rows.sort(key=lambda row: found.yardstick["splits"].index(row["split"]))
-    failed = [name for name, entrant in found.entrants.items() if entrant.failed is not None]
     said = "; ".join(
         f"{standing.recipe} ends at {estimate(standing.value, standing.stderr)} after {duration(standing.seconds)}"
         for standing in found.standings()
         if standing.value is not None and standing.seconds is not None
     )
     return chart(
-        plots.comparison_figure(rows, failed=failed),
+        gallery.comparison(found),
         alt="Two panels, log p(x) in nats per datum against wall time and against evaluations of the decoder with its "
         f"gradient, both logarithmic, a line for each recipe. {said or 'None has ended'}.",
         caption="Left by the clock, right by the work: a recipe can lead in one and trail in the other.",

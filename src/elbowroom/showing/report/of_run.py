@@ -7,19 +7,18 @@ not measured yet is named with the command that measures it.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from elbowroom import __version__
+from elbowroom.running.diagnosis import read_checkup
 from elbowroom.running.runs import Run
 from elbowroom.showing import plots
 from elbowroom.showing.report import figures
 from elbowroom.showing.report.content import Block, Figure, Report, Section
 from elbowroom.showing.report.findings import diagnosed
-from elbowroom.showing.report.measured import read_diagnosis, read_history, read_measurements
+from elbowroom.showing.report.measured import read_history, read_measurements
 from elbowroom.showing.report.repeat import repeated
 from elbowroom.showing.report.results import evaluation, headline, room, tiles
 from elbowroom.showing.report.trained import lead, sheet_of_facts, sizes
@@ -44,26 +43,24 @@ def report_of_run(run: Run, *, seed: int = 0) -> Report:
         binarization=str(protocol.get("binarization", run.config.data.binarization)),
         step=run.step,
     )
-    diagnosis = read_diagnosis(folder)
+    checkup = read_checkup(folder)
     parts = sizes(run)
-    with tempfile.TemporaryDirectory(prefix="elbowroom-report-") as temporary:
-        pictures = _pictures(figures.shown(run, Path(temporary)), history, seed)
     sections = (
         Section("trained", "What was trained on what", "Set-up", (sheet_of_facts(run, parts, history),)),
-        *pictures,
+        *_pictures(run, history, seed),
         Section("evaluation", "How good it is", "Evaluation", tuple(evaluation(run, found))),
         Section("room", "The elbow room, divided", "Elbow room", tuple(room(run, found))),
-        Section("doctor", "What the doctor found", "Doctor", tuple(diagnosed(diagnosis, folder.path))),
+        Section("doctor", "What the doctor found", "Doctor", tuple(diagnosed(checkup, folder.path, run.step))),
         Section("repeat", "How to repeat it", "Repeat",
-                tuple(repeated(run, found, parts, diagnosed=diagnosis is not None))),
+                tuple(repeated(run, found, parts, diagnosed=checkup is not None))),
     )  # fmt: skip
     return Report(
         subject="run",
         name=folder.path.resolve().name,
         place=str(folder.path),
         lead=lead(run, parts, history),
-        headline=headline(run, found, history, diagnosis),
-        tiles=tuple(tiles(run, found, history, diagnosis)),
+        headline=headline(run, found, history, checkup),
+        tiles=tuple(tiles(run, found, history, checkup)),
         sections=sections,
         maker=f"elbowroom {__version__}",
     )

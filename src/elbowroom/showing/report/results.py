@@ -8,9 +8,10 @@ from typing import Any
 
 from elbowroom.evaluation.doctor import Diagnosis
 from elbowroom.evaluation.results import Result
+from elbowroom.running.diagnosis import Checkup
 from elbowroom.running.observers import BOUNDS
 from elbowroom.running.runs import Run
-from elbowroom.showing import plots
+from elbowroom.showing import gallery, plots
 from elbowroom.showing.report.content import Block, Column, Figure, Group, Headline, Prose, Table, Tile
 from elbowroom.showing.report.figures import attempt, chart, k_curve
 from elbowroom.showing.report.measured import Measured, Measurements
@@ -26,6 +27,7 @@ from elbowroom.showing.report.words import (
     value,
     verdict,
 )
+from elbowroom.showing.room import by_split
 
 __all__ = ["evaluation", "headline", "room", "tiles"]
 
@@ -42,11 +44,11 @@ _IN_FULL = {
 
 
 def headline(
-    run: Run, found: Measurements, history: Sequence[dict[str, Any]], diagnosis: Diagnosis | None = None
+    run: Run, found: Measurements, history: Sequence[dict[str, Any]], checkup: Checkup | None = None
 ) -> Headline:
     """The tightest bound that was measured on most data; else the bound that training reported; else that none is."""
     if not run.normalized:
-        return _no_likelihood(run, found, history, diagnosis)
+        return _no_likelihood(run, found, history, checkup)
     best = found.bound()
     if best is not None:
         details = [_how_taken(best), *_what_it_lacks(run, found, best)]
@@ -101,14 +103,14 @@ def _what_it_lacks(run: Run, found: Measurements, best: Measured) -> list[str]:
 
 
 def _no_likelihood(
-    run: Run, found: Measurements, history: Sequence[dict[str, Any]], diagnosis: Diagnosis | None
+    run: Run, found: Measurements, history: Sequence[dict[str, Any]], checkup: Checkup | None
 ) -> Headline:
     """The cross-entropy of grey pixels bounds nothing, and the page begins with that."""
     ask = f"`{command('doctor', run.folder.path)}` says"
     why = (
         "The loss is the cross-entropy of grey pixels, which does not integrate to one: log p(x) does not exist, and "
         "no figure here compares with another model's.",
-        f"{ask if diagnosis is None else 'The findings of the doctor, below, say'} what to do.",
+        f"{ask if checkup is None else 'The findings of the doctor, below, say'} what to do.",
     )
     best = found.best(lambda one: one.method == "elbo" and one.result.name.startswith("elbo"))
     label = "Not a log-likelihood"
@@ -137,7 +139,7 @@ def _last_report(run: Run, history: Sequence[dict[str, Any]]) -> tuple[str, dict
 # --- beside the headline -----------------------------------------------------------------------------------------
 
 
-def tiles(run: Run, found: Measurements, history: Sequence[dict[str, Any]], diagnosis: Diagnosis | None) -> list[Tile]:
+def tiles(run: Run, found: Measurements, history: Sequence[dict[str, Any]], checkup: Checkup | None) -> list[Tile]:
     """Figures beside the headline, as far as they are known."""
     out = []
     elbo = found.best(lambda one: one.result.name == "elbo")
@@ -151,8 +153,8 @@ def tiles(run: Run, found: Measurements, history: Sequence[dict[str, Any]], diag
     if active is not None:
         count = " ".join(part for part in value(active.result) if part)
         out.append(Tile("latents in use", count, _data_of(active.result)))
-    if diagnosis is not None:
-        out.append(Tile("the doctor", _few_words(diagnosis), _checks(len(diagnosis.seconds))))
+    if checkup is not None:
+        out.append(Tile("the doctor", _few_words(checkup.diagnosis), _examined(checkup, found)))
     if history:
         last = history[-1]
         epochs = f"{last['epoch']:g} epochs, " if last.get("epoch") else ""
@@ -172,8 +174,11 @@ def _room_note(found: Measurements, spare: Measured) -> str:
     )
 
 
-def _checks(number: int) -> str:
-    return f"{number} check{'s' * (number != 1)}"
+def _examined(checkup: Checkup, found: Measurements) -> str:
+    """How many checks, and of which weights where the run has others now."""
+    number = len(checkup.diagnosis.seconds)
+    stale = checkup.step not in (None, found.step)
+    return f"{number} check{'s' * (number != 1)}{f', weights of step {checkup.step:,}' if stale else ''}"
 
 
 def _few_words(diagnosis: Diagnosis) -> str:
@@ -223,15 +228,13 @@ def _comparable(found: Measurements) -> list[Result]:
 
 
 def _bounds(run: Run, shown: Sequence[Result]) -> Figure:
-    rows = [result.model_dump() for result in shown]
-    drawing = plots.evaluation_figure(rows, normalized=run.normalized)
     said = "; ".join(
         f"{result_name(result)} {estimate(result.value, result.stderr)}, {result.points:,} data"
         for result in shown
         if result.unit == "nats" and result.name != "elbow room"
     )
     return chart(
-        drawing,
+        gallery.evaluation(run, shown),
         alt=f"Bounds on log p(x) in nats per datum, each with one standard error: {said}.",
         caption="A triangle points to where log p(x) must lie. Results of different data differ by the data too.",
     )
@@ -326,7 +329,7 @@ def _curve_of_k(run: Run, found: Measurements) -> list[Block]:
     if len(unique) < 2:
         ask = command("evaluate", run.folder.path, "--methods", "k-curve")
         return [Prose(f"What more draws would buy has not been measured: `{ask}` does.", tone="missing")]
-    return [k_curve(list(unique.values()))]
+    return [k_curve(run, list(unique.values()))]
 
 
 # --- the room ----------------------------------------------------------------------------------------------------
@@ -336,16 +339,14 @@ def room(run: Run, found: Measurements) -> list[Block]:
     """The elbow room of training and test data, divided into what the encoder and what its family costs."""
     if not run.has_guide:
         return [Prose("The run was learned without a guide, so that no guess has a room.", tone="missing")]
-    measured = {split: _of_room(found, split) for split in ("train", "test", "validation", "all")}
-    splits = {split: results for split, results in measured.items() if results}
-    if not splits:
+    results = [result for split in ("train", "test", "validation", "all") for result in _of_room(found, split)]
+    if not results:
         ask = command("evaluate", run.folder.path, "--methods", "room")
         return [Prose(f"The room has not been divided into its parts yet: `{ask}` does.", tone="missing")]
-    shown = {split: [result.model_dump() for result in results] for split, results in splits.items()}
-    figure = attempt(lambda: _bars(shown), "The parts of the room")
+    figure = attempt(lambda: _bars(run, results), "The parts of the room")
     if isinstance(figure, Prose):
         return [figure]
-    rows = plots.room_rows(shown)
+    rows = plots.room_rows(by_split(results))
     columns = tuple(Column(title, numeric=place > 0) for place, title in enumerate(rows[0]))
     table = Table(
         "The elbow room and its parts, nats per datum; the errors of gaps are those of paired differences",
@@ -370,10 +371,9 @@ def _of_room(found: Measurements, split: str) -> list[Result]:
     return list(same.values())
 
 
-def _bars(shown: dict[str, list[dict[str, Any]]]) -> Figure:
-    drawing = plots.room_figure(shown)
+def _bars(run: Run, results: Sequence[Result]) -> Figure:
     said = []
-    for split, rows in shown.items():
+    for split, rows in by_split(results).items():
         parts = [
             f"{row['name']} {estimate(row['value'], row['stderr'])}"
             for row in rows
@@ -381,7 +381,7 @@ def _bars(shown: dict[str, list[dict[str, Any]]]) -> Figure:
         ]
         said.append(f"{split}: {', '.join(parts)}")
     return chart(
-        drawing,
+        gallery.room(run, results),
         alt=f"Stacked bars from the ELBO up to log p(x), nats per datum. {'. '.join(said)}.",
         caption="The amortisation gap is what the encoder loses by answering for all data with one set of weights; the "
         "approximation gap is what its family of distributions cannot reach.",

@@ -1,0 +1,107 @@
+"""doctor.json, what the doctor found in a run: written here, read here, and nowhere else."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation.doctor import Diagnosis
+from elbowroom.evaluation.findings import Evidence, Finding, Severity
+from elbowroom.running.checkpoints import write_text_atomically
+from elbowroom.running.folder import RunFolder
+from elbowroom.running.json_text import json_text
+
+__all__ = ["FILE", "Checkup", "read_checkup", "write_checkup"]
+
+FILE = "doctor.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkup:
+    """A diagnosis, of which weights it is, and how it was asked for.
+
+    Attributes:
+        diagnosis: what the checks found; read from a file it has no studies.
+        step: updates behind the weights; None where the file does not say, as those of version 0.1.0 do not.
+        points: data that a check looked at; None where the file does not say.
+        seed: of all draws; likewise.
+    """
+
+    diagnosis: Diagnosis
+    step: int | None = None
+    points: int | None = None
+    seed: int | None = None
+
+    def content(self, place: Path) -> dict[str, Any]:
+        """All of it as plain data, which is what the file holds.
+
+        Args:
+            place: the run's folder.
+        """
+        found = self.diagnosis
+        return {
+            "run": str(place),
+            "step": self.step,
+            "points": self.points,
+            "seed": self.seed,
+            "healthy": found.healthy,
+            "findings": [asdict(finding) for finding in found.findings],
+            "not_examined": found.not_examined,
+            "seconds": found.seconds,
+        }
+
+
+def write_checkup(folder: RunFolder, checkup: Checkup) -> Path:
+    """Writes doctor.json in the place of the one before; to be called with the folder's lock held."""
+    path = folder.path / FILE
+    write_text_atomically(path, json_text(checkup.content(folder.path)) + "\n")
+    return path
+
+
+def read_checkup(folder: RunFolder) -> Checkup | None:
+    """doctor.json; None where the doctor was not asked.
+
+    Raises:
+        ElbowroomError: the file is damaged.
+    """
+    path = folder.path / FILE
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        findings = tuple(_finding(entry) for entry in content["findings"])
+        not_examined = {str(check): str(why) for check, why in content["not_examined"].items()}
+        seconds = {str(check): float(took) for check, took in content["seconds"].items()}
+        step, points, seed = (_whole(content.get(name)) for name in ("step", "points", "seed"))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ElbowroomError(
+            f"{path} is not valid JSON of findings ({type(error).__name__}: {error}).",
+            f"Restore it, or ask again: `elbowroom doctor {folder.path}`.",
+        ) from error
+    return Checkup(Diagnosis(findings, not_examined, seconds), step, points, seed)
+
+
+def _finding(entry: dict[str, Any]) -> Finding:
+    if entry["severity"] not in get_args(Severity):
+        raise ValueError(f"there is no severity {entry['severity']!r}")
+    evidence = tuple(
+        Evidence(
+            str(number["name"]), _number(number["value"], math.nan), _number(number["stderr"]), str(number["unit"])
+        )
+        for number in entry["evidence"]
+    )
+    title, explanation, remedy = (str(entry[name]) for name in ("title", "explanation", "remedy"))
+    return Finding(str(entry["check"]), entry["severity"], title, evidence, explanation, remedy)
+
+
+def _number(given: Any, otherwise: float | None = None) -> Any:
+    """JSON has no word for a number that is not finite but null."""
+    return otherwise if given is None else float(given)
+
+
+def _whole(given: Any) -> int | None:
+    return None if given is None else int(given)

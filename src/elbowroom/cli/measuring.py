@@ -7,13 +7,14 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from elbowroom.cli.options import Device, Json, RunPath, Split, load_run
 from elbowroom.cli.speech import print_json, say, wrote
 from elbowroom.cli.writing import checked_target
+from elbowroom.evaluation.settings import Settings
 
 if TYPE_CHECKING:  # torch would come with them
     from elbowroom.evaluation.results import Result
@@ -28,19 +29,7 @@ def evaluate(
     *,
     methods: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     split: Split = "test",
-    points: int | None = None,
-    k: int | None = None,
-    starts: int = 4,
-    num_samples: int = 1,
-    start: Literal["laplace", "guide", "prior"] | None = None,
-    climbs: int = 1,
-    temperatures: int | None = None,
-    chains: int | None = None,
-    schedule: Literal["adapted", "linear", "sigmoid"] | None = None,
-    tolerance: float = 0.1,
-    budget: float | None = None,
-    simulated: int = 1000,
-    seed: int = 0,
+    settings: Annotated[Settings, Parameter(name="*")] = Settings(),  # noqa: B008
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -55,59 +44,15 @@ def evaluate(
         run without a guide. Several: with commas or spaces between.
     split
         The data to measure on.
-    points
-        How many data; all of them unless given, but 1,000 for iwae, laplace-is and ais, 200 for room.
-    k
-        Draws per datum of the importance-weighted bounds; unless given 5,000 for iwae, 500 for room and 100 for
-        laplace-is.
-    starts
-        Climbs per datum to modes of the posterior, for laplace-is.
-    num_samples
-        Draws per datum of the ELBO.
-    start
-        Where annealing starts; Laplace approximations where the likelihood allows them unless given.
-    climbs
-        Per datum to modes of the posterior, where annealing starts from Laplace approximations.
-    temperatures
-        Of annealing (ais, bdmc); raised until the gap on simulated data is below the tolerance unless given.
-    chains
-        Of annealing; 32 unless given, and 100 or more draws where there is one temperature.
-    schedule
-        Of the temperatures; adapted to the densities from the prior, linear from a nearer start, unless given.
-    tolerance
-        Nats that the mean gap between the bounds on simulated data may be.
-    budget
-        Seconds after which no more temperatures are tried.
-    simulated
-        Data that bdmc simulates, at most as many as the split has.
-    seed
-        Seed of the draws.
     """
     from elbowroom.memory import in_words, peak_memory
     from elbowroom.showing import plots, terminal
 
     loaded = load_run(run, device)
+    asked = settings.model_dump(exclude_unset=True)
     names = [name for given in methods or [] for name in given.split(",") if name]
     with terminal.progress() as announce:
-        results = loaded.evaluate(
-            *names,
-            data=data,
-            split=split,
-            points=points,
-            k=k,
-            starts=starts,
-            num_samples=num_samples,
-            start=start,
-            climbs=climbs,
-            temperatures=temperatures,
-            chains=chains,
-            schedule=schedule,
-            tolerance=tolerance,
-            budget=budget,
-            simulated=simulated,
-            seed=seed,
-            announce=announce,
-        )
+        results = loaded.evaluate(*names, data=data, split=split, announce=announce, **asked)
     peak = peak_memory(loaded.device)
     rows = [result.model_dump(exclude={"split", "protocol"}) for result in results]
     if as_json:
@@ -128,10 +73,10 @@ def evaluate(
         plots.evaluation_figure(rows, normalized=loaded.normalized, title=loaded.folder.path.name, path=figure)
         wrote(figure)
     if "room" in names:
-        _show_room(loaded, results, own=data is None, points=points, k=k, starts=starts, seed=seed)
+        _show_room(loaded, results, own=data is None, settings=asked)
 
 
-def _show_room(loaded: Run, results: Sequence[Result], *, own: bool, **settings: Any) -> None:
+def _show_room(loaded: Run, results: Sequence[Result], *, own: bool, settings: dict[str, Any]) -> None:
     """The room of these data beside that of the training data, or of the test data: a table and a figure."""
     from elbowroom.showing import plots, terminal
 

@@ -26,6 +26,7 @@ from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.evaluate import evaluate, score
 from elbowroom.evaluation.results import Result
+from elbowroom.evaluation.settings import Settings
 from elbowroom.evaluation.study import Announce, evaluation_mode
 from elbowroom.inference.posterior import Announce as Transition
 from elbowroom.inference.posterior import Posterior, posterior
@@ -167,8 +168,6 @@ class Run:
         *methods: str,
         data: Any = None,
         split: str = "test",
-        points: int | None = None,
-        seed: int = 0,
         announce: Announce = lambda method, done, total: None,
         **settings: Any,
     ) -> list[Result]:
@@ -177,8 +176,8 @@ class Run:
         The file also states ``step``, of the weights, and ``peak_memory``, the bytes that the process has held at most.
         Without names: every method that the likelihood allows. With ``data`` (a path, an array, what `read` gives)
         all of these are measured and not a split of the run's own, which a run on a stream does not have. The other
-        arguments are as in :func:`elbowroom.evaluation.evaluate.evaluate`, and the settings those of
-        :class:`elbowroom.evaluation.settings.Settings`.
+        arguments are as in :func:`elbowroom.evaluation.evaluate.evaluate`, and the settings (``points``, ``seed``,
+        ``k``, …) those of :class:`elbowroom.evaluation.settings.Settings`.
         """
         every: tuple[str, ...] = ("elbo", "iwae", "active-units") if self.normalized else ("elbo", "active-units")
         if not self.has_guide:
@@ -188,16 +187,14 @@ class Run:
         else:
             measured, split = self._whole(data), "all"
         values: dict[str, dict[str, Tensor]] = {}
-        identity = {"step": self.step, "protocol": measured.protocol(), "split": split, "points": points, "seed": seed}
-        identity |= settings
+        identity = {"step": self.step, "protocol": measured.protocol(), "split": split}
+        identity |= Settings.of(settings).model_dump()
         results = evaluate(
             self.model,
             self.guide,
             measured,
             methods=methods or every,
             split=split,
-            points=points,
-            seed=seed,
             announce=announce,
             keep=values.__setitem__,
             parts=FileParts(self.folder.path / "evaluation" / "unfinished", identity),

@@ -45,7 +45,7 @@ def room_figure(splits: Splits, *, title: str | None = None, path: str | os.Path
 
     Args:
         splits: name of a split to the results of :func:`elbowroom.evaluation.gaps.room` on it, each with name, value
-            and stderr; in the order of drawing.
+            and stderr, and optionally method; in the order of drawing.
         title: above.
         path: where to write a PNG.
     Returns:
@@ -118,7 +118,7 @@ def _named(splits: Splits) -> dict[str, dict[str, Mapping[str, Any]]]:
     named = {}
     for split, results in splits.items():
         # the method elbo has an "elbo" of its own, of other draws
-        of_room = [r for r in results if r.get("settings") is None or r["settings"].get("method") == "room"]
+        of_room = [r for r in results if r.get("method", "room") == "room"]
         named[split] = {str(r["name"]).partition(" (")[0]: r for r in of_room}
         missing = [name for name in (_ELBO, "amortisation gap") if name not in named[split]]
         if missing:

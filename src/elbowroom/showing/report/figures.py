@@ -239,8 +239,8 @@ def k_curve(results: Sequence[Result]) -> Figure:
     Args:
         results: of the method k-curve on the same data, two or more.
     """
-    ordered = sorted(results, key=lambda result: int(result.settings["k"]))
-    ks, values = [int(r.settings["k"]) for r in ordered], [r.value for r in ordered]
+    ordered = sorted(results, key=lambda result: int(result.asked["k"]))
+    ks, values = [int(r.asked["k"]) for r in ordered], [r.value for r in ordered]
     drawing = new_figure(COLUMN, 2.3)
     axes = drawing.add_subplot()
     axes.errorbar(ks, values, yerr=[r.stderr or 0.0 for r in ordered], color=BLUE, marker="o", markersize=3.2,

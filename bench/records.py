@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine import machine
+from elbowroom.running.folder import RunFolder
 
 __all__ = ["main"]
 
@@ -77,33 +78,33 @@ def _train(recipe: str, folder: Path, threads: int) -> dict[str, Any]:
 
 def _measure(folder: Path, k: int) -> dict[str, Any]:
     """ELBO and importance-weighted bound of all test data, from evaluation.json if they are in it."""
-    written = folder / "evaluation.json"
-    found = _results(written, k) if written.is_file() else None
+    found = _results(folder, k)
     if found is None:
         command = [sys.executable, "-m", "elbowroom", "evaluate", str(folder), "--methods", "elbo,iwae"]
         subprocess.run([*command, "--k", str(k), "--points", str(TEST)], check=True)
-        found = _results(written, k)
+        found = _results(folder, k)
     if found is None:
-        raise SystemExit(f"{written} holds no bound from {k} draws on all test data.")
+        raise SystemExit(f"{folder / 'evaluation.json'} holds no bound from {k} draws on all test data.")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))["config"]
     return {**found, "seed": config["train"]["seed"]}
 
 
-def _results(written: Path, k: int) -> dict[str, Any] | None:
+def _results(folder: Path, k: int) -> dict[str, Any] | None:
     """Bounds on all test data from evaluation.json, of the most draws up to k; None where there are none."""
-    results = json.loads(written.read_text(encoding="utf-8"))["results"]
-    whole = [result for result in results if (result["split"], result["points"]) == ("test", TEST)]
+    whole = [
+        result for result in RunFolder(folder).evaluations() if (result["split"], result["points"]) == ("test", TEST)
+    ]
     elbos = [result for result in whole if result["name"] == "elbo"]
-    bounds = [result for result in whole if result["name"] == "iwae" and result["settings"]["k"] <= k]
+    bounds = [result for result in whole if result["name"] == "iwae" and result["asked"]["k"] <= k]
     if not (elbos and bounds):
         return None
-    bound = max(bounds, key=lambda result: result["settings"]["k"])
+    bound = max(bounds, key=lambda result: result["asked"]["k"])
     return {
         "elbo": elbos[-1]["value"],
         "elbo stderr": elbos[-1]["stderr"],
         "iwae": bound["value"],
         "iwae stderr": bound["stderr"],
-        "k": bound["settings"]["k"],
+        "k": bound["asked"]["k"],
     }
 
 

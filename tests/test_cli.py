@@ -203,11 +203,11 @@ def test_evaluate_prints_one_json_object(say: Say) -> None:
     assert (answer["run"], answer["split"]) == ("runs/digits", "test")
     assert {"dataset": "digits", "binarization": "dynamic", "seed": 0}.items() <= answer["protocol"].items()
     for result in answer["results"]:
-        assert set(result) == {"name", "value", "stderr", "unit", "points", "bound", "settings"}
+        assert set(result) == {"name", "value", "stderr", "unit", "points", "bound", "method", "asked", "found"}
         assert result["points"] == 50
     results = {result["name"]: result for result in answer["results"]}
     assert set(results) == {"elbo", "reconstruction", "kl", "iwae", "elbow room"}
-    assert results["iwae"]["settings"]["k"] == 10
+    assert results["iwae"]["asked"]["k"] == 10
     assert results["elbo"]["bound"] == results["iwae"]["bound"] == "lower"
     difference = results["reconstruction"]["value"] - results["kl"]["value"]
     assert results["elbo"]["value"] == pytest.approx(difference, abs=1e-4)

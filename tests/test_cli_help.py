@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import inspect
 import io
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -13,6 +14,7 @@ from pydantic import BaseModel
 
 from elbowroom import __version__
 from elbowroom.cli import _COMMANDS, app, main
+from elbowroom.evaluation.settings import DRAWS, POINTS, Settings
 from elbowroom.running.config import Config
 
 Say = Callable[..., tuple[str, str]]  # arguments -> standard output, standard error
@@ -28,29 +30,46 @@ def flags(section: type[BaseModel], prefix: str = "--") -> Iterator[tuple[str, s
             yield flag, field.description or ""
 
 
-FLAGS = list(flags(Config))
+FLAGS = [
+    (command, *flag) for command, section in (("train", Config), ("evaluate", Settings)) for flag in flags(section)
+]
 
 
 @pytest.fixture(scope="module")
-def train_help() -> str:
-    """Joined to one line, without the frames."""
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text):
-        main(["train", "--help"])
-    return " ".join(text.getvalue().replace("│", " ").split())
+def helped() -> dict[str, str]:
+    """The help of a command, joined to one line, without the frames."""
+    found = {}
+    for command in ("train", "evaluate"):
+        text = io.StringIO()
+        with contextlib.redirect_stdout(text):
+            main([command, "--help"])
+        found[command] = " ".join(text.getvalue().replace("│", " ").split())
+    return found
 
 
-@pytest.mark.parametrize(("flag", "description"), FLAGS, ids=[flag for flag, _ in FLAGS])
-def test_train_help_describes_every_key(flag: str, description: str, train_help: str) -> None:
-    assert f" {flag} " in train_help
+@pytest.mark.parametrize(("command", "flag", "description"), FLAGS, ids=[" ".join(flag[:2]) for flag in FLAGS])
+def test_help_describes_every_key(command: str, flag: str, description: str, helped: dict[str, str]) -> None:
+    assert f" {flag} " in helped[command]
     assert description
     words = description.split()[:3]  # a long flag lets the first words stand beside its own second line
-    assert all(word in train_help for word in words)
+    assert all(word in helped[command] for word in words)
+
+
+def test_help_of_evaluate_names_every_number_that_a_method_takes_by_itself() -> None:
+    for field, usual in (("points", POINTS), ("k", DRAWS)):
+        text = " ".join(str(Settings.model_fields[field].description).split())
+        _, *pieces = re.split(r"(\d[\d,]*) for ", text)
+        told = {
+            method: number
+            for number, part in zip(pieces[::2], pieces[1::2], strict=True)
+            for method in re.findall(r"[a-z]+(?:-[a-z]+)?", part)
+        }
+        assert all(told[method] == f"{number:,}" for method, number in usual.items()), text
 
 
 @pytest.mark.parametrize("heading", ["Data", "Model", "Objective", "Optimizer", "Training", "Machine"])
-def test_train_help_has_a_heading_for_every_section(heading: str, train_help: str) -> None:
-    assert f"╭─ {heading} ─" in train_help
+def test_train_help_has_a_heading_for_every_section(heading: str, helped: dict[str, str]) -> None:
+    assert f"╭─ {heading} ─" in helped["train"]
 
 
 COMMANDS = [(" ".join(filter(None, [group.name[0] if group is not app else "", name])), where, sentence)
@@ -65,7 +84,8 @@ def test_a_command_has_a_help_text(command: str, where: str, sentence: str, say:
     out, _ = say(*command.split(), "--help")
     assert f"Usage: elbowroom {command}" in out
     assert sentence.split(",")[0] in " ".join(out.split())
-    parameters = [name for name in inspect.signature(target).parameters if name not in Config.model_fields]
+    sections = {*Config.model_fields, "settings"}  # their flags have a test of their own
+    parameters = [name for name in inspect.signature(target).parameters if name not in sections]
     for name in parameters:
         shown = {"as_json": "--json"}.get(name, name.replace("_", "-"))
         assert shown.lower() in out.lower()

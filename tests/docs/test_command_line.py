@@ -75,7 +75,8 @@ def _of_parameter(command: str, parameter: inspect.Parameter, hint: Any) -> Iter
     kind = hint.__origin__ if named else hint
     flag = f"--{parameter.name.replace('_', '-')}"
     if isinstance(kind, type) and issubclass(kind, BaseModel):
-        yield from _of_fields(command, flag, kind)
+        flat = any("*" in (extra.name or ()) for extra in named)  # its flags have no prefix
+        yield from _of_fields(command, "--" if flat else f"{flag}.", kind)
         return
     default = None if parameter.default is parameter.empty or parameter.default is False else parameter.default
     if parameter.kind is not parameter.KEYWORD_ONLY:
@@ -87,9 +88,9 @@ def _of_parameter(command: str, parameter: inspect.Parameter, hint: Any) -> Iter
 
 def _of_fields(command: str, prefix: str, section: type[BaseModel]) -> Iterator[Accepted]:
     for name, field in section.model_fields.items():
-        flag, kind = f"{prefix}.{name.replace('_', '-')}", field.annotation
+        flag, kind = f"{prefix}{name.replace('_', '-')}", field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from _of_fields(command, flag, kind)
+            yield from _of_fields(command, f"{flag}.", kind)
         else:
             default = None if field.default is False else field.default
             yield Accepted(command, flag, field.description or "", default, tuple(_choices(kind)))

@@ -68,11 +68,11 @@ def test_ais_is_the_evidence_within_its_own_error(start: str | None, temperature
         "ais"
     ]
     exact = case[0].log_evidence(case[2]).mean().item()
-    error = found.settings["monte_carlo_stderr"]
+    error = found.found["monte_carlo_stderr"]
     # an average of logarithms errs low by about half its squared standard error for each datum
     assert -5 * error - 0.5 * len(case[2]) * error**2 < found.value - exact < 5 * error + 1e-6
     assert found.bound == "lower"
-    assert found.settings["start"] == ("laplace" if start is None else start)
+    assert found.asked["start"] == ("laplace" if start is None else start)
 
 
 def test_the_sandwich_holds_simulated_data() -> None:
@@ -82,7 +82,7 @@ def test_the_sandwich_holds_simulated_data() -> None:
     assert lower.split == upper.split == gap.split == "simulated"
     assert upper.value - lower.value == pytest.approx(gap.value)
     assert gap.value > 10 * (gap.stderr or 0) / 4
-    assert lower.settings["largest_gap"] > gap.value
+    assert lower.found["largest_gap"] > gap.value
 
 
 def test_the_same_data_are_simulated_whatever_the_settings() -> None:
@@ -97,28 +97,28 @@ def test_temperatures_are_raised_until_the_gap_is_small(monkeypatch: pytest.Monk
     case = _case()
     used = {}
     for tolerance in (2.0, 0.4, 0.05):
-        settings = _measure(case, "ais", start="guide", tolerance=tolerance)["ais"].settings
-        assert settings["ended_by"] == "tolerance"
-        assert settings["search_gap"] + settings["search_gap_stderr"] <= tolerance
-        used[tolerance] = settings["used_temperatures"]
+        found = _measure(case, "ais", start="guide", tolerance=tolerance)["ais"].found
+        assert found["ended_by"] == "tolerance"
+        assert found["search_gap"] + found["search_gap_stderr"] <= tolerance
+        used[tolerance] = found["used_temperatures"]
     assert used[2.0] < used[0.4] < used[0.05]
-    never = _measure(case, "ais", start="guide", tolerance=1e-9)["ais"].settings
+    never = _measure(case, "ais", start="guide", tolerance=1e-9)["ais"].found
     assert (never["ended_by"], never["used_temperatures"]) == ("ladder", 256)
 
 
 def test_a_budget_ends_the_search_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "LADDER", (Rung(1, 2), Rung(4096, 16)))
-    settings = _measure(_case(), "ais", start="guide", tolerance=1e-9, budget=1.0)["ais"].settings
-    assert (settings["ended_by"], settings["used_temperatures"]) == ("budget", 1)
-    assert settings["search_gap"] > 0
+    found = _measure(_case(), "ais", start="guide", tolerance=1e-9, budget=1.0)["ais"].found
+    assert (found["ended_by"], found["used_temperatures"]) == ("budget", 1)
+    assert found["search_gap"] > 0
 
 
 def test_what_is_given_is_not_searched_for() -> None:
-    settings = _measure(_case(), "ais", temperatures=3, chains=5)["ais"].settings
-    assert (settings["ended_by"], settings["used_temperatures"], settings["used_chains"]) == ("given", 3, 5)
-    assert settings["search_gap"] is None
+    found = _measure(_case(), "ais", temperatures=3, chains=5)["ais"].found
+    assert (found["ended_by"], found["used_temperatures"], found["used_chains"]) == ("given", 3, 5)
+    assert found["search_gap"] is None
     assert Settings(temperatures=1).chains is None
-    assert _measure(_case(), "ais", temperatures=1)["ais"].settings["used_chains"] == 100
+    assert _measure(_case(), "ais", temperatures=1)["ais"].found["used_chains"] == 100
 
 
 def test_both_methods_share_one_search(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,9 +205,9 @@ def test_a_density_that_is_none_is_refused(method: str) -> None:
         ({"tolerance": 0.0}, "tolerance is 0.0"),
         ({"tolerance": math.nan}, "tolerance is nan"),
         ({"budget": -1.0}, "budget is -1.0"),
-        ({"start": "mode"}, "start 'mode'"),
-        ({"schedule": "cubic"}, "schedule 'cubic'"),
-        ({"temprature": 3}, "no setting 'temprature'"),
+        ({"start": "mode"}, "start is 'mode'"),
+        ({"schedule": "cubic"}, "schedule is 'cubic'"),
+        ({"temprature": 3}, "no key 'temprature'"),
     ],
     ids=lambda case: next(iter(case)) if isinstance(case, dict) else "",
 )
@@ -219,6 +219,6 @@ def test_bad_settings(settings: dict[str, Any], message: str) -> None:
 def test_few_data_do_not_make_the_search_blind(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gap is of the model, not of the split: as many data are simulated for a split of two."""
     monkeypatch.setattr(search, "LADDER", (Rung(1, 50), Rung(512, 64)))
-    settings = _measure(_case(latent_dim=2, num_data=2), "ais", tolerance=0.1)["ais"].settings
-    assert (settings["ended_by"], settings["used_temperatures"]) == ("tolerance", 1)
-    assert math.isfinite(settings["search_gap_stderr"])
+    found = _measure(_case(latent_dim=2, num_data=2), "ais", tolerance=0.1)["ais"].found
+    assert (found["ended_by"], found["used_temperatures"]) == ("tolerance", 1)
+    assert math.isfinite(found["search_gap_stderr"])

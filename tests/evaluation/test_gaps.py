@@ -32,11 +32,10 @@ DIM, LATENT = 8, 3
 def study(
     model: LatentModel, guide: Conditional, x: Tensor, *, split: str = "train", support: str = "reals", **given: Any
 ) -> Study:
-    points = given.pop("points", None)
     data = load_data(x, support=support, validation=0.0, test=0.25)
     assert isinstance(data, DataSet)
     data = data.to(dtype=torch.float64)
-    return Study(model, guide, data, split, points, Settings.of(given), 0, lambda method, done, total: None)
+    return Study(model, guide, data, split, Settings.of(given), lambda method, done, total: None)
 
 
 def measured(given: Study, **options: Any) -> dict[str, Result]:
@@ -62,7 +61,7 @@ def exact(model: LinearGaussian, guide: Conditional, x: Tensor) -> dict[str, Ten
 
 
 def rows(given: Study) -> Tensor:
-    return torch.cat([batch.x for batch in given.data.batches(given.split, 1000, points=given.points)])
+    return torch.cat([batch.x for batch in given.data.batches(given.split, 1000, points=given.settings.points)])
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -93,7 +92,7 @@ def test_the_parts_add_up():
     assert value["elbow room"] == pytest.approx(value["amortisation gap"] + value["approximation gap"])
     assert value["log p(x)"] == pytest.approx(value["elbo"] + value["elbow room"])
     assert {result.points for result in found.values()} == {30}
-    assert found["log p(x)"].settings["k"] == 50
+    assert found["log p(x)"].asked["k"] == 50
     assert [found[name].bound for name in ("elbo", "elbo of q*", "log p(x)")] == ["lower"] * 3
     assert found["amortisation gap"].bound is None
 
@@ -133,8 +132,8 @@ def test_draws_of_the_posterior_bound_it_from_above():
     assert result.bound == "upper"
     assert result.points == 20
     assert result.value == pytest.approx(float(model.log_evidence(data).detach().mean()), abs=1e-4)
-    assert result.settings["rhat"] < 1.1
-    assert result.settings["elbo_of_best_normal"] == pytest.approx(result.value, abs=1e-3)
+    assert result.found["rhat"] < 1.1
+    assert result.found["elbo_of_best_normal"] == pytest.approx(result.value, abs=1e-3)
 
 
 def test_the_upper_bound_lies_above(monkeypatch):
@@ -151,7 +150,7 @@ def test_the_upper_bound_lies_above(monkeypatch):
     few, many = (bound_by_chains(given, draws, monkeypatch) for draws in (4, 400))
     data = next(given.data.batches("train", 60, points=60)).x
     truth = float(model.log_evidence(data).detach().mean())
-    assert few.settings["elbo_of_best_normal"] < truth - 0.5
+    assert few.found["elbo_of_best_normal"] < truth - 0.5
     assert truth - 0.02 < many.value < truth + 0.04
     assert truth + 0.08 < few.value < truth + 0.5
 
@@ -164,7 +163,7 @@ def bound_by_chains(given: Study, draws: int, monkeypatch: pytest.MonkeyPatch) -
 def result(name: str, value: float, stderr: float | None, split: str) -> Result:
     return Result(
         name=name, value=value, stderr=stderr, unit="nats", points=10, split=split, bound=None,
-        settings={"method": "room"}, protocol={},
+        method="room", asked={}, found={}, protocol={},
     )  # fmt: skip
 
 
@@ -193,7 +192,7 @@ def test_a_decoder_that_knows_its_training_data_generalises_badly():
 @pytest.mark.parametrize("which", ["training", "test"])
 def test_other_results_are_no_room(which):
     good = [result("elbow room", 5.0, 0.1, "train")]
-    other = [good[0].model_copy(update={"settings": {"k": 5000}})]  # of the method iwae
+    other = [good[0].model_copy(update={"method": "iwae"})]  # of the method iwae
     with pytest.raises(ElbowroomError, match=f"results of the {which} data do not hold it"):
         decompose(*((other, good) if which == "training" else (good, other)))
 

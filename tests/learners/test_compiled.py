@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import elbowroom.learners.compiled as module
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.objectives import elbo_terms, iwae_terms
@@ -33,9 +35,12 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # the compiler warns of its o
 
 
 @pytest.fixture(autouse=True)
-def fresh_compiler() -> Iterator[None]:
-    """Each test compiles for itself; what lies in the cache on disk may be used."""
+def compiler(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Traces the whole and differentiates it; what is then made of it in C++, over seconds, is for tests marked so."""
     torch._dynamo.reset()
+    if not {"cpp", "slow"} & {mark.name for mark in request.node.iter_markers()}:
+        trace = torch._dynamo.lookup_backend("aot_eager")
+        monkeypatch.setattr(module, "compile_fx", lambda graph, examples, **options: trace(graph, examples))
     yield
     torch._dynamo.reset()
 
@@ -157,6 +162,7 @@ def _steps(learner: Any, pair: Pair, batches: list[Batch]) -> tuple[State, list[
     return state, infos
 
 
+@pytest.mark.cpp
 @pytest.mark.parametrize("kind", ["aevb", "wake-sleep"])
 def test_several_steps_are_those_of_an_eager_run_and_need_one_function(kind: str, make_pair: MakePair) -> None:
     """The weight of the KL grows, the last batch of an epoch is smaller, validation comes between."""
@@ -228,6 +234,17 @@ def _refused(pair: Pair, batch: Batch) -> tuple[ElbowroomError, str]:
     return caught.value, remark
 
 
+@contextmanager
+def _compiler(name: str) -> Iterator[None]:
+    """Another C++ compiler than this machine's, for a while."""
+    from torch._inductor import config, cpp_builder
+
+    cpp_builder.cpp_compiler_search.cache_clear()
+    with config.patch({"cpp.cxx": (None, name)}):
+        yield
+    cpp_builder.cpp_compiler_search.cache_clear()
+
+
 def test_a_model_that_looks_at_numbers(make_pair: MakePair) -> None:
     pair, batch = make_pair()
     error, _ = _refused(Pair(pair.model, Branching(pair.guide)), batch)
@@ -250,36 +267,27 @@ def test_draws_that_depend_on_parameters(make_pair: MakePair) -> None:
     assert "draws depend on parameters" in error.problem
 
 
+@pytest.mark.cpp
 def test_no_compiler(make_pair: MakePair, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    from torch._inductor import config, cpp_builder
-
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing lies there ready
-    monkeypatch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
-    cpp_builder.cpp_compiler_search.cache_clear()
-    try:
+    with _compiler("no-such-compiler"):
         error, remark = _refused(*make_pair())
-    finally:
-        cpp_builder.cpp_compiler_search.cache_clear()
     assert "no C++ compiler" in error.problem
     assert "CXX" in remark
 
 
+@pytest.mark.cpp
 def test_a_compiler_that_fails(make_pair: MakePair, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    from torch._inductor import config, cpp_builder
-
     broken = tmp_path / "g++"
     broken.write_text('#!/bin/sh\n[ "$1" = --version ] && exec g++ --version\necho "internal error" >&2\nexit 1\n')
     broken.chmod(0o755)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(config.cpp, "cxx", (None, str(broken)))
-    cpp_builder.cpp_compiler_search.cache_clear()
-    try:
+    with _compiler(str(broken)):
         error, _ = _refused(*make_pair())
-    finally:
-        cpp_builder.cpp_compiler_search.cache_clear()
     assert "the compiler failed" in error.problem
 
 
+@pytest.mark.cpp
 def test_a_cache_that_cannot_be_written(make_pair: MakePair, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file" / "cache"))

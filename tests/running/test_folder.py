@@ -152,18 +152,33 @@ def test_a_full_disk_is_said_for_metrics_too(tmp_path: Path, monkeypatch: pytest
 
 def _result(value: float, **changes: Any) -> dict[str, Any]:
     where = {"split": "test", "points": 10, "protocol": {"dataset": "mnist"}}
-    return {"name": "iwae", **where, "settings": {"k": 5}, "value": value} | changes
+    return {"name": "iwae", "method": "iwae", **where, "asked": {"k": 5}, "found": {}, "value": value} | changes
 
 
 def test_results_are_added_and_the_same_measurement_is_replaced(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path)
     assert folder.evaluations() == []
-    folder.add_evaluations([_result(1.0, settings={"k": 5, "median_ess": 2.0})])
-    folder.add_evaluations([_result(2.0, settings={"k": 5, "median_ess": 3.0}), _result(3.0, split="train")])
-    folder.add_evaluations([_result(4.0, settings={"k": 50}), _result(5.0, points=20)])
+    folder.add_evaluations([_result(1.0, found={"median_ess": 2.0})])
+    folder.add_evaluations([_result(2.0, found={"median_ess": 3.0}), _result(3.0, split="train")])
+    folder.add_evaluations([_result(4.0, asked={"k": 50}), _result(5.0, points=20)])
     folder.add_evaluations([_result(6.0, protocol={"dataset": "digits"})])
     assert [result["value"] for result in folder.evaluations()] == [2.0, 3.0, 4.0, 5.0, 6.0]
     assert set(json.loads((tmp_path / "evaluation.json").read_text())) == {"results"}
+    folder.add_evaluations([_result(7.0, method="k-curve")])
+    assert [result["value"] for result in folder.evaluations()] == [2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+
+
+def test_results_of_version_0_1_0_are_read_added_to_and_replaced(tmp_path: Path) -> None:
+    old = {"name": "iwae", "split": "test", "points": 10, "protocol": {"dataset": "mnist"}}
+    rows = [{**old, "value": 1.0, "settings": {"k": 5, "median_ess": 2.0, "seed": 0}},
+            {**old, "name": "elbow room", "value": 2.0, "settings": {"method": "room", "k": 5, "seed": 0}}]  # fmt: skip
+    (tmp_path / "evaluation.json").write_text(json.dumps({"results": rows}))
+    folder = RunFolder(tmp_path)
+    kept = [(row["method"], row["asked"], row["found"]) for row in folder.evaluations()]
+    assert kept == [("iwae", {"k": 5, "seed": 0}, {"median_ess": 2.0}), ("room", {"k": 5, "seed": 0}, {})]
+    folder.add_evaluations([_result(3.0, asked={"k": 5, "seed": 0}), _result(4.0, asked={"k": 5, "seed": 1})])
+    assert [row["value"] for row in folder.evaluations()] == [3.0, 2.0, 4.0]
+    assert not any("settings" in row for row in json.loads((tmp_path / "evaluation.json").read_text())["results"])
 
 
 def test_runs_are_listed_by_name_with_their_latest_figure(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ ELBO: dict[str, Any] = {
     "bound": "lower",
     "points": 1000,
 }
-IWAE: dict[str, Any] = ELBO | {"name": "iwae", "value": -87.02, "stderr": 0.26, "settings": {"k": 5000}}
+IWAE: dict[str, Any] = ELBO | {"name": "iwae", "value": -87.02, "stderr": 0.26, "asked": {"k": 5000}}
 ROOM: dict[str, Any] = ELBO | {"name": "elbow room", "value": 6.16, "stderr": 0.09}
 
 

@@ -100,9 +100,12 @@ def test_any_settings_become_a_recipe(settings: dict[str, Any]) -> None:
 # --- measuring ---------------------------------------------------------------------------------------------------
 
 
-def of(name: str, *, points: int = 1000, split: str = "test", step: int = 10, **settings: Any) -> Measured:
-    result = Result(name=name, value=-1.0, stderr=0.1, unit="nats", points=points, split=split, bound="lower",
-                    settings={"seed": 0, **settings}, protocol=PROTOCOL)  # fmt: skip
+def of(
+    name: str, *, method: str = "", points: int = 1000, split: str = "test", step: int = 10, **asked: Any
+) -> Measured:
+    found = {key: asked.pop(key) for key in ("used_temperatures", "used_chains") if key in asked}
+    result = Result(name=name, method=method or name, value=-1.0, stderr=0.1, unit="nats", points=points, split=split,
+                    bound="lower", asked={"seed": 0, **asked}, found=found, protocol=PROTOCOL)  # fmt: skip
     return Measured(result, step)
 
 
@@ -111,16 +114,17 @@ def commands(*all_: Measured) -> list[str]:
     return [line.removeprefix("elbowroom evaluate runs/x --methods ") for line in found]
 
 
-AUTOMATIC = {"start": "laplace", "climbs": 1, "temperatures": "automatic", "schedule": "linear", "tolerance": 0.1,
-             "used_temperatures": 8, "used_chains": 32}  # fmt: skip
+AUTOMATIC = {"start": "laplace", "climbs": 1, "temperatures": None, "chains": None, "schedule": "linear",
+             "tolerance": 0.1, "used_temperatures": 8, "used_chains": 32}  # fmt: skip
 GIVEN = {"start": "prior", "climbs": 1, "temperatures": 1000, "schedule": "adapted", "used_temperatures": 1000}
 
 
 @pytest.mark.parametrize(
     ("results", "lines"),
     [
-        ([of("elbo", points=10_000), of("kl", points=10_000), of("iwae", k=5000), of("elbow room", k=5000),
-          of("active units", points=10_000)], ["elbo,iwae,active-units"]),
+        ([of("elbo", points=10_000), of("kl", method="elbo", points=10_000), of("iwae", k=5000),
+          of("elbow room", method="iwae", k=5000),
+          of("active units", method="active-units", points=10_000)], ["elbo,iwae,active-units"]),
         ([of("elbo", points=10_000, num_samples=1)], ["elbo"]),
         ([of("elbo", points=10_000, num_samples=64)], ["elbo --num-samples 64"]),
         ([of("elbo", points=500)], ["elbo --points 500"]),
@@ -128,15 +132,17 @@ GIVEN = {"start": "prior", "climbs": 1, "temperatures": 1000, "schedule": "adapt
         ([of("iwae", k=100), of("laplace-is", k=100, starts=2)], ["iwae --k 100", "laplace-is --starts 2"]),
         ([of("iwae", k=7, points=9), of("laplace-is", k=7, points=9, starts=2)],
          ["iwae,laplace-is --points 9 --k 7 --starts 2"]),
-        ([of("ais", **AUTOMATIC), of("bdmc gap", split="simulated", **AUTOMATIC)], ["ais,bdmc"]),
+        ([of("ais", **AUTOMATIC), of("bdmc gap", method="bdmc", split="simulated", **AUTOMATIC)], ["ais,bdmc"]),
         ([of("ais", points=10_000, **AUTOMATIC | {"tolerance": 0.02}),
-          of("bdmc gap", split="simulated", **AUTOMATIC | {"tolerance": 0.02})],
+          of("bdmc gap", method="bdmc", split="simulated", **AUTOMATIC | {"tolerance": 0.02})],
          ["ais,bdmc --points 10000 --tolerance 0.02"]),
-        ([of("ais", **GIVEN, used_chains=32)], ["ais --start prior --temperatures 1000"]),
-        ([of("ais", **GIVEN, used_chains=16)], ["ais --start prior --temperatures 1000 --chains 16"]),
-        ([of("bdmc gap", split="simulated", points=200, **AUTOMATIC)], ["bdmc --simulated 200"]),
+        ([of("ais", **GIVEN, chains=None, used_chains=32)], ["ais --start prior --temperatures 1000"]),
+        ([of("ais", **GIVEN, chains=16, used_chains=16)], ["ais --start prior --temperatures 1000 --chains 16"]),
+        ([of("bdmc gap", method="bdmc", split="simulated", points=200, **AUTOMATIC)], ["bdmc --simulated 200"]),
         ([of("elbo", points=200, method="room"), of("elbow room", points=200, method="room", k=500, starts=4),
           of("elbow room", points=200, split="train", method="room", k=500)], ["room"]),
+        ([of("elbo", points=200, method="room"), of("elbow room", points=200, method="room", k=50, starts=4)],
+         ["room --k 50"]),
         ([of("elbow room", points=200, split="train", method="room", k=500)], ["room --split train"]),
         ([of("iwae", split="validation", k=5000, seed=3)], ["iwae --split validation --seed 3"]),
         ([of("iwae", k=5000, step=3)], []),

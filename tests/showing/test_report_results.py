@@ -14,6 +14,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.doctor import Diagnosis
 from elbowroom.evaluation.findings import Evidence, Finding
 from elbowroom.evaluation.results import Result
+from elbowroom.evaluation.settings import Settings
 from elbowroom.running.diagnosis import Checkup
 from elbowroom.running.folder import RunFolder
 from elbowroom.running.runs import Run
@@ -29,11 +30,11 @@ from elbowroom.showing.report.results import evaluation, headline, room, tiles
 from elbowroom.showing.style import number
 
 PROTOCOL = {"dataset": "mnist", "binarization": "dynamic", "seed": 0, "sha256": "0" * 64}
-ANNEALED = {"start": "laplace", "climbs": 1, "temperatures": "automatic", "schedule": "linear", "tolerance": 0.1,
+ANNEALED = {"start": "laplace", "climbs": 1, "temperatures": None, "schedule": "linear", "tolerance": 0.1,
             "used_temperatures": 1, "used_chains": 100, "ended_by": "tolerance", "search_gap": 0.05,
             "search_gap_stderr": 0.01, "evaluations": 272.7, "low_ess": 0.07, "median_ess": 22.0}  # fmt: skip
 FINER = ANNEALED | {"tolerance": 0.02, "used_temperatures": 16, "used_chains": 32, "low_ess": 0.0}
-ROOM = {"method": "room", "seed": 0}
+ROOM = {"seed": 0}
 HISTORY = [
     {"step": 5, "epoch": 1.0, "seconds": 2.0, "split": "train", "elbo": -120.0},
     {"step": 5, "epoch": 1.0, "seconds": 2.0, "split": "validation", "elbo": -118.25, "stderr": 0.5},
@@ -42,8 +43,16 @@ HISTORY = [
 ]
 
 
+METHODS = {"reconstruction": "elbo", "kl": "elbo", "elbow room": "iwae", "active units": "active-units",
+           "bdmc lower": "bdmc", "bdmc upper": "bdmc", "bdmc gap": "bdmc"}  # fmt: skip
+
+
 def of(name: str, value: float, stderr: float | None = 0.25, *, step: int | None = 10, **rest: Any) -> Measured:
-    given: dict[str, Any] = {"unit": "nats", "points": 1000, "split": "test", "bound": "lower", "settings": {}}
+    given: dict[str, Any] = {"unit": "nats", "points": 1000, "split": "test", "bound": "lower"}
+    told, method = rest.pop("told", {}), rest.pop("method", METHODS.get(name, name.partition(" (")[0]))
+    given["asked"] = {key: value for key, value in told.items() if key in Settings.model_fields}
+    given["found"] = {key: value for key, value in told.items() if key not in Settings.model_fields}
+    given["method"] = method
     return Measured(Result(name=name, value=value, stderr=stderr, protocol=PROTOCOL, **(given | rest)), step)
 
 
@@ -59,12 +68,12 @@ def run(*, normalized: bool = True, has_guide: bool = True, step: int = 10) -> R
     return cast(Run, stub)
 
 
-def annealed(value: float, points: int, settings: dict[str, Any], gap: float) -> list[Measured]:
+def annealed(value: float, points: int, told: dict[str, Any], gap: float) -> list[Measured]:
     return [
-        of("ais", value, 0.236, points=points, settings=settings),
-        of("bdmc lower", -108.5, split="simulated", settings=settings),
-        of("bdmc upper", -108.4, split="simulated", bound="upper", settings=settings),
-        of("bdmc gap", gap, 0.011, split="simulated", bound=None, settings=settings),
+        of("ais", value, 0.236, points=points, told=told),
+        of("bdmc lower", -108.5, split="simulated", told=told),
+        of("bdmc upper", -108.4, split="simulated", bound="upper", told=told),
+        of("bdmc gap", gap, 0.011, split="simulated", bound=None, told=told),
     ]
 
 
@@ -73,9 +82,9 @@ def annealed(value: float, points: int, settings: dict[str, Any], gap: float) ->
 
 def test_the_tightest_bound_on_most_data_comes_first_with_its_own_gap() -> None:
     few = annealed(-80.0, 500, ANNEALED | {"used_chains": 400}, 0.5)
-    before = of("bdmc gap", 0.033, 0.02, split="simulated", points=50, bound=None, settings=FINER)
+    before = of("bdmc gap", 0.033, 0.02, split="simulated", points=50, bound=None, told=FINER)
     known = found(of("elbo", -94.9), *few, before, *annealed(-91.346, 10_000, FINER, 0.015),
-                  *annealed(-91.375, 10_000, ANNEALED, 0.083), of("iwae", -70.0, settings={"k": 5000}))  # fmt: skip
+                  *annealed(-91.375, 10_000, ANNEALED, 0.083), of("iwae", -70.0, told={"k": 5000}))  # fmt: skip
     said = headline(run(), known, HISTORY)
     assert (said.label, said.value, said.unit) == ("log p(x) ≥", "−91.35 ± 0.24", "nats per datum")
     assert said.tone == "plain"
@@ -86,7 +95,7 @@ def test_the_tightest_bound_on_most_data_comes_first_with_its_own_gap() -> None:
 
 
 def test_without_a_gap_it_is_said_how_to_get_one() -> None:
-    said = " ".join(headline(run(), found(of("iwae", -87.02, settings={"k": 5000})), HISTORY).details)
+    said = " ".join(headline(run(), found(of("iwae", -87.02, told={"k": 5000})), HISTORY).details)
     assert "Importance-weighted bound (IWAE), k = 5,000." in said
     assert "not known: `elbowroom evaluate runs/x --methods ais,bdmc`" in said
 
@@ -125,11 +134,11 @@ def test_what_is_no_bound_on_these_data_is_never_the_headline(never: Measured) -
 
 
 def test_results_of_other_weights_come_last_and_are_named() -> None:
-    old = of("ais", -80.0, step=3, settings=ANNEALED)
+    old = of("ais", -80.0, step=3, told=ANNEALED)
     assert headline(run(), found(old, of("elbo", -93.0)), HISTORY).value.startswith("−93.00")
     said = headline(run(), found(old), HISTORY)
     assert said.value.startswith("−80.00") and "weights of step 3" in " ".join(said.details)
-    assert headline(run(), found(of("ais", -80.0, step=None, settings=ANNEALED)), HISTORY).value.startswith("−80.00")
+    assert headline(run(), found(of("ais", -80.0, step=None, told=ANNEALED)), HISTORY).value.startswith("−80.00")
 
 
 def test_results_on_other_data_come_last_and_are_named() -> None:
@@ -156,14 +165,14 @@ def test_what_is_no_likelihood_says_so_first() -> None:
 
 
 def test_heavy_tails_are_said() -> None:
-    said = headline(run(), found(of("iwae", -87.0, settings={"k": 5000, "unreliable": 0.4})), HISTORY)
+    said = headline(run(), found(of("iwae", -87.0, told={"k": 5000, "unreliable": 0.4})), HISTORY)
     assert "Pareto k̂ is too high for 40% of the data" in " ".join(said.details)
 
 
 def test_the_figures_beside_it() -> None:
-    active = of("active units", 19.0, None, unit="units", bound=None, settings={"of": 20})
+    active = of("active units", 19.0, None, unit="units", bound=None, told={"of": 20})
     known = found(of("ais", -87.0), of("elbo", -93.18), of("elbow room", 5.25, 0.13), active,
-                  of("amortisation gap", 2.95, 0.12, bound=None, settings=ROOM))  # fmt: skip
+                  of("amortisation gap", 2.95, 0.12, bound=None, method="room", told=ROOM))  # fmt: skip
     diagnosis = Diagnosis((Finding("holes", "warning", "Holes.", (), "", ""),), {}, {"holes": 1.0})
     shown = {tile.label: (tile.value, tile.note) for tile in tiles(run(), known, HISTORY, Checkup(diagnosis, 10))}
     assert shown == {
@@ -180,16 +189,17 @@ def test_the_figures_beside_it() -> None:
 
 EVERYTHING = found(
     of("elbo", -93.1234), of("reconstruction", -67.6, bound=None), of("kl", 25.5234, bound=None),
-    of("iwae", -87.0156, 0.2611, settings={"k": 5000, "median_ess": 31.0}),
-    of("elbow room", 6.1078, settings={"k": 5000}),
-    of("active units", 20.0, None, unit="units", bound=None, settings={"of": 32, "threshold": 0.01}),
+    of("iwae", -87.0156, 0.2611, told={"k": 5000, "median_ess": 31.0}),
+    of("elbow room", 6.1078, told={"k": 5000}),
+    of("active units", 20.0, None, unit="units", bound=None, told={"of": 32, "threshold": 0.01}),
     *annealed(-86.1112, 10_000, FINER, 0.0123),
-    *(of("k-curve", -90.0 + place, 0.4, points=200, settings={"k": 10**place}) for place in range(4)),
-    of("elbo", -94.951, points=200, settings=ROOM), of("elbo of q*", -91.998, points=200, settings=ROOM),
-    of("log p(x)", -89.697, points=200, settings=ROOM | {"k": 500}),
-    of("amortisation gap", 2.953, 0.124, bound=None, points=200, settings=ROOM),
-    of("approximation gap", 2.301, 0.031, bound=None, points=200, settings=ROOM | {"k": 500}),
-    of("elbow room", 5.254, 0.125, points=200, settings=ROOM | {"k": 500}),
+    *(of("k-curve", -90.0 + place, 0.4, points=200, told={"k": 10**place}) for place in range(4)),
+    of("elbo", -94.951, points=200, method="room", told=ROOM),
+    of("elbo of q*", -91.998, points=200, method="room", told=ROOM),
+    of("log p(x)", -89.697, points=200, method="room", told=ROOM | {"k": 500}),
+    of("amortisation gap", 2.953, 0.124, bound=None, points=200, method="room", told=ROOM),
+    of("approximation gap", 2.301, 0.031, bound=None, points=200, method="room", told=ROOM | {"k": 500}),
+    of("elbow room", 5.254, 0.125, points=200, method="room", told=ROOM | {"k": 500}),
     of("ais", -80.5, step=3), of("elbo", math.inf),
 )  # fmt: skip
 
@@ -238,7 +248,7 @@ def test_the_room_is_divided() -> None:
 
 
 def test_half_a_room_is_no_room() -> None:
-    (said,) = room(run(), found(of("elbow room", 5.0, settings=ROOM)))
+    (said,) = room(run(), found(of("elbow room", 5.0, method="room", told=ROOM)))
     assert isinstance(said, Prose) and "not shown" in said.text
 
 
@@ -284,6 +294,9 @@ def with_file(folder: Path, name: str, content: Any) -> RunFolder:
         {"results": [ROW | {"value": "great"}]},
         {"results": [ROW | {"bound": "sideways"}]},
         {"results": [ROW | {"protocol": {"dataset": "x"}}]},
+        {"results": [ROW | {"asked": {"k": "<b>many</b>"}}]},
+        {"results": [ROW | {"asked": {"kk": 3}}]},
+        {"results": [ROW | {"found": {"median_ess": "<b>many</b>"}}]},
         {"results": [ROW | {"settings": {"k": "<b>many</b>"}}]},
         {"results": [ROW | {"unit": "units"}]},
     ],

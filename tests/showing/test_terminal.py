@@ -19,7 +19,8 @@ PROTOCOL = {"dataset": "digits", "binarization": "dynamic", "seed": 3, "sha256":
 
 def result(name: str, value: float, **rest: Any) -> Result:
     given: dict[str, Any] = {"stderr": 0.25, "unit": "nats", "points": 1000, "split": "test", "bound": "lower"}
-    return Result(name=name, value=value, **(given | {"settings": {}, "protocol": PROTOCOL} | rest))
+    given |= {"method": name, "asked": {}, "found": {}, "protocol": PROTOCOL}
+    return Result(name=name, value=value, **(given | rest))
 
 
 def line_of(out: str, name: str) -> str:
@@ -32,10 +33,10 @@ def test_results_carry_error_unit_number_and_side(capsys: pytest.CaptureFixture[
     terminal.print_results(
         [
             result("elbo", -93.1234),
-            result("iwae", -87.5, settings={"k": 5000}, points=10_000),
+            result("iwae", -87.5, asked={"k": 5000}, points=10_000),
             result("iwae, bits per dimension", 3.14159, unit="bits/dim", bound="upper", stderr=None),
             result("kl", 25.6, bound=None),
-            result("active units", 20.0, unit="units", stderr=None, bound=None, settings={"of": 32}),
+            result("active units", 20.0, unit="units", stderr=None, bound=None, found={"of": 32}),
         ]
     )
     out = capsys.readouterr().out

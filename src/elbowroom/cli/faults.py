@@ -9,20 +9,20 @@ from cyclopts import CycloptsError
 from pydantic import ValidationError
 
 from elbowroom.errors import ElbowroomError, did_you_mean
-from elbowroom.running.config import explain
+from elbowroom.sections import explain
 
 __all__ = ["explain_flag"]
 
 
 def explain_flag(error: CycloptsError) -> ElbowroomError:
     """What cyclopts found wrong, as problem and remedy."""
-    chain = " ".join(["elbowroom", *(error.command_chain or ())])
-    see = f"`{chain} --help` shows what can be given."
+    command = " ".join(error.command_chain or ())
+    see = f"`{' '.join(filter(None, ['elbowroom', command]))} --help` shows what can be given."
     given = (error.unused_tokens or [""])[0]
     match error:
-        case cyclopts.ValidationError() if isinstance(error.__cause__, ValidationError):
-            section = error.argument.name.removeprefix("--") if error.argument else ""
-            return explain(error.__cause__, None, section=section)
+        case cyclopts.ValidationError() if isinstance(error.__cause__, ValidationError) and error.argument is not None:
+            section = error.argument.name.removeprefix("--").strip("*")  # "*": its flags have no prefix
+            return explain(error.__cause__, error.argument.hint, command=command, section=section)
         case cyclopts.UnknownCommandError():
             return _unknown_command(error, given, see)
         case cyclopts.UnknownOptionError():

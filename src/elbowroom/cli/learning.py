@@ -17,10 +17,10 @@ from elbowroom.running.config import (
     ObjectiveConfig,
     OptimizerConfig,
     RuntimeConfig,
-    Section,
     SviConfig,
     TrainConfig,
 )
+from elbowroom.sections import Section
 
 __all__ = ["train"]
 

@@ -7,13 +7,14 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from elbowroom.cli.options import Device, Json, RunPath, Split, load_run
 from elbowroom.cli.speech import print_json, say, wrote
 from elbowroom.cli.writing import checked_target
+from elbowroom.evaluation.settings import Settings
 
 __all__ = ["evaluate", "score"]
 
@@ -24,19 +25,7 @@ def evaluate(
     *,
     methods: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     split: Split = "test",
-    points: int | None = None,
-    k: int | None = None,
-    starts: int = 4,
-    num_samples: int = 1,
-    start: Literal["laplace", "guide", "prior"] | None = None,
-    climbs: int = 1,
-    temperatures: int | None = None,
-    chains: int | None = None,
-    schedule: Literal["adapted", "linear", "sigmoid"] | None = None,
-    tolerance: float = 0.1,
-    budget: float | None = None,
-    simulated: int = 1000,
-    seed: int = 0,
+    settings: Annotated[Settings, Parameter(name="*")] = Settings(),  # noqa: B008
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -51,60 +40,16 @@ def evaluate(
         run without a guide. Several: with commas or spaces between.
     split
         The data to measure on.
-    points
-        How many data; all of them unless given, but 1,000 for iwae, laplace-is and ais, 200 for room.
-    k
-        Draws per datum of the importance-weighted bounds; unless given 5,000 for iwae, 500 for room and 100 for
-        laplace-is.
-    starts
-        Climbs per datum to modes of the posterior, for laplace-is.
-    num_samples
-        Draws per datum of the ELBO.
-    start
-        Where annealing starts; Laplace approximations where the likelihood allows them unless given.
-    climbs
-        Per datum to modes of the posterior, where annealing starts from Laplace approximations.
-    temperatures
-        Of annealing (ais, bdmc); raised until the gap on simulated data is below the tolerance unless given.
-    chains
-        Of annealing; 32 unless given, and 100 or more draws where there is one temperature.
-    schedule
-        Of the temperatures; adapted to the densities from the prior, linear from a nearer start, unless given.
-    tolerance
-        Nats that the mean gap between the bounds on simulated data may be.
-    budget
-        Seconds after which no more temperatures are tried.
-    simulated
-        Data that bdmc simulates, at most as many as the split has.
-    seed
-        Seed of the draws.
     """
     from elbowroom.memory import in_words, peak_memory
     from elbowroom.showing import gallery, plots, terminal
     from elbowroom.showing.room import by_split
 
     loaded = load_run(run, device)
+    asked = settings.model_dump(exclude_unset=True)
     names = [name for given in methods or [] for name in given.split(",") if name]
     with terminal.progress() as announce:
-        results = loaded.evaluate(
-            *names,
-            data=data,
-            split=split,
-            points=points,
-            k=k,
-            starts=starts,
-            num_samples=num_samples,
-            start=start,
-            climbs=climbs,
-            temperatures=temperatures,
-            chains=chains,
-            schedule=schedule,
-            tolerance=tolerance,
-            budget=budget,
-            simulated=simulated,
-            seed=seed,
-            announce=announce,
-        )
+        results = loaded.evaluate(*names, data=data, split=split, announce=announce, **asked)
     peak, own = peak_memory(loaded.device), results[0].split
     if as_json:
         rows = [result.model_dump(exclude={"split", "protocol"}) for result in results]

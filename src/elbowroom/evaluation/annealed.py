@@ -15,7 +15,7 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.evaluation.effort import Effort, find_effort, schedule_of, start_settings
-from elbowroom.evaluation.results import Result
+from elbowroom.evaluation.results import Bound, Result
 from elbowroom.evaluation.study import PerBatch, Study, observed, require_normalized
 from elbowroom.inference.ais import AIS, ais
 from elbowroom.inference.bidirectional import bidirectional, simulate
@@ -23,7 +23,6 @@ from elbowroom.numerics import mean_and_stderr
 
 __all__ = ["annealed", "sandwiched"]
 
-_POINTS = 1000
 _BLOCK = 500  # data at a time: what an interruption can cost
 _FEW = 0.1  # of the chains: what an effective sample size below is called
 
@@ -37,9 +36,8 @@ def annealed(study: Study) -> list[Result]:
         found = ais(study.model, batch, generator=generator, **_settings(study, effort))
         return {**_per_datum(found), "observed": observed(batch)}
 
-    points = study.points if study.points is not None else _POINTS
-    values, found = _measure(study, effort, "ais", per_batch, points)
-    lower = study.average("ais", values["log_evidence"], bound="lower", **asked, **found)
+    values, found = _measure(study, effort, "ais", per_batch, study.settings.data("ais"))
+    lower = study.average("ais", "ais", values["log_evidence"], bound="lower", asked=asked, found=found)
     return study.with_bits(lower, values["log_evidence"], values["observed"])
 
 
@@ -55,17 +53,19 @@ def sandwiched(study: Study) -> list[Result]:
         return {**_per_datum(found.forward), "upper": found.upper, "gap": found.gap}
 
     values, found = _measure(study, effort, "bdmc", per_batch, study.settings.simulated, simulated=True)
-    known = {**asked, **found, "largest_gap": float(values["gap"].max())}
+    found["largest_gap"] = float(values["gap"].max())
+    sides: tuple[tuple[str, str, Bound | None], ...] = (
+        ("bdmc lower", "log_evidence", "lower"), ("bdmc upper", "upper", "upper"), ("bdmc gap", "gap", None),
+    )  # fmt: skip
     results = [
-        study.average("bdmc lower", values["log_evidence"], bound="lower", **known),
-        study.average("bdmc upper", values["upper"], bound="upper", **known),
-        study.average("bdmc gap", values["gap"], bound=None, **known),
+        study.average("bdmc", name, values[column], bound=bound, asked=asked, found=found)
+        for name, column, bound in sides
     ]
     return [result.model_copy(update={"split": "simulated"}) for result in results]
 
 
 def _measure(
-    study: Study, effort: Effort, method: str, per_batch: PerBatch, points: int, *, simulated: bool = False
+    study: Study, effort: Effort, method: str, per_batch: PerBatch, points: int | None, *, simulated: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The figures of every datum, and what a result says of how they came about."""
     began = time.monotonic()
@@ -74,20 +74,23 @@ def _measure(
 
 
 def _effort(study: Study) -> tuple[Effort, dict[str, Any]]:
-    """Found once for both methods; and what was asked for, as settings of a result."""
+    """Found once for both methods; and the settings that a result depends on."""
+    settings, size = study.settings, study.data.size(study.split)
     if "effort" not in study.memory:
-        points = study.points if study.points is not None else _POINTS
-        work = min(points, study.data.size(study.split)) + study.settings.simulated
+        work = min(settings.data("ais") or size, size) + settings.simulated
         found = study.part("effort", lambda: find_effort(study, work).to_tensors())
         study.memory["effort"] = Effort.of_tensors(found)
     effort: Effort = study.memory["effort"]
-    settings = study.settings
-    asked: dict[str, Any] = {"start": start_settings(study)["start"], "climbs": settings.climbs}
+    asked = {
+        "start": start_settings(study)["start"],
+        "climbs": settings.climbs,
+        "temperatures": settings.temperatures,
+        "chains": settings.chains,
+        "schedule": schedule_of(study),
+    }
     if settings.temperatures is None:
-        asked |= {"temperatures": "automatic", "tolerance": settings.tolerance, "budget": settings.budget}
-    else:
-        asked |= {"temperatures": settings.temperatures}
-    return effort, {**asked, "schedule": schedule_of(study)}
+        asked |= {"tolerance": settings.tolerance, "budget": settings.budget}
+    return effort, asked
 
 
 def _settings(study: Study, effort: Effort) -> dict[str, Any]:

@@ -33,14 +33,14 @@ def _elbo_values(study: Study, points: int | None) -> dict[str, Tensor]:
 
 def elbo(study: Study) -> list[Result]:
     """The evidence lower bound and its two terms."""
-    values, settings = _elbo_values(study, study.points), {"num_samples": study.settings.num_samples}
+    values, asked = _elbo_values(study, study.settings.data("elbo")), {"num_samples": study.settings.num_samples}
     likelihood = study.model.likelihood
     remark = "" if likelihood.normalized else f" ({likelihood.name}: not a log-likelihood)"
-    bound = study.average(f"elbo{remark}", values["elbo"], bound=None if remark else "lower", **settings)
+    bound = study.average("elbo", f"elbo{remark}", values["elbo"], bound=None if remark else "lower", asked=asked)
     return [
         *([bound] if remark else study.with_bits(bound, values["elbo"], values["observed"])),
-        study.average(f"reconstruction{remark}", values["reconstruction"], bound=None, **settings),
-        study.average(f"kl{remark}", values["kl"], bound=None, **settings),
+        study.average("elbo", f"reconstruction{remark}", values["reconstruction"], bound=None, asked=asked),
+        study.average("elbo", f"kl{remark}", values["kl"], bound=None, asked=asked),
     ]
 
 
@@ -59,15 +59,15 @@ def iwae(study: Study) -> list[Result]:
             "observed": observed(batch),
         }
 
-    points = study.points if study.points is not None else 1000
+    points = study.settings.data("iwae")
     values = study.over_data("iwae", per_batch, batch_size=100, points=points)
     found = {"median_ess": float(values["ess"].median()), **unreliable(values["pareto_k"], k)}
-    lower = study.average("iwae", values["iwae"], bound="lower", k=k, **found)
+    lower = study.average("iwae", "iwae", values["iwae"], bound="lower", asked={"k": k}, found=found)
     results = study.with_bits(lower, values["iwae"], values["observed"])
     if isinstance(study.guide, PriorGuide):  # no posterior was guessed, so no guess has a room
         return results
     room = values["iwae"] - _elbo_values(study, points)["elbo"]
-    return [*results, study.average("elbow room", room, bound="lower", k=k)]
+    return [*results, study.average("iwae", "elbow room", room, bound="lower", asked={"k": k})]
 
 
 def laplace_is(study: Study) -> list[Result]:
@@ -81,18 +81,18 @@ def laplace_is(study: Study) -> list[Result]:
         )
         return {**found._asdict(), "observed": observed(batch)}
 
-    points = study.points if study.points is not None else 1000
+    points = study.settings.data("laplace-is")
     values = study.over_data("laplace-is", per_batch, batch_size=100, points=points)
     found = {
-        "median_ess": values["ess"].median(),
-        "low_ess": (values["ess"] < _FEW * k).double().mean(),
-        "num_modes": values["num_modes"].mean(),
-        "unconverged": 1 - values["converged"].mean(),
-        "evaluations": values["evaluations"].mean(),
+        "median_ess": float(values["ess"].median()),
+        "low_ess": float((values["ess"] < _FEW * k).double().mean()),
+        "num_modes": float(values["num_modes"].mean()),
+        "unconverged": float(1 - values["converged"].mean()),
+        "evaluations": float(values["evaluations"].mean()),
+        **unreliable(values["pareto_k"], k),
     }
-    settings = {"k": k, "starts": study.settings.starts, **{name: float(value) for name, value in found.items()}}
-    settings |= unreliable(values["pareto_k"], k)
-    lower = study.average("laplace-is", values["log_evidence"], bound="lower", **settings)
+    asked = {"k": k, "starts": study.settings.starts}
+    lower = study.average("laplace-is", "laplace-is", values["log_evidence"], bound="lower", asked=asked, found=found)
     return study.with_bits(lower, values["log_evidence"], values["observed"])
 
 
@@ -107,11 +107,16 @@ def active_units(study: Study) -> list[Result]:
     def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         return {"mean": study.guide(batch.x, batch.context).mean}
 
-    means = study.over_data("active-units", per_batch, batch_size=1000, points=study.points)["mean"]
+    means = study.over_data("active-units", per_batch, batch_size=1000, points=study.settings.data("active-units"))[
+        "mean"
+    ]
     if len(means) < 2:
         raise ElbowroomError(
             "Active units need a variance over data, but there is one point.", "Give --points 2 or more."
         )
     active = int((means.var(0) > _ACTIVE_ABOVE).sum())
-    settings = {"of": means.shape[1], "threshold": _ACTIVE_ABOVE}
-    return [study.result("active units", active, None, "units", len(means), None, settings)]
+    return [
+        study.count(
+            "active-units", "active units", active, of=means.shape[1], points=len(means), threshold=_ACTIVE_ABOVE
+        )
+    ]

@@ -15,7 +15,6 @@ from elbowroom.inference.soundness import ask
 __all__ = ["k_curve", "unreliable"]
 
 _KS = (1, 10, 100, 1000, 5000)
-_POINTS = 1000
 
 
 def k_curve(study: Study) -> list[Result]:
@@ -27,7 +26,7 @@ def k_curve(study: Study) -> list[Result]:
         bounds = {f"k={k}": bound for k, bound in zip(_KS, found.log_evidence, strict=True)}
         return {**bounds, "ess": found.estimate.ess, "pareto_k": found.estimate.pareto_k, "observed": observed(batch)}
 
-    points = study.points if study.points is not None else _POINTS
+    points = study.settings.data("k-curve")
     values = study.over_data("k-curve", per_batch, batch_size=100, points=points)
     results = []
     for k in _KS:
@@ -35,12 +34,12 @@ def k_curve(study: Study) -> list[Result]:
         tail = (
             {"median_ess": float(values["ess"].median()), **unreliable(values["pareto_k"], k)} if k == _KS[-1] else {}
         )
-        results.append(study.average("k-curve", values[f"k={k}"], bound="lower", k=k, **tail))
+        results.append(study.average("k-curve", "k-curve", values[f"k={k}"], bound="lower", asked={"k": k}, found=tail))
     return results
 
 
 def unreliable(pareto_k: Tensor, draws: int) -> dict[str, float]:
-    """What a result says of the tail: the median k̂, and the share of data whose k̂ is too high, as settings."""
+    """What a result says of the tail: the median k̂, and the share of data whose k̂ is too high."""
     known = pareto_k[~pareto_k.isnan()]
     if not len(known):
         return {}

@@ -103,7 +103,7 @@ def find_effort(study: Study, work: int) -> Effort:
         work: data that are to be measured with it, for the budget.
     """
     settings, began = study.settings, time.monotonic()
-    generator = stream(device_of(study), study.seed, _SEARCH)
+    generator = stream(device_of(study), study.settings.seed, _SEARCH)
     like = imitated(study, _TRIED_ON)
     if settings.temperatures is not None:
         rung = Rung(settings.temperatures, settings.chains or (100 if settings.temperatures == 1 else 32))

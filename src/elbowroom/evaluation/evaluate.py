@@ -69,8 +69,6 @@ def evaluate(
     *,
     methods: Sequence[str] = ("elbo", "iwae", "active-units"),
     split: str = "test",
-    points: int | None = None,
-    seed: int = 0,
     announce: Announce = lambda method, done, total: None,
     keep: Keep = lambda method, values: None,
     parts: Parts | None = None,
@@ -84,20 +82,19 @@ def evaluate(
         data: the data set, delivered in the likelihood's support.
         methods: names from ``METHODS``.
         split: "test", "validation" or "train".
-        points: measure on that many data of the split, chosen by seed; all of them unless given, but 1,000 for iwae
-            and laplace-is.
-        seed: of the draws of z.
         announce: called with (method, data done, data in all).
         keep: given (method, the figures of every datum by name, with their rows in the data set).
         parts: where what is finished of a long method is kept, so that an interrupted one goes on where it was.
-        **settings: how the methods measure, see :class:`~elbowroom.evaluation.settings.Settings`.
+        **settings: ``points``, how many data of the split to measure, chosen by seed; ``seed``, of the draws of z; and
+            how the methods measure: see :class:`~elbowroom.evaluation.settings.Settings`.
     Returns:
-        Results; ``elbo`` comes with its two terms, ``iwae`` with the elbow room, iwae − elbo on the same data. The
-        settings of ``laplace-is`` also hold what was found: the median effective sample size, the share of data where
-        it is below a tenth of k (there the bound is loose), the mean number of modes, the share of data whose largest
-        one no climb arrived at, and the mean number of decoder evaluations.
+        Results; ``elbo`` comes with its two terms, ``iwae`` with the elbow room, iwae − elbo on the same data.
+        ``laplace-is`` has also found the median effective sample size, the share of data where it is below a tenth of
+        k (there the bound is loose), the mean number of modes, the share of data whose largest one no climb arrived
+        at, and the mean number of decoder evaluations. What a result was ``asked`` can be asked again:
+        ``evaluate(…, methods=[result.method], **result.asked)``.
     Raises:
-        ElbowroomError: an unknown method or split, a likelihood that is none, a number below one.
+        ElbowroomError: an unknown method, split or setting, a likelihood that is none, a number below one.
     Reference:
         Burda, Grosse & Salakhutdinov (2016), Importance Weighted Autoencoders, eq. 8 and section 5.2 (active units:
         :math:`\mathrm{Var}_x(E_q[z|x]) > 0.01`), arXiv:1509.00519.
@@ -105,9 +102,7 @@ def evaluate(
     for method in methods:
         if method not in METHODS:
             raise ElbowroomError(f"There is no method '{method}'.", did_you_mean(method, METHODS))
-    if points is not None and points < 1:
-        raise ElbowroomError(f"points is {points}, but must be 1 or more.", "Give --points 1 or more.")
-    study = Study(model, guide, data, split, points, Settings.of(settings), seed, announce, keep, parts)
+    study = Study(model, guide, data, split, Settings.of(settings), announce, keep, parts)
     with evaluation_mode(model, guide):
         results = [result for method in methods for result in METHODS[method](study)]
     if parts is not None:

@@ -53,8 +53,6 @@ from elbowroom.numerics import log_mean_exp
 
 __all__ = ["Room", "decompose", "room", "yardstick"]
 
-_POINTS = 200  # of a split, unless asked for
-_DRAWS = 500  # k of the yardstick, unless asked for
 _FEW = 0.1  # of the draws: what an effective sample size below is called
 _BATCH = 100
 _CHECKED = 20  # data on which chains are run
@@ -85,13 +83,13 @@ def room(study: Study, *, check: bool = False) -> list[Result]:
     """The ELBO, that of the best q of the guide's family for each datum, log p(x), and the gaps between them.
 
     Args:
-        study: of it are used the model, the guide, the split, ``points`` (200 unless given), ``settings.k`` (draws of
-            the estimate of log p(x), 500 unless given) and ``settings.starts``.
+        study: of it are used the model, the guide, the split, and of its settings ``points``, ``k`` (draws of the
+            estimate of log p(x)) and ``starts``.
         check: whether to run chains on the first 20 data, for an upper bound.
     Returns:
         Results in nats, each with the standard error of its paired mean: "elbo", "elbo of q*", "log p(x)",
-        "amortisation gap", "approximation gap", "elbow room"; with a check also "upper bound by HMC draws", whose
-        settings hold the largest R-hat, on which it rests, and the lower bounds on the same data. A likelihood that is
+        "amortisation gap", "approximation gap", "elbow room"; with a check also "upper bound by HMC draws", which
+        says what the largest R-hat is, on which it rests, and the lower bounds on the same data. A likelihood that is
         not normalised has no log p(x): what is left then is called "not a log-likelihood".
     Raises:
         ElbowroomError: there is no guide; a guide that is not normal; a check where there is no log p(x).
@@ -116,7 +114,7 @@ def room(study: Study, *, check: bool = False) -> list[Result]:
             **evidence,
         }
 
-    points = _POINTS if study.points is None else study.points
+    points = study.settings.data("room")
     values = study.over_data("room", per_batch, batch_size=_BATCH, points=points)
     results = _results(study, values)
     return [*results, _upper_bound(study)] if check else results
@@ -128,7 +126,7 @@ def yardstick(study: Study, batch: Batch, generator: Generator) -> dict[str, Ten
     Returns:
         "log p" and "ess", the share of draws that are effective; each of shape (batch,).
     """
-    k = _draws(study)
+    k = study.settings.draws("room")
     found = laplace_evidence(study.model, study.guide, batch, k=k, starts=study.settings.starts, generator=generator)
     return {"log p": found.log_evidence, "ess": found.ess / k}
 
@@ -166,33 +164,28 @@ def decompose(train: Sequence[Result], test: Sequence[Result]) -> Room:
 def _results(study: Study, values: dict[str, Tensor]) -> list[Result]:
     remark = _remark(study)
     found = {
-        "method": "room",
         "unconverged": float(1 - values["converged"].mean()),
         "evaluations": float(values["evaluations"].mean()),
     }
     elbo, best = values["elbo"], values["best"]
     side: Bound | None = None if remark else "lower"
     bounds = [
-        study.average(f"{_ELBO}{remark}", elbo, bound=side, **found),
-        study.average(f"{_BEST}{remark}", best, bound=side, **found),
+        study.average("room", f"{_ELBO}{remark}", elbo, bound=side, asked={}, found=found),
+        study.average("room", f"{_BEST}{remark}", best, bound=side, asked={}, found=found),
     ]
-    amortisation = study.average(f"{_AMORTISATION}{remark}", best - elbo, bound=None, **found)
+    gap = best - elbo
+    amortisation = study.average("room", f"{_AMORTISATION}{remark}", gap, bound=None, asked={}, found=found)
     if remark:
         return [*bounds, amortisation]
     log_p, ess = values["log p"], values["ess"]
-    trust = {
-        "method": "room",
-        "k": _draws(study),
-        "starts": study.settings.starts,
-        "median_ess": float(ess.median()) * _draws(study),
-        "low_ess": float((ess < _FEW).double().mean()),
-    }
+    asked = _yardstick_settings(study)
+    trust = {"median_ess": float(ess.median()) * asked["k"], "low_ess": float((ess < _FEW).double().mean())}
     return [
         *bounds,
-        study.average(_LOG_P, log_p, bound="lower", **trust),
+        study.average("room", _LOG_P, log_p, bound="lower", asked=asked, found=trust),
         amortisation,
-        study.average(_APPROXIMATION, log_p - best, bound=None, **trust),
-        study.average(_ROOM, log_p - elbo, bound="lower", **trust),
+        study.average("room", _APPROXIMATION, log_p - best, bound=None, asked=asked, found=trust),
+        study.average("room", _ROOM, log_p - elbo, bound="lower", asked=asked, found=trust),
     ]
 
 
@@ -213,22 +206,20 @@ def _upper_bound(study: Study) -> Result:
             "rhat": drawn.diagnostics.rhat.amax(-1),
         }
 
-    points = _CHECKED if study.points is None else min(study.points, _CHECKED)
+    points = min(study.settings.points or _CHECKED, _CHECKED)
     values = study.over_data("room-check", per_batch, batch_size=_CHECKED, points=points)
     found = {
-        "method": "room",
-        "k": _draws(study),
         "chains": _CHAINS,
         "draws": _CHAIN,
         "rhat": float(values["rhat"].max()),
         "elbo_of_best_normal": float(values["best"].mean()),
         "log_p": float(values["log p"].mean()),
     }
-    return study.average(_UPPER, values["upper"], bound="upper", **found)
+    return study.average("room", _UPPER, values["upper"], bound="upper", asked=_yardstick_settings(study), found=found)
 
 
-def _draws(study: Study) -> int:
-    return _DRAWS if study.settings.k is None else study.settings.k
+def _yardstick_settings(study: Study) -> dict[str, int]:
+    return {"k": study.settings.draws("room"), "starts": study.settings.starts}
 
 
 def _remark(study: Study) -> str:
@@ -238,7 +229,7 @@ def _remark(study: Study) -> str:
 
 def _named(results: Sequence[Result]) -> dict[str, Result]:
     """Those of :func:`room`, by their names without a remark."""
-    return {r.name.partition(" (")[0]: r for r in results if r.settings.get("method") == "room"}
+    return {r.name.partition(" (")[0]: r for r in results if r.method == "room"}
 
 
 def _difference(name: str, a: Result, b: Result) -> Result:
@@ -247,12 +238,14 @@ def _difference(name: str, a: Result, b: Result) -> Result:
     _, bracket, remark = a.name.partition(" (")
     return Result(
         name=f"{name}{bracket}{remark}",
+        method=a.method,
         value=a.value - b.value,
         stderr=stderr,
         unit=a.unit,
         points=a.points + b.points,
         split=f"{a.split} − {b.split}",
         bound=None,
-        settings=a.settings,
+        asked=a.asked,
+        found=a.found,
         protocol=a.protocol,
     )

@@ -6,46 +6,39 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["FOUND", "Bound", "Result"]
+__all__ = ["Bound", "Result"]
 
 Bound = Literal["lower", "upper"]
 
-#: Among a result's settings, those that were found and not asked for.
-FOUND = (
-    "median_ess",
-    "low_ess",
-    "median_pareto_k",
-    "unreliable",
-    "num_modes",
-    "unconverged",
-    "evaluations",
-    "used_temperatures",
-    "used_chains",
-    "ended_by",
-    "search_gap",
-    "search_gap_stderr",
-    "search_seconds",
-    "seconds",
-    "monte_carlo_stderr",
-    "acceptance",
-    "largest_gap",
-    "rhat",
-    "elbo_of_best_normal",
-    "log_p",
-)
-
 
 class Result(BaseModel):
-    """A figure that carries its meaning."""
+    """A figure that carries its meaning.
+
+    Attributes:
+        name: of the figure: "elbo", "kl", "elbow room", …
+        method: that found it, one of :data:`~elbowroom.evaluation.evaluate.METHODS`.
+        value: in ``unit``.
+        stderr: standard error of ``value``; None where there is none.
+        unit: "nats", "bits/dim" or "units".
+        points: data that were measured.
+        split: that they are of; "simulated" by the model, "all" for data from elsewhere.
+        bound: the side from which ``value`` bounds what it estimates; None for no bound.
+        asked: the settings that the figure depends on, by their names in
+            :class:`~elbowroom.evaluation.settings.Settings`; the method's own choices stand in where none was given.
+        found: what else the method has to say: effective sample size, k̂, seconds, temperatures used, …
+        protocol: data set, binarisation and its seed.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     name: str
+    method: str
     value: float
     stderr: float | None
     unit: str
     points: int
     split: str
     bound: Bound | None
-    settings: dict[str, Any]
+    asked: dict[str, Any]
+    found: dict[str, Any]
     protocol: dict[str, Any]

@@ -95,9 +95,7 @@ class Study:
     guide: Conditional
     data: EvaluationData
     split: str
-    points: int | None
     settings: Settings
-    seed: int
     announce: Announce
     keep: Keep = lambda method, values: None
     parts: Parts | None = None
@@ -124,7 +122,7 @@ class Study:
         for number, batch in enumerate(self.data.batches(self.split, batch_size, points=points)):
             if generator is None or resumable:  # on the data's device
                 path = [zlib.crc32(method.encode()), number] if resumable else []
-                generator = stream(batch.x.device, self.seed, *path)
+                generator = stream(batch.x.device, self.settings.seed, *path)
             part = self.part(f"{method}-{number}", partial(per_batch, batch, generator), resumable=resumable)
             if batch.index is not None and not simulated:
                 part = {"row": batch.index, **part}
@@ -147,31 +145,54 @@ class Study:
             self.parts.write(name, {key: value.cpu() for key, value in known.items()})
         return known
 
-    def average(self, name: str, values: Tensor, *, bound: Bound | None, **settings: Any) -> Result:
-        """The mean over data, with the standard error of that mean."""
-        value, stderr = mean_and_stderr(values)
-        known = stderr if math.isfinite(stderr) else None  # that of a single datum is not
-        return self.result(name, value, known, "nats", len(values), bound, settings)
-
-    def result(
+    def average(
         self,
+        method: str,
         name: str,
-        value: float,
-        stderr: float | None,
-        unit: str,
-        points: int,
+        values: Tensor,
+        *,
         bound: Bound | None,
-        settings: dict[str, Any],
+        asked: Mapping[str, Any],
+        found: Mapping[str, Any] | None = None,
     ) -> Result:
+        """The mean over data, with the standard error of that mean.
+
+        Args:
+            method: the name by which it was asked for.
+            name: of the figure.
+            values: of every datum, nats, shape (n,).
+            bound: the side that the mean bounds.
+            asked: the settings that it depends on; the seed is added.
+            found: what else there is to say.
+        """
+        value, stderr = mean_and_stderr(values)
         return Result(
             name=name,
+            method=method,
             value=value,
-            stderr=stderr,
-            unit=unit,
-            points=points,
+            stderr=stderr if math.isfinite(stderr) else None,  # that of a single datum is not
+            unit="nats",
+            points=len(values),
             split=self.split,
             bound=bound,
-            settings={**settings, "seed": self.seed},
+            asked={**asked, "seed": self.settings.seed},
+            found=dict(found or {}),
+            protocol=self.data.protocol(),
+        )
+
+    def count(self, method: str, name: str, number: int, *, of: int, points: int, **found: Any) -> Result:
+        """So many units of those that there are, as a set of data shows."""
+        return Result(
+            name=name,
+            method=method,
+            value=number,
+            stderr=None,
+            unit="units",
+            points=points,
+            split=self.split,
+            bound=None,
+            asked={"seed": self.settings.seed},
+            found={"of": of, **found},
             protocol=self.data.protocol(),
         )
 

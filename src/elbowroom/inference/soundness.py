@@ -24,12 +24,13 @@ from torch.distributions import (
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.model.conditional import Conditional
-from elbowroom.model.guides import DiagonalNormal, FullNormal
+from elbowroom.model.guides import DiagonalNormal, FullNormal, PriorGuide
+from elbowroom.model.priors import MixtureOfGaussians, StandardNormal
 
 __all__ = ["ask", "check_guide"]
 
-#: guides whose scale is an exponential; a subclass may change that, so only these very classes
-_POSITIVE_BY_CONSTRUCTION = (DiagonalNormal, FullNormal)
+#: whose scale is one, or an exponential; a subclass may change that, so only these very classes
+_POSITIVE_BY_CONSTRUCTION = (DiagonalNormal, FullNormal, StandardNormal, MixtureOfGaussians)
 
 
 def ask(guide: Conditional, batch: Batch) -> Distribution:
@@ -44,7 +45,7 @@ def check_guide(q: Distribution, guide: Conditional) -> None:
 
     .. math:: \sigma > 0; \qquad \text{for a full covariance, } L_{jj} > 0 \text{ on the Cholesky factor's diagonal}
 
-    The guides of :mod:`elbowroom.model.guides` are positive by construction and cost nothing here; any other costs a
+    The guides of :mod:`elbowroom.model.guides`, and priors in a guide's place, are positive by construction and cost nothing here; any other costs a
     comparison. A distribution that has no scale passes, and so does one whose scale is NaN: that is not this mistake,
     and the learners' own check names it.
 
@@ -64,7 +65,8 @@ def check_guide(q: Distribution, guide: Conditional) -> None:
             ...
         elbowroom.errors.ElbowroomError: The scale of the guide Mistaken is negative for 50% of its elements ...
     """
-    if type(guide) in _POSITIVE_BY_CONSTRUCTION:
+    asked = guide.prior if type(guide) is PriorGuide else guide
+    if type(asked) in _POSITIVE_BY_CONSTRUCTION:
         return
     scale = _scale(q)
     if scale is None:

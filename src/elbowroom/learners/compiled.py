@@ -14,7 +14,6 @@ second number of draws where one was asked for.
 
 from __future__ import annotations
 
-import copy
 import os
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -30,7 +29,7 @@ from torch._inductor.exc import InvalidCxxCompiler
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.learners.execution import Objective
-from elbowroom.learners.learner import Pair
+from elbowroom.learners.learner import Pair, untouched
 from elbowroom.model.noise import CannotPrepareError, Prepared, Recorder
 
 __all__ = ["Compiled"]
@@ -93,9 +92,10 @@ class Compiled:
 
     def _backend(self, graph: torch.fx.GraphModule, examples: list[Tensor], **options: Any) -> Any:
         """What `torch.compile` does with a graph by default, counted."""
-        self.graphs += 1
         patches = list_mode_options(self._mode) if self._mode else None
-        return compile_fx(graph, examples, config_patches=patches)
+        function = compile_fx(graph, examples, config_patches=patches)
+        self.graphs += 1  # the compiler may have asked, by an exception, to be given the graph anew
+        return function
 
 
 class _Function:
@@ -117,12 +117,12 @@ class _Function:
 
     def try_on(self, pair: Pair, batch: Batch, tensors: tuple[Tensor, ...], *, device: torch.device) -> None:
         """Finds what is drawn, compiles forward and backward pass, and leaves everything as it was."""
-        twin, chance = copy.deepcopy(pair), torch.Generator(device)
-        twin.zero_grad(set_to_none=True)
+        chance = torch.Generator(device)
         self._recorder = Recorder(chance)
-        self._objective(twin, batch, *tensors, generator=self._recorder, **self._settings)
-        value, _ = self(twin, batch, tensors, chance)
-        value.mean().backward()  # type: ignore[no-untyped-call]
+        with untouched(pair):
+            self._objective(pair, batch, *tensors, generator=self._recorder, **self._settings)
+            value, _ = self(pair, batch, tensors, chance)
+            value.mean().backward()  # type: ignore[no-untyped-call]
 
     def __call__(
         self, pair: Pair, batch: Batch, tensors: tuple[Tensor, ...], generator: torch.Generator | None
@@ -164,16 +164,22 @@ def _refusal(error: Exception) -> ElbowroomError:
             "The objective cannot be compiled once and for all, because something in it changes from step to step.",
             f"Look at it with TORCH_LOGS=recompiles, or {leave}.",
         )
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if isinstance(error, Unsupported | UserError):
+        first = _first_line(error)
         return ElbowroomError(
             f"The objective cannot be compiled, because torch.compile does not understand a part of it ({first}).",
             f"Write the model without branches that depend on values, or {leave}.",
         )
+    inner = next((cause for cause in causes if not isinstance(cause, TorchDynamoException)), error)
+    what = f"{type(inner).__name__}: {_first_line(inner)}"
     return ElbowroomError(
-        f"The objective cannot be compiled, because the compiler failed ({type(error).__name__}: {first}).",
+        f"The objective cannot be compiled, because the compiler failed ({what}).",
         f"See that the C++ compiler works, or {leave}.",
     )
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message").rstrip(".")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -17,7 +17,8 @@ learner         maximises                                   with draws of z from
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -32,7 +33,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.latent import LatentModel
 
-__all__ = ["Info", "Learner", "Pair", "State", "check_finite"]
+__all__ = ["Info", "Learner", "Pair", "State", "check_finite", "untouched"]
 
 
 class Pair(nn.Module):
@@ -95,6 +96,19 @@ class State:
             self.average.n_averaged.copy_(tensors["average.n"])
             for name, value in _unique_tensors(self.pair).items():
                 value.copy_(tensors[f"raw.{name}"])
+
+
+@contextmanager
+def untouched(pair: Pair) -> Iterator[None]:
+    """For trying something out: weights and buffers are put back afterwards, and there are no gradients."""
+    before = [(tensor, tensor.detach().clone()) for tensor in _unique_tensors(pair).values()]
+    try:
+        yield
+    finally:
+        pair.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for tensor, value in before:
+                tensor.copy_(value)
 
 
 def _unique_tensors(pair: Pair) -> dict[str, Tensor]:

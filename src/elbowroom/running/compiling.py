@@ -8,7 +8,6 @@ it: eager and compiled steps differ in the last digits.
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,7 @@ from elbowroom.data.dataset import DataSet
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
 from elbowroom.learners.execution import Execution, Objective, eager
-from elbowroom.learners.learner import Pair
+from elbowroom.learners.learner import Pair, untouched
 from elbowroom.running.build_learner import Course, build_learner
 from elbowroom.running.config import Config
 from elbowroom.running.engine import Plan
@@ -46,7 +45,7 @@ def choose_execution(
     decided: bool | None = None,
     announce: Callable[[str], None],
 ) -> Execution:
-    """How the learner's objective is run; a compiled one has been tried, on a copy, before this returns.
+    """How the learner's objective is run; a compiled one has been tried before this returns.
 
     Args:
         settings: of the run.
@@ -137,10 +136,9 @@ def _example(settings: Config, data: DataSet | StreamSet, device: torch.device) 
 
 
 def _rehearse(settings: Config, plan: Plan, pair: Pair, batch: Batch, execution: Execution) -> None:
-    """One step of a copy, on a batch; nothing of the run is touched."""
-    twin = copy.deepcopy(pair)
+    """One step on a batch, which leaves nothing behind."""
     positions = None if batch.index is None else batch.index.sort().values
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, untouched(pair):
         course = Course(plan.total_steps, plan.steps_per_epoch, positions, Path(scratch) / "chains")
         learner = build_learner(settings, course, execution)
-        learner.step(learner.init(twin), batch, generator=make_generator(batch.x.device, 0))
+        learner.step(learner.init(pair), batch, generator=make_generator(batch.x.device, 0))

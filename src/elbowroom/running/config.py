@@ -13,16 +13,16 @@ imported here, so that ``elbowroom --help`` is quick.
 from __future__ import annotations
 
 import functools
-import re
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from elbowroom.errors import ElbowroomError, did_you_mean
+from elbowroom.sections import Section, explain
 
 __all__ = [
     "Config",
@@ -36,7 +36,6 @@ __all__ = [
     "SviConfig",
     "TrainConfig",
     "configure",
-    "explain",
     "merge",
     "nested",
     "read_recipe",
@@ -68,10 +67,6 @@ def _share(value: float) -> float:
 Share = Annotated[float, Field(ge=0), AfterValidator(_share)]
 Widths = Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_split_commas)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -420,63 +415,4 @@ def configure(*layers: Mapping[str, Any], source: str = "configuration") -> Conf
     try:
         return Config.model_validate(keys)
     except ValidationError as error:
-        raise explain(error, source) from error
-
-
-def explain(error: ValidationError, source: str | None, *, section: str = "") -> ElbowroomError:
-    """All of pydantic's faults in one message: what was given, what was expected, the nearest key that exists.
-
-    Args:
-        error: of `Config`, or of one of its sections.
-        source: what to call the keys' origin; None if they came as flags.
-        section: where the faults lie, if ``error`` is that section's.
-    """
-    faults: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for fault in error.errors(include_url=False):
-        key, rest = _key_of((*section.split("."), *fault["loc"]) if section else fault["loc"])
-        faults.setdefault(key, []).append({**fault, "rest": rest})
-    explained = [_explain(key, about, as_flag=source is None) for key, about in faults.items()]
-    problem = " ".join(problem for problem, _ in explained)
-    remedy = " ".join(dict.fromkeys(remedy for _, remedy in explained))
-    return ElbowroomError(problem if source is None else f"{source}: {problem}", remedy)
-
-
-def _key_of(where: tuple[int | str, ...]) -> tuple[tuple[str, ...], tuple[int | str, ...]]:
-    """Pydantic's place of a fault as the key it belongs to, and what lies inside the key's value."""
-    kind: Any = Config
-    for depth, part in enumerate(where):
-        if not (isinstance(kind, type) and issubclass(kind, Section)):
-            return tuple(str(name) for name in where[:depth]), where[depth:]
-        kind = kind.model_fields[str(part)].annotation if part in kind.model_fields else None
-    return tuple(str(name) for name in where), ()
-
-
-def _explain(key: tuple[str, ...], faults: list[dict[str, Any]], *, as_flag: bool) -> tuple[str, str]:
-    """Pydantic's faults with one key as (problem, remedy)."""
-    name = f"--{'.'.join(key).replace('_', '-')}" if as_flag else ".".join(key)
-    first, see = faults[0], "`elbowroom train --help` describes every key."
-    if first["type"] == "extra_forbidden":
-        section: Any = Config
-        for part in key[:-1]:
-            section = section.model_fields[part].annotation
-        what = "section" if len(key) == 1 and isinstance(first["input"], Mapping) else "key"
-        return f"there is no {what} '{name}'.", did_you_mean(key[-1], section.model_fields)
-    if first["type"] == "model_type":
-        return f"{name} is {first['input']!r}, but it is a section of keys.", f"Write [{name}] and its keys below."
-    expected = " or ".join(dict.fromkeys(_expected(fault) for fault in faults))
-    near = did_you_mean(str(first["input"]), re.findall(r"'([^']+)'", expected))
-    see = near if near.startswith("Did") else see
-    return f"{name} is {_plain(first['input'], as_flag=as_flag)}, but should be {expected}.", see
-
-
-def _expected(fault: Mapping[str, Any]) -> str:
-    numbers = {"int": "a whole number", "float": "a number", "bool": "true or false"}
-    if (kind := str(fault["type"]).split("_")[0]) in numbers:
-        return numbers[kind]
-    text: str = fault["msg"]
-    return text.removeprefix("Input should be ").removeprefix("Value error, ")
-
-
-def _plain(value: Any, *, as_flag: bool) -> str:
-    # all that stands on a command line is text, so quotation marks would say nothing
-    return str(value) if as_flag else repr(value)
+        raise explain(error, Config, command="train", source=source) from error

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.results import FOUND
+from elbowroom.evaluation.legacy import modernised
 from elbowroom.running.checkpoints import Checkpoints, full_disk_explained, write_text_atomically
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ class RunFolder:
     # --- results ---
 
     def evaluations(self) -> list[dict[str, Any]]:
-        """The results in evaluation.json.
+        """The results in evaluation.json, those of older versions in today's form.
 
         Raises:
             ElbowroomError: it is damaged.
@@ -235,13 +235,13 @@ class RunFolder:
         if not path.is_file():
             return []
         try:
-            results: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["results"]
-        except (ValueError, KeyError, TypeError) as error:
+            rows = json.loads(path.read_text(encoding="utf-8"))["results"]
+            return [modernised(row) for row in rows]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ElbowroomError(
                 f"{path} is not valid JSON of results ({type(error).__name__}: {error}).",
                 "Restore it, or delete it and evaluate again.",
             ) from error
-        return results
 
     def write_values(self, name: str, values: Mapping[str, Tensor]) -> None:
         """The figures of every datum, as evaluation/NAME.csv: its row in the data set, and what was found."""
@@ -255,12 +255,11 @@ class RunFolder:
         write_text_atomically(path, text.getvalue())
 
     def add_evaluations(self, results: Iterable[Mapping[str, Any]]) -> Path:
-        """Adds results to evaluation.json; one with the same name, data and settings is replaced."""
+        """Adds results to evaluation.json; one of the same method, name, data and settings is replaced."""
 
         def key(result: Mapping[str, Any]) -> str:
-            asked = {name: value for name, value in result["settings"].items() if name not in FOUND}
             where = [result["protocol"].get("dataset"), result["split"], result["points"]]
-            return json.dumps([result["name"], where, asked], sort_keys=True)
+            return json.dumps([result["method"], result["name"], where, result["asked"]], sort_keys=True)
 
         kept = {key(result): dict(result) for result in [*self.evaluations(), *results]}
         path = self.path / "evaluation.json"

@@ -28,6 +28,7 @@ from elbowroom.evaluation.doctor import Diagnosis, diagnose
 from elbowroom.evaluation.evaluate import evaluate, score
 from elbowroom.evaluation.findings import Patient
 from elbowroom.evaluation.results import Result
+from elbowroom.evaluation.settings import Settings
 from elbowroom.evaluation.study import Announce, evaluation_mode
 from elbowroom.inference.posterior import Announce as Transition
 from elbowroom.inference.posterior import Posterior, posterior
@@ -171,8 +172,6 @@ class Run:
         *methods: str,
         data: Any = None,
         split: str = "test",
-        points: int | None = None,
-        seed: int = 0,
         announce: Announce = lambda method, done, total: None,
         **settings: Any,
     ) -> list[Result]:
@@ -182,8 +181,8 @@ class Run:
         Without names: every method that the likelihood allows. With ``data`` (a path, an array, what `read` gives)
         all of these are measured and not a split of the run's own, which a run on a stream does not have. The room of
         a split is measured beside that of the training data, and theirs beside that of the test data; each result
-        names its split. The other arguments are as in :func:`elbowroom.evaluation.evaluate.evaluate`, and the settings
-        those of :class:`elbowroom.evaluation.settings.Settings`.
+        names its split. The other arguments are as in :func:`elbowroom.evaluation.evaluate.evaluate`, and the
+        settings (``points``, ``seed``, ``k``, …) those of :class:`elbowroom.evaluation.settings.Settings`.
         """
         every: tuple[str, ...] = ("elbo", "iwae", "active-units") if self.normalized else ("elbo", "active-units")
         if not self.has_guide:
@@ -196,15 +195,15 @@ class Run:
         beside = "test" if split == "train" else "train"
         if "room" in methods and len(measured.splits.get(beside, ())):  # other data are one split alone
             wanted.append((beside, ("room",)))
-        given = settings | {"points": points, "seed": seed}
-        return [result for part, names in wanted for result in self._measure(measured, part, names, announce, given)]
+        return [result for part, names in wanted for result in self._measure(measured, part, names, announce, settings)]
 
     def _measure(
         self, data: DataSet, split: str, methods: Sequence[str], announce: Announce, settings: dict[str, Any]
     ) -> list[Result]:
         """One split, kept as soon as it is measured."""
         values: dict[str, dict[str, Tensor]] = {}
-        identity = {"step": self.step, "protocol": data.protocol(), "split": split, **settings}
+        identity = {"step": self.step, "protocol": data.protocol(), "split": split}
+        identity |= Settings.of(settings).model_dump()
         results = evaluate(
             self.model,
             self.guide,

@@ -200,7 +200,7 @@ def k_curve(run: Run, results: Sequence[Result]) -> Figure:
         run: whose results these are.
         results: of the method k-curve on the same data, by increasing k.
     """
-    ks, values = [int(result.settings["k"]) for result in results], [result.value for result in results]
+    ks, values = [int(result.asked["k"]) for result in results], [result.value for result in results]
     return plots.k_curve_figure(ks, values, [result.stderr or 0.0 for result in results], title=run.folder.path.name)
 
 

@@ -56,7 +56,7 @@ def evaluation_figure(
 
     Args:
         results: of ``evaluate``, each with name, value, stderr and bound ("lower", "upper", "estimate" or "exact"),
-            and optionally settings (k is shown) and points. A result named "elbow room" labels the room with its
+            and optionally asked (k is shown) and points. A result named "elbow room" labels the room with its
             own, paired standard error. Results without a bound or in another unit are no values of log p(x), and
             are left out.
         normalized: False for the cross-entropy of grey pixels, which the title then says.
@@ -69,7 +69,7 @@ def evaluation_figure(
     Example:
         >>> rows = [
         ...     {"name": "elbo", "value": -93.2, "stderr": 0.3, "bound": "lower"},
-        ...     {"name": "iwae", "value": -87.0, "stderr": 0.3, "bound": "lower", "settings": {"k": 5000}},
+        ...     {"name": "iwae", "value": -87.0, "stderr": 0.3, "bound": "lower", "asked": {"k": 5000}},
         ... ]
         >>> [tick.get_text() for tick in evaluation_figure(rows).axes[0].get_yticklabels()]
         ['ELBO', 'IWAE, k = 5000']
@@ -142,9 +142,8 @@ def _is_log_evidence(result: Mapping[str, Any]) -> bool:
 def _name(result: Mapping[str, Any], *, several: bool) -> str:
     """A method with what it depends on; the number of data only where results differ in it."""
     parts = [_TITLES.get(str(result.get("name")), str(result.get("name")))]
-    settings = result.get("settings") or {}
-    if "k" in settings:
-        parts.append(f"k = {settings['k']}")
+    if "k" in result.get("asked", {}):
+        parts.append(f"k = {result['asked']['k']}")
     if several and result.get("points") is not None:
         parts.append(f"{result['points']:,} data")
     return ", ".join(parts)

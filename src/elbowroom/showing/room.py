@@ -46,9 +46,10 @@ def by_split(results: Iterable[Result]) -> dict[str, list[dict[str, Any]]]:
     """Results as :func:`room_figure` and :func:`room_rows` take them, training data first; simulated data have no room.
 
     Example:
-        >>> shown = {"stderr": None, "unit": "nats", "points": 9, "bound": None, "settings": {}, "protocol": {}}
+        >>> known = {"name": "elbo", "method": "elbo", "value": -1.0, "stderr": None, "unit": "nats", "points": 9}
+        >>> known |= {"bound": None, "asked": {}, "found": {}, "protocol": {}}
         >>> splits = ("simulated", "test", "train")
-        >>> list(by_split([Result(name="elbo", value=-1.0, split=split, **shown) for split in splits]))
+        >>> list(by_split([Result(split=split, **known) for split in splits]))
         ['train', 'test']
     """
     rows: dict[str, list[dict[str, Any]]] = {split: [] for split in _SPLITS}
@@ -63,7 +64,7 @@ def room_figure(splits: Splits, *, title: str | None = None, path: str | os.Path
 
     Args:
         splits: name of a split to the results of :func:`elbowroom.evaluation.gaps.room` on it, each with name, value
-            and stderr; in the order of drawing.
+            and stderr, and optionally method; in the order of drawing.
         title: above.
         path: where to write a PNG.
     Returns:
@@ -136,7 +137,7 @@ def _named(splits: Splits) -> dict[str, dict[str, Mapping[str, Any]]]:
     named = {}
     for split, results in splits.items():
         # the method elbo has an "elbo" of its own, of other draws
-        of_room = [r for r in results if r.get("settings") is None or r["settings"].get("method") == "room"]
+        of_room = [r for r in results if r.get("method", "room") == "room"]
         named[split] = {str(r["name"]).partition(" (")[0]: r for r in of_room}
         missing = [name for name in (_ELBO, "amortisation gap") if name not in named[split]]
         if missing:

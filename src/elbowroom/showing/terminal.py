@@ -88,7 +88,7 @@ def sampling_progress() -> Iterator[AnnounceTransition]:
 
 
 def print_results(results: Sequence[Result]) -> None:
-    """Results as a table: value ± standard error, unit, number of data, which side it bounds, and the settings."""
+    """Results as a table: value ± standard error, unit, number of data, which side it bounds."""
     console, first = _console(), results[0]
     console.print(f"{first.protocol['dataset']} · {first.split} · {bits(first.protocol)}\n")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
@@ -104,7 +104,7 @@ def print_results(results: Sequence[Result]) -> None:
             f"  {result_name(result)}",
             f"{result.value:.0f}" if units else f"{result.value:.3f}",
             "" if result.stderr is None else f"{result.stderr:.3f}",
-            f"of {result.settings['of']}" if units else result.unit,
+            f"of {result.found['of']}" if units else result.unit,
             f"{result.points:,}",
             "" if result.bound is None else f"{result.bound} bound{_looseness(result)}",
         )
@@ -116,7 +116,7 @@ def print_results(results: Sequence[Result]) -> None:
 
 def tails_lines(results: Sequence[Result]) -> list[str]:
     """A warning for importance weights whose tails are too heavy to be averaged."""
-    share, worst = max(((r.settings.get("unreliable", 0.0), result_name(r)) for r in results), default=(0.0, ""))
+    share, worst = max(((r.found.get("unreliable", 0.0), result_name(r)) for r in results), default=(0.0, ""))
     if share <= _SOME:
         return []
     return [
@@ -128,25 +128,25 @@ def tails_lines(results: Sequence[Result]) -> list[str]:
 
 def annealing_lines(results: Sequence[Result]) -> list[str]:
     """How much annealing was done, what it cost, and why no more; and what simulated data are."""
-    annealed = next((result for result in results if "used_temperatures" in result.settings), None)
+    annealed = next((result for result in results if "used_temperatures" in result.found), None)
     if annealed is None:
         return []
-    given = annealed.settings
-    temperatures, chains = given["used_temperatures"], given["used_chains"]
+    asked, found = annealed.asked, annealed.found
+    temperatures, chains = found["used_temperatures"], found["used_chains"]
     way = f"{chains:,} draws" if temperatures == 1 else f"{temperatures:,} temperatures × {chains:,} chains"
-    cost = f"{given['evaluations']:,.0f} decoder evaluations per datum"
-    lines = ["", f"  annealed from {given['start']}: {way}; {cost}."]
-    if given["ended_by"] != "given":
-        gap = f"{given['search_gap']:.3f} ± {given['search_gap_stderr']:.3f} nats"
+    cost = f"{found['evaluations']:,.0f} decoder evaluations per datum"
+    lines = ["", f"  annealed from {asked['start']}: {way}; {cost}."]
+    if found["ended_by"] != "given":
+        gap = f"{found['search_gap']:.3f} ± {found['search_gap_stderr']:.3f} nats"
         why = {
-            "tolerance": f"the gap on simulated data, {gap}, is below --tolerance {given.get('tolerance')}",
-            "budget": f"--budget ended at a gap of {gap}, above --tolerance {given.get('tolerance')}",
-            "ladder": f"there is no more to try; the gap is {gap}, above --tolerance {given.get('tolerance')}",
-        }[given["ended_by"]]
+            "tolerance": f"the gap on simulated data, {gap}, is below --tolerance {asked.get('tolerance')}",
+            "budget": f"--budget ended at a gap of {gap}, above --tolerance {asked.get('tolerance')}",
+            "ladder": f"there is no more to try; the gap is {gap}, above --tolerance {asked.get('tolerance')}",
+        }[found["ended_by"]]
         lines.append(f"  Temperatures were raised until here: {why}.")
     if any(result.split == "simulated" for result in results):
         lines.append("  BDMC is of data simulated from the model: the gap is what a bound on real data may lack.")
-    shares = {r.split == "simulated": r.settings["low_ess"] for r in results if "used_temperatures" in r.settings}
+    shares = {r.split == "simulated": r.found["low_ess"] for r in results if "used_temperatures" in r.found}
     if len(shares) == 2 and shares[False] > _MUCH * shares[True] + 0.05:
         lines += [
             f"  Weights are uneven for {shares[False]:.0%} of the real data, {shares[True]:.0%} of the simulated ones:",
@@ -171,13 +171,13 @@ def result_name(result: Result) -> str:
     """A result's name as it is shown: "IWAE, k = 5,000"."""
     what, comma, unit = result.name.partition(",")
     name = _NAMES.get(what, what.replace("bdmc", "BDMC")) + comma + unit
-    k = result.settings.get("k")
+    k = result.asked.get("k")
     return f"{name}, k = {k:,}" if k else name
 
 
 def _looseness(result: Result) -> str:
     """For how many data the bound rests on few effective draws, where that is known and happens."""
-    share = result.settings.get("low_ess", 0.0)
+    share = result.found.get("low_ess", 0.0)
     return f"    ESS < k / 10 for {share:.0%} of data: loose for those" if share else ""
 
 

@@ -210,8 +210,8 @@ def k_curve(run: Run, results: Sequence[Result]) -> Figure:
         run: whose results these are.
         results: of the method k-curve on the same data, two or more.
     """
-    ordered = sorted(results, key=lambda result: int(result.settings["k"]))
-    said = ", ".join(f"k = {int(r.settings['k']):,}: {estimate(r.value, r.stderr)}" for r in ordered)
+    ordered = sorted(results, key=lambda result: int(result.asked["k"]))
+    said = ", ".join(f"k = {int(r.asked['k']):,}: {estimate(r.value, r.stderr)}" for r in ordered)
     return chart(
         gallery.k_curve(run, ordered),
         alt=f"The importance-weighted bound in nats per datum against its number of draws. {said}.",

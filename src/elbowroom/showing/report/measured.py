@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.results import FOUND, Result
+from elbowroom.evaluation.results import Result
+from elbowroom.evaluation.settings import Settings
 from elbowroom.running.folder import RunFolder
 
 __all__ = ["Measured", "Measurements", "read_history", "read_measurements"]
@@ -18,8 +19,7 @@ __all__ = ["Measured", "Measurements", "read_history", "read_measurements"]
 # the tightest first: of bounds on the same data, annealing leaves least room
 _METHODS = ("ais", "laplace-is", "iwae", "k-curve", "log p(x)", "elbo")
 _SPLITS = ("test", "all", "validation", "train")
-_NUMBERS = (*FOUND, "k", "of", "num_samples", "climbs", "starts")
-_WORDS = {"ended_by", "budget"}
+_WORDS = ("ended_by",)  # all else that is found is a number
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +37,7 @@ class Measured:
     @property
     def method(self) -> str:
         """ais, room, …: what `evaluate --methods` would have to be given."""
-        result = self.result
-        if result.settings.get("method") == "room":
-            return "room"
-        name = result.name.partition(",")[0].partition(" (")[0]
-        return {"reconstruction": "elbo", "kl": "elbo", "elbow room": "iwae", "active units": "active-units"}.get(
-            name, "bdmc" if name.startswith("bdmc") else name
-        )
+        return self.result.method
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +85,7 @@ class Measurements:
         same = ("start", "climbs", "temperatures", "tolerance", "schedule", "used_temperatures", "used_chains", "seed")
 
         def way(result: Result) -> list[Any]:
-            return [result.settings.get(name) for name in same]
+            return [{**result.asked, **result.found}.get(name) for name in same]
 
         gaps = [
             one.result
@@ -133,8 +127,8 @@ def read_measurements(folder: RunFolder, *, dataset: str, binarization: str, ste
     rows = folder.evaluations()
     try:
         found = tuple(Measured(_checked(Result.model_validate(row)), row.get("step")) for row in rows)
-    except (ValidationError, TypeError, ValueError, KeyError) as error:
-        what = f"{error.error_count()} faults" if isinstance(error, ValidationError) else str(error)
+    except (ValidationError, ElbowroomError, TypeError, ValueError, KeyError) as error:
+        what = f"{error.error_count()} faults" if isinstance(error, ValidationError) else str(error).split("\n")[0]
         raise ElbowroomError(
             f"{path} holds something that is no result ({type(error).__name__}: {what}).",
             "Restore it, or delete it and evaluate again.",
@@ -143,17 +137,17 @@ def read_measurements(folder: RunFolder, *, dataset: str, binarization: str, ste
 
 
 def _checked(result: Result) -> Result:
-    """A result whose settings and protocol can be put into words."""
+    """A result that can be put into words."""
     for name in ("dataset", "binarization", "seed"):
         if name not in result.protocol:
             raise ValueError(f"the protocol of {result.name} has no {name}")
-    for name in _NUMBERS:
-        given = result.settings.get(name)
+    for name, given in result.found.items():
         if given is not None and name not in _WORDS and not isinstance(given, int | float):
             raise ValueError(f"{name} of {result.name} is {given!r}, no number")
-    if result.unit == "units" and "of" not in result.settings:
+    if result.unit == "units" and "of" not in result.found:
         raise ValueError(f"{result.name} is a count of nothing")
-    return result
+    asked = Settings.of(result.asked).model_dump(include=set(result.asked))
+    return result.model_copy(update={"asked": asked})
 
 
 def read_history(folder: RunFolder) -> list[dict[str, Any]]:

@@ -72,7 +72,7 @@ def headline(
 
 def _how_taken(best: Measured) -> str:
     result, how = best.result, _way(best.result)
-    name = _IN_FULL.get(result.name, result_name(result)).format(k=result.settings.get("k", 0))
+    name = _IN_FULL.get(result.name, result_name(result)).format(k=result.asked.get("k", 0))
     of = f"{result.points:,} {'' if result.split == 'all' else result.split + ' '}data of {result.protocol['dataset']}"
     return f"{name[:1].upper()}{name[1:]}{': ' + how if how else ''}. {of}, {bits(result.protocol)}."
 
@@ -220,7 +220,7 @@ def _comparable(found: Measurements) -> list[Result]:
         same = (result.split, one.step, result.protocol) == (best.result.split, best.step, best.result.protocol)
         fit = result.bound is not None and math.isfinite(result.value) and one.method not in ("room", "k-curve")
         if same and fit:
-            key = (result.name, result.settings.get("k"))
+            key = (result.name, result.asked.get("k"))
             if key not in chosen or result.points >= chosen[key].points:
                 chosen[key] = result
     bounds = [result for result in chosen.values() if result.unit == "nats" and result.name != "elbow room"]
@@ -274,42 +274,42 @@ def _of_what(found: Measurements, one: Measured) -> str:
 
 def _how(result: Result) -> str:
     """What a result says of how it came about, in a line."""
-    given, parts = result.settings, []
-    if given.get("method"):
-        parts.append(f"method {given['method']}")
-    if given.get("num_samples", 1) > 1:
-        parts.append(f"{given['num_samples']:,} draws")
+    asked, found, parts = result.asked, result.found, []
+    if result.method == "room":  # the method elbo has an ELBO too
+        parts.append("method room")
+    if asked.get("num_samples", 1) > 1:
+        parts.append(f"{asked['num_samples']:,} draws")
     if _way(result):
         parts.append(_way(result))
-    if given.get("median_ess") is not None:
-        parts.append(f"ESS {given['median_ess']:,.0f}")
-    if given.get("median_pareto_k") is not None:
-        parts.append(f"Pareto k̂ {estimate(given['median_pareto_k'], None)}")
-    if round(100 * given.get("low_ess", 0.0)):
-        parts.append(f"below a tenth for {given['low_ess']:.0%} of the data: loose for those")
-    if given.get("unconverged"):
-        parts.append(f"{given['unconverged']:.0%} not converged")
-    if given.get("evaluations") is not None:
-        parts.append(f"{given['evaluations']:,.0f} decoder evaluations")
-    if given.get("largest_gap") is not None:
-        parts.append(f"largest gap {estimate(given['largest_gap'], None)}")
-    if given.get("threshold") is not None:
-        parts.append(f"variance of the mean above {plain(given['threshold'])}")
-    if given.get("seconds") is not None:
-        parts.append(duration(given["seconds"]))
-    if given.get("seed"):
-        parts.append(f"seed {given['seed']}")
+    if found.get("median_ess") is not None:
+        parts.append(f"ESS {found['median_ess']:,.0f}")
+    if found.get("median_pareto_k") is not None:
+        parts.append(f"Pareto k̂ {estimate(found['median_pareto_k'], None)}")
+    if round(100 * found.get("low_ess", 0.0)):
+        parts.append(f"below a tenth for {found['low_ess']:.0%} of the data: loose for those")
+    if found.get("unconverged"):
+        parts.append(f"{found['unconverged']:.0%} not converged")
+    if found.get("evaluations") is not None:
+        parts.append(f"{found['evaluations']:,.0f} decoder evaluations")
+    if found.get("largest_gap") is not None:
+        parts.append(f"largest gap {estimate(found['largest_gap'], None)}")
+    if found.get("threshold") is not None:
+        parts.append(f"variance of the mean above {plain(found['threshold'])}")
+    if found.get("seconds") is not None:
+        parts.append(duration(found["seconds"]))
+    if asked.get("seed"):
+        parts.append(f"seed {asked['seed']}")
     return ", ".join(parts)
 
 
 def _way(result: Result) -> str:
     """Of annealing, how much of it and from where."""
-    given = result.settings
-    if "used_temperatures" not in given or "used_chains" not in given:
+    found = result.found
+    if "used_temperatures" not in found or "used_chains" not in found:
         return ""
-    temperatures, chains = given["used_temperatures"], given["used_chains"]
+    temperatures, chains = found["used_temperatures"], found["used_chains"]
     way = f"{chains:,} draws" if temperatures == 1 else f"{temperatures:,} temperatures × {chains:,} chains"
-    start = _STARTS.get(str(given.get("start")))
+    start = _STARTS.get(str(result.asked.get("start")))
     return f"{way} from {start}" if start else way
 
 
@@ -325,7 +325,7 @@ def _curve_of_k(run: Run, found: Measurements) -> list[Block]:
         and one.method == "k-curve"
         and (one.result.split, one.result.points, one.step) == (top.result.split, top.result.points, top.step)
     ]
-    unique = {int(result.settings["k"]): result for result in points}
+    unique = {int(result.asked["k"]): result for result in points}
     if len(unique) < 2:
         ask = command("evaluate", run.folder.path, "--methods", "k-curve")
         return [Prose(f"What more draws would buy has not been measured: `{ask}` does.", tone="missing")]

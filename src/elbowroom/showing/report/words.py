@@ -50,13 +50,13 @@ def value(result: Result) -> tuple[str, str, str]:
     """Value, standard error and unit of a result, as in the table on the terminal.
 
     Example:
-        >>> units = Result(name="active units", value=19.0, stderr=None, unit="units", points=9, split="test",
-        ...                bound=None, settings={"of": 20}, protocol={})
+        >>> units = Result(name="active units", method="active-units", value=19.0, stderr=None, unit="units", points=9,
+        ...                split="test", bound=None, asked={}, found={"of": 20}, protocol={})
         >>> value(units)
         ('19', '', 'of 20')
     """
     if result.unit == "units":
-        return estimate(result.value, None, ".0f"), "", f"of {result.settings['of']}"
+        return estimate(result.value, None, ".0f"), "", f"of {result.found['of']}"
     error = "" if result.stderr is None else estimate(result.stderr, None, ".3f")
     return estimate(result.value, None, ".3f"), error, result.unit
 

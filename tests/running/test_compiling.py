@@ -1,0 +1,224 @@
+"""Which runs are compiled follows from what they are to do; compiled runs resume bit for bit; what fails says why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_runs import TINY, Quits, grey, tiny
+
+import elbowroom.learners.compiled as compiled_module
+from elbowroom.data.loading import load_data
+from elbowroom.errors import ElbowroomError
+from elbowroom.learners.compiled import Compiled
+from elbowroom.learners.execution import Execution, eager
+from elbowroom.running.build import build_pair, facts_of
+from elbowroom.running.compiling import choose_execution
+from elbowroom.running.config import Config, configure
+from elbowroom.running.engine import Plan
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the compiler warns of its own doings
+
+
+@pytest.fixture(autouse=True)
+def traced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The whole is traced and differentiated; C++ is made of it in tests marked so."""
+    torch._dynamo.reset()
+    if request.node.get_closest_marker("cpp") is None:
+        trace = torch._dynamo.lookup_backend("aot_eager")
+        monkeypatch.setattr(compiled_module, "compile_fx", lambda graph, examples, **options: trace(graph, examples))
+    yield
+    torch._dynamo.reset()
+
+
+# --- the decision ------------------------------------------------------------------------------------------------
+
+
+def _chosen(said: list[str] | None = None, decided: bool | None = None, hidden: int = 5, **sections: Any) -> Execution:
+    keys: dict[str, Any] = {section: dict(values) for section, values in TINY.items()}
+    keys["model"] = {"latent_dim": 2, "encoder": {"hidden": [hidden]}, "decoder": {"hidden": [hidden]}}
+    for section, values in sections.items():
+        keys[section] = keys.get(section, {}) | values
+    settings: Config = configure(keys)
+    data = load_data(grey(), validation=8, test=8, binarization="dynamic").to(dtype=torch.float32)
+    facts = facts_of(data, 10)
+    train = settings.train
+    plan = Plan(
+        total_steps=None if train.seconds or train.decoder_gradients else train.steps,
+        steps_per_epoch=4,
+        batch_size=10,
+        seed=0,
+        report_every=4,
+        patience=None,
+        checkpoint_seconds=0.0,
+        seconds=train.seconds,
+        decoder_gradients=train.decoder_gradients,
+    )
+    pair = build_pair(settings, facts, seed=0)
+    before = {key: value.clone() for key, value in pair.state_dict().items()}
+    announce = (lambda remark: None) if said is None else said.append
+    execution = choose_execution(settings, plan, pair, data, decided=decided, announce=announce)
+    assert all(torch.equal(value, before[key]) for key, value in pair.state_dict().items())
+    assert all(weight.grad is None for weight in pair.parameters())
+    return execution
+
+
+BERNOULLI = {"data": {"binarization": "dynamic"}}
+
+
+@pytest.mark.parametrize(
+    ("train", "hidden", "compiled"),
+    [
+        ({"steps": 100}, 5, False),
+        ({"steps": 1_000_000}, 5, True),
+        ({"steps": 70_000}, 5, False),  # almost a minute of small steps
+        ({"steps": 70_000}, 20_000, True),  # of larger ones, more than one
+        ({"seconds": 20.0}, 5, False),
+        ({"seconds": 600.0}, 5, True),
+        ({"decoder_gradients": 10**4}, 5, False),
+        ({"decoder_gradients": 10**7}, 5, True),
+    ],
+)
+def test_long_runs_are_compiled_and_short_ones_are_not(train: dict[str, Any], hidden: int, compiled: bool) -> None:
+    execution = _chosen(hidden=hidden, train=train, **BERNOULLI)
+    assert isinstance(execution, Compiled) is compiled
+    assert (execution is eager) is not compiled
+
+
+def test_what_was_asked_or_decided_before_goes_ahead() -> None:
+    long, short = {"steps": 1_000_000}, {"steps": 10}
+    assert _chosen(train=long, runtime={"compile": "off"}, **BERNOULLI) is eager
+    assert isinstance(_chosen(train=short, runtime={"compile": "on"}, **BERNOULLI), Compiled)
+    assert _chosen(train=long, decided=False, **BERNOULLI) is eager
+    assert isinstance(_chosen(train=short, decided=True, **BERNOULLI), Compiled)
+
+
+@pytest.mark.parametrize("learner", ["aevb", "naive", "wake-sleep", "mcem"])
+def test_every_learner_with_a_hot_loop_of_its_own_is_tried(learner: str) -> None:
+    sections: dict[str, Any] = {"train": {"steps": 1_000_000, "learner": learner}}
+    if learner == "naive":
+        sections["objective"] = {"num_samples": 5}
+    said: list[str] = []
+    execution = _chosen(said, **sections, **BERNOULLI)
+    assert isinstance(execution, Compiled)
+    assert said == []
+    assert execution.graphs == 1
+
+
+@pytest.mark.parametrize(
+    ("sections", "problem"),
+    [
+        ({"train": {"learner": "svi"}}, "Pyro's own objectives"),
+        ({"train": {"learner": "mcem"}, "mcem": {"growth": 1.0}}, "mcem.growth"),
+    ],
+)
+def test_what_cannot_be_compiled_is_known_beforehand(sections: dict[str, Any], problem: str) -> None:
+    steps = {"train": sections["train"] | {"steps": 1_000_000}}
+    assert _chosen(**sections | steps, **BERNOULLI) is eager
+    with pytest.raises(ElbowroomError, match=problem) as caught:
+        _chosen(**sections | steps, runtime={"compile": "on"}, **BERNOULLI)
+    assert "off" in caught.value.remedy
+
+
+def test_a_switch_of_version_0_1_0_is_understood() -> None:
+    assert [configure({"runtime": {"compile": given}}).runtime.compile for given in (True, False, "auto")] == [
+        "on",
+        "off",
+        "auto",
+    ]
+    with pytest.raises(ElbowroomError, match="auto"):
+        configure({"runtime": {"compile": "maybe"}})
+
+
+# --- runs --------------------------------------------------------------------------------------------------------
+
+
+def _everything(folder: Path, step: int) -> dict[str, torch.Tensor]:
+    place = folder / "checkpoints" / f"step-{step}"
+    return load_file(place / "model.safetensors") | load_file(place / "training.safetensors")
+
+
+@pytest.mark.cpp
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"objective": {"warmup_epochs": 2.0}},
+        {"objective": {"name": "iwae", "num_samples": 2, "last_samples": 4}, "train": {"ema": 0.8}},
+    ],
+    ids=["warm-up", "more draws at the end"],
+)
+def test_a_compiled_run_resumes_bit_for_bit(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings = settings | {"data": {"validation": 8, "test": 8, "binarization": "dynamic"}}
+    train = settings.pop("train", {})
+    runtime = {"device": "cpu", "compile": "on"}
+    whole = tiny(grey(), tmp_path / "whole", runtime=runtime, train=train | {"steps": 12}, **settings)
+
+    def quit_now() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tiny(grey(), tmp_path / "parted", runtime=runtime, train=train | {"steps": 12, "report_every": 3},
+             observers=[Quits(7, quit_now)], **settings)  # fmt: skip
+    torch._dynamo.reset()  # another process
+    parted = tiny(grey(), tmp_path / "parted", resume=True)
+    assert json.loads((tmp_path / "parted" / "config.json").read_text())["compiled"] is True
+    ours, theirs = _everything(parted.folder.path, 12), _everything(whole.folder.path, 12)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_a_compiled_run_has_the_figures_of_an_eager_one(tmp_path: Path) -> None:
+    """The last batch of an epoch has 7 rows, and is not compiled."""
+    data = {"validation": 8, "test": 8, "binarization": "dynamic"}
+    runs = [
+        tiny(grey(), tmp_path / mode, data=data, runtime={"device": "cpu", "compile": mode}, train={"steps": 20})
+        for mode in ("on", "off")
+    ]
+    for one, other in zip(*(run.history for run in runs), strict=True):
+        for key in one.keys() - {"seconds", "split"}:
+            assert one[key] == pytest.approx(other[key], rel=1e-4, abs=1e-5)
+
+
+def test_where_it_cannot_be_compiled_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*given: Any, **options: Any) -> Any:
+        raise RuntimeError("internal error: segmentation fault\nstack")
+
+    monkeypatch.setattr(compiled_module, "compile_fx", fails)
+    with pytest.raises(ElbowroomError, match="the compiler failed \\(RuntimeError: internal error") as caught:
+        tiny(grey(), tmp_path / "on", runtime={"device": "cpu", "compile": "on"}, train={"steps": 4})
+    assert "--runtime.compile off" in caught.value.remedy
+    assert not (tmp_path / "on").exists()
+    said: list[str] = []
+    execution = _chosen(said, train={"steps": 1_000_000}, **BERNOULLI)
+    assert isinstance(execution, Compiled)
+    (remark,) = said
+    assert remark.startswith("The objective cannot be compiled, because the compiler failed (RuntimeError")
+    assert "Training goes on without the compiler" in remark
+
+
+def test_a_stream_is_compiled_without_losing_a_row(tmp_path: Path) -> None:
+    class Rows(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
+        def __iter__(self) -> Any:
+            return iter(grey().round())
+
+    runs = [
+        tiny(Rows(), tmp_path / mode, data={}, runtime={"device": "cpu", "compile": mode}, train={"steps": 12})
+        for mode in ("on", "off")
+    ]
+    assert json.loads((tmp_path / "on" / "config.json").read_text())["compiled"] is True
+    for one, other in zip(*(run.history for run in runs), strict=True):
+        assert one["elbo"] == pytest.approx(other["elbo"], rel=1e-4)
+
+
+def test_many_runs_of_a_process_are_compiled_each(tmp_path: Path) -> None:
+    """The compiler counts by function, and would give up after eight of them."""
+    for seed in range(10):
+        train = {"steps": 2, "seed": seed}
+        run = tiny(grey(), tmp_path / str(seed), runtime={"device": "cpu", "compile": "on"}, train=train,
+                   data={"binarization": "dynamic"}, model={"latent_dim": seed + 1})  # fmt: skip
+        assert json.loads((run.folder.path / "config.json").read_text())["compiled"] is True

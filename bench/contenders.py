@@ -159,5 +159,6 @@ def _ais(enter: _Entry, shared: Mapping[str, Any], *, data: int, temperatures: i
     shared = {**shared, "data": data, **walk}
     enter.own(OURS, "annealing", shared)
     enter.own(BARE, "rivals.torch_ais", shared)
+    enter.rival("JAX, jitted and vmapped", "jax_ais", shared, needs="jax")
     enter.own(PRODUCTS, "products", {"task": "ais", "count": work, "dtype": "float32"})
     return Part("ais", "leapfrogs", work, enter.contenders, enter.missing)

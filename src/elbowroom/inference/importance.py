@@ -14,7 +14,7 @@ weights tells (:mod:`elbowroom.inference.pareto`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -24,6 +24,7 @@ from torch.distributions import Distribution, MixtureSameFamily, MultivariateNor
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.pareto import LargestWeights
+from elbowroom.inference.perceptron import PerceptronLikelihood
 from elbowroom.inference.soundness import ask
 from elbowroom.inference.weights import check_num_samples, weigh
 from elbowroom.model.conditional import Conditional
@@ -263,11 +264,32 @@ def weights_in_chunks(
         )
     per_draw = max(1, len(batch) * _widest(model, q, prior, batch))
     at_once = max(1, chunk_elements // per_draw)
+    decode = _decoder(model, batch, at_once * per_draw)
     for chunk in chunks(num_samples, _PIECES * at_once):  # few additions to the sums, of many small pieces
         pieces = chunks(chunk.stop - chunk.start, at_once)
         yield torch.cat(
             [
-                weigh(model, batch, q, prior, num_samples=piece.stop - piece.start, generator=generator).log_weights
+                weigh(
+                    model, batch, q, prior, num_samples=piece.stop - piece.start, decode=decode, generator=generator
+                ).log_weights
                 for piece in pieces
             ]
         )
+
+
+def _decoder(model: LatentModel, batch: Batch, chunk_elements: int) -> Callable[[Tensor], Tensor] | None:
+    """log p(x | z) of a perceptron by the road that samplers take; None where the model's own has to be called.
+
+    That is so for models and layers of one's own, where somebody looks on by hooks, and for batch normalisation that
+    is still learning.
+    """
+    likelihood = model.likelihood
+    if type(model).log_likelihood is not LatentModel.log_likelihood or not PerceptronLikelihood.fits(likelihood):
+        return None
+    for part in likelihood.modules():
+        hooked = part._forward_hooks or part._forward_pre_hooks
+        if hooked or (part.training and isinstance(part, nn.BatchNorm1d)):
+            return None
+    if batch.x.dtype != next(likelihood.network.parameters()).dtype:
+        return None
+    return PerceptronLikelihood(likelihood, batch, chunk_elements=chunk_elements).log_density

@@ -1,4 +1,4 @@
-"""Annealed importance sampling in JAX: one chain's walk from the prior, vmapped over chains and data, compiled as a whole.
+"""Annealed importance sampling in JAX: a chain's walk from the prior, vmapped over chains and data, compiled whole.
 
 The temperatures are a `lax.scan`, and so are the leapfrogs of a transition. The gradient of log p(x | z) is kept with
 each chain from one temperature to the next, so that a transition of L leapfrog steps takes L gradients; two half kicks

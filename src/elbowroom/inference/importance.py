@@ -14,7 +14,9 @@ weights tells (:mod:`elbowroom.inference.pareto`).
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -42,7 +44,7 @@ __all__ = [
     "weights_in_chunks",
 ]
 
-_PIECES = 32  # that are weighed one by one and added to the sums together
+_PIECES = 32  # that are decoded one by one, and weighed together
 
 
 class AverageWeight(NamedTuple):
@@ -264,32 +266,33 @@ def weights_in_chunks(
         )
     per_draw = max(1, len(batch) * _widest(model, q, prior, batch))
     at_once = max(1, chunk_elements // per_draw)
-    decode = _decoder(model, batch, at_once * per_draw)
-    for chunk in chunks(num_samples, _PIECES * at_once):  # few additions to the sums, of many small pieces
-        pieces = chunks(chunk.stop - chunk.start, at_once)
-        yield torch.cat(
-            [
-                weigh(
-                    model, batch, q, prior, num_samples=piece.stop - piece.start, decode=decode, generator=generator
-                ).log_weights
-                for piece in pieces
-            ]
-        )
+    decode = _decoder(model, batch, at_once)
+    # what is small is drawn and weighed for many decodes together, and few additions are made to the sums
+    of_latents = max(1, len(batch) * max(_latent_elements(q), _latent_elements(prior)))
+    pieces = max(1, min(_PIECES, chunk_elements // (of_latents * at_once)))
+    for chunk in chunks(num_samples, pieces * at_once):
+        draws = chunk.stop - chunk.start
+        yield weigh(model, batch, q, prior, num_samples=draws, decode=decode, generator=generator).log_weights
 
 
-def _decoder(model: LatentModel, batch: Batch, chunk_elements: int) -> Callable[[Tensor], Tensor] | None:
-    """log p(x | z) of a perceptron by the road that samplers take; None where the model's own has to be called.
+def _decoder(model: LatentModel, batch: Batch, at_once: int) -> Callable[[Tensor], Tensor]:
+    """log p(x | z) as a function of z, so many draws at once: of a perceptron by the road that samplers take.
 
-    That is so for models and layers of one's own, where somebody looks on by hooks, and for batch normalisation that
-    is still learning.
+    The model's own is called for models and layers of one's own, where somebody looks on by hooks, and for batch
+    normalisation that is still learning.
     """
+    decode: Callable[[Tensor], Tensor] = partial(model.log_likelihood, batch.x, context=batch.context, mask=batch.mask)
+    if _is_perceptron(model, batch):
+        decode = PerceptronLikelihood(model.likelihood, batch, chunk_elements=sys.maxsize).log_density
+    return lambda z: torch.cat([decode(z[piece]) for piece in chunks(len(z), at_once)])
+
+
+def _is_perceptron(model: LatentModel, batch: Batch) -> bool:
     likelihood = model.likelihood
-    if type(model).log_likelihood is not LatentModel.log_likelihood or not PerceptronLikelihood.fits(likelihood):
-        return None
-    for part in likelihood.modules():
-        hooked = part._forward_hooks or part._forward_pre_hooks
-        if hooked or (part.training and isinstance(part, nn.BatchNorm1d)):
-            return None
-    if batch.x.dtype != next(likelihood.network.parameters()).dtype:
-        return None
-    return PerceptronLikelihood(likelihood, batch, chunk_elements=chunk_elements).log_density
+    own = type(model).log_likelihood is not LatentModel.log_likelihood
+    if own or not PerceptronLikelihood.fits(likelihood) or batch.x.dtype != next(likelihood.parameters()).dtype:
+        return False
+    return not any(
+        part._forward_hooks or part._forward_pre_hooks or (part.training and isinstance(part, nn.BatchNorm1d))
+        for part in likelihood.modules()
+    )

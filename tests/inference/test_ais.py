@@ -178,7 +178,9 @@ def test_blocks_have_the_same_law_and_their_own_data(monkeypatch: pytest.MonkeyP
     truth = model.log_evidence(x).detach()
     sizes: list[int] = []
     target = module.posterior_target
-    monkeypatch.setattr(module, "posterior_target", lambda model, part: sizes.append(len(part)) or target(model, part))
+    monkeypatch.setattr(
+        module, "posterior_target", lambda model, part, **options: sizes.append(len(part)) or target(model, part, **options)
+    )
     found = ais(model, x, start=exact, temperatures=3, chains=2, block=16, generator=seeded())
     assert sizes == [16, 16, 16, 2]
     torch.testing.assert_close(found.log_evidence, truth, rtol=0, atol=1e-9)  # each datum met its own start

@@ -66,7 +66,8 @@ class _Layer(NamedTuple):
 class _Head(NamedTuple):
     """What a likelihood makes of the output o = W h + b; x and o are flat, shapes (data, E) and (replicas, data, E)."""
 
-    residual: Callable[[Tensor, Tensor], Tensor]  #: (o, x) -> δ, the gradient of log p(x | o), in the place of o
+    sigmoid: bool  #: whether the mean is m = σ(o); m = o otherwise
+    residual: Callable[[Tensor, Tensor], Tensor]  #: (m, x) -> δ, the gradient of log p(x | o) in o, in the place of m
     elementwise: Callable[[Tensor, Tensor, Tensor], Tensor]  #: (o, x, place) -> log p(x | o), in place
     total: Callable[[Tensor, Tensor, Tensor], Tensor]  #: (o, x, place) -> its sum over E, shape (replicas, data)
 
@@ -123,7 +124,7 @@ class PerceptronLikelihood(Target):
     def gradient(self, z: Tensor) -> Tensor:
         half, parts = self._halves is not None, []
         for rows in self._chunks(z):
-            steps = self._forward(z[:, rows], rows, half=half)
+            steps = self._forward(z[:, rows], rows, half=half, mean=True)
             parts.append(self._backward(z[:, rows], steps, rows, half=half))
         return torch.cat(parts, 1)
 
@@ -135,6 +136,8 @@ class PerceptronLikelihood(Target):
         for rows in self._chunks(z):
             steps = self._forward(z[:, rows], rows)
             values.append(self._value(z[:, rows], steps[-1], rows))
+            if self._head.sigmoid:
+                steps[-1].sigmoid_()
             gradients.append(self._backward(z[:, rows], steps, rows))
         return torch.cat(values, 1), torch.cat(gradients, 1)
 
@@ -152,8 +155,8 @@ class PerceptronLikelihood(Target):
             )
         return chunks(z.shape[1], max(1, self._chunk_elements // (len(z) * self._widest)))
 
-    def _forward(self, z: Tensor, rows: slice, *, half: bool = False) -> list[Tensor]:
-        """Pre-activation and activation of each hidden layer in turn, then o; shapes (replicas · data, width)."""
+    def _forward(self, z: Tensor, rows: slice, *, half: bool = False, mean: bool = False) -> list[Tensor]:
+        """Pre-activation and activation of each hidden layer in turn, then o, or m; shapes (replicas · data, width)."""
         first, *others = self._halves if half and self._halves is not None else self._layers
         flat, take = z.reshape(-1, z.shape[-1]), self._workspace.take
         width = len(first.weight)
@@ -164,11 +167,14 @@ class PerceptronLikelihood(Target):
         for depth, (before, layer) in enumerate(pairwise([first, *others]), start=1):
             steps.append(activate(before.activation, steps[-1]))
             place = partial(take, f"{depth}", len(flat), len(layer.weight), layer.weight)
-            steps.append(layer.ahead(steps[-1], place))
+            last = depth == len(others)
+            steps.append(layer.ahead(steps[-1], place, sigmoid=mean and last and self._head.sigmoid))
+        if mean and not others and self._head.sigmoid:
+            steps[-1].sigmoid_()
         return steps
 
     def _backward(self, z: Tensor, steps: list[Tensor], rows: slice, *, half: bool = False) -> Tensor:
-        """∇ log p(x | z) = Jᵀ δ; overwrites the last of the steps."""
+        """∇ log p(x | z) = Jᵀ δ; the last of the steps is m, which is overwritten."""
         layers = self._halves if half and self._halves is not None else self._layers
         output = steps[-1].view(*z.shape[:2], -1)
         self._head.residual(output, self._x[rows])
@@ -251,7 +257,8 @@ def _head(likelihood: Likelihood) -> _Head | None:
     """The residual and log-likelihood of an output; None for a likelihood that has no place in this file."""
     if type(likelihood) in (Bernoulli, CrossEntropy):  # a subclass may be another likelihood
         return _Head(
-            lambda o, x: torch.sub(x.to(o.dtype), o.sigmoid_(), out=o),
+            True,
+            lambda mean, x: torch.sub(x.to(mean.dtype), mean, out=mean),
             bernoulli_log_prob_,
             bernoulli_total,
         )
@@ -270,5 +277,5 @@ def _head(likelihood: Likelihood) -> _Head | None:
             away = torch.sub(x - shift, torch.mul(unit, o, out=place), out=place).div_(scale)
             return away.square_().mul_(-0.5).sub_(log_scale)
 
-        return _Head(residual, elementwise, lambda o, x, place: elementwise(o, x, place).sum(-1))
+        return _Head(False, residual, elementwise, lambda o, x, place: elementwise(o, x, place).sum(-1))
     return None

@@ -1,4 +1,4 @@
-r"""Affine maps with weights that stay as they are: h W\ :sup:`T` + b, again and again.
+r"""Affine maps with weights that stay as they are: h Wᵀ + b, again and again.
 
 Where the same matrix is met thousands of times (every leapfrog of a trajectory, every draw that is weighed), it pays
 to bring it into the order in which the processor's kernels read it, once. oneDNN has such an order, and its kernels on
@@ -37,22 +37,26 @@ class Affine:
         self.weight, self.bias = weight, bias
         self._packed: Tensor | None = None
 
-    def __call__(self, h: Tensor, place: Callable[[], Tensor] | None = None) -> Tensor:
+    def __call__(self, h: Tensor, place: Callable[[], Tensor] | None = None, *, sigmoid: bool = False) -> Tensor:
         """Of shape (rows, out), for h of shape (rows, in).
 
         Args:
             h: of the weights' type.
             place: memory for the result, asked for where it is of use; the result may lie elsewhere.
+            sigmoid: whether σ of it is wanted, which a low precision rounds once instead of twice.
         """
         if self._packed is None and _is_packable(self.weight):
             self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), _ROWS)
         if self._packed is not None and h.dtype == self.weight.dtype:
-            out: Tensor = torch.ops.mkldnn._linear_pointwise(h, self._packed, self.bias, "none", [], "")
+            link = "sigmoid" if sigmoid else "none"
+            out: Tensor = torch.ops.mkldnn._linear_pointwise(h, self._packed, self.bias, link, [], "")
             return out
         out = h.new_empty(len(h), len(self.weight)) if place is None else place()
         if self.bias is None:
-            return torch.mm(h, self.weight.T, out=out)
-        return torch.addmm(self.bias, h, self.weight.T, out=out)
+            torch.mm(h, self.weight.T, out=out)
+        else:
+            torch.addmm(self.bias, h, self.weight.T, out=out)
+        return out.sigmoid_() if sigmoid else out
 
 
 def _is_packable(weight: Tensor) -> bool:

@@ -44,6 +44,7 @@ __all__ = [
     "weights_in_chunks",
 ]
 
+_CACHED = 2**18  # elements of what a thread computes and reads again: a megabyte, as large as a processor's own cache
 _PIECES = 32  # that are decoded one by one, and weighed together
 
 
@@ -283,7 +284,9 @@ def _decoder(model: LatentModel, batch: Batch, at_once: int) -> Callable[[Tensor
     """
     decode: Callable[[Tensor], Tensor] = partial(model.log_likelihood, batch.x, context=batch.context, mask=batch.mask)
     if _is_perceptron(model, batch):
-        decode = PerceptronLikelihood(model.likelihood, batch, chunk_elements=sys.maxsize).log_density
+        target = PerceptronLikelihood(model.likelihood, batch, chunk_elements=sys.maxsize)
+        cached = _CACHED * torch.get_num_threads() // (len(batch) * target.widest)
+        decode, at_once = target.log_density, max(1, min(at_once, cached))
     return lambda z: torch.cat([decode(z[piece]) for piece in chunks(len(z), at_once)])
 
 

@@ -82,6 +82,8 @@ class PerceptronLikelihood(Target):
         batch: data, x of shape (batch, \\*event), with their context and mask.
         half: whether gradients are taken in bfloat16.
         chunk_elements: no tensor has more elements than this, unless a single datum's replicas do.
+    Attributes:
+        widest: elements of the largest tensor inside, for one z.
     """
 
     @torch.no_grad()
@@ -90,16 +92,16 @@ class PerceptronLikelihood(Target):
     ) -> None:
         network, head = likelihood.network, _head(likelihood)
         assert head is not None and isinstance(network, MLP)  # see fits()
-        self._head, self._widest, self._chunk_elements = head, network.widest, chunk_elements
+        self._head, self.widest, self._chunk_elements = head, network.widest, chunk_elements
         layers = _layers(network)
         weight = layers[0].weight
         self._x = batch.x.flatten(1).to(weight.dtype)
         self._mask = None if batch.mask is None else batch.mask.flatten(1)
-        self._first_bias = layers[0].bias.expand(len(batch), -1)
+        self._first_bias: Tensor | None = None  # of each datum, where it is not that of all
         if network.context_dim:  # a context adds to the first layer's input, whatever z is
             latent_dim = math.prod(network.in_shape)
             assert batch.context is not None  # a network with a context refuses to be called without
-            self._first_bias = self._first_bias + batch.context.to(weight.dtype) @ weight[:, latent_dim:].T
+            self._first_bias = layers[0].bias + batch.context.to(weight.dtype) @ weight[:, latent_dim:].T
             layers[0] = _Layer.of(weight[:, :latent_dim].contiguous(), layers[0].bias, layers[0].activation)
         self._layers, self._workspace = layers, Workspace()
         # all but the first layer, which is narrow, take part in the large products
@@ -143,7 +145,8 @@ class PerceptronLikelihood(Target):
 
     def select(self, index: Tensor) -> Self:
         chosen = copy.copy(self)
-        chosen._x, chosen._first_bias = self._x[index], self._first_bias[index]
+        chosen._x = self._x[index]
+        chosen._first_bias = None if self._first_bias is None else self._first_bias[index]
         chosen._mask = None if self._mask is None else self._mask[index]
         return chosen
 
@@ -153,7 +156,7 @@ class PerceptronLikelihood(Target):
                 f"Positions for {z.shape[1]} data were given to a posterior of {len(self._x)} data.",
                 "Give positions of shape (replicas, data, latent), or select() the data.",
             )
-        return chunks(z.shape[1], max(1, self._chunk_elements // (len(z) * self._widest)))
+        return chunks(z.shape[1], max(1, self._chunk_elements // (len(z) * self.widest)))
 
     def _forward(self, z: Tensor, rows: slice, *, half: bool = False, mean: bool = False) -> list[Tensor]:
         """Pre-activation and activation of each hidden layer in turn, then o, or m; shapes (replicas · data, width)."""
@@ -161,8 +164,11 @@ class PerceptronLikelihood(Target):
         flat, take = z.reshape(-1, z.shape[-1]), self._workspace.take
         width = len(first.weight)
         # the first layer is narrow: nothing is won by rounding it before its sum
-        pre = torch.mm(flat, self._layers[0].weight.T, out=take("0", len(flat), width, flat))
-        pre.view(len(z), -1, width).add_(self._first_bias[rows])
+        pre, weight = take("0", len(flat), width, flat), self._layers[0].weight.T
+        if self._first_bias is None:
+            torch.addmm(self._layers[0].bias, flat, weight, out=pre)
+        else:
+            torch.mm(flat, weight, out=pre).view(len(z), -1, width).add_(self._first_bias[rows])
         steps = [take("0 in half", len(flat), width, first.weight).copy_(pre) if half else pre]
         for depth, (before, layer) in enumerate(pairwise([first, *others]), start=1):
             steps.append(activate(before.activation, steps[-1]))

@@ -208,10 +208,10 @@ def bernoulli_total(logits: Tensor, x: Tensor, place: Tensor) -> Tensor:
     """
     torch.abs(logits, out=place).sigmoid_()
     groups = place.shape[-1] // _FACTORS
-    total = place[..., groups * _FACTORS :].prod(-1).log_()  # of those left over; of none it is 0
-    if groups:
-        whole = place[..., : groups * _FACTORS].view(*place.shape[:-1], groups, _FACTORS)
-        total += whole.prod(-1).log_().sum(-1)
+    whole = place[..., : groups * _FACTORS].view(*place.shape[:-1], groups, _FACTORS)
+    total = whole.prod(-1).log_().sum(-1)
+    if place.shape[-1] % _FACTORS:
+        total += place[..., groups * _FACTORS :].prod(-1).log_()
     return total.sub_(torch.clamp_min(logits, 0, out=place).addcmul_(x, logits, value=-1).sum(-1))
 
 

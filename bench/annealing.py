@@ -21,7 +21,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Serves: images, data, seed, temperatures, chains, leapfrogs, step_size, jitter."""
+    """Serves: images, data, seed, temperatures, chains, leapfrogs, step_size, jitter, precision."""
     asked = settings()
     model, _, batch = build(asked["images"], data=asked["data"], seed=asked["seed"])
     betas = temperature_schedule(asked["temperatures"], "linear")
@@ -31,8 +31,9 @@ def main() -> None:
 
     def turn() -> Mapping[str, float]:
         found = er.ais(
-            model, batch, start="prior", temperatures=plan, chains=asked["chains"], kernel=kernel, generator=generator
-        )
+            model, batch, start="prior", temperatures=plan, chains=asked["chains"], kernel=kernel,
+            precision=asked["precision"], generator=generator,
+        )  # fmt: skip
         return {"value": float(found.log_evidence.mean()), "acceptance": float(found.acceptance.mean())}
 
     serve(turn)

@@ -157,7 +157,9 @@ def _ais(enter: _Entry, shared: Mapping[str, Any], *, data: int, temperatures: i
     walk = {"temperatures": temperatures, "chains": chains, "leapfrogs": leapfrogs, "step_size": 0.2, "jitter": 0.2}
     work = data * chains * (temperatures - 1) * leapfrogs
     shared = {**shared, "data": data, **walk}
-    enter.own(OURS, "annealing", shared)
+    enter.own(OURS, "annealing", {**shared, "precision": "full"})
+    enter.bf16(BF16, "annealing", {**shared, "precision": "bf16"})
     enter.own(BARE, "rivals.torch_ais", shared)
+    enter.rival("JAX, jitted and vmapped", "jax_ais", shared, needs="jax")
     enter.own(PRODUCTS, "products", {"task": "ais", "count": work, "dtype": "float32"})
     return Part("ais", "leapfrogs", work, enter.contenders, enter.missing)

@@ -90,7 +90,13 @@ def _ais(race: Part, results: Mapping[str, Result], data: str) -> Lines:
     ]
     table = _table(race, results, "leapfrogs per second", _rate(race.work), "log p(x)", _estimate)
     fraction = _brief(_fraction(results[PRODUCTS], results[OURS]))
-    return [*head, *table, "", f"elbowroom reaches {fraction} of the rate of a gradient's four products."]
+    closing = [f"elbowroom reaches {fraction} of the rate of a gradient's four products."]
+    if BF16 in results:
+        against = ratios(results[OURS].seconds, results[BF16].seconds)
+        closing.append(
+            f"With gradients in bf16, and weights and acceptance in fp32, it is {_brief(against)} times as fast."
+        )
+    return [*head, *table, "", *closing]
 
 
 def _table(race: Part, results: Mapping[str, Result], measure: str, show: Show, reported: str, report: Show) -> Lines:

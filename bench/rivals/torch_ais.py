@@ -21,11 +21,12 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Serves: problem (an .npz file), temperatures, chains, leapfrogs, step_size, jitter, seed."""
+    """Serves: problem (an .npz file), data, temperatures, chains, leapfrogs, step_size, jitter, seed."""
     asked = settings()
     torch.manual_seed(asked["seed"])
     with np.load(asked["problem"]) as arrays:
-        w1, b1, w2, b2, x, mean = (torch.from_numpy(arrays[name]) for name in ("w1", "b1", "w2", "b2", "x", "mean"))
+        w1, b1, w2, b2, x = (torch.from_numpy(arrays[name]) for name in ("w1", "b1", "w2", "b2", "x"))
+    x = x[: asked["data"]]  # the file holds the data of the largest evaluation
     betas = torch.linspace(0, 1, asked["temperatures"] + 1)
 
     def log_likelihood(z: Tensor) -> Tensor:
@@ -61,7 +62,7 @@ def main() -> None:
         return *kept, torch.where(rows, slope, gradient), acceptance
 
     def turn() -> Mapping[str, float]:
-        z = torch.randn(asked["chains"], *mean.shape)
+        z = torch.randn(asked["chains"], len(x), len(w1))
         likelihood, gradient = evaluate(z)
         log_weights = (betas[1] - betas[0]) * likelihood
         rates = []

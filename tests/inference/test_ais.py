@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference import ais as module
-from elbowroom.inference.ais import AIS, ais
+from elbowroom.inference.ais import AIS, ais, plan
 from elbowroom.inference.annealing import Path, Pilot, anneal
 from elbowroom.inference.posterior import posterior_target
 from elbowroom.inference.starts import StartDensity
@@ -24,9 +25,9 @@ from elbowroom.inference.tempering import TemperedTarget
 from elbowroom.inference.weights import log_weights
 from elbowroom.model import oracles
 from elbowroom.model.latent import LatentModel
-from elbowroom.model.likelihoods import Bernoulli
+from elbowroom.model.likelihoods import Bernoulli, Gaussian
 from elbowroom.model.networks import MLP
-from elbowroom.model.priors import MixtureOfGaussians
+from elbowroom.model.priors import MixtureOfGaussians, StandardNormal
 from elbowroom.numerics import log_mean_exp
 from elbowroom.samplers import HMC, NUTS, Density, Info, Kernel, Metric, RandomWalk
 
@@ -92,6 +93,63 @@ def test_any_kernel_gives_the_evidence(kernel: Kernel) -> None:
     model, guide, x = oracles.ppca(dim=6, latent_dim=3, seed=1, num_data=100)
     found = ais(model, x, start=guide, temperatures=6, chains=6, kernel=kernel, generator=seeded())
     assert abs(unbiased(found, model.log_evidence(x).detach())) < 4
+
+
+class DeepAndLinear(NamedTuple):
+    """Two layers without a bend between them, wide enough for packed products; data, their exact evidence, a start."""
+
+    model: LatentModel
+    x: Tensor
+    truth: Tensor
+    start: MultivariateNormal
+
+
+def deep_and_linear(num_data: int) -> DeepAndLinear:
+    """Outputs are large beside the noise: log p(x, z) in half precision would be off by several nats."""
+    torch.manual_seed(0)
+    network = MLP((3,), (1, 120), hidden=(160,), activation="identity")
+    for parameter in network.parameters():
+        parameter.data.mul_(7)
+    model = LatentModel(StandardNormal(3), Gaussian(network, (120,), scale=0.25)).eval()
+    x = model.sample(num_data, generator=seeded()).x
+    with torch.no_grad():
+        double = copy.deepcopy(network).double()
+        offset = double(torch.zeros(3).double())[0]
+        slope = (double(torch.eye(3).double())[:, 0] - offset).T
+    law = MultivariateNormal(offset, slope @ slope.T + 0.25**2 * torch.eye(120).double())
+    covariance = torch.linalg.inv(torch.eye(3).double() + slope.T @ slope / 0.25**2)
+    mean = (x.double() - offset) @ slope @ covariance / 0.25**2
+    scale_tril = 1.3 * torch.linalg.cholesky(covariance)
+    start = MultivariateNormal((mean + 0.3 * scale_tril.sum(-1)).float(), scale_tril=scale_tril.float())
+    return DeepAndLinear(model, x, law.log_prob(x.double()), start)
+
+
+def test_gradients_in_half_precision_leave_the_average_weight_as_it_is() -> None:
+    model, x, truth, start = deep_and_linear(300)
+    full, half = (
+        ais(model, x, start=start, temperatures=6, chains=8, kernel=HMC(4), precision=precision, generator=seeded(1))
+        for precision in ("full", "bf16")
+    )
+    assert not torch.equal(full.log_weights, half.log_weights)
+    assert 0.05 < (half.log_weights - truth).std() < 1  # or the score would not tell; rounded energies take it to 3
+    assert abs(unbiased(half, truth)) < 4
+    assert half.acceptance.mean() > 0.5
+
+
+def test_a_plan_is_found_in_the_precision_that_it_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, *_ = deep_and_linear(8)
+    asked: list[str] = []
+    target = module.posterior_target
+
+    def spy(*args: Any, precision: Any) -> Any:
+        asked.append(precision)
+        return target(*args, precision=precision)
+
+    monkeypatch.setattr(module, "posterior_target", spy)
+    found = plan(model, x, start="prior", temperatures=3, schedule="linear", precision="bf16", generator=seeded())
+    ais(model, x, start="prior", temperatures=found, precision="bf16", generator=seeded())
+    ais(model, x, start="prior", temperatures=found, generator=seeded())
+    assert asked == ["bf16", "bf16", "full"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -178,7 +236,11 @@ def test_blocks_have_the_same_law_and_their_own_data(monkeypatch: pytest.MonkeyP
     truth = model.log_evidence(x).detach()
     sizes: list[int] = []
     target = module.posterior_target
-    monkeypatch.setattr(module, "posterior_target", lambda model, part: sizes.append(len(part)) or target(model, part))
+    monkeypatch.setattr(
+        module,
+        "posterior_target",
+        lambda model, part, **options: sizes.append(len(part)) or target(model, part, **options),
+    )
     found = ais(model, x, start=exact, temperatures=3, chains=2, block=16, generator=seeded())
     assert sizes == [16, 16, 16, 2]
     torch.testing.assert_close(found.log_evidence, truth, rtol=0, atol=1e-9)  # each datum met its own start

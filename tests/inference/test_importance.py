@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Independent, MixtureSameFamily, MultivariateNormal, Normal
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -16,10 +16,11 @@ from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.importance import WeightSums, importance_estimate, importance_estimate_from
+from elbowroom.inference.perceptron import PerceptronLikelihood
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import DiagonalNormal, FullNormal, InputTransform
 from elbowroom.model.latent import LatentModel
-from elbowroom.model.likelihoods import Bernoulli, Categorical, DiscretizedLogisticMixture, Likelihood
+from elbowroom.model.likelihoods import Bernoulli, Categorical, DiscretizedLogisticMixture, Gaussian, Likelihood
 from elbowroom.model.networks import MLP, ConvDecoder
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal
 from elbowroom.numerics import chunks, effective_sample_size, log_mean_exp
@@ -263,3 +264,81 @@ def test_memory_is_bounded_whatever_the_model_is_made_of(kind: str) -> None:
     with Largest() as largest:
         importance_estimate(model, guide, x, num_samples=150, chunk_elements=20_000, generator=seeded())
     assert 5_000 < largest.elements <= 20_000  # bounded, and not by a chunk that is needlessly small
+
+
+# --- perceptrons take the samplers' road
+
+
+class Another(LatentModel):
+    """A model with a likelihood of its own, whatever its parts say."""
+
+    def log_likelihood(self, x: Tensor, z: Tensor, **options: Any) -> Tensor:
+        return 0.5 * super().log_likelihood(x, z, **options)
+
+
+def perceptrons(kind: str) -> tuple[LatentModel, Conditional, Batch]:
+    """A model, a guide and data; the widths are those of packed products."""
+    torch.manual_seed(0)
+    event, latent, hidden = (10, 14), 3, (130, 120)
+    prior: Conditional = MixtureOfGaussians(latent, 4) if kind == "mixture prior" else StandardNormal(latent)
+    context_dim = 2 if kind == "context" else 0
+    network = MLP((latent,), (1, *event), hidden=hidden, context_dim=context_dim, batch_norm=kind.startswith("norm"))
+    likelihood: Likelihood = Gaussian(network, event) if kind == "gaussian" else Bernoulli(network, event)
+    guide = DiagonalNormal(MLP(event, (2, latent), hidden=(), context_dim=context_dim), latent)
+    model = (Another if kind == "another model" else LatentModel)(prior, likelihood).eval()
+    if kind.startswith("norm"):
+        for part in network.modules():
+            if isinstance(part, nn.BatchNorm1d):
+                part.running_mean.copy_(torch.randn(part.num_features))
+                part.running_var.copy_(torch.rand(part.num_features) + 0.5)
+        network.train(kind == "norm in training")
+    if kind == "double":
+        model, guide = model.double(), guide.double()
+    x = torch.randint(0, 2, (5, *event), generator=seeded()).to(next(model.parameters()).dtype)
+    context = torch.randn(5, 2, generator=seeded()) if context_dim else None
+    mask = torch.rand(5, *event, generator=seeded(1)) < 0.7 if kind == "mask" else None
+    return model, guide.eval(), Batch(x, context=context, mask=mask)
+
+
+QUICK = ["bernoulli", "gaussian", "mixture prior", "context", "mask", "norm", "double"]
+
+
+@pytest.mark.parametrize("kind", [*QUICK, "norm in training", "another model", "a hook"])
+def test_a_perceptron_is_weighed_by_the_samplers_road(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same draws the weights are the same, and models of one's own and onlookers get what is theirs."""
+    model, guide, batch = perceptrons(kind)
+    calls: list[int] = []
+    quick = PerceptronLikelihood.log_density
+
+    def spy(self: PerceptronLikelihood, z: Tensor) -> Tensor:
+        calls.append(len(z))
+        return quick(self, z)
+
+    monkeypatch.setattr(PerceptronLikelihood, "log_density", spy)
+    if kind == "a hook":
+        shapes = record_draws(model)
+    settings: dict[str, Any] = {"num_samples": 50, "chunk_elements": 5 * 140 * 7}
+    found = importance_estimate(model, guide, batch, **settings, generator=seeded())
+    assert calls == ([7] * 7 + [1] if kind in QUICK else [])
+    if kind == "a hook":
+        assert sum(shape[0] for shape in shapes) == 50
+    monkeypatch.setattr(PerceptronLikelihood, "fits", staticmethod(lambda likelihood: False))
+    plain = importance_estimate(model, guide, batch, **settings, generator=seeded())
+    if kind != "norm in training":  # which has moved on
+        torch.testing.assert_close(found.log_evidence, plain.log_evidence, rtol=2e-6, atol=2e-5)
+        torch.testing.assert_close(found.ess, plain.ess, rtol=2e-3, atol=0)
+
+
+def test_layers_of_ones_own_are_called() -> None:
+    class Doubled(nn.Linear):
+        def forward(self, given: Tensor) -> Tensor:
+            return 2 * super().forward(given)
+
+    model, guide, batch = perceptrons("bernoulli")
+    network = model.likelihood.network
+    found = importance_estimate(model, guide, batch, num_samples=20, generator=seeded())
+    doubled = Doubled(120, 140)
+    doubled.load_state_dict(network.output.state_dict())
+    network.output = doubled
+    other = importance_estimate(model, guide, batch, num_samples=20, generator=seeded())
+    assert (found.log_evidence - other.log_evidence).abs().min() > 1e-3

@@ -38,7 +38,7 @@ from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.annealing import Annealed, Path, Tell, anneal, anneal_back, pilot, pilot_transitions
 from elbowroom.inference.importance import WeightSums
-from elbowroom.inference.posterior import posterior_target
+from elbowroom.inference.posterior import Precision, posterior_target
 from elbowroom.inference.starts import Start, default_start, metric_of, rows_of, start_density, start_of
 from elbowroom.inference.tempering import Schedule, TemperedTarget, adapted_schedule, inverse_temperatures
 from elbowroom.model.conditional import Conditional
@@ -127,6 +127,7 @@ def ais(
     pilot_chains: int = 4,
     target_acceptance: float = _ACCEPTANCE,
     climbs: int = 2,
+    precision: Precision = "full",
     exact: Tensor | None = None,
     block: int = 512,
     generator: Generator | None = None,
@@ -159,6 +160,9 @@ def ais(
         pilot_chains: per datum, for the pilot run that finds the step sizes.
         target_acceptance: that the pilot run aims at, as a harmonic mean over chains.
         climbs: to modes of each posterior, for the start "laplace".
+        precision: "bf16" takes the gradients that move the chains in bfloat16 where the decoder is a perceptron
+            (:func:`~elbowroom.inference.posterior.posterior_target`). Weights and acceptance stay in full precision, so
+            that the estimate is as exact; long trajectories of wide decoders gain.
         exact: the z that x was simulated with, shape (batch, latent).
         block: data at a time.
         generator: the source of randomness.
@@ -184,7 +188,7 @@ def ais(
     betas = inverse_temperatures(given, schedule, len(batch)).to(batch.x.device)
     start = default_start(model, guide) if start is None else start
     done = _Progress(announce, len(batch), len(betas) - 2, piloted=frozen is None, returns=exact is not None)
-    settings = _Settings(chains, pilot_chains, kernel, target_acceptance, climbs, generator, done)
+    settings = _Settings(chains, pilot_chains, kernel, target_acceptance, climbs, precision, generator, done)
     _check(batch, settings, block, exact)
     parts = []
     for rows in chunks(len(batch), block):
@@ -221,6 +225,7 @@ def plan(
     pilot_chains: int = 4,
     target_acceptance: float = _ACCEPTANCE,
     climbs: int = 2,
+    precision: Precision = "full",
     generator: Generator | None = None,
 ) -> Plan:
     r"""Find temperatures and step sizes on some data, to be used on any.
@@ -244,6 +249,7 @@ def plan(
         pilot_chains: per datum.
         target_acceptance: that the step sizes aim at.
         climbs: as for :func:`ais`.
+        precision: as for :func:`ais`.
         generator: the source of randomness.
     Raises:
         ElbowroomError: as for :func:`ais`.
@@ -264,12 +270,12 @@ def plan(
     if temperatures == 1:
         return Plan(rough, rough[:0])
     start = default_start(model, guide) if start is None else start
-    settings = _Settings(1, pilot_chains, kernel, target_acceptance, climbs, generator, lambda info: None)
+    settings = _Settings(1, pilot_chains, kernel, target_acceptance, climbs, precision, generator, lambda info: None)
     _check(batch, settings, 1, None)
     q, _ = start_of(model, guide, batch, start, climbs=climbs, generator=generator)
     z = _draw(q, pilot_chains, len(batch), generator)
     betas = rough.to(z).unsqueeze(1).expand(-1, len(batch))
-    bridge = TemperedTarget(start_density(q), posterior_target(model, batch), betas[-1])
+    bridge = TemperedTarget(start_density(q), posterior_target(model, batch, precision=precision), betas[-1])
     found = pilot(
         bridge, betas, z, metric_of(q, z), kernel=kernel, target_acceptance=target_acceptance, shared=True,
         generator=generator,
@@ -289,6 +295,7 @@ class _Settings(NamedTuple):
     kernel: Kernel
     target_acceptance: float
     climbs: int
+    precision: Precision
     generator: Generator | None
     tell: Tell
 
@@ -312,7 +319,7 @@ def _anneal_block(
     exact: Tensor | None,
     settings: _Settings,
 ) -> _Block:
-    chains, pilot_chains, kernel, target_acceptance, climbs, generator, tell = settings
+    chains, pilot_chains, kernel, target_acceptance, climbs, precision, generator, tell = settings
     # a draw in ten from the prior is a safety that importance sampling needs, and chains that move do not
     defence = 0.1 if len(betas) == 2 else 0.0
     q, found_by = start_of(model, guide, part, start, climbs=climbs, defence=defence, generator=generator)
@@ -321,7 +328,7 @@ def _anneal_block(
             f"exact has {exact.shape[1]} latents, but the model has {q.event_shape[0]}.",
             "Give the z that this very model drew.",
         )
-    bridge = TemperedTarget(start_density(q), posterior_target(model, part), betas[-1])
+    bridge = TemperedTarget(start_density(q), posterior_target(model, part, precision=precision), betas[-1])
     z, spent = _draw(q, chains, len(part), generator), 0
     betas, metric = betas.to(z.dtype), metric_of(q, z)  # weights and transitions have to mean the same densities
     if frozen is not None:

@@ -14,7 +14,9 @@ weights tells (:mod:`elbowroom.inference.pareto`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -24,6 +26,7 @@ from torch.distributions import Distribution, MixtureSameFamily, MultivariateNor
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.pareto import LargestWeights
+from elbowroom.inference.perceptron import PerceptronLikelihood
 from elbowroom.inference.soundness import ask
 from elbowroom.inference.weights import check_num_samples, weigh
 from elbowroom.model.conditional import Conditional
@@ -41,7 +44,8 @@ __all__ = [
     "weights_in_chunks",
 ]
 
-_PIECES = 32  # that are weighed one by one and added to the sums together
+_CACHED = 2**18  # elements of what a thread computes and reads again: a megabyte, as large as a processor's own cache
+_PIECES = 32  # that are decoded one by one, and weighed together
 
 
 class AverageWeight(NamedTuple):
@@ -263,11 +267,35 @@ def weights_in_chunks(
         )
     per_draw = max(1, len(batch) * _widest(model, q, prior, batch))
     at_once = max(1, chunk_elements // per_draw)
-    for chunk in chunks(num_samples, _PIECES * at_once):  # few additions to the sums, of many small pieces
-        pieces = chunks(chunk.stop - chunk.start, at_once)
-        yield torch.cat(
-            [
-                weigh(model, batch, q, prior, num_samples=piece.stop - piece.start, generator=generator).log_weights
-                for piece in pieces
-            ]
-        )
+    decode = _decoder(model, batch, at_once)
+    # what is small is drawn and weighed for many decodes together, and few additions are made to the sums
+    of_latents = max(1, len(batch) * max(_latent_elements(q), _latent_elements(prior)))
+    pieces = max(1, min(_PIECES, chunk_elements // (of_latents * at_once)))
+    for chunk in chunks(num_samples, pieces * at_once):
+        draws = chunk.stop - chunk.start
+        yield weigh(model, batch, q, prior, num_samples=draws, decode=decode, generator=generator).log_weights
+
+
+def _decoder(model: LatentModel, batch: Batch, at_once: int) -> Callable[[Tensor], Tensor]:
+    """log p(x | z) as a function of z, so many draws at once: of a perceptron by the road that samplers take.
+
+    The model's own is called for models and layers of one's own, where somebody looks on by hooks, and for batch
+    normalisation that is still learning.
+    """
+    decode: Callable[[Tensor], Tensor] = partial(model.log_likelihood, batch.x, context=batch.context, mask=batch.mask)
+    if _is_perceptron(model, batch):
+        target = PerceptronLikelihood(model.likelihood, batch, chunk_elements=sys.maxsize)
+        cached = _CACHED * torch.get_num_threads() // (len(batch) * target.widest)
+        decode, at_once = target.log_density, max(1, min(at_once, cached))
+    return lambda z: torch.cat([decode(z[piece]) for piece in chunks(len(z), at_once)])
+
+
+def _is_perceptron(model: LatentModel, batch: Batch) -> bool:
+    likelihood = model.likelihood
+    own = type(model).log_likelihood is not LatentModel.log_likelihood
+    if own or not PerceptronLikelihood.fits(likelihood) or batch.x.dtype != next(likelihood.parameters()).dtype:
+        return False
+    return not any(
+        part._forward_hooks or part._forward_pre_hooks or (part.training and isinstance(part, nn.BatchNorm1d))
+        for part in likelihood.modules()
+    )

@@ -10,6 +10,8 @@ and :math:`\nabla_z \log p(x | z) = J^\top δ` is the backward pass through the 
 need no more than that: no log density, no graph, no temporaries but those of the two large products. It is the same
 function as autograd's through ``LatentModel.log_joint``, which tests hold it to.
 
+The decoder alone, log p(x | z), is what importance weights ask for, whatever the prior.
+
 Gradients may be taken in bfloat16, about twice as fast where the processor has it. The log density never is: with any
 deterministic gradient a leapfrog step is reversible and keeps volume, so energies that are exact at the ends of a
 trajectory keep the draws exact, and only acceptance can drop.
@@ -20,8 +22,9 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +32,8 @@ from torch import Tensor, nn
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
-from elbowroom.model.fused import BACKWARD, Workspace, activate, bernoulli_log_prob_
+from elbowroom.model.affine import Affine
+from elbowroom.model.fused import BACKWARD, Workspace, activate, bernoulli_log_prob_, bernoulli_total
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Bernoulli, CrossEntropy, Gaussian, Likelihood
 from elbowroom.model.networks import MLP
@@ -37,7 +41,7 @@ from elbowroom.model.priors import StandardNormal
 from elbowroom.numerics import chunks
 from elbowroom.samplers.target import Target
 
-__all__ = ["PerceptronPosterior"]
+__all__ = ["PerceptronLikelihood", "PerceptronPosterior"]
 
 
 class _Layer(NamedTuple):
@@ -46,62 +50,71 @@ class _Layer(NamedTuple):
     weight: Tensor  #: W, (out, in)
     bias: Tensor  #: b, (out,)
     activation: nn.Module
+    ahead: Affine  #: h -> W h + b
+    back: Affine  #: g -> Wᵀ g
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor, activation: nn.Module) -> _Layer:
+        """The layer, with its two products."""
+        return cls(weight, bias, activation, Affine(weight, bias), Affine(weight.T))
 
     def half(self) -> _Layer:
         """The same in bfloat16."""
-        return self._replace(weight=self.weight.to(torch.bfloat16), bias=self.bias.to(torch.bfloat16))
+        return self.of(self.weight.to(torch.bfloat16), self.bias.to(torch.bfloat16), self.activation)
 
 
 class _Head(NamedTuple):
     """What a likelihood makes of the output o = W h + b; x and o are flat, shapes (data, E) and (replicas, data, E)."""
 
-    residual: Callable[[Tensor, Tensor], Tensor]  #: (o, x) -> δ, the gradient of log p(x | o), in the place of o
-    log_likelihood: Callable[[Tensor, Tensor, Tensor], Tensor]  #: (o, x, place) -> elementwise log p(x | o), in place
+    sigmoid: bool  #: whether the mean is m = σ(o); m = o otherwise
+    residual: Callable[[Tensor, Tensor], Tensor]  #: (m, x) -> δ, the gradient of log p(x | o) in o, in the place of m
+    elementwise: Callable[[Tensor, Tensor, Tensor], Tensor]  #: (o, x, place) -> log p(x | o), in place
+    total: Callable[[Tensor, Tensor, Tensor], Tensor]  #: (o, x, place) -> its sum over E, shape (replicas, data)
 
 
-class PerceptronPosterior(Target):
-    """log p(x, z) as a function of z, for an :class:`~elbowroom.model.networks.MLP` decoder and the prior N(0, I).
+class PerceptronLikelihood(Target):
+    """log p(x | z) as a function of z, for an :class:`~elbowroom.model.networks.MLP` decoder.
 
     Args:
-        model: p(x, z), one that :meth:`fits`; in evaluation mode. Its weights are shared, not copied, but for batch
-            normalisation (folded into the layer before) and bfloat16: after an update of the weights, make it anew.
+        likelihood: p(x | z), one that :meth:`fits`; in evaluation mode. Its weights are shared or copied (batch
+            normalisation is folded into the layer before; see also :mod:`elbowroom.model.affine`): after an update of
+            the weights, make it anew.
         batch: data, x of shape (batch, \\*event), with their context and mask.
         half: whether gradients are taken in bfloat16.
         chunk_elements: no tensor has more elements than this, unless a single datum's replicas do.
+    Attributes:
+        widest: elements of the largest tensor inside, for one z.
     """
 
     @torch.no_grad()
-    def __init__(self, model: LatentModel, batch: Batch, *, half: bool = False, chunk_elements: int = 2**20) -> None:
-        likelihood, network = model.likelihood, model.likelihood.network
-        head = _head(likelihood)
+    def __init__(
+        self, likelihood: Likelihood, batch: Batch, *, half: bool = False, chunk_elements: int = 2**20
+    ) -> None:
+        network, head = likelihood.network, _head(likelihood)
         assert head is not None and isinstance(network, MLP)  # see fits()
-        self._head, self._widest, self._chunk_elements = head, network.widest, chunk_elements
+        self._head, self.widest, self._chunk_elements = head, network.widest, chunk_elements
         layers = _layers(network)
         weight = layers[0].weight
         self._x = batch.x.flatten(1).to(weight.dtype)
         self._mask = None if batch.mask is None else batch.mask.flatten(1)
-        self._first_bias = layers[0].bias.expand(len(batch), -1)
+        self._first_bias: Tensor | None = None  # of each datum, where it is not that of all
         if network.context_dim:  # a context adds to the first layer's input, whatever z is
             latent_dim = math.prod(network.in_shape)
             assert batch.context is not None  # a network with a context refuses to be called without
-            self._first_bias = self._first_bias + batch.context.to(weight.dtype) @ weight[:, latent_dim:].T
-            layers[0] = layers[0]._replace(weight=weight[:, :latent_dim].contiguous())
+            self._first_bias = layers[0].bias + batch.context.to(weight.dtype) @ weight[:, latent_dim:].T
+            layers[0] = _Layer.of(weight[:, :latent_dim].contiguous(), layers[0].bias, layers[0].activation)
         self._layers, self._workspace = layers, Workspace()
         # all but the first layer, which is narrow, take part in the large products
         self._halves = [layer.half() for layer in layers] if half else None
 
     @staticmethod
-    def fits(model: LatentModel) -> bool:
-        """Whether the model is of this file's kind: a perceptron, Bernoulli or Gaussian with one σ, and N(0, I)."""
-        network = model.likelihood.network
+    def fits(likelihood: Likelihood) -> bool:
+        """Whether the likelihood is of this file's kind: a perceptron, Bernoulli or Gaussian with one σ."""
+        network = likelihood.network
         return (
             type(network) is MLP
-            and type(model.prior) is StandardNormal
-            and _head(model.likelihood) is not None
-            and all(
-                isinstance(part, (nn.Linear, nn.BatchNorm1d)) or type(part) in BACKWARD
-                for part in network.hidden_layers
-            )
+            and _head(likelihood) is not None
+            and all(_is_known(part) for part in [*network.hidden_layers, network.output])
         )
 
     @torch.no_grad()
@@ -113,7 +126,7 @@ class PerceptronPosterior(Target):
     def gradient(self, z: Tensor) -> Tensor:
         half, parts = self._halves is not None, []
         for rows in self._chunks(z):
-            steps = self._forward(z[:, rows], rows, half=half)
+            steps = self._forward(z[:, rows], rows, half=half, mean=True)
             parts.append(self._backward(z[:, rows], steps, rows, half=half))
         return torch.cat(parts, 1)
 
@@ -125,12 +138,15 @@ class PerceptronPosterior(Target):
         for rows in self._chunks(z):
             steps = self._forward(z[:, rows], rows)
             values.append(self._value(z[:, rows], steps[-1], rows))
+            if self._head.sigmoid:
+                steps[-1].sigmoid_()
             gradients.append(self._backward(z[:, rows], steps, rows))
         return torch.cat(values, 1), torch.cat(gradients, 1)
 
-    def select(self, index: Tensor) -> PerceptronPosterior:
+    def select(self, index: Tensor) -> Self:
         chosen = copy.copy(self)
-        chosen._x, chosen._first_bias = self._x[index], self._first_bias[index]
+        chosen._x = self._x[index]
+        chosen._first_bias = None if self._first_bias is None else self._first_bias[index]
         chosen._mask = None if self._mask is None else self._mask[index]
         return chosen
 
@@ -140,25 +156,31 @@ class PerceptronPosterior(Target):
                 f"Positions for {z.shape[1]} data were given to a posterior of {len(self._x)} data.",
                 "Give positions of shape (replicas, data, latent), or select() the data.",
             )
-        return chunks(z.shape[1], max(1, self._chunk_elements // (len(z) * self._widest)))
+        return chunks(z.shape[1], max(1, self._chunk_elements // (len(z) * self.widest)))
 
-    def _forward(self, z: Tensor, rows: slice, *, half: bool = False) -> list[Tensor]:
-        """Pre-activation and activation of each hidden layer in turn, then o; shapes (replicas · data, width)."""
+    def _forward(self, z: Tensor, rows: slice, *, half: bool = False, mean: bool = False) -> list[Tensor]:
+        """Pre-activation and activation of each hidden layer in turn, then o, or m; shapes (replicas · data, width)."""
         first, *others = self._halves if half and self._halves is not None else self._layers
         flat, take = z.reshape(-1, z.shape[-1]), self._workspace.take
         width = len(first.weight)
         # the first layer is narrow: nothing is won by rounding it before its sum
-        pre = torch.mm(flat, self._layers[0].weight.T, out=take("0", len(flat), width, flat))
-        pre.view(len(z), -1, width).add_(self._first_bias[rows])
+        pre, weight = take("0", len(flat), width, flat), self._layers[0].weight.T
+        if self._first_bias is None:
+            torch.addmm(self._layers[0].bias, flat, weight, out=pre)
+        else:
+            torch.mm(flat, weight, out=pre).view(len(z), -1, width).add_(self._first_bias[rows])
         steps = [take("0 in half", len(flat), width, first.weight).copy_(pre) if half else pre]
         for depth, (before, layer) in enumerate(pairwise([first, *others]), start=1):
-            place = take(f"{depth}", len(flat), len(layer.weight), layer.weight)
             steps.append(activate(before.activation, steps[-1]))
-            steps.append(torch.addmm(layer.bias, steps[-1], layer.weight.T, out=place))
+            place = partial(take, f"{depth}", len(flat), len(layer.weight), layer.weight)
+            last = depth == len(others)
+            steps.append(layer.ahead(steps[-1], place, sigmoid=mean and last and self._head.sigmoid))
+        if mean and not others and self._head.sigmoid:
+            steps[-1].sigmoid_()
         return steps
 
     def _backward(self, z: Tensor, steps: list[Tensor], rows: slice, *, half: bool = False) -> Tensor:
-        """∇ log p(x, z) = Jᵀ δ − z; overwrites the last of the steps."""
+        """∇ log p(x | z) = Jᵀ δ; the last of the steps is m, which is overwritten."""
         layers = self._halves if half and self._halves is not None else self._layers
         output = steps[-1].view(*z.shape[:2], -1)
         self._head.residual(output, self._x[rows])
@@ -166,21 +188,54 @@ class PerceptronPosterior(Target):
             output.mul_(self._mask[rows])
         gradient = steps[-1]
         for depth in range(len(layers) - 1, 0, -1):
-            weight, activation = layers[depth].weight, layers[depth - 1].activation
-            place = self._workspace.take(f"back {depth}", len(gradient), weight.shape[1], weight)
-            torch.mm(gradient, weight, out=place)
-            gradient = BACKWARD[type(activation)](activation, place, steps[2 * depth - 2], steps[2 * depth - 1])
-        return (gradient @ layers[0].weight).to(z.dtype).view(z.shape) - z
+            layer, activation = layers[depth], layers[depth - 1].activation
+            place = partial(self._workspace.take, f"back {depth}", len(gradient), layer.weight.shape[1], layer.weight)
+            gradient = layer.back(gradient, place)
+            gradient = BACKWARD[type(activation)](activation, gradient, steps[2 * depth - 2], steps[2 * depth - 1])
+        return (gradient @ layers[0].weight).to(z.dtype).view(z.shape)
+
+    def _value(self, z: Tensor, output: Tensor, rows: slice) -> Tensor:
+        """log p(x | z), shape (replicas, data)."""
+        output = output.view(*z.shape[:2], -1)
+        place = self._workspace.take("value", z.shape[:2].numel(), output.shape[-1], output).view_as(output)
+        if self._mask is None:
+            return self._head.total(output, self._x[rows], place)
+        return torch.where(self._mask[rows], self._head.elementwise(output, self._x[rows], place), 0.0).sum(-1)
+
+
+class PerceptronPosterior(PerceptronLikelihood):
+    """log p(x, z) as a function of z, for such a decoder and the prior N(0, I).
+
+    Args:
+        model: p(x, z), one that :meth:`fits`.
+        batch: data.
+        half: whether gradients are taken in bfloat16.
+        chunk_elements: all as in :class:`PerceptronLikelihood`.
+    """
+
+    def __init__(self, model: LatentModel, batch: Batch, *, half: bool = False, chunk_elements: int = 2**20) -> None:
+        super().__init__(model.likelihood, batch, half=half, chunk_elements=chunk_elements)
+
+    @staticmethod
+    def fits(model: LatentModel) -> bool:  # type: ignore[override]
+        """Whether the model is of this file's kind: such a decoder, and N(0, I)."""
+        return type(model.prior) is StandardNormal and PerceptronLikelihood.fits(model.likelihood)
+
+    def _backward(self, z: Tensor, steps: list[Tensor], rows: slice, *, half: bool = False) -> Tensor:
+        """∇ log p(x, z) = Jᵀ δ − z."""
+        return super()._backward(z, steps, rows, half=half) - z
 
     def _value(self, z: Tensor, output: Tensor, rows: slice) -> Tensor:
         """log p(x, z), shape (replicas, data)."""
-        output = output.view(*z.shape[:2], -1)
-        place = self._workspace.take("value", z.shape[:2].numel(), output.shape[-1], output).view_as(output)
-        elementwise = self._head.log_likelihood(output, self._x[rows], place)
-        if self._mask is not None:
-            elementwise = torch.where(self._mask[rows], elementwise, 0.0)
         log_prior = -0.5 * (z.square().sum(-1) + z.shape[-1] * math.log(2 * math.pi))
-        return elementwise.sum(-1) + log_prior
+        return super()._value(z, output, rows) + log_prior
+
+
+def _is_known(part: nn.Module) -> bool:
+    """Whether this file computes what the part does; a linear layer may be of a class that makes its weights anew."""
+    if isinstance(part, nn.Linear):
+        return type(part).forward is nn.Linear.forward and part.bias is not None
+    return isinstance(part, nn.BatchNorm1d) or type(part) in BACKWARD
 
 
 def _layers(network: MLP) -> list[_Layer]:
@@ -188,11 +243,11 @@ def _layers(network: MLP) -> list[_Layer]:
     layers: list[_Layer] = []
     for part in [*network.hidden_layers, network.output]:
         if isinstance(part, nn.Linear):
-            layers.append(_Layer(part.weight.detach(), part.bias.detach(), nn.Identity()))
+            layers.append(_Layer.of(part.weight.detach(), part.bias.detach(), nn.Identity()))
         elif isinstance(part, nn.BatchNorm1d):
             layers[-1] = _folded(layers[-1], part)
         else:
-            layers[-1] = layers[-1]._replace(activation=part)
+            layers[-1] = _Layer.of(layers[-1].weight, layers[-1].bias, part)
     return layers
 
 
@@ -200,18 +255,18 @@ def _folded(layer: _Layer, norm: nn.BatchNorm1d) -> _Layer:
     """γ (W h + b − μ) / √(v + ε) + β as one affine map."""
     assert norm.running_mean is not None and norm.running_var is not None  # those of networks.MLP keep them
     scale = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
-    return layer._replace(
-        weight=layer.weight * scale.unsqueeze(1),
-        bias=(layer.bias - norm.running_mean) * scale + norm.bias.detach(),
-    )
+    bias = (layer.bias - norm.running_mean) * scale + norm.bias.detach()
+    return _Layer.of(layer.weight * scale.unsqueeze(1), bias, layer.activation)
 
 
 def _head(likelihood: Likelihood) -> _Head | None:
     """The residual and log-likelihood of an output; None for a likelihood that has no place in this file."""
     if type(likelihood) in (Bernoulli, CrossEntropy):  # a subclass may be another likelihood
         return _Head(
-            lambda o, x: torch.sub(x.to(o.dtype), o.sigmoid_(), out=o),
+            True,
+            lambda mean, x: torch.sub(x.to(mean.dtype), mean, out=mean),
             bernoulli_log_prob_,
+            bernoulli_total,
         )
     if type(likelihood) is Gaussian and likelihood.num_parameters == 1 and likelihood.mean_activation == "identity":
         shift, unit, raw = likelihood.shift.flatten(), likelihood.unit.flatten(), likelihood.raw_scale
@@ -224,9 +279,9 @@ def _head(likelihood: Likelihood) -> _Head | None:
         def residual(o: Tensor, x: Tensor) -> Tensor:
             return torch.sub(x - shift, o.mul_(unit), out=o).mul_(unit / scale.square())
 
-        def log_likelihood(o: Tensor, x: Tensor, place: Tensor) -> Tensor:
+        def elementwise(o: Tensor, x: Tensor, place: Tensor) -> Tensor:
             away = torch.sub(x - shift, torch.mul(unit, o, out=place), out=place).div_(scale)
             return away.square_().mul_(-0.5).sub_(log_scale)
 
-        return _Head(residual, log_likelihood)
+        return _Head(False, residual, elementwise, lambda o, x, place: elementwise(o, x, place).sum(-1))
     return None

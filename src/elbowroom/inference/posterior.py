@@ -57,6 +57,7 @@ __all__ = [
     "METRICS",
     "Method",
     "Posterior",
+    "Precision",
     "default_metric",
     "gauss_newton_learner",
     "make_kernel",

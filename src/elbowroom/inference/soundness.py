@@ -45,9 +45,9 @@ def check_guide(q: Distribution, guide: Conditional) -> None:
 
     .. math:: \sigma > 0; \qquad \text{for a full covariance, } L_{jj} > 0 \text{ on the Cholesky factor's diagonal}
 
-    The guides of :mod:`elbowroom.model.guides`, and priors in a guide's place, are positive by construction and cost nothing here; any other costs a
-    comparison. A distribution that has no scale passes, and so does one whose scale is NaN: that is not this mistake,
-    and the learners' own check names it.
+    The guides of :mod:`elbowroom.model.guides`, and priors in a guide's place, are positive by construction and cost
+    nothing here; any other costs a comparison. A distribution that has no scale passes, and so does one whose scale is
+    NaN: that is not this mistake, and the learners' own check names it.
 
     Args:
         q: what the guide returned, q(z | x).

@@ -25,7 +25,7 @@ __all__ = [
     "is_possible",
 ]
 
-_HALVINGS = 5  # products of 2⁵ factors, 63 where odd ones are left over: above float32's least normal number, 2⁻¹²⁶
+_FACTORS = 112  # of a product, each one half at least: above float32's least normal number, 2⁻¹²⁶
 
 _Slope = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 
@@ -89,12 +89,12 @@ def bernoulli_log_prob_(logits: Tensor, x: Tensor, place: Tensor) -> Tensor:
 
 
 def bernoulli_total(logits: Tensor, x: Tensor, place: Tensor) -> Tensor:
-    r"""The sum of the same over the last axis, with a logarithm for 32 elements instead of one for each.
+    r"""The sum of the same over the last axis, with a logarithm for 112 elements instead of one for each.
 
-    .. math:: \sum_j x_j \ell_j - \log(1 + e^{\ell_j}) = \sum_j \big( x_j \ell_j - \max(\ell_j, 0) \big)
-        + \log \prod_j \sigma(|\ell_j|)
+    .. math:: \sum_j x_j \ell_j - \log(1 + e^{\ell_j}) = \log \prod_j \sigma(|\ell_j|)
+        - \sum_j \big( \max(\ell_j, 0) - x_j \ell_j \big)
 
-    The factors lie between one half and one, so that products of a few dozen are far from zero.
+    The factors lie between one half and one, so that a product of 112 is far from zero.
 
     Args:
         logits: ℓ, shape (\\*, elements).
@@ -102,15 +102,9 @@ def bernoulli_total(logits: Tensor, x: Tensor, place: Tensor) -> Tensor:
         place: memory of the logits' shape and type, which is overwritten.
     """
     torch.abs(logits, out=place).sigmoid_()
-    width = place.shape[-1]
-    for _ in range(_HALVINGS):
-        half = width // 2
-        if half == 0:
-            break
-        place[..., :half].mul_(place[..., half : 2 * half])
-        if width % 2:
-            place[..., 0].mul_(place[..., width - 1])
-        width = half
-    log_sigmoid = place[..., :width].log().sum(-1)
-    linear = torch.clamp_min(logits, 0, out=place).neg_().addcmul_(x, logits).sum(-1)
-    return linear.add_(log_sigmoid)
+    groups = place.shape[-1] // _FACTORS
+    whole = place[..., : groups * _FACTORS].view(*place.shape[:-1], groups, _FACTORS)
+    total = whole.prod(-1).log_().sum(-1)
+    if place.shape[-1] % _FACTORS:
+        total += place[..., groups * _FACTORS :].prod(-1).log_()
+    return total.sub_(torch.clamp_min(logits, 0, out=place).addcmul_(x, logits, value=-1).sum(-1))

@@ -125,8 +125,9 @@ class _Entry:
 
 def _training(enter: _Entry, shared: Mapping[str, Any], rows: int) -> Part:
     products = {"task": "training", "rows": rows, "batch_size": shared["batch_size"]}
-    enter.own(OURS, "training", {**shared, "autocast": None})
-    enter.bf16(BF16, "training", {**shared, "autocast": "bfloat16"})
+    enter.own(OURS, "training", {**shared, "compile": "on", "autocast": "none"})
+    enter.bf16(BF16, "training", {**shared, "compile": "on", "autocast": "bfloat16"})
+    enter.own("elbowroom, not compiled", "training", {**shared, "compile": "off", "autocast": "none"})
     enter.own(BARE, "rivals.bare", shared)
     enter.own("PyTorch around `er.objectives.elbo`", "rivals.objective", shared)
     enter.own("tutorials' item-by-item loop", "rivals.itemwise", shared)

@@ -20,7 +20,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Serves: images, batch_size, hidden, latent_dim, lr, seed, epochs, and autocast or None."""
+    """Serves: images, batch_size, hidden, latent_dim, lr, seed, epochs, compile, autocast."""
     asked = settings()
     images, hidden = np.load(asked["images"]), [asked["hidden"]]
     with tempfile.TemporaryDirectory() as folder:
@@ -42,7 +42,7 @@ def main() -> None:
                 "seed": asked["seed"],
                 "checkpoint_seconds": 3600,
             },
-            runtime={"device": "cpu"} | ({"autocast": asked["autocast"]} if asked["autocast"] else {}),
+            runtime={"device": "cpu", "compile": asked["compile"], "autocast": asked["autocast"]},
             observers=[_Turns(Line())],
             announce=_ignore,
         )

@@ -19,6 +19,7 @@ import elbowroom
 from elbowroom.cli import main
 from elbowroom.data.batch import Batch
 from elbowroom.learners.aevb import Aevb
+from elbowroom.learners.execution import Ascended
 from elbowroom.learners.learner import Pair
 
 SOURCE = Path(elbowroom.__file__).parent
@@ -90,10 +91,10 @@ def test_a_detour_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """Planted: a learner that has its own way to the gradient of the ELBO."""
 
     def by_hand(objective: Any, pair: Pair, batch: Batch, *tensors: Tensor, **settings: Any) -> Any:
-        q = pair.guide(batch.x)
-        logits = pair.model.likelihood.network(q.rsample())[:, 0]
-        value = -torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.x, reduction="none").sum((1, 2))
-        return value, {"reconstruction": value.detach(), "kl": torch.zeros(len(batch))}
+        logits = pair.model.likelihood.network(pair.guide(batch.x).rsample())[:, 0]
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.x, reduction="sum") / len(batch)
+        loss.backward()
+        return Ascended(-loss.detach(), {"reconstruction": -loss.detach(), "kl": torch.zeros(())})
 
     monkeypatch.setattr(Aevb, "step", _with_execution(Aevb.step, by_hand))
     with pytest.raises(AssertionError):

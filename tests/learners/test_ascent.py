@@ -14,6 +14,7 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.learners.ascent import Ascent, Climbed
+from elbowroom.learners.execution import eager
 from elbowroom.learners.learner import Pair, State
 from elbowroom.learners.schedules import cosine
 from elbowroom.model.oracles import ppca
@@ -42,7 +43,10 @@ def _weights(state: State) -> list[Tensor]:
 
 
 def _climb(ascent: Ascent, state: State, value: Tensor | None = None, **parts: Tensor) -> Climbed:
-    return ascent.climb(state, "value", _bowl(state) if value is None else value, parts, BATCH)
+    def objective(pair: Pair, batch: Batch, **settings: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        return _bowl(state) if value is None else value, parts
+
+    return ascent.apply_gradient(state, "value", *eager(objective, state.pair, BATCH), BATCH)
 
 
 def test_it_goes_up() -> None:

@@ -42,7 +42,7 @@ class Aevb:
         weighs_kl: whether the objective has a KL term to weigh.
         beta: its weight.
         warmup_steps: steps over which that weight grows linearly from 0.
-        execution: how the objective is run in a step, eagerly or compiled; `measure` is always eager.
+        execution: how objective and gradient are computed, eagerly or compiled; `measure` is always eager.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Aevb:
         elif self.weighs_kl:
             beta = settings["beta"] = self.beta
         value, parts = self.execution(_terms, state.pair, batch, *weight, generator=generator, **settings)
-        climbed = self.ascent.climb(state, self.name, value.mean(), parts, batch)
+        climbed = self.ascent.apply_gradient(state, self.name, value, parts, batch)
         state.step += 1
         terms = climbed.terms
         if self.weighs_kl:  # the value holds β·KL and free bits; what is reported as ELBO holds neither

@@ -59,29 +59,20 @@ class Ascent:
             group["peak_lr"] = group["lr"]
         return optimizer, average
 
-    def climb(self, state: State, name: str, value: Tensor, parts: Mapping[str, Tensor], batch: Batch) -> Climbed:
-        """One update of the weights along the gradient of ``value``.
+    def apply_gradient(
+        self, state: State, name: str, value: Tensor, parts: Mapping[str, Tensor], batch: Batch
+    ) -> Climbed:
+        """One update of the weights by the gradient of −value that stands in their ``.grad``.
 
         Args:
             state: its weights are changed, and its moving average; its step is the learner's to count.
             name: what the value is called in reports and messages.
-            value: what to ascend, a scalar: the batch's mean.
-            parts: to be reported beside it, each of shape (batch,).
+            value: what is ascended, a scalar: the batch's mean.
+            parts: to be reported beside it, means or one number for each datum.
             batch: the data, for the message if something is not finite.
         Raises:
             ElbowroomError: the value, a part or the gradient is not finite; names the step, the term and the likely
                 cause, and leaves the weights as they were.
-        """
-        state.optimizer.zero_grad(set_to_none=True)
-        value.neg().backward()  # type: ignore[no-untyped-call]
-        return self.apply_gradient(state, name, value, parts, batch)
-
-    def apply_gradient(
-        self, state: State, name: str, value: Tensor, parts: Mapping[str, Tensor], batch: Batch
-    ) -> Climbed:
-        """The second half of :meth:`climb`: the gradients of −value stand in the weights' ``.grad`` already.
-
-        For Pyro, whose estimators run the backward pass themselves.
         """
         lr = self._set_lr(state)
         weights = [weight for group in state.optimizer.param_groups for weight in group["params"]]
@@ -115,6 +106,6 @@ class Ascent:
 
 def _to_host(name: str, value: Tensor, parts: Mapping[str, Tensor], norm: Tensor) -> tuple[dict[str, float], float]:
     """Batch means and the gradients' norm, in one transfer."""
-    means = [part.mean() for part in parts.values()] if len(parts) < 2 else torch.stack([*parts.values()]).mean(1)
+    means = [part if part.dim() == 0 else part.mean() for part in parts.values()]
     head, grad_norm, *numbers = torch.stack([value.detach(), norm.to(value.dtype), *means]).tolist()
     return {name: head} | dict(zip(parts, numbers, strict=True)), grad_norm

@@ -2,8 +2,8 @@
 
 .. math:: (x, \\epsilon) \\mapsto \\big(\\mathcal{L}(x; \\theta, \\phi), \\nabla_{\\theta, \\phi}\\big)
 
-`torch.compile` sees the whole of it, networks and densities and the sum over the event, and makes a few loops of what
-would be some sixty operations. What is random stays outside: noise is drawn before the call, from the run's generator,
+`torch.compile` sees the whole of it, networks and densities and their derivatives, and makes a few loops of what would
+be some hundred operations. What is random stays outside: noise is drawn before the call, from the run's generator,
 in the order in which the objective asks for it (:mod:`elbowroom.model.noise`), so that a compiled run has the random
 numbers of an eager one.
 
@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException, Unsupported, UserError
 from torch._inductor import list_mode_options
 from torch._inductor.compile_fx import compile_fx
@@ -28,7 +28,7 @@ from torch._inductor.exc import InvalidCxxCompiler
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
-from elbowroom.learners.execution import Objective
+from elbowroom.learners.execution import Ascended, Objective, eager
 from elbowroom.learners.learner import Pair, untouched
 from elbowroom.model.noise import CannotPrepareError, Prepared, Recorder
 
@@ -38,7 +38,7 @@ _MOST_GRAPHS = 8  # functions of one run; more would be a sign that something ch
 
 
 class Compiled:
-    """Runs an objective as one compiled function of batch and noise.
+    """Computes an objective and its gradient by one compiled function of batch and noise.
 
     Args:
         rows: of a full batch; smaller ones are run by :func:`eager`.
@@ -49,9 +49,6 @@ class Compiled:
         graphs: functions compiled so far.
     Raises:
         ElbowroomError: ``required``, and there is no compiler, or the compiler fails.
-    Example:
-        >>> run = Compiled(rows=64, announce=print)
-        >>> value, parts = run(objective, pair, batch, generator=generator)  # doctest: +SKIP
     """
 
     def __init__(
@@ -62,6 +59,13 @@ class Compiled:
         self._required, self._announce, self._mode = required, announce, mode
         self._functions: dict[Any, _Function] = {}
         self._given_up = False
+        if not _traces_gradients():
+            self._give_up(
+                ElbowroomError(
+                    f"The objective cannot be compiled, because torch {torch.__version__} does not compile gradients.",
+                    "Install torch 2.13 or later, or set --runtime.compile off.",
+                )
+            )
 
     def __call__(
         self,
@@ -71,24 +75,26 @@ class Compiled:
         *tensors: Tensor,
         generator: torch.Generator | None = None,
         **settings: Any,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> Ascended:
         key = (objective, *sorted(settings.items()), _kind(batch), *(tuple(tensor.shape) for tensor in tensors))
         known = self._functions.get(key)
         if len(batch) != self.rows or self._given_up or (known is None and len(self._functions) == _MOST_GRAPHS):
-            return objective(pair, batch, *tensors, generator=generator, **settings)
+            return eager(objective, pair, batch, *tensors, generator=generator, **settings)
         try:
             if known is None:
                 known = _Function(objective, settings, backend=self._backend)
-                known.try_on(pair, batch, tensors, device=batch.x.device)
+                known.try_on(pair, batch, tensors)
                 self._functions[key] = known
             return known(pair, batch, tensors, generator)
         except (TorchDynamoException, FailOnRecompileLimitHit, CannotPrepareError, OSError) as error:
-            refusal = _refusal(error)
-            if self._required:
-                raise refusal from error
-            self._announce(f"{refusal.problem} Training goes on without the compiler. {refusal.remedy}")
-            self._given_up = True
-            return objective(pair, batch, *tensors, generator=generator, **settings)
+            self._give_up(_refusal(error), error)
+            return eager(objective, pair, batch, *tensors, generator=generator, **settings)
+
+    def _give_up(self, refusal: ElbowroomError, cause: Exception | None = None) -> None:
+        if self._required:
+            raise refusal from cause
+        self._announce(f"{refusal.problem} Training goes on without the compiler. {refusal.remedy}")
+        self._given_up = True
 
     def _backend(self, graph: torch.fx.GraphModule, examples: list[Tensor], **options: Any) -> Any:
         """What `torch.compile` does with a graph by default, counted."""
@@ -99,44 +105,59 @@ class Compiled:
 
 
 class _Function:
-    """An objective, compiled for one shape of its inputs."""
+    """An objective and its gradient, compiled for one shape of its inputs."""
 
     def __init__(self, objective: Objective, settings: Mapping[str, Any], *, backend: Callable[..., Any]) -> None:
         self._objective, self._settings = objective, settings
         self._recorder: Recorder | None = None
 
-        def run(
-            pair: Pair, x: Tensor, context: Tensor | None, mask: Tensor | None, tensors: tuple[Tensor, ...], drawn: Any
-        ) -> tuple[Tensor, dict[str, Tensor]]:
+        def ascend(
+            pair: Pair,
+            weights: list[nn.Parameter],
+            data: tuple[Tensor, Tensor | None, Tensor | None],
+            tensors: tuple[Tensor, ...],
+            drawn: list[Tensor],
+        ) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor | None, ...]]:
+            x, context, mask = data
             batch = Batch(x, None, context, mask)
-            return objective(pair, batch, *tensors, generator=Prepared(drawn), **settings)
+            value, parts = objective(pair, batch, *tensors, generator=Prepared(drawn), **settings)
+            mean = value.mean()
+            gradient = torch.autograd.grad(mean.neg(), weights, allow_unused=True)
+            return mean.detach(), {name: part.mean() for name, part in parts.items()}, gradient
 
         # the compiler counts and keeps its functions by code object, and this one is that of every run in the process
-        own = types.FunctionType(run.__code__.replace(), run.__globals__, "run", None, run.__closure__)
+        own = types.FunctionType(ascend.__code__.replace(), ascend.__globals__, "ascend", None, ascend.__closure__)
         self._compiled = torch.compile(own, fullgraph=True, dynamic=False, backend=backend)
 
-    def try_on(self, pair: Pair, batch: Batch, tensors: tuple[Tensor, ...], *, device: torch.device) -> None:
-        """Finds what is drawn, compiles forward and backward pass, and leaves everything as it was."""
-        chance = torch.Generator(device)
+    def try_on(self, pair: Pair, batch: Batch, tensors: tuple[Tensor, ...]) -> None:
+        """Finds what is drawn, compiles, and leaves everything as it was."""
+        chance = torch.Generator(batch.x.device)
         self._recorder = Recorder(chance)
         with untouched(pair):
             self._objective(pair, batch, *tensors, generator=self._recorder, **self._settings)
-            value, _ = self(pair, batch, tensors, chance)
-            value.mean().backward()  # type: ignore[no-untyped-call]
+            with torch._dynamo.config.patch(trace_autograd_ops=True):
+                self(pair, batch, tensors, chance)
 
     def __call__(
         self, pair: Pair, batch: Batch, tensors: tuple[Tensor, ...], generator: torch.Generator | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> Ascended:
         assert self._recorder is not None  # see try_on()
         drawn = [] if generator is None else self._recorder.draw(generator)
-        found: tuple[Tensor, dict[str, Tensor]] = self._compiled(
-            pair, batch.x, batch.context, batch.mask, tensors, drawn
-        )
-        return found
+        weights = [weight for weight in pair.parameters() if weight.requires_grad]
+        data = (batch.x, batch.context, batch.mask)
+        value, parts, gradient = self._compiled(pair, weights, data, tensors, drawn)
+        for weight, slope in zip(weights, gradient, strict=True):
+            weight.grad = slope
+        return Ascended(value, parts)
 
 
 def _kind(batch: Batch) -> tuple[Any, ...]:
     return tuple(None if part is None else (part.shape, part.dtype) for part in (batch.x, batch.context, batch.mask))
+
+
+def _traces_gradients() -> bool:
+    """Whether this torch can put a backward pass into the function that it compiles."""
+    return hasattr(torch._dynamo.config, "trace_autograd_ops")
 
 
 def _refusal(error: Exception) -> ElbowroomError:

@@ -1,14 +1,14 @@
-"""How an objective is run: by PyTorch, operation after operation, or as one compiled function.
+"""How an objective and its gradient are computed: by PyTorch, operation after operation, or by one compiled function.
 
-A learner hands its objective to an :class:`Execution`. There are two: :func:`eager`, which calls it, and
-:class:`elbowroom.learners.compiled.Compiled`, which compiles it first. Both give the same numbers to floating-point
-precision, from the same random numbers.
+A learner hands its objective to an :class:`Execution`. There are two: :func:`eager`, which calls it and differentiates
+it, and :class:`elbowroom.learners.compiled.Compiled`, which compiles both into one. They give the same numbers to
+floating-point precision, from the same random numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -16,14 +16,21 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.learners.learner import Pair
 
-__all__ = ["Execution", "Objective", "eager"]
+__all__ = ["Ascended", "Execution", "Objective", "eager"]
 
 Objective = Callable[..., tuple[Tensor, dict[str, Tensor]]]
 """(pair, batch, \\*tensors, generator=…, \\*\\*settings) to values of shape (batch,) and their parts, by name."""
 
 
+class Ascended(NamedTuple):
+    """An objective at a batch; the gradient of minus its mean stands in the weights' ``.grad``."""
+
+    value: Tensor  #: the mean over the batch, a scalar, off the graph
+    parts: dict[str, Tensor]  #: likewise, by name
+
+
 class Execution(Protocol):
-    """A way to run an objective."""
+    """A way to compute an objective and its gradient."""
 
     def __call__(
         self,
@@ -33,8 +40,8 @@ class Execution(Protocol):
         *tensors: Tensor,
         generator: torch.Generator | None = None,
         **settings: Any,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What the objective returns.
+    ) -> Ascended:
+        """Means over the batch; the gradient of minus the objective's is left in the weights' ``.grad``.
 
         Args:
             objective: the same function at every call.
@@ -54,6 +61,10 @@ def eager(
     *tensors: Tensor,
     generator: torch.Generator | None = None,
     **settings: Any,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Calls the objective."""
-    return objective(pair, batch, *tensors, generator=generator, **settings)
+) -> Ascended:
+    """Calls the objective, and differentiates it."""
+    value, parts = objective(pair, batch, *tensors, generator=generator, **settings)
+    mean = value.mean()
+    pair.zero_grad(set_to_none=True)
+    mean.neg().backward()  # type: ignore[no-untyped-call]
+    return Ascended(mean.detach(), {name: part.mean() for name, part in parts.items()})

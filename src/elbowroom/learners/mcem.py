@@ -108,7 +108,7 @@ class Mcem:
         updates: of the weights per E-step.
         learns_guide: whether the pair's guide is fitted alongside.
         scratch: a folder in which to map the chains; None keeps them in memory.
-        execution: how the M-step's objective is run.
+        execution: how the M-step's objective and gradient are computed.
     Raises:
         ElbowroomError: persistent chains of a stream; chains that start from, or move in the metric of, a guide that
             there is not.
@@ -171,7 +171,7 @@ class Mcem:
         for _ in range(self.updates):
             value, parts = self.execution(m_step_terms, pair, batch, found.z, learns_guide=self.learns_guide)
             parts["acceptance"] = found.acceptance
-            climbed = self.ascent.climb(state, "m_step", value.mean(), parts, batch)
+            climbed = self.ascent.apply_gradient(state, "m_step", value, parts, batch)
             first = first or climbed  # later ones are about draws from a posterior that has moved
         assert first is not None
         state.step += 1

@@ -32,7 +32,7 @@ def naive(*, num_samples: int, ascent: Ascent, estimator: Estimator = "pathwise"
         num_samples: K, draws of the prior for each datum.
         ascent: optimiser, schedule, clipping, moving average.
         estimator: how a prior with weights of its own learns; without such weights they are all the same.
-        execution: how the objective is run.
+        execution: how objective and gradient are computed.
     """
     objective = functools.partial(iwae_terms, estimator=estimator)
     return Aevb(

@@ -88,15 +88,23 @@ def sleep(guide: Conditional, batch: Batch, dreamt: Dream) -> Tensor:
 
 
 def both_phases(
-    pair: Pair, batch: Batch, z: Tensor, dreamt_z: Tensor, dreamt_x: Tensor, *, generator: Source | None = None
+    pair: Pair,
+    batch: Batch,
+    z: Tensor,
+    log_q: Tensor,
+    dreamt_z: Tensor,
+    dreamt_x: Tensor,
+    *,
+    generator: Source | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Their sum, nats, shape (batch,); and, without a gradient, ``log_joint`` of every draw and ``sleep``.
+    """Their sum, nats, shape (batch,); and, without a gradient, each phase's own and the ELBO of the same draws.
 
-    No weight is in both, so that the gradient of the sum is each phase's own. Everything is drawn: ``generator`` is not
-    used.
+    No weight is in both, so that the gradient of the sum is each phase's own. ``z`` and ``log_q`` are of
+    :class:`Answers`, the others of :class:`Dream`; since everything is drawn, ``generator`` is not used.
     """
     log_joint, asleep = wake(pair.model, batch, z), sleep(pair.guide, batch, Dream(dreamt_z, dreamt_x))
-    return log_joint.mean(0) + asleep, {"log_joint": log_joint.detach(), "sleep": asleep.detach()}
+    awake, bound = log_joint.mean(0), (log_joint.detach() - log_q).mean(0)
+    return awake + asleep, {"elbo": bound, "wake": awake.detach(), "sleep": asleep.detach()}
 
 
 def _contexts(batch: Batch, num_samples: int) -> Tensor | None:
@@ -110,7 +118,7 @@ class WakeSleep:
     Args:
         ascent: optimiser, schedule, clipping, moving average.
         num_samples: draws of z, and dreams, for each datum.
-        execution: how the two densities are run; draws and dreams are always made eagerly.
+        execution: how the densities and their gradients are computed; draws and dreams are always made eagerly.
     """
 
     name: ClassVar[str] = "elbo"
@@ -129,12 +137,10 @@ class WakeSleep:
             ElbowroomError: a phase's value or gradient is not finite; the weights are left as they were.
         """
         model, guide = state.pair.model, state.pair.guide
-        z, log_q = answers(guide, batch, num_samples=self.num_samples, generator=generator)
+        answered = answers(guide, batch, num_samples=self.num_samples, generator=generator)
         dreamt = dream(model, batch, num_samples=self.num_samples, generator=generator)
-        value, found = self.execution(both_phases, state.pair, batch, z, *dreamt)
-        log_joint = found["log_joint"]
-        parts = {"elbo": (log_joint - log_q).mean(0), "wake": log_joint.mean(0), "sleep": found["sleep"]}
-        climbed = self.ascent.climb(state, "wake + sleep", value.mean(), parts, batch)
+        value, parts = self.execution(both_phases, state.pair, batch, *answered, *dreamt)
+        climbed = self.ascent.apply_gradient(state, "wake + sleep", value, parts, batch)
         state.step += 1
         del climbed.terms["wake + sleep"]  # a sum of unlike things
         return state, Info(climbed.terms, climbed.lr, self.num_samples * len(batch), grad_norm=climbed.grad_norm)

@@ -21,7 +21,7 @@ from elbowroom.data.batch import Batch
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
-from elbowroom.learners.execution import Execution, Objective, eager
+from elbowroom.learners.execution import Ascended, Execution, Objective, eager
 from elbowroom.learners.learner import Pair, untouched
 from elbowroom.running.build_learner import Course, build_learner
 from elbowroom.running.config import Config
@@ -33,7 +33,6 @@ __all__ = ["choose_execution"]
 _LONG = 60.0  # seconds of training from which compiling pays
 _STEP = 8e-4  # seconds of a step of the smallest network: Python, the optimiser, some sixty operations
 _RATE = 1.5e11  # floating-point operations per second, about those of two CPU cores
-_WITH_BACKWARD = 3  # times the operations of the forward pass
 
 
 def choose_execution(
@@ -107,11 +106,11 @@ def _is_long(settings: Config, plan: Plan, pair: Pair, data: DataSet | StreamSet
     if steps is None:  # as many gradients of the decoder as were asked for
         assert plan.decoder_gradients is not None
         steps = plan.decoder_gradients // max(1, len(example))
-    return steps * (_STEP + _WITH_BACKWARD * count.operations / _RATE) >= _LONG
+    return steps * (_STEP + count.operations / _RATE) >= _LONG
 
 
 class _Counting:
-    """Runs objectives eagerly, and counts their floating-point operations."""
+    """Computes objectives and gradients eagerly, and counts the floating-point operations."""
 
     def __init__(self) -> None:
         self.operations = 0
@@ -124,9 +123,9 @@ class _Counting:
         *tensors: Tensor,
         generator: torch.Generator | None = None,
         **settings: Any,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> Ascended:
         with FlopCounterMode(display=False) as counter:
-            found = objective(pair, batch, *tensors, generator=generator, **settings)
+            found = eager(objective, pair, batch, *tensors, generator=generator, **settings)
         self.operations += counter.get_total_flops()
         return found
 

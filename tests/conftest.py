@@ -48,6 +48,19 @@ def generator() -> torch.Generator:
 
 
 @pytest.fixture
+def traced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """`torch.compile` traces and differentiates; C++ is made of that, over seconds, in tests marked ``cpp``."""
+    import elbowroom.learners.compiled as module  # the compiler takes seconds to import
+
+    torch._dynamo.reset()
+    if request.node.get_closest_marker("cpp") is None:
+        trace = torch._dynamo.lookup_backend("aot_eager")
+        monkeypatch.setattr(module, "compile_fx", lambda graph, examples, **options: trace(graph, examples))
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
 def out(tmp_path: Path) -> Path:
     """Where a run goes."""
     return tmp_path / "run"

@@ -32,18 +32,10 @@ from elbowroom.model.priors import PRIORS
 MakePair = Callable[..., tuple[Pair, Batch]]
 ROWS = 6
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # the compiler warns of its own doings
-
-
-@pytest.fixture(autouse=True)
-def compiler(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Traces the whole and differentiates it; what is then made of it in C++, over seconds, is for tests marked so."""
-    torch._dynamo.reset()
-    if request.node.get_closest_marker("cpp") is None:
-        trace = torch._dynamo.lookup_backend("aot_eager")
-        monkeypatch.setattr(module, "compile_fx", lambda graph, examples, **options: trace(graph, examples))
-    yield
-    torch._dynamo.reset()
+pytestmark = [
+    pytest.mark.usefixtures("traced"),
+    pytest.mark.filterwarnings("ignore"),  # the compiler warns of its own doings
+]
 
 
 def _generator(seed: int = 1) -> torch.Generator:
@@ -209,6 +201,21 @@ def test_trying_leaves_batch_statistics_and_gradients_alone() -> None:
         _found(execution, _terms, each, Batch(x), bound=elbo_terms, generator=_generator())
     torch.testing.assert_close(dict(twin.named_buffers()), dict(pair.named_buffers()))
     assert int(pair.guide.network.hidden_layers[1].num_batches_tracked) == 1  # type: ignore[union-attr,index,operator,arg-type]
+
+
+def test_another_number_of_threads_is_compiled_for_and_no_reason_to_stop(make_pair: MakePair) -> None:
+    pair, batch = make_pair()
+    compiled = Compiled(ROWS, required=True, announce=_silence)
+    before = torch.get_num_threads()
+    runs = []
+    try:
+        for threads in (before, before + 1):
+            torch.set_num_threads(threads)
+            runs.append(_found(compiled, _terms, pair, batch, bound=elbo_terms, generator=_generator()))
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(runs[0], runs[1], rtol=1e-9, atol=1e-11)
+    assert compiled.graphs == 2
 
 
 # --- what cannot be compiled -------------------------------------------------------------------------------------

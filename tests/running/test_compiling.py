@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +21,10 @@ from elbowroom.running.compiling import choose_execution
 from elbowroom.running.config import Config, configure
 from elbowroom.running.engine import Plan
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # the compiler warns of its own doings
-
-
-@pytest.fixture(autouse=True)
-def traced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The whole is traced and differentiated; C++ is made of it in tests marked so."""
-    torch._dynamo.reset()
-    if request.node.get_closest_marker("cpp") is None:
-        trace = torch._dynamo.lookup_backend("aot_eager")
-        monkeypatch.setattr(compiled_module, "compile_fx", lambda graph, examples, **options: trace(graph, examples))
-    yield
-    torch._dynamo.reset()
+pytestmark = [
+    pytest.mark.usefixtures("traced"),
+    pytest.mark.filterwarnings("ignore"),  # the compiler warns of its own doings
+]
 
 
 # --- the decision ------------------------------------------------------------------------------------------------

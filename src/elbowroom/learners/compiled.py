@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import types
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -135,7 +136,7 @@ class _Function:
         self._recorder = Recorder(chance)
         with untouched(pair):
             self._objective(pair, batch, *tensors, generator=self._recorder, **self._settings)
-            with torch._dynamo.config.patch(trace_autograd_ops=True):
+            with _tracing_gradients():
                 self(pair, batch, tensors, chance)
 
     def __call__(
@@ -144,8 +145,12 @@ class _Function:
         assert self._recorder is not None  # see try_on()
         drawn = [] if generator is None else self._recorder.draw(generator)
         weights = [weight for weight in pair.parameters() if weight.requires_grad]
-        data = (batch.x, batch.context, batch.mask)
-        value, parts, gradient = self._compiled(pair, weights, data, tensors, drawn)
+        given = (pair, weights, (batch.x, batch.context, batch.mask), tensors, drawn)
+        try:
+            value, parts, gradient = self._compiled(*given)
+        except Unsupported:  # it is compiled anew where something outside has changed, such as the number of threads
+            with _tracing_gradients():
+                value, parts, gradient = self._compiled(*given)
         for weight, slope in zip(weights, gradient, strict=True):
             weight.grad = slope
         return Ascended(value, parts)
@@ -158,6 +163,12 @@ def _kind(batch: Batch) -> tuple[Any, ...]:
 def _traces_gradients() -> bool:
     """Whether this torch can put a backward pass into the function that it compiles."""
     return hasattr(torch._dynamo.config, "trace_autograd_ops")
+
+
+def _tracing_gradients() -> AbstractContextManager[None]:
+    """Lets a backward pass be part of what is compiled: off by default, and looked at when something is compiled."""
+    patched: AbstractContextManager[None] = torch._dynamo.config.patch(trace_autograd_ops=True)
+    return patched
 
 
 def _refusal(error: Exception) -> ElbowroomError:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import elbowroom.learners.compiled as module
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.objectives import elbo_terms, iwae_terms
 from elbowroom.learners.aevb import Aevb
 from elbowroom.learners.ascent import Ascent
@@ -163,6 +164,8 @@ def _steps(learner: Any, pair: Pair, batches: list[Batch]) -> tuple[State, list[
     for batch in batches:
         state, info = learner.step(state, batch, generator=generator)
         infos.append(info)
+        with evaluation_mode(state.learned):
+            learner.measure(state.learned, batch, generator=_generator(7))
     return state, infos
 
 
@@ -216,6 +219,45 @@ def test_another_number_of_threads_is_compiled_for_and_no_reason_to_stop(make_pa
         torch.set_num_threads(before)
     torch.testing.assert_close(runs[0], runs[1], rtol=1e-9, atol=1e-11)
     assert compiled.graphs == 2
+
+
+def test_a_bound_made_anew_is_the_same_one(make_pair: MakePair) -> None:
+    """Each learner makes its own partial function, and two of these are never equal."""
+    pair, batch = make_pair()
+    compiled = Compiled(ROWS, required=True, announce=_silence)
+    for kl in ("analytic", "analytic", "monte-carlo"):
+        bound = functools.partial(elbo_terms, kl=kl)
+        _found(compiled, _terms, pair, batch, bound=bound, generator=_generator())
+    assert compiled.graphs == 2
+
+
+def test_a_gradient_lies_in_memory_as_its_weight_does(make_pair: MakePair) -> None:
+    def transposed(pair: Pair, batch: Batch, *, generator: Any) -> Any:
+        weight = pair.guide.network.output.weight  # type: ignore[union-attr]
+        return (weight.t() * torch.arange(len(weight))).sum() * torch.ones(len(batch)), {}
+
+    pair, batch = make_pair()
+    compiled = Compiled(ROWS, required=True, announce=_silence)
+    (_, _, wanted), (_, _, found) = (_found(each, transposed, pair, batch) for each in (eager, compiled))
+    torch.testing.assert_close(found, wanted)
+    for weight in pair.parameters():
+        assert weight.grad is None or weight.grad.stride() == weight.stride()
+
+
+def test_what_fails_later_goes_on_with_the_same_draws(make_pair: MakePair, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair, batch = make_pair()
+    said: list[str] = []
+    compiled = Compiled(ROWS, announce=said.append)
+    _found(compiled, _terms, pair, batch, bound=elbo_terms, generator=_generator())
+
+    def fails(*given: Any) -> Any:
+        raise torch._dynamo.exc.InternalTorchDynamoError("out of order")
+
+    (function,) = compiled._functions.values()
+    monkeypatch.setattr(function, "_compiled", fails)
+    found = _found(compiled, _terms, pair, batch, bound=elbo_terms, generator=_generator(5))
+    torch.testing.assert_close(found, _found(eager, _terms, pair, batch, bound=elbo_terms, generator=_generator(5)))
+    assert len(said) == 1
 
 
 # --- what cannot be compiled -------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from elbowroom.running.build import build_pair, facts_of
 from elbowroom.running.compiling import choose_execution
 from elbowroom.running.config import Config, configure
 from elbowroom.running.engine import Plan
+from elbowroom.running.observers import Silent
 
 pytestmark = [
     pytest.mark.usefixtures("traced"),
@@ -73,6 +74,7 @@ BERNOULLI = {"data": {"binarization": "dynamic"}}
         ({"seconds": 600.0}, 5, True),
         ({"decoder_gradients": 10**4}, 5, False),
         ({"decoder_gradients": 10**7}, 5, True),
+        ({"decoder_gradients": 10**7, "learner": "mcem"}, 5, False),  # the chains take most of them
     ],
 )
 def test_long_runs_are_compiled_and_short_ones_are_not(train: dict[str, Any], hidden: int, compiled: bool) -> None:
@@ -185,11 +187,49 @@ def test_where_it_cannot_be_compiled_nothing_is_written(tmp_path: Path, monkeypa
     assert "--runtime.compile off" in caught.value.remedy
     assert not (tmp_path / "on").exists()
     said: list[str] = []
-    execution = _chosen(said, train={"steps": 1_000_000}, **BERNOULLI)
-    assert isinstance(execution, Compiled)
+    assert _chosen(said, train={"steps": 1_000_000}, **BERNOULLI) is eager
     (remark,) = said
     assert remark.startswith("The objective cannot be compiled, because the compiler failed (RuntimeError")
     assert "Training goes on without the compiler" in remark
+
+
+@pytest.mark.parametrize("last_samples", [None, 4])
+def test_nothing_is_compiled_once_training_has_begun(
+    last_samples: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Compiled] = []
+
+    def make(*given: Any, **known: Any) -> Compiled:
+        made.append(Compiled(*given, **known))
+        return made[-1]
+
+    monkeypatch.setattr(compiled_module, "Compiled", make)
+    graphs: list[int] = []
+
+    class Counts(Silent):
+        def start(self, step: int, total: int | None) -> None:
+            graphs.append(made[0].graphs)
+
+    data = {"validation": 8, "test": 8, "binarization": "dynamic"}
+    tiny(grey(), tmp_path / "run", data=data, runtime={"device": "cpu", "compile": "on"}, train={"steps": 10},
+         objective={"name": "iwae", "last_samples": last_samples}, observers=[Counts()])  # fmt: skip
+    assert len(made) == 1
+    assert graphs == [made[0].graphs] == [1 if last_samples is None else 2]
+
+
+def test_the_remedy_can_be_taken_when_a_run_goes_on(tmp_path: Path) -> None:
+    data = {"validation": 8, "test": 8, "binarization": "dynamic"}
+    tiny(grey(), tmp_path / "run", data=data, runtime={"device": "cpu", "compile": "on"}, train={"steps": 4})
+    run = tiny(
+        grey(),
+        tmp_path / "run",
+        data=data,
+        resume=True,
+        runtime={"device": "cpu", "compile": "off"},
+        train={"steps": 8},
+    )
+    assert run.step == 8
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["compiled"] is False
 
 
 def test_a_stream_is_compiled_without_losing_a_row(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ Its first rows are looked at to learn shape and support, and are kept: the first
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any, ClassVar, NoReturn
@@ -188,12 +188,12 @@ class StreamSet:
             start: read past so many batches, without touching the generator.
         """
         check_batch_size(batch_size)
-        groups = regroup(self._checked(), batch_size)
+        groups = regroup(self._checked(self.stream.chunks()), batch_size)
         return (self._batch(raw, generator) for raw in islice(groups, start, None))
 
     def example(self, batch_size: int, *, generator: torch.Generator) -> Batch:
         """A batch such as training sees, of the stream's first rows, which are not lost to it."""
-        return self._batch(next(regroup(iter(self.stream.peek(batch_size)), batch_size)), generator)
+        return self._batch(next(regroup(self._checked(self.stream.peek(batch_size)), batch_size)), generator)
 
     def batches(self, split: str, batch_size: int, *, points: int | None = None) -> NoReturn:
         """A stream has no splits: always an error."""
@@ -215,9 +215,9 @@ class StreamSet:
         """Name the rows of a batch that hold NaN or infinity; None if there are none."""
         return describe_non_finite(batch)
 
-    def _checked(self) -> Iterator[Tensor]:
+    def _checked(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         first = 0
-        for chunk in self.stream.chunks():
+        for chunk in chunks:
             if tuple(chunk.shape[1:]) != self.event_shape:
                 raise ElbowroomError(
                     f"The stream {self.name} yields x of shape {tuple(chunk.shape[1:])} after {self.event_shape}.",

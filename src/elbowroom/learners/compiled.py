@@ -14,6 +14,8 @@ second number of draws where one was asked for.
 
 from __future__ import annotations
 
+import errno
+import functools
 import os
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +24,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException, Unsupported, UserError
+from torch._dynamo import exc
+from torch._dynamo.exc import TorchDynamoException, Unsupported, UserError
 from torch._inductor import list_mode_options
 from torch._inductor.compile_fx import compile_fx
 from torch._inductor.exc import InvalidCxxCompiler
@@ -37,6 +40,11 @@ __all__ = ["Compiled"]
 
 _MOST_GRAPHS = 8  # functions of one run; more would be a sign that something changes at every step
 
+# by its name since torch 2.7
+_TooManyError: type[Exception] = getattr(exc, "FailOnRecompileLimitHit", TorchDynamoException)
+_FAILURES = (TorchDynamoException, _TooManyError, OSError)
+_CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.ENOENT, errno.EEXIST}
+
 
 class Compiled:
     """Computes an objective and its gradient by one compiled function of batch and noise.
@@ -48,6 +56,7 @@ class Compiled:
         mode: of `torch.compile`, "reduce-overhead" for CUDA graphs; None for its default.
     Attributes:
         graphs: functions compiled so far.
+        given_up: whether compiling has failed, and all is run by :func:`eager`.
     Raises:
         ElbowroomError: ``required``, and there is no compiler, or the compiler fails.
     """
@@ -59,7 +68,7 @@ class Compiled:
         self.graphs = 0
         self._required, self._announce, self._mode = required, announce, mode
         self._functions: dict[Any, _Function] = {}
-        self._given_up = False
+        self.given_up = False
         if not _traces_gradients():
             self._give_up(
                 ElbowroomError(
@@ -77,25 +86,53 @@ class Compiled:
         generator: torch.Generator | None = None,
         **settings: Any,
     ) -> Ascended:
-        key = (objective, *sorted(settings.items()), _kind(batch), *(tuple(tensor.shape) for tensor in tensors))
-        known = self._functions.get(key)
-        if len(batch) != self.rows or self._given_up or (known is None and len(self._functions) == _MOST_GRAPHS):
+        known = None
+        if len(batch) == self.rows and not self.given_up:
+            known = self._function(objective, pair, batch, tensors, settings)
+        if known is None:
             return eager(objective, pair, batch, *tensors, generator=generator, **settings)
+        before = None if generator is None else generator.get_state()
         try:
-            if known is None:
-                known = _Function(objective, settings, backend=self._backend)
-                known.try_on(pair, batch, tensors)
-                self._functions[key] = known
             return known(pair, batch, tensors, generator)
-        except (TorchDynamoException, FailOnRecompileLimitHit, CannotPrepareError, OSError) as error:
+        except _FAILURES as error:
+            if generator is not None and before is not None:
+                generator.set_state(before)  # what follows draws the same
             self._give_up(_refusal(error), error)
             return eager(objective, pair, batch, *tensors, generator=generator, **settings)
+
+    def _function(
+        self,
+        objective: Objective,
+        pair: Pair,
+        batch: Batch,
+        tensors: tuple[Tensor, ...],
+        settings: Mapping[str, Any],
+    ) -> _Function | None:
+        """The function for inputs of this kind, made now where there is none; None where none can be made."""
+        named = sorted((name, _identity(value)) for name, value in settings.items())
+        key = (objective, *named, _kind(batch), *(tuple(tensor.shape) for tensor in tensors))
+        known = self._functions.get(key)
+        if known is not None or len(self._functions) == _MOST_GRAPHS:
+            return known
+        made = _Function(objective, settings, backend=self._backend)
+        try:
+            made.record(pair, batch, tensors)
+        except CannotPrepareError as error:
+            self._give_up(_refusal(error), error)
+            return None
+        try:
+            made.compile(pair, batch, tensors)
+        except _FAILURES as error:
+            self._give_up(_refusal(error), error)
+            return None
+        self._functions[key] = made
+        return made
 
     def _give_up(self, refusal: ElbowroomError, cause: Exception | None = None) -> None:
         if self._required:
             raise refusal from cause
         self._announce(f"{refusal.problem} Training goes on without the compiler. {refusal.remedy}")
-        self._given_up = True
+        self.given_up = True
 
     def _backend(self, graph: torch.fx.GraphModule, examples: list[Tensor], **options: Any) -> Any:
         """What `torch.compile` does with a graph by default, counted."""
@@ -109,8 +146,9 @@ class _Function:
     """An objective and its gradient, compiled for one shape of its inputs."""
 
     def __init__(self, objective: Objective, settings: Mapping[str, Any], *, backend: Callable[..., Any]) -> None:
-        self._objective, self._settings = objective, settings
+        self._objective, self._settings, self._backend = objective, settings, backend
         self._recorder: Recorder | None = None
+        self._compiled: Callable[..., Any] | None = None
 
         def ascend(
             pair: Pair,
@@ -127,22 +165,25 @@ class _Function:
             return mean.detach(), {name: part.mean() for name, part in parts.items()}, gradient
 
         # the compiler counts and keeps its functions by code object, and this one is that of every run in the process
-        own = types.FunctionType(ascend.__code__.replace(), ascend.__globals__, "ascend", None, ascend.__closure__)
-        self._compiled = torch.compile(own, fullgraph=True, dynamic=False, backend=backend)
+        code = ascend.__code__.replace()
+        self._ascend = types.FunctionType(code, ascend.__globals__, "ascend", None, ascend.__closure__)
 
-    def try_on(self, pair: Pair, batch: Batch, tensors: tuple[Tensor, ...]) -> None:
-        """Finds what is drawn, compiles, and leaves everything as it was."""
-        chance = torch.Generator(batch.x.device)
-        self._recorder = Recorder(chance)
+    def record(self, pair: Pair, batch: Batch, tensors: tuple[Tensor, ...]) -> None:
+        """Finds what is drawn, and leaves everything as it was."""
+        self._recorder = Recorder(torch.Generator(batch.x.device))
         with untouched(pair):
             self._objective(pair, batch, *tensors, generator=self._recorder, **self._settings)
-            with _tracing_gradients():
-                self(pair, batch, tensors, chance)
+
+    def compile(self, pair: Pair, batch: Batch, tensors: tuple[Tensor, ...]) -> None:
+        """Compiles, by a call that leaves everything as it was."""
+        self._compiled = torch.compile(self._ascend, fullgraph=True, dynamic=False, backend=self._backend)
+        with untouched(pair), _tracing_gradients():
+            self(pair, batch, tensors, torch.Generator(batch.x.device))
 
     def __call__(
         self, pair: Pair, batch: Batch, tensors: tuple[Tensor, ...], generator: torch.Generator | None
     ) -> Ascended:
-        assert self._recorder is not None  # see try_on()
+        assert self._recorder is not None and self._compiled is not None  # see record() and compile()
         drawn = [] if generator is None else self._recorder.draw(generator)
         weights = [weight for weight in pair.parameters() if weight.requires_grad]
         given = (pair, weights, (batch.x, batch.context, batch.mask), tensors, drawn)
@@ -152,8 +193,20 @@ class _Function:
             with _tracing_gradients():
                 value, parts, gradient = self._compiled(*given)
         for weight, slope in zip(weights, gradient, strict=True):
-            weight.grad = slope
+            weight.grad = slope if slope is None else _laid_out_as(weight, slope)
         return Ascended(value, parts)
+
+
+def _identity(setting: Any) -> Any:
+    """What a setting is known by: of a partial function, what it is made of, since two of the same are not equal."""
+    if isinstance(setting, functools.partial):
+        return setting.func, setting.args, tuple(sorted(setting.keywords.items()))
+    return setting
+
+
+def _laid_out_as(weight: Tensor, slope: Tensor) -> Tensor:
+    """The gradient in the weight's own order in memory, which fused optimisers count on."""
+    return slope if slope.stride() == weight.stride() else torch.empty_like(weight).copy_(slope)
 
 
 def _kind(batch: Batch) -> tuple[Any, ...]:
@@ -181,7 +234,7 @@ def _refusal(error: Exception) -> ElbowroomError:
             f"The objective cannot be compiled, because there is no C++ compiler ('{named}' does not run).",
             f"Install g++ or clang, name it with the environment variable CXX, or {leave}.",
         )
-    refused = next((cause for cause in causes if isinstance(cause, OSError)), None)
+    refused = next((cause for cause in causes if isinstance(cause, OSError) and cause.errno in _CANNOT_WRITE), None)
     if refused is not None:
         where = f" ({refused.filename})" if refused.filename else ""
         return ElbowroomError(
@@ -191,7 +244,7 @@ def _refusal(error: Exception) -> ElbowroomError:
         )
     if isinstance(error, CannotPrepareError):
         return ElbowroomError(f"The objective cannot be compiled. {error.problem}", f"Otherwise {leave}.")
-    if isinstance(error, FailOnRecompileLimitHit):
+    if isinstance(error, _TooManyError) and _TooManyError is not TorchDynamoException:
         return ElbowroomError(
             "The objective cannot be compiled once and for all, because something in it changes from step to step.",
             f"Look at it with TORCH_LOGS=recompiles, or {leave}.",

@@ -67,4 +67,5 @@ def _is_packable(weight: Tensor) -> bool:
         and weight.dtype in (torch.float32, torch.bfloat16)
         and bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)  # type: ignore[no-untyped-call]
         and all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
+        and (weight.dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
     )

@@ -9,7 +9,7 @@ it: eager and compiled steps differ in the last digits.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def choose_execution(
         plan: how long it is.
         pair: model and guide, as training will find them.
         data: from whose training data a batch is taken.
-        decided: what an earlier session of the run has decided; None for a new run.
+        decided: what "auto" has come to in an earlier session of the run; None for a new run.
         announce: told why nothing is compiled, where it would have paid.
     Raises:
         ElbowroomError: ``runtime.compile`` is "on", and the objective cannot be compiled.
@@ -61,16 +61,21 @@ def choose_execution(
     why_not = _why_not(settings, device)
     if why_not is not None and required:
         raise why_not
-    wanted = decided if decided is not None else asked != "off" and (required or _is_long(settings, plan, pair, data))
-    if not wanted or why_not is not None:
+    if why_not is not None or asked == "off":
+        return eager
+    wanted = required or (_is_long(settings, plan, pair, data) if decided is None else decided)
+    if not wanted:
         return eager
     from elbowroom.learners.compiled import Compiled  # the compiler takes seconds to import
 
     example = _example(settings, data, device)
     mode = "reduce-overhead" if device.type == "cuda" else None
     execution = Compiled(len(example), required=required, announce=announce, mode=mode)
-    _rehearse(settings, plan, pair, example, execution)
-    return execution
+    steps = [0]
+    if settings.objective.last_samples is not None and plan.total_steps is not None:
+        steps.append(plan.total_steps - 1)  # which has another number of draws
+    _rehearse(settings, plan, pair, example, execution, steps=steps)
+    return eager if execution.given_up else execution
 
 
 def _why_not(settings: Config, device: torch.device) -> ElbowroomError | None:
@@ -101,11 +106,11 @@ def _is_long(settings: Config, plan: Plan, pair: Pair, data: DataSet | StreamSet
         return False  # however large the networks are, a step would have to be twenty times that of the smallest
     example = _example(settings, data, next(pair.parameters()).device)
     count = _Counting()
-    _rehearse(settings, plan, pair, example, count)
+    gradients = _rehearse(settings, plan, pair, example, count)
     steps = plan.total_steps
     if steps is None:  # as many gradients of the decoder as were asked for
         assert plan.decoder_gradients is not None
-        steps = plan.decoder_gradients // max(1, len(example))
+        steps = plan.decoder_gradients // max(1, gradients)
     return steps * (_STEP + count.operations / _RATE) >= _LONG
 
 
@@ -134,10 +139,17 @@ def _example(settings: Config, data: DataSet | StreamSet, device: torch.device) 
     return data.example(settings.train.batch_size, generator=make_generator(device, 0))
 
 
-def _rehearse(settings: Config, plan: Plan, pair: Pair, batch: Batch, execution: Execution) -> None:
-    """One step on a batch, which leaves nothing behind."""
+def _rehearse(
+    settings: Config, plan: Plan, pair: Pair, batch: Batch, execution: Execution, *, steps: Sequence[int] = (0,)
+) -> int:
+    """These steps on a batch, which leave nothing behind; returns the decoder's gradients of the last."""
+    gradients = 0
     positions = None if batch.index is None else batch.index.sort().values
     with tempfile.TemporaryDirectory() as scratch, untouched(pair):
         course = Course(plan.total_steps, plan.steps_per_epoch, positions, Path(scratch) / "chains")
         learner = build_learner(settings, course, execution)
-        learner.step(learner.init(pair), batch, generator=make_generator(batch.x.device, 0))
+        for step in steps:
+            state = learner.init(pair)
+            state.step = step
+            gradients = learner.step(state, batch, generator=make_generator(batch.x.device, 0))[1].decoder_gradients
+    return gradients

@@ -48,6 +48,7 @@ _MAY_CHANGE = {
     "train.checkpoint_seconds",
     "runtime.device",
     "runtime.threads",
+    "runtime.compile",
 }
 
 

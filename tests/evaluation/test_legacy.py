@@ -23,7 +23,7 @@ ROWS: list[tuple[str, dict[str, Any], str, dict[str, Any], dict[str, Any]]] = [
         {"k": 50, "seed": 0},
         {"median_ess": 47.6, "median_pareto_k": 0.25, "unreliable": 0.225},
     ),
-    ("elbow room", {"k": 50, "seed": 0}, "iwae", {"k": 50, "seed": 0}, {}),
+    ("elbow room", {"k": 50, "seed": 0}, "iwae", {"k": 50, "num_samples": 1, "seed": 0}, {}),
     (
         "active units",
         {"of": 3, "threshold": 0.01, "seed": 0},

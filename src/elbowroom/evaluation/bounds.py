@@ -67,7 +67,8 @@ def iwae(study: Study) -> list[Result]:
     if isinstance(study.guide, PriorGuide):  # no posterior was guessed, so no guess has a room
         return results
     room = values["iwae"] - _elbo_values(study, points)["elbo"]
-    return [*results, study.average("iwae", "elbow room", room, bound="lower", asked={"k": k})]
+    asked = {"k": k, "num_samples": study.settings.num_samples}
+    return [*results, study.average("iwae", "elbow room", room, bound="lower", asked=asked)]
 
 
 def laplace_is(study: Study) -> list[Result]:

@@ -92,7 +92,7 @@ def evaluate(
         ``laplace-is`` has also found the median effective sample size, the share of data where it is below a tenth of
         k (there the bound is loose), the mean number of modes, the share of data whose largest one no climb arrived
         at, and the mean number of decoder evaluations. What a result was ``asked`` can be asked again:
-        ``evaluate(…, methods=[result.method], **result.asked)``.
+        ``evaluate(…, methods=[result.method], points=result.points, **result.asked)``.
     Raises:
         ElbowroomError: an unknown method, split or setting, a likelihood that is none, a number below one.
     Reference:

@@ -58,6 +58,8 @@ def modernised(row: Mapping[str, Any]) -> dict[str, Any]:
     asked = {key: value for key, value in settings.items() if key not in _FOUND}
     if "used_chains" in found:
         asked["chains"] = _chains_asked(asked, found)
+    if (method, name) == ("iwae", "elbow room"):
+        asked.setdefault("num_samples", 1)  # of the ELBO's draws; what it is unless given
     if asked.get("temperatures") == "automatic":
         asked["temperatures"] = None
     known = {key: value for key, value in row.items() if key != "settings"}

@@ -40,7 +40,7 @@ __all__ = ["Compiled"]
 
 _MOST_GRAPHS = 8  # functions of one run; more would be a sign that something changes at every step
 
-# by its name since torch 2.7
+# older versions of torch have another name for it
 _TooManyError: type[Exception] = getattr(exc, "FailOnRecompileLimitHit", TorchDynamoException)
 _FAILURES = (TorchDynamoException, _TooManyError, OSError)
 _CANNOT_WRITE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.ENOENT, errno.EEXIST}

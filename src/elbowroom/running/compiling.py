@@ -103,7 +103,7 @@ def _is_long(settings: Config, plan: Plan, pair: Pair, data: DataSet | StreamSet
     if plan.seconds is not None:
         return plan.seconds >= _LONG
     if plan.total_steps is not None and plan.total_steps * _STEP * 20 < _LONG:
-        return False  # however large the networks are, a step would have to be twenty times that of the smallest
+        return False  # not looked at closer: long only if a step takes more than twenty times that of the smallest
     example = _example(settings, data, next(pair.parameters()).device)
     count = _Counting()
     gradients = _rehearse(settings, plan, pair, example, count)

@@ -13,8 +13,8 @@ import torch
 import elbowroom as er
 from bench.problem import build
 from bench.worker import serve, settings
-from elbowroom.inference.ais import Plan
-from elbowroom.inference.tempering import temperature_schedule
+from elbowroom.inference.annealing.ais import Plan
+from elbowroom.inference.annealing.tempering import temperature_schedule
 from elbowroom.samplers.hmc import HMC
 
 __all__ = ["main"]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from bench.outside import Rivals
 from elbowroom.data.batch import Batch
-from elbowroom.inference.posterior import posterior
+from elbowroom.inference.posterior.sample import posterior
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.latent import LatentModel
 from elbowroom.samplers.diagnostics import diagnose, ess_mean

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 import elbowroom as er
-from elbowroom.inference.gradients import GradientStatistics
+from elbowroom.studies.gradient_variance import GradientStatistics
 
 ESTIMATORS = {
     "elbo": (1, ["pathwise", "stl", "score-function", "naive"]),

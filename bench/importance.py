@@ -8,7 +8,7 @@ import torch
 
 from bench.problem import build
 from bench.worker import serve, settings
-from elbowroom.inference.importance import importance_estimate
+from elbowroom.inference.importance.estimate import importance_estimate
 
 __all__ = ["main"]
 

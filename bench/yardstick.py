@@ -22,9 +22,9 @@ import elbowroom as er
 from bench.machine import machine
 from elbowroom.evaluation.settings import ScheduleName
 from elbowroom.evaluation.study import evaluation_mode
-from elbowroom.inference.ais import plan
-from elbowroom.inference.bidirectional import Simulated, bidirectional, simulate
-from elbowroom.inference.starts import StartName
+from elbowroom.inference.annealing.ais import plan
+from elbowroom.inference.annealing.bidirectional import Simulated, bidirectional, simulate
+from elbowroom.inference.annealing.initial import StartName
 from elbowroom.numerics import mean_and_stderr
 from elbowroom.samplers.hmc import HMC
 

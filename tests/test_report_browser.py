@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from elbowroom.cli import main
-from elbowroom.showing.style import number
+from elbowroom.showing.figures.style import number
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

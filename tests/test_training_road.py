@@ -24,7 +24,7 @@ from elbowroom.learners.learner import Pair
 
 SOURCE = Path(elbowroom.__file__).parent
 ROAD = [
-    ("cli/learning.py", "train"),
+    ("cli/train.py", "train"),
     ("running/train.py", "train"),
     ("running/engine.py", "fit"),
     ("learners/aevb.py", "step"),

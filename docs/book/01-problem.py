@@ -33,7 +33,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 import elbowroom as er
 from elbowroom.numerics import mean_and_stderr
-from elbowroom.showing.style import BLUE, COLUMN, SMALL, VERMILION, new_figure, thin_axes
+from elbowroom.showing.figures.style import BLUE, COLUMN, SMALL, VERMILION, new_figure, thin_axes
 
 # %matplotlib inline
 truth, _, train = er.oracles.ppca(dim=10, latent_dim=3, seed=0, num_data=100)  # here nature, for once, is known

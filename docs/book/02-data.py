@@ -24,7 +24,7 @@ import elbowroom as er
 from elbowroom.data.support import Support
 from elbowroom.model.distributions import ContinuousBernoulli
 from elbowroom.numerics import mean_and_stderr
-from elbowroom.showing.mosaic import Panel, draw_sheet, to_rgb
+from elbowroom.showing.figures.image_sheet import Panel, draw_sheet, to_rgb
 
 # %matplotlib inline
 NAME = "mnist" if os.environ.get("ELBOWROOM_DOCS") == "full" else "digits"

@@ -20,10 +20,10 @@ import torch
 from torch.distributions import kl_divergence
 
 import elbowroom as er
-from elbowroom.inference.normals import normals_of
+from elbowroom.inference.gaussian.normals import normals_of
 from elbowroom.model.draws import draw
 from elbowroom.numerics import mean_and_stderr
-from elbowroom.showing.style import BLUE, COLUMN, GREY, SMALL, VERMILION, new_figure, thin_axes
+from elbowroom.showing.figures.style import BLUE, COLUMN, GREY, SMALL, VERMILION, new_figure, thin_axes
 
 # %matplotlib inline
 generator = torch.Generator().manual_seed(0)

@@ -23,11 +23,11 @@ import tempfile
 from pathlib import Path
 
 import elbowroom as er
-from elbowroom.evaluation.aggregate import aggregate_study
-from elbowroom.evaluation.sample_study import sample_study, share_of_prior
+from elbowroom.evaluation.doctor.aggregate_posterior import aggregate_study
+from elbowroom.evaluation.doctor.sample_quality import sample_study, share_of_prior
 from elbowroom.numerics import mean_and_stderr
 from elbowroom.showing.diagnosis import diagnosis_text
-from elbowroom.showing.holes import holes_figure
+from elbowroom.showing.figures.holes import holes_figure
 
 # %matplotlib inline
 FULL = os.environ.get("ELBOWROOM_DOCS") == "full"

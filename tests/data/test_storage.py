@@ -19,7 +19,7 @@ from elbowroom.data.storage import (
     content_digest,
     scan,
 )
-from elbowroom.data.survey import survey
+from elbowroom.data.value_checks import survey
 from elbowroom.errors import ElbowroomError
 
 X = np.arange(60, dtype=np.uint8).reshape(15, 2, 2)

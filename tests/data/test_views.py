@@ -7,7 +7,7 @@ import torch
 
 from elbowroom.data.binarization import Binarization
 from elbowroom.data.support import Support
-from elbowroom.data.survey import Survey
+from elbowroom.data.value_checks import Survey
 from elbowroom.data.views import View
 from elbowroom.errors import ElbowroomError
 

@@ -275,7 +275,7 @@ def _doctest(block: Block, namespace: dict[str, Any], page: Path) -> None:
 
 def do_less(patch: pytest.MonkeyPatch) -> None:
     """The same functions, with fewer epochs, points and draws than they are asked for."""
-    from elbowroom.running import compare, imputing, runs
+    from elbowroom.running import compare, impute, runs
     from elbowroom.running.config import configure
 
     def small(settings: Any) -> Any:
@@ -289,7 +289,7 @@ def do_less(patch: pytest.MonkeyPatch) -> None:
     at_most(patch, runs, "score", k=50)
     at_most(patch, runs.Run, "patient", points=60)
     at_most(patch, runs, "posterior", draws=20, warmup=20, chains=2)
-    at_most(patch, imputing, "impute_batch", draws=20, warmup=20, chains=2)
+    at_most(patch, impute, "impute_batch", draws=20, warmup=20, chains=2)
     at_most(patch, compare, "compare", seconds=2.0, visits=2000, decoder_gradients=2000, moments=2, points=20, k=20)
 
 

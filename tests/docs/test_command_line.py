@@ -23,7 +23,8 @@ from cyclopts import Parameter
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from elbowroom.cli import _COMMANDS, app, looking
+from elbowroom.cli import _COMMANDS, app
+from elbowroom.cli import sample as sample_command
 from elbowroom.running.config import DataConfig, recipe_names, recipe_text
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -160,7 +161,7 @@ def test_every_command_has_a_heading_its_sentence_and_its_usage(text: str) -> No
 def test_planted_flags_are_missed(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def sample(run: Path, *, num: int = 24, tint: str | None = None) -> None: ...
 
-    monkeypatch.setattr(looking, "sample", sample)
+    monkeypatch.setattr(sample_command, "sample", sample)
     monkeypatch.setitem(DataConfig.model_fields, "colour", FieldInfo(annotation=str, default="red"))
     monkeypatch.setitem(
         DataConfig.model_fields,

@@ -12,7 +12,7 @@ import pytest
 
 import elbowroom
 from elbowroom.evaluation.evaluate import METHODS
-from elbowroom.inference.posterior import METHODS as KERNELS
+from elbowroom.inference.posterior.sample import METHODS as KERNELS
 from elbowroom.inference.weights import ESTIMATORS
 from elbowroom.model.guides import GUIDES
 from elbowroom.model.likelihoods import LIKELIHOODS

@@ -13,12 +13,12 @@ from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation import annealed as module
-from elbowroom.evaluation import effort as search
-from elbowroom.evaluation.effort import LADDER, Effort, Rung
+from elbowroom.evaluation import annealing_budget as search
+from elbowroom.evaluation.annealing_budget import LADDER, Effort, Rung
 from elbowroom.evaluation.evaluate import evaluate
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.settings import Settings
-from elbowroom.inference.ais import Plan
+from elbowroom.inference.annealing.ais import Plan
 from elbowroom.model.guides import PriorGuide
 from elbowroom.model.likelihoods import CrossEntropy
 from elbowroom.model.networks import MLP

@@ -9,8 +9,8 @@ import pytest
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.evaluate import METHODS
 from elbowroom.evaluation.settings import DRAWS, POINTS, ScheduleName, Settings
-from elbowroom.inference.starts import STARTS
-from elbowroom.inference.tempering import SCHEDULES
+from elbowroom.inference.annealing.initial import STARTS
+from elbowroom.inference.annealing.tempering import SCHEDULES
 
 
 def test_the_choices_are_those_that_there_are() -> None:

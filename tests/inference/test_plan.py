@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from elbowroom.errors import ElbowroomError
-from elbowroom.inference import ais as module
-from elbowroom.inference.ais import Plan, ais, plan
-from elbowroom.inference.annealing import Pilot
-from elbowroom.inference.bidirectional import bidirectional, simulate
-from elbowroom.inference.tempering import adapted_schedule, temperature_schedule
+from elbowroom.inference.annealing import ais as module
+from elbowroom.inference.annealing.ais import Plan, ais, plan
+from elbowroom.inference.annealing.bidirectional import bidirectional, simulate
+from elbowroom.inference.annealing.chains import Pilot
+from elbowroom.inference.annealing.tempering import adapted_schedule, temperature_schedule
 from elbowroom.model import oracles
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Bernoulli

@@ -19,9 +19,9 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.objectives import elbo, elbo_terms, iwae_terms
 from elbowroom.learners.aevb import Aevb
-from elbowroom.learners.ascent import Ascent
 from elbowroom.learners.learner import Info, Pair, State
 from elbowroom.learners.schedules import cosine
+from elbowroom.learners.update import Ascent
 from elbowroom.model.guides import FullNormal
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Bernoulli, Gaussian

@@ -19,11 +19,11 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.objectives import elbo_terms, iwae_terms
 from elbowroom.learners.aevb import Aevb
-from elbowroom.learners.ascent import Ascent
 from elbowroom.learners.compiled import Compiled
 from elbowroom.learners.execution import eager
 from elbowroom.learners.learner import Pair, State
 from elbowroom.learners.mcem import m_step_terms
+from elbowroom.learners.update import Ascent
 from elbowroom.learners.wakesleep import WakeSleep
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import GUIDES

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
-from elbowroom.learners.ascent import Ascent
-from elbowroom.learners.expectation import Draws, EStep
+from elbowroom.learners.e_step import Draws, EStep
 from elbowroom.learners.learner import Info, Pair
 from elbowroom.learners.mcem import Mcem, McemState, m_step_terms
 from elbowroom.learners.schedules import cosine
+from elbowroom.learners.update import Ascent
 from elbowroom.model.guides import DiagonalNormal, PriorGuide
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Bernoulli

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.inference.objectives import iwae
-from elbowroom.learners.ascent import Ascent
 from elbowroom.learners.learner import Pair
 from elbowroom.learners.naive import naive
+from elbowroom.learners.update import Ascent
 from elbowroom.model.guides import PriorGuide
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.oracles import LinearGaussian, ppca

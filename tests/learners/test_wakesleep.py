@@ -15,8 +15,8 @@ from torch.distributions import Independent, Normal, kl_divergence
 import elbowroom.learners.wakesleep as module
 from elbowroom.data.batch import Batch
 from elbowroom.inference.objectives import elbo_terms
-from elbowroom.learners.ascent import Ascent
 from elbowroom.learners.learner import Pair
+from elbowroom.learners.update import Ascent
 from elbowroom.learners.wakesleep import Answers, WakeSleep, answers, dream
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw

@@ -8,9 +8,9 @@ import pytest
 import torch
 from scipy import stats
 
-from elbowroom.inference.ais import ais
-from elbowroom.inference.bidirectional import bidirectional, simulate
-from elbowroom.inference.laplace_importance import laplace_evidence
+from elbowroom.inference.annealing.ais import ais
+from elbowroom.inference.annealing.bidirectional import bidirectional, simulate
+from elbowroom.inference.importance.laplace_proposal import laplace_evidence
 from elbowroom.model.conjugate import LogGamma, PoissonGamma
 from elbowroom.model.oracles import quadrature_log_evidence
 

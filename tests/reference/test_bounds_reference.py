@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.batch import Batch
-from elbowroom.inference.importance import importance_estimate
+from elbowroom.inference.importance.estimate import importance_estimate
 from elbowroom.inference.objectives import elbo_terms, iwae
 from elbowroom.model.draws import draw
 from elbowroom.model.guides import DiagonalNormal

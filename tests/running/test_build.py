@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import grey, reals, tiny
 from torch import Tensor
 
 from elbowroom.data.support import Support
@@ -20,6 +19,7 @@ from elbowroom.running.build import build_data, build_pair, facts_of, initialise
 from elbowroom.running.build_learner import Course, build_learner
 from elbowroom.running.config import Config, configure
 from elbowroom.running.runs import load
+from small_runs import grey, reals, tiny
 
 
 def _generator() -> torch.Generator:

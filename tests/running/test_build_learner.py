@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import reals, tiny
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
@@ -25,6 +24,7 @@ from elbowroom.learners.wakesleep import WakeSleep
 from elbowroom.running.build import build_pair, facts_of, guide_name
 from elbowroom.running.build_learner import Course, build_learner
 from elbowroom.running.config import Config, configure
+from small_runs import reals, tiny
 
 COURSE = Course(10, 5, torch.arange(100), Path("chains"))
 STREAM = Course(10, None, None, Path("chains"))

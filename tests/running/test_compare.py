@@ -15,77 +15,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_runs import Quits
 from torch import Tensor
 
 from elbowroom.data.binarization import mix
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.study import evaluation_mode
-from elbowroom.inference.laplace_importance import laplace_evidence
+from elbowroom.inference.importance.laplace_proposal import laplace_evidence
 from elbowroom.running import compare as comparing
 from elbowroom.running import engine
 from elbowroom.running.compare import compare
 from elbowroom.running.comparison import Comparison
 from elbowroom.running.runs import load
+from small_comparisons import ASKED, go, hush, write
+from small_runs import Quits
 
-RECIPE = """
-[data]
-name = "bits.npy"
-validation = 10
-test = 30
-[model]
-latent_dim = 2
-encoder = {{ hidden = [4] }}
-decoder = {{ hidden = [4] }}
-[optimizer]
-lr = 1e-2
-[train]
-batch_size = 20
-{rest}
-"""
-ASKED: dict[str, Any] = {"decoder_gradients": 400, "moments": 3, "points": 20, "k": 5, "starts": 1}
-
-
-def hush(remark: str) -> None:
-    pass
-
-
-def write(name: str, rest: str = "") -> str:
-    Path(name).write_text(RECIPE.format(rest=rest))
-    return name
-
-
-def go(*recipes: str, **settings: Any) -> Comparison:
-    settings = {"announce": hush, "out": "o", **ASKED, **settings}
-    return compare(recipes or ("aevb.toml", "wake.toml"), **settings)
+pytestmark = pytest.mark.usefixtures("comparison_folder")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, _lonely_machine: None) -> Path:
-    """Data that a latent variable has made: two kinds of rows, and two recipes."""
-    folder = tmp_path_factory.mktemp("compare")
-    rng = np.random.default_rng(0)
-    kinds = rng.random((2, 6))
-    np.save(folder / "bits.npy", (rng.random((140, 6)) < kinds[rng.integers(0, 2, 140)]).astype(np.uint8))
-    np.save(folder / "grey.npy", rng.random((140, 6)).astype(np.float32))
-    np.save(folder / "other.npy", rng.integers(0, 2, (140, 6), dtype=np.uint8))
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _at(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for file in place.glob("*.npy"):
-        shutil.copy(file, tmp_path)
-    monkeypatch.chdir(tmp_path)
-    write("aevb.toml")
-    write("wake.toml", 'learner = "wake-sleep"')
-
-
-@pytest.fixture(scope="module")
-def undisturbed(place: Path) -> Iterator[Comparison]:
+def undisturbed(comparison_data: Path) -> Iterator[Comparison]:
     """A comparison that nobody stopped, in a folder of its own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
+        patch.chdir(comparison_data)
         write("aevb.toml")
         write("wake.toml", 'learner = "wake-sleep"')
         found = go()

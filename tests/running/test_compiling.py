@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import TINY, Quits, grey, tiny
 
 import elbowroom.learners.compiled as compiled_module
 from elbowroom.data.loading import load_data
@@ -21,6 +20,7 @@ from elbowroom.running.compiling import choose_execution
 from elbowroom.running.config import Config, configure
 from elbowroom.running.engine import Plan
 from elbowroom.running.observers import Silent
+from small_runs import TINY, Quits, grey, tiny
 
 pytestmark = [
     pytest.mark.usefixtures("traced"),

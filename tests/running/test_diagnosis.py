@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.doctor import Diagnosis
-from elbowroom.evaluation.findings import Evidence, Finding
+from elbowroom.evaluation.doctor.diagnose import Diagnosis
+from elbowroom.evaluation.doctor.findings import Evidence, Finding
 from elbowroom.running.diagnosis import Checkup, read_checkup, write_checkup
 from elbowroom.running.folder import RunFolder
 

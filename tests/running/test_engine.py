@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import Quits, everything, grey, reals, tiny
 
 import elbowroom.running.checkpoints as checkpoints_module
 from elbowroom.data.dataset import DataSet
@@ -27,6 +26,7 @@ from elbowroom.numerics import mean_and_stderr
 from elbowroom.running.engine import Books
 from elbowroom.running.observers import Silent
 from elbowroom.running.runs import load
+from small_runs import Quits, everything, grey, reals, tiny
 
 
 def _quit_at_once() -> None:

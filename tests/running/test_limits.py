@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import Quits, everything, grey, reals, tiny
 
 from elbowroom.data.loading import load_data
 from elbowroom.errors import ElbowroomError
 from elbowroom.running.build import build_pair, facts_of
 from elbowroom.running.checkpoints import Checkpoints
 from elbowroom.running.config import configure
+from small_runs import Quits, everything, grey, reals, tiny
 
 BATCH = 10  # of 37 training rows: batches of 10, 10, 10 and 7
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_runs import reals, tiny
 
 from elbowroom.errors import ElbowroomError
 from elbowroom.running.runs import Run
 from elbowroom.running.sampling import posterior
+from small_runs import reals, tiny
 
 FEW = {"draws": 12, "chains": 3, "warmup": 10}
 

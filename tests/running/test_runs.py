@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import grey, reals, tiny
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -17,6 +16,7 @@ import elbowroom as er
 from elbowroom.errors import ElbowroomError
 from elbowroom.running.diagnosis import Checkup, read_checkup
 from elbowroom.running.runs import Run, load
+from small_runs import grey, reals, tiny
 
 FEW = {"steps": 4, "batch_size": 10}
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_runs import Quits, everything, grey, reals, tiny
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -20,6 +19,7 @@ from elbowroom.running.folder import RunFolder
 from elbowroom.running.observers import Silent
 from elbowroom.running.runs import load
 from elbowroom.running.train import resolve, train
+from small_runs import Quits, everything, grey, reals, tiny
 
 FEW = {"steps": 3, "batch_size": 10}
 

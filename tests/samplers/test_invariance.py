@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.batch import Batch
-from elbowroom.inference.curvature import gauss_newton
-from elbowroom.inference.laplace import laplace
-from elbowroom.inference.perceptron import PerceptronPosterior
+from elbowroom.inference.gaussian.curvature import gauss_newton
+from elbowroom.inference.gaussian.laplace import laplace
+from elbowroom.inference.posterior.mlp_target import PerceptronPosterior
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Bernoulli, Gaussian
 from elbowroom.model.networks import MLP

@@ -17,7 +17,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.running.observers import Silent
 from elbowroom.running.runs import Run
 from elbowroom.showing import gallery, plots
-from elbowroom.showing.style import png
+from elbowroom.showing.figures.style import png
 
 SMALL = {"encoder": {"hidden": [8]}, "decoder": {"hidden": [8]}}
 

@@ -12,8 +12,8 @@ import torch
 
 from elbowroom.errors import ElbowroomError
 from elbowroom.showing import plots
-from elbowroom.showing.style import finish, new_figure
-from elbowroom.showing.tables import kolmogorov_smirnov
+from elbowroom.showing.figures.style import finish, new_figure
+from elbowroom.showing.figures.tabular import kolmogorov_smirnov
 
 T = np.zeros((5, 3))
 

@@ -21,7 +21,7 @@ from elbowroom.data.binarization import Binarization
 from elbowroom.data.splits import SPLITS, epoch_order, seeded_permutation
 from elbowroom.data.storage import InMemory, Storage, content_digest, scan
 from elbowroom.data.support import Support
-from elbowroom.data.survey import check_rows, describe_non_finite, survey
+from elbowroom.data.value_checks import check_rows, describe_non_finite, survey
 from elbowroom.data.views import View, observed
 from elbowroom.errors import ElbowroomError, did_you_mean
 

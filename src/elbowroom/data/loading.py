@@ -36,8 +36,8 @@ from elbowroom.data.storage import (
 )
 from elbowroom.data.stream import Peekable, StreamSet
 from elbowroom.data.support import Support
-from elbowroom.data.survey import Survey, check_finite, check_support, infer_support, survey
 from elbowroom.data.tables import frame_material, match_levels
+from elbowroom.data.value_checks import Survey, check_finite, check_support, infer_support, survey
 from elbowroom.data.views import View
 from elbowroom.errors import ElbowroomError, did_you_mean
 

@@ -20,7 +20,7 @@ from elbowroom.data.binarization import Binarization
 from elbowroom.data.dataset import check_batch_size
 from elbowroom.data.storage import item_parts
 from elbowroom.data.support import Support
-from elbowroom.data.survey import Survey, check_rows, describe_non_finite
+from elbowroom.data.value_checks import Survey, check_rows, describe_non_finite
 from elbowroom.data.views import View, observed
 from elbowroom.errors import ElbowroomError
 

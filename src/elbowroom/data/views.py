@@ -16,7 +16,7 @@ from torch import Tensor
 from elbowroom.data.binarization import Binarization, fixed_bits, fresh_bits, threshold_bits
 from elbowroom.data.moments import Moments
 from elbowroom.data.support import Support
-from elbowroom.data.survey import Survey, percent
+from elbowroom.data.value_checks import Survey, percent
 from elbowroom.errors import ElbowroomError
 
 __all__ = ["View", "observed"]

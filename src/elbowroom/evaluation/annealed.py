@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.batch import Batch
-from elbowroom.evaluation.effort import Effort, find_effort, schedule_of, start_settings
+from elbowroom.evaluation.annealing_budget import Effort, find_effort, schedule_of, start_settings
 from elbowroom.evaluation.results import Bound, Result
 from elbowroom.evaluation.study import PerBatch, Study, observed, require_normalized
-from elbowroom.inference.ais import AIS, ais
-from elbowroom.inference.bidirectional import bidirectional, simulate
+from elbowroom.inference.annealing.ais import AIS, ais
+from elbowroom.inference.annealing.bidirectional import bidirectional, simulate
 from elbowroom.numerics import mean_and_stderr
 
 __all__ = ["annealed", "sandwiched"]

@@ -10,8 +10,8 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.curve import unreliable
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.study import Study, observed, require_normalized
-from elbowroom.inference.importance import importance_estimate
-from elbowroom.inference.laplace_importance import laplace_evidence
+from elbowroom.inference.importance.estimate import importance_estimate
+from elbowroom.inference.importance.laplace_proposal import laplace_evidence
 from elbowroom.inference.objectives import elbo_terms
 from elbowroom.model.guides import PriorGuide
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.study import Study, observed, require_normalized
-from elbowroom.inference.importance_curve import importance_curve
-from elbowroom.inference.pareto import pareto_threshold
+from elbowroom.inference.importance.curve import importance_curve
+from elbowroom.inference.importance.pareto import pareto_threshold
 from elbowroom.inference.soundness import ask
 
 __all__ = ["k_curve", "unreliable"]

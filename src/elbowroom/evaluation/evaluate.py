@@ -31,7 +31,7 @@ from elbowroom.errors import ElbowroomError, did_you_mean
 from elbowroom.evaluation.annealed import annealed, sandwiched
 from elbowroom.evaluation.bounds import active_units, elbo, iwae, laplace_is
 from elbowroom.evaluation.curve import k_curve
-from elbowroom.evaluation.gaps import room
+from elbowroom.evaluation.inference_gaps import room
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.settings import Settings
 from elbowroom.evaluation.study import (
@@ -44,7 +44,7 @@ from elbowroom.evaluation.study import (
     require_normalized,
     stream,
 )
-from elbowroom.inference.importance import importance_estimate
+from elbowroom.inference.importance.estimate import importance_estimate
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.latent import LatentModel
 

@@ -71,7 +71,7 @@ def draw_latents(q: Distribution, num_samples: int, estimator: Estimator, genera
 
     Raises:
         ElbowroomError: the estimator differentiates through the draws, but the guide's have no gradient. To go on
-            would be to optimise the naive estimator of :mod:`elbowroom.inference.gradients`, silently.
+            would be to optimise the naive estimator of :mod:`elbowroom.studies.gradient_variance`, silently.
     """
     z = draw(q, (num_samples,), generator=generator)
     if estimator == "score-function":

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.inference.objectives import Terms
-from elbowroom.learners.ascent import Ascent
 from elbowroom.learners.execution import Execution, eager
 from elbowroom.learners.learner import Info, Pair, State
+from elbowroom.learners.update import Ascent
 from elbowroom.model.noise import Source
 
 __all__ = ["Aevb"]

@@ -28,7 +28,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from elbowroom.data.batch import Batch
-from elbowroom.data.survey import describe_non_finite
+from elbowroom.data.value_checks import describe_non_finite
 from elbowroom.errors import ElbowroomError
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.latent import LatentModel

@@ -28,13 +28,13 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
-from elbowroom.inference.laplace_importance import laplace_evidence
+from elbowroom.inference.importance.laplace_proposal import laplace_evidence
 from elbowroom.inference.soundness import ask
-from elbowroom.learners.ascent import Ascent
-from elbowroom.learners.chains import Chains, no_positions
+from elbowroom.learners.chain_store import Chains, no_positions
+from elbowroom.learners.e_step import EStep
 from elbowroom.learners.execution import Execution, eager
-from elbowroom.learners.expectation import EStep
 from elbowroom.learners.learner import Info, Pair, State
+from elbowroom.learners.update import Ascent
 from elbowroom.model.noise import Source
 
 __all__ = ["Mcem", "McemState", "m_step_terms"]

@@ -6,7 +6,7 @@ r"""Naive Monte Carlo: ascend the logarithm of an average over draws from the pr
 It needs no guide and its average is unbiased for p(x), and it fails: nearly all draws of the prior explain nearly no
 datum, so that the sum is one lucky term's. The number of draws that are needed grows like exp(KL(p(z|x) ‖ p(z))), and
 the effective sample size, which is reported, says how many of them count
-(:mod:`elbowroom.inference.prior_sampling` measures the law).
+(:mod:`elbowroom.studies.prior_sampling` measures the law).
 
 This is the importance-weighted bound with the prior in the guide's place, where log p(z) and log q(z) cancel, so it is
 written nowhere else.
@@ -19,8 +19,8 @@ import functools
 from elbowroom.inference.objectives import iwae_terms
 from elbowroom.inference.weights import Estimator
 from elbowroom.learners.aevb import Aevb
-from elbowroom.learners.ascent import Ascent
 from elbowroom.learners.execution import Execution, eager
+from elbowroom.learners.update import Ascent
 
 __all__ = ["naive"]
 

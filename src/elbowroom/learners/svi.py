@@ -45,8 +45,8 @@ from elbowroom.inference.divergences import closed_form_kl
 from elbowroom.inference.objectives import Terms, elbo_terms, iwae_terms
 from elbowroom.inference.soundness import ask
 from elbowroom.inference.weights import check_name, check_num_samples
-from elbowroom.learners.ascent import Ascent, Climbed
 from elbowroom.learners.learner import Info, Pair, State
+from elbowroom.learners.update import Ascent, Climbed
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
 from elbowroom.model.latent import LatentModel

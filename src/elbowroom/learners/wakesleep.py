@@ -23,9 +23,9 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.inference.objectives import elbo_terms
 from elbowroom.inference.soundness import ask
-from elbowroom.learners.ascent import Ascent
 from elbowroom.learners.execution import Execution, eager
 from elbowroom.learners.learner import Info, Pair, State
+from elbowroom.learners.update import Ascent
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
 from elbowroom.model.latent import LatentModel

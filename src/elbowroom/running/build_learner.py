@@ -14,13 +14,13 @@ from torch.optim import Optimizer
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.objectives import OBJECTIVES
 from elbowroom.learners.aevb import Aevb
-from elbowroom.learners.ascent import Ascent
+from elbowroom.learners.e_step import EStep
 from elbowroom.learners.execution import Execution, eager
-from elbowroom.learners.expectation import EStep
 from elbowroom.learners.learner import Learner
 from elbowroom.learners.mcem import Mcem
 from elbowroom.learners.naive import naive
 from elbowroom.learners.schedules import SCHEDULES
+from elbowroom.learners.update import Ascent
 from elbowroom.learners.wakesleep import WakeSleep
 from elbowroom.running.build import guide_name
 from elbowroom.running.config import Config, ObjectiveConfig

@@ -5,9 +5,9 @@ double, budget / 2^(m−1), …, budget / 2, budget; at each of them every recip
 before any goes on to the next. What else the machine does in the meantime then falls on all alike.
 
 The yardstick is a function of the model p(x, z) alone, importance sampling from Laplace approximations
-(:mod:`elbowroom.inference.laplace_importance`), without a guide even where there is one: no learner gains by a good
-one or suffers by a bad one. All are measured on the same points with the same bits, and with the weights they have at
-that moment, not with those that were best on validation data.
+(:mod:`elbowroom.inference.importance.laplace_proposal`), without a guide even where there is one: no learner gains by a
+good one or suffers by a bad one. All are measured on the same points with the same bits, and with the weights they have
+at that moment, not with those that were best on validation data.
 
 Training, resuming and safety are the engine's: a leg is a run that goes on. Every measurement is on disk before the
 next leg begins, so the same call goes on after a stop at any instant; of a finished comparison it only reads.
@@ -28,12 +28,12 @@ from torch import Tensor
 from elbowroom.data.binarization import mix
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.study import evaluation_mode
-from elbowroom.inference.laplace_importance import laplace_evidence
+from elbowroom.inference.importance.laplace_proposal import laplace_evidence
 from elbowroom.running.comparison import RECORD, VALUES, Comparison, Entrant, Row, amount, summary
 from elbowroom.running.config import configure, nested, read_recipe
 from elbowroom.running.folder import RunFolder
 from elbowroom.running.observers import Silent
-from elbowroom.running.rehearsal import NO_LIMIT, Rehearsed, check_yardsticks, rehearse
+from elbowroom.running.preflight import NO_LIMIT, Rehearsed, check_yardsticks, rehearse
 from elbowroom.running.runs import Run
 from elbowroom.running.runtime import make_generator
 from elbowroom.running.train import train

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.doctor import Diagnosis
-from elbowroom.evaluation.findings import Evidence, Finding, Severity
+from elbowroom.evaluation.doctor.diagnose import Diagnosis
+from elbowroom.evaluation.doctor.findings import Evidence, Finding, Severity
 from elbowroom.running.checkpoints import write_text_atomically
 from elbowroom.running.folder import RunFolder
 from elbowroom.running.json_text import json_text

@@ -24,14 +24,14 @@ from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.doctor import Diagnosis, diagnose
+from elbowroom.evaluation.doctor.diagnose import Diagnosis, diagnose
+from elbowroom.evaluation.doctor.findings import Patient
 from elbowroom.evaluation.evaluate import evaluate, score
-from elbowroom.evaluation.findings import Patient
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.settings import Settings
 from elbowroom.evaluation.study import Announce, evaluation_mode
-from elbowroom.inference.posterior import Announce as Transition
-from elbowroom.inference.posterior import Posterior, posterior
+from elbowroom.inference.posterior.sample import Announce as Transition
+from elbowroom.inference.posterior.sample import Posterior, posterior
 from elbowroom.learners.learner import Pair
 from elbowroom.memory import peak_memory
 from elbowroom.model.conditional import Conditional
@@ -41,9 +41,9 @@ from elbowroom.model.latent import LatentModel, Sample
 from elbowroom.running.build import Facts, build_data, build_pair
 from elbowroom.running.config import Config, configure
 from elbowroom.running.diagnosis import Checkup, write_checkup
+from elbowroom.running.evaluation_cache import FileParts
 from elbowroom.running.folder import RunFolder
 from elbowroom.running.own_data import check_fits, check_same_data, with_recorded_splits
-from elbowroom.running.parts import FileParts
 from elbowroom.running.runtime import dtype_of, make_generator, pick_device
 
 __all__ = ["Encoded", "Reconstruction", "Run", "Scores", "load"]
@@ -254,7 +254,7 @@ class Run:
         """What is wrong with the model; it is kept in doctor.json, with the step of the weights.
 
         Args:
-            checks: names from ``elbowroom.evaluation.doctor.CHECKS``; all of them unless given.
+            checks: names from ``elbowroom.evaluation.doctor.diagnose.CHECKS``; all of them unless given.
             points: data that a check looks at.
             seed: of all draws.
             announce: told before every check.
@@ -364,7 +364,8 @@ class Run:
             labels: class labels of a source from Python, shape (n,).
             seed: of the chains.
             announce: told of every transition.
-            **settings: method, draws, chains, warmup, metric, … of :func:`elbowroom.inference.posterior.posterior`.
+            **settings: method, draws, chains, warmup, metric, … of
+            :func:`elbowroom.inference.posterior.sample.posterior`.
         Raises:
             ElbowroomError: see there.
         """

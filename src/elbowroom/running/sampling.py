@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from elbowroom.inference.posterior import Posterior
+from elbowroom.inference.posterior.sample import Posterior
 from elbowroom.running.runs import Run, load
 
 __all__ = ["posterior"]

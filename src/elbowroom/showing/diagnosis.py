@@ -5,8 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from elbowroom.evaluation.doctor import Diagnosis
-from elbowroom.evaluation.findings import Evidence, Finding
+from elbowroom.evaluation.doctor.diagnose import Diagnosis
+from elbowroom.evaluation.doctor.findings import Evidence, Finding
 
 __all__ = ["diagnosis_text", "evidence_number", "verdict"]
 

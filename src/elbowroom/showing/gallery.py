@@ -15,18 +15,18 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.aggregate import Aggregate
+from elbowroom.evaluation.doctor.aggregate_posterior import Aggregate
+from elbowroom.evaluation.doctor.sample_quality import SampleStudy
 from elbowroom.evaluation.results import Result
-from elbowroom.evaluation.sample_study import SampleStudy
 from elbowroom.running.comparison import Comparison
-from elbowroom.running.imputing import Imputed
+from elbowroom.running.impute import Imputed
 from elbowroom.running.runs import Encoded, Run
 from elbowroom.showing import plots
-from elbowroom.showing.data import value_range
-from elbowroom.showing.holes import holes_figure
-from elbowroom.showing.room import by_split
+from elbowroom.showing.figures.dataset import value_range
+from elbowroom.showing.figures.holes import holes_figure
+from elbowroom.showing.figures.room import by_split
+from elbowroom.showing.figures.style import write
 from elbowroom.showing.standings import headline
-from elbowroom.showing.style import write
 
 __all__ = [
     "comparison",

@@ -11,16 +11,16 @@ Example:
 
 from __future__ import annotations
 
-from elbowroom.showing.comparison import comparison_figure
-from elbowroom.showing.completions import completions_figure
-from elbowroom.showing.curves import training_curves
-from elbowroom.showing.images import class_rows_figure, image_grid, reconstruction_figure, samples_figure
-from elbowroom.showing.latents import latent_scatter, manifold_figure, manifold_grid, traversal_figure
-from elbowroom.showing.measures import evaluation_figure, gradient_figure, k_curve_figure
-from elbowroom.showing.prior_sampling import prior_sampling_figure
-from elbowroom.showing.room import room_figure, room_rows
-from elbowroom.showing.style import is_image
-from elbowroom.showing.tables import marginals_figure, reconstruction_scatter
+from elbowroom.showing.figures.comparison import comparison_figure
+from elbowroom.showing.figures.completions import completions_figure
+from elbowroom.showing.figures.curves import training_curves
+from elbowroom.showing.figures.images import class_rows_figure, image_grid, reconstruction_figure, samples_figure
+from elbowroom.showing.figures.latents import latent_scatter, manifold_figure, manifold_grid, traversal_figure
+from elbowroom.showing.figures.measures import evaluation_figure, gradient_figure, k_curve_figure
+from elbowroom.showing.figures.prior_sampling import prior_sampling_figure
+from elbowroom.showing.figures.room import room_figure, room_rows
+from elbowroom.showing.figures.style import is_image
+from elbowroom.showing.figures.tabular import marginals_figure, reconstruction_scatter
 
 __all__ = [
     "class_rows_figure",

@@ -17,7 +17,7 @@ from elbowroom.running.config import Config
 if TYPE_CHECKING:  # torch would come with them, which a list of recipes does not need
     from elbowroom.evaluation.results import Result
     from elbowroom.evaluation.study import Announce
-    from elbowroom.inference.posterior import Announce as AnnounceTransition
+    from elbowroom.inference.posterior.sample import Announce as AnnounceTransition
     from elbowroom.samplers.kernel import Info
 
 __all__ = [

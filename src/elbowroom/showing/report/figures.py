@@ -16,9 +16,9 @@ from elbowroom.evaluation.results import Result
 from elbowroom.running.observers import BOUNDS
 from elbowroom.running.runs import Run
 from elbowroom.showing import gallery, plots
-from elbowroom.showing.report.content import Figure, Prose
+from elbowroom.showing.figures.style import COLUMN, png
+from elbowroom.showing.report.blocks import Figure, Prose
 from elbowroom.showing.report.words import estimate
-from elbowroom.showing.style import COLUMN, png
 
 __all__ = [
     "attempt",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from elbowroom.running.diagnosis import FILE, Checkup
-from elbowroom.showing.report.content import Block, Problem, Prose
+from elbowroom.showing.report.blocks import Block, Problem, Prose
 from elbowroom.showing.report.words import command, evidence, verdict
 
 __all__ = ["diagnosed"]

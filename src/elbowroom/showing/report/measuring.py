@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from elbowroom.evaluation.evaluate import METHODS
 from elbowroom.evaluation.settings import DRAWS, POINTS, Settings
-from elbowroom.showing.report.measured import Measured, Measurements
+from elbowroom.showing.report.records import Measured, Measurements
 from elbowroom.showing.report.words import command
 
 __all__ = ["evaluation_commands"]

@@ -13,9 +13,9 @@ from typing import Any
 
 from elbowroom.running.config import Config, configure, read_recipe, recipe_names
 from elbowroom.running.runs import Run
-from elbowroom.showing.report.content import Block, Commands, Facts, FactSheet, Listing, Prose
-from elbowroom.showing.report.measured import Measurements
+from elbowroom.showing.report.blocks import Block, Commands, Facts, FactSheet, Listing, Prose
 from elbowroom.showing.report.measuring import evaluation_commands
+from elbowroom.showing.report.records import Measurements
 from elbowroom.showing.report.words import command, differences
 
 __all__ = ["recipe_toml", "repeated", "training_command"]

@@ -6,15 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from elbowroom.evaluation.doctor import Diagnosis
+from elbowroom.evaluation.doctor.diagnose import Diagnosis
 from elbowroom.evaluation.results import Result
 from elbowroom.running.diagnosis import Checkup
 from elbowroom.running.observers import BOUNDS
 from elbowroom.running.runs import Run
 from elbowroom.showing import gallery, plots
-from elbowroom.showing.report.content import Block, Column, Figure, Group, Headline, Prose, Table, Tile
+from elbowroom.showing.figures.room import by_split
+from elbowroom.showing.report.blocks import Block, Column, Figure, Group, Headline, Prose, Table, Tile
 from elbowroom.showing.report.figures import attempt, chart, k_curve
-from elbowroom.showing.report.measured import Measured, Measurements
+from elbowroom.showing.report.records import Measured, Measurements
 from elbowroom.showing.report.words import (
     annealing_remark,
     bits,
@@ -27,7 +28,6 @@ from elbowroom.showing.report.words import (
     value,
     verdict,
 )
-from elbowroom.showing.room import by_split
 
 __all__ = ["evaluation", "headline", "room", "tiles"]
 

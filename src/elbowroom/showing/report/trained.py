@@ -10,7 +10,7 @@ from elbowroom.memory import in_words
 from elbowroom.running.build import guide_name
 from elbowroom.running.config import Config
 from elbowroom.running.runs import Run
-from elbowroom.showing.report.content import Facts, FactSheet
+from elbowroom.showing.report.blocks import Facts, FactSheet
 from elbowroom.showing.report.words import bits, duration, network, plain
 
 __all__ = ["lead", "sheet_of_facts", "sizes"]

@@ -13,7 +13,7 @@ from elbowroom.running.config import NetworkConfig
 # one way to write a figure, wherever it is shown: these are the terminal's and the doctor's own
 from elbowroom.showing import terminal
 from elbowroom.showing.diagnosis import evidence_number, verdict
-from elbowroom.showing.style import number
+from elbowroom.showing.figures.style import number
 from elbowroom.showing.terminal import bits, differences, plain, result_name
 
 __all__ = [

@@ -9,9 +9,9 @@ from pathlib import Path
 from elbowroom.errors import ElbowroomError
 from elbowroom.running.comparison import RECORD, Comparison
 from elbowroom.running.runs import Run, load
-from elbowroom.showing.report.of_comparison import report_of_comparison
-from elbowroom.showing.report.of_run import report_of_run
-from elbowroom.showing.report.page import page
+from elbowroom.showing.report.comparison import report_of_comparison
+from elbowroom.showing.report.html import page
+from elbowroom.showing.report.run import report_of_run
 
 __all__ = ["FILE", "report"]
 

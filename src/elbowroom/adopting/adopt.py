@@ -1,0 +1,288 @@
+"""Bring your own model: ``er.adopt`` wraps trained networks, so that everything that measures works on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from elbowroom.adopting.checks import check_conversion, check_finite, explain_loss
+from elbowroom.adopting.data import held_out_and_training
+from elbowroom.adopting.inspection import first_call, networks_of, precisions, require_same_answer, shape_remedy
+from elbowroom.adopting.modules import adopt_decoder, adopt_encoder, adopt_prior, decoder_of, encoder_of
+from elbowroom.adopting.output_conventions import EncoderOutput, two_outputs
+from elbowroom.data.batch import Batch
+from elbowroom.data.dataset import DataSet
+from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation.doctor.diagnose import Diagnosis, diagnose
+from elbowroom.evaluation.doctor.findings import Patient
+from elbowroom.evaluation.evaluate import evaluate
+from elbowroom.evaluation.results import Result
+from elbowroom.evaluation.study import evaluation_mode
+from elbowroom.inference.posterior.imputation import Imputation, impute
+from elbowroom.inference.posterior.sample import Posterior, posterior
+from elbowroom.model.conditional import Conditional
+from elbowroom.model.guides import DiagonalNormal
+from elbowroom.model.latent import LatentModel, Sample
+
+__all__ = ["Adopted", "adopt", "adopt_pyro", "adopt_pythae"]
+
+_CHECKED_ON = 200  # data
+_TRIED_ON = 8  # data of the first calls
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+class Adopted:
+    """A model from elsewhere, as measured here.
+
+    Attributes:
+        model: p(x, z), in evaluation mode.
+        guide: q(z | x), in evaluation mode.
+        data: with the splits train and test.
+        remark: what the user's own loss differs from −ELBO by; None where it was not given or does not differ.
+    """
+
+    def __init__(self, model: LatentModel, guide: DiagonalNormal, data: DataSet, remark: str | None = None) -> None:
+        self.model, self.guide, self.data, self.remark = model.eval(), guide.eval(), data, remark
+
+    def evaluate(self, *methods: str, split: str = "test", **settings: Any) -> list[Result]:
+        """As :func:`elbowroom.evaluation.evaluate.evaluate`."""
+        every = ("elbo", "iwae", "active-units") if self.model.likelihood.normalized else ("elbo", "active-units")
+        return evaluate(self.model, self.guide, self.data, methods=methods or every, split=split, **settings)
+
+    def doctor(self, *, checks: Sequence[str] | None = None, points: int = 1000, seed: int = 0) -> Diagnosis:
+        """As :func:`elbowroom.evaluation.doctor.diagnose.diagnose`; there is no history to look at."""
+        return diagnose(Patient(self.model, self.guide, self.data, points=points, seed=seed), checks=checks)
+
+    def posterior(self, *, points: int = 64, split: str = "test", seed: int = 0, **settings: Any) -> Posterior:
+        """Draws from p(z | x) of some data, as :func:`elbowroom.inference.posterior.sample.posterior`."""
+        with evaluation_mode(self.model, self.guide):
+            return posterior(self.model, self.guide, self._some(split, points), generator=_seeded(seed), **settings)
+
+    def impute(self, x: Tensor, *, seed: int = 0, **settings: Any) -> Imputation:
+        r"""Fills in missing elements, NaN in x of shape (n, \*event), by
+        :func:`elbowroom.inference.posterior.imputation.impute`.
+        """
+        x = x.to(self.data.dtype)
+        mask = ~x.isnan()
+        with evaluation_mode(self.model, self.guide):
+            batch = Batch(torch.where(mask, x, 0.0), mask=mask)
+            return impute(self.model, self.guide, batch, generator=_seeded(seed), **settings)
+
+    def sample(self, num_samples: int = 25, *, seed: int = 0) -> Sample:
+        """Draws of z and x, and the mean of p(x | z)."""
+        with evaluation_mode(self.model):
+            return self.model.sample(num_samples, generator=_seeded(seed))
+
+    def _some(self, split: str, points: int) -> Batch:
+        return next(iter(self.data.batches(split, points, points=points)))
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def adopt(
+    *,
+    encoder: Callable[..., Any],
+    decoder: Callable[..., Any],
+    encoder_output: EncoderOutput,
+    decoder_output: str,
+    likelihood: str,
+    data: Any,
+    train: Any = None,
+    prior: Conditional | Distribution | Callable[[], Distribution] | None = None,
+    scale: float | None = None,
+    binarization: str = "none",
+    input_shape: Sequence[int] | None = None,
+    loss: Callable[[Tensor], Tensor] | None = None,
+    check: bool = True,
+    seed: int = 0,
+) -> Adopted:
+    r"""Wrap a trained encoder and decoder; on the CPU, in their own precision.
+
+    Nothing of them is copied, cast or trained. But they are in evaluation mode from then on, those inside functions too
+    as far as they can be found (closures, globals, methods): call ``.train()`` on them to go on training. Where they
+    are refused, they are left in the mode that they were in.
+
+    Args:
+        encoder: x to the mean of q(z | x) and its spread: a pair, a record with names, one tensor that holds both, or a
+            normal distribution; the same for a datum alone as among others.
+        decoder: z of shape (n, latent) to the parameters of p(x | z).
+        encoder_output: what the spread is: "mean-logvar", "mean-variance", "mean-scale" (a standard deviation) or
+            "mean-logscale"; names of outputs (mu, logvar) must not contradict it.
+        decoder_output: what the parameters are: "logits" or "probabilities"; "mean" with ``scale``, "mean-logvar",
+            "mean-variance", "mean-scale", "mean-logscale"; "log-rate" or "rate".
+        likelihood: bernoulli, continuous-bernoulli, cross-entropy, gaussian, poisson, or another of the package's.
+        data: held-out data, an array of shape (n, \*event) or a map-style ``Dataset``, on which all is measured.
+        train: the data that it was trained on, for what compares the two.
+        prior: N(0, I) unless given: a distribution over the latent vector, a function that returns one, a conditional.
+        scale: σ of a Gaussian whose decoder returns a mean alone.
+        binarization: of grey data: none, static, dynamic or threshold.
+        input_shape: that the encoder takes x in; the data's unless given.
+        loss: x to the loss of each datum that the model was trained with; compared with −ELBO.
+        check: whether conventions under which the data are far less probable than under others are refused.
+        seed: of the checks and the binarisation.
+    Raises:
+        ElbowroomError: data that the likelihood does not fit; networks of two precisions, or that fail on the data, or
+            whose answers are not fixed; outputs of another shape; a convention that the numbers contradict.
+    Example:
+        >>> from torch import nn
+        >>> encoder, decoder = nn.Linear(6, 4), nn.Linear(2, 6)
+        >>> x = torch.bernoulli(torch.full((50, 6), 0.5), generator=torch.Generator().manual_seed(0))
+        >>> found = adopt(encoder=encoder, decoder=decoder, encoder_output="mean-logvar", decoder_output="logits",
+        ...               likelihood="bernoulli", data=x, check=False)
+        >>> found.guide(x).mean.shape, found.model.sample(3).x.shape
+        (torch.Size([50, 2]), torch.Size([3, 6]))
+    """
+    loaded = held_out_and_training(data, train, binarization, seed)
+    networks = networks_of(encoder, decoder)
+    with evaluation_mode(*networks):
+        inner = _input_shape(input_shape, loaded.event_shape)
+        loaded = loaded.to(dtype=_precision(encoder, decoder, loaded, inner))
+        first = next(iter(loaded.batches("test", _TRIED_ON, points=_TRIED_ON)))
+        found = first_call(encoder, first.x.reshape(-1, *inner), "encoder", shape_remedy(loaded.event_shape))
+        mean, _ = two_outputs(found, "encoder", encoder_output)
+        latent_dim = mean.reshape(len(mean), -1).shape[1]
+        guide = adopt_encoder(encoder, encoder_output, loaded.event_shape, latent_dim, input_shape=inner)
+        p_x = _cast(adopt_decoder(decoder, likelihood, decoder_output, loaded.event_shape, scale=scale), loaded.dtype)
+        p_z = adopt_prior(prior, latent_dim, first.context)
+        model = LatentModel(_cast(p_z, loaded.dtype) if prior is None else p_z, p_x)
+        _try(model, guide, first)
+        loaded = loaded.viewed_as(p_x.support)
+        some = next(iter(loaded.batches("test", _CHECKED_ON, points=_CHECKED_ON)))
+        if check:
+            check_conversion(model, guide, some, generator=_seeded(seed))
+        remark = None if loss is None else explain_loss(model, guide, some, loss, generator=_seeded(seed))
+    return Adopted(model, guide, loaded, remark)
+
+
+def _precision(
+    encoder: Callable[..., Any], decoder: Callable[..., Any], data: DataSet, inner: Sequence[int]
+) -> torch.dtype:
+    """That of the networks: of those given as such, or else of those found in functions; that of the data without."""
+    given = precisions(*(part for part in (encoder, decoder) if isinstance(part, nn.Module)))
+    if len(given) > 1:
+        names = " and ".join(str(dtype).removeprefix("torch.") for dtype in given)
+        raise ElbowroomError(
+            f"The networks hold weights of {names}, but a model has one precision.",
+            "Bring them to one: encoder.double() and decoder.double(), or .float(); it changes them in place.",
+        )
+    if given:
+        return given[0]
+    likely = [*precisions(*networks_of(encoder, decoder)), data.dtype, torch.get_default_dtype()]
+    x = next(iter(data.batches("test", 2, points=2))).x.reshape(-1, *inner)
+    for (
+        dtype
+    ) in likely:  # networks inside a function need not be what it takes, which may convert: what it returns decides
+        try:
+            mean, _ = two_outputs(encoder(x.to(dtype)), "encoder")
+        except Exception:  # if none fits, the call that follows fails in the same way, and says why
+            continue
+        if mean.dtype == dtype:
+            return dtype
+    return likely[0]
+
+
+def _input_shape(given: Sequence[int] | None, event_shape: Sequence[int]) -> tuple[int, ...]:
+    shape = tuple(event_shape if given is None else given)
+    if math.prod(shape) != math.prod(event_shape):
+        raise ElbowroomError(
+            f"input_shape is {shape}, of {math.prod(shape)} elements, but data have shape {tuple(event_shape)}.",
+            shape_remedy(event_shape),
+        )
+    return shape
+
+
+def _cast(ours: _Module, dtype: torch.dtype) -> _Module:
+    """The package's own buffers and parameters in another precision; those of networks inside are not touched."""
+    for tensor in [*ours.buffers(recurse=False), *ours.parameters(recurse=False)]:
+        tensor.data = tensor.data.to(dtype)
+    return ours
+
+
+def _try(model: LatentModel, guide: DiagonalNormal, batch: Batch) -> None:
+    """First calls of both networks, whose faults have words of their own here."""
+    encoder, decoder = encoder_of(guide), decoder_of(model)
+    z = encoder.outputs(batch.x)[0]
+    remedy = (
+        f"The encoder's z has {z.shape[1]} elements: give the decoder that belongs to it. One that takes z in another "
+        "shape needs a function around it: decoder=lambda z: net(z[..., None, None])."
+    )
+    found = first_call(decoder.module, z, "decoder", remedy)
+    if decoder.output.startswith("mean-"):
+        two_outputs(found, "decoder", decoder.output)
+    model.likelihood(z, batch.context)
+    require_same_answer(encoder.outputs, batch.x, "encoder")
+    require_same_answer(decoder.outputs, z, "decoder")
+
+
+def adopt_pythae(vae: nn.Module, data: Any, **settings: Any) -> Adopted:
+    """Wrap a pythae ``VAE``: an encoder of mean and log-variance, and a decoder whose loss says what it returns.
+
+    pythae's "bce" takes the decoder's output for probabilities; its "mse" is ½ Σ (x − mean)², a Gaussian of σ = 1
+    without its constant, which is put back here.
+
+    Args:
+        vae: with ``encoder``, ``decoder`` and ``model_config.reconstruction_loss``.
+        data: held-out data.
+        **settings: others of :func:`adopt`; a binarization for grey data under "bce", or likelihood="cross-entropy".
+    Raises:
+        ElbowroomError: another loss; as for :func:`adopt`.
+    """
+    loss = str(getattr(getattr(vae, "model_config", None), "reconstruction_loss", None))
+    known: dict[str, dict[str, Any]] = {
+        "bce": {"likelihood": "bernoulli", "decoder_output": "probabilities"},
+        "mse": {"likelihood": "gaussian", "decoder_output": "mean", "scale": 1.0},
+    }
+    if loss not in known:
+        raise ElbowroomError(
+            f"The VAE's model_config.reconstruction_loss is {loss}, but 'bce' and 'mse' are what is known of pythae.",
+            "Use er.adopt(encoder=vae.encoder, decoder=vae.decoder, …), and say what they return.",
+        )
+    given = {**known[loss], "encoder_output": "mean-logvar", **settings}
+    return adopt(encoder=vae.encoder, decoder=vae.decoder, data=data, **given)  # type: ignore[arg-type]
+
+
+def adopt_pyro(model: Callable[..., Any], guide: Callable[..., Any], data: Any, **settings: Any) -> Adopted:
+    """Wrap a Pyro model and guide: functions of x with one latent site, of normal prior and guide, and one observed.
+
+    Args:
+        model: called as ``model(x)``; x Bernoulli, Normal or Poisson given z.
+        guide: called as ``guide(x)``.
+        data: held-out data; in the precision of the programs' networks, or in their own where there are none.
+        **settings: others of :func:`adopt`: train, binarization, loss, check, seed. No convention is in question here,
+            so that ``check`` looks for numbers that are not finite, and no more.
+    Raises:
+        ElbowroomError: Pyro is not installed; other sites or families; as for :func:`adopt`.
+    """
+    from elbowroom.adopting.pyro import from_pyro  # Pyro comes with it
+
+    check, seed = settings.pop("check", True), settings.get("seed", 0)
+    splits = held_out_and_training(data, settings.pop("train", None), settings.pop("binarization", "none"), seed)
+    own = precisions(*networks_of(model, guide))
+    splits = splits.to(dtype=own[0] if own else splits.dtype)
+    found = from_pyro(model, guide, next(iter(splits.batches("test", 2, points=2))).x)
+    prior = None if _is_standard(found.prior) else found.prior
+    adopted = adopt(
+        encoder=found.encoder,
+        decoder=found.decoder,
+        encoder_output="mean-scale",
+        decoder_output=found.decoder_output,
+        likelihood=found.likelihood,
+        prior=prior,
+        data=splits,
+        check=False,  # the traces say which families and parameters these are: there is nothing to guess
+        **settings,
+    )
+    if check:
+        check_finite(adopted.model, adopted.guide, adopted._some("test", _CHECKED_ON))
+    return adopted
+
+
+def _is_standard(prior: Distribution) -> bool:
+    return bool((prior.mean == 0).all() & (prior.stddev == 1).all())

@@ -1,0 +1,265 @@
+r"""Does an adopted model mean what its conventions say? Found out on data, by what else its numbers could mean.
+
+A convention that is wrong shows itself: log-variances are negative where a variance cannot be, logits leave [0, 1], and
+where a number could be either, the true reading usually makes the data far more probable than the false one. So every
+reading is tried. If another one raises the bound by a nat or more beyond doubt, it is named, and beside it the other
+thing that the same numbers can mean: a guide that is too narrow or too wide gains by a wrong reading, too.
+
+A loss that the user trained with can be compared, too: per datum, it should be minus the ELBO. What it differs by is
+often a constant that was left out, ½ D log 2πσ² of a Gaussian say, or a factor, the number of elements that a mean was
+taken over.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from elbowroom.adopting.inspection import first_call
+from elbowroom.adopting.modules import DECODER_OUTPUTS, decoder_of, encoder_of
+from elbowroom.adopting.output_conventions import ENCODER_OUTPUTS, TO_LOG_VARIANCE
+from elbowroom.data.batch import Batch
+from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation.study import evaluation_mode
+from elbowroom.inference.objectives import elbo_terms
+from elbowroom.model.draws import draw
+from elbowroom.model.guides import DiagonalNormal
+from elbowroom.model.latent import LatentModel
+from elbowroom.model.likelihoods import Gaussian
+from elbowroom.numerics import mean_and_stderr
+
+__all__ = ["check_conversion", "check_finite", "explain_loss"]
+
+_SURE = 4.0  # z-score
+_BETTER = 1.0  # nats per datum by which another reading has to raise the bound
+_SAME = 1e-3  # relative; a factor or a constant this near is it
+_POSITIVE = ("mean-variance", "mean-scale")
+
+
+def check_conversion(model: LatentModel, guide: DiagonalNormal, batch: Batch, *, generator: Generator) -> None:
+    """Refuse conventions under which the data are far less probable than under others.
+
+    Args:
+        model: adopted.
+        guide: adopted.
+        batch: some data; 200 are enough.
+        generator: the source of randomness.
+    Raises:
+        ElbowroomError: names what the numbers look like, and what was said of them; outputs that are not finite.
+    """
+    check_finite(model, guide, batch)
+    with evaluation_mode(model, guide):
+        spreads = _readings_of_spread("encoder", encoder_of(guide).output, encoder_of(guide).outputs(batch.x)[1])
+        parameters = _readings_of_decoder(model, guide, batch, generator)
+        # a wrong reading of one network can make a wrong one of the other look good: the larger gain is named
+        better = [
+            _better_encoder(spreads, model, guide, batch, generator),
+            _better_decoder(parameters, model, guide, batch, generator),
+        ]
+    bound, best = better[0][0], max(better, key=lambda found: found[1])
+    if best[2] is not None:
+        raise best[2]
+    lost = int((~bound.isfinite()).sum())
+    if lost:
+        raise ElbowroomError(
+            f"The bound of {lost} of {len(bound)} data is not a finite number, though all outputs are.",
+            f"Check encoder_output='{encoder_of(guide).output}' and decoder_output='{decoder_of(model).output}': a "
+            "spread of zero, or one so large that draws of z are infinite, is no spread.",
+        )
+
+
+def check_finite(model: LatentModel, guide: DiagonalNormal, batch: Batch) -> None:
+    """Refuse networks that return NaN or infinity: of such numbers no comparison is ever true.
+
+    Args:
+        model: adopted.
+        guide: adopted.
+        batch: some data.
+    Raises:
+        ElbowroomError: names encoder or decoder, and for how many data.
+    """
+    with evaluation_mode(model, guide):
+        _require_finite(encoder_of(guide).outputs(batch.x), "encoder", "data")
+        mean = encoder_of(guide).outputs(batch.x)[0]  # no draws: those depend on what the spread is taken for
+        _require_finite(decoder_of(model).outputs(mean), "decoder", "data, at the encoder's mean")
+
+
+def _require_finite(outputs: Sequence[Tensor], who: str, of: str) -> None:
+    good = torch.stack([part.flatten(1).isfinite().all(1) for part in outputs]).all(0)
+    if not bool(good.all()):
+        raise ElbowroomError(
+            f"The {who} returns NaN or infinity for {int((~good).sum())} of {len(good)} {of}.",
+            "Its weights or its input are not finite, or not what it was trained on: look at one datum.",
+        )
+
+
+_Better = tuple[
+    Tensor, float, ElbowroomError | None
+]  #: the bound as said, the largest gain of another reading, a refusal
+
+
+def _better_encoder(
+    readings: Sequence[str], model: LatentModel, guide: DiagonalNormal, batch: Batch, generator: Generator
+) -> _Better:
+    encoder = encoder_of(guide)
+    said, second = encoder.output, encoder.outputs(batch.x)[1]
+
+    def otherwise(reading: str) -> str:
+        wider = (TO_LOG_VARIANCE[reading](second) - TO_LOG_VARIANCE[said](second)).mean() > 0
+        return f"the guide is {'over-confident' if wider else 'too wide'}"
+
+    def read_as(reading: Any) -> None:
+        encoder.output = reading
+
+    return _compare("encoder_output", said, readings, read_as, otherwise, model, guide, batch, generator)
+
+
+def _readings_of_decoder(
+    model: LatentModel, guide: DiagonalNormal, batch: Batch, generator: Generator
+) -> Sequence[str]:
+    """What the decoder's outputs can be, by the values that they have."""
+    decoder, name = decoder_of(model), model.likelihood.name
+    said, readings = decoder.output, DECODER_OUTPUTS.get(name, ())
+    z = draw(guide(batch.x), (), generator=generator)
+    if said in ("probabilities", "logits"):
+        (values,) = decoder.outputs(z)
+        inside = bool(((values >= 0) & (values <= 1)).all())
+        if said == "probabilities" and not inside:
+            raise ElbowroomError(
+                f"decoder_output is 'probabilities', but the decoder returns values from {float(values.min()):.3g} to "
+                f"{float(values.max()):.3g}.",
+                "It looks like logits: decoder_output='logits'.",
+            )
+        readings = readings if inside else ("logits",)
+    elif said in ("rate", "log-rate"):
+        positive = bool((decoder.outputs(z)[0] > 0).all())
+        if said == "rate" and not positive:
+            raise ElbowroomError(
+                "decoder_output is 'rate', but the decoder also returns values that are not positive.",
+                "It looks like a logarithm: decoder_output='log-rate'.",
+            )
+        readings = readings if positive else ("log-rate",)
+    elif said in ENCODER_OUTPUTS:
+        readings = _readings_of_spread("decoder", said, decoder.outputs(z)[1])
+    else:
+        readings = (said,)  # a mean alone, or what cannot be read in another way
+    return readings
+
+
+def _better_decoder(
+    readings: Sequence[str], model: LatentModel, guide: DiagonalNormal, batch: Batch, generator: Generator
+) -> _Better:
+    decoder = decoder_of(model)
+
+    def read_as(reading: Any) -> None:
+        decoder.output = reading
+
+    def otherwise(reading: str) -> str:
+        return "the decoder fits these data badly"
+
+    return _compare("decoder_output", decoder.output, readings, read_as, otherwise, model, guide, batch, generator)
+
+
+def _readings_of_spread(who: str, said: str, second: Tensor) -> tuple[str, ...]:
+    """What a spread can be: a logarithm always, more only if it is positive."""
+    positive = second > 0
+    if bool(positive.all()):
+        return ENCODER_OUTPUTS
+    if said in _POSITIVE:
+        raise ElbowroomError(
+            f"{who}_output is '{said}', but {float((~positive).double().mean()):.0%} of the {who}'s second output are "
+            f"negative or zero, which a {said.removeprefix('mean-')} cannot be.",
+            f"It looks like a log-variance: {who}_output='mean-logvar'.",
+        )
+    return tuple(reading for reading in ENCODER_OUTPUTS if reading not in _POSITIVE)
+
+
+def _compare(
+    what: str,
+    said: str,
+    readings: Sequence[str],
+    read_as: Callable[[Any], None],
+    otherwise: Callable[[str], str],
+    model: LatentModel,
+    guide: DiagonalNormal,
+    batch: Batch,
+    generator: Generator,
+) -> _Better:
+    """The bound under every reading, with the same draws; the one that was said is put back."""
+    state, bounds = generator.get_state(), {}
+    for reading in readings:
+        read_as(reading)
+        generator.set_state(state)
+        bound = elbo_terms(model, guide, batch, num_samples=4, kl="auto", generator=generator).value.double()
+        bounds[reading] = bound.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+    read_as(said)
+    own = bounds[said]
+    for reading, bound in sorted(bounds.items(), key=lambda item: -float(item[1].mean())):
+        better = torch.where(bound == own, 0.0, bound - own)  # −∞ is no worse than −∞
+        gain, stderr = mean_and_stderr(better)
+        if reading != said and (gain == math.inf or (gain > _BETTER and gain > _SURE * stderr)):
+            return (
+                own,
+                gain,
+                ElbowroomError(
+                    f"{what} is '{said}', but read as '{reading}' the same numbers raise the bound by {gain:.1f} nats "
+                    f"per datum, from {float(own.mean()):.1f} to {float(bound.mean()):.1f}.",
+                    f"Either give {what}='{reading}', or {otherwise(reading)}: if it is as said, pass check=False.",
+                ),
+            )
+    return own, 0.0, None
+
+
+def explain_loss(
+    model: LatentModel, guide: DiagonalNormal, batch: Batch, loss: Callable[[Tensor], Tensor], *, generator: Generator
+) -> str | None:
+    r"""What a loss differs from −ELBO by, in one sentence; None where it does not.
+
+    Args:
+        model: adopted.
+        guide: adopted.
+        batch: some data.
+        loss: x of shape (batch, \*event) to the loss that the model was trained with, of shape (batch,) or ().
+        generator: the source of randomness.
+    Raises:
+        ElbowroomError: the loss fails, or returns another shape.
+    """
+    with evaluation_mode(model, guide):
+        terms = elbo_terms(model, guide, batch, num_samples=16, kl="auto", generator=generator)
+        ours = -terms.value.double()
+        remedy = "Give a function of x alone, in the shape that data have, to the loss of each datum."
+        theirs = torch.as_tensor(first_call(loss, batch.x, "loss", remedy)).double()
+    if theirs.shape not in ((len(batch),), ()):
+        raise ElbowroomError(
+            f"The loss has shape {tuple(theirs.shape)} for {len(batch)} data, but is one number for each datum, or one "
+            "for all.",
+            f"Return shape ({len(batch)},), loss.flatten(1).sum(1) say, or shape (), loss.mean().",
+        )
+    elements, size = batch.x[0].numel(), len(batch)
+    mine, (value, error) = float(ours.mean()), mean_and_stderr(ours - theirs)
+    noise = _SURE * (error if math.isfinite(error) else 0.0) + _SAME * abs(mine)
+    if theirs.dim() == 0:
+        value = mine - float(theirs)
+    if abs(value) <= noise:
+        return None
+    likelihood = model.likelihood
+    if isinstance(likelihood, Gaussian) and not isinstance(likelihood.scale, str):
+        constant = 0.5 * elements * math.log(2 * math.pi * likelihood.scale**2)
+        if abs(value - constant) <= noise:
+            return (
+                f"The loss leaves out a constant of {constant:.2f} nats per datum, ½ · {elements} · log 2πσ² with σ = "
+                f"{likelihood.scale:g}: what it gives is not −log p(x)."
+            )
+    average = float(theirs.mean())
+    for factor, words in (
+        (elements, f"a mean over the {elements} elements of a datum, where a log-likelihood is a sum"),
+        (1 / size, f"a sum over the {size} data of a batch"),
+        (elements * size, f"a mean over all {elements * size} elements of a batch"),
+    ):
+        if abs(average * factor - mine) <= max(noise, 0.02 * abs(mine)):
+            return f"The loss is −ELBO divided by {factor:g}: {words}."
+    return f"The loss differs from −ELBO by {value:.2f} nats per datum on average, for no reason that is known here."

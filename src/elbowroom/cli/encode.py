@@ -1,0 +1,87 @@
+"""``elbowroom encode``: what the guide says of z given x, or draws from the posterior itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from elbowroom.cli.options import Device, RunPath, Split, load_run
+from elbowroom.cli.speech import say, wrote
+from elbowroom.cli.writing import checked_target, write_arrays
+from elbowroom.errors import ElbowroomError
+
+__all__ = ["encode"]
+
+
+def encode(
+    run: RunPath,
+    data: str | None = None,
+    *,
+    split: Split = "test",
+    posterior: Literal["nuts", "hmc"] | None = None,
+    points: int | None = None,
+    draws: int | None = None,
+    chains: int | None = None,
+    warmup: int | None = None,
+    metric: Literal["gauss-newton", "guide", "diagonal", "dense", "identity"] | None = None,
+    precision: Literal["full", "bf16"] | None = None,
+    seed: int | None = None,
+    out: Path | None = None,
+    device: Device = None,
+) -> None:
+    """Write mean and standard deviation of q(z | x) as .npz, with a picture; or draw from p(z | x) itself.
+
+    Parameters
+    ----------
+    data
+        A path or a built-in name; a split of the run's own data unless given.
+    split
+        Which split, where no data are named.
+    posterior
+        Draw from the posterior itself, by the No-U-Turn sampler or by Hamiltonian Monte Carlo; with diagnostics.
+    points
+        How many data of the split to draw the posteriors of; all of them unless given.
+    draws
+        Kept of each chain; 400 unless given.
+    chains
+        For each datum; 4 unless given.
+    warmup
+        Transitions before the first draw that is kept; 200 unless given.
+    metric
+        What makes a posterior round: the curvature of the likelihood (the default), the guide's variance, or the
+        warm-up's draws.
+    precision
+        bf16 takes the gradients inside trajectories in half precision; draws stay exact.
+    seed
+        Seed of the chains; 0 unless given.
+    out
+        The .npz file; RUN/encoded.npz unless given, and RUN/posterior.npz with --posterior.
+    """
+    from elbowroom.showing import gallery, terminal
+
+    chosen: dict[str, Any] = {"points": points, "draws": draws, "chains": chains, "warmup": warmup, "metric": metric,
+              "precision": precision, "seed": seed}  # fmt: skip
+    settings = {name: value for name, value in chosen.items() if value is not None}
+    if posterior is None and settings:
+        raise ElbowroomError(
+            f"--{next(iter(settings))} is about drawing from the posterior, but --posterior was not given.",
+            "Add --posterior nuts (or hmc), or leave it out.",
+        )
+    name = "encoded.npz" if posterior is None else "posterior.npz"
+    target = checked_target(out or run / name, folder=run, suffix=".npz")
+    loaded = load_run(run, device)
+    if posterior is None:
+        encoded = loaded.encode(data, split=split)
+        labels = {} if encoded.labels is None else {"labels": encoded.labels}
+        write_arrays(target, mean=encoded.mean, stddev=encoded.stddev, **labels)
+        wrote(gallery.keep(loaded, "latents", gallery.latents(encoded)))
+        return
+    with terminal.sampling_progress() as announce:
+        found = loaded.posterior(data, split=split, announce=announce, method=posterior, **settings)
+    say(found.summary().text())
+    known = found.diagnostics
+    write_arrays(
+        target, z=found.z, mean=found.z.mean((0, 1)), stddev=found.z.flatten(0, 1).std(0), rhat=known.rhat,
+        ess_bulk=known.ess_bulk, ess_tail=known.ess_tail, divergences=known.divergences, acceptance=known.acceptance,
+        step_size=found.tuning.step_size, **({} if found.index is None else {"rows": found.index}),
+    )  # fmt: skip

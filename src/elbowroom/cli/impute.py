@@ -1,0 +1,194 @@
+"""``elbowroom impute``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from elbowroom.cli.options import Device, Json, RunPath, Split, load_run
+from elbowroom.cli.speech import print_json, say, wrote
+from elbowroom.cli.writing import checked_target, save_arrays
+from elbowroom.errors import ElbowroomError
+
+if TYPE_CHECKING:
+    from elbowroom.running.impute import Imputed, Recovery
+    from elbowroom.running.runs import Run
+    from elbowroom.samplers.summary import Summary
+
+__all__ = ["impute"]
+
+_TABLES = (".csv", ".tsv", ".parquet")
+
+
+def impute(
+    run: RunPath,
+    data: str | None = None,
+    *,
+    mask: Path | None = None,
+    hide: str | None = None,
+    split: Split = "test",
+    num: int | None = None,
+    method: Literal["nuts", "hmc"] = "nuts",
+    draws: int = 200,
+    chains: int = 4,
+    warmup: int = 150,
+    interval: float = 0.9,
+    seed: int = 0,
+    out: Path | None = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Fill in missing values, each with an interval; complete half-hidden pictures.
+
+    Parameters
+    ----------
+    data
+        A path or a built-in name, NaN or an empty cell where a value is missing; a split of the run's own unless given.
+    mask
+        A .npy file that is 1 where a value was observed, of the shape of all data or of one datum.
+    hide
+        Hide what is known, to see how well it is recovered: top, bottom, left or right (half of a picture), or a rate
+        such as 0.3.
+    split
+        Which split, where no data are named.
+    num
+        How many data; all of DATA, and 10 of a split, unless given.
+    method
+        How the posterior of the latents is drawn from: the No-U-Turn sampler, or Hamiltonian Monte Carlo.
+    draws
+        Kept of each chain.
+    chains
+        For each datum.
+    warmup
+        Transitions before the first draw that is kept.
+    interval
+        The probability that an interval holds.
+    seed
+        Seed of the chains, and of what is hidden by chance.
+    out
+        The .npz file; RUN/imputed.npz unless given. Of a table, the completed table is written beside it as .csv.
+    """
+    import torch
+
+    from elbowroom.running.impute import impute as filled_in
+    from elbowroom.showing import gallery, plots, terminal
+
+    if num is not None and num < 1:
+        raise ElbowroomError(f"--num is {num}, but a datum is the least.", "Give --num 1 or more.")
+    target = checked_target(out or run / "imputed.npz", folder=run, suffix=".npz")
+    source = None if data is None else Path(data).expanduser()
+    # a table is completed, and not spoilt by what was hidden for a test
+    table = source is not None and hide is None and source.suffix.lower() in _TABLES and source.is_file()
+    beside = target.with_suffix(".csv") if table else None
+    if beside is not None and source is not None and beside.exists() and beside.samefile(source):
+        raise ElbowroomError(
+            f"The completed table would be written to {beside}, over the data themselves.", "Name another --out."
+        )
+    loaded = load_run(run, device)
+    with terminal.sampling_progress() as announce:
+        found = filled_in(
+            loaded, data, mask=mask, hide=hide, split=split, num=10 if num is None and data is None else num, seed=seed,
+            announce=announce, method=method, draws=draws, chains=chains, warmup=warmup, interval=interval,
+        )  # fmt: skip
+    assert found.diagnostics is not None  # something is missing, or it would have been refused
+    summary = found.diagnostics.summary(generator=torch.Generator().manual_seed(seed))
+    paths = [_write_arrays(target, found)]
+    if beside is not None and _is_the_table(found, loaded):
+        assert source is not None
+        paths.append(_write_table(source, beside, found, loaded))
+    if plots.is_image(loaded.facts.event_shape):
+        paths.append(gallery.keep(loaded, "completions", gallery.completions(loaded, found)))
+    if as_json:
+        print_json(_report(run, data or split, found, summary) | {"wrote": [str(path) for path in paths]})
+        return
+    for line in _sentences(found, summary):
+        say(line)
+    wrote(*paths)
+
+
+def _write_arrays(path: Path, found: Imputed) -> Path:
+    optional = {name: getattr(found, name) for name in ("mean", "lower", "upper", "stddev", "probability", "truth")}
+    kept = {name: tensor for name, tensor in optional.items() if tensor is not None}
+    save_arrays(
+        path, x=found.x, mask=found.mask, completed=found.completed, samples=found.samples, rows=found.rows, **kept
+    )
+    return path
+
+
+def _sentences(found: Imputed, summary: Summary) -> list[str]:
+    worst, null = summary.rhat, summary.rhat_null
+    missing, data = len(found.incomplete), len(found.x)
+    lines = [
+        f"filled in {found.num_missing:,} of {found.mask.numel():,} values, in {missing:,} of {data:,} data",
+        f"{summary.num_replicas} chains of {summary.num_draws:,} draws each: R-hat 99 % quantile {worst.q99:.3f} "
+        f"({null.q99:.3f} if the draws were independent); bulk ESS at least {summary.ess_bulk.q99:,.0f} for 99 % of "
+        f"the data; {summary.divergences:,} divergent transitions",
+    ]
+    if found.recovery is not None:
+        lines += _recovered(
+            found.recovery,
+            found.interval,
+            binary=found.support == "binary",
+            discrete=found.support in ("bytes", "counts"),
+        )
+    return lines
+
+
+def _recovered(recovery: Recovery, interval: float, *, binary: bool, discrete: bool) -> list[str]:
+    lines = []
+    if recovery.coverage is not None and not binary:  # both ends, 0 and 1, say nothing
+        least = " (of whole numbers, that or more is right)" if discrete else ""
+        inside = f"{recovery.coverage:.1%} lie in their {100 * interval:g} % intervals{least}"
+        lines.append(f"of {recovery.num_values:,} hidden values {inside}")
+    if recovery.measure == "accuracy":
+        lines.append(
+            f"of {recovery.num_values:,} hidden categories {recovery.value:.1%} are right, where the model expects "
+            f"{recovery.baseline:.1%}"
+        )
+    else:
+        unit = " nats per hidden value" if recovery.measure == "log-loss" else ""
+        lines.append(
+            f"{recovery.measure} {recovery.value:.4g}{unit}, and {recovery.baseline:.4g} with the mean filled in"
+        )
+    return lines
+
+
+def _report(run: Path, data: str, found: Imputed, summary: Summary) -> dict[str, Any]:
+    recovery = None if found.recovery is None else found.recovery._asdict()
+    return {
+        "run": str(run),
+        "data": data,
+        "values": found.mask.numel(),
+        "missing": found.num_missing,
+        "incomplete_data": len(found.incomplete),
+        "interval": found.interval,
+        "recovery": recovery,
+        "settings": found.settings,
+        "diagnostics": summary.as_dict(),
+    }
+
+
+def _is_the_table(found: Imputed, run: Run) -> bool:
+    """Whether the values are the table's own, in its units."""
+    return found.as_stored and len(run.facts.event_shape) == 1
+
+
+def _write_table(source: Path, target: Path, found: Imputed, run: Run) -> Path:
+    """The table with its missing cells filled in, every other cell as it was; as many rows as were taken."""
+    from elbowroom.data.tables import read_table
+    from elbowroom.running.checkpoints import write_text_atomically
+
+    frame = read_table(source)[: len(found.x)]
+    own = run.config.data
+    aside = {*(own.context if isinstance(own.context, tuple) else ()), own.labels}
+    columns = [name for name in frame.columns if name not in aside]
+    completed, observed = found.completed.double().numpy(), found.mask.numpy()
+    for place, name in enumerate(columns):
+        if not observed[:, place].all():
+            text = frame[name].cast(str).to_list()  # an observed cell is not so much as rounded
+            filled = [f"{value:.6g}" for value in completed[:, place].tolist()]
+            cells = [old if seen else new for old, new, seen in zip(text, filled, observed[:, place], strict=True)]
+            frame = frame.with_columns(type(frame[name])(name, cells))
+    header = list(frame.columns) != [f"column_{at + 1}" for at in range(len(frame.columns))]
+    write_text_atomically(target, frame.write_csv(include_header=header))
+    return target

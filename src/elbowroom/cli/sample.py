@@ -1,0 +1,37 @@
+"""``elbowroom sample``: draws from the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from elbowroom.cli.options import Device, RunPath, load_run
+from elbowroom.cli.speech import wrote
+from elbowroom.cli.writing import checked_target, write_arrays
+
+__all__ = ["sample"]
+
+
+def sample(run: RunPath, *, num: int = 25, seed: int = 0, arrays: Path | None = None, device: Device = None) -> None:
+    """Draw from the model: samples, means, traversals; the manifold of two latents.
+
+    Parameters
+    ----------
+    num
+        How many samples.
+    seed
+        Seed of the draws.
+    arrays
+        Also write z, x and mean to this .npz file.
+    """
+    from elbowroom.showing import gallery, plots
+
+    target = None if arrays is None else checked_target(arrays, suffix=".npz")
+    loaded = load_run(run, device)
+    wrote(gallery.keep(loaded, "samples", gallery.samples(loaded, num, seed=seed)))
+    if plots.is_image(loaded.facts.event_shape):
+        wrote(gallery.keep(loaded, "traversals", gallery.traversals(loaded)))
+        if loaded.config.model.latent_dim == 2:
+            wrote(gallery.keep(loaded, "manifold", gallery.manifold(loaded)))
+    if target is not None:
+        drawn = loaded.sample(num, context=gallery.contexts(loaded, num), seed=seed)
+        write_arrays(target, z=drawn.z, x=drawn.x, mean=drawn.mean)

@@ -1,0 +1,175 @@
+r"""The aggregate posterior against the prior: where data put z, and where the model draws it from.
+
+.. math:: q(z) = \frac1N \sum_n q(z | x_n), \qquad p(z)
+
+A model is drawn from by z ~ p(z), and its decoder has been taught on z ~ q(z). Where the two differ, the decoder is
+asked about places that it has never seen: reconstructions are good and samples are poor. Three numbers say how much,
+all on data held out:
+
+- how often a classifier tells one draw of q(z) from one of p(z) (:mod:`elbowroom.evaluation.doctor.two_sample`);
+- what a learned prior would gain in nats (:mod:`elbowroom.evaluation.doctor.learned_prior`), and from what;
+- the share of prior draws in no man's land, where the density of the learned prior is below that of all but 1% of the
+  held-out encodings.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from elbowroom.data.batch import Batch
+from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation.doctor.findings import Patient
+from elbowroom.evaluation.doctor.learned_prior import LearnedPrior, learn_priors
+from elbowroom.evaluation.doctor.two_sample import LEAST_DRAWS, TwoSampleTest, classifier_test
+from elbowroom.evaluation.study import evaluation_mode
+from elbowroom.inference.soundness import ask
+from elbowroom.model.conditional import Conditional
+from elbowroom.model.draws import draw, mean
+from elbowroom.model.guides import PriorGuide
+from elbowroom.model.latent import LatentModel
+
+__all__ = ["Aggregate", "aggregate_study", "guide_of", "held_out", "prior_draws"]
+
+_TRAINING = 10  # times the points that are held out
+_BATCH = 500  # data at a time through the guide
+_DRAWS = 4  # of q(z | x) for each datum, where a mean over q is taken
+_LEAST_TRAINING = 2000  # draws of q(z) in all that a mixture is fitted to, however few the data
+_RARE = 0.01  # share of the encodings that lie where the density is low
+
+
+@dataclass(frozen=True, eq=False)
+class Aggregate:
+    """The aggregate posterior of held-out data beside the prior.
+
+    Attributes:
+        encodings: a draw of q(z | x) for each datum, shape (n, latent).
+        prior: as many draws of p(z), with the data's contexts.
+        learned: the mixture in the prior's place.
+        gains: by candidate, E_q[log r(z) − log p(z)] of each datum, nats, float64, shape (n,).
+        test: encodings against draws of the prior.
+        empty: share of prior draws in no man's land; of encodings it is 1%.
+        variance: of each latent under q(z), over that under the prior; shape (latent,).
+        plane: the two directions in which the clusters of q(z) lie farthest apart, orthonormal, shape (latent, 2);
+            (latent, 1) for a single latent.
+    """
+
+    encodings: Tensor
+    prior: Tensor
+    learned: LearnedPrior
+    gains: dict[str, Tensor]
+    test: TwoSampleTest
+    empty: float
+    variance: Tensor
+    plane: Tensor
+
+    @property
+    def empty_stderr(self) -> float:
+        """Standard error of ``empty``."""
+        return math.sqrt(max(self.empty * (1 - self.empty), 1 / len(self.prior)) / len(self.prior))
+
+
+def guide_of(patient: Patient) -> Conditional | None:
+    """The guide that was learned; the prior in its place is none."""
+    return None if isinstance(patient.guide, PriorGuide) else patient.guide
+
+
+def held_out(patient: Patient, least: int = 1) -> str:
+    """The split that was not trained on: test, or else validation.
+
+    Args:
+        patient: whose data.
+        least: rows that are needed.
+    Raises:
+        ElbowroomError: neither has so many rows.
+    """
+    for split in ("test", "validation"):
+        if (patient.data.size(split) or 0) >= least:
+            return split
+    raise ElbowroomError(
+        f"No split of {patient.data.name} that was held out has {least} rows.", "Keep more apart: --data.test 0.2."
+    )
+
+
+def prior_draws(model: LatentModel, batch: Batch, generator: torch.Generator) -> Tensor:
+    """One z ~ p(z | c) for each datum's context, shape (batch, latent)."""
+    prior = model.prior(None, batch.context)
+    return draw(prior, () if prior.batch_shape else (len(batch),), generator=generator)
+
+
+def aggregate_study(patient: Patient) -> Aggregate:
+    """Compare q(z) with p(z).
+
+    Args:
+        patient: a trained model with a guide, and its data.
+    Raises:
+        ElbowroomError: no guide; too few data held out.
+    """
+    with evaluation_mode(patient.model, *([] if patient.guide is None else [patient.guide])):
+        return _study(patient)
+
+
+def _study(patient: Patient) -> Aggregate:
+    guide, model, generator = guide_of(patient), patient.model, patient.generator("holes")
+    if guide is None:
+        raise ElbowroomError("The aggregate posterior was asked for, but there is no guide.", "Train with a guide.")
+    learned = _learned(patient, guide, generator)
+    batch = patient.batch(held_out(patient, LEAST_DRAWS), 2 * patient.points)
+    z = draw(ask(guide, batch), (_DRAWS,), generator=generator)
+    drawn = prior_draws(model, batch, generator)
+    best = learned["mixture"]
+    of_data, of_prior = (
+        best.log_ratio(model, at, batch.context) + model.log_prior(at, batch.context) for at in (z[0], drawn)
+    )
+    return Aggregate(
+        encodings=z[0],
+        prior=drawn,
+        learned=best,
+        gains={name: found.log_ratio(model, z, batch.context).mean(0) for name, found in learned.items()},
+        test=classifier_test(_with(z[0], batch), _with(drawn, batch), generator=generator),
+        empty=float((of_prior < of_data.quantile(_RARE)).double().mean()),
+        variance=z[0].var(0) / drawn.var(0),
+        plane=_plane(best, z[0]),
+    )
+
+
+def _learned(patient: Patient, guide: Conditional, generator: torch.Generator) -> dict[str, LearnedPrior]:
+    """The candidates, fitted to draws of q(z | x) of training data."""
+    points = min(_TRAINING * patient.points, patient.data.size("train"))
+    draws = -(-_LEAST_TRAINING // max(points, 1))
+    means, z, contexts = [], [], []
+    for batch in patient.data.batches("train", _BATCH, points=points):
+        q = ask(guide, batch)
+        means.append(mean(q))
+        z.append(draw(q, (draws,), generator=generator))
+        contexts.append(batch.context)
+    context = None if contexts[0] is None else torch.cat([part for part in contexts if part is not None])
+    prior = patient.model.prior(None, context)
+    of_prior = draw(prior, () if prior.batch_shape else (1000,), generator=generator)
+    spread = torch.cat(means).var(0) / of_prior.var(0)
+    return learn_priors(patient.model, torch.cat(z, 1), spread, context=context, generator=generator)
+
+
+def _plane(learned: LearnedPrior, z: Tensor) -> Tensor:
+    """Fisher's discriminant directions of the components; for one normal, those where its variance is least like 1."""
+    _, within, between = learned.scatter()
+    if learned.components > 2:
+        root = torch.linalg.inv(torch.linalg.cholesky(within))
+        size, directions = torch.linalg.eigh(root @ between @ root.T)
+        directions = root.T @ directions
+    else:
+        size, directions = torch.linalg.eigh(within + between)
+        size = size.log().abs()
+    chosen = directions[:, size.argsort(descending=True)[:2]]
+    axes = torch.linalg.qr(chosen).Q
+    plane = z.new_zeros(z.shape[1], axes.shape[1]).double()
+    plane[learned.dims] = axes
+    return plane
+
+
+def _with(z: Tensor, batch: Batch) -> Tensor:
+    """z and the context that it belongs to: under a prior p(z | c) these have to agree."""
+    return z if batch.context is None else torch.cat([z, batch.context.to(z)], 1)

@@ -1,0 +1,122 @@
+"""What is wrong with this model? Every check in turn, and a report of what they found.
+
+============================ ==========================================================================================
+check                        asks
+============================ ==========================================================================================
+``sound``                    are weights, scales and the terms of every datum finite and of one order?
+``likelihood_fits``          is p(x | z) a density over what the data are, with noise like theirs?
+``finished``                 had the bound stopped rising when training ended?
+``latents_in_use``           does z say anything of x, and does the decoder listen?
+``generalises``              are decoder and encoder as good on held-out data?
+``amortisation``             what is lost to an encoder that answers for all data with one set of weights?
+``calibration``              is q(z | x) as wide as the posterior, on data of the model's own?
+``holes``                    does the prior propose z that no datum came from?
+``sample_quality``           can samples be told from data, and is the prior or the decoder to blame?
+``samples_and_means``        what do pictures of means leave out?
+============================ ==========================================================================================
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from elbowroom.errors import ElbowroomError, did_you_mean
+from elbowroom.evaluation.doctor import guide, latents, likelihood, prior, training
+from elbowroom.evaluation.doctor.examination import Check, Examination, Studies
+from elbowroom.evaluation.doctor.findings import Finding, Patient
+
+__all__ = ["CHECKS", "Diagnosis", "diagnose"]
+
+CHECKS: dict[str, Check] = {
+    "sound": training.sound,
+    "likelihood_fits": likelihood.likelihood_fits,
+    "finished": training.finished,
+    "latents_in_use": latents.latents_in_use,
+    "generalises": training.generalises,
+    "amortisation": guide.amortisation,
+    "calibration": guide.calibration,
+    "holes": prior.holes,
+    "sample_quality": prior.sample_quality,
+    "samples_and_means": latents.samples_and_means,
+}
+
+_GRAVITY = {"severe": 0, "warning": 1, "note": 2}
+_NEEDS_SOUND = "The model's terms are not sound."
+
+Announce = Callable[[str, int, int], None]
+"""(check that begins, checks done, checks in all)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What all checks found.
+
+    Attributes:
+        findings: the gravest first, otherwise in the order of the checks.
+        not_examined: check -> why it does not apply to this model or these data.
+        seconds: check -> what it took.
+        studies: what the checks found out on their way, for figures; it is not kept in doctor.json.
+    """
+
+    findings: tuple[Finding, ...]
+    not_examined: dict[str, str]
+    seconds: dict[str, float]
+    studies: Studies = field(default_factory=Studies, compare=False, repr=False)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether there is nothing but notes."""
+        return all(finding.severity == "note" for finding in self.findings)
+
+
+def diagnose(
+    patient: Patient,
+    *,
+    checks: Sequence[str] | None = None,
+    announce: Announce = lambda check, done, total: None,
+) -> Diagnosis:
+    """Examine a trained model.
+
+    A check that does not apply, to a model without a guide or to too few data, says so and costs nothing else. If the
+    model's numbers are not sound, the other checks are not made: they would find the same fault in other words.
+
+    Args:
+        patient: the model, its data, and the history of its training.
+        checks: names from ``CHECKS``; all of them unless given.
+        announce: told before every check.
+    Raises:
+        ElbowroomError: an unknown name; a patient of less than two points.
+    Example:
+        >>> from elbowroom.data.loading import load_data
+        >>> from elbowroom.model import oracles
+        >>> model, _, x = oracles.ppca(dim=8, latent_dim=2, seed=0, num_data=500)
+        >>> data = load_data(x, support="reals", validation=0.0, test=0.4).to(dtype=x.dtype)
+        >>> diagnose(Patient(model, model.exact_guide(), data), checks=["sound", "latents_in_use"]).healthy
+        True
+    """
+    names = list(CHECKS if checks is None else checks)
+    for name in names:
+        if name not in CHECKS:
+            raise ElbowroomError(f"There is no check '{name}'.", did_you_mean(name, CHECKS))
+    if patient.points < 2:
+        raise ElbowroomError(f"points is {patient.points}, but a check compares data.", "Give --points 2 or more.")
+    examined = Examination.of(patient)
+    findings: list[Finding] = []
+    not_examined: dict[str, str] = {}
+    seconds: dict[str, float] = {}
+    for done, name in enumerate(names):
+        announce(name, done, len(names))
+        if any(finding.check == "sound" and finding.severity == "severe" for finding in findings):
+            not_examined[name] = _NEEDS_SOUND
+            continue
+        began = time.monotonic()
+        try:
+            findings += CHECKS[name](examined)
+        except ElbowroomError as reason:
+            not_examined[name] = reason.problem
+        seconds[name] = time.monotonic() - began
+    announce("", len(names), len(names))
+    findings.sort(key=lambda finding: _GRAVITY[finding.severity])
+    return Diagnosis(tuple(findings), not_examined, seconds, examined.studies)

@@ -1,0 +1,368 @@
+r"""The doctor's look at the guide: what it loses for being an encoder, and whether q(z | x) knows how little it knows.
+
+**Amortisation.** Refit q for each datum, the decoder untouched: what the ELBO gains is lost to the encoder
+(:mod:`elbowroom.inference.gaussian.optimal_gaussian`). An encoder without activations is affine in x, whatever its
+size, which is measured:
+
+.. math:: \mu\big(t x + (1 - t) x'\big) = t \, \mu(x) + (1 - t) \, \mu(x'),
+
+and is nearly always a line forgotten, since the posterior means of a nonlinear decoder are not.
+
+**Calibration.** Draw z* from the prior and x from p(x | z*); then z* is a draw from p(z | x), and its rank among L
+draws of q(z | x) is uniform on 0, …, L in every dimension if q is the posterior. If q is too narrow, z* is too often
+the least or the largest; if q's mean is off, too often on one side. No density, no ELBO and no other posterior is
+needed. The data are then the model's own, holes of the prior included, which the encoder was never taught; so the same
+is asked of held-out data, whose posteriors are taken from weighted draws
+(:mod:`elbowroom.inference.importance.laplace_proposal`).
+
+A guide of a family that does not hold the posterior is never calibrated, and given enough draws every test says so:
+what counts is by how much. A fully factorised normal that maximises the ELBO is about as narrow as the posterior
+*given* the other dimensions, which is the narrower the more they depend on each other.
+
+Reference:
+    Cremer, Li & Duvenaud (2018), Inference suboptimality in variational autoencoders, arXiv:1801.03558.
+    Talts et al. (2018), Validating Bayesian inference algorithms with simulation-based calibration, arXiv:1804.06788.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from elbowroom.data.batch import Batch
+from elbowroom.evaluation.doctor.aggregate_posterior import guide_of, held_out, prior_draws
+from elbowroom.evaluation.doctor.findings import Evidence, Finding, Patient, Severity
+from elbowroom.evaluation.study import evaluation_mode
+from elbowroom.inference.gaussian.optimal_gaussian import local_guide
+from elbowroom.inference.importance.laplace_proposal import laplace_evidence, laplace_proposal
+from elbowroom.inference.posterior.sample import default_metric
+from elbowroom.inference.soundness import ask
+from elbowroom.model.conditional import Conditional
+from elbowroom.model.draws import draw, mean
+from elbowroom.model.guides import DiagonalNormal, FullNormal
+from elbowroom.model.latent import LatentModel
+from elbowroom.numerics import chunks, mean_and_stderr
+
+__all__ = ["Ranks", "amortisation", "calibration", "is_affine", "simulated_ranks", "weighted_coverage"]
+
+_SURE = 4.0  # z-score
+_REFITTED = 100  # data at most; a convolutional decoder takes half a minute for them
+_AFFINE = 1e-4  # of the spread of the means, of which a single ReLU bends a tenth
+_ROUNDED = 64  # units in the last place of the largest mean, where their spread is small beside it
+_LOST_TO_A_LINE = 0.5  # nats per datum; an activation costs nothing, so that even this much is worth one
+_LOST = 3.0  # nats per datum of an encoder that is not affine, if it is most of the room as well
+
+_LEAST = 200  # simulated data: ten in each bin
+_DRAWS = 199  # L; the 200 ranks fall into bins evenly
+_BINS = 20
+_CENTRAL = 0.8
+_OFF = 0.2  # of the coverage, 60% in place of 80%: mean-field guides of good models have about 65%
+_FAR_OFF = 0.3
+_BIASED = 0.2  # of z* beyond q's median on one side, in excess of a half: q's mean is half its deviation off
+_ACTIVE = 0.01  # variance over data of the posterior mean
+_BATCH = 250
+_WEIGHTED = 200  # draws of the posterior of each datum
+_WEIGHTED_DATA = 100
+
+
+def amortisation(patient: Patient) -> list[Finding]:
+    r"""What an encoder loses against a q of its own for each held-out datum.
+
+    .. math:: \mathbb{E}_n \big(\mathcal{L}[q^*_n] - \mathcal{L}[q(\cdot | x_n)]\big) \ge 0
+
+    Args:
+        patient: a trained model and its data.
+    Returns:
+        One finding: severe for an affine encoder that loses half a nat or more; a warning for any other that loses 3
+        nats and half of the elbow room; otherwise a note. None without a guide.
+    Raises:
+        ElbowroomError: no data held out; a guide that is not normal.
+    Reference:
+        Cremer, Li & Duvenaud (2018), Inference suboptimality in variational autoencoders, arXiv:1801.03558.
+    """
+    guide, model = guide_of(patient), patient.model
+    if guide is None:
+        return []
+    batch, generator = (
+        patient.batch(held_out(patient), min(patient.points, _REFITTED)),
+        patient.generator("amortisation"),
+    )
+    with evaluation_mode(model, guide):
+        found = local_guide(model, guide, batch, family="guide", generator=generator)
+        lost = found.elbo - found.initial_elbo
+        room = None  # KL(q ‖ p(z | x)), which exists for a likelihood that is not normalised too
+        if default_metric(model.likelihood) == "gauss-newton":
+            room = laplace_evidence(model, guide, batch, k=200, generator=generator).log_evidence - found.initial_elbo
+        affine = is_affine(guide, batch)
+    gap, stderr = mean_and_stderr(lost)
+    share = None if room is None else gap / max(float(room.mean()), 1e-9)
+    evidence = [Evidence("lost to the encoder, L[q*] − L[q]", gap, stderr)]
+    if room is not None:
+        evidence.append(Evidence("elbow room, KL(q ‖ p(z | x))", *mean_and_stderr(room)))
+        evidence.append(Evidence("share of the room lost to the encoder", float(share or 0.0), None, "share"))
+    evidence.append(Evidence("data for which q* was found", float(found.converged.double().mean()), None, "share"))
+    severity, title, remedy = _amortised(gap, gap > _SURE * stderr, share, affine)
+    return [Finding("amortisation", severity, title, tuple(evidence), _AMORTISED, remedy)]
+
+
+_AMORTISED = (
+    "q was refitted to each held-out datum by itself, in the encoder's own family, the decoder left as it is. What the "
+    "bound gains is what the encoder loses by answering for all data with one set of weights. A guide that was learned "
+    "for another bound than the ELBO, such as IWAE's, loses some by intent."
+)
+
+
+def _amortised(gap: float, sure: bool, share: float | None, affine: bool) -> tuple[Severity, str, str]:
+    """Severity, title and remedy."""
+    if affine and sure and gap >= _LOST_TO_A_LINE:
+        return (
+            "severe",
+            f"The encoder is linear, and {gap:.1f} nats per datum are lost to it.",
+            "Add an activation between its layers: --model.encoder.activation relu. For this model, refitting q for "
+            "each datum recovers them.",
+        )
+    if not affine and sure and gap >= _LOST and (share is None or share >= 0.5):
+        return (
+            "warning",
+            f"The encoder loses {gap:.1f} nats per datum that refitting q for each datum recovers.",
+            "Train longer, or with a larger encoder: --model.encoder.hidden 500,500.",
+        )
+    kind = "linear encoder" if affine else "encoder"
+    return (
+        "note",
+        f"The {kind} loses {max(gap, 0):.2f} nats per datum against a q of its own for each.",
+        "Nothing to do.",
+    )
+
+
+@torch.no_grad()
+def is_affine(guide: Conditional, batch: Batch) -> bool:
+    r"""Whether the guide's mean is an affine function of what its network sees, measured between pairs of data.
+
+    .. math:: \max_t |\mu(t x + (1 - t) x') - t \mu(x) - (1 - t) \mu(x')| \le 10^{-4} \, \mathrm{sd}(\mu),
+        \qquad t \in \{\tfrac14, \tfrac12, 2\}
+
+    Args:
+        guide: q(z | x), in evaluation mode.
+        batch: at least two data.
+    Returns:
+        Not so for a mean that is the same for all data, which says nothing.
+    Example:
+        >>> from elbowroom.model import oracles
+        >>> _, guide, x = oracles.ppca(dim=8, latent_dim=2, seed=0)
+        >>> is_affine(guide, Batch(x))
+        True
+    """
+    seen = batch.x
+    if type(guide) in (DiagonalNormal, FullNormal):
+        assert isinstance(guide, DiagonalNormal | FullNormal)
+        seen = seen if guide.transform is None else guide.transform(seen)
+        guide = type(guide)(guide.network, guide.latent_dim)  # the transform is no part of the encoder
+    if not seen.is_floating_point() or len(seen) < 2:
+        return False
+
+    def means(x: Tensor, context: Tensor | None) -> Tensor:
+        return mean(guide(x, context)).double()
+
+    at = means(seen, batch.context)
+    spread = float(at.std(0).max())
+    rounding = _ROUNDED * torch.finfo(seen.dtype).eps * float(at.abs().max())
+    for t in (0.25, 0.5, 2.0):
+        between = torch.lerp(seen.roll(1, 0), seen, t)
+        context = None if batch.context is None else torch.lerp(batch.context.roll(1, 0), batch.context, t)
+        if (
+            not float((means(between, context) - torch.lerp(at.roll(1, 0), at, t)).abs().max())
+            <= _AFFINE * spread + rounding
+        ):
+            return False
+    return spread > rounding
+
+
+class Ranks(NamedTuple):
+    """Where the z that made a datum lies among draws of the guide for that datum.
+
+    Attributes:
+        ranks: 0, …, L, int64, shape (n, latent).
+        errors: (z* − E_q z) / sd_q, float64, shape (n, latent).
+        active: whether a latent's mean varies with x, bool, shape (latent,).
+        draws: L.
+    """
+
+    ranks: Tensor
+    errors: Tensor
+    active: Tensor
+    draws: int
+
+    def coverage(self, level: float) -> Tensor:
+        """1 where z* lies in q's central interval, else 0; shape (n, latent). On average ``level`` if q is right."""
+        tail = round((1 - level) / 2 * (self.draws + 1))
+        return ((self.ranks >= tail) & (self.ranks <= self.draws - tail)).double()
+
+    def p_values(self) -> Tensor:
+        """Of Pearson's χ² test that the ranks are uniform, for each latent, shape (latent,)."""
+        n, dim = self.ranks.shape
+        bins = self.ranks * _BINS // (self.draws + 1)
+        counts = torch.nn.functional.one_hot(bins, _BINS).sum(0).double()  # (latent, bins)
+        statistic = (counts - n / _BINS).square().sum(1) * _BINS / n
+        p: Tensor = torch.special.gammaincc(torch.full((dim,), (_BINS - 1) / 2).to(statistic), statistic / 2)
+        return p
+
+
+@torch.no_grad()
+def simulated_ranks(
+    model: LatentModel, guide: Conditional, like: Batch, *, draws: int = _DRAWS, generator: torch.Generator
+) -> Ranks:
+    """Simulate z* ~ p(z), x ~ p(x | z*), and rank z* among draws of q(z | x).
+
+    Args:
+        model: p(x, z), in evaluation mode.
+        guide: q(z | x).
+        like: as many data are simulated, with these contexts and with these elements missing.
+        draws: L.
+        generator: the source of randomness.
+    Reference:
+        Talts et al. (2018), algorithm 1, arXiv:1804.06788.
+    """
+    ranks, errors, means = [], [], []
+    for rows in chunks(len(like), _BATCH):
+        part = like.rows(rows)
+        z = prior_draws(model, part, generator)
+        x = draw(model.likelihood(z, part.context), generator=generator)
+        x = x if part.mask is None else torch.where(part.mask, x, part.x)
+        q = ask(guide, Batch(x, part.index, part.context, part.mask))
+        ranks.append((draw(q, (draws,), generator=generator) < z).sum(0))
+        errors.append(((z - q.mean) / q.stddev).double())
+        means.append(q.mean)
+    return Ranks(torch.cat(ranks), torch.cat(errors), torch.cat(means).var(0) > _ACTIVE, draws)
+
+
+@torch.no_grad()
+def weighted_coverage(
+    model: LatentModel, guide: Conditional, batch: Batch, *, level: float = _CENTRAL, generator: torch.Generator
+) -> Tensor:
+    r"""The posterior probability of the guide's central intervals, by weighted draws of the posterior.
+
+    .. math:: \Pr(z_j \in I_j(x) \,|\, x) \approx \sum_k \tilde w_k 1\{z_{kj} \in I_j(x)\}
+
+    Args:
+        model: p(x, z), in evaluation mode.
+        guide: q(z | x).
+        batch: data.
+        level: that q gives to its intervals.
+        generator: the source of randomness.
+    Returns:
+        float64, shape (batch, latent).
+    Raises:
+        ElbowroomError: a likelihood without Fisher information.
+    """
+    proposal = laplace_proposal(model, guide, batch, starts=2, generator=generator).q
+    z = draw(proposal, (_WEIGHTED,), generator=generator)
+    log_w = model.log_joint(batch.x, z, context=batch.context, mask=batch.mask) - proposal.log_prob(z)
+    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=z.dtype, device=z.device)
+    low, high = draw(ask(guide, batch), (999,), generator=generator).quantile(ends, 0)
+    inside = (low <= z) & (z <= high)
+    return torch.einsum("kn,knj->nj", log_w.double().softmax(0), inside.double())
+
+
+def calibration(patient: Patient) -> list[Finding]:
+    r"""Whether the guide's intervals hold what they say: simulation-based calibration, and weighted draws on real data.
+
+    .. math:: z^* \sim p(z), \; x \sim p(x | z^*): \qquad \Pr(z^*_j \in I_j(x)) = 0.8
+
+    with I the central interval to which q(z_j | x) gives 80%. Averages are over the latents in use; those that carry
+    the prior whatever x is are calibrated, and would only hide the others.
+
+    Args:
+        patient: a trained model and its data.
+    Returns:
+        One finding: a warning where the coverage is off by a fifth, or more than 70% of z* lie on one side of q's
+        median in some dimension; severe where it is off by 0.3. None without a guide, or without a latent in use.
+    Raises:
+        ElbowroomError: no data held out.
+    Reference:
+        Talts et al. (2018), Validating Bayesian inference algorithms with simulation-based calibration,
+        arXiv:1804.06788.
+    """
+    guide, model = guide_of(patient), patient.model
+    if guide is None:
+        return []
+    batch, generator = patient.batch(held_out(patient)), patient.generator("calibration")
+    with evaluation_mode(model, guide):
+        rows = torch.arange(max(patient.points, _LEAST), device=batch.x.device) % len(batch)
+        found = simulated_ranks(model, guide, batch.rows(rows), generator=generator)
+        if not bool(found.active.any()):
+            return []
+        real = None
+        if default_metric(model.likelihood) == "gauss-newton":
+            few = batch.rows(slice(_WEIGHTED_DATA))
+            real = weighted_coverage(model, guide, few, generator=generator)[:, found.active].mean(1)
+    inside = found.coverage(_CENTRAL)[:, found.active]
+    coverage, stderr = mean_and_stderr(inside.mean(1))
+    spread = float(found.errors[:, found.active].square().mean().sqrt())
+    above = (found.ranks[:, found.active] > found.draws // 2).double().mean(0)
+    side = float(above[(above - 0.5).abs().argmax()])
+    p_value = min(1.0, float(found.p_values()[found.active].min()) * int(found.active.sum()))  # Bonferroni's
+    evidence = [Evidence("z* in the central 80% of q, simulated data", coverage, stderr, "share")]
+    if real is not None:
+        evidence.append(Evidence("posterior in the central 80% of q, held-out data", *mean_and_stderr(real), "share"))
+    evidence += [
+        Evidence("the same of the worst latent, simulated data", *_worst(inside), "share"),
+        Evidence("z* above q's median, the most one-sided latent", side, 0.5 / math.sqrt(len(inside)), "share"),
+        Evidence("distance of z* from q's mean, r.m.s.", spread, None, "q's standard deviations"),
+        Evidence("uniform ranks", p_value, None, "p-value"),
+    ]
+    # off on the model's own data alone is a matter of the prior's holes; off is what is off on both
+    seen = [coverage] if real is None else [coverage, float(real.mean())]
+    error = min((value - _CENTRAL for value in seen), key=abs)
+    sure = abs(coverage - _CENTRAL) > _SURE * stderr
+    one_sided = abs(side - 0.5) > max(_BIASED, _SURE * 0.5 / math.sqrt(len(inside)))
+    severity, title, remedy = _calibrated(error if sure else 0.0, coverage, one_sided, p_value)
+    return [Finding("calibration", severity, title, tuple(evidence), _CALIBRATED, remedy)]
+
+
+_CALIBRATED = (
+    "z* was drawn from the prior and a datum from p(x | z*), so that z* is a draw of that datum's exact posterior; if "
+    "q(z | x) is right, its central 80% hold z* in 80% of cases. These data are the model's own, its prior's holes "
+    "included; on held-out data the posterior was taken from weighted draws instead. A fully factorised q that "
+    "maximises the ELBO is narrower than the posterior wherever latents depend on each other given x: about 65% is "
+    "common."
+)
+
+
+def _worst(inside: Tensor) -> tuple[float, float]:
+    """The coverage that is farthest off, with its standard error."""
+    of_each = inside.mean(0)
+    return mean_and_stderr(inside[:, int((of_each - _CENTRAL).abs().argmax())])
+
+
+def _calibrated(error: float, coverage: float, one_sided: bool, p_value: float) -> tuple[Severity, str, str]:
+    """Severity, title and remedy."""
+    holds = f"its central 80% hold the truth in {coverage:.0%} of cases"
+    if abs(error) >= _OFF:
+        severity: Severity = "severe" if abs(error) >= _FAR_OFF else "warning"
+        if error < 0:
+            return severity, f"The guide is over-confident: {holds}.", _WIDER
+        return (
+            severity,
+            f"The guide is under-confident: {holds}.",
+            "Train longer; a guide of the ELBO is rarely too wide.",
+        )
+    if one_sided:
+        return (
+            "warning",
+            "The guide's means are off to one side.",
+            "Train the encoder longer, or give it more capacity.",
+        )
+    if p_value > 1e-4:
+        return "note", f"The guide is calibrated as far as can be seen: {holds}.", "Nothing to do."
+    word = "over" if coverage < _CENTRAL else "under"
+    return "note", f"The guide is a little {word}-confident: {holds}.", _WIDER
+
+
+_WIDER = (
+    "For uncertainties, draw from the posterior itself: `elbowroom encode RUN --posterior hmc`. A guide with full "
+    "covariance, --model.guide full, is closer to it."
+)

@@ -1,0 +1,143 @@
+"""The doctor's look at the latents: whether z says anything of x, and what pictures of means leave out."""
+
+from __future__ import annotations
+
+import torch
+
+from elbowroom.data.batch import Batch
+from elbowroom.evaluation.doctor.aggregate_posterior import guide_of, held_out, prior_draws
+from elbowroom.evaluation.doctor.findings import Evidence, Finding, Patient, Severity
+from elbowroom.evaluation.study import evaluation_mode
+from elbowroom.inference.objectives import elbo_terms
+from elbowroom.inference.soundness import ask
+from elbowroom.model.draws import draw, mean
+from elbowroom.model.latent import LatentModel
+from elbowroom.numerics import mean_and_stderr
+
+__all__ = ["latents_in_use", "samples_and_means"]
+
+_ACTIVE = 0.01  # variance over data of the posterior mean, Burda et al. (2016)
+_NOTHING = 0.1  # nats: a code that says less of x than this says nothing ...
+_LITTLE = 0.5  # ... and that beyond doubt, if it says less than this with so many standard errors more:
+_SURE = 4.0
+_FEW = 2  # latents in use, where ...
+_MANY = 8  # ... there are as many as this: a plane would have been asked for by --model.latent-dim 2
+
+
+def latents_in_use(patient: Patient) -> list[Finding]:
+    r"""Posterior collapse and dead units, on held-out data.
+
+    .. math:: \mathrm{active} = \#\{j : \mathrm{Var}_n(\mathbb{E}_q[z_j | x_n]) > 0.01\}, \qquad
+        \mathrm{told} = \mathbb{E}_n \log p(x_n | z_n) - \mathbb{E}_n \log p(x_n | z_m)
+
+    with z_n ~ q(z | x_n), and z_m that of another datum: how many nats it is worth to the decoder to be told of x by z.
+    Neither this nor the KL counts as nothing unless it is below 0.1 nats, and below 0.5 with four standard errors more.
+
+    Args:
+        patient: a trained model and its data.
+    Returns:
+        One finding: severe where z says nothing of x beyond doubt; a warning where hardly any of many latents are in
+        use; otherwise a note, and so where the data are too few to tell. None without a guide.
+    Raises:
+        ElbowroomError: too few data held out.
+    Reference:
+        Bowman et al. (2016), Generating sentences from a continuous space, on collapse, arXiv:1511.06349.
+        Burda, Grosse & Salakhutdinov (2016), Importance Weighted Autoencoders, section 5.2, arXiv:1509.00519.
+    """
+    guide, model = guide_of(patient), patient.model
+    if guide is None:
+        return []
+    batch, generator = patient.batch(held_out(patient, 2)), patient.generator("latents_in_use")
+    with evaluation_mode(model, guide):
+        q = ask(guide, batch)
+        variance = mean(q).double().var(0)
+        kl = elbo_terms(model, guide, batch, kl="auto", generator=generator).parts["kl"]
+        z = draw(q, (), generator=generator)
+        told = _log_likelihood(model, batch, z) - _log_likelihood(model, batch, z.roll(1, 0))
+    active, latent_dim = int((variance > _ACTIVE).sum()), len(variance)
+    (rate, of_rate), (gain, of_gain) = mean_and_stderr(kl), mean_and_stderr(told)
+    evidence = (
+        Evidence("latents in use", active, None, f"of {latent_dim}"),
+        Evidence("KL(q ‖ p), what the encoder says of a datum", rate, of_rate),
+        Evidence("what the decoder loses if told of another datum", gain, of_gain),
+    )
+    severity, title, remedy = _in_use(active, latent_dim, (rate, of_rate), (gain, of_gain), len(batch))
+    return [Finding("latents_in_use", severity, title, evidence, _IN_USE, remedy)]
+
+
+def _log_likelihood(model: LatentModel, batch: Batch, z: torch.Tensor) -> torch.Tensor:
+    return model.log_likelihood(batch.x, z, context=batch.context, mask=batch.mask).double()
+
+
+_IN_USE = (
+    "A latent whose posterior mean hardly varies from datum to datum carries nothing. Some usually stay so: the model "
+    "takes as many as pay for themselves, and the others cost nothing. If all do, or the decoder does not listen, the "
+    "model is its decoder's average, and no sampling or encoding means anything (posterior collapse)."
+)
+
+
+def _is_nothing(value: float, stderr: float) -> bool:
+    return value < _NOTHING and value + _SURE * stderr < _LITTLE
+
+
+def _in_use(
+    active: int, latent_dim: int, rate: tuple[float, float], gain: tuple[float, float], points: int
+) -> tuple[Severity, str, str]:
+    """Severity, title and remedy; ``rate`` and ``gain`` with their standard errors."""
+    wake = "Let the KL grow slowly (--objective.warmup-epochs 10, --objective.free-bits 0.1), with --objective.beta 1."
+    if active == 0 or _is_nothing(*rate):
+        return "severe", "The posterior has collapsed: the encoder says nothing of the data.", wake
+    if _is_nothing(*gain):
+        return "severe", "The decoder does not listen to z: told of another datum, it answers as well.", wake
+    if gain[0] < _NOTHING or rate[0] < _NOTHING:
+        title = f"Whether z says anything of x cannot be told from {points} data."
+        return "note", title, f"Look at more: --points {10 * points}."
+    if active <= _FEW and latent_dim >= _MANY:
+        return "warning", f"Only {active} of {latent_dim} latents are in use.", wake
+    if active < latent_dim:
+        return "note", f"{active} of {latent_dim} latents are in use; the others cost nothing.", "Nothing to do."
+    more = f"Try more: --model.latent-dim {2 * latent_dim}."
+    return "note", f"All {latent_dim} latents are in use.", more
+
+
+def samples_and_means(patient: Patient) -> list[Finding]:
+    r"""How much of a sample is noise that a picture of means does not show.
+
+    .. math:: 1 - \frac{\mathrm{Var}_z(\mathbb{E}[x | z])}{\mathrm{Var}(x)}, \qquad z \sim p(z), \; x \sim p(x | z)
+
+    summed over elements, and the entropy of p(x | z), from draws.
+
+    Args:
+        patient: a trained model and its data.
+    Returns:
+        One note. None for categories, of which there is no mean.
+    """
+    model, generator = patient.model, patient.generator("samples_and_means")
+    batch = patient.batch(held_out(patient, 2))
+    with evaluation_mode(model):
+        z = prior_draws(model, batch, generator)
+        p_x = model.likelihood(z, batch.context)
+        try:
+            means = mean(p_x).double()
+        except NotImplementedError:
+            return []
+        if means.shape != batch.x.shape:
+            return []
+        drawn = draw(p_x, (), generator=generator)
+        noise = -model.log_likelihood(drawn, z, context=batch.context).double()
+    total = drawn.double().var(0).sum()
+    share = 1 - float(means.var(0).sum() / total) if float(total) > 0 else 0.0
+    of_density = "" if model.likelihood.normalized else " (not a log-likelihood)"
+    evidence = (
+        Evidence("variance of samples that means do not have", share, None, "share"),
+        Evidence(f"entropy of p(x | z), the noise of a sample{of_density}", *mean_and_stderr(noise)),
+    )
+    title = f"Pictures of means leave out {max(share, 0):.0%} of what samples vary by."
+    return [Finding("samples_and_means", "note", title, evidence, _MEANS, "Look at both: `elbowroom sample`.")]
+
+
+_MEANS = (
+    "The mean of p(x | z) is not a sample of x: elements of it are blends of what could be there. Papers show means "
+    "since they are smoother to the eye; what the likelihood judges are samples, whose elements are drawn independently"
+    " given z."
+)

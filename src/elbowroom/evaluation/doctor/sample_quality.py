@@ -1,0 +1,196 @@
+r"""Samples of the model against data, with one classifier for all: is it the prior that spoils them, or the decoder?
+
+Held-out data are compared with draws x ~ p(x | z), where z comes from three places:
+
+================ ============================== ======================================================
+z from           tells                          what is told apart from data here is the fault of
+================ ============================== ======================================================
+``encodings``    q(z | x) of *other* data       the decoder and its likelihood, which meets z as taught
+``learned``      a mixture fitted to q(z)       those, and of what a mixture cannot follow
+``prior``        p(z), what the user sees       those, and of the holes between q(z) and p(z)
+================ ============================== ======================================================
+
+A fourth test compares the samples of the prior with those of the encodings: what the decoder does to both alike, such
+as the noise of a Gaussian likelihood, cancels.
+
+With :math:`d = 2 \cdot \text{accuracy} - 1`, a lower bound on the total variation, the share due to the prior is
+:math:`1 - d_\text{encodings} / d_\text{prior}`. The data that are encoded are others than those compared with, since
+a reconstruction would carry its own datum.
+
+Draws, not means, are compared: a mean of p(x | z) is no sample, and smoother than any datum. How much smoother is said
+beside it, for pictures: the mean squared difference of neighbouring pixels, of the means and of the data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from elbowroom.data.batch import Batch
+from elbowroom.data.support import Support
+from elbowroom.evaluation.doctor.aggregate_posterior import Aggregate, aggregate_study, guide_of, held_out, prior_draws
+from elbowroom.evaluation.doctor.findings import Patient
+from elbowroom.evaluation.doctor.two_sample import LEAST_DRAWS, TwoSampleTest, classifier_test
+from elbowroom.evaluation.study import evaluation_mode
+from elbowroom.inference.soundness import ask
+from elbowroom.model.draws import draw, mean
+from elbowroom.model.latent import LatentModel
+from elbowroom.model.likelihood import Likelihood
+from elbowroom.model.noise import uniform
+from elbowroom.numerics import chunks, mean_and_stderr
+
+__all__ = ["SOURCES", "SampleStudy", "sample_study", "share_of_prior"]
+
+SOURCES = ("encodings", "learned", "prior")
+"""Where z comes from."""
+
+_CHUNK = 500  # data at a time through the decoder
+_SHOWN = 20  # pictures of each source that are kept
+
+
+@dataclass(frozen=True, eq=False)
+class SampleStudy:
+    """Samples from three places of z against held-out data.
+
+    Attributes:
+        tests: by source, draws of x against data; without a guide, of the prior alone.
+        holes: draws of x of the prior against those of the encodings; None without a guide.
+        means: by source, means of p(x | z), shape (20, \\*event).
+        blur: by source, mean squared difference of neighbouring pixels of the means, over that of the data; each with
+            its standard error. Empty where data are no pictures.
+        data: some of the data, shape (20, \\*event).
+    """
+
+    tests: dict[str, TwoSampleTest]
+    holes: TwoSampleTest | None
+    means: dict[str, Tensor]
+    blur: dict[str, tuple[float, float]]
+    data: Tensor
+
+
+def share_of_prior(tests: dict[str, TwoSampleTest]) -> float:
+    """Of the distance between samples and data, the share that vanishes where z comes from encodings; 0 to 1.
+
+    Example:
+        >>> found = {"encodings": TwoSampleTest(0.6, 0.01, 9.0, 1000), "prior": TwoSampleTest(0.9, 0.01, 36.0, 1000)}
+        >>> round(share_of_prior(found), 3)
+        0.75
+    """
+    distance = tests["prior"].distance
+    return max(0.0, 1 - tests["encodings"].distance / distance) if distance else 0.0
+
+
+def sample_study(patient: Patient, aggregate: Aggregate | None = None) -> SampleStudy:
+    """Compare samples with data.
+
+    Args:
+        patient: a trained model and its data.
+        aggregate: its q(z), of which the learned prior is needed; studied here unless given.
+    Raises:
+        ElbowroomError: too few data held out.
+    """
+    with evaluation_mode(patient.model, *([] if patient.guide is None else [patient.guide])):
+        return _study(patient, aggregate)
+
+
+def _study(patient: Patient, aggregate: Aggregate | None) -> SampleStudy:
+    model, generator = patient.model, patient.generator("sample-quality")
+    batch = patient.batch(held_out(patient, 2 * LEAST_DRAWS), 2 * patient.points)
+    # rows are in the data's own order, which may be that of their classes
+    order = torch.randperm(len(batch), generator=generator, device=generator.device).to(batch.x.device)
+    compared, others = batch.rows(order[: len(batch) // 2]), batch.rows(order[len(batch) // 2 :])
+    unit = _unit(model.likelihood, compared)
+    data = _features(model.likelihood, _as_drawn(model, compared, generator), compared, unit)
+    tests, means, blur, seen = {}, {}, {}, {}
+    for source, z in _latents(patient, aggregate, others, generator).items():
+        x, expected = _decoded(model, z, others, generator)
+        seen[source] = _features(model.likelihood, x, others, unit)
+        tests[source] = classifier_test(data, seen[source], generator=generator)
+        means[source] = expected[:_SHOWN].cpu()
+        if _is_picture(model.likelihood):
+            blur[source] = _ratio(_edges(expected), _edges(compared.x))
+    holes = None
+    if "encodings" in seen:
+        holes = classifier_test(seen["encodings"], seen["prior"], generator=generator)
+    return SampleStudy(tests, holes, means, blur, compared.x[:_SHOWN].cpu())
+
+
+def _latents(
+    patient: Patient, aggregate: Aggregate | None, others: Batch, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """z by source, each of shape (batch, latent)."""
+    guide, model = guide_of(patient), patient.model
+    prior = prior_draws(model, others, generator)
+    if guide is None:
+        return {"prior": prior}
+    aggregate = aggregate_study(patient) if aggregate is None else aggregate
+    learned = aggregate.learned.sample(model, prior_draws(model, others, generator), generator)
+    return {"encodings": draw(ask(guide, others), generator=generator), "learned": learned, "prior": prior}
+
+
+def _decoded(model: LatentModel, z: Tensor, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draws and means of p(x | z), a chunk at a time."""
+    drawn, means = [], []
+    for rows in chunks(len(z), _CHUNK):
+        p_x = model.likelihood(z[rows], None if batch.context is None else batch.context[rows])
+        drawn.append(draw(p_x, generator=generator))
+        means.append(mean(p_x))
+    return torch.cat(drawn), torch.cat(means)
+
+
+def _as_drawn(model: LatentModel, batch: Batch, generator: torch.Generator) -> Tensor:
+    """The data as the likelihood draws them: the cross-entropy of grey values draws bits."""
+    x = batch.x
+    if model.likelihood.normalized or model.likelihood.support is not Support.UNIT_INTERVAL:
+        return x
+    return (uniform(x.shape, x, generator) < x).to(x)
+
+
+def _unit(likelihood: Likelihood, batch: Batch) -> Tensor | float:
+    """Of each element, float64: reals may be of any, one in kilometres and the next in grams; pixels share one."""
+    if likelihood.support is not Support.REALS or _is_picture(likelihood):
+        return 1.0
+    scale = batch.x.double().std(0)
+    return torch.where(scale > 0, scale, 1.0)
+
+
+def _features(likelihood: Likelihood, x: Tensor, batch: Batch, unit: Tensor | float) -> Tensor:
+    """What the classifier sees, shape (batch, features); what was not observed of a datum is alike in both samples."""
+    x = x if batch.mask is None else torch.where(batch.mask, x, batch.x)
+    match likelihood.support:
+        case Support.CATEGORIES:
+            seen = torch.nn.functional.one_hot(x.long(), likelihood.num_parameters).double()
+        case Support.COUNTS:
+            seen = torch.log1p(x.double())
+        case _:
+            seen = x.double() / unit
+    parts = [seen.flatten(1)]
+    if batch.context is not None:
+        parts.append(batch.context.double())
+    if batch.mask is not None:
+        parts.append(batch.mask.double().flatten(1))
+    return torch.cat(parts, 1)
+
+
+def _is_picture(likelihood: Likelihood) -> bool:
+    """Whether differences of neighbours mean anything: rows and columns of values that measure."""
+    *channels, height, width = (0, 0, *likelihood.event_shape)[-max(2, len(likelihood.event_shape)) :]
+    return channels in ([], [1], [3]) and min(height, width) > 1 and likelihood.support is not Support.CATEGORIES
+
+
+def _edges(pictures: Tensor) -> Tensor:
+    """Mean squared difference of neighbouring pixels, float64, shape (batch,)."""
+    pictures = pictures.double()
+    down, across = pictures.diff(dim=-2).square(), pictures.diff(dim=-1).square()
+    return down.flatten(1).mean(1) + across.flatten(1).mean(1)
+
+
+def _ratio(of: Tensor, to: Tensor) -> tuple[float, float]:
+    """Ratio of two means and its standard error, by the delta method."""
+    (above, above_error), (below, below_error) = mean_and_stderr(of), mean_and_stderr(to)
+    if below == 0:
+        return 0.0, 0.0
+    ratio = above / below
+    return ratio, ((above_error / below) ** 2 + (ratio * below_error / below) ** 2) ** 0.5

@@ -1,0 +1,284 @@
+"""The doctor's look at the learning: sound numbers, an end of the optimisation, and no more than the data allow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elbowroom.data.batch import Batch
+from elbowroom.data.support import Support
+from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation.doctor.aggregate_posterior import guide_of, held_out, prior_draws
+from elbowroom.evaluation.doctor.findings import Evidence, Finding, Patient, Severity
+from elbowroom.evaluation.study import evaluation_mode, observed
+from elbowroom.inference.importance.estimate import importance_estimate
+from elbowroom.inference.objectives import elbo_terms
+from elbowroom.inference.soundness import ask
+from elbowroom.model.likelihood import Likelihood
+from elbowroom.numerics import mean_and_stderr
+
+__all__ = ["finished", "generalises", "sound"]
+
+_SURE = 4.0  # z-score
+_OUTLIER = 30.0  # median absolute deviations from the median
+_SPIKE = 100.0  # times the median gradient
+_LEAST_REPORTS = 8  # below, there is no last quarter to take a slope of
+_LEAST_STEPS = 200  # updates: hardly any model has learned by then
+_STILL_RISING = 0.5  # nats that as many steps again as the last quarter would gain
+_SCHEDULE_ENDED = 0.05  # of the highest rate
+_FALLEN = 1.0  # nats below the best report
+_OVERFIT = 1.0  # nats
+_BADLY = 0.1  # of −log p(x) for counts of outcomes; nats per element for a density, whose log p(x) depends on a unit
+_DRAWS = 200  # of the importance-weighted bound that training and test data are compared by
+_COMPARED = 500  # data of each
+
+
+def sound(patient: Patient) -> list[Finding]:
+    """Whether weights, the guide's scale and the terms of every datum are finite and of one order.
+
+    Args:
+        patient: a trained model and its data.
+    Returns:
+        Severe for what is not finite and for a guide without a positive scale; a warning for data whose log-likelihood
+        is far from all others' and for gradients that exploded; nothing otherwise.
+    """
+    modules = [part for part in (patient.model, guide_of(patient)) if part is not None]
+    broken = [name for part in modules for name, w in part.state_dict().items() if not bool(torch.isfinite(w).all())]
+    if broken:
+        return [
+            _severe(
+                f"{len(broken)} tensors of weights hold NaN or infinity.",
+                (Evidence("tensors that are not finite", len(broken), None, f"the first is {broken[0]}"),),
+                "Every figure of such a model is NaN, or worse: finite by chance.",
+                "Train again with a lower rate and a limit: --optimizer.lr 3e-4 --optimizer.clip-norm 10.",
+            )
+        ]
+    findings = _gradients(patient.history)
+    guide = guide_of(patient)
+    for split in ("train", held_out(patient)):
+        if not patient.data.size(split):
+            continue
+        batch, generator = patient.batch(split), patient.generator(f"sound {split}")
+        with evaluation_mode(*modules):
+            if guide is None:
+                z = prior_draws(patient.model, batch, generator)
+                at_prior = patient.model.log_likelihood(batch.x, z, context=batch.context, mask=batch.mask)
+                found = [_not_finite("log p(x | z) at z of the prior", at_prior.cpu(), _rows(batch), split)]
+                findings += [finding for finding in found if finding is not None]
+                continue
+            try:
+                ask(guide, batch)
+            except ElbowroomError as fault:
+                why = "Draws of q then mean nothing; losses can look sound all the same."
+                return [_severe(fault.problem, (), why, fault.remedy)]
+            parts = elbo_terms(patient.model, guide, batch, kl="auto", generator=generator).parts
+            terms = {name: parts[name].double() for name in ("reconstruction", "kl")}
+        found = [_terms(name, values.cpu(), _rows(batch), split) for name, values in terms.items()]
+        findings += [finding for finding in found if finding is not None]
+    return findings
+
+
+def _severe(title: str, evidence: tuple[Evidence, ...], explanation: str, remedy: str) -> Finding:
+    return Finding("sound", "severe", title, evidence, explanation, remedy)
+
+
+def _rows(batch: Batch) -> Tensor:
+    return torch.arange(len(batch)) if batch.index is None else batch.index.cpu()
+
+
+def _not_finite(name: str, values: Tensor, rows: Tensor, split: str) -> Finding | None:
+    wrong = ~values.isfinite()
+    if not bool(wrong.any()):
+        return None
+    row = int(rows[wrong][0])
+    return _severe(
+        f"The term '{name}' is not finite for {int(wrong.sum())} of {len(values)} data of the split {split}.",
+        (Evidence("data without a finite term", int(wrong.sum()), None, f"the first is row {row}"),),
+        "An average over data is then not a number, and the gradients of a batch with such a datum are none.",
+        "Look at those rows; check the data for infinities and the decoder for outputs that overflow.",
+    )
+
+
+def _terms(name: str, values: Tensor, rows: Tensor, split: str) -> Finding | None:
+    fault = _not_finite(name, values, rows, split)
+    if fault is not None:
+        return fault
+    median = values.median()
+    spread = (values - median).abs().median().clamp(min=1e-6 * float(median.abs().clamp(min=1.0)))
+    away = (values - median).abs() / spread
+    far = away > _OUTLIER
+    if not bool(far.any()):
+        return None
+    worst = int(away.argmax())
+    listed = ", ".join(str(int(row)) for row in rows[far][:5])
+    return Finding(
+        "sound",
+        "warning",
+        f"The term '{name}' explodes for {int(far.sum())} of {len(values)} data of the split {split} (rows {listed}).",
+        (
+            Evidence(f"largest, row {int(rows[worst])}", float(values[worst])),
+            Evidence("median", float(median)),
+            Evidence("median absolute deviation", float(spread)),
+        ),
+        "A few data that are unlike all others dominate averages and gradients.",
+        "Look at those rows; if they are faults of the data, leave them out.",
+    )
+
+
+def _gradients(history: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    norms = torch.tensor([float(row["grad_norm"]) for row in history if row.get("grad_norm") is not None])
+    if len(norms) < _LEAST_REPORTS:
+        return []
+    median, largest = float(norms.median()), float(norms.max())
+    if bool(norms.isfinite().all()) and largest <= _SPIKE * median:
+        return []
+    return [
+        Finding(
+            "sound",
+            "warning",
+            "Gradients exploded while the model was trained.",
+            (Evidence("largest norm", largest, None, ""), Evidence("median norm", median, None, "")),
+            "A single step with such a gradient can undo an epoch.",
+            "Limit them: --optimizer.clip-norm 10.",
+        )
+    ]
+
+
+def finished(patient: Patient) -> list[Finding]:
+    r"""Whether the bound was still rising when training ended, from the slope over the last quarter of the reports.
+
+    .. math:: \mathrm{ELBO}_t \approx a + b t, \qquad \text{gain of as many steps again} = b \, \tfrac14 T
+
+    Args:
+        patient: with the history of its training.
+    Returns:
+        A warning where the gain is half a nat or more beyond doubt, where the end lies far below the best report, or
+        where hardly any update was made; nothing otherwise, and nothing without a history.
+    """
+    rows = [row for row in patient.history if isinstance(row.get("elbo"), float)]
+    if not rows:
+        return []
+    names = {row.get("split") for row in rows}
+    split = "validation" if "validation" in names else "train"
+    curve = [(float(row["step"]), float(row["elbo"])) for row in rows if row.get("split") == split]
+    steps, bound = (torch.tensor(column, dtype=torch.float64) for column in zip(*curve, strict=True))
+    if float(steps[-1]) < _LEAST_STEPS:
+        return [
+            _unfinished(
+                f"Training ended after {int(steps[-1])} updates.",
+                (Evidence("updates", float(steps[-1]), None, "steps"),),
+                "Give it time: --train.epochs 50.",
+            )
+        ]
+    if len(steps) < _LEAST_REPORTS:
+        return []
+    best = float(bound.nan_to_num(nan=-math.inf).max())
+    if not math.isfinite(float(bound[-1])) or best - float(bound[-1]) > max(_FALLEN, 0.02 * abs(best)):
+        evidence = (Evidence("best report", best), Evidence("last report", float(bound[-1])))
+        lower = "Lower the rate (--optimizer.lr 3e-4) or let it fall (--optimizer.schedule one-cycle)."
+        return [_unfinished("The bound fell at the end of training.", evidence, lower)]
+    rates = [float(row["lr"]) for row in rows if row.get("lr") is not None]
+    if rates and rates[-1] < _SCHEDULE_ENDED * max(rates):  # the bound rises because the rate falls, and then no more
+        return []
+    last = max(_LEAST_REPORTS // 2, len(steps) // 4)
+    gain, stderr = _slope(steps[-last:], bound[-last:])
+    if not (gain > _STILL_RISING and gain > _SURE * stderr):
+        return []
+    title = f"The bound was still rising: {gain:.1f} nats over the last quarter of training."
+    rise = (Evidence(f"rise over the last {last} reports ({split})", gain, stderr),)
+    return [_unfinished(title, rise, "Train longer: --train.epochs with twice the number, or --resume with it.")]
+
+
+def _slope(steps: Tensor, values: Tensor) -> tuple[float, float]:
+    """The rise of a straight line over these steps, and its standard error."""
+    away = steps - steps.mean()
+    slope = (away * values).sum() / away.square().sum()
+    residual = values - values.mean() - slope * away
+    error = (residual.square().sum() / max(1, len(steps) - 2) / away.square().sum()).sqrt()
+    length = steps[-1] - steps[0]
+    return float(slope * length), float(error * length)
+
+
+def _unfinished(title: str, evidence: tuple[Evidence, ...], remedy: str) -> Finding:
+    explanation = "Figures of a model that is still learning say how long it was trained, and not what it can do."
+    return Finding("finished", "warning", title, evidence, explanation, remedy)
+
+
+def generalises(patient: Patient) -> list[Finding]:
+    r"""Training data against held-out data: overfitting of the decoder, and of the encoder apart from it.
+
+    .. math:: \text{decoder:} \; \mathcal{L}_{200}(\text{train}) - \mathcal{L}_{200}(\text{test}), \qquad
+        \text{encoder:} \; \mathrm{room}(\text{test}) - \mathrm{room}(\text{train}), \quad
+        \mathrm{room} = \mathcal{L}_{200} - \mathcal{L}_1
+
+    with the importance-weighted bound of 200 draws. The encoder's is the loss in the bound that is no loss in log p(x).
+
+    Args:
+        patient: a trained model and its data.
+    Returns:
+        A warning for each difference of a nat or more beyond doubt; nothing otherwise, and nothing without a guide or
+        without training data. The decoder's is severe where it is a tenth of log p(x), of discrete data; and of
+        continuous data, whose log p(x) is another number in another unit and can be 0, where it is 0.1 nats or more for
+        each element of x: a difference is the same in every unit.
+    Raises:
+        ElbowroomError: too few data held out.
+    """
+    guide, model = guide_of(patient), patient.model
+    if guide is None or not patient.data.size("train"):
+        return []
+    bounds, rooms = {}, {}
+    points = min(_COMPARED, patient.points)
+    for name, split in (("train", "train"), ("test", held_out(patient, 2))):
+        batch, generator = patient.batch(split, points), patient.generator(f"generalises {name}")
+        with evaluation_mode(model, guide):
+            bound = importance_estimate(model, guide, batch, num_samples=_DRAWS, generator=generator).log_evidence
+            elbo = elbo_terms(model, guide, batch, num_samples=8, kl="auto", generator=generator).value
+        bounds[name], rooms[name] = bound.double().cpu(), (bound.double() - elbo.double()).cpu()
+    findings = []
+    remark = "" if model.likelihood.normalized else f" ({model.likelihood.name}: not a log-likelihood)"
+    gap, error = _difference(bounds["train"], bounds["test"])
+    if gap > _OVERFIT and gap > _SURE * error:
+        batch = patient.batch(held_out(patient, 2), points)
+        severity: Severity = "severe" if _is_bad(gap, bounds["test"], batch, model.likelihood) else "warning"
+        evidence = (
+            Evidence(f"bound on training data{remark}", *mean_and_stderr(bounds["train"])),
+            Evidence(f"bound on held-out data{remark}", *mean_and_stderr(bounds["test"])),
+            Evidence("difference", gap, error),
+        )
+        title = f"The decoder knows its training data: {gap:.1f} nats better than others."
+        remedy = "Stop earlier (--data.validation 5000 --train.patience 5), use a smaller decoder, or get more data."
+        findings.append(Finding("generalises", severity, title, evidence, _OVERFITTING, remedy))
+    wider, error = _difference(rooms["test"], rooms["train"])
+    if wider > _OVERFIT and wider > _SURE * error:
+        evidence = (
+            Evidence("elbow room on training data", *mean_and_stderr(rooms["train"])),
+            Evidence("elbow room on held-out data", *mean_and_stderr(rooms["test"])),
+            Evidence("difference", wider, error),
+        )
+        title = f"The encoder overfits: its room is {wider:.1f} nats wider on held-out data."
+        remedy = "Measure by --methods laplace-is or ais, which need no encoder; or train it on more data."
+        findings.append(Finding("generalises", "warning", title, evidence, _OVERFITTING, remedy))
+    return findings
+
+
+def _is_bad(gap: float, bound: Tensor, batch: Batch, likelihood: Likelihood) -> bool:
+    """Whether a difference in nats is large for such data."""
+    if likelihood.normalized and likelihood.support in (Support.REALS, Support.UNIT_INTERVAL):
+        return gap > _BADLY * float(observed(batch).double().mean())
+    return gap > _BADLY * abs(float(bound.mean()))
+
+
+_OVERFITTING = (
+    "The bound on held-out data is lower than on training data for two reasons that have different remedies: the "
+    "decoder gives them less probability, or the encoder guesses their z less well."
+)
+
+
+def _difference(a: Tensor, b: Tensor) -> tuple[float, float]:
+    """Of two averages over different data, and its standard error."""
+    (first, of_first), (second, of_second) = mean_and_stderr(a), mean_and_stderr(b)
+    return first - second, math.hypot(of_first, of_second)

@@ -1,0 +1,251 @@
+r"""The elbow room, decomposed: how much the encoder costs, how much its family, and what training data flatter.
+
+.. math:: \underbrace{\log p(x) - \mathcal{L}[q]}_{\text{elbow room}}
+    = \underbrace{\log p(x) - \mathcal{L}[q^*]}_{\text{approximation gap}}
+    + \underbrace{\mathcal{L}[q^*] - \mathcal{L}[q]}_{\text{amortisation gap}}
+
+where q is the guide's answer to a datum and q* the best member of the guide's family for that datum alone
+(:mod:`elbowroom.inference.gaussian.optimal_gaussian`). A large amortisation gap asks for a better encoder, or for
+refining q at test time; a large approximation gap for a richer family. On training and test data side by side,
+
+.. math:: \text{generalisation} = \overline{\log p}_\text{train} - \overline{\log p}_\text{test}, \qquad
+    \text{encoder's overfitting} = \overline{\text{room}}_\text{test} - \overline{\text{room}}_\text{train},
+
+two different faults: of the decoder, which knows its training data too well, and of the encoder, which does.
+
+All three figures of a datum come from the same x, L[q] and L[q*] from the same noise, and differences are taken datum
+by datum, so that their standard errors are those of paired means. :math:`\log p(x)` is estimated from below, by
+:func:`yardstick`; so the approximation gap and the room are, if anything, larger.
+
+Draws of the posterior give a bound from the other side. Any normalised q has :math:`\mathbb{E}_{p(z|x)}[q / p(x, z)] =
+1 / p(x)`, so that by Jensen's inequality, for any number of draws,
+
+.. math:: \mathbb{E}\Big[{-\log} \frac{1}{K} \sum_{k=1}^K \frac{q(z_k)}{p(x, z_k)}\Big] \ge \log p(x),
+    \qquad z_k \sim p(z | x).
+
+For K = 1 it is :math:`\log p(x) + \mathrm{KL}(p(z|x) \,\|\, q)`. With the best full normal as q, and many draws,
+it is tight; it holds as far as the chains have converged.
+
+Reference:
+    Cremer, Li & Duvenaud (2018), Inference suboptimality in variational autoencoders, arXiv:1801.03558.
+    Wu, Burda, Salakhutdinov & Grosse (2017), On the quantitative analysis of decoder-based generative models,
+    arXiv:1611.04273, section 5.3, on overfitting.
+    Gelfand & Dey (1994), Bayesian model choice: asymptotics and exact calculations, JRSS B 56, eq. 18.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Generator, Tensor
+
+from elbowroom.data.batch import Batch
+from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation.results import Bound, Result
+from elbowroom.evaluation.study import Study, require_normalized
+from elbowroom.inference.gaussian.optimal_gaussian import local_guide
+from elbowroom.inference.importance.laplace_proposal import laplace_evidence
+from elbowroom.inference.posterior.sample import posterior, posterior_target
+from elbowroom.model.guides import PriorGuide
+from elbowroom.numerics import log_mean_exp
+
+__all__ = ["Room", "decompose", "room", "yardstick"]
+
+_FEW = 0.1  # of the draws: what an effective sample size below is called
+_BATCH = 100
+_CHECKED = 20  # data on which chains are run
+_CHAINS, _CHAIN = 4, 400  # for each, and draws of one
+
+_ELBO, _BEST, _LOG_P = "elbo", "elbo of q*", "log p(x)"
+_AMORTISATION, _APPROXIMATION, _ROOM = "amortisation gap", "approximation gap", "elbow room"
+_UPPER = "upper bound by HMC draws"
+
+
+class Room(NamedTuple):
+    """Training and test data side by side.
+
+    Attributes:
+        train: what :func:`room` says of training data.
+        test: what it says of the other data.
+        generalisation: log p(x), train − test; None where the likelihood has no log p(x).
+        overfitting: the elbow room, test − train; of a likelihood without log p(x), the amortisation gap.
+    """
+
+    train: list[Result]
+    test: list[Result]
+    generalisation: Result | None
+    overfitting: Result
+
+
+def room(study: Study, *, check: bool = False) -> list[Result]:
+    """The ELBO, that of the best q of the guide's family for each datum, log p(x), and the gaps between them.
+
+    Args:
+        study: of it are used the model, the guide, the split, and of its settings ``points``, ``k`` (draws of the
+            estimate of log p(x)) and ``starts``.
+        check: whether to run chains on the first 20 data, for an upper bound.
+    Returns:
+        Results in nats, each with the standard error of its paired mean: "elbo", "elbo of q*", "log p(x)",
+        "amortisation gap", "approximation gap", "elbow room"; with a check also "upper bound by HMC draws", which
+        says what the largest R-hat is, on which it rests, and the lower bounds on the same data. A likelihood that is
+        not normalised has no log p(x): what is left then is called "not a log-likelihood".
+    Raises:
+        ElbowroomError: there is no guide; a guide that is not normal; a check where there is no log p(x).
+    """
+    if isinstance(study.guide, PriorGuide):
+        raise ElbowroomError(
+            "room divides the distance between a guide's bound and log p(x), and there is no guide.",
+            "Measure with --methods laplace-is.",
+        )
+    normalized = study.model.likelihood.normalized
+    if check:
+        require_normalized(study.model, "room's check by chains")
+
+    def per_batch(batch: Batch, generator: Generator) -> dict[str, Tensor]:
+        found = local_guide(study.model, study.guide, batch, family="guide", generator=generator)
+        evidence = yardstick(study, batch, generator) if normalized else {}
+        return {
+            "elbo": found.initial_elbo,
+            "best": found.elbo,
+            "converged": found.converged,
+            "evaluations": found.evaluations,
+            **evidence,
+        }
+
+    points = study.settings.data("room")
+    values = study.over_data("room", per_batch, batch_size=_BATCH, points=points)
+    results = _results(study, values)
+    return [*results, _upper_bound(study)] if check else results
+
+
+def yardstick(study: Study, batch: Batch, generator: Generator) -> dict[str, Tensor]:
+    """What room takes for log p(x): a lower bound in expectation, nats, and how far it can be trusted.
+
+    Returns:
+        "log p" and "ess", the share of draws that are effective; each of shape (batch,).
+    """
+    k = study.settings.draws("room")
+    found = laplace_evidence(study.model, study.guide, batch, k=k, starts=study.settings.starts, generator=generator)
+    return {"log p": found.log_evidence, "ess": found.ess / k}
+
+
+def decompose(train: Sequence[Result], test: Sequence[Result]) -> Room:
+    """Two splits side by side, with the differences between them.
+
+    Args:
+        train: of :func:`room` on training data; results of other methods are passed over.
+        test: of :func:`room` on other data, that the model did not learn from.
+    Returns:
+        Both, and the differences; the splits are independent, so their standard errors add in squares.
+    Raises:
+        ElbowroomError: a split without what :func:`room` returns.
+    """
+    before, after = _named(train), _named(test)
+    what = _ROOM if _ROOM in (*before, *after) else _AMORTISATION
+    for split, found in (("training", before), ("test", after)):
+        if what not in found:
+            raise ElbowroomError(
+                f"The elbow room is compared between splits, but the results of the {split} data do not hold it.",
+                "Measure both splits with --methods room.",
+            )
+    generalisation = None
+    if _LOG_P in before and _LOG_P in after:
+        generalisation = _difference("generalisation gap", before[_LOG_P], after[_LOG_P])
+    return Room(
+        [before[name] for name in before],
+        [after[name] for name in after],
+        generalisation,
+        _difference("encoder's overfitting", after[what], before[what]),
+    )
+
+
+def _results(study: Study, values: dict[str, Tensor]) -> list[Result]:
+    remark = _remark(study)
+    found = {
+        "unconverged": float(1 - values["converged"].mean()),
+        "evaluations": float(values["evaluations"].mean()),
+    }
+    elbo, best = values["elbo"], values["best"]
+    side: Bound | None = None if remark else "lower"
+    bounds = [
+        study.average("room", f"{_ELBO}{remark}", elbo, bound=side, asked={}, found=found),
+        study.average("room", f"{_BEST}{remark}", best, bound=side, asked={}, found=found),
+    ]
+    gap = best - elbo
+    amortisation = study.average("room", f"{_AMORTISATION}{remark}", gap, bound=None, asked={}, found=found)
+    if remark:
+        return [*bounds, amortisation]
+    log_p, ess = values["log p"], values["ess"]
+    asked = _yardstick_settings(study)
+    trust = {"median_ess": float(ess.median()) * asked["k"], "low_ess": float((ess < _FEW).double().mean())}
+    return [
+        *bounds,
+        study.average("room", _LOG_P, log_p, bound="lower", asked=asked, found=trust),
+        amortisation,
+        study.average("room", _APPROXIMATION, log_p - best, bound=None, asked=asked, found=trust),
+        study.average("room", _ROOM, log_p - elbo, bound="lower", asked=asked, found=trust),
+    ]
+
+
+def _upper_bound(study: Study) -> Result:
+    """By draws of the posterior, beside the best full normal's ELBO and the yardstick on the same data."""
+
+    def per_batch(batch: Batch, generator: Generator) -> dict[str, Tensor]:
+        best = local_guide(study.model, study.guide, batch, family="full", generator=generator)
+        drawn = posterior(
+            study.model, study.guide, batch, method="hmc", draws=_CHAIN, chains=_CHAINS, generator=generator
+        )
+        z = drawn.z.flatten(0, 1).to(batch.x.device)
+        log_ratio = posterior_target(study.model, batch).log_density(z) - best.q.log_prob(z)
+        return {
+            "upper": -log_mean_exp(-log_ratio.double()),
+            "best": best.elbo,
+            "log p": yardstick(study, batch, generator)["log p"],
+            "rhat": drawn.diagnostics.rhat.amax(-1),
+        }
+
+    points = min(study.settings.points or _CHECKED, _CHECKED)
+    values = study.over_data("room-check", per_batch, batch_size=_CHECKED, points=points)
+    found = {
+        "chains": _CHAINS,
+        "draws": _CHAIN,
+        "rhat": float(values["rhat"].max()),
+        "elbo_of_best_normal": float(values["best"].mean()),
+        "log_p": float(values["log p"].mean()),
+    }
+    return study.average("room", _UPPER, values["upper"], bound="upper", asked=_yardstick_settings(study), found=found)
+
+
+def _yardstick_settings(study: Study) -> dict[str, int]:
+    return {"k": study.settings.draws("room"), "starts": study.settings.starts}
+
+
+def _remark(study: Study) -> str:
+    likelihood = study.model.likelihood
+    return "" if likelihood.normalized else f" ({likelihood.name}: not a log-likelihood)"
+
+
+def _named(results: Sequence[Result]) -> dict[str, Result]:
+    """Those of :func:`room`, by their names without a remark."""
+    return {r.name.partition(" (")[0]: r for r in results if r.method == "room"}
+
+
+def _difference(name: str, a: Result, b: Result) -> Result:
+    """a − b, of different data."""
+    stderr = None if a.stderr is None or b.stderr is None else math.hypot(a.stderr, b.stderr)
+    _, bracket, remark = a.name.partition(" (")
+    return Result(
+        name=f"{name}{bracket}{remark}",
+        method=a.method,
+        value=a.value - b.value,
+        stderr=stderr,
+        unit=a.unit,
+        points=a.points + b.points,
+        split=f"{a.split} − {b.split}",
+        bound=None,
+        asked=a.asked,
+        found=a.found,
+        protocol=a.protocol,
+    )

@@ -1,0 +1,1 @@
+"""Annealed importance sampling (AIS) and bidirectional Monte Carlo (BDMC)."""

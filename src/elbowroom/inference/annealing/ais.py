@@ -1,0 +1,408 @@
+r"""log p(x) by annealed importance sampling: many small steps from a distribution that is known to the posterior.
+
+Importance sampling leaps from a proposal q₀ to the posterior, and its weights are as uneven as the two are different.
+Annealing goes there through densities in between (:mod:`elbowroom.inference.annealing.tempering`), with a Markov
+transition at each:
+
+.. math:: z_0 \sim q_0, \qquad z_t \sim \mathcal{T}_t(\cdot \,|\, z_{t-1}), \quad
+    \mathcal{T}_t \text{ leaves } f_{\beta_t} \text{ invariant}, \qquad
+    w = \prod_{t=1}^T \frac{f_{\beta_t}(z_{t-1})}{f_{\beta_{t-1}}(z_{t-1})}, \qquad \mathbb{E}[w] = p(x)
+
+The expectation is exact for any number of temperatures and for transitions of any quality, since w is an importance
+weight on the space of whole paths. So the average weight is judged as in importance sampling, log p̂(x) is a lower bound
+in expectation, and with T = 1 the two are the same. What the transitions and their number decide is the variance.
+
+It is exact, though, only while no transition depends on where the weighted chains have been. So step sizes are found by
+a *pilot run* of other chains with another stream of random numbers (:mod:`elbowroom.inference.annealing.chains`), and
+frozen before the first weighted chain is drawn. They are found either for each datum, or once for all data: a
+:class:`Plan`, found on a few data or on simulated ones, also holds temperatures that follow how fast the densities
+change.
+
+Reference:
+    Neal (2001), Annealed importance sampling, Statistics and Computing 11, arXiv:physics/9803008.
+    Wu, Burda, Salakhutdinov & Grosse (2017), On the quantitative analysis of decoder-based generative models,
+    arXiv:1611.04273.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.distributions import Distribution
+
+from elbowroom.data.batch import Batch, as_batch
+from elbowroom.errors import ElbowroomError
+from elbowroom.inference.annealing.chains import Annealed, Path, Tell, anneal, anneal_back, pilot, pilot_transitions
+from elbowroom.inference.annealing.initial import Start, default_start, metric_of, rows_of, start_density, start_of
+from elbowroom.inference.annealing.tempering import Schedule, TemperedTarget, adapted_schedule, inverse_temperatures
+from elbowroom.inference.importance.estimate import WeightSums
+from elbowroom.inference.posterior.sample import Precision, posterior_target
+from elbowroom.model.conditional import Conditional
+from elbowroom.model.draws import draw
+from elbowroom.model.latent import LatentModel
+from elbowroom.numerics import chunks
+from elbowroom.samplers.hmc import HMC
+from elbowroom.samplers.kernel import Info, Kernel
+
+__all__ = ["AIS", "Plan", "ais", "plan"]
+
+Announce = Callable[[int, int, Info], None]
+"""(transitions of all data done, to do, what happened in the last); those of the pilot run count too"""
+
+#: the rotation is exact at β = 0, where w = C⁻¹(z − m) is standard normal; short trajectories and more temperatures win
+#: at equal cost; without a wide jitter, nearly normal posteriors turn back to where they were in a few long steps
+_KERNEL = HMC(num_steps=2, integrator="rotation", jitter=0.6)
+_ACCEPTANCE = 0.65  # that pilot runs aim at, as a harmonic mean over chains
+_ROUGH = 16  # temperatures of the pilot run that a schedule is adapted from
+
+
+class AIS(NamedTuple):
+    """Annealed weights, and what they say of each datum.
+
+    Attributes:
+        log_weights: log w, nats, float64, shape (chains, data).
+        log_evidence: log of the average weight, nats, float64, shape (data,); in expectation a lower bound on log p(x).
+        stderr: its standard error, nats, by the delta method, shape (data,); NaN for a single chain.
+        ess: effective number of chains, between 1 and ``chains``, shape (data,).
+        acceptance: average over chains and transitions, shape (data,); NaN where there is no transition.
+        num_gradients: evaluations of the decoder with its gradient that a datum took, all its weighted chains together.
+        pilot_gradients: those of the pilot run, per datum.
+        start_gradients: those of finding the start, per datum.
+        log_evidence_above: of data simulated with their own z, in expectation an upper bound on log p(x), nats,
+            float64, shape (data,); None for all others.
+    """
+
+    log_weights: Tensor
+    log_evidence: Tensor
+    stderr: Tensor
+    ess: Tensor
+    acceptance: Tensor
+    num_gradients: float
+    pilot_gradients: float
+    start_gradients: float
+    log_evidence_above: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Temperatures and step sizes that serve all data alike.
+
+    Attributes:
+        betas: inverse temperatures 0 = β₀ < … < β_T = 1, float64, shape (T + 1,).
+        step_sizes: ε of the transitions at β₁ … β_{T−1}, shape (T − 1,).
+        num_gradients: evaluations of the decoder that it took to find them.
+    Raises:
+        ElbowroomError: another number of step sizes than temperatures between 0 and 1, or one that is not positive.
+    """
+
+    betas: Tensor
+    step_sizes: Tensor
+    num_gradients: int = 0
+
+    def __post_init__(self) -> None:
+        wanted = len(self.betas) - 2
+        if self.step_sizes.shape != (wanted,) or not bool((self.step_sizes > 0).all()):
+            raise ElbowroomError(
+                f"A plan of {len(self.betas)} inverse temperatures was given {len(self.step_sizes)} step sizes, but "
+                f"needs {wanted}, all positive: one for each transition.",
+                "Use plan(), or give a step size for each temperature strictly between 0 and 1.",
+            )
+
+
+@torch.no_grad()
+def ais(
+    model: LatentModel,
+    batch: Batch | Tensor,
+    *,
+    guide: Conditional | None = None,
+    start: Start | None = None,
+    temperatures: int | Tensor | Plan = 8,
+    schedule: Schedule = "sigmoid",
+    chains: int = 16,
+    kernel: Kernel = _KERNEL,
+    pilot_chains: int = 4,
+    target_acceptance: float = _ACCEPTANCE,
+    climbs: int = 2,
+    precision: Precision = "full",
+    exact: Tensor | None = None,
+    block: int = 512,
+    generator: Generator | None = None,
+    announce: Announce | None = None,
+) -> AIS:
+    r"""Estimate log p(x) of each datum by annealed importance sampling.
+
+    .. math:: \log \hat{p}(x) = \log \frac1C \sum_{c=1}^C w_c, \qquad
+        \log w = \sum_{t=1}^T (\beta_t - \beta_{t-1}) \big[\log p(x, z_{t-1}) - \log q_0(z_{t-1})\big]
+
+    A weighted chain costs one evaluation at its start and those of T − 1 transitions: 1 + (T − 1) L gradients with HMC
+    of L steps. Data are annealed a block at a time, so that memory does not grow with them.
+
+    Of data that were simulated together with their z, a reverse chain from that z, the chain w₁ below, takes the place
+    of a forward one, and the average is then an upper bound in expectation
+    (:mod:`elbowroom.inference.annealing.bidirectional`):
+
+    .. math:: \log \hat{p}_+(x) = \log \frac1C \Big( \overleftarrow{w}_1 + \sum_{c=2}^C w_c \Big)
+
+    Args:
+        model: p(x, z), in evaluation mode if its networks have batch normalisation or dropout.
+        batch: data, ``x`` of shape (batch, \*event).
+        guide: q(z | x), to start from or to find modes from; not needed.
+        start: q₀: "laplace", "guide" or "prior"; a conditional; or distributions of batch shape (batch,) and event
+            shape (latent,). Unless given, the best there is
+            (:func:`~elbowroom.inference.annealing.initial.default_start`).
+        temperatures: T; the inverse temperatures themselves, from 0 to 1, of shape (T + 1,) or (T + 1, batch); or a
+            plan, which needs no pilot run.
+        schedule: "sigmoid" or "linear", for a T that is a number.
+        chains: C, weighted chains per datum.
+        kernel: the transition; it moves in the start's own metric.
+        pilot_chains: per datum, for the pilot run that finds the step sizes.
+        target_acceptance: that the pilot run aims at, as a harmonic mean over chains.
+        climbs: to modes of each posterior, for the start "laplace".
+        precision: "bf16" takes the gradients that move the chains in bfloat16 where the decoder is a perceptron
+            (:func:`~elbowroom.inference.posterior.sample.posterior_target`). Weights and acceptance stay in full
+            precision, so that the estimate is as exact; long trajectories of wide decoders gain.
+        exact: the z that x was simulated with, shape (batch, latent).
+        block: data at a time.
+        generator: the source of randomness.
+        announce: told of every transition.
+    Returns:
+        Weights, the estimate, its standard error, and what it cost.
+    Raises:
+        ElbowroomError: a number out of range; temperatures that do not rise from 0 to 1; a start of another shape;
+            a density that is not a number at a draw of the start.
+    Reference:
+        Neal (2001), Annealed importance sampling, arXiv:physics/9803008.
+    Example:
+        >>> from elbowroom.model import oracles
+        >>> model, guide, x = oracles.ppca(dim=8, latent_dim=2, seed=0)
+        >>> found = ais(model, x, guide=guide, generator=torch.Generator().manual_seed(0))
+        >>> bool(((found.log_evidence - model.log_evidence(x)).abs() < 5 * found.stderr + 1e-9).all())
+        True
+    """
+    batch = as_batch(batch)
+    frozen, given = None, temperatures
+    if isinstance(given, Plan):
+        frozen, given = given, given.betas
+    betas = inverse_temperatures(given, schedule, len(batch)).to(batch.x.device)
+    start = default_start(model, guide) if start is None else start
+    done = _Progress(announce, len(batch), len(betas) - 2, piloted=frozen is None, returns=exact is not None)
+    settings = _Settings(chains, pilot_chains, kernel, target_acceptance, climbs, precision, generator, done)
+    _check(batch, settings, block, exact)
+    parts = []
+    for rows in chunks(len(batch), block):
+        part, own_start = batch.rows(rows), start
+        if isinstance(start, Distribution) and start.batch_shape == (len(batch),):
+            own_start = rows_of(start, rows)
+        z = None if exact is None else exact[rows]
+        parts.append(_anneal_block(model, guide, part, own_start, betas[:, rows], frozen, z, settings))
+    log_weights = torch.cat([part.forward.log_weights for part in parts], 1)
+    estimate = WeightSums.empty(len(batch), log_weights.device).add(log_weights).estimate()
+    acceptance = torch.cat([part.forward.acceptance for part in parts])
+    gradients, pilots, starts = (
+        sum(numbers) / len(batch)
+        for numbers in zip(*((p.forward.num_gradients, p.pilot, p.start) for p in parts), strict=True)
+    )
+    above = None
+    if exact is not None:
+        back = torch.cat([part.back.log_weights for part in parts if part.back is not None], 1)
+        mixed = torch.cat([back, log_weights[len(back) :]])
+        above = WeightSums.empty(len(batch), log_weights.device).add(mixed).estimate().log_evidence
+    return AIS(log_weights, *estimate, acceptance, gradients, pilots, starts, above)
+
+
+@torch.no_grad()
+def plan(
+    model: LatentModel,
+    batch: Batch | Tensor,
+    *,
+    guide: Conditional | None = None,
+    start: Start | None = None,
+    temperatures: int = 8,
+    schedule: Schedule | Literal["adapted"] = "adapted",
+    kernel: Kernel = _KERNEL,
+    pilot_chains: int = 4,
+    target_acceptance: float = _ACCEPTANCE,
+    climbs: int = 2,
+    precision: Precision = "full",
+    generator: Generator | None = None,
+) -> Plan:
+    r"""Find temperatures and step sizes on some data, to be used on any.
+
+    The adapted schedule makes every interval contribute alike. In a slow schedule the log weight's variance is about
+    :math:`\sum_t (\beta_t - \beta_{t-1})^2 v(\beta_t)` with v the variance of log p(x, z) − log q₀(z) under f_β, which
+    for T intervals is least if
+
+    .. math:: \int_{\beta_{t-1}}^{\beta_t} \sqrt{v(\beta)} \, d\beta = \frac1T \int_0^1 \sqrt{v(\beta)} \, d\beta
+
+    The square root is averaged over the data, so that a few with heavy tails do not decide for all.
+
+    Args:
+        model: p(x, z), in evaluation mode.
+        batch: data; 64 are enough.
+        guide: as for :func:`ais`.
+        start: as for :func:`ais`; a name, or what is asked for these data.
+        temperatures: T.
+        schedule: "adapted", "sigmoid" or "linear".
+        kernel: the transition that the step sizes are for.
+        pilot_chains: per datum.
+        target_acceptance: that the step sizes aim at.
+        climbs: as for :func:`ais`.
+        precision: as for :func:`ais`.
+        generator: the source of randomness.
+    Raises:
+        ElbowroomError: as for :func:`ais`.
+    Reference:
+        Gelman & Meng (1998), Simulating normalizing constants, Statistical Science 13, section 4.
+        Grosse, Maddison & Salakhutdinov (2013), Annealing between distributions by averaging moments, NeurIPS.
+    Example:
+        >>> from elbowroom.model import oracles
+        >>> model, guide, x = oracles.ppca(dim=8, latent_dim=2, seed=0)
+        >>> found = plan(model, x, guide=guide, start="guide", temperatures=4)
+        >>> found.betas.shape, found.step_sizes.shape
+        (torch.Size([5]), torch.Size([3]))
+    """
+    batch = as_batch(batch)
+    adapted = schedule == "adapted" and temperatures > 1
+    first: Schedule = "sigmoid" if schedule == "adapted" else schedule
+    rough = inverse_temperatures(max(_ROUGH, temperatures) if adapted else temperatures, first, 1)[:, 0]
+    if temperatures == 1:
+        return Plan(rough, rough[:0])
+    start = default_start(model, guide) if start is None else start
+    settings = _Settings(1, pilot_chains, kernel, target_acceptance, climbs, precision, generator, lambda info: None)
+    _check(batch, settings, 1, None)
+    q, _ = start_of(model, guide, batch, start, climbs=climbs, generator=generator)
+    z = _draw(q, pilot_chains, len(batch), generator)
+    betas = rough.to(z).unsqueeze(1).expand(-1, len(batch))
+    bridge = TemperedTarget(start_density(q), posterior_target(model, batch, precision=precision), betas[-1])
+    found = pilot(
+        bridge, betas, z, metric_of(q, z), kernel=kernel, target_acceptance=target_acceptance, shared=True,
+        generator=generator,
+    )  # fmt: skip
+    step_sizes = found.step_sizes[:, 0].double()
+    if not adapted:
+        return Plan(rough, step_sizes, found.num_gradients)
+    chosen = adapted_schedule(rough[1:-1], found.spread.mean(1), temperatures)
+    return Plan(chosen, _interpolated(chosen[1:-1], rough[1:-1], step_sizes), found.num_gradients)
+
+
+class _Settings(NamedTuple):
+    """What all blocks have in common."""
+
+    chains: int
+    pilot_chains: int
+    kernel: Kernel
+    target_acceptance: float
+    climbs: int
+    precision: Precision
+    generator: Generator | None
+    tell: Tell
+
+
+class _Block(NamedTuple):
+    """What became of a block of data, and the gradients that its pilot run and its start took, all data together."""
+
+    forward: Annealed
+    back: Annealed | None
+    pilot: float
+    start: float
+
+
+def _anneal_block(
+    model: LatentModel,
+    guide: Conditional | None,
+    part: Batch,
+    start: Start,
+    betas: Tensor,
+    frozen: Plan | None,
+    exact: Tensor | None,
+    settings: _Settings,
+) -> _Block:
+    chains, pilot_chains, kernel, target_acceptance, climbs, precision, generator, tell = settings
+    # a draw in ten from the prior is a safety that importance sampling needs, and chains that move do not
+    defence = 0.1 if len(betas) == 2 else 0.0
+    q, found_by = start_of(model, guide, part, start, climbs=climbs, defence=defence, generator=generator)
+    if exact is not None and exact.shape[1:] != q.event_shape:
+        raise ElbowroomError(
+            f"exact has {exact.shape[1]} latents, but the model has {q.event_shape[0]}.",
+            "Give the z that this very model drew.",
+        )
+    bridge = TemperedTarget(start_density(q), posterior_target(model, part, precision=precision), betas[-1])
+    z, spent = _draw(q, chains, len(part), generator), 0
+    betas, metric = betas.to(z.dtype), metric_of(q, z)  # weights and transitions have to mean the same densities
+    if frozen is not None:
+        step_sizes = frozen.step_sizes.to(z).unsqueeze(1).expand(-1, len(part))
+    elif len(betas) == 2:  # importance sampling: no transition, nothing to find, and no random number spent on it
+        step_sizes = betas[:0]
+    else:
+        other = _other_stream(generator, betas.device)
+        first = _draw(q, pilot_chains, len(part), other)
+        found = pilot(
+            bridge, betas, first, metric, kernel=kernel, target_acceptance=target_acceptance, generator=other, tell=tell
+        )
+        step_sizes, spent = found.step_sizes, found.num_gradients
+    path = Path(betas, step_sizes, metric)
+    forward = anneal(bridge, path, z, kernel=kernel, generator=generator, tell=tell)
+    back = None
+    if exact is not None:
+        back = anneal_back(bridge, path, exact.to(z).unsqueeze(0), kernel=kernel, generator=generator, tell=tell)
+    return _Block(forward, back, spent, found_by * len(part))
+
+
+def _interpolated(at: Tensor, known_at: Tensor, step_sizes: Tensor) -> Tensor:
+    """Step sizes at other temperatures: log ε is taken as piecewise linear in β, and constant beyond the ends."""
+    logs = np.interp(at.numpy(), known_at.numpy(), step_sizes.log().cpu().numpy())
+    return torch.as_tensor(np.exp(logs)).to(step_sizes)
+
+
+def _draw(q: Distribution, chains: int, num_data: int, generator: Generator | None) -> Tensor:
+    """Shape (chains, data, latent)."""
+    return draw(q, (chains,) if q.batch_shape else (chains, num_data), generator=generator)
+
+
+def _other_stream(generator: Generator | None, device: torch.device) -> Generator:
+    """A generator for what must not be shared with the weighted chains."""
+    where = device if generator is None else generator.device
+    seed = int(torch.randint(2**63 - 1, (), generator=generator, device=where))
+    return Generator(where).manual_seed(seed)
+
+
+def _check(batch: Batch, settings: _Settings, block: int, exact: Tensor | None) -> None:
+    if not len(batch):
+        raise ElbowroomError("The evidence of no data was asked for.", "Give one datum or more.")
+    if exact is not None and (exact.dim() != 2 or len(exact) != len(batch)):
+        raise ElbowroomError(
+            f"exact has shape {tuple(exact.shape)}, but {len(batch)} data were simulated with one z each.",
+            "Give the z of model.sample, shape (batch, latent).",
+        )
+    numbers = {
+        "chains": settings.chains, "pilot_chains": settings.pilot_chains, "climbs": settings.climbs, "block": block,
+    }  # fmt: skip
+    for name, number in numbers.items():
+        if number < 1:
+            raise ElbowroomError(f"{name} is {number}, but 1 is the least.", f"Give {name}=1 or more.")
+    if not 0 < settings.target_acceptance < 1:
+        raise ElbowroomError(
+            f"The acceptance to aim at is {settings.target_acceptance}, but should lie between 0 and 1.",
+            "0.65 suits most posteriors.",
+        )
+
+
+class _Progress:
+    """Every datum's transitions count, so that the last, smaller block is no longer than it is."""
+
+    def __init__(
+        self, announce: Announce | None, num_data: int, transitions: int, *, piloted: bool, returns: bool
+    ) -> None:
+        self._announce, self._done = announce, 0
+        pilots = pilot_transitions(transitions + 1) if piloted else 0
+        self._total = num_data * (transitions * (2 if returns else 1) + pilots)
+
+    def __call__(self, info: Info) -> None:
+        self._done += info.acceptance.shape[1]
+        if self._announce is not None:
+            self._announce(self._done, self._total, info)

@@ -1,0 +1,189 @@
+r"""Laplace's approximation: the posterior as a normal distribution around a mode.
+
+.. math:: p(z | x) \approx N(\hat z, H^{-1}), \qquad \hat z = \arg\max_z \log p(x, z)
+
+The mode is found by damped Newton steps from a starting point, the guide's mean say, with the Gauss–Newton precision
+H (:mod:`elbowroom.inference.gaussian.curvature`) in place of minus the Hessian:
+
+.. math:: z \leftarrow z + \alpha H^{-1} g, \qquad g = \nabla_z \log p(x, z)
+
+Since H is positive definite, each step climbs if only it is short enough: α = 1 is tried first and then halved, for
+each datum by itself. Near the mode a full step raises log p by about the Newton decrement, ½ gᵀH⁻¹g, which is in nats
+and does not depend on the units of z. Once it is small there is nothing left to gain.
+
+Reference:
+    Nocedal & Wright (2006), Numerical Optimization, sections 3.1 and 10.3.
+    Boyd & Vandenberghe (2004), Convex Optimization, section 9.5.1, on the Newton decrement.
+    MacKay (2003), Information Theory, Inference, and Learning Algorithms, chapter 27.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from elbowroom.data.batch import Batch, as_batch
+from elbowroom.errors import ElbowroomError
+from elbowroom.inference.gaussian.curvature import gauss_newton, regularized_cholesky
+from elbowroom.model.latent import LatentModel
+
+__all__ = ["Laplace", "laplace"]
+
+_HALVINGS = 20  # a step of 1e-6 that still does not climb is a matter of rounding
+_SUFFICIENT = 0.25  # of the increase that the slope promises; where it is ½ of the curvature, full steps only swing
+
+
+class Laplace(NamedTuple):
+    """A normal approximation of each posterior.
+
+    Attributes:
+        mode: where the climb ended, shape (batch, latent).
+        precision: Gauss–Newton H there, shape (batch, latent, latent); it has a Cholesky factor.
+        log_joint: log p(x, z) there, nats, shape (batch,); never below that of the start.
+        converged: whether a further step would gain less than the tolerance, bool, shape (batch,).
+        iterations: Newton steps taken, int64, shape (batch,).
+    """
+
+    mode: Tensor
+    precision: Tensor
+    log_joint: Tensor
+    converged: Tensor
+    iterations: Tensor
+
+
+@torch.no_grad()
+def laplace(
+    model: LatentModel,
+    start: Tensor,
+    batch: Batch | Tensor,
+    *,
+    steps: int = 20,
+    tolerance: float = 1e-3,
+    chunk_elements: int = 2**24,
+) -> Laplace:
+    r"""Climb from ``start`` to a mode of each posterior, and measure the curvature there.
+
+    A datum is finished when :math:`\tfrac12 g^\top H^{-1} g` is at most the tolerance, or at most what the type of
+    log p(x, z) resolves; or when no step along the Newton direction climbs, in which case ``converged`` is False. Only
+    the data that are not finished are computed on. Of a posterior with several modes, one near the start is found.
+
+    Args:
+        model: p(x, z), in evaluation mode if its networks have batch normalisation or dropout.
+        start: z, shape (batch, latent).
+        batch: data, ``x`` of shape (batch, \*event).
+        steps: Newton steps at most; 0 gives the precision at the start itself.
+        tolerance: nats that may be left to gain.
+        chunk_elements: of the curvature, as in :func:`~elbowroom.inference.gaussian.curvature.gauss_newton`.
+    Returns:
+        Mode, precision, log p(x, mode), and how the climb went.
+    Raises:
+        ElbowroomError: log p(x, z), its gradient or its curvature is not finite at the start; shapes that do not
+            fit; negative ``steps`` or ``tolerance``.
+    Example:
+        >>> from elbowroom.model import oracles
+        >>> model, _, x = oracles.ppca(dim=8, latent_dim=2, seed=0)
+        >>> found = laplace(model, torch.zeros(64, 2).double(), x)
+        >>> torch.allclose(found.mode, model.posterior(x).mean), int(found.iterations.max())
+        (True, 1)
+    """
+    batch = as_batch(batch)
+    if steps < 0 or not tolerance >= 0:
+        raise ElbowroomError(
+            f"steps is {steps} and tolerance {tolerance}, but neither can be negative.",
+            "Give steps=0 for the curvature at the start itself.",
+        )
+    climb = _Climb(model, start.detach(), batch, chunk_elements)
+    active = torch.arange(len(batch), device=start.device)
+    for taken in range(steps + 1):
+        direction, slope = climb.newton_direction(active)
+        arrived = slope / 2 <= climb.resolution(active).clamp(min=tolerance)  # the decrement is half the slope
+        climb.converged[active] = arrived
+        active, direction, slope = active[~arrived], direction[~arrived], slope[~arrived]
+        if taken == steps or not len(active):
+            break
+        active = climb.step(active, direction, slope)
+    return Laplace(climb.z, climb.precision, climb.log_joint, climb.converged, climb.iterations)
+
+
+class _Climb:
+    """Where every datum stands: z, log p(x, z), its gradient, H and the factor of H."""
+
+    def __init__(self, model: LatentModel, z: Tensor, batch: Batch, chunk_elements: int) -> None:
+        self.model, self.batch, self.chunk_elements = model, batch, chunk_elements
+        self.precision = self._curvature(z, batch)
+        self.z = z.clone()
+        self.log_joint, self.gradient = self._value_and_gradient(z, batch)
+        finite = self.log_joint.isfinite() & self.gradient.isfinite().all(-1) & _finite(self.precision)
+        if not bool(finite.all()):
+            raise ElbowroomError(
+                f"log p(x, z), its gradient or its curvature is not finite at the start for {int((~finite).sum())} of "
+                f"{len(z)} data (the first is datum {int((~finite).nonzero()[0, 0])}).",
+                "Check the data and the weights for NaN and infinity, or start where the prior has mass.",
+            )
+        self.precision, self.factor = regularized_cholesky(self.precision)
+        self.converged = torch.zeros(len(z), dtype=torch.bool, device=z.device)
+        self.iterations = torch.zeros(len(z), dtype=torch.int64, device=z.device)
+
+    def resolution(self, active: Tensor) -> Tensor:
+        """Nats that cannot be told from rounding: log p is a sum of terms of about one nat each, or of a few large."""
+        terms = self.batch.x.shape[1:].numel() + self.z.shape[1]
+        return 8 * torch.finfo(self.log_joint.dtype).eps * self.log_joint[active].abs().clamp(min=terms)
+
+    def newton_direction(self, active: Tensor) -> tuple[Tensor, Tensor]:
+        """H⁻¹ g, shape (n, latent), and the slope along it, gᵀ H⁻¹ g, shape (n,)."""
+        gradient = self.gradient[active]
+        direction = torch.cholesky_solve(gradient.unsqueeze(-1), self.factor[active]).squeeze(-1)
+        return direction, (gradient * direction).sum(-1)
+
+    def step(self, active: Tensor, direction: Tensor, slope: Tensor) -> Tensor:
+        """Move the data that can climb, and return those that did."""
+        moved, z, log_joint = self._search(active, direction, slope)
+        if not len(moved):
+            return moved
+        batch = self.batch.rows(moved)
+        gradient, precision = self._value_and_gradient(z, batch)[1], self._curvature(z, batch)
+        # a step to where log p is finite, but its slope or curvature is not, leads nowhere
+        sound = gradient.isfinite().all(-1) & _finite(precision)
+        moved = moved[sound]
+        self.z[moved], self.log_joint[moved], self.gradient[moved] = z[sound], log_joint[sound], gradient[sound]
+        self.precision[moved], self.factor[moved] = regularized_cholesky(precision[sound])
+        self.iterations[moved] += 1
+        return moved
+
+    def _search(self, active: Tensor, direction: Tensor, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The data that climb, where to, and log p there; α is halved for those that do not climb yet."""
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        alpha = 1.0
+        for _ in range(_HALVINGS):
+            z = self.z[active] + alpha * direction
+            log_joint = self._value(z, self.batch.rows(active))
+            gain = log_joint - self.log_joint[active]
+            enough = _SUFFICIENT * alpha * slope - self.resolution(active)
+            climbs = log_joint.isfinite() & (gain >= enough.clamp(min=0))
+            found.append((active[climbs], z[climbs], log_joint[climbs]))
+            active, direction, slope = active[~climbs], direction[~climbs], slope[~climbs]
+            if not len(active):
+                break
+            alpha /= 2
+        moved, z, log_joint = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return moved, z, log_joint
+
+    def _value(self, z: Tensor, batch: Batch) -> Tensor:
+        return self.model.log_joint(batch.x, z, context=batch.context, mask=batch.mask)
+
+    def _value_and_gradient(self, z: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            leaf = z.detach().requires_grad_()
+            log_joint = self._value(leaf, batch)
+            # data do not meet each other in the density, so the gradient of the sum is that of each
+            (gradient,) = torch.autograd.grad(log_joint.sum(), leaf)
+        return log_joint.detach(), gradient
+
+    def _curvature(self, z: Tensor, batch: Batch) -> Tensor:
+        return gauss_newton(self.model, batch, z, chunk_elements=self.chunk_elements)
+
+
+def _finite(matrices: Tensor) -> Tensor:
+    return matrices.isfinite().flatten(1).all(1)

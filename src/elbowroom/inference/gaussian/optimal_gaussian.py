@@ -1,0 +1,368 @@
+r"""The best normal q for each datum by itself: what a guide of that family could do if it knew every datum by heart.
+
+An encoder answers for all data with one set of weights. Take the encoder away and ask, datum by datum, for the member
+of its family with the largest ELBO,
+
+.. math:: q^* = \arg\max_{q \in Q} \mathcal{L}[q], \qquad
+    \mathcal{L}[q] = \mathbb{E}_q[\log p(x, z)] + \mathrm{H}[q], \qquad q = N(m, C C^\top),
+
+and :math:`\mathcal{L}[q^*] - \mathcal{L}[q]` is what amortisation costs, :math:`\log p(x) - \mathcal{L}[q^*]` what the
+family costs. With z = m + C ε the slope and, by Stein's lemma, the mean curvature both come from gradients of
+log p(x, z) alone, in coordinates in which q is N(0, I):
+
+.. math:: g = \mathbb{E}[C^\top \nabla \log p], \qquad
+    A = -\mathbb{E}[C^\top \nabla^2 \log p \; C] = -\mathbb{E}[(C^\top \nabla \log p) \, \epsilon^\top],
+
+and at the optimum g = 0, A = I; for a diagonal C, only diag A = 1. A step is Newton's for the mean, and for the scale
+the fixed point of the stationarity condition, on what the family is free to change:
+
+.. math:: m \leftarrow m + C A^{-1} g, \qquad C \leftarrow C \, \mathrm{chol}(A^{-1}) \quad \text{or} \quad
+    C \leftarrow C \, \mathrm{diag}(A)^{-1/2}.
+
+Each datum keeps its own ε through all steps (those of :mod:`elbowroom.inference.gaussian.cubature`, which leave hardly
+any noise), so that climbing is a deterministic problem: a step that lowers a datum's ELBO is halved. Having been
+climbed on, those draws flatter; so a second set decides between the result and the guide's own q, and a third, on which
+nothing was chosen, measures both.
+
+Reference:
+    Cremer, Li & Duvenaud (2018), Inference suboptimality in variational autoencoders, arXiv:1801.03558.
+    Opper & Archambeau (2009), The variational Gaussian approximation revisited, Neural Computation 21.
+    Kim et al. (2018), Semi-amortized variational autoencoders, arXiv:1802.02550.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Generator, Tensor
+from torch.distributions import Distribution, MultivariateNormal
+
+from elbowroom.data.batch import Batch, as_batch
+from elbowroom.errors import ElbowroomError
+from elbowroom.inference.gaussian.cubature import num_blocks, orthogonal_normals
+from elbowroom.inference.gaussian.curvature import covariance_factor
+from elbowroom.inference.gaussian.laplace import laplace
+from elbowroom.inference.gaussian.normals import Normals, inverse_of, normals_of
+from elbowroom.inference.posterior.sample import default_metric, posterior_target
+from elbowroom.inference.soundness import ask
+from elbowroom.inference.weights import check_name
+from elbowroom.model.conditional import Conditional
+from elbowroom.model.draws import draw
+from elbowroom.model.latent import LatentModel
+
+__all__ = ["Family", "LocalGuide", "local_guide"]
+
+Family = Literal["diagonal", "full", "guide"]
+
+_WIDEST, _NARROWEST = 0.1, 10.0  # eigenvalues of A that a step believes; beyond lies noise, or another neighbourhood
+_LEAST_STEP = 2.0**-6  # of a Newton step; what does not climb by then will not
+_MOMENTS = 1024  # draws of the prior, for its mean and standard deviations
+_SUMMIT = 0.05  # nats that the climb to a mode may leave to gain: it is a place to start from
+
+
+class LocalGuide(NamedTuple):
+    """The best normal for each datum, and what its ELBO is; all but q of shape (batch,), float64 but for the flag.
+
+    Attributes:
+        q: q*, batch shape (batch,), event shape (latent,).
+        elbo: of q*, nats, on draws that nothing was chosen by.
+        stderr: of that, nats.
+        initial_elbo: of the guide's q, nats, on the same standard noise; NaN where there is no guide.
+        gain_stderr: of ``elbo - initial_elbo``, which share their noise; NaN where there is no guide.
+        converged: whether the climb ended where a further step would gain less than the tolerance, bool.
+        evaluations: of the decoder with its gradient.
+    """
+
+    q: Distribution
+    elbo: Tensor
+    stderr: Tensor
+    initial_elbo: Tensor
+    gain_stderr: Tensor
+    converged: Tensor
+    evaluations: Tensor
+
+
+def local_guide(
+    model: LatentModel,
+    guide: Conditional | None,
+    batch: Batch | Tensor,
+    *,
+    family: Family = "diagonal",
+    steps: int = 30,
+    starts: int = 3,
+    draws: int = 128,
+    report_draws: int = 256,
+    tolerance: float = 5e-3,
+    generator: Generator | None = None,
+) -> LocalGuide:
+    r"""The normal distribution with the largest ELBO for each datum, the decoder held fixed.
+
+    .. math:: q^*_n = \arg\max_{q \in Q} \; \mathbb{E}_q[\log p(x_n | z)] - \mathrm{KL}(q \,\|\, p(z))
+
+    The climb starts at the guide's q, at the prior or at Laplace's approximation around one of a few modes, whichever
+    has the largest ELBO. What comes back is never worse than the guide's q, up to the noise of the draws that judge it.
+
+    Args:
+        model: p(x, z), in evaluation mode if its networks have batch normalisation or dropout.
+        guide: q(z | x), where to start and what to compare with; None starts at the prior's mean.
+        batch: data, ``x`` of shape (batch, \*event), with context and mask.
+        family: "diagonal" or "full" covariances; "guide" for what the guide's own q has.
+        steps: at most.
+        starts: climbs to modes, whose Laplace approximations are other places to start: from the guide's mean, from the
+            prior's, and from draws of it.
+        draws: per datum to climb on, at least; whole blocks of 2 D are taken, two or more.
+        report_draws: per datum to judge by, and as many again to measure on, at least.
+        tolerance: nats that a further step may still gain.
+        generator: the source of randomness.
+    Returns:
+        q*, its ELBO and the guide's on the same noise, standard errors, and how the climb went. Nothing has a
+        gradient.
+    Raises:
+        ElbowroomError: an unknown family; "guide" without a guide; a guide that is not normal; a number out of range;
+            log p(x, z) that is not finite at the start.
+    Reference:
+        Cremer, Li & Duvenaud (2018), Inference suboptimality in variational autoencoders, arXiv:1801.03558.
+    Example:
+        >>> from elbowroom.model import oracles
+        >>> model, guide, x = oracles.ppca(dim=8, latent_dim=2, seed=0)
+        >>> found = local_guide(model, guide, x, family="full", generator=torch.Generator().manual_seed(0))
+        >>> torch.allclose(found.elbo, model.log_evidence(x), atol=1e-3)
+        True
+    """
+    batch = as_batch(batch)
+    _check(family, steps, starts, draws, report_draws, tolerance)
+    with torch.no_grad():
+        given = None if guide is None else ask(guide, batch)
+        family_of_q = _resolved(family, given)
+        start = _prior_normals(model, batch, generator) if given is None else normals_of(given)
+        task = _Task(model, batch, family_of_q, draws, report_draws, start.loc, generator)
+        first, spent = _best_start(task, start, starts)
+        climb = _Climb(task, first)
+        climb.run(steps, tolerance)
+        q, own, spent = climb.q, None if given is None else start, spent + climb.spent
+        precision = climb.precision()
+        if own is not None and (family_of_q == "full" or not isinstance(given, MultivariateNormal)):
+            noise = task.report_noise()
+            better = task.measure(q, noise, precision).mean(0) >= task.measure(own, noise, precision).mean(0)
+            q, spent = q.where(better, own), spent + 2 * noise[:, :, 0, 0].numel()
+        return task.report(q, own, precision, climb.converged, spent)
+
+
+class _Look(NamedTuple):
+    """An ELBO and what a step needs, from the draws that are climbed on."""
+
+    value: Tensor  #: nats, float64, (n,)
+    slope: Tensor  #: g, (n, latent)
+    curvature: Tensor  #: A, (n, latent, latent)
+
+    def finite(self) -> Tensor:
+        """Whether a step can be made of it, bool, (n,)."""
+        return self.slope.isfinite().all(-1) & self.curvature.isfinite().flatten(1).all(1)
+
+
+class _Task:
+    """The densities, the family and the draws of one call."""
+
+    def __init__(
+        self,
+        model: LatentModel,
+        batch: Batch,
+        family: str,
+        draws: int,
+        report_draws: int,
+        like: Tensor,
+        generator: Generator | None,
+    ) -> None:
+        self.model, self.batch, self.family, self.generator = model, batch, family, generator
+        self.target = posterior_target(model, batch)
+        self.like, dim = like, like.shape[-1]
+        self.report_blocks = num_blocks(report_draws, dim)
+        self.noise = _whitened(orthogonal_normals(num_blocks(draws, dim), len(batch), like, generator).flatten(0, 1))
+
+    def look(self, q: Normals, rows: Tensor | None = None) -> _Look:
+        """At the data of these positions, or all of them."""
+        target = self.target if rows is None else self.target.select(rows)
+        noise = self.noise if rows is None else self.noise[:, rows]
+        log_joint, gradient = target.evaluate(q.draws(noise))
+        pulled = torch.einsum("nji,knj->kni", q.root, gradient)  # Cᵀ ∇ log p
+        curvature = -torch.einsum("kni,knj->nij", pulled, noise) / len(noise)
+        value = log_joint.double().mean(0) + q.entropy()
+        return _Look(value, pulled.mean(0), (curvature + curvature.mT) / 2)
+
+    def report_noise(self) -> Tensor:
+        """Fresh draws, shape (blocks, 2 D, n, D)."""
+        return orthogonal_normals(self.report_blocks, len(self.batch), self.like, self.generator)
+
+    def measure(self, q: Normals, noise: Tensor, precision: Tensor) -> Tensor:
+        r"""The ELBO by each block of draws, float64, shape (blocks, n).
+
+        With an estimate H of the curvature that knows nothing of these draws, :math:`\tfrac12 ε^\top B ε`,
+        B = CᵀHC, is about what log p varies by, and its mean is tr(B) / 2: adding it and subtracting its mean changes
+        no expectation and removes most of the noise.
+        """
+        flat = noise.flatten(0, 1)
+        bend = q.root.mT @ precision @ q.root
+        varies = torch.einsum("kni,nij,knj->kn", flat, bend, flat) - bend.diagonal(dim1=-2, dim2=-1).sum(-1)
+        values = self.target.log_density(q.draws(flat)).double() + varies.double() / 2
+        return values.reshape(*noise.shape[:2], -1).mean(1) + q.entropy()
+
+    def report(
+        self, q: Normals, own: Normals | None, precision: Tensor, converged: Tensor, spent: Tensor
+    ) -> LocalGuide:
+        """Both ELBOs on the same fresh noise."""
+        noise = self.report_noise()
+        values = self.measure(q, noise, precision)
+        before = torch.full_like(values, math.nan) if own is None else self.measure(own, noise, precision)
+        spent = spent + (1 if own is None else 2) * noise[:, :, 0, 0].numel()
+        return LocalGuide(
+            q.distribution(self.family),
+            values.mean(0),
+            _stderr(values),
+            before.mean(0),
+            _stderr(values - before),
+            converged,
+            spent,
+        )
+
+
+def _whitened(noise: Tensor) -> Tensor:
+    """Draws whose second moments are I exactly, so that of a quadratic log p the slope and curvature are exact too."""
+    moments = torch.einsum("kni,knj->nij", noise, noise) / len(noise)
+    return torch.einsum("nij,knj->kni", inverse_of(torch.linalg.cholesky(moments)), noise)
+
+
+def _stderr(blocks: Tensor) -> Tensor:
+    return blocks.std(0) / math.sqrt(len(blocks))
+
+
+def _best_start(task: _Task, start: Normals, starts: int) -> tuple[Normals, Tensor]:
+    """Of the start, the prior and Laplace's approximations the one with the largest ELBO; and evaluations."""
+    around_prior = _prior_normals(task.model, task.batch, task.generator)
+    candidates = [start.projected(task.family), Normals(*(part.to(start.loc) for part in around_prior))]
+    spent = torch.zeros(len(start.loc), dtype=torch.float64, device=start.loc.device)
+    if default_metric(task.model.likelihood) == "gauss-newton":  # else there is no curvature, or a dear one
+        for z in _points(task, [part.loc for part in candidates], starts):
+            found = laplace(task.model, z, task.batch, tolerance=_SUMMIT)
+            taken = found.iterations.double()
+            spent += (taken + 1) * (1 + z.shape[-1] / 2) + taken
+            summit = Normals(found.mode, covariance_factor(found.precision).to(z))
+            candidates.append(summit.projected(task.family))
+    best, value = candidates[0], task.look(candidates[0]).value
+    for other in candidates[1:]:
+        there = task.look(other).value
+        better = ~(there <= value)  # also than a value that is not a number
+        best, value = other.where(better, best), torch.where(better, there, value)
+    return best, spent + len(candidates) * len(task.noise)
+
+
+def _points(task: _Task, points: list[Tensor], starts: int) -> list[Tensor]:
+    """Where to climb from: what is known, and draws of the prior with their reflections; places of finite density."""
+    prior, center, points = task.model.prior(None, task.batch.context), points[-1], [*points]
+    while len(points) < starts:
+        z = draw(prior, () if prior.batch_shape else (len(center),), generator=task.generator).to(center)
+        points += [z, 2 * center - z]
+    finite = [task.target.log_density(z.unsqueeze(0))[0].isfinite() for z in points]
+    return [torch.where(f.unsqueeze(-1), z, center) for f, z in zip(finite, points, strict=True)][:starts]
+
+
+class _Climb:
+    """Where every datum stands: its q, what the draws say there, and how long a step it dares."""
+
+    def __init__(self, task: _Task, q: Normals) -> None:
+        # steps are written in place, and where they begin may be the guide's own q
+        self.task, self.q, self.look = task, Normals(q.loc.clone(), q.root.clone()), task.look(q)
+        if not bool(self.look.value.isfinite().all()):
+            bad = ~self.look.value.isfinite()
+            raise ElbowroomError(
+                f"log p(x, z) is not finite where {int(bad.sum())} of {len(bad)} data start (the first is datum "
+                f"{int(bad.nonzero()[0, 0])}).",
+                "Check the data and the weights for NaN and infinity.",
+            )
+        self.share = torch.ones_like(self.look.value)  # of a Newton step
+        self.spent = torch.full_like(self.look.value, len(task.noise))
+        self.converged = torch.zeros_like(self.look.value, dtype=torch.bool)
+
+    def run(self, steps: int, tolerance: float) -> None:
+        """Until nothing is left to gain, or nothing gains."""
+        active = torch.arange(len(self.share), device=self.share.device)
+        for taken in range(steps + 1):
+            step, promise = self._newton(active)
+            arrived = promise < tolerance
+            self.converged[active] = arrived
+            going = ~arrived & (self.share[active] >= _LEAST_STEP)
+            active, step = active[going], step.rows(going)
+            if taken == steps or not len(active):
+                return
+            self._try(active, step)
+
+    def precision(self) -> Tensor:
+        """H = C⁻ᵀ A C⁻¹, the mean curvature of log p(x, z) over q, shape (n, latent, latent)."""
+        inverse = inverse_of(self.q.root)
+        return inverse.mT @ self.look.curvature @ inverse
+
+    def _newton(self, active: Tensor) -> tuple[Normals, Tensor]:
+        """The whole step in coordinates in which q is N(0, I), and the nats that a quadratic would gain by it."""
+        slope, curvature = self.look.slope[active], self.look.curvature[active]
+        eigenvalues, vectors = torch.linalg.eigh(curvature)
+        believed = eigenvalues.clamp(_WIDEST, _NARROWEST)
+        along = (vectors.mT @ slope.unsqueeze(-1)).squeeze(-1)
+        move = (vectors @ (along / believed).unsqueeze(-1)).squeeze(-1)
+        if self.task.family == "full":
+            free = believed
+            root = torch.linalg.cholesky((vectors / believed.unsqueeze(-2)) @ vectors.mT)
+        else:
+            free = curvature.diagonal(dim1=-2, dim2=-1).clamp(_WIDEST, _NARROWEST)
+            root = torch.diag_embed(free.rsqrt())
+        # ½ gᵀA⁻¹g for the mean; for the scale, log|C| − ½ tr(CᵀHC) at A⁻¹ and at 1
+        promise = 0.5 * ((along.square() / believed).sum(-1) + (free - 1 - free.log()).sum(-1))
+        return Normals(move, root), promise.double()
+
+    def _try(self, active: Tensor, step: Normals) -> None:
+        """A share of the step for each of these data; those that lose ELBO stay and try half of it next."""
+        old, share = self.q.rows(active), self.share[active].to(step.loc)
+        identity = torch.eye(step.loc.shape[-1], dtype=step.root.dtype, device=step.root.device)
+        moved = old.loc + share[:, None] * (old.root @ step.loc.unsqueeze(-1)).squeeze(-1)
+        trial = Normals(moved, old.root @ torch.lerp(identity, step.root, share[:, None, None]))
+        look = self.task.look(trial, active)
+        better = (look.value > self.look.value[active]) & look.finite()
+        chosen = active[better]
+        for now, new in zip((*self.q, *self.look), (*trial, *look), strict=True):
+            now[chosen] = new[better]
+        self.share[active] = torch.where(better, (2 * self.share[active]).clamp(max=1.0), self.share[active] / 2)
+        self.spent[active] += len(self.task.noise)
+
+
+def _prior_normals(model: LatentModel, batch: Batch, generator: Generator | None) -> Normals:
+    """The prior's mean and standard deviations, as draws have them, for those priors too that cannot say."""
+    prior = model.prior(None, batch.context)
+    z = draw(prior, (_MOMENTS,), generator=generator)
+    loc, scale = (part.expand(len(batch), -1) for part in (z.mean(0), z.std(0)))
+    return Normals(loc.clone(), torch.diag_embed(scale))
+
+
+def _resolved(family: str, q: Distribution | None) -> str:
+    """Diagonal or full."""
+    if family != "guide":
+        return family
+    if q is None:
+        raise ElbowroomError(
+            "The family 'guide' is that of the guide's own q, but there is no guide.",
+            "Give family='full' or 'diagonal'.",
+        )
+    return "full" if isinstance(q, MultivariateNormal) else "diagonal"
+
+
+def _check(family: str, steps: int, starts: int, draws: int, report_draws: int, tolerance: float) -> None:
+    check_name("family", family, get_args(Family))
+    for name, number in (("draws", draws), ("report_draws", report_draws)):
+        if number < 1:
+            raise ElbowroomError(
+                f"{name} is {number}, but an ELBO is an average over draws.", f"Give {name}=1 or more; 128 is usual."
+            )
+    if min(steps, starts) < 0 or not tolerance >= 0:
+        raise ElbowroomError(
+            f"steps is {steps}, starts {starts} and tolerance {tolerance}, but none of them can be negative.",
+            "Give steps=0 for the better one of the places to start from.",
+        )

@@ -1,0 +1,327 @@
+r"""log p(x) without a guide: importance sampling from Laplace approximations around several modes.
+
+A model that was learned without an encoder has no guide to draw from, and where there is one, what its draws say of
+the model also depends on how good the guide is. The joint density alone makes a better proposal. For each datum,
+climb to modes :math:`\hat z_1, \ldots, \hat z_S` of p(x, z) from several starts
+(:mod:`elbowroom.inference.gaussian.laplace`), leave out those found twice, and draw from
+
+.. math:: q_x(z) = \epsilon \, N(z \,|\, m, V)
+    + (1 - \epsilon) \sum_s \pi_s \, N(z \,|\, \hat z_s, \tau^2 H_s^{-1}), \qquad
+    \pi_s \propto \sqrt{e_s}, \qquad
+    \log e_s = \log p(x, \hat z_s) + \tfrac12 \log \big| 2 \pi H_s^{-1} \big|
+
+where e_s is Laplace's approximation of what mode s adds to p(x). Most draws of the component of the
+largest e_s come from a normal of larger ELBO that is found from there
+(:mod:`elbowroom.inference.importance.refinement`): nearer the posterior's mean than its mode, it makes draws several
+times as effective. Four more things are for safety and cost little:
+
+- Widening, τ² > 1. Weights p / q have no bound where q's tails are lighter than the posterior's, and posteriors are
+  not normal. If one were, the weights' mean square would be :math:`(\tau^2 / \sqrt{2 \tau^2 - 1})^D` times their
+  squared mean, which grows without end in D for a fixed τ², so that τ² − 1 shrinks like D^{-1/2} beyond 20 latents.
+- The square root. e_s is rough, and a mode with too few draws spoils an average more than one with too many.
+- Several starts: the guide's mean or the prior's, and draws of the prior in pairs that are reflections of each other,
+  z and 2 E[z] − z, because networks often leave signs undetermined.
+- A share ε of draws that knows of no mode, with the prior's mean m and variances V. Under a normal prior no weight
+  exceeds p(x | z) / ε. With a few latents it finds what the climbs have missed, and the effective sample size tells.
+
+Whatever the modes, the estimate is unbiased for p(x), since q covers all of space and is made before the draws. With
+many latents a mode that no climb has found stays unseen, in the weights too: so this as well is a lower bound, with an
+effective sample size that tells much but not everything. Under a prior with heavier tails than a normal's the weights
+have no variance, and the standard error is too small.
+
+Reference:
+    Geweke (1989), Bayesian inference in econometric models using Monte Carlo integration, Econometrica 57.
+    Hesterberg (1995), Weighted average importance sampling and defensive mixture distributions, Technometrics 37.
+    Owen & Zhou (2000), Safe and effective importance sampling, JASA 95.
+    Tierney & Kadane (1986), Accurate approximations for posterior moments and marginal densities, JASA 81.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+from torch.distributions import Categorical, Distribution, MixtureSameFamily, MultivariateNormal
+
+from elbowroom.data.batch import Batch, as_batch
+from elbowroom.errors import ElbowroomError
+from elbowroom.inference.gaussian.curvature import covariance_factor
+from elbowroom.inference.gaussian.laplace import Laplace, laplace
+from elbowroom.inference.importance.estimate import importance_estimate_from
+from elbowroom.inference.importance.refinement import Refined, refine
+from elbowroom.inference.soundness import ask
+from elbowroom.model.conditional import Conditional
+from elbowroom.model.draws import draw, mean
+from elbowroom.model.latent import LatentModel
+
+__all__ = ["LaplaceEvidence", "LaplaceProposal", "default_widening", "laplace_evidence", "laplace_proposal"]
+
+_TEMPER = 0.5  # the exponent of e_s in π_s
+_TOLERANCE = 0.05  # nats; a proposal gains nothing from a summit that is known better
+_REFINED = 0.75  # of the draws about the highest mode; the best normal may be too narrow, between two modes say
+_SAME = 1.0  # in standard deviations: equal normals nearer than two make one summit, not two
+
+
+class LaplaceProposal(NamedTuple):
+    """One proposal for each datum, and how it was found.
+
+    Attributes:
+        q: batch shape (batch,), event shape (latent,); a mixture of normals.
+        num_modes: that are different from each other, int64, shape (batch,).
+        converged: whether the climb to the component with the largest weight arrived, bool, shape (batch,). A component
+            about a place that is no mode is as valid, and less efficient.
+        evaluations: of the decoder, with the gradient, float64, shape (batch,): a Newton step counts one for its trial,
+            one for the gradient, and latent / 2 for the Gauss–Newton curvature.
+    """
+
+    q: Distribution
+    num_modes: Tensor
+    converged: Tensor
+    evaluations: Tensor
+
+
+class LaplaceEvidence(NamedTuple):
+    """An estimate of the evidence of each datum; all of shape (batch,).
+
+    Attributes:
+        log_evidence: log of the average weight, nats, float64; in expectation a lower bound on log p(x).
+        stderr: its standard error, nats, by the delta method, float64; NaN for a single draw.
+        ess: effective number of draws, between 1 and k, float64.
+        pareto_k: k̂ of the weights' tail, float64 (:mod:`elbowroom.inference.importance.pareto`).
+        num_modes: as in :class:`LaplaceProposal`.
+        converged: as in :class:`LaplaceProposal`.
+        evaluations: as in :class:`LaplaceProposal`, and one more for each draw.
+    """
+
+    log_evidence: Tensor
+    stderr: Tensor
+    ess: Tensor
+    pareto_k: Tensor
+    num_modes: Tensor
+    converged: Tensor
+    evaluations: Tensor
+
+
+def laplace_evidence(
+    model: LatentModel,
+    guide: Conditional | None,
+    batch: Batch | Tensor,
+    *,
+    k: int = 100,
+    starts: int = 4,
+    chunk_elements: int = 2**20,
+    generator: Generator | None = None,
+) -> LaplaceEvidence:
+    r"""Estimate log p(x) of each datum from ``k`` draws of a mixture of Laplace approximations.
+
+    .. math:: \log \hat{p}(x) = \log \frac{1}{k} \sum_{i=1}^k \frac{p(x, z_i)}{q_x(z_i)}, \qquad z_i \sim q_x
+
+    Args:
+        model: p(x, z), in evaluation mode if its networks have batch normalisation or dropout.
+        guide: q(z | x), whose mean is the first place to climb from, and nothing else; None where there is none.
+        batch: data, ``x`` of shape (batch, \*event).
+        k: draws per datum.
+        starts: as in :func:`laplace_proposal`.
+        chunk_elements: of the draws, as in :func:`~elbowroom.inference.importance.estimate.importance_estimate`.
+        generator: the source of randomness, of starts and of draws.
+    Returns:
+        Estimate, standard error, effective sample size, and how the proposals were found.
+    Raises:
+        ElbowroomError: a number below 1; a likelihood without Fisher information; log p(x, z) that is not finite at
+            the prior's mean.
+    Example:
+        >>> from elbowroom.model import oracles
+        >>> model, _, x = oracles.ppca(dim=8, latent_dim=2, seed=0)
+        >>> found = laplace_evidence(model, None, x, k=100, generator=torch.Generator().manual_seed(0))
+        >>> bool(((found.log_evidence - model.log_evidence(x)).abs() < 5 * found.stderr).all())
+        True
+    """
+    batch = as_batch(batch)
+    if k < 1:
+        raise ElbowroomError(f"k is {k}, but an average needs at least one draw per datum.", "Give k=1 or more.")
+    proposal = laplace_proposal(model, guide, batch, starts=starts, generator=generator)
+    estimate = importance_estimate_from(
+        model, proposal.q, batch, num_samples=k, chunk_elements=chunk_elements, generator=generator
+    )
+    return LaplaceEvidence(*estimate, proposal.num_modes, proposal.converged, proposal.evaluations + k)
+
+
+@torch.no_grad()
+def laplace_proposal(
+    model: LatentModel,
+    guide: Conditional | None,
+    batch: Batch | Tensor,
+    *,
+    starts: int = 4,
+    widening: float | None = None,
+    defence: float = 0.1,
+    refinements: int = 2,
+    tolerance: float = _TOLERANCE,
+    generator: Generator | None = None,
+) -> LaplaceProposal:
+    r"""A mixture of widened Laplace approximations of each posterior, to draw from.
+
+    Args:
+        model: p(x, z), in evaluation mode if its networks have batch normalisation or dropout.
+        guide: q(z | x), for the first start; None starts at the prior's mean.
+        batch: data, ``x`` of shape (batch, \*event).
+        starts: S, climbs per datum.
+        widening: τ², factor on the covariances; :func:`default_widening` unless given.
+        defence: ε, share of the draws that have the prior's mean and variances.
+        refinements: steps from the highest mode towards the normal of the largest ELBO.
+        tolerance: nats that a climb may leave to gain, as in :func:`~elbowroom.inference.gaussian.laplace.laplace`.
+        generator: the source of randomness, for the starts.
+    Returns:
+        The proposals, and how they were found.
+    Raises:
+        ElbowroomError: ``starts`` or ``widening`` below 1; a ``defence`` that is no share; a negative tolerance; a
+            likelihood without Fisher information; log p(x, z) that is not finite at the prior's mean.
+    Example:
+        >>> from elbowroom.model import oracles
+        >>> model, _, x = oracles.ppca(dim=8, latent_dim=2, seed=0)
+        >>> found = laplace_proposal(model, None, x, widening=1.0, defence=0.0, refinements=0, tolerance=1e-9)
+        >>> torch.allclose(found.q.mean, model.posterior(x).mean), int(found.num_modes.max())
+        (True, 1)
+    """
+    batch = as_batch(batch)
+    if starts < 1:
+        raise ElbowroomError(f"starts is {starts}, but a mode is climbed to from somewhere.", "Give starts=1 or more.")
+    if widening is not None and not 1 <= widening < math.inf:
+        raise ElbowroomError(
+            f"widening is {widening}, but a proposal narrower than the posterior misses its tails.",
+            "Give widening=1 for the Laplace approximations themselves, or a little more.",
+        )
+    if not 0 <= defence < 1:
+        raise ElbowroomError(
+            f"defence is {defence}, but is a share of the draws that leaves some for the modes.",
+            "Give a number from 0 to below 1, such as 0.1.",
+        )
+    prior = model.prior(None, batch.context)
+    center, variance = (part.expand(len(batch), -1) for part in _moments(prior, generator))
+    points = _starting_points(model, guide, batch, prior, center, starts, generator)
+    found = [laplace(model, z, batch, tolerance=tolerance) for z in points]
+    climbs = Laplace(*(torch.stack(parts, 1) for parts in zip(*found, strict=True)))  # (batch, S, …)
+    latent_dim = climbs.mode.shape[-1]
+    scale_tril = covariance_factor(climbs.precision)
+    # log e_s = log p(x, mode) + ½ log |2π H⁻¹|, but for (2π)^{D/2}, which all modes share
+    log_volume = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    log_parts = (climbs.log_joint.double() + log_volume).masked_fill(~_distinct(climbs), -math.inf)
+    widening = default_widening(latent_dim) if widening is None else widening
+    best = log_parts.argmax(1, keepdim=True)
+    evaluations = _evaluations(climbs.iterations, latent_dim)
+    components = _components(climbs.mode, scale_tril, _TEMPER * log_parts)
+    if refinements:
+        loc, tril, _ = components
+        better = refine(model, batch, loc[:, 0], tril[:, 0].to(loc), steps=refinements, generator=generator)
+        components = _with_refined(*components, better)
+        evaluations = evaluations + better.evaluations
+    components = (components[0], math.sqrt(widening) * components[1], components[2])
+    if defence:
+        components = _defended(components, center, variance, defence)
+    return LaplaceProposal(
+        _mixture(*components),
+        log_parts.isfinite().sum(1),
+        climbs.converged.gather(1, best).squeeze(1),
+        evaluations,
+    )
+
+
+def default_widening(latent_dim: int) -> float:
+    r"""τ² = 1.44 up to D = 20 latents, beyond that 1 + 0.44 (20 / D)^{½}.
+
+    Of draws about the mode of a normal posterior it leaves a seventh or more effective, in any dimension.
+
+    Example:
+        >>> [round(default_widening(dim), 3) for dim in (2, 20, 100)]
+        [1.44, 1.44, 1.197]
+    """
+    return 1 + 0.44 * min(1.0, math.sqrt(20 / latent_dim))
+
+
+def _starting_points(
+    model: LatentModel,
+    guide: Conditional | None,
+    batch: Batch,
+    prior: Distribution,
+    center: Tensor,
+    starts: int,
+    generator: Generator | None,
+) -> list[Tensor]:
+    """S of them, each of shape (batch, latent); where log p(x, z) is not finite, the prior's mean stands in."""
+    shape = () if prior.batch_shape else (len(batch),)
+    points = [center if guide is None else mean(ask(guide, batch)).to(center)]
+    while len(points) < starts:
+        z = draw(prior, shape, generator=generator).to(center)
+        points += [z, 2 * center - z]
+    if guide is None:
+        return [center, *(_sound(model, batch, z, center) for z in points[1:starts])]
+    return [_sound(model, batch, z, center) for z in points[:starts]]
+
+
+def _moments(prior: Distribution, generator: Generator | None) -> tuple[Tensor, Tensor]:
+    """Mean and variances, or those of draws where they are unknown, as of a flow, or infinite."""
+    try:
+        center, variance = mean(prior), prior.variance
+    except NotImplementedError:
+        pass
+    else:
+        if bool(center.isfinite().all() & variance.isfinite().all()):
+            return center, variance
+    z = draw(prior, (256,), generator=generator)
+    return z.mean(0), z.var(0)
+
+
+def _sound(model: LatentModel, batch: Batch, z: Tensor, otherwise: Tensor) -> Tensor:
+    finite = model.log_joint(batch.x, z, context=batch.context, mask=batch.mask).isfinite()
+    return torch.where(finite.unsqueeze(-1), z, otherwise)
+
+
+def _distinct(climbs: Laplace) -> Tensor:
+    """Which climbs ended at a place of their own, shape (batch, S): of those that met, the highest counts."""
+    order = climbs.log_joint.argsort(1, descending=True)
+    rows = torch.arange(len(order), device=order.device).unsqueeze(1)
+    mode, precision = climbs.mode[rows, order], climbs.precision[rows, order]
+    kept = torch.ones_like(order, dtype=torch.bool)
+    for s in range(1, order.shape[1]):
+        away = mode[:, s : s + 1] - mode[:, :s]  # from each that is higher
+        distance = torch.einsum("nsi,nsij,nsj->ns", away, precision[:, :s], away)
+        kept[:, s] = ~((distance < _SAME**2) & kept[:, :s]).any(1)
+    return torch.zeros_like(kept).scatter(1, order, kept)
+
+
+def _components(loc: Tensor, scale_tril: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Without those that no datum has; those of some data have no weight for the others. The logits are normalised."""
+    order = logits.argsort(1, descending=True)[:, : int(logits.isfinite().sum(1).max())]
+    rows = torch.arange(len(order), device=order.device).unsqueeze(1)
+    return loc[rows, order], scale_tril[rows, order], logits[rows, order].log_softmax(1)
+
+
+def _with_refined(loc: Tensor, scale_tril: Tensor, logits: Tensor, refined: Refined) -> tuple[Tensor, Tensor, Tensor]:
+    """The components and the refined first one, which takes most of that one's draws."""
+    shares = logits.new_tensor([_REFINED, 1 - _REFINED]).log()
+    logits = torch.cat([logits[:, :1] + shares, logits[:, 1:]], 1)
+    loc = torch.cat([refined.loc.unsqueeze(1), loc], 1)
+    return loc, torch.cat([refined.scale_tril.unsqueeze(1).to(scale_tril), scale_tril], 1), logits
+
+
+def _defended(
+    modes: tuple[Tensor, Tensor, Tensor], center: Tensor, variance: Tensor, share: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The components and one more, which has this share."""
+    loc, scale_tril, logits = modes
+    spread = torch.diag_embed(variance.sqrt()).unsqueeze(1).to(scale_tril)
+    logits = torch.cat([logits + math.log1p(-share), torch.full_like(logits[:, :1], math.log(share))], 1)
+    return torch.cat([loc, center.unsqueeze(1)], 1), torch.cat([scale_tril, spread], 1), logits
+
+
+def _mixture(loc: Tensor, scale_tril: Tensor, logits: Tensor) -> Distribution:
+    normals = MultivariateNormal(loc, scale_tril=scale_tril.to(loc), validate_args=False)
+    return MixtureSameFamily(Categorical(logits=logits.to(loc), validate_args=False), normals, validate_args=False)
+
+
+def _evaluations(iterations: Tensor, latent_dim: int) -> Tensor:
+    """The gradient and the curvature at the start and after every step, and the trial that every step begins with."""
+    taken = iterations.double()
+    return ((taken + 1) * (1 + latent_dim / 2) + taken).sum(1)

@@ -1,0 +1,300 @@
+r"""What was not observed, from what was: draws of the missing elements of x, given the others.
+
+A model that knows p(z) and p(x | z) says what the missing elements are likely to be:
+
+.. math:: p(x_m | x_o) = \int p(z | x_o) \, p(x_m | z) \, dz
+
+The draws z ~ p(z | x_o) are those of :mod:`elbowroom.inference.posterior.sample`, with the likelihood taken over the
+observed elements alone. From each, x_m ~ p(x_m | z) is drawn. The guide cannot serve here: it was trained on whole
+data, and takes the filler in a missing place for an observation. It is a start for the chains and nothing more.
+
+Three things follow, and are kept apart:
+
+- The *mean* :math:`\mathbb{E}[x_m | x_o] = \mathbb{E}_z \mathbb{E}[x_m | z]`, averaged over the means of p(x | z),
+  whose variance is never above that of an average of draws (Rao–Blackwell). It is the best single guess under squared
+  error, and no datum: it is smooth, and that of a binary element is a probability.
+- The *interval* lies between quantiles of the draws of x_m, and so holds the noise of p(x | z) as well as the
+  uncertainty about z; it is about each element by itself.
+- The *samples* are whole data that belong together (multiple imputation): what depends on several elements at once is
+  computed on each of them, and then averaged.
+
+Reference:
+    Rubin (1987), Multiple Imputation for Nonresponse in Surveys.
+    Mattei & Frellsen (2018), Leveraging the Exact Likelihood of Deep Latent Variable Models, arXiv:1802.04826.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from elbowroom.data.batch import Batch
+from elbowroom.data.support import Support
+from elbowroom.errors import ElbowroomError
+from elbowroom.inference.posterior.sample import Announce, Method, posterior
+from elbowroom.memory import require_memory
+from elbowroom.model.conditional import Conditional
+from elbowroom.model.draws import draw, mean
+from elbowroom.model.latent import LatentModel
+from elbowroom.numerics import chunks
+from elbowroom.samplers.summary import Diagnostics
+
+__all__ = ["Imputation", "impute"]
+
+_WHOLE = (Support.BINARY, Support.BYTES, Support.COUNTS)  # numbers without any between them
+
+
+@dataclass(frozen=True, slots=True)
+class Imputation:
+    """Data with the missing elements filled in, and how well they are known; everything lies on the CPU.
+
+    Where an element was observed, it stands unchanged in ``completed``, ``mean``, ``lower``, ``upper`` and every
+    sample, and its ``stddev`` is 0. Categories name and do not measure, so that they have no mean, deviation or
+    interval: these are None, and ``probability`` takes their place.
+
+    Attributes:
+        x: the data as given, shape (batch, \\*event); what stands in a missing place means nothing.
+        mask: True where observed, bool, shape (batch, \\*event).
+        completed: x, with the mean in missing places, and of categories the most probable one. It is not rounded: a
+            binary element is filled in with the probability that it is 1.
+        samples: data whose missing elements were drawn, shape (num_samples, batch, \\*event).
+        mean: E[x | observed elements], shape (batch, \\*event).
+        stddev: of the draws of x, shape (batch, \\*event).
+        lower: where the interval begins, shape (batch, \\*event); whole numbers for data that are.
+        upper: where it ends.
+        probability: of the category in ``completed``, shape (batch, \\*event), 1 where observed; None elsewhere.
+        incomplete: positions of the data that miss something, int64; chains were run for these alone.
+        diagnostics: of their chains, in that order; None if nothing was missing.
+        interval: the probability between ``lower`` and ``upper``.
+        settings: of the sampler.
+    """
+
+    x: Tensor
+    mask: Tensor
+    completed: Tensor
+    samples: Tensor
+    mean: Tensor | None
+    stddev: Tensor | None
+    lower: Tensor | None
+    upper: Tensor | None
+    probability: Tensor | None
+    incomplete: Tensor
+    diagnostics: Diagnostics | None
+    interval: float
+    settings: dict[str, Any]
+
+
+class _Predicted(NamedTuple):
+    """Of some data, as if all elements were missing; None where categories have no such thing, or numbers none."""
+
+    guess: Tensor
+    samples: Tensor
+    stddev: Tensor | None
+    lower: Tensor | None
+    upper: Tensor | None
+    probability: Tensor | None
+
+
+def impute(
+    model: LatentModel,
+    guide: Conditional,
+    batch: Batch,
+    *,
+    method: Method = "nuts",
+    draws: int = 200,
+    chains: int = 4,
+    warmup: int = 150,
+    interval: float = 0.9,
+    num_samples: int = 5,
+    chunk_elements: int = 2**22,
+    generator: torch.Generator | None = None,
+    announce: Announce | None = None,
+    **settings: Any,
+) -> Imputation:
+    r"""Fill in the missing elements: draws z ~ p(z | x observed), then x ~ p(x | z).
+
+    .. math:: \mathbb{E}[x_m | x_o] \approx \frac{1}{S} \sum_{s=1}^S \mathbb{E}[x_m | z_s],
+        \qquad z_s \sim p(z | x_o)
+
+    An end of the interval is the draw of rank p (S + 1) among the S, p = (1 ∓ ``interval``) / 2, interpolated between
+    neighbours; of whole numbers the neighbour further out. Of independent draws the interval would hold another one
+    with exactly that probability (of whole numbers, at least), however few there are; those of a chain are worth fewer.
+
+    Args:
+        model: p(x, z), in evaluation mode.
+        guide: q(z | x), where the chains start.
+        batch: data, ``mask`` True where an element was observed; None: nothing is missing.
+        method: "nuts" or "hmc".
+        draws: kept of each chain.
+        chains: per datum.
+        warmup: transitions before the first draw that is kept.
+        interval: the probability between ``lower`` and ``upper``, e.g. 0.9.
+        num_samples: data completed by draws, spread over chains and their length.
+        chunk_elements: draws of elements that are worked on at a time; it bounds the memory.
+        generator: the source of randomness.
+        announce: told of every transition.
+        **settings: further ones of :func:`~elbowroom.inference.posterior.sample.posterior`: metric, num_steps, …
+    Raises:
+        ElbowroomError: a likelihood that is not normalised; an interval that is not between 0 and 1, or that has too
+            few draws; numbers below one; no room in memory; whatever drawing from the posterior raises.
+    Example:
+        >>> from elbowroom.model import oracles
+        >>> model, guide, x = oracles.ppca(dim=8, latent_dim=2, seed=0, num_data=4)
+        >>> mask = torch.arange(8).expand(4, 8) < 6  # the last two are missing
+        >>> found = impute(model, guide, Batch(x, mask=mask), draws=50, warmup=40,
+        ...                generator=torch.Generator().manual_seed(0))
+        >>> bool((found.completed == x)[mask].all()), bool((found.lower < found.upper)[~mask].all())
+        (True, True)
+    """
+    total = draws * chains
+    if not batch.x.is_floating_point():  # a mean is no whole number
+        batch = replace(batch, x=batch.x.to(torch.get_default_dtype()))
+    _check(model, batch, interval, num_samples, 0 if draws < 4 else total)
+    mask = torch.ones_like(batch.x, dtype=torch.bool) if batch.mask is None else batch.mask
+    incomplete = (~mask).flatten(1).any(1).nonzero().squeeze(1)
+    filled = _Filled(batch.x.cpu(), mask.cpu(), num_samples, total)
+    diagnostics, how = None, {"method": method, "draws": draws, "chains": chains, "warmup": warmup}
+    if len(incomplete):
+        part = batch.rows(incomplete)
+        found = posterior(
+            model, guide, part, method=method, draws=draws, chains=chains, warmup=warmup,
+            generator=generator, announce=announce, **settings,
+        )  # fmt: skip
+        diagnostics, how = found.diagnostics, found.settings
+        kept = _spread(num_samples, draws, chains)
+        for rows in chunks(len(part), max(1, chunk_elements // (total * math.prod(batch.x.shape[1:])))):
+            z = found.z[:, :, rows].flatten(0, 1)
+            predicted = _predict(model, part.rows(rows), z, kept, interval, chunk_elements, generator)
+            filled.put(incomplete[rows].cpu(), predicted)
+    named = model.likelihood.support is Support.CATEGORIES
+    return Imputation(
+        x=filled.x,
+        mask=filled.mask,
+        completed=filled.guess,
+        samples=filled.samples,
+        mean=None if named else filled.guess.clone(),
+        stddev=None if named else filled.stddev,
+        lower=None if named else filled.lower,
+        upper=None if named else filled.upper,
+        probability=filled.probability if named else None,
+        incomplete=incomplete.cpu(),
+        diagnostics=diagnostics,
+        interval=interval,
+        settings=how,
+    )
+
+
+class _Filled:
+    """All data, as they were observed; what is predicted goes where nothing was."""
+
+    def __init__(self, x: Tensor, mask: Tensor, num_samples: int, num_draws: int) -> None:
+        require_memory(
+            ((num_samples + 6) * x.numel() + num_draws * math.prod(x.shape[1:])) * x.element_size(),
+            f"{num_samples} completed samples of {len(x):,} data of shape {tuple(x.shape[1:])}, with their intervals,",
+            "Ask for fewer samples or draws, or take the data a part at a time.",
+        )
+        self.x, self.mask = x, mask
+        self.guess, self.lower, self.upper = x.clone(), x.clone(), x.clone()
+        self.stddev, self.probability = torch.zeros_like(x), torch.ones_like(x)
+        self.samples = x.expand(num_samples, *x.shape).clone()
+
+    def put(self, rows: Tensor, predicted: _Predicted) -> None:
+        """What was predicted of some rows."""
+        self.samples[:, rows] = torch.where(self.mask[rows], self.samples[:, rows], predicted.samples)
+        for into, values in (
+            (self.guess, predicted.guess),
+            (self.stddev, predicted.stddev),
+            (self.lower, predicted.lower),
+            (self.upper, predicted.upper),
+            (self.probability, predicted.probability),
+        ):
+            if values is not None:
+                into[rows] = torch.where(self.mask[rows], into[rows], values.to(into.dtype))
+
+
+def _predict(
+    model: LatentModel,
+    batch: Batch,
+    z: Tensor,
+    kept: Tensor,
+    interval: float,
+    chunk_elements: int,
+    generator: torch.Generator | None,
+) -> _Predicted:
+    """From z of shape (S, n, latent) to what p(x | z) says of every element, on the CPU."""
+    likelihood, shape = model.likelihood, batch.x.shape
+    drawn = torch.empty(len(z), *shape, dtype=batch.x.dtype)
+    total: Tensor | float = 0.0
+    with torch.no_grad():
+        for some in chunks(len(z), max(1, chunk_elements // (shape.numel() * likelihood.num_parameters))):
+            p_x = likelihood(z[some].to(batch.x.device), batch.context)
+            drawn[some] = draw(p_x, generator=generator).to(drawn)
+            means = cast(Tensor, p_x.probs) if likelihood.support is Support.CATEGORIES else mean(p_x)
+            total = total + means.double().sum(0).cpu()
+    average = cast(Tensor, total) / len(z)
+    if likelihood.support is Support.CATEGORIES:
+        probability, category = average.max(-1)
+        return _Predicted(category, drawn[kept], None, None, None, probability)
+    columns = drawn.flatten(1)
+    lower, upper, stddev = columns.new_zeros(3, shape.numel()).unbind()
+    # what was observed needs no interval
+    missing = torch.arange(shape.numel()) if batch.mask is None else (~batch.mask).flatten().nonzero().squeeze(1).cpu()
+    for some in chunks(len(missing), max(1, chunk_elements // len(z))):
+        values = columns[:, missing[some]].sort(0).values
+        stddev[missing[some]] = values.std(0)
+        lower[missing[some]], upper[missing[some]] = _ends(values, interval, whole=likelihood.support in _WHOLE)
+    return _Predicted(average, drawn[kept], stddev.reshape(shape), lower.reshape(shape), upper.reshape(shape), None)
+
+
+def _ends(values: Tensor, interval: float, *, whole: bool) -> tuple[Tensor, Tensor]:
+    """The draws of rank p (S + 1), for p = (1 ∓ interval) / 2; ``values`` are sorted, shape (S, m)."""
+    rank = (1 - interval) / 2 * (len(values) + 1)
+    below = math.floor(round(rank, 9))  # counted from 1; what rounding adds to a whole rank is no part of it
+    part = 0.0 if whole else rank - below
+    lower = values[below - 1].lerp(values[min(below, len(values) - 1)], part)
+    upper = values[-below].lerp(values[max(len(values) - below - 1, 0)], part)
+    return lower, upper
+
+
+def _spread(num_samples: int, draws: int, chains: int) -> Tensor:
+    """Which of draws × chains to keep: one chain after another, at distant places."""
+    sample = torch.arange(num_samples)
+    at = (2 * sample + 1) * draws // (2 * num_samples)
+    return at * chains + sample % chains
+
+
+def _check(model: LatentModel, batch: Batch, interval: float, num_samples: int, total: int) -> None:
+    likelihood = model.likelihood
+    if not likelihood.normalized:
+        raise ElbowroomError(
+            f"Missing values are drawn from p(x | z), but {likelihood.name} does not integrate to one, so there is no "
+            "such distribution.",
+            "Train with --data.binarization dynamic, or with --model.likelihood continuous-bernoulli.",
+        )
+    if not 0 < interval < 1:
+        raise ElbowroomError(
+            f"interval is {interval}, but it is the probability that the interval holds.",
+            "Give a number between 0 and 1, such as 0.9.",
+        )
+    if batch.mask is not None and batch.mask.shape != batch.x.shape:
+        raise ElbowroomError(
+            f"The mask has shape {tuple(batch.mask.shape)}, but the data have shape {tuple(batch.x.shape)}.",
+            "Give one entry for each element, True where it was observed.",
+        )
+    if total < 1:
+        return  # too few draws or chains for the sampler, which has the words for it
+    least = math.ceil(round(2 / (1 - interval) - 1, 6))
+    if total < least:
+        raise ElbowroomError(
+            f"{total} draws in all were asked for, but the ends of an interval that holds {interval:g} are only "
+            f"known from {least:,} or more.",
+            "Ask for more draws or chains, or for a narrower interval.",
+        )
+    if not 1 <= num_samples <= total:
+        raise ElbowroomError(
+            f"{num_samples} completed samples were asked for, of {total} draws.", "Give a number from 1 to that."
+        )

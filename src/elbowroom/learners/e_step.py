@@ -1,0 +1,258 @@
+r"""The E-step by Markov chains: draws from p(z | x) under the present weights.
+
+Chains are either persistent, each going on from where it was when its datum was last seen, or started anew at every
+visit. A persistent chain has not forgotten its past after a few transitions, and need not: the weights have moved
+little since, so that it follows the moving posterior, and its draws average over visits (stochastic approximation EM).
+
+Whatever was computed under the old weights is computed anew: log densities and gradients at every visit, a metric
+after every ``refresh`` visits. A metric is a matter of speed and never of correctness, as long as it does not depend
+on where the chain is; so it is taken near the posterior's mode, which is followed by Newton steps of its own.
+
+Step sizes have a common part, which follows the batch's acceptance quickly, since that is an average over many chains,
+and a part of each datum's own, which follows the difference from it, slowly.
+
+Reference:
+    Delyon, Lavielle & Moulines (1999), Convergence of a stochastic approximation version of the EM algorithm.
+    Kuhn & Lavielle (2004), Coupling a stochastic approximation version of EM with an MCMC procedure.
+    Hoffman (2017), Learning deep latent Gaussian models with Markov chain Monte Carlo (chains from the guide).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from elbowroom.data.batch import Batch
+from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation.study import evaluation_mode
+from elbowroom.inference.gaussian.laplace import laplace
+from elbowroom.inference.posterior.sample import Method, default_metric, make_kernel, posterior_target, start_metric
+from elbowroom.inference.soundness import ask
+from elbowroom.learners.chain_store import Chains, Found
+from elbowroom.model.conditional import Conditional
+from elbowroom.model.draws import draw
+from elbowroom.model.latent import LatentModel
+from elbowroom.samplers.adaptation import initial_step_size
+from elbowroom.samplers.kernel import Kernel, State, Tuning, init
+from elbowroom.samplers.metric import Metric
+from elbowroom.samplers.target import Target
+
+__all__ = ["Draws", "EStep"]
+
+_NEWTON_STEPS = 2  # towards the mode; the next refresh goes on from where they ended, as the weights do from theirs
+_NEAR_ENOUGH = 0.1  # nats below the mode: the metric is a matter of speed
+_COMMON_GAIN = 0.5  # of the common step size: nats per unit of acceptance
+_LEAST_GAIN = 0.05  # of a datum's own step size: the weights move, so it is never frozen
+_LIMIT = 20.0  # of |log ε|
+
+
+class Draws(NamedTuple):
+    """What an E-step found.
+
+    Attributes:
+        z: approximate draws from p(z | x), shape (draws · chains, batch, latent).
+        acceptance: of each datum's transitions, shape (batch,).
+        decoder_gradients: that it took, over all data and chains; a Gauss–Newton curvature in D dimensions, D
+            derivatives forward, counts as D / 2. The search for the very first step size, once in a run, is left out.
+    """
+
+    z: Tensor
+    acceptance: Tensor
+    decoder_gradients: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EStep:
+    """Draws from the posteriors of a batch.
+
+    Args:
+        sampler: "hmc" or "nuts".
+        start: "persistent", or "guide" or "prior" to start anew at every visit.
+        chains: per datum.
+        metric: "auto", "gauss-newton", "guide" or "identity".
+        refresh: visits of a datum after which its metric is computed anew.
+        num_steps: of an HMC trajectory; None: 4 with the metric gauss-newton, else 10.
+        target_acceptance: mean acceptance that the step sizes aim at.
+        warmup: transitions of a chain before its first draw.
+        transitions: per draw.
+    Raises:
+        ElbowroomError: ``num_steps`` for NUTS.
+    """
+
+    sampler: Method = "hmc"
+    start: Literal["persistent", "guide", "prior"] = "persistent"
+    chains: int = 1
+    metric: Literal["auto", "gauss-newton", "guide", "identity"] = "auto"
+    refresh: int = 10
+    num_steps: int | None = None
+    target_acceptance: float = 0.8
+    warmup: int = 5
+    transitions: int = 1
+
+    def __post_init__(self) -> None:
+        if self.sampler == "nuts" and self.num_steps is not None:
+            raise ElbowroomError(
+                f"mcem.num_steps is {self.num_steps}, but NUTS finds the length of a trajectory by itself.",
+                "Leave it out, or use --mcem.sampler hmc.",
+            )
+
+    def resolved(self, model: LatentModel) -> EStep:
+        """With the metric that "auto" stands for."""
+        if self.metric != "auto":
+            return self
+        known = default_metric(model.likelihood) == "gauss-newton"
+        return replace(self, metric="gauss-newton" if known else "identity")
+
+    @torch.no_grad()
+    def run(
+        self,
+        model: LatentModel,
+        guide: Conditional,
+        batch: Batch,
+        chains: Chains | None,
+        common_log_step: Tensor,
+        *,
+        draws: int,
+        generator: torch.Generator,
+    ) -> Draws:
+        """One visit of a batch: find the chains, move them, leave them.
+
+        Args:
+            model: p(x, z), with its present weights.
+            guide: q(z | x), or the prior where there is none.
+            batch: data, with their positions if chains are persistent.
+            chains: what persists; None if they start anew.
+            common_log_step: logarithm of the common step size, a scalar that is changed; NaN before the first visit.
+            draws: of each chain.
+            generator: the source of randomness.
+        Raises:
+            ElbowroomError: a density that is not finite where the chains are; data without positions.
+        """
+        with evaluation_mode(model, guide):
+            target = posterior_target(model, batch)
+            kernel = make_kernel(self.sampler, self.metric, self.num_steps)
+            found, cost = self._arrive(model, guide, batch, chains, generator)
+            first = found.visits == 0
+            state = init(target, found.z)  # under the present weights: what was cached under the old ones is stale
+            cost += found.z.shape[0] * len(batch)
+            if bool(common_log_step.isnan()):
+                guess = initial_step_size(target, state, found.metric, generator=generator)
+                common_log_step.copy_(guess.log().mean())
+            walk = _Walk(kernel, target, state, found, common_log_step, self.target_acceptance, generator)
+            if bool(first.any()):
+                for _ in range(self.warmup):
+                    walk.step()
+            kept = []
+            for _ in range(draws):
+                for _ in range(self.transitions):
+                    walk.step()
+                kept.append(walk.state.z)
+        if chains is not None:
+            log_step = walk.own_log_step
+            chains.leave(batch.index, Found(walk.state.z, found.metric, log_step, found.visits + 1))
+        return Draws(torch.cat(kept), walk.acceptance, cost + walk.decoder_gradients)
+
+    def _arrive(
+        self,
+        model: LatentModel,
+        guide: Conditional,
+        batch: Batch,
+        chains: Chains | None,
+        generator: torch.Generator,
+    ) -> tuple[Found, int]:
+        """Where the chains are and the metric they move in; and the decoder's gradients that took."""
+        if chains is None:
+            found = None
+            due = torch.arange(len(batch), device=batch.x.device)
+        else:
+            found = chains.find(batch.index)
+            due = (found.visits % self.refresh == 0).nonzero().flatten()
+        if found is not None and not len(due):
+            return found, 0
+        part = batch.rows(due)
+        again = None if found is None else found.visits[due] > 0
+        metric, cost = self._metric(model, guide, part, None if found is None else found.metric.center[due], again)
+        fresh = self._starting_points(model, guide, part, metric, generator)
+        if found is None or again is None:
+            zeros = torch.zeros_like(fresh[0, :, 0])
+            return Found(fresh, metric, zeros, zeros.long()), cost
+        z, center, factor = found.z.clone(), found.metric.center.clone(), found.metric.factor.clone()
+        z[:, due] = torch.where(again.view(-1, 1), z[:, due], fresh)
+        center[due], factor[due] = metric.center, metric.factor
+        return found._replace(z=z, metric=Metric(center, factor, metric.upper)), cost
+
+    def _metric(
+        self, model: LatentModel, guide: Conditional, batch: Batch, center: Tensor | None, again: Tensor | None
+    ) -> tuple[Metric, int]:
+        if self.metric != "gauss-newton":
+            assert self.metric != "auto"  # see resolved()
+            return start_metric(model, guide, batch, self.metric), 0
+        start = ask(guide, batch).mean
+        if center is not None and again is not None:  # the mode before is near the mode now
+            start = torch.where(again.unsqueeze(-1), center, start)
+        mode = laplace(model, start, batch, steps=_NEWTON_STEPS, tolerance=_NEAR_ENOUGH)
+        evaluations = int(mode.iterations.sum()) + len(batch)
+        cost = evaluations * (1 + math.ceil(start.shape[-1] / 2))
+        return Metric.from_precision(mode.precision, mode.mode), cost
+
+    def _starting_points(
+        self, model: LatentModel, guide: Conditional, batch: Batch, metric: Metric, generator: torch.Generator
+    ) -> Tensor:
+        """For chains that have been nowhere yet, shape (chains, batch, latent)."""
+        if self.start == "persistent" and self.metric == "gauss-newton":
+            shape = (self.chains, *metric.center.shape)
+            noise = torch.randn(shape, generator=generator, dtype=metric.center.dtype, device=metric.center.device)
+            return metric.to_z(noise)
+        if self.start == "prior":
+            prior = model.prior(None, batch.context)
+            shape = (self.chains,) if prior.batch_shape else (self.chains, len(batch))
+            return draw(prior, shape, generator=generator)
+        return draw(ask(guide, batch), (self.chains,), generator=generator)
+
+
+class _Walk:
+    """Transitions of one visit, and the step sizes that follow their acceptance."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        target: Target,
+        state: State,
+        found: Found,
+        common_log_step: Tensor,
+        target_acceptance: float,
+        generator: torch.Generator,
+    ) -> None:
+        self.kernel, self.target, self.state, self.metric = kernel, target, state, found.metric
+        self.own_log_step, self.common_log_step = found.log_step.clone(), common_log_step
+        self.visits, self.taken = found.visits, 0
+        self.ceiling = min(_LIMIT, math.log(kernel.max_step_size))
+        self.target_acceptance, self.generator = target_acceptance, generator
+        self.accepted = torch.zeros_like(found.log_step)
+        self.decoder_gradients = 0
+
+    @property
+    def acceptance(self) -> Tensor:
+        """Of each datum, on average over the transitions taken."""
+        return self.accepted / max(1, self.taken)
+
+    def step(self) -> None:
+        """One transition of all chains of the batch."""
+        common = self.common_log_step.to(self.own_log_step)
+        tuning = Tuning((common + self.own_log_step).clamp(-_LIMIT, self.ceiling).exp(), self.metric)
+        self.state, info = self.kernel.step(self.target, self.state, tuning, generator=self.generator)
+        acceptance = info.acceptance.mean(0)
+        average = acceptance.mean()
+        gain = (1.0 + self.visits + self.taken).pow(-0.6).clamp(min=_LEAST_GAIN).to(acceptance)
+        self.own_log_step += gain * (acceptance - average)
+        self.common_log_step += _COMMON_GAIN * (average - self.target_acceptance).to(self.common_log_step)
+        # what grew past the longest step while all was accepted would have to shrink as far before it is felt
+        self.common_log_step.clamp_(-_LIMIT, self.ceiling)
+        self.own_log_step.clamp_(max=self.ceiling - float(self.common_log_step))
+        self.accepted += acceptance
+        self.taken += 1
+        self.decoder_gradients += int(info.num_gradients.sum())

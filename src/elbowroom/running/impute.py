@@ -1,0 +1,270 @@
+"""Missing values of a run's data, or of the user's own, filled in by its model: ``er.impute``.
+
+What is missing is NaN in the data, or said by a mask, or hidden on purpose. What was hidden on purpose is known, so
+that one can see how often the intervals hold it and how far the guesses lie from it.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy
+
+from elbowroom.data.batch import Batch
+from elbowroom.data.binarization import Binarization
+from elbowroom.data.dataset import DataSet
+from elbowroom.data.support import Support
+from elbowroom.errors import ElbowroomError, did_you_mean
+from elbowroom.evaluation.study import evaluation_mode
+from elbowroom.inference.posterior.imputation import Imputation
+from elbowroom.inference.posterior.imputation import impute as impute_batch
+from elbowroom.inference.posterior.sample import Announce
+from elbowroom.running.runs import Run, load
+from elbowroom.running.runtime import make_generator
+
+__all__ = ["SIDES", "Imputed", "Recovery", "impute"]
+
+#: what can be hidden -> which of (height, width) is cut in half, and whether its first half goes
+SIDES: dict[str, tuple[int, bool]] = {
+    "top": (-2, True),
+    "bottom": (-2, False),
+    "left": (-1, True),
+    "right": (-1, False),
+}
+
+
+class Recovery(NamedTuple):
+    """How well values that had been hidden on purpose were recovered.
+
+    Attributes:
+        num_values: that were hidden.
+        coverage: the share of them that lies in its interval; None for categories.
+        measure: "log-loss" (nats per value; binary), "accuracy" (categories) or "rmse"; the last of real numbers in
+            units of each element's standard deviation.
+        value: of the imputation.
+        baseline: the same measure of filling in each element's mean; for categories the accuracy that the model
+            expects of itself, the mean probability of its choices.
+    """
+
+    num_values: int
+    coverage: float | None
+    measure: str
+    value: float
+    baseline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Imputed(Imputation):
+    """What :func:`elbowroom.inference.posterior.imputation.impute` found, and where it came from.
+
+    Attributes:
+        rows: positions of the data in the source or the split, int64.
+        truth: the data before any of them were hidden, where there is more to it than x; else None.
+        hidden: True where an element was hidden on purpose and is known.
+        recovery: what the hidden elements tell.
+        as_stored: whether values are in the units of the source; bytes shown as grey values are not.
+        support: of the values.
+    """
+
+    rows: Tensor
+    truth: Tensor | None
+    hidden: Tensor | None
+    recovery: Recovery | None
+    as_stored: bool
+    support: Support
+
+    @property
+    def num_missing(self) -> int:
+        """Values that were filled in."""
+        return int((~self.mask).sum())
+
+
+def impute(
+    run: Run | str | Path,
+    source: Any = None,
+    *,
+    mask: Any = None,
+    hide: str | float | None = None,
+    split: str = "test",
+    num: int | None = None,
+    context: Any = None,
+    labels: Any = None,
+    seed: int = 0,
+    announce: Announce | None = None,
+    **settings: Any,
+) -> Imputed:
+    """Fill in what is missing, by draws of the latents given what was observed.
+
+    Args:
+        run: a run, or the folder of one.
+        source: the data, NaN where missing: a path, an array, a data frame; a split of the run's own unless given.
+        mask: more that is missing: an array, a .npy file, or a .npz file with an array named mask; 1 or True where an
+            element was observed, of the shape of all data or of one datum.
+        hide: what to hide on purpose: "top", "bottom", "left" or "right", half of a picture; or a number, the
+            probability with which each element is hidden.
+        split: which split, where no source is given.
+        num: how many data; all unless given. The first of a source, and a seeded choice of a split.
+        context: covariates of a source from Python, shape (n, context_dim).
+        labels: class labels of a source from Python, shape (n,).
+        seed: of the chains, and of what is hidden by chance.
+        announce: told of every transition.
+        **settings: method, draws, chains, warmup, interval, num_samples, … of
+            :func:`elbowroom.inference.posterior.imputation.impute`.
+    Raises:
+        ElbowroomError: nothing is missing; a mask of another shape or with other values; an unknown word or a number
+            out of range; what cannot be read; whatever the sampler raises.
+    Example:
+        >>> import elbowroom as er
+        >>> found = er.impute("runs/digits", hide="bottom", num=10)     # doctest: +SKIP
+        >>> found.samples.shape, found.recovery.coverage                # doctest: +SKIP
+        (torch.Size([5, 10, 8, 8]), 0.98)
+    """
+    run = run if isinstance(run, Run) else load(run)
+    if num is not None and num < 1:
+        raise ElbowroomError(f"{num} data were asked for.", "Give 1 or more.")
+    hides = None if hide is None else _parse_hide(hide, run.facts.event_shape)
+    if source is None:
+        data, name = run.dataset(), split
+    else:
+        given = source if isinstance(source, DataSet) else run.read(
+            source, missing="mask", context=context, labels=labels
+        )  # fmt: skip
+        data, name = replace(given, splits={"all": torch.arange(len(given))}), "all"
+    known = None if mask is None else _read_mask(mask, data.size(name), run.facts.event_shape)
+    rows = _rows(data, name, num, chosen=source is None)
+    batch = data.take(name, rows)
+    given_mask = torch.ones_like(batch.x, dtype=torch.bool) if batch.mask is None else batch.mask
+    observed = given_mask
+    if known is not None:
+        observed = observed & (known if known.dim() == batch.x.dim() - 1 else known[rows]).to(observed.device)
+    if hides is not None:
+        observed = observed & ~hides(len(batch), torch.Generator().manual_seed(seed)).to(observed.device)
+    if bool(observed.all()):
+        raise ElbowroomError(
+            f"None of the {len(batch):,} data has a missing value, so there is nothing to fill in.",
+            "Mark missing values by NaN or an empty cell, name them with --mask, or hide some with --hide bottom (top, "
+            "left, right, or a rate such as 0.3).",
+        )
+    # what is hidden must not be seen: the guide gets the filler that it gets for NaN
+    filler = run.filler.to(batch.x)
+    seen = Batch(torch.where(observed, batch.x, filler), batch.index, batch.context, observed)
+    with evaluation_mode(run.pair):
+        found = impute_batch(
+            run.model, run.guide, seen, generator=make_generator(run.device, seed), announce=announce, **settings
+        )
+    truth, hidden = batch.x.cpu(), (given_mask & ~observed).cpu()
+    some = bool(hidden.any())
+    support = run.model.likelihood.support
+    parts = {field.name: getattr(found, field.name) for field in fields(found)}
+    return Imputed(
+        **parts,
+        rows=rows,
+        truth=truth if some else None,
+        hidden=hidden if some else None,
+        recovery=_recovery(found, truth, hidden, support, data, name) if some else None,
+        as_stored=data.view.scale == 1 and data.binarization is Binarization.NONE,
+        support=support,
+    )
+
+
+def _rows(data: DataSet, name: str, num: int | None, *, chosen: bool) -> Tensor:
+    """Positions within a split: all, the first, or the same choice as ``DataSet.batches`` makes."""
+    size = data.size(name)
+    if not chosen or num is None or num >= size:
+        if size == 0:
+            next(iter(data.batches(name, 1)))  # says that there are none, and what to do
+        return torch.arange(size if num is None else min(num, size))
+    index = cast(Tensor, next(iter(data.batches(name, num, points=num))).index)
+    return torch.searchsorted(data.splits[name], index.cpu())
+
+
+Hides = Callable[[int, torch.Generator], Tensor]
+"""(number of data, randomness) -> True where to hide"""
+
+
+def _parse_hide(hide: str | float, event_shape: tuple[int, ...]) -> Hides:
+    """Which elements of n data to hide."""
+    try:
+        rate = float(hide)
+    except ValueError:
+        word = str(hide)
+        if word not in SIDES:
+            remedy = did_you_mean(word, SIDES)
+            raise ElbowroomError(f"--hide is '{word}', but is a side or a rate.", f"{remedy} Or give 0.3.") from None
+        if len(event_shape) < 2 or min(event_shape[-2:]) < 2:
+            raise ElbowroomError(
+                f"Data of shape {event_shape} are no pictures, and have no {word}.",
+                "Hide a share of the values by chance: --hide 0.3.",
+            ) from None
+        axis, first = SIDES[word]
+        half = torch.zeros(event_shape, dtype=torch.bool)
+        side = half.shape[axis]
+        half.narrow(axis, 0 if first else side // 2, side // 2 if first else side - side // 2).fill_(True)
+        return lambda n, generator: half.expand(n, *event_shape)
+    if not 0 < rate < 1:
+        raise ElbowroomError(f"--hide is {hide}, but a rate lies between 0 and 1.", "Give --hide 0.3, say.")
+    return lambda n, generator: torch.rand(n, *event_shape, generator=generator) < rate
+
+
+def _read_mask(mask: Any, size: int, event_shape: tuple[int, ...]) -> Tensor:
+    """A mask from wherever it is, bool, of shape (size, \\*event) or (\\*event)."""
+    values = _mask_file(Path(mask)) if isinstance(mask, (str, Path)) else mask
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().numpy()
+    array = np.asarray(values)
+    wanted = (size, *event_shape)
+    if array.shape not in (wanted, event_shape):
+        raise ElbowroomError(
+            f"The mask has shape {array.shape}, but should have that of the data, {wanted}, or of one datum, "
+            f"{event_shape}.",
+            "Give one entry for each element, 1 where it was observed and 0 where it is missing.",
+        )
+    if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
+        raise ElbowroomError(
+            f"The mask holds other values than 0 and 1 (its type is {array.dtype}).",
+            "Give 1 (or True) where an element was observed and 0 (or False) where it is missing.",
+        )
+    return torch.from_numpy(array.astype(bool))
+
+
+def _mask_file(path: Path) -> Any:
+    if not path.is_file():
+        raise ElbowroomError(f"There is no mask {path}.", "Check the path; it is a .npy file, or .npz with a 'mask'.")
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            return loaded["mask"]
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as fault:
+        raise ElbowroomError(
+            f"{path} is no array of numpy's, and no archive with an array named mask.",
+            "Write it with numpy.save(path, mask), 1 where an element was observed.",
+        ) from fault
+
+
+def _recovery(found: Imputation, truth: Tensor, hidden: Tensor, support: Support, data: DataSet, name: str) -> Recovery:
+    """The hidden values against what was put in their place."""
+    true, guess = truth[hidden].double(), found.completed[hidden].double()
+    if support is Support.CATEGORIES:
+        expected = cast(Tensor, found.probability)[hidden].mean(dtype=torch.float64)
+        return Recovery(len(true), None, "accuracy", float((true == guess).double().mean()), float(expected))
+    lower, upper = cast(Tensor, found.lower)[hidden], cast(Tensor, found.upper)[hidden]
+    coverage = float(((true >= lower) & (true <= upper)).double().mean())
+    rows = data if name != "all" else replace(data, splits={"train": data.splits["all"]})
+    average, deviation = (moment.expand_as(truth)[hidden] for moment in rows.moments())
+    if support is Support.BINARY:
+        n = rows.size("train")
+        average = (n * average + 0.5) / (n + 1)  # a pixel that was never white may yet be so
+        losses = [float(binary_cross_entropy(p.clamp(0, 1), true)) for p in (guess, average)]
+        return Recovery(len(true), coverage, "log-loss", losses[0], losses[1])
+    unit = torch.where(deviation > 0, deviation, 1.0) if support is Support.REALS else torch.ones(())
+    errors = [float(((p - true) / unit).square().mean().sqrt()) for p in (guess, average)]
+    return Recovery(len(true), coverage, "rmse", errors[0], errors[1])

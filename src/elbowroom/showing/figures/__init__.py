@@ -1,0 +1,1 @@
+"""Figures: each is a function that returns a matplotlib figure."""

@@ -1,0 +1,1 @@
+"""Experiments that the book runs: how noisy gradient estimators are, and how sampling from the prior fails."""

@@ -1,0 +1,259 @@
+"""``elbowroom impute``: what it fills in, what it leaves alone, what it prints and writes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import elbowroom as er
+from elbowroom.cli import main
+from elbowroom.errors import ElbowroomError
+from elbowroom.running.impute import impute
+from elbowroom.running.observers import Silent
+from elbowroom.running.runs import Run, load
+
+QUICK = ("--draws", "20", "--chains", "2", "--warmup", "15")
+FAST = {"draws": 20, "chains": 2, "warmup": 15}
+TINY = ("--model.encoder.hidden", "6", "--model.decoder.hidden", "6", "--model.latent-dim", "2")
+BRIEF = ("--train.epochs", "2", "--quiet")
+
+Ask = Callable[..., tuple[int, str, str]]  # arguments -> exit code, standard output, standard error
+
+
+@pytest.fixture(scope="module", autouse=True)
+def workplace(tmp_path_factory: pytest.TempPathFactory, _lonely_machine: None) -> Iterator[Path]:
+    """The working directory, with runs on digits, on a table, on grey pixels, and files with and without holes."""
+    folder, before = tmp_path_factory.mktemp("workplace"), Path.cwd()
+    os.chdir(folder)
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(200, 1)) @ np.ones((1, 3)) + 0.1 * rng.normal(size=(200, 3))) * [1, 10, 100] + [0, 50, 1000]
+    table = ["age,size,weight", *(",".join(f"{value:.3f}" for value in row) for row in x)]
+    Path("whole.csv").write_text("\n".join(table) + "\n")
+    Path("holes.csv").write_text("age,size,weight\n0.125,,1012.500\nNA,51.000,1003.000\n-1.000,40.00012345,900.000\n")
+    np.save("other.npy", rng.random(size=(9, 5)))
+    np.save("half.npy", (np.arange(64).reshape(8, 8) < 32).astype(np.uint8))
+    np.save("flat.npy", np.ones(64))
+    np.save("levels.npy", np.full((8, 8), 2))
+    np.save("blank.npy", np.zeros((8, 8)))
+    np.savez("archive.npz", mask=np.arange(64).reshape(8, 8) < 32)
+    np.savez("nothing.npz", seen=np.ones(64))
+    Path("text.npy").write_text("no array")
+    try:
+        main(["train", "digits", *TINY, *BRIEF, "--out", "run"])
+        main(
+            ["train", "whole.csv", *TINY, "--out", "mine", "--quiet", "--train.epochs", "200", "--optimizer.lr", "0.02"]
+        )
+        cross = ("--data.binarization", "none", "--model.likelihood", "cross-entropy")
+        main(["train", "digits", *TINY, *BRIEF, *cross, "--out", "grey"])
+        yield folder
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture
+def digits() -> Run:
+    return load("run")
+
+
+# --- what is written ---------------------------------------------------------------------------------------------
+
+
+def test_half_hidden_digits_are_completed(ask: Ask) -> None:
+    code, out, err = ask("impute", "run", "--hide", "bottom", "--num", "6", *QUICK)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "filled in 192 of 384 values, in 6 of 6 data"
+    assert "2 chains of 20 draws each: R-hat" in lines[1]
+    assert lines[2].startswith("log-loss ")  # intervals of zeros and ones hold both, and are not spoken of
+    assert lines[3:] == ["wrote run/imputed.npz", "wrote run/figures/completions.png"]
+    assert Path("run/figures/completions.png").stat().st_size > 1000
+    with np.load("run/imputed.npz") as found:
+        assert set(found) == {"x", "mask", "mean", "lower", "upper", "stddev", "samples", "completed", "truth", "rows"}
+        mask, truth = found["mask"], found["truth"]
+        assert mask[:, :4].all()
+        assert not mask[:, 4:].any()
+        assert found["samples"].shape == (5, 6, 8, 8)
+        for name in ("mean", "lower", "upper", "completed"):
+            assert (found[name][mask] == truth[mask]).all()
+        assert ((found["mean"] >= 0) & (found["mean"] <= 1)).all()
+        assert (found["x"][~mask] == 0).all()  # the hidden part was not seen
+
+
+def test_a_table_trained_whole_fills_in_one_with_holes(ask: Ask) -> None:
+    code, out, err = ask("impute", "mine", "holes.csv", "--out", "filled.npz", *QUICK)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == "filled in 2 of 9 values, in 2 of 3 data"
+    assert out.splitlines()[-2:] == ["wrote filled.npz", "wrote filled.csv"]
+    rows = [line.split(",") for line in Path("filled.csv").read_text().splitlines()]
+    assert rows[0] == ["age", "size", "weight"]
+    numbers = np.array(rows[1:], dtype=float)
+    assert numbers[2].tolist() == [-1.0, 40.00012345, 900.0]  # to the last digit
+    assert (numbers[0, [0, 2]].tolist(), numbers[1, 1:].tolist()) == ([0.125, 1012.5], [51.0, 1003.0])
+    with np.load("filled.npz") as found:
+        assert numbers[0, 1] == pytest.approx(found["completed"][0, 1], rel=1e-5)
+        assert numbers[1, 0] == pytest.approx(found["completed"][1, 0], rel=1e-5)
+        assert found["lower"][0, 1] < numbers[0, 1] < found["upper"][0, 1]
+        assert "truth" not in found
+    # all columns say the same of the one latent there is: 1012.5 is 0.125 standard deviations above the middle
+    assert abs(numbers[0, 1] - 51.25) < 4
+    assert not Path("mine/figures/completions.png").exists()
+
+
+def test_json_says_where_the_files_are(ask: Ask) -> None:
+    code, out, err = ask("impute", "mine", "whole.csv", "--hide", "0.3", "--num", "50", "--json", *QUICK)
+    answer = json.loads(out)
+    assert (code, err) == (0, "")
+    assert answer["wrote"] == ["mine/imputed.npz"]  # what was hidden is not written over the table
+    assert answer["missing"] == answer["recovery"]["num_values"]
+    assert 0.5 < answer["recovery"]["coverage"] <= 1
+    assert answer["recovery"]["value"] < 0.8 < answer["recovery"]["baseline"] < 1.3  # in standard deviations
+    assert answer["settings"]["draws"] == 20
+
+
+# --- what is missing ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("side", "kept"),
+    [("top", np.s_[4:, :]), ("bottom", np.s_[:4, :]), ("left", np.s_[:, 4:]), ("right", np.s_[:, :4])],
+)
+def test_a_side_is_hidden(side: str, kept: tuple[slice, slice], digits: Run) -> None:
+    found = impute(digits, hide=side, num=2, **FAST)
+    expected = np.zeros((8, 8), dtype=bool)
+    expected[kept] = True
+    assert (found.mask.numpy() == expected).all()
+    assert found.hidden is not None
+    assert torch.equal(found.hidden, ~found.mask)
+
+
+@pytest.mark.parametrize("mask", ["half.npy", "archive.npz", np.arange(64).reshape(8, 8) < 32])
+def test_a_mask_says_what_was_observed(mask: object, digits: Run) -> None:
+    found = impute(digits, mask=mask, num=2, **FAST)
+    assert found.mask[:, :4].all()
+    assert not found.mask[:, 4:].any()
+
+
+def test_a_mask_of_all_data_follows_the_chosen_rows(digits: Run) -> None:
+    size = digits.dataset().size("test")
+    mask = torch.rand(size, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.5
+    found = impute(digits, mask=mask, num=3, **FAST)
+    assert found.rows.tolist() != [0, 1, 2]
+    assert torch.equal(found.mask, mask[found.rows])
+    assert found.truth is not None
+    assert torch.equal(found.truth, digits.dataset().take("test", found.rows).x)
+
+
+def test_a_rate_hides_by_chance_and_by_the_seed(digits: Run) -> None:
+    one, two, other = (impute(digits, hide=0.25, num=20, seed=seed, **FAST) for seed in (0, 0, 1))
+    assert abs((~one.mask).float().mean() - 0.25) < 0.05
+    assert torch.equal(one.mask, two.mask)
+    assert torch.equal(one.samples, two.samples)
+    assert not torch.equal(one.mask, other.mask)
+
+
+def test_what_is_hidden_does_not_reach_the_model(digits: Run) -> None:
+    """Two data that differ below the middle alone are one and the same once that is hidden."""
+    x = np.zeros((1, 8, 8), dtype=np.float32)
+    other = x.copy()
+    x[0, 0, :], other[0, 0, :], other[0, 4:] = 1, 1, 1
+    one, two = (impute(digits, values, hide="bottom", **FAST) for values in (x, other))
+    assert torch.equal(one.samples, two.samples)
+    assert one.recovery != two.recovery
+
+
+def test_nan_and_hiding_go_together() -> None:
+    x = np.array([[0.1, np.nan, 1010.0], [0.3, 52.0, 1020.0], [np.nan, np.nan, np.nan]], dtype=np.float32)
+    found = impute("mine", x, hide=0.5, seed=3, **FAST)
+    assert found.hidden is not None
+    assert not found.hidden[torch.from_numpy(np.isnan(x))].any()
+    assert not found.mask[torch.from_numpy(np.isnan(x))].any()
+    assert found.recovery is not None
+    assert found.recovery.num_values == int(found.hidden.sum()) > 0
+    assert 40 < found.completed[2, 1] < 60  # nothing is known of it: about the mean
+
+
+def test_categories_are_recovered_by_name(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = np.repeat(rng.integers(0, 3, (120, 1)), 4, axis=1)
+    run = er.train(
+        x, out=tmp_path / "run", data={"support": "categories"}, observers=[Silent()], announce=lambda _: None,
+        model={"latent_dim": 2, "encoder": {"hidden": [16]}, "decoder": {"hidden": [16]}},
+        train={"epochs": 150, "batch_size": 30}, optimizer={"lr": 0.02},
+    )  # fmt: skip
+    found = impute(run, hide=0.4, split="train", num=40, **FAST)
+    assert found.recovery is not None
+    assert (found.recovery.measure, found.recovery.coverage) == ("accuracy", None)
+    assert found.recovery.value > 0.8  # of one's neighbours' number; a guess is right once in three
+    assert abs(found.recovery.value - found.recovery.baseline) < 0.2
+
+
+# --- what is refused ---------------------------------------------------------------------------------------------
+
+REFUSED = [
+    ("impute run", ("None of the 10 data has a missing value", "--hide bottom")),
+    ("impute mine whole.csv", ("None of the 200 data", "--mask")),
+    ("impute run --hide botom", ("'botom'", "'bottom'")),
+    ("impute run --hide 1.5", ("--hide is 1.5", "between 0 and 1")),
+    ("impute run --hide 0", ("--hide is 0", "between 0 and 1")),
+    ("impute run --hide nan", ("--hide is nan", "between 0 and 1")),
+    ("impute mine --hide top", ("no pictures", "--hide 0.3")),
+    ("impute run --mask gone.npy", ("no mask gone.npy", "Check the path")),
+    ("impute run --mask flat.npy", ("(64,)", "(8, 8)", "1 where it was observed")),
+    ("impute run --mask levels.npy", ("other values than 0 and 1",)),
+    ("impute run --mask text.npy", ("text.npy", "numpy.save")),
+    ("impute run --mask nothing.npz", ("nothing.npz", "named mask")),
+    ("impute run --hide top --interval 1", ("interval is 1", "between 0 and 1")),
+    ("impute run --hide top --interval 0", ("interval is 0", "between 0 and 1")),
+    ("impute run --hide top --interval 0.999", ("800 draws", "1,999", "more draws")),
+    ("impute run --hide top --draws 3", ("draws is 3", "4 or more")),
+    ("impute run --hide top --chains 0", ("chains is 0", "1 or more")),
+    ("impute run --hide top --warmup 0", ("warmup is 0", "1 or more")),
+    ("impute run --hide top --num 0", ("--num is 0", "1 or more")),
+    ("impute run --hide top --method gibbs", ("gibbs", "nuts")),
+    ("impute run --hide top --split tset", ("tset", "'test'")),
+    ("impute run other.npy", ("(5,)", "(8, 8)")),
+    ("impute run gone.npy", ("gone.npy", "Check the path")),
+    ("impute grey --hide top", ("cross-entropy", "does not integrate to one", "continuous-bernoulli")),
+    ("impute gone --hide top", ("gone", "no config.json")),
+    ("impute run --hide top --out x.csv", ("x.csv", ".npz")),
+    ("impute run --hide top --out gone/x.npz", ("gone", "mkdir")),
+    ("impute mine holes.csv --out holes.npz", ("holes.csv", "over the data themselves", "--out")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("argv", "words"), REFUSED, ids=[argv.removeprefix("impute ") for argv, _ in REFUSED])
+def test_a_mistake_is_explained_and_costs_nothing(argv: str, words: tuple[str, ...], ask: Ask) -> None:
+    before = {path: path.stat().st_mtime_ns for path in Path().rglob("*") if path.is_file() and path.name != ".lock"}
+    for more in ((), ("--json",)):
+        code, out, err = ask(*argv.split(), *more)
+        assert (code, out) == (2, ""), err
+        problem, _, remedy = err[err.index("elbowroom: ") :].partition("\n  ")
+        assert problem.rstrip().endswith("."), err
+        assert len(remedy.strip()) > 8, err
+        for word in words:
+            assert word in err, err
+    after = {path: path.stat().st_mtime_ns for path in Path().rglob("*") if path.is_file() and path.name != ".lock"}
+    assert after == before
+
+
+def test_a_stream_has_no_rows_of_its_own(tmp_path: Path) -> None:
+    class Endless(torch.utils.data.IterableDataset[torch.Tensor]):
+        def __iter__(self) -> Iterator[torch.Tensor]:
+            generator = torch.Generator().manual_seed(0)
+            while True:
+                yield torch.randn(3, generator=generator)
+
+    run = er.train(
+        Endless(), out=tmp_path / "run", observers=[Silent()], announce=lambda _: None,
+        model={"latent_dim": 1, "encoder": {"hidden": [4]}, "decoder": {"hidden": [4]}}, train={"steps": 5},
+    )  # fmt: skip
+    with pytest.raises(ElbowroomError, match="stream"):
+        impute(run, hide=0.3)
+    found = impute(run, np.array([[0.5, np.nan, 1.0]]), **FAST)
+    assert found.num_missing == 1

@@ -1,0 +1,203 @@
+"""The room's parts against linear-Gaussian models, where each is known in closed form."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal, kl_divergence
+
+from elbowroom.data.dataset import DataSet
+from elbowroom.data.loading import load_data
+from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation import inference_gaps as gaps
+from elbowroom.evaluation.inference_gaps import decompose, room
+from elbowroom.evaluation.results import Result
+from elbowroom.evaluation.settings import Settings
+from elbowroom.evaluation.study import Study, evaluation_mode
+from elbowroom.model.conditional import Conditional
+from elbowroom.model.guides import DiagonalNormal, PriorGuide
+from elbowroom.model.latent import LatentModel
+from elbowroom.model.likelihoods import CrossEntropy
+from elbowroom.model.networks import MLP
+from elbowroom.model.oracles import LinearGaussian, ppca
+from elbowroom.model.priors import StandardNormal
+
+DIM, LATENT = 8, 3
+
+
+def study(
+    model: LatentModel, guide: Conditional, x: Tensor, *, split: str = "train", support: str = "reals", **given: Any
+) -> Study:
+    data = load_data(x, support=support, validation=0.0, test=0.25)
+    assert isinstance(data, DataSet)
+    data = data.to(dtype=torch.float64)
+    return Study(model, guide, data, split, Settings.of(given), lambda method, done, total: None)
+
+
+def measured(given: Study, **options: Any) -> dict[str, Result]:
+    with evaluation_mode(given.model, given.guide):
+        return {result.name: result for result in room(given, **options)}
+
+
+def exact(model: LinearGaussian, guide: Conditional, x: Tensor) -> dict[str, Tensor]:
+    """Per datum, in closed form."""
+    with torch.no_grad():
+        q, posterior, log_p = guide(x), model.posterior(x), model.log_evidence(x)
+        M = posterior.precision_matrix[0]
+        approximation = 0.5 * (M.diagonal().log().sum() - torch.logdet(M)).expand(len(x))
+        whole = kl_divergence(MultivariateNormal(q.mean, torch.diag_embed(q.variance)), posterior)
+    return {
+        "elbo": log_p - whole,
+        "elbo of q*": log_p - approximation,
+        "log p(x)": log_p,
+        "amortisation gap": whole - approximation,
+        "approximation gap": approximation,
+        "elbow room": whole,
+    }
+
+
+def rows(given: Study) -> Tensor:
+    return torch.cat([batch.x for batch in given.data.batches(given.split, 1000, points=given.settings.points)])
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_every_part_is_the_exact_one(split):
+    """Deterministic but for log p(x), whose estimate has an error of its own."""
+    model, guide, x = ppca(DIM, LATENT, seed=3, num_data=240)
+    given = study(model, guide, x, split=split, k=2000)
+    found, data = measured(given), rows(given)[:200]
+    truth = exact(model, guide, data)
+    for name, values in truth.items():
+        tolerance = 2e-3 if name in ("log p(x)", "approximation gap", "elbow room") else 1e-4
+        assert found[name].value == pytest.approx(float(values.mean()), abs=tolerance), name
+        assert found[name].points == len(data) == (180 if split == "train" else 60)
+        assert found[name].split == split
+    # a standard error is that of the paired mean: of gaps that are alike for all data it all but vanishes
+    paired = float(truth["elbo"].std()) / math.sqrt(len(data))
+    assert found["elbo"].stderr == pytest.approx(paired, rel=1e-2)
+    assert found["elbow room"].stderr < paired / 20
+    assert found["amortisation gap"].stderr == pytest.approx(
+        float(truth["amortisation gap"].std()) / math.sqrt(len(data)), rel=0.05, abs=1e-5
+    )
+
+
+def test_the_parts_add_up():
+    model, guide, x = ppca(DIM, LATENT, seed=3, num_data=80)
+    found = measured(study(model, guide, x, points=30, k=50))
+    value = {name: result.value for name, result in found.items()}
+    assert value["elbow room"] == pytest.approx(value["amortisation gap"] + value["approximation gap"])
+    assert value["log p(x)"] == pytest.approx(value["elbo"] + value["elbow room"])
+    assert {result.points for result in found.values()} == {30}
+    assert found["log p(x)"].asked["k"] == 50
+    assert [found[name].bound for name in ("elbo", "elbo of q*", "log p(x)")] == ["lower"] * 3
+    assert found["amortisation gap"].bound is None
+
+
+def test_an_exact_guide_has_no_room():
+    model, _, x = ppca(DIM, LATENT, seed=3, num_data=40)
+    found = measured(study(model, model.exact_guide(), x, k=2000))
+    assert found["amortisation gap"].value == pytest.approx(0, abs=1e-6)
+    assert found["approximation gap"].value == pytest.approx(0, abs=0.01)
+
+
+def test_without_a_likelihood_there_is_only_amortisation():
+    torch.manual_seed(0)
+    likelihood = CrossEntropy(MLP((2,), (1, 6), hidden=(8,)), (6,))
+    model = LatentModel(StandardNormal(2), likelihood).double()
+    guide = DiagonalNormal(MLP((6,), (2, 2), hidden=(8,)), 2).double()
+    x = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
+    given = study(model, guide, x, support="unit-interval")
+    found = measured(given)
+    remark = " (cross-entropy: not a log-likelihood)"
+    assert list(found) == [f"{name}{remark}" for name in ("elbo", "elbo of q*", "amortisation gap")]
+    assert all(result.bound is None for result in found.values())
+    assert found[f"amortisation gap{remark}"].value > 0
+    both = decompose(list(found.values()), list(found.values()))
+    assert both.generalisation is None
+    assert both.overfitting.name == f"encoder's overfitting{remark}"
+    with pytest.raises(ElbowroomError, match="does not integrate to one"):
+        measured(given, check=True)
+
+
+def test_draws_of_the_posterior_bound_it_from_above():
+    """The best full normal is the posterior itself, so the bound is log p(x), whatever the draws."""
+    model, guide, x = ppca(DIM, LATENT, seed=3, num_data=40)
+    given = study(model, guide, x, k=200)
+    result = measured(given, check=True)["upper bound by HMC draws"]
+    data = next(given.data.batches("train", 20, points=20)).x
+    assert result.bound == "upper"
+    assert result.points == 20
+    assert result.value == pytest.approx(float(model.log_evidence(data).detach().mean()), abs=1e-4)
+    assert result.found["rhat"] < 1.1
+    assert result.found["elbo_of_best_normal"] == pytest.approx(result.value, abs=1e-3)
+
+
+def test_the_upper_bound_lies_above(monkeypatch):
+    """With a q that is not the posterior it is log p(x) and a gap that more draws close; L[q] lies below both."""
+    model, guide, x = ppca(8, 6, seed=3, num_data=80)
+    given = study(model, guide, x, k=50)
+    best_normal = gaps.local_guide
+
+    def diagonal(*arguments: Any, **options: Any) -> Any:
+        return best_normal(*arguments, **{**options, "family": "diagonal"})
+
+    monkeypatch.setattr(gaps, "local_guide", diagonal)
+    monkeypatch.setattr(gaps, "_CHECKED", 60)
+    few, many = (bound_by_chains(given, draws, monkeypatch) for draws in (4, 400))
+    data = next(given.data.batches("train", 60, points=60)).x
+    truth = float(model.log_evidence(data).detach().mean())
+    assert few.found["elbo_of_best_normal"] < truth - 0.5
+    assert truth - 0.02 < many.value < truth + 0.04
+    assert truth + 0.08 < few.value < truth + 0.5
+
+
+def bound_by_chains(given: Study, draws: int, monkeypatch: pytest.MonkeyPatch) -> Result:
+    monkeypatch.setattr(gaps, "_CHAIN", draws)
+    return measured(given, check=True)["upper bound by HMC draws"]
+
+
+def result(name: str, value: float, stderr: float | None, split: str) -> Result:
+    return Result(
+        name=name, value=value, stderr=stderr, unit="nats", points=10, split=split, bound=None,
+        method="room", asked={}, found={}, protocol={},
+    )  # fmt: skip
+
+
+def test_splits_are_compared_with_independent_errors():
+    train = [result("log p(x)", -90.0, 0.3, "train"), result("elbow room", 5.0, 0.1, "train")]
+    test = [result("log p(x)", -92.0, 0.4, "test"), result("elbow room", 6.0, None, "test")]
+    both = decompose(train, test)
+    assert both.generalisation is not None
+    assert (both.generalisation.value, both.generalisation.stderr) == (2.0, pytest.approx(0.5))
+    assert (both.overfitting.value, both.overfitting.stderr) == (1.0, None)
+    assert both.generalisation.split == "train − test"
+    assert both.overfitting.points == 20
+    assert both.train == train
+
+
+def test_a_decoder_that_knows_its_training_data_generalises_badly():
+    """Data of which the model was built, and fresh data of another model: the sign of the difference."""
+    model, guide, x = ppca(DIM, LATENT, seed=3, num_data=80)
+    _, _, other = ppca(DIM, LATENT, seed=4, num_data=80)
+    train, test = (measured(study(model, guide, data, points=20, k=50)) for data in (x, other))
+    both = decompose(list(train.values()), list(test.values()))
+    assert both.generalisation is not None
+    assert both.generalisation.value > 5
+
+
+@pytest.mark.parametrize("which", ["training", "test"])
+def test_other_results_are_no_room(which):
+    good = [result("elbow room", 5.0, 0.1, "train")]
+    other = [good[0].model_copy(update={"method": "iwae"})]  # of the method iwae
+    with pytest.raises(ElbowroomError, match=f"results of the {which} data do not hold it"):
+        decompose(*((other, good) if which == "training" else (good, other)))
+
+
+def test_no_guide_no_room():
+    model, _, x = ppca(DIM, LATENT, seed=3, num_data=20)
+    with pytest.raises(ElbowroomError, match="there is no guide"):
+        measured(study(model, PriorGuide(model.prior), x))

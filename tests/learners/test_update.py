@@ -1,0 +1,167 @@
+"""What every learner does with a gradient, apart from any model."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from elbowroom.data.batch import Batch
+from elbowroom.errors import ElbowroomError
+from elbowroom.learners.execution import eager
+from elbowroom.learners.learner import Pair, State
+from elbowroom.learners.schedules import cosine
+from elbowroom.learners.update import Ascent, Climbed
+from elbowroom.model.oracles import ppca
+
+SGD = functools.partial(torch.optim.SGD, lr=0.1)
+BATCH = Batch(torch.zeros(4, 3))
+
+
+def _state(ascent: Ascent) -> State:
+    model, guide, _ = ppca(3, 2, seed=0)
+    pair = Pair(model, guide)
+    return State(0, pair, *ascent.parts(pair))
+
+
+def _ascent(**settings: Any) -> Ascent:
+    return Ascent(**{"optimizer": SGD, "total_steps": 10, **settings})
+
+
+def _bowl(state: State) -> Tensor:
+    """−½ |θ|², whose gradient is −θ."""
+    return -0.5 * sum(weight.square().sum() for weight in state.pair.parameters())  # type: ignore[return-value]
+
+
+def _weights(state: State) -> list[Tensor]:
+    return [weight.detach().clone() for weight in state.pair.parameters()]
+
+
+def _climb(ascent: Ascent, state: State, value: Tensor | None = None, **parts: Tensor) -> Climbed:
+    def objective(pair: Pair, batch: Batch, **settings: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        return _bowl(state) if value is None else value, parts
+
+    return ascent.apply_gradient(state, "value", *eager(objective, state.pair, BATCH), BATCH)
+
+
+def test_it_goes_up() -> None:
+    ascent = _ascent()
+    state = _state(ascent)
+    before = _weights(state)
+    climbed = _climb(ascent, state)
+    for weight, old in zip(_weights(state), before, strict=True):
+        torch.testing.assert_close(weight, 0.9 * old)
+    assert climbed.lr == 0.1
+    assert climbed.grad_norm is None
+
+
+def test_a_gradient_that_was_there_before_is_not_followed() -> None:
+    ascent = _ascent()
+    state = _state(ascent)
+    before = _weights(state)
+    for weight in state.pair.parameters():
+        weight.grad = torch.full_like(weight, 1e3)
+    _climb(ascent, state)
+    torch.testing.assert_close(_weights(state), [0.9 * old for old in before])
+
+
+def test_following_takes_the_gradient_that_stands_there() -> None:
+    """Of what is lowered, as an optimiser sees it."""
+    ascent = _ascent()
+    state = _state(ascent)
+    before = _weights(state)
+    for weight in state.pair.parameters():
+        weight.grad = torch.ones_like(weight)
+    ascent.apply_gradient(state, "value", torch.zeros(()), {}, BATCH)
+    torch.testing.assert_close(_weights(state), [old - 0.1 for old in before])
+
+
+@pytest.mark.parametrize("parts", [{}, {"a": [1.0, 2.0, 6.0]}, {"a": [1.0, 2.0, 6.0], "b": [0.0, -4.0, 1.0]}])
+def test_terms_are_means_under_their_own_names(parts: dict[str, list[float]]) -> None:
+    ascent = _ascent()
+    state = _state(ascent)
+    value = _bowl(state)
+    terms = _climb(ascent, state, value, **{name: torch.tensor(part).double() for name, part in parts.items()}).terms
+    assert terms == pytest.approx({"value": value.item()} | {name: sum(part) / 3 for name, part in parts.items()})
+
+
+def test_the_rate_is_that_of_the_states_step() -> None:
+    """Not of the updates: a learner that makes several in a step makes them all at one rate."""
+    ascent = _ascent(schedule=cosine)
+    state = _state(ascent)
+    rates = []
+    for step in (0, 0, 5, 9):
+        state.step = step
+        rates.append(_climb(ascent, state).lr)
+    assert rates == pytest.approx([0.1 * cosine(step / 10) for step in (0, 0, 5, 9)])
+    assert state.step == 9  # the learner's to count
+
+
+def test_a_run_of_unknown_length_has_the_rate_of_its_beginning() -> None:
+    ascent = _ascent(total_steps=None)
+    state = _state(ascent)
+    state.step = 1_000_000
+    assert _climb(ascent, state).lr == 0.1
+
+
+@pytest.mark.parametrize("share", [0.1, 10.0], ids=["too long", "short enough"])
+def test_the_gradient_is_clipped_to_a_norm(share: float) -> None:
+    ascent = _ascent()
+    state = _state(ascent)
+    before = _weights(state)
+    norm = math.sqrt(sum(weight.square().sum().item() for weight in before))
+    climbed = _climb(_ascent(clip_norm=share * norm), state)
+    assert climbed.grad_norm == pytest.approx(norm)
+    factor = 1 - 0.1 * min(1.0, share)
+    torch.testing.assert_close(_weights(state), [factor * old for old in before], rtol=1e-5, atol=1e-7)
+
+
+def test_the_average_follows_every_update() -> None:
+    ascent = _ascent(ema=0.75)
+    state = _state(ascent)
+    expected = None
+    for _ in range(4):
+        _climb(ascent, state)
+        now = _weights(state)
+        expected = now if expected is None else [0.75 * a + 0.25 * b for a, b in zip(expected, now, strict=True)]
+    torch.testing.assert_close([weight.detach() for weight in state.learned.parameters()], expected)
+    assert _ascent().parts(state.pair)[1] is None
+
+
+def _no_number(state: State) -> Tensor:
+    return _bowl(state) * math.nan
+
+
+def _infinite(state: State) -> Tensor:
+    return _bowl(state) + math.inf
+
+
+def _steep(state: State) -> Tensor:
+    """A number whose derivative is none: 0 · ∞."""
+    zero = _bowl(state) - _bowl(state).detach()
+    return _bowl(state) + zero.square().sqrt()
+
+
+@pytest.mark.parametrize("value", [_no_number, _infinite, _steep])
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_what_is_not_finite_reaches_no_weight(value: Callable[[State], Tensor], clip_norm: float | None) -> None:
+    ascent = _ascent(ema=0.5, clip_norm=clip_norm)
+    state = _state(ascent)
+    _climb(ascent, state)
+    before, average = _weights(state), [weight.clone() for weight in state.learned.parameters()]
+    with pytest.raises(ElbowroomError, match="finite"):
+        _climb(ascent, state, value(state))
+    assert all(torch.equal(a, b) for a, b in zip(_weights(state), before, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(state.learned.parameters(), average, strict=True))
+
+
+def test_a_part_that_is_not_finite_is_named() -> None:
+    ascent = _ascent()
+    state = _state(ascent)
+    with pytest.raises(ElbowroomError, match="beside"):
+        _climb(ascent, state, beside=torch.tensor([1.0, math.nan]).double())

@@ -1,0 +1,90 @@
+"""The room as a figure and a table: every number where it belongs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from elbowroom.errors import ElbowroomError
+from elbowroom.showing.figures.room import room_figure, room_rows
+
+
+def results(elbo: float = -93.0, amortisation: float = 2.0, approximation: float | None = 3.0) -> list[dict[str, Any]]:
+    rows = {"elbo": elbo, "elbo of q*": elbo + amortisation, "amortisation gap": amortisation}
+    if approximation is not None:
+        rows |= {
+            "log p(x)": elbo + amortisation + approximation,
+            "approximation gap": approximation,
+            "elbow room": amortisation + approximation,
+        }
+    remark = "" if approximation is not None else " (cross-entropy: not a log-likelihood)"
+    return [{"name": f"{name}{remark}", "value": value, "stderr": 0.3} for name, value in rows.items()]
+
+
+def texts(figure: Any) -> list[str]:
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_bars_reach_from_the_elbo_to_log_p():
+    figure = room_figure({"train": results(), "test": results(-95.0, 4.0, 1.5)}, title="runs/x")
+    bars = [(bar.get_y(), bar.get_y() + bar.get_height()) for bar in figure.axes[0].patches]
+    assert bars == [(-93, -91), (-91, -88), (-95, -91), (-91, -89.5)]
+    colours = [bar.get_facecolor() for bar in figure.axes[0].patches]
+    assert colours[0] == colours[2] != colours[1] == colours[3]
+    low, high = figure.axes[0].get_ylim()
+    assert low < -95 and high > -88
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["train", "test"]
+    assert "2.00 ± 0.30" in texts(figure)
+    assert "log p(x) ≥ −89.50" in texts(figure)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["approximation gap", "amortisation gap"]
+
+
+def test_errors_are_drawn_at_the_top_of_each_segment():
+    figure = room_figure({"test": results()})
+    segments = [line.get_segments()[0][:, 1] for line in figure.axes[0].collections]
+    assert [pytest.approx(list(segment)) for segment in segments] == [[-91.3, -90.7], [-88.3, -87.7]]
+    unknown = [{**row, "stderr": None} for row in results()]
+    assert not room_figure({"test": unknown}).axes[0].collections
+
+
+def test_without_log_p_the_figure_says_so():
+    figure = room_figure({"train": results(approximation=None), "test": results(approximation=None)})
+    assert figure.get_suptitle() == "cross-entropy: not a log-likelihood"
+    assert "ELBO of q* −91.00" in texts(figure)
+    assert len(figure.axes[0].patches) == 2
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["amortisation gap"]
+
+
+def test_the_table_has_both_splits_and_their_difference():
+    table = room_rows({"train": results(), "test": results(-95.0, 4.0, 1.5)})
+    assert [row["nats per datum"] for row in table] == [
+        "ELBO", "ELBO of q*", "log p(x) ≥", "amortisation gap", "approximation gap", "elbow room ≥",
+    ]  # fmt: skip
+    assert table[3] == {
+        "nats per datum": "amortisation gap",
+        "train": "2.00 ± 0.30",
+        "test": "4.00 ± 0.30",
+        "test − train": "2.00 ± 0.42",
+    }
+    assert "test − train" not in room_rows({"test": results()})[0]
+    assert [row["nats per datum"] for row in room_rows({"test": results(approximation=None)})] == [
+        "ELBO", "ELBO of q*", "amortisation gap",
+    ]  # fmt: skip
+
+
+def test_results_of_other_methods_are_left_alone():
+    other = {"name": "elbo", "value": -1.0, "stderr": 0.1, "method": "elbo"}
+    mine = [{**row, "method": "room"} for row in results()]
+    assert room_rows({"test": [*mine, other]})[0]["test"] == "−93.00 ± 0.30"
+
+
+@pytest.mark.parametrize("splits", [{}, {"test": []}, {"test": [{"name": "elbo", "value": -1.0, "stderr": None}]}])
+def test_nothing_to_draw_is_named(splits):
+    with pytest.raises(ElbowroomError, match="--methods room"):
+        room_figure(splits)
+
+
+def test_a_png_is_written(tmp_path):
+    room_figure({"test": results()}, path=tmp_path / "room.png")
+    assert (tmp_path / "room.png").stat().st_size > 5000

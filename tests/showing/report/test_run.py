@@ -1,0 +1,272 @@
+"""Reports of real, small runs: of every kind of data, with all measured and with nothing, whole and damaged."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+import elbowroom as er
+from elbowroom.errors import ElbowroomError
+from elbowroom.running.observers import Silent
+from elbowroom.running.runs import Run, load
+from elbowroom.showing import gallery
+from elbowroom.showing.figures.style import new_figure, number, png
+from elbowroom.showing.report import figures
+from elbowroom.showing.report.blocks import Figure, Prose, Report
+from elbowroom.showing.report.run import report_of_run
+
+SMALL = {"encoder": {"hidden": [8]}, "decoder": {"hidden": [8]}}
+LIMIT = 5_000_000
+
+
+class Endless(IterableDataset[Tensor]):
+    """The same rows over and over."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        while True:
+            yield from torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+
+
+def fit(folder: Path, values: Any, *, latent_dim: int = 3, train: dict[str, Any] | None = None, **rest: Any) -> Run:
+    model = SMALL | {"latent_dim": latent_dim} | rest.pop("model", {})
+    length = train or {"epochs": 2, "batch_size": 64}
+    run: Run = er.train(values, out=folder, model=model, observers=[Silent()], announce=nobody, train=length, **rest)
+    return run
+
+
+def nobody(_: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, _lonely_machine: None) -> Path:
+    """A folder of runs, one of each kind; that of the digits is measured in every way."""
+    folder, rng = tmp_path_factory.mktemp("runs"), np.random.default_rng(0)
+    digits = fit(folder / "digits", "digits", latent_dim=2)
+    digits.evaluate(
+        "elbo", "iwae", "active-units", "k-curve", "ais", "bdmc", points=20, k=8, simulated=20, temperatures=2
+    )
+    digits.evaluate("room", points=20, k=8)
+    er.doctor(digits, points=60)
+    fit(folder / "bare", "digits")
+    fit(folder / "grey", "digits", data={"binarization": "none"}, model={"likelihood": "cross-entropy"})
+    fit(folder / "labels", "digits", data={"context": "labels"})
+    fit(folder / "naive", "digits", train={"learner": "naive", "steps": 3}, objective={"num_samples": 4})
+    np.save(folder / "own.npy", rng.normal(size=(80, 3)).astype(np.float32))
+    fit(folder / "table", str(folder / "own.npy"))
+    fit(folder / "python", rng.integers(0, 2, (90, 5)))
+    fit(folder / "stream", DataLoader(Endless(), batch_size=10), train={"steps": 4})
+    return folder
+
+
+@pytest.fixture
+def copied(runs: Path, tmp_path: Path) -> Path:
+    shutil.copytree(runs / "digits", tmp_path / "digits")
+    return tmp_path / "digits"
+
+
+def prose(report: Report) -> str:
+    return " ".join(block.text for block in report.blocks() if isinstance(block, Prose))
+
+
+KINDS = ["digits", "bare", "grey", "labels", "naive", "table", "python", "stream"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_run_has_a_report(name: str, runs: Path, tmp_path: Path) -> None:
+    path = er.report(runs / name, tmp_path / "page.html")
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("<!doctype html>") and text.rstrip().endswith("</html>")
+    assert path.stat().st_size < LIMIT
+    assert f"<h1>{name}</h1>" in text
+    assert "None" not in unescape(re.sub(r'src="data:[^"]*"|<style>.*?</style>', "", text, flags=re.DOTALL))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_everything_is_there(runs: Path) -> None:
+    report = report_of_run(load(runs / "digits"))
+    assert [section.slug for section in report.sections] == [
+        "trained", "curves", "samples", "reconstructions", "latents", "evaluation", "room", "doctor", "repeat",
+    ]  # fmt: skip
+    pictures = [block for block in report.blocks() if isinstance(block, Figure)]
+    assert len(pictures) == 9  # curves, samples, reconstructions, scatter, plane, traversals, bounds, k, room
+    assert all(picture.alt and picture.caption and picture.image for picture in pictures)
+    assert not [block for block in report.blocks() if isinstance(block, Prose) and block.tone == "missing"]
+    assert report.headline.tone == "plain"
+
+
+def test_every_number_of_the_results_is_on_the_page(runs: Path, tmp_path: Path) -> None:
+    text = unescape(er.report(runs / "digits", tmp_path / "page.html").read_text(encoding="utf-8"))
+    cells = re.findall(r'<td class="number">([^<]*)</td>', text)
+    results = json.loads((runs / "digits" / "evaluation.json").read_text())["results"]
+    assert len(results) > 15
+    for result in results:
+        spec = ".0f" if result["unit"] == "units" else ".3f"
+        assert number(result["value"], spec) in cells, result["name"]
+        if result["stderr"] is not None:
+            assert number(result["stderr"], ".3f") in cells, result["name"]
+
+
+def test_the_same_run_gives_the_same_file(copied: Path, tmp_path: Path) -> None:
+    first, second = (er.report(load(copied), tmp_path / name).read_bytes() for name in ("a.html", "b.html"))
+    assert first == second
+
+
+def test_it_stands_in_the_folder_and_touches_nothing_else(copied: Path) -> None:
+    (copied / "figures").mkdir(exist_ok=True)
+    (copied / "figures" / "samples.png").write_bytes(b"the user's own")
+
+    def content() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in copied.rglob("*") if path.is_file() and path.name != "report.html"}
+
+    before = content()
+    assert er.report(copied) == er.report(load(copied)) == copied / "report.html"
+    assert content() == before
+    assert (copied / "figures" / "samples.png").read_bytes() == b"the user's own"
+
+
+def test_what_was_not_measured_is_named_with_its_command(runs: Path) -> None:
+    report = report_of_run(load(runs / "bare"))
+    said, place = prose(report), runs / "bare"
+    for ask in (f"evaluate {place}`", f"evaluate {place} --methods room`", f"doctor {place}`"):
+        assert f"`elbowroom {ask}" in said
+    assert report.headline.tone == "warning" and "unknown room" in report.headline.details[1]
+
+
+def test_what_is_no_likelihood_says_so(runs: Path) -> None:
+    report = report_of_run(load(runs / "grey"))
+    assert report.headline.label == "Not a log-likelihood"
+    assert "in the place of a likelihood" in report.lead
+    curves = next(block for block in report.blocks() if isinstance(block, Figure))
+    assert "not a log-likelihood" in curves.alt
+
+
+def test_without_a_guide_there_are_no_reconstructions(runs: Path) -> None:
+    report = report_of_run(load(runs / "naive"))
+    said = prose(report)
+    assert "Reconstructions are not shown." in said and "learned without" in said
+    assert len([block for block in report.blocks() if isinstance(block, Figure)]) == 2  # curves and samples
+    assert report.headline.label == "log mean over the prior"
+
+
+@pytest.mark.parametrize(("name", "why"), [("python", "given in Python"), ("stream", "given in Python")])
+def test_data_that_are_not_kept_are_missed(name: str, why: str, runs: Path) -> None:
+    said = prose(report_of_run(load(runs / name)))
+    assert "Reconstructions are not shown." in said and why in said
+    assert "er.train(data, config=" in said
+
+
+def test_data_that_are_gone_are_missed(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "table", tmp_path / "table")
+    np.save(tmp_path / "own.npy", np.random.default_rng(0).normal(size=(80, 3)).astype(np.float32))
+    content = json.loads((tmp_path / "table" / "config.json").read_text())
+    for name in ("gone.npy", "own.npy"):  # one that is not there, and one that has changed
+        content["config"]["data"]["name"] = str(tmp_path / name)
+        np.save(tmp_path / "own.npy", np.ones((80, 3), dtype=np.float32) * np.arange(80, dtype=np.float32)[:, None])
+        (tmp_path / "table" / "config.json").write_text(json.dumps(content))
+        said = prose(report_of_run(load(tmp_path / "table")))
+        for what in ("Samples", "Reconstructions", "The places of data"):
+            assert f"{what} are not shown." in said
+
+
+def test_python_data_can_be_given_again(runs: Path, tmp_path: Path) -> None:
+    data = np.random.default_rng(0)
+    data.normal(size=(80, 3))
+    run = load(runs / "python", data=data.integers(0, 2, (90, 5)))
+    assert "not shown" not in prose(report_of_run(run))
+    assert er.report(run, tmp_path / "page.html").is_file()
+
+
+def test_pictures_too_heavy_for_a_page_become_lighter() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1200, 2600, 3), dtype=np.uint8)
+    drawing = new_figure(13, 6, layout=None, dpi=200)
+    drawing.figimage(noise / 255)
+    assert len(png(drawing)) > 5 * LIMIT / 3
+    shown = figures.sheet(drawing, alt="noise", caption="noise")
+    assert len(shown.image) < LIMIT / 5 and shown.image[:2] == b"\xff\xd8"
+    assert (shown.width, shown.height) == (1560, 720)
+
+
+def test_the_page_shows_the_figures_that_files_hold(runs: Path) -> None:
+    run = load(runs / "digits")
+    page = {block.image for block in report_of_run(run).blocks() if isinstance(block, Figure)}
+    results = run.evaluate("room", points=20, k=8)
+    for drawing in (gallery.curves(run), gallery.latents(run.encode()), gallery.room(run, results)):
+        assert png(drawing, 216) in page  # finer, for a screen, but the same
+    for drawing in (gallery.samples(run), gallery.reconstructions(run), gallery.manifold(run), gallery.traversals(run)):
+        assert png(drawing) in page
+
+
+DAMAGES = {
+    "evaluation.json": '{"results": [{"name": 3}]}',
+    "doctor.json": "{}",
+    "metrics.jsonl": "<html>\n",
+    "config.json": "{",
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_file_stops_the_report(name: str, copied: Path) -> None:
+    (copied / name).write_text(DAMAGES[name])
+    with pytest.raises(ElbowroomError, match=re.escape(name)):
+        er.report(copied)
+    assert not (copied / "report.html").exists()
+
+
+def test_a_page_that_cannot_be_written_leaves_the_old_one(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (copied / "report.html").write_text("old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ElbowroomError, match="No space left"):
+        er.report(copied)
+    assert (copied / "report.html").read_text() == "old"
+    assert not list(copied.glob(".report*"))
+
+
+def test_a_diagnosis_of_other_weights_is_called_that(copied: Path) -> None:
+    path, step = copied / "doctor.json", load(copied).step
+    content = json.loads(path.read_text())
+    assert content["step"] == step
+    assert "by now" not in prose(report_of_run(load(copied)))
+    path.write_text(json.dumps(content | {"step": 1}))
+    stale = report_of_run(load(copied))
+    assert f"weights of step 1; the run has those of step {step:,} by now: `elbowroom doctor {copied}`" in prose(stale)
+    assert [tile.note for tile in stale.tiles if tile.label == "the doctor"] == ["10 checks, weights of step 1"]
+    del content["step"]  # version 0.1.0
+    path.write_text(json.dumps(content))
+    unknown = report_of_run(load(copied))
+    assert "does not say which weights were examined" in prose(unknown)
+    assert [tile.note for tile in unknown.tiles if tile.label == "the doctor"] == ["10 checks"]
+
+
+def test_half_a_character_spoils_no_page(copied: Path) -> None:
+    """JSON can say what no file of text can hold."""
+    text = (copied / "doctor.json").read_text().replace('"title": "', '"title": "\\ud800')
+    (copied / "doctor.json").write_text(text)
+    assert "<h3>?" in er.report(copied).read_text(encoding="utf-8")
+
+
+def test_results_that_are_not_finite_are_shown(copied: Path) -> None:
+    path = copied / "evaluation.json"
+    content = json.loads(path.read_text())
+    content["results"] = [row | {"value": math.nan, "stderr": math.inf} for row in content["results"]]
+    path.write_text(json.dumps(content))
+    report = report_of_run(load(copied))
+    assert "not finite" in er.report(copied).read_text(encoding="utf-8")
+    assert report.headline.tone == "warning"

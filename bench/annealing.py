@@ -13,7 +13,7 @@ import torch
 import elbowroom as er
 from bench.problem import build
 from bench.worker import serve, settings
-from elbowroom.inference.annealing.ais import Plan
+from elbowroom.inference.annealing.ais import AnnealingPlan
 from elbowroom.inference.annealing.tempering import temperature_schedule
 from elbowroom.samplers.hmc import HMC
 
@@ -25,7 +25,7 @@ def main() -> None:
     asked = settings()
     model, _, batch = build(asked["images"], data=asked["data"], seed=asked["seed"])
     betas = temperature_schedule(asked["temperatures"], "linear")
-    plan = Plan(betas, torch.full((asked["temperatures"] - 1,), asked["step_size"]))
+    plan = AnnealingPlan(betas, torch.full((asked["temperatures"] - 1,), asked["step_size"]))
     kernel = HMC(asked["leapfrogs"], jitter=asked["jitter"])
     generator = torch.Generator().manual_seed(asked["seed"])
 

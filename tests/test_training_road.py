@@ -19,7 +19,7 @@ import elbowroom
 from elbowroom.cli import main
 from elbowroom.data.batch import Batch
 from elbowroom.learners.aevb import Aevb
-from elbowroom.learners.execution import Ascended
+from elbowroom.learners.execution import ObjectiveValue
 from elbowroom.learners.learner import Pair
 
 SOURCE = Path(elbowroom.__file__).parent
@@ -94,7 +94,7 @@ def test_a_detour_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         logits = pair.model.likelihood.network(pair.guide(batch.x).rsample())[:, 0]
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.x, reduction="sum") / len(batch)
         loss.backward()
-        return Ascended(-loss.detach(), {"reconstruction": -loss.detach(), "kl": torch.zeros(())})
+        return ObjectiveValue(-loss.detach(), {"reconstruction": -loss.detach(), "kl": torch.zeros(())})
 
     monkeypatch.setattr(Aevb, "step", _with_execution(Aevb.step, by_hand))
     with pytest.raises(AssertionError):

@@ -135,10 +135,10 @@ mixed = er.train(SOURCE, out=folder / "mixture", observers=[], model=learned, **
 rise, rise_error = mean_and_stderr(mixed.score(k=200).log_evidence - run.score(k=200).log_evidence)
 print(f"log p(x) of test images rises by {rise:.2f} ± {rise_error:.2f} nats (importance-weighted bounds, k = 200)")
 
-patient = mixed.patient()
-treated = aggregate_study(patient)
+inputs = mixed.inputs()
+treated = aggregate_study(inputs)
 left, left_error = mean_and_stderr(treated.gains["mixture"])
-told, told_before = sample_study(patient, treated).tests["prior"], samples.tests["prior"]
+told, told_before = sample_study(inputs, treated).tests["prior"], samples.tests["prior"]
 print(f"what a learned prior would still gain: {left:.2f} ± {left_error:.2f} nats; before {gain:.2f}")
 print(f"samples told from data: {told.accuracy:.1%} ± {told.stderr:.1%}; before {told_before.accuracy:.1%}")
 

@@ -18,7 +18,7 @@ from elbowroom.evaluation.annealing_budget import LADDER, Effort, Rung
 from elbowroom.evaluation.evaluate import evaluate
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.settings import Settings
-from elbowroom.inference.annealing.ais import Plan
+from elbowroom.inference.annealing.ais import AnnealingPlan
 from elbowroom.model.guides import PriorGuide
 from elbowroom.model.likelihoods import CrossEntropy
 from elbowroom.model.networks import MLP
@@ -169,8 +169,15 @@ def test_the_figures_of_every_datum_are_handed_over() -> None:
 
 def test_an_effort_survives_being_kept() -> None:
     for effort in (
-        Effort(Rung(3, 7), Plan(torch.linspace(0, 1, 4).double(), torch.ones(2).double(), 5), "given", None, None, 0.5),
-        Effort(Rung(1, 9), Plan(torch.tensor([0.0, 1.0]), torch.empty(0)), "budget", 0.25, 0.125, 2.0),
+        Effort(
+            Rung(3, 7),
+            AnnealingPlan(torch.linspace(0, 1, 4).double(), torch.ones(2).double(), 5),
+            "given",
+            None,
+            None,
+            0.5,
+        ),
+        Effort(Rung(1, 9), AnnealingPlan(torch.tensor([0.0, 1.0]), torch.empty(0)), "budget", 0.25, 0.125, 2.0),
     ):
         again = Effort.of_tensors(effort.to_tensors())
         assert torch.equal(again.plan.betas, effort.plan.betas)

@@ -10,7 +10,7 @@ import torch
 
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.annealing import ais as module
-from elbowroom.inference.annealing.ais import Plan, ais, plan
+from elbowroom.inference.annealing.ais import AnnealingPlan, ais, plan
 from elbowroom.inference.annealing.bidirectional import bidirectional, simulate
 from elbowroom.inference.annealing.chains import Pilot
 from elbowroom.inference.annealing.tempering import adapted_schedule, temperature_schedule
@@ -124,7 +124,7 @@ def test_a_plan_is_found_the_same_again_and_used_as_it_is() -> None:
     first, again, other = (plan(model, x, guide=guide, temperatures=5, generator=seeded(s)) for s in (1, 1, 2))
     assert first.betas.equal(again.betas) and first.step_sizes.equal(again.step_sizes)
     assert not first.betas.equal(other.betas)
-    longer = Plan(first.betas, 0.1 * first.step_sizes)
+    longer = AnnealingPlan(first.betas, 0.1 * first.step_sizes)
     runs = [ais(model, x, guide=guide, temperatures=p, generator=seeded()).acceptance.mean() for p in (first, longer)]
     assert runs[1] > runs[0] + 0.01
     assert runs[1] > 0.99
@@ -186,7 +186,7 @@ def test_where_the_spread_is_unknown_in_part_some_temperatures_are_left() -> Non
 @pytest.mark.parametrize("step_sizes", [[], [0.5], [0.5, 0.5, 0.5], [0.5, -0.5]], ids=str)
 def test_a_plan_has_a_positive_step_for_each_transition(step_sizes: list[float]) -> None:
     with pytest.raises(ElbowroomError, match="needs 2, all positive"):
-        Plan(torch.tensor([0.0, 0.3, 0.6, 1.0]), torch.tensor(step_sizes))
+        AnnealingPlan(torch.tensor([0.0, 0.3, 0.6, 1.0]), torch.tensor(step_sizes))
 
 
 def test_exact_draws_of_another_model_are_refused() -> None:

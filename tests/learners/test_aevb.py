@@ -19,9 +19,9 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.objectives import elbo, elbo_terms, iwae_terms
 from elbowroom.learners.aevb import Aevb
-from elbowroom.learners.learner import Info, Pair, State
+from elbowroom.learners.learner import Pair, StepInfo, TrainingState
 from elbowroom.learners.schedules import cosine
-from elbowroom.learners.update import Ascent
+from elbowroom.learners.update import Update
 from elbowroom.model.guides import FullNormal
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Bernoulli, Gaussian
@@ -40,9 +40,9 @@ def _pair(seed: int = 0, latent_dim: int = 2) -> tuple[Pair, Tensor]:
 
 
 def _aevb(**changes: Any) -> Aevb:
-    climbing = {key: changes.pop(key) for key in [*changes] if key in Ascent.__dataclass_fields__}
+    climbing = {key: changes.pop(key) for key in [*changes] if key in Update.__dataclass_fields__}
     settings: dict[str, Any] = {"name": "elbo", "objective": elbo_terms}
-    return Aevb(ascent=Ascent(**{"optimizer": SGD, "total_steps": 10} | climbing), **settings | changes)
+    return Aevb(update=Update(**{"optimizer": SGD, "total_steps": 10} | climbing), **settings | changes)
 
 
 def _weights(pair: nn.Module) -> list[Tensor]:
@@ -53,7 +53,7 @@ def _equal(a: list[Tensor], b: list[Tensor]) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def _run(learner: Aevb, pair: Pair, x: Tensor, steps: int, seed: int = 1) -> tuple[State, list[Info]]:
+def _run(learner: Aevb, pair: Pair, x: Tensor, steps: int, seed: int = 1) -> tuple[TrainingState, list[StepInfo]]:
     state, generator, infos = learner.init(pair), torch.Generator().manual_seed(seed), []
     for _ in range(steps):
         state, info = learner.step(state, Batch(x), generator=generator)
@@ -117,7 +117,7 @@ def test_several_steps_are_those_of_a_plain_loop_bit_for_bit(
 def test_the_step_does_not_depend_on_the_batch_size(copies: int) -> None:
     """A guide without spread makes draws deterministic, so that every copy of a datum has the same gradient."""
 
-    def moved(x: Tensor) -> tuple[list[Tensor], Info]:
+    def moved(x: Tensor) -> tuple[list[Tensor], StepInfo]:
         pair, _ = _pair()
         with torch.no_grad():
             pair.guide.network.output.bias[2:] = -80.0

@@ -10,15 +10,15 @@ from torch import Tensor
 
 import elbowroom.memory
 from elbowroom.errors import ElbowroomError
-from elbowroom.learners.chain_store import Chains, Found
+from elbowroom.learners.chain_store import ChainStore, Found
 from elbowroom.samplers.metric import Metric
 
 DATA, CHAINS, DIM = 7, 3, 2
 LIKE = torch.zeros(DIM, dtype=torch.float64)
 
 
-def _chains(folder: Path | None = None, *, dense: bool = False) -> Chains:
-    return Chains(torch.arange(DATA), CHAINS, LIKE, dense=dense, folder=folder)
+def _chains(folder: Path | None = None, *, dense: bool = False) -> ChainStore:
+    return ChainStore(torch.arange(DATA), CHAINS, LIKE, dense=dense, folder=folder)
 
 
 def _found(index: Tensor, *, dense: bool, seed: int = 0) -> Found:
@@ -100,7 +100,7 @@ def test_chains_that_do_not_fit_are_refused_before_they_are_made(
 
 
 def test_only_the_named_positions_have_chains_and_others_are_refused() -> None:
-    chains = Chains(torch.tensor([3, 8, 9]), CHAINS, LIKE, dense=False)
+    chains = ChainStore(torch.tensor([3, 8, 9]), CHAINS, LIKE, dense=False)
     assert chains.tensors()["z"].shape[0] == 3
     index = torch.tensor([9, 3])
     found = chains.find(index)

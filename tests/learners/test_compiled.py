@@ -21,9 +21,9 @@ from elbowroom.inference.objectives import elbo_terms, iwae_terms
 from elbowroom.learners.aevb import Aevb
 from elbowroom.learners.compiled import Compiled
 from elbowroom.learners.execution import eager
-from elbowroom.learners.learner import Pair, State
+from elbowroom.learners.learner import Pair, TrainingState
 from elbowroom.learners.mcem import m_step_terms
-from elbowroom.learners.update import Ascent
+from elbowroom.learners.update import Update
 from elbowroom.learners.wakesleep import WakeSleep
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import GUIDES
@@ -153,13 +153,13 @@ def test_the_m_step(make_pair: MakePair) -> None:
 
 
 def _learner(execution: Any, kind: str) -> Any:
-    ascent = Ascent(optimizer=functools.partial(torch.optim.Adam, lr=1e-2, fused=True), total_steps=10)
+    update = Update(optimizer=functools.partial(torch.optim.Adam, lr=1e-2, fused=True), total_steps=10)
     if kind == "wake-sleep":
-        return WakeSleep(ascent=ascent, num_samples=2, execution=execution)
-    return Aevb(name="elbo", objective=elbo_terms, ascent=ascent, beta=0.7, warmup_steps=3, execution=execution)
+        return WakeSleep(update=update, num_samples=2, execution=execution)
+    return Aevb(name="elbo", objective=elbo_terms, update=update, beta=0.7, warmup_steps=3, execution=execution)
 
 
-def _steps(learner: Any, pair: Pair, batches: list[Batch]) -> tuple[State, list[Any]]:
+def _steps(learner: Any, pair: Pair, batches: list[Batch]) -> tuple[TrainingState, list[Any]]:
     state, infos, generator = learner.init(pair), [], _generator()
     for batch in batches:
         state, info = learner.step(state, batch, generator=generator)

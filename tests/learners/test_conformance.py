@@ -17,13 +17,13 @@ from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.study import evaluation_mode
-from elbowroom.learners.learner import Info, Learner, Pair, State
+from elbowroom.learners.learner import Learner, Pair, StepInfo, TrainingState
 from elbowroom.model.guides import FullNormal, PriorGuide
 from elbowroom.model.networks import MLP
 from elbowroom.model.oracles import LinearGaussian, ppca
 from elbowroom.running import build_learner as registry
-from elbowroom.running.build import Facts, build_pair, guide_name
-from elbowroom.running.build_learner import Course, build_learner
+from elbowroom.running.build import DataFacts, build_pair, guide_name
+from elbowroom.running.build_learner import RunLength, build_learner
 from elbowroom.running.config import Config, TrainConfig, configure
 
 DATA, DIM, LATENT, CONTEXT = 24, 6, 2, 3
@@ -76,7 +76,7 @@ def _scene(
     name: str, folder: Path, changes: Mapping[str, Any] | None = None, *, context: bool = False, copies: int = 1
 ) -> Scene:
     config = _config(name, changes or {})
-    facts = Facts(
+    facts = DataFacts(
         event_shape=(DIM,),
         support=Support.REALS,
         native_support=Support.REALS,
@@ -84,7 +84,9 @@ def _scene(
         steps_per_epoch=2,
     )
     number = copies * DATA
-    learner = build_learner(config, Course(10, 2, None if number is None else torch.arange(number), folder / "chains"))
+    learner = build_learner(
+        config, RunLength(10, 2, None if number is None else torch.arange(number), folder / "chains")
+    )
     x = ppca(DIM, LATENT, seed=0, num_data=DATA)[2].repeat(copies, 1)
     covariates = torch.eye(CONTEXT, dtype=torch.float64).repeat(number // CONTEXT, 1) if context else None
     return Scene(learner, build_pair(config, facts, seed=0), Batch(x, torch.arange(number), covariates))
@@ -94,7 +96,9 @@ def _generator(seed: int = 1) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _run(scene: Scene, steps: int, generator: torch.Generator, state: State | None = None) -> tuple[State, list[Info]]:
+def _run(
+    scene: Scene, steps: int, generator: torch.Generator, state: TrainingState | None = None
+) -> tuple[TrainingState, list[StepInfo]]:
     """Two batches an epoch, in turn."""
     state, infos = scene.learner.init(scene.pair) if state is None else state, []
     for _ in range(steps):
@@ -390,7 +394,7 @@ def test_it_finds_the_maximum_likelihood(name: str, tmp_path: Path) -> None:
         {"optimizer": {"lr": 0.05, "schedule": "cosine", "betas": [0.9, 0.99]}},
         settings,
     )
-    learner = build_learner(config, Course(steps, 1, torch.arange(POINTS), tmp_path / "chains"))
+    learner = build_learner(config, RunLength(steps, 1, torch.arange(POINTS), tmp_path / "chains"))
     pair = _linear(guide="guide" in settings.get("model", {}))
     state, generator, batch = learner.init(pair), _generator(), Batch(x, torch.arange(POINTS))
     assert isinstance(pair.model, LinearGaussian)

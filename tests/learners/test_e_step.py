@@ -15,7 +15,7 @@ import elbowroom.learners.e_step as module
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.posterior.sample import Method
-from elbowroom.learners.chain_store import Chains
+from elbowroom.learners.chain_store import ChainStore
 from elbowroom.learners.e_step import Draws, EStep
 from elbowroom.model.guides import DiagonalNormal, PriorGuide
 from elbowroom.model.latent import LatentModel
@@ -49,7 +49,7 @@ class Scene:
         dense = e_step.resolved(self.model).metric == "gauss-newton"
         self.chains = None
         if e_step.start == "persistent":
-            self.chains = Chains(torch.arange(num_data), e_step.chains, like, dense=dense)
+            self.chains = ChainStore(torch.arange(num_data), e_step.chains, like, dense=dense)
 
     def visit(self, index: Tensor | None = None, *, draws: int = 1) -> Draws:
         index = torch.arange(len(self.x)) if index is None else index
@@ -217,8 +217,8 @@ def test_a_density_that_is_kept_over_an_update_is_seen(e_step: EStep, monkeypatc
 def test_the_chains_of_another_datum_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted: positions off by one, so that every datum goes on with its neighbour's chain."""
     scene = Scene(EStep(metric="identity", num_steps=1, warmup=0), num_data=4_000)
-    find = Chains.find
-    monkeypatch.setattr(Chains, "find", lambda self, index: find(self, (index + 1) % 4_000))
+    find = ChainStore.find
+    monkeypatch.setattr(ChainStore, "find", lambda self, index: find(self, (index + 1) % 4_000))
     scene.visit()
     scene.start_exactly()
     _, found = scene.shuffled_visit()
@@ -477,7 +477,7 @@ def test_a_prior_with_weights_of_its_own_serves_without_a_guide(start: Any) -> N
     torch.manual_seed(1)
     linear, _, x = ppca(DIM, LATENT, seed=0, num_data=20, dtype=torch.float32)
     model = LatentModel(MixtureOfGaussians(LATENT, 3), linear.likelihood)
-    chains = Chains(torch.arange(20), 1, torch.zeros(LATENT), dense=True) if start == "persistent" else None
+    chains = ChainStore(torch.arange(20), 1, torch.zeros(LATENT), dense=True) if start == "persistent" else None
     unknown = torch.tensor(torch.nan, dtype=torch.float64)
     generator, batch = torch.Generator().manual_seed(0), Batch(x, torch.arange(20))
     e_step, guide = EStep(start=start, metric="gauss-newton"), PriorGuide(model.prior)

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.learners.e_step import Draws, EStep
-from elbowroom.learners.learner import Info, Pair
+from elbowroom.learners.learner import Pair, StepInfo
 from elbowroom.learners.mcem import Mcem, McemState, m_step_terms
 from elbowroom.learners.schedules import cosine
-from elbowroom.learners.update import Ascent
+from elbowroom.learners.update import Update
 from elbowroom.model.guides import DiagonalNormal, PriorGuide
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Bernoulli
@@ -47,10 +47,10 @@ def _data(num_data: int = 60) -> Tensor:
 
 def _mcem(num_data: int | None, *, optimizer: Any = ADAM, total_steps: int = 100, **settings: Any) -> Mcem:
     rest = {key: settings.pop(key) for key in ("schedule", "ema", "clip_norm") if key in settings}
-    ascent = Ascent(optimizer=optimizer, total_steps=total_steps, **rest)
+    update = Update(optimizer=optimizer, total_steps=total_steps, **rest)
     settings.setdefault("e_step", EStep())
     positions = None if num_data is None else torch.arange(num_data)
-    return Mcem(ascent=ascent, latent_dim=LATENT, positions=positions, **settings)
+    return Mcem(update=update, latent_dim=LATENT, positions=positions, **settings)
 
 
 def _without_guide(model: LatentModel) -> Pair:
@@ -74,7 +74,7 @@ def _evidence(model: LinearGaussian, x: Tensor) -> float:
 
 def _steps(
     learner: Mcem, state: McemState, x: Tensor, steps: int, generator: torch.Generator, *, batch_size: int | None = None
-) -> list[Info]:
+) -> list[StepInfo]:
     infos = []
     for _ in range(steps):
         index = torch.randperm(len(x), generator=generator)[:batch_size]
@@ -445,7 +445,7 @@ def _bias_under_new_bits(transitions: int) -> tuple[float, float]:
 
     still = functools.partial(torch.optim.SGD, lr=1e-12)
     learner = Mcem(
-        ascent=Ascent(optimizer=still, total_steps=None),
+        update=Update(optimizer=still, total_steps=None),
         e_step=EStep(transitions=transitions),
         latent_dim=1,
         positions=index,

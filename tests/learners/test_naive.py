@@ -14,14 +14,14 @@ from elbowroom.data.batch import Batch
 from elbowroom.inference.objectives import iwae
 from elbowroom.learners.learner import Pair
 from elbowroom.learners.naive import naive
-from elbowroom.learners.update import Ascent
+from elbowroom.learners.update import Update
 from elbowroom.model.guides import PriorGuide
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.oracles import LinearGaussian, ppca
 from elbowroom.model.priors import MixtureOfGaussians
 
 RATE = 0.01
-ASCENT = Ascent(optimizer=functools.partial(torch.optim.SGD, lr=RATE), total_steps=10)
+ASCENT = Update(optimizer=functools.partial(torch.optim.SGD, lr=RATE), total_steps=10)
 
 
 def _pair(latent_dim: int = 2, num_data: int = 24) -> tuple[Pair, Tensor]:
@@ -44,7 +44,7 @@ def test_the_step_is_that_of_the_tutorials_formula() -> None:
     value = log_likelihood.exp().mean(0).log()
     gradients = torch.autograd.grad(value.mean(), list(pair.parameters()))
 
-    learner = naive(num_samples=7, ascent=ASCENT)
+    learner = naive(num_samples=7, update=ASCENT)
     state, info = learner.step(learner.init(pair), Batch(x), generator=_generator())
     for weight, old, gradient in zip(pair.parameters(), start, gradients, strict=True):
         torch.testing.assert_close(weight, old + RATE * gradient, rtol=1e-9, atol=1e-12)
@@ -58,7 +58,7 @@ def test_the_step_is_that_of_the_tutorials_formula() -> None:
 
 def test_the_average_is_unbiased_for_the_density() -> None:
     pair, x = _pair(num_data=3)
-    learner = naive(num_samples=5, ascent=ASCENT)
+    learner = naive(num_samples=5, update=ASCENT)
     with torch.no_grad():
         measured = learner.measure(pair, Batch(x.repeat(20_000, 1)), generator=_generator())["naive"]
         exact = pair.model.log_evidence(x)  # type: ignore[operator]
@@ -73,7 +73,7 @@ def test_ever_fewer_draws_count_as_the_dimension_grows() -> None:
     for latent_dim in (1, 2, 4, 8):
         model, _, x = ppca(8, latent_dim, seed=0, num_data=200)
         pair = Pair(model, PriorGuide(model.prior))
-        terms = naive(num_samples=100, ascent=ASCENT).measure(pair, Batch(x), generator=_generator())
+        terms = naive(num_samples=100, update=ASCENT).measure(pair, Batch(x), generator=_generator())
         shares.append(terms["ess"].mean().item() / 100)
     assert all(later < 0.7 * before for before, later in itertools.pairwise(shares))
     assert shares[-1] < 0.03
@@ -81,7 +81,7 @@ def test_ever_fewer_draws_count_as_the_dimension_grows() -> None:
 
 def test_there_is_no_guide_to_learn() -> None:
     pair, _ = _pair()
-    assert not list(naive(num_samples=2, ascent=ASCENT).init(pair).pair.guide.parameters())
+    assert not list(naive(num_samples=2, update=ASCENT).init(pair).pair.guide.parameters())
 
 
 def test_a_prior_with_weights_learns_by_its_score() -> None:
@@ -102,7 +102,7 @@ def test_a_prior_with_weights_learns_by_its_score() -> None:
     weights = list(prior.parameters())
     expected = torch.cat([g.flatten() for g in torch.autograd.grad(exact, weights)])
 
-    learner = naive(num_samples=1, ascent=ASCENT, estimator="score-function")
+    learner = naive(num_samples=1, update=ASCENT, estimator="score-function")
     state, noise, moved = learner.init(pair), _generator(), []
     start = [weight.detach().clone() for weight in pair.parameters()]
     for _ in range(600):
@@ -118,7 +118,7 @@ def test_a_prior_with_weights_learns_by_its_score() -> None:
 
 def test_it_is_the_importance_weighted_bound_of_the_prior() -> None:
     pair, x = _pair()
-    learner = naive(num_samples=9, ascent=ASCENT)
+    learner = naive(num_samples=9, update=ASCENT)
     assert learner.name == "naive"
     measured = learner.measure(pair, Batch(x), generator=_generator())["naive"]
     bound = iwae(pair.model, pair.guide, Batch(x), num_samples=9, generator=_generator())

@@ -22,10 +22,10 @@ from elbowroom.errors import ElbowroomError  # noqa: E402
 from elbowroom.evaluation.evaluate import evaluation_mode  # noqa: E402
 from elbowroom.inference.objectives import elbo, elbo_terms, iwae, iwae_terms  # noqa: E402
 from elbowroom.learners.aevb import Aevb  # noqa: E402
-from elbowroom.learners.learner import Info, Pair, State  # noqa: E402
+from elbowroom.learners.learner import Pair, StepInfo, TrainingState  # noqa: E402
 from elbowroom.learners.schedules import cosine  # noqa: E402
 from elbowroom.learners.svi import ELBOS, Svi, to_pyro  # noqa: E402
-from elbowroom.learners.update import Ascent  # noqa: E402
+from elbowroom.learners.update import Update  # noqa: E402
 from elbowroom.model.conditional import Conditional  # noqa: E402
 from elbowroom.model.guides import DiagonalNormal, FullNormal, PriorGuide  # noqa: E402
 from elbowroom.model.latent import LatentModel  # noqa: E402
@@ -55,7 +55,7 @@ def _own_store() -> Iterator[None]:
 
 def _svi(kind: str = "trace", particles: int = 1, **changes: Any) -> Svi:
     settings: dict[str, Any] = {"optimizer": SGD, "total_steps": 10} | changes
-    return Svi(elbo=kind, num_particles=particles, ascent=Ascent(**settings))  # type: ignore[arg-type]
+    return Svi(elbo=kind, num_particles=particles, update=Update(**settings))  # type: ignore[arg-type]
 
 
 def _weights(module: nn.Module) -> list[Tensor]:
@@ -104,7 +104,7 @@ def test_steps_are_the_native_learners_given_the_same_noise(
     theirs = Aevb(
         name="bound",
         objective=lambda *args, num_samples, **more: NATIVE[kind](num_samples)(*args, **more),
-        ascent=learner.ascent,
+        update=learner.update,
         num_samples=particles,
         weighs_kl=False,
     )
@@ -241,7 +241,7 @@ def test_draws_without_a_gradient_learn_by_the_score_function(make_pair: MakePai
 # --- the learner -------------------------------------------------------------------------------------------------
 
 
-def _run(learner: Svi, pair: Pair, batch: Batch, steps: int, seed: int = 1) -> tuple[State, list[Info]]:
+def _run(learner: Svi, pair: Pair, batch: Batch, steps: int, seed: int = 1) -> tuple[TrainingState, list[StepInfo]]:
     state, generator, infos = learner.init(pair), torch.Generator().manual_seed(seed), []
     for _ in range(steps):
         state, info = learner.step(state, batch, generator=generator)

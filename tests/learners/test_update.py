@@ -14,46 +14,46 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.learners.execution import eager
-from elbowroom.learners.learner import Pair, State
+from elbowroom.learners.learner import Pair, TrainingState
 from elbowroom.learners.schedules import cosine
-from elbowroom.learners.update import Ascent, Climbed
+from elbowroom.learners.update import Update, UpdateInfo
 from elbowroom.model.oracles import ppca
 
 SGD = functools.partial(torch.optim.SGD, lr=0.1)
 BATCH = Batch(torch.zeros(4, 3))
 
 
-def _state(ascent: Ascent) -> State:
+def _state(update: Update) -> TrainingState:
     model, guide, _ = ppca(3, 2, seed=0)
     pair = Pair(model, guide)
-    return State(0, pair, *ascent.parts(pair))
+    return TrainingState(0, pair, *update.parts(pair))
 
 
-def _ascent(**settings: Any) -> Ascent:
-    return Ascent(**{"optimizer": SGD, "total_steps": 10, **settings})
+def _update(**settings: Any) -> Update:
+    return Update(**{"optimizer": SGD, "total_steps": 10, **settings})
 
 
-def _bowl(state: State) -> Tensor:
+def _bowl(state: TrainingState) -> Tensor:
     """−½ |θ|², whose gradient is −θ."""
     return -0.5 * sum(weight.square().sum() for weight in state.pair.parameters())  # type: ignore[return-value]
 
 
-def _weights(state: State) -> list[Tensor]:
+def _weights(state: TrainingState) -> list[Tensor]:
     return [weight.detach().clone() for weight in state.pair.parameters()]
 
 
-def _climb(ascent: Ascent, state: State, value: Tensor | None = None, **parts: Tensor) -> Climbed:
+def _climb(update: Update, state: TrainingState, value: Tensor | None = None, **parts: Tensor) -> UpdateInfo:
     def objective(pair: Pair, batch: Batch, **settings: Any) -> tuple[Tensor, dict[str, Tensor]]:
         return _bowl(state) if value is None else value, parts
 
-    return ascent.apply_gradient(state, "value", *eager(objective, state.pair, BATCH), BATCH)
+    return update.apply_gradient(state, "value", *eager(objective, state.pair, BATCH), BATCH)
 
 
 def test_it_goes_up() -> None:
-    ascent = _ascent()
-    state = _state(ascent)
+    update = _update()
+    state = _state(update)
     before = _weights(state)
-    climbed = _climb(ascent, state)
+    climbed = _climb(update, state)
     for weight, old in zip(_weights(state), before, strict=True):
         torch.testing.assert_close(weight, 0.9 * old)
     assert climbed.lr == 0.1
@@ -61,87 +61,87 @@ def test_it_goes_up() -> None:
 
 
 def test_a_gradient_that_was_there_before_is_not_followed() -> None:
-    ascent = _ascent()
-    state = _state(ascent)
+    update = _update()
+    state = _state(update)
     before = _weights(state)
     for weight in state.pair.parameters():
         weight.grad = torch.full_like(weight, 1e3)
-    _climb(ascent, state)
+    _climb(update, state)
     torch.testing.assert_close(_weights(state), [0.9 * old for old in before])
 
 
 def test_following_takes_the_gradient_that_stands_there() -> None:
     """Of what is lowered, as an optimiser sees it."""
-    ascent = _ascent()
-    state = _state(ascent)
+    update = _update()
+    state = _state(update)
     before = _weights(state)
     for weight in state.pair.parameters():
         weight.grad = torch.ones_like(weight)
-    ascent.apply_gradient(state, "value", torch.zeros(()), {}, BATCH)
+    update.apply_gradient(state, "value", torch.zeros(()), {}, BATCH)
     torch.testing.assert_close(_weights(state), [old - 0.1 for old in before])
 
 
 @pytest.mark.parametrize("parts", [{}, {"a": [1.0, 2.0, 6.0]}, {"a": [1.0, 2.0, 6.0], "b": [0.0, -4.0, 1.0]}])
 def test_terms_are_means_under_their_own_names(parts: dict[str, list[float]]) -> None:
-    ascent = _ascent()
-    state = _state(ascent)
+    update = _update()
+    state = _state(update)
     value = _bowl(state)
-    terms = _climb(ascent, state, value, **{name: torch.tensor(part).double() for name, part in parts.items()}).terms
+    terms = _climb(update, state, value, **{name: torch.tensor(part).double() for name, part in parts.items()}).terms
     assert terms == pytest.approx({"value": value.item()} | {name: sum(part) / 3 for name, part in parts.items()})
 
 
 def test_the_rate_is_that_of_the_states_step() -> None:
     """Not of the updates: a learner that makes several in a step makes them all at one rate."""
-    ascent = _ascent(schedule=cosine)
-    state = _state(ascent)
+    update = _update(schedule=cosine)
+    state = _state(update)
     rates = []
     for step in (0, 0, 5, 9):
         state.step = step
-        rates.append(_climb(ascent, state).lr)
+        rates.append(_climb(update, state).lr)
     assert rates == pytest.approx([0.1 * cosine(step / 10) for step in (0, 0, 5, 9)])
     assert state.step == 9  # the learner's to count
 
 
 def test_a_run_of_unknown_length_has_the_rate_of_its_beginning() -> None:
-    ascent = _ascent(total_steps=None)
-    state = _state(ascent)
+    update = _update(total_steps=None)
+    state = _state(update)
     state.step = 1_000_000
-    assert _climb(ascent, state).lr == 0.1
+    assert _climb(update, state).lr == 0.1
 
 
 @pytest.mark.parametrize("share", [0.1, 10.0], ids=["too long", "short enough"])
 def test_the_gradient_is_clipped_to_a_norm(share: float) -> None:
-    ascent = _ascent()
-    state = _state(ascent)
+    update = _update()
+    state = _state(update)
     before = _weights(state)
     norm = math.sqrt(sum(weight.square().sum().item() for weight in before))
-    climbed = _climb(_ascent(clip_norm=share * norm), state)
+    climbed = _climb(_update(clip_norm=share * norm), state)
     assert climbed.grad_norm == pytest.approx(norm)
     factor = 1 - 0.1 * min(1.0, share)
     torch.testing.assert_close(_weights(state), [factor * old for old in before], rtol=1e-5, atol=1e-7)
 
 
 def test_the_average_follows_every_update() -> None:
-    ascent = _ascent(ema=0.75)
-    state = _state(ascent)
+    update = _update(ema=0.75)
+    state = _state(update)
     expected = None
     for _ in range(4):
-        _climb(ascent, state)
+        _climb(update, state)
         now = _weights(state)
         expected = now if expected is None else [0.75 * a + 0.25 * b for a, b in zip(expected, now, strict=True)]
     torch.testing.assert_close([weight.detach() for weight in state.learned.parameters()], expected)
-    assert _ascent().parts(state.pair)[1] is None
+    assert _update().parts(state.pair)[1] is None
 
 
-def _no_number(state: State) -> Tensor:
+def _no_number(state: TrainingState) -> Tensor:
     return _bowl(state) * math.nan
 
 
-def _infinite(state: State) -> Tensor:
+def _infinite(state: TrainingState) -> Tensor:
     return _bowl(state) + math.inf
 
 
-def _steep(state: State) -> Tensor:
+def _steep(state: TrainingState) -> Tensor:
     """A number whose derivative is none: 0 · ∞."""
     zero = _bowl(state) - _bowl(state).detach()
     return _bowl(state) + zero.square().sqrt()
@@ -149,19 +149,21 @@ def _steep(state: State) -> Tensor:
 
 @pytest.mark.parametrize("value", [_no_number, _infinite, _steep])
 @pytest.mark.parametrize("clip_norm", [None, 1.0])
-def test_what_is_not_finite_reaches_no_weight(value: Callable[[State], Tensor], clip_norm: float | None) -> None:
-    ascent = _ascent(ema=0.5, clip_norm=clip_norm)
-    state = _state(ascent)
-    _climb(ascent, state)
+def test_what_is_not_finite_reaches_no_weight(
+    value: Callable[[TrainingState], Tensor], clip_norm: float | None
+) -> None:
+    update = _update(ema=0.5, clip_norm=clip_norm)
+    state = _state(update)
+    _climb(update, state)
     before, average = _weights(state), [weight.clone() for weight in state.learned.parameters()]
     with pytest.raises(ElbowroomError, match="finite"):
-        _climb(ascent, state, value(state))
+        _climb(update, state, value(state))
     assert all(torch.equal(a, b) for a, b in zip(_weights(state), before, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(state.learned.parameters(), average, strict=True))
 
 
 def test_a_part_that_is_not_finite_is_named() -> None:
-    ascent = _ascent()
-    state = _state(ascent)
+    update = _update()
+    state = _state(update)
     with pytest.raises(ElbowroomError, match="beside"):
-        _climb(ascent, state, beside=torch.tensor([1.0, math.nan]).double())
+        _climb(update, state, beside=torch.tensor([1.0, math.nan]).double())

@@ -16,7 +16,7 @@ import elbowroom.learners.wakesleep as module
 from elbowroom.data.batch import Batch
 from elbowroom.inference.objectives import elbo_terms
 from elbowroom.learners.learner import Pair
-from elbowroom.learners.update import Ascent
+from elbowroom.learners.update import Update
 from elbowroom.learners.wakesleep import Answers, WakeSleep, answers, dream
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
@@ -28,7 +28,7 @@ from elbowroom.model.oracles import LinearGaussian, ppca
 from elbowroom.model.priors import StandardNormal
 
 RATE = 0.01
-ASCENT = Ascent(optimizer=functools.partial(torch.optim.SGD, lr=RATE), total_steps=10)
+ASCENT = Update(optimizer=functools.partial(torch.optim.SGD, lr=RATE), total_steps=10)
 
 
 def _generator(seed: int = 1) -> torch.Generator:
@@ -81,7 +81,7 @@ def test_a_step_moves_each_by_its_own_phase_alone() -> None:
     noise = _generator()
     awake, bound = wake(start.model, start.guide, Batch(x), num_samples=2, generator=noise)
     asleep = sleep(start.model, start.guide, Batch(x), num_samples=2, generator=noise)
-    learner = WakeSleep(ascent=ASCENT, num_samples=2)
+    learner = WakeSleep(update=ASCENT, num_samples=2)
     state, info = learner.step(learner.init(pair), Batch(x), generator=_generator())
     for part, before, value in ((pair.model, start.model, awake), (pair.guide, start.guide, asleep)):
         moved = torch.cat([(a - b).flatten() for a, b in zip(part.parameters(), before.parameters(), strict=True)])
@@ -223,7 +223,7 @@ def test_every_dream_has_the_context_of_its_datum() -> None:
 
 def test_what_is_measured_is_the_elbo() -> None:
     model, guide, x = ppca(5, 2, seed=0, num_data=24)
-    learner = WakeSleep(ascent=ASCENT, num_samples=3)
+    learner = WakeSleep(update=ASCENT, num_samples=3)
     measured = learner.measure(Pair(model, guide), Batch(x), generator=_generator())
     assert isinstance(guide, DiagonalNormal)
     terms = elbo_terms(model, guide, Batch(x), num_samples=3, generator=_generator())

@@ -16,7 +16,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.learners.aevb import Aevb
 from elbowroom.model.draws import mean
 from elbowroom.running.build import build_data, build_pair, facts_of, initialise, pick_likelihood
-from elbowroom.running.build_learner import Course, build_learner
+from elbowroom.running.build_learner import RunLength, build_learner
 from elbowroom.running.config import Config, configure
 from elbowroom.running.runs import load
 from small_runs import grey, reals, tiny
@@ -209,10 +209,10 @@ def test_the_learner_is_what_the_configuration_says() -> None:
             "train": {"ema": 0.9},
         }
     )
-    learner = build_learner(config, Course(100, 8, torch.arange(1000), Path("chains")))
+    learner = build_learner(config, RunLength(100, 8, torch.arange(1000), Path("chains")))
     assert isinstance(learner, Aevb)
     assert (learner.beta, learner.warmup_steps) == (2.0, 12.0)
-    assert (learner.ascent.clip_norm, learner.ascent.ema) == (3.0, 0.9)
+    assert (learner.update.clip_norm, learner.update.ema) == (3.0, 0.9)
     pair, _, _ = _pair(IMAGE)
     optimizer = learner.init(pair).optimizer
     assert type(optimizer) is torch.optim.AdamW
@@ -230,7 +230,7 @@ def test_iwae_has_no_kl_term_to_weigh(weight: dict[str, float], out: Path) -> No
 def test_a_stream_has_no_epochs_to_warm_up_over() -> None:
     config = configure({"objective": {"warmup_epochs": 1.0}})
     with pytest.raises(ElbowroomError, match="no epochs"):
-        build_learner(config, Course(10, None, None, Path("chains")))
+        build_learner(config, RunLength(10, None, None, Path("chains")))
 
 
 # --- precision --------------------------------------------------------------------------------------------------

@@ -22,12 +22,12 @@ from elbowroom.learners.aevb import Aevb
 from elbowroom.learners.mcem import Mcem
 from elbowroom.learners.wakesleep import WakeSleep
 from elbowroom.running.build import build_pair, facts_of, guide_name
-from elbowroom.running.build_learner import Course, build_learner
+from elbowroom.running.build_learner import RunLength, build_learner
 from elbowroom.running.config import Config, configure
 from small_runs import reals, tiny
 
-COURSE = Course(10, 5, torch.arange(100), Path("chains"))
-STREAM = Course(10, None, None, Path("chains"))
+COURSE = RunLength(10, 5, torch.arange(100), Path("chains"))
+STREAM = RunLength(10, None, None, Path("chains"))
 needs_pyro = pytest.mark.skipif(importlib.util.find_spec("pyro") is None, reason="needs pyro")
 
 
@@ -38,8 +38,8 @@ class Stream(IterableDataset[Tensor]):
         return iter(reals())
 
 
-def _build(course: Course = COURSE, **sections: Any) -> Any:
-    return build_learner(configure(sections), course)
+def _build(length: RunLength = COURSE, **sections: Any) -> Any:
+    return build_learner(configure(sections), length)
 
 
 def _refused(build: Callable[[], Any]) -> ElbowroomError:
@@ -67,8 +67,8 @@ def test_what_is_given_reaches_aevb() -> None:
     assert (learner.name, learner.num_samples, learner.beta, learner.warmup_steps) == ("elbo", 3, 2.0, 10.0)
     assert isinstance(learner.objective, functools.partial)
     assert learner.objective.keywords == {"estimator": "pathwise", "kl": "analytic", "free_bits": 0.5}
-    assert (learner.ascent.ema, learner.ascent.clip_norm, learner.ascent.total_steps) == (0.5, 7.0, 10)
-    assert learner.ascent.schedule(0.5) == pytest.approx(0.5)
+    assert (learner.update.ema, learner.update.clip_norm, learner.update.total_steps) == (0.5, 7.0, 10)
+    assert learner.update.schedule(0.5) == pytest.approx(0.5)
 
 
 def test_the_last_share_of_the_steps_takes_more_draws() -> None:
@@ -149,7 +149,7 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 @pytest.mark.parametrize(("name", "kind"), OPTIMIZERS.items(), ids=OPTIMIZERS)
 def test_optimisers_are_torchs(name: str, kind: type[torch.optim.Optimizer]) -> None:
     learner = _build(optimizer={"name": name, "lr": 0.3, "weight_decay": 0.2})
-    optimizer = learner.ascent.optimizer([torch.nn.Parameter(torch.zeros(2))])
+    optimizer = learner.update.optimizer([torch.nn.Parameter(torch.zeros(2))])
     assert type(optimizer) is kind
     assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["weight_decay"]) == (0.3, 0.2)
 

@@ -15,13 +15,13 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.inference.objectives import elbo_terms
 from elbowroom.learners.aevb import Aevb
 from elbowroom.learners.learner import Pair
-from elbowroom.learners.update import Ascent
-from elbowroom.running.build import Facts, build_pair
+from elbowroom.learners.update import Update
+from elbowroom.running.build import DataFacts, build_pair
 from elbowroom.running.checkpoints import Checkpoints
 from elbowroom.running.config import configure
 
 OBJECTIVE = functools.partial(elbo_terms, kl="auto")
-FACTS = Facts(event_shape=(6,), support=Support.UNIT_INTERVAL, native_support=Support.UNIT_INTERVAL)
+FACTS = DataFacts(event_shape=(6,), support=Support.UNIT_INTERVAL, native_support=Support.UNIT_INTERVAL)
 
 
 def _built(prior: str, *, batch_norm: bool, seed: int, latent_dim: int = 2) -> Pair:
@@ -34,8 +34,8 @@ def _built(prior: str, *, batch_norm: bool, seed: int, latent_dim: int = 2) -> P
 @pytest.mark.parametrize("batch_norm", [False, True])
 @pytest.mark.parametrize("ema", [0.0, 0.5])
 def test_what_was_trained_is_loaded_again(prior: str, batch_norm: bool, ema: float, tmp_path: Path) -> None:
-    ascent = Ascent(optimizer=torch.optim.Adam, total_steps=3, ema=ema)
-    learner = Aevb(name="elbo", objective=OBJECTIVE, ascent=ascent)
+    update = Update(optimizer=torch.optim.Adam, total_steps=3, ema=ema)
+    learner = Aevb(name="elbo", objective=OBJECTIVE, update=update)
     state, generator = learner.init(_built(prior, batch_norm=batch_norm, seed=0)), torch.Generator().manual_seed(0)
     for _ in range(3):
         state, _ = learner.step(state, Batch(torch.rand(9, 6, generator=generator)), generator=generator)

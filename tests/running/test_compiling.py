@@ -18,7 +18,7 @@ from elbowroom.learners.execution import Execution, eager
 from elbowroom.running.build import build_pair, facts_of
 from elbowroom.running.compiling import choose_execution
 from elbowroom.running.config import Config, configure
-from elbowroom.running.engine import Plan
+from elbowroom.running.engine import TrainingPlan
 from elbowroom.running.observers import Silent
 from small_runs import TINY, Quits, grey, tiny
 
@@ -40,7 +40,7 @@ def _chosen(said: list[str] | None = None, decided: bool | None = None, hidden: 
     data = load_data(grey(), validation=8, test=8, binarization="dynamic").to(dtype=torch.float32)
     facts = facts_of(data, 10)
     train = settings.train
-    plan = Plan(
+    plan = TrainingPlan(
         total_steps=None if train.seconds or train.decoder_gradients else train.steps,
         steps_per_epoch=4,
         batch_size=10,

@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 import elbowroom.running.checkpoints as checkpoints_module
 from elbowroom.data.dataset import DataSet
 from elbowroom.errors import ElbowroomError
-from elbowroom.learners.learner import Info
+from elbowroom.learners.learner import StepInfo
 from elbowroom.numerics import mean_and_stderr
-from elbowroom.running.engine import Books
+from elbowroom.running.engine import TrainingProgress
 from elbowroom.running.observers import Silent
 from elbowroom.running.runs import load
 from small_runs import Quits, everything, grey, reals, tiny
@@ -286,12 +286,12 @@ def test_a_run_survives_sigkill_at_random_instants(tmp_path: Path) -> None:
 
 
 def test_books_weigh_every_datum_the_same() -> None:
-    books = Books()
-    books.add(Info({"elbo": -2.0}, lr=1.0, decoder_gradients=1), 10)
-    books.add(Info({"elbo": -5.0}, lr=1.0, decoder_gradients=1), 5)
-    assert books.close() == {"elbo": -3.0}
-    books.add(Info({"elbo": -7.0}, lr=1.0, decoder_gradients=1), 5)
-    assert books.close() == {"elbo": -7.0}
+    progress = TrainingProgress()
+    progress.add(StepInfo({"elbo": -2.0}, lr=1.0, decoder_gradients=1), 10)
+    progress.add(StepInfo({"elbo": -5.0}, lr=1.0, decoder_gradients=1), 5)
+    assert progress.close() == {"elbo": -3.0}
+    progress.add(StepInfo({"elbo": -7.0}, lr=1.0, decoder_gradients=1), 5)
+    assert progress.close() == {"elbo": -7.0}
 
 
 def test_a_report_is_the_mean_over_data_since_the_last(out: Path) -> None:

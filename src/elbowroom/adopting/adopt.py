@@ -19,7 +19,7 @@ from elbowroom.data.batch import Batch
 from elbowroom.data.dataset import DataSet
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.doctor.diagnose import Diagnosis, diagnose
-from elbowroom.evaluation.doctor.findings import Patient
+from elbowroom.evaluation.doctor.findings import DoctorInput
 from elbowroom.evaluation.evaluate import evaluate
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.study import evaluation_mode
@@ -56,7 +56,7 @@ class Adopted:
 
     def doctor(self, *, checks: Sequence[str] | None = None, points: int = 1000, seed: int = 0) -> Diagnosis:
         """As :func:`elbowroom.evaluation.doctor.diagnose.diagnose`; there is no history to look at."""
-        return diagnose(Patient(self.model, self.guide, self.data, points=points, seed=seed), checks=checks)
+        return diagnose(DoctorInput(self.model, self.guide, self.data, points=points, seed=seed), checks=checks)
 
     def posterior(self, *, points: int = 64, split: str = "test", seed: int = 0, **settings: Any) -> Posterior:
         """Draws from p(z | x) of some data, as :func:`elbowroom.inference.posterior.sample.posterior`."""

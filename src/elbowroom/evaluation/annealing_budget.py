@@ -21,7 +21,7 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.evaluation.settings import ScheduleName
 from elbowroom.evaluation.study import Study, stream
-from elbowroom.inference.annealing.ais import Plan, plan
+from elbowroom.inference.annealing.ais import AnnealingPlan, plan
 from elbowroom.inference.annealing.bidirectional import Sandwich, bidirectional, simulate
 from elbowroom.inference.annealing.initial import default_start
 from elbowroom.model.guides import PriorGuide
@@ -60,7 +60,7 @@ class Effort:
     """
 
     rung: Rung
-    plan: Plan
+    plan: AnnealingPlan
     why: Why
     gap: float | None
     gap_stderr: float | None
@@ -90,7 +90,7 @@ class Effort:
         temperatures, chains, why, gradients = kept["rung"].tolist()
         gap, stderr, seconds = kept["gap"].tolist()
         known = None if math.isnan(gap) else gap
-        plan = Plan(kept["betas"], kept["step_sizes"], gradients)
+        plan = AnnealingPlan(kept["betas"], kept["step_sizes"], gradients)
         reason: Why = get_args(Why)[why]
         return cls(Rung(temperatures, chains), plan, reason, known, None if known is None else stderr, seconds)
 
@@ -159,7 +159,7 @@ def schedule_of(study: Study) -> ScheduleName:
     return "adapted" if start_settings(study)["start"] == "prior" else "linear"
 
 
-def _plan(study: Study, rung: Rung, like: Batch, generator: torch.Generator) -> Plan:
+def _plan(study: Study, rung: Rung, like: Batch, generator: torch.Generator) -> AnnealingPlan:
     found = simulate(study.model, like.rows(slice(_PILOT)), generator=generator)
     return plan(
         study.model, found.batch, temperatures=rung.temperatures, schedule=schedule_of(study),

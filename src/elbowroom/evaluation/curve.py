@@ -10,7 +10,7 @@ from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.study import Study, observed, require_normalized
 from elbowroom.inference.importance.curve import importance_curve
 from elbowroom.inference.importance.pareto import pareto_threshold
-from elbowroom.inference.soundness import ask
+from elbowroom.inference.soundness import guide_distribution
 
 __all__ = ["k_curve", "unreliable"]
 
@@ -22,7 +22,9 @@ def k_curve(study: Study) -> list[Result]:
     require_normalized(study.model, "k-curve")
 
     def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        found = importance_curve(study.model, ask(study.guide, batch), batch, ks=_KS, generator=generator)
+        found = importance_curve(
+            study.model, guide_distribution(study.guide, batch), batch, ks=_KS, generator=generator
+        )
         bounds = {f"k={k}": bound for k, bound in zip(_KS, found.log_evidence, strict=True)}
         return {**bounds, "ess": found.estimate.ess, "pareto_k": found.estimate.pareto_k, "observed": observed(batch)}
 

@@ -15,7 +15,7 @@ two different faults: of the decoder, which knows its training data too well, an
 
 All three figures of a datum come from the same x, L[q] and L[q*] from the same noise, and differences are taken datum
 by datum, so that their standard errors are those of paired means. :math:`\log p(x)` is estimated from below, by
-:func:`yardstick`; so the approximation gap and the room are, if anything, larger.
+:func:`reference_log_evidence`; so the approximation gap and the room are, if anything, larger.
 
 Draws of the posterior give a bound from the other side. Any normalised q has :math:`\mathbb{E}_{p(z|x)}[q / p(x, z)] =
 1 / p(x)`, so that by Jensen's inequality, for any number of draws,
@@ -51,7 +51,7 @@ from elbowroom.inference.posterior.sample import posterior, posterior_target
 from elbowroom.model.guides import PriorGuide
 from elbowroom.numerics import log_mean_exp
 
-__all__ = ["Room", "decompose", "room", "yardstick"]
+__all__ = ["Room", "decompose", "reference_log_evidence", "room"]
 
 _FEW = 0.1  # of the draws: what an effective sample size below is called
 _BATCH = 100
@@ -105,7 +105,7 @@ def room(study: Study, *, check: bool = False) -> list[Result]:
 
     def per_batch(batch: Batch, generator: Generator) -> dict[str, Tensor]:
         found = local_guide(study.model, study.guide, batch, family="guide", generator=generator)
-        evidence = yardstick(study, batch, generator) if normalized else {}
+        evidence = reference_log_evidence(study, batch, generator) if normalized else {}
         return {
             "elbo": found.initial_elbo,
             "best": found.elbo,
@@ -120,7 +120,7 @@ def room(study: Study, *, check: bool = False) -> list[Result]:
     return [*results, _upper_bound(study)] if check else results
 
 
-def yardstick(study: Study, batch: Batch, generator: Generator) -> dict[str, Tensor]:
+def reference_log_evidence(study: Study, batch: Batch, generator: Generator) -> dict[str, Tensor]:
     """What room takes for log p(x): a lower bound in expectation, nats, and how far it can be trusted.
 
     Returns:
@@ -202,7 +202,7 @@ def _upper_bound(study: Study) -> Result:
         return {
             "upper": -log_mean_exp(-log_ratio.double()),
             "best": best.elbo,
-            "log p": yardstick(study, batch, generator)["log p"],
+            "log p": reference_log_evidence(study, batch, generator)["log p"],
             "rhat": drawn.diagnostics.rhat.amax(-1),
         }
 

@@ -38,7 +38,7 @@ from torch.distributions import Distribution
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.divergences import closed_form_kl, has_analytic_kl
-from elbowroom.inference.soundness import ask
+from elbowroom.inference.soundness import guide_distribution
 from elbowroom.inference.weights import (
     ESTIMATORS,
     Estimator,
@@ -107,7 +107,7 @@ def elbo_terms(
     """
     batch = as_batch(batch)
     _check_elbo(num_samples, kl, beta, free_bits, estimator)
-    q, prior = ask(guide, batch), model.prior(None, batch.context)
+    q, prior = guide_distribution(guide, batch), model.prior(None, batch.context)
     sampled_kl = kl == "monte-carlo" or (kl == "auto" and estimator == "stl")
     closed = None if sampled_kl else closed_form_kl(q, prior, free_bits)
     if closed is None and not sampled_kl and (kl == "analytic" or free_bits > 0):
@@ -217,7 +217,7 @@ def iwae_terms(
     batch = as_batch(batch)
     check_num_samples(num_samples)
     check_name("gradient estimator", estimator, ESTIMATORS)
-    q, prior = ask(guide, batch), model.prior(None, batch.context)
+    q, prior = guide_distribution(guide, batch), model.prior(None, batch.context)
     weighted = weigh(model, batch, q, prior, num_samples=num_samples, estimator=estimator, generator=generator)
     log_w = weighted.log_weights  # (samples, batch)
     value = log_mean_exp(log_w)

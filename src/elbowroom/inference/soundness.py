@@ -27,13 +27,13 @@ from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import DiagonalNormal, FullNormal, PriorGuide
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal
 
-__all__ = ["ask", "check_guide"]
+__all__ = ["check_guide", "guide_distribution"]
 
 #: whose scale is one, or an exponential; a subclass may change that, so only these very classes
 _POSITIVE_BY_CONSTRUCTION = (DiagonalNormal, FullNormal, StandardNormal, MixtureOfGaussians)
 
 
-def ask(guide: Conditional, batch: Batch) -> Distribution:
+def guide_distribution(guide: Conditional, batch: Batch) -> Distribution:
     """q(z | x) of a batch, whatever guide a user brings, once :func:`check_guide` has found it sound."""
     q: Distribution = guide(batch.x, batch.context)
     check_guide(q, guide)

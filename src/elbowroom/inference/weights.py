@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError, did_you_mean
-from elbowroom.inference.soundness import ask
+from elbowroom.inference.soundness import guide_distribution
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import detach, draw
 from elbowroom.model.latent import LatentModel
@@ -155,7 +155,7 @@ def log_weights(
     batch = as_batch(batch)
     check_num_samples(num_samples)
     check_name("gradient estimator", estimator, ESTIMATORS)
-    q, prior = ask(guide, batch), model.prior(None, batch.context)
+    q, prior = guide_distribution(guide, batch), model.prior(None, batch.context)
     weighted = weigh(model, batch, q, prior, num_samples=num_samples, estimator=estimator, generator=generator)
     return weighted.log_weights
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.inference.objectives import Terms
 from elbowroom.learners.execution import Execution, eager
-from elbowroom.learners.learner import Info, Pair, State
-from elbowroom.learners.update import Ascent
+from elbowroom.learners.learner import Pair, StepInfo, TrainingState
+from elbowroom.learners.update import Update
 from elbowroom.model.noise import Source
 
 __all__ = ["Aevb"]
@@ -34,7 +34,7 @@ class Aevb:
         name: what the objective is called in reports.
         objective: (model, guide, batch, num_samples=…, generator=…, beta=…) to
             :class:`~elbowroom.inference.objectives.Terms`; ``beta`` is passed only where ``weighs_kl``.
-        ascent: optimiser, schedule, clipping, moving average.
+        update: optimiser, schedule, clipping, moving average.
         num_samples: draws of z per datum.
         last_samples: those from step ``last_from`` on, and in `measure` always, so that its figures compare; None for
             ``num_samples`` throughout.
@@ -47,7 +47,7 @@ class Aevb:
 
     name: str
     objective: Callable[..., Terms]
-    ascent: Ascent
+    update: Update
     num_samples: int = 1
     last_samples: int | None = None
     last_from: int = 0
@@ -56,11 +56,11 @@ class Aevb:
     warmup_steps: float = 0.0
     execution: Execution = eager
 
-    def init(self, pair: Pair) -> State:
+    def init(self, pair: Pair) -> TrainingState:
         """The state before the first step."""
-        return State(0, pair, *self.ascent.parts(pair))
+        return TrainingState(0, pair, *self.update.parts(pair))
 
-    def step(self, state: State, batch: Batch, *, generator: torch.Generator) -> tuple[State, Info]:
+    def step(self, state: TrainingState, batch: Batch, *, generator: torch.Generator) -> tuple[TrainingState, StepInfo]:
         """One update of the weights of model and guide.
 
         Raises:
@@ -76,12 +76,12 @@ class Aevb:
         elif self.weighs_kl:
             beta = settings["beta"] = self.beta
         value, parts = self.execution(_terms, state.pair, batch, *weight, generator=generator, **settings)
-        climbed = self.ascent.apply_gradient(state, self.name, value, parts, batch)
+        climbed = self.update.apply_gradient(state, self.name, value, parts, batch)
         state.step += 1
         terms = climbed.terms
         if self.weighs_kl:  # the value holds β·KL and free bits; what is reported as ELBO holds neither
             terms["elbo"] = terms["reconstruction"] - terms["kl"]
-        return state, Info(terms, climbed.lr, num_samples * len(batch), beta, climbed.grad_norm)
+        return state, StepInfo(terms, climbed.lr, num_samples * len(batch), beta, climbed.grad_norm)
 
     def measure(self, pair: Pair, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """The bound itself, with no weight on its KL term, and its parts; per datum."""

@@ -19,7 +19,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.memory import require_memory
 from elbowroom.samplers.metric import Metric
 
-__all__ = ["Chains", "Found", "no_positions"]
+__all__ = ["ChainStore", "Found", "no_positions"]
 
 
 class Found(NamedTuple):
@@ -38,7 +38,7 @@ class Found(NamedTuple):
     visits: Tensor
 
 
-class Chains:
+class ChainStore:
     """All data's chains.
 
     Args:

@@ -32,7 +32,7 @@ from torch._inductor.exc import InvalidCxxCompiler
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
-from elbowroom.learners.execution import Ascended, Objective, eager
+from elbowroom.learners.execution import Objective, ObjectiveValue, eager
 from elbowroom.learners.learner import Pair, untouched
 from elbowroom.model.noise import CannotPrepareError, Prepared, Recorder
 
@@ -85,7 +85,7 @@ class Compiled:
         *tensors: Tensor,
         generator: torch.Generator | None = None,
         **settings: Any,
-    ) -> Ascended:
+    ) -> ObjectiveValue:
         known = None
         if len(batch) == self.rows and not self.given_up:
             known = self._function(objective, pair, batch, tensors, settings)
@@ -182,7 +182,7 @@ class _Function:
 
     def __call__(
         self, pair: Pair, batch: Batch, tensors: tuple[Tensor, ...], generator: torch.Generator | None
-    ) -> Ascended:
+    ) -> ObjectiveValue:
         assert self._recorder is not None and self._compiled is not None  # see record() and compile()
         drawn = [] if generator is None else self._recorder.draw(generator)
         weights = [weight for weight in pair.parameters() if weight.requires_grad]
@@ -194,7 +194,7 @@ class _Function:
                 value, parts, gradient = self._compiled(*given)
         for weight, slope in zip(weights, gradient, strict=True):
             weight.grad = slope if slope is None else _laid_out_as(weight, slope)
-        return Ascended(value, parts)
+        return ObjectiveValue(value, parts)
 
 
 def _identity(setting: Any) -> Any:

@@ -31,8 +31,8 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.gaussian.laplace import laplace
 from elbowroom.inference.posterior.sample import Method, default_metric, make_kernel, posterior_target, start_metric
-from elbowroom.inference.soundness import ask
-from elbowroom.learners.chain_store import Chains, Found
+from elbowroom.inference.soundness import guide_distribution
+from elbowroom.learners.chain_store import ChainStore, Found
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
 from elbowroom.model.latent import LatentModel
@@ -113,7 +113,7 @@ class EStep:
         model: LatentModel,
         guide: Conditional,
         batch: Batch,
-        chains: Chains | None,
+        chains: ChainStore | None,
         common_log_step: Tensor,
         *,
         draws: int,
@@ -161,7 +161,7 @@ class EStep:
         model: LatentModel,
         guide: Conditional,
         batch: Batch,
-        chains: Chains | None,
+        chains: ChainStore | None,
         generator: torch.Generator,
     ) -> tuple[Found, int]:
         """Where the chains are and the metric they move in; and the decoder's gradients that took."""
@@ -191,7 +191,7 @@ class EStep:
         if self.metric != "gauss-newton":
             assert self.metric != "auto"  # see resolved()
             return start_metric(model, guide, batch, self.metric), 0
-        start = ask(guide, batch).mean
+        start = guide_distribution(guide, batch).mean
         if center is not None and again is not None:  # the mode before is near the mode now
             start = torch.where(again.unsqueeze(-1), center, start)
         mode = laplace(model, start, batch, steps=_NEWTON_STEPS, tolerance=_NEAR_ENOUGH)
@@ -211,7 +211,7 @@ class EStep:
             prior = model.prior(None, batch.context)
             shape = (self.chains,) if prior.batch_shape else (self.chains, len(batch))
             return draw(prior, shape, generator=generator)
-        return draw(ask(guide, batch), (self.chains,), generator=generator)
+        return draw(guide_distribution(guide, batch), (self.chains,), generator=generator)
 
 
 class _Walk:

@@ -16,13 +16,13 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.learners.learner import Pair
 
-__all__ = ["Ascended", "Execution", "Objective", "eager"]
+__all__ = ["Execution", "Objective", "ObjectiveValue", "eager"]
 
 Objective = Callable[..., tuple[Tensor, dict[str, Tensor]]]
 """(pair, batch, \\*tensors, generator=…, \\*\\*settings) to values of shape (batch,) and their parts, by name."""
 
 
-class Ascended(NamedTuple):
+class ObjectiveValue(NamedTuple):
     """An objective at a batch; the gradient of minus its mean stands in the weights' ``.grad``."""
 
     value: Tensor  #: the mean over the batch, a scalar, off the graph
@@ -40,7 +40,7 @@ class Execution(Protocol):
         *tensors: Tensor,
         generator: torch.Generator | None = None,
         **settings: Any,
-    ) -> Ascended:
+    ) -> ObjectiveValue:
         """Means over the batch; the gradient of minus the objective's is left in the weights' ``.grad``.
 
         Args:
@@ -61,10 +61,10 @@ def eager(
     *tensors: Tensor,
     generator: torch.Generator | None = None,
     **settings: Any,
-) -> Ascended:
+) -> ObjectiveValue:
     """Calls the objective, and differentiates it."""
     value, parts = objective(pair, batch, *tensors, generator=generator, **settings)
     mean = value.mean()
     pair.zero_grad(set_to_none=True)
     mean.neg().backward()  # type: ignore[no-untyped-call]
-    return Ascended(mean.detach(), {name: part.mean() for name, part in parts.items()})
+    return ObjectiveValue(mean.detach(), {name: part.mean() for name, part in parts.items()})

@@ -33,7 +33,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.latent import LatentModel
 
-__all__ = ["Info", "Learner", "Pair", "State", "check_finite", "untouched"]
+__all__ = ["Learner", "Pair", "StepInfo", "TrainingState", "check_finite", "untouched"]
 
 
 class Pair(nn.Module):
@@ -46,7 +46,7 @@ class Pair(nn.Module):
 
 
 @dataclass(slots=True)
-class State:
+class TrainingState:
     """Where learning stands.
 
     Attributes:
@@ -116,7 +116,7 @@ def _unique_tensors(pair: Pair) -> dict[str, Tensor]:
     return {**dict(pair.named_parameters()), **dict(pair.named_buffers())}
 
 
-class Info(NamedTuple):
+class StepInfo(NamedTuple):
     """What one step did: means over the batch."""
 
     terms: dict[str, float]  #: nats per datum: what is maximised under its own name, its parts; and ess or acceptance
@@ -134,11 +134,11 @@ class Learner(Protocol):
         """The figure by which validation compares weights, higher being better; a key of `measure`'s terms."""
         ...
 
-    def init(self, pair: Pair) -> State:
+    def init(self, pair: Pair) -> TrainingState:
         """The state before the first step."""
         ...
 
-    def step(self, state: State, batch: Batch, *, generator: torch.Generator) -> tuple[State, Info]:
+    def step(self, state: TrainingState, batch: Batch, *, generator: torch.Generator) -> tuple[TrainingState, StepInfo]:
         """Learns from one batch.
 
         Raises:

@@ -29,12 +29,12 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
-from elbowroom.inference.soundness import ask
-from elbowroom.learners.chain_store import Chains, no_positions
+from elbowroom.inference.soundness import guide_distribution
+from elbowroom.learners.chain_store import ChainStore, no_positions
 from elbowroom.learners.e_step import EStep
 from elbowroom.learners.execution import Execution, eager
-from elbowroom.learners.learner import Info, Pair, State
-from elbowroom.learners.update import Ascent
+from elbowroom.learners.learner import Pair, StepInfo, TrainingState
+from elbowroom.learners.update import Update
 from elbowroom.model.noise import Source
 
 __all__ = ["Mcem", "McemState", "m_step_terms"]
@@ -43,7 +43,7 @@ _MEASURED_WITH = 8  # draws from Laplace's approximation for each validation dat
 
 
 @dataclass(slots=True)
-class McemState(State):
+class McemState(TrainingState):
     """Where learning stands, the chains too.
 
     Attributes:
@@ -51,11 +51,11 @@ class McemState(State):
         common_log_step: log ε, what all chains share of it; NaN before the first visit. A scalar in float64.
     """
 
-    chains: Chains | None = None
+    chains: ChainStore | None = None
     common_log_step: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        tensors = State.tensors(self)
+        tensors = TrainingState.tensors(self)
         assert self.common_log_step is not None
         tensors["chains.common_log_step"] = self.common_log_step.clone()
         if self.chains is not None:
@@ -64,7 +64,7 @@ class McemState(State):
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        State.load(self, tensors)
+        TrainingState.load(self, tensors)
         assert self.common_log_step is not None
         self.common_log_step.copy_(tensors["chains.common_log_step"])
         if self.chains is not None:
@@ -89,7 +89,7 @@ def m_step_terms(
     log_joint = pair.model.log_joint(batch.x, z, context=batch.context, mask=batch.mask).mean(0)
     if not learns_guide:
         return log_joint, {"log_joint": log_joint.detach()}
-    log_q = ask(pair.guide, batch).log_prob(z).mean(0)
+    log_q = guide_distribution(pair.guide, batch).log_prob(z).mean(0)
     return log_joint + log_q, {"log_joint": log_joint.detach(), "log_q": log_q.detach()}
 
 
@@ -98,7 +98,7 @@ class Mcem:
     """Monte Carlo EM with any kernel and any optimiser.
 
     Args:
-        ascent: optimiser, schedule, clipping, moving average.
+        update: optimiser, schedule, clipping, moving average.
         e_step: how draws are made.
         latent_dim: dimensions of z.
         positions: where in the data set the training data stand, ascending, int64, for chains that persist; None for a
@@ -115,7 +115,7 @@ class Mcem:
     """
 
     name: ClassVar[str] = "laplace-is"
-    ascent: Ascent
+    update: Update
     e_step: EStep
     latent_dim: int
     positions: Tensor | None
@@ -144,11 +144,11 @@ class Mcem:
             assert self.positions is not None  # see __post_init__
             like = torch.zeros(self.latent_dim, dtype=weight.dtype, device=weight.device)
             dense = self.e_step.resolved(pair.model).metric == "gauss-newton"
-            chains = Chains(self.positions, self.e_step.chains, like, dense=dense, folder=self.scratch)
+            chains = ChainStore(self.positions, self.e_step.chains, like, dense=dense, folder=self.scratch)
         unknown = torch.tensor(torch.nan, dtype=torch.float64)
-        return McemState(0, pair, *self.ascent.parts(pair), chains, unknown)
+        return McemState(0, pair, *self.update.parts(pair), chains, unknown)
 
-    def step(self, state: State, batch: Batch, *, generator: torch.Generator) -> tuple[State, Info]:
+    def step(self, state: TrainingState, batch: Batch, *, generator: torch.Generator) -> tuple[TrainingState, StepInfo]:
         """Draws for a batch, and the updates of the weights by them.
 
         Raises:
@@ -171,13 +171,13 @@ class Mcem:
         for _ in range(self.updates):
             value, parts = self.execution(m_step_terms, pair, batch, found.z, learns_guide=self.learns_guide)
             parts["acceptance"] = found.acceptance
-            climbed = self.ascent.apply_gradient(state, "m_step", value, parts, batch)
+            climbed = self.update.apply_gradient(state, "m_step", value, parts, batch)
             first = first or climbed  # later ones are about draws from a posterior that has moved
         assert first is not None
         state.step += 1
         del first.terms["m_step"]
         gradients = found.decoder_gradients + self.updates * found.z.shape[:2].numel()
-        return state, Info(first.terms, first.lr, gradients, grad_norm=first.grad_norm)
+        return state, StepInfo(first.terms, first.lr, gradients, grad_norm=first.grad_norm)
 
     def measure(self, pair: Pair, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """log p(x) by importance sampling around the posterior's mode, which needs no guide."""

@@ -20,17 +20,17 @@ from elbowroom.inference.objectives import iwae_terms
 from elbowroom.inference.weights import Estimator
 from elbowroom.learners.aevb import Aevb
 from elbowroom.learners.execution import Execution, eager
-from elbowroom.learners.update import Ascent
+from elbowroom.learners.update import Update
 
 __all__ = ["naive"]
 
 
-def naive(*, num_samples: int, ascent: Ascent, estimator: Estimator = "pathwise", execution: Execution = eager) -> Aevb:
+def naive(*, num_samples: int, update: Update, estimator: Estimator = "pathwise", execution: Execution = eager) -> Aevb:
     """The learner, for a pair whose guide is a :class:`~elbowroom.model.guides.PriorGuide`.
 
     Args:
         num_samples: K, draws of the prior for each datum.
-        ascent: optimiser, schedule, clipping, moving average.
+        update: optimiser, schedule, clipping, moving average.
         estimator: how a prior with weights of its own learns; without such weights they are all the same.
         execution: how objective and gradient are computed.
     """
@@ -38,7 +38,7 @@ def naive(*, num_samples: int, ascent: Ascent, estimator: Estimator = "pathwise"
     return Aevb(
         name="naive",
         objective=objective,
-        ascent=ascent,
+        update=update,
         num_samples=num_samples,
         weighs_kl=False,
         execution=execution,

@@ -43,10 +43,10 @@ from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.divergences import closed_form_kl
 from elbowroom.inference.objectives import Terms, elbo_terms, iwae_terms
-from elbowroom.inference.soundness import ask
+from elbowroom.inference.soundness import guide_distribution
 from elbowroom.inference.weights import check_name, check_num_samples
-from elbowroom.learners.learner import Info, Pair, State
-from elbowroom.learners.update import Ascent, Climbed
+from elbowroom.learners.learner import Pair, StepInfo, TrainingState
+from elbowroom.learners.update import Update, UpdateInfo
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
 from elbowroom.model.latent import LatentModel
@@ -148,7 +148,7 @@ class _Guide:
         batch = _joined(x, context, mask)
         _register(self.name, self.guide)
         with pyro.plate("data", len(batch), dim=-1):
-            q = ask(self.guide, batch)
+            q = guide_distribution(self.guide, batch)
             if self.needs_gradient is not None and not q.has_rsample:
                 raise ElbowroomError(
                     f"Pyro's ELBO '{self.needs_gradient}' differentiates through draws of the guide, but those of a "
@@ -285,7 +285,7 @@ class Svi:
 
     Args:
         elbo: "trace", "trace-mean-field" or "renyi"; the table in :mod:`elbowroom.learners.svi`.
-        ascent: optimiser, schedule, clipping, moving average.
+        update: optimiser, schedule, clipping, moving average.
         num_particles: draws of z per datum, all at once.
     Raises:
         ElbowroomError: an unknown ELBO, or no particles.
@@ -301,7 +301,7 @@ class Svi:
     """
 
     elbo: Literal["trace", "trace-mean-field", "renyi"] = "trace"
-    ascent: Ascent
+    update: Update
     num_particles: int = 1
 
     def __post_init__(self) -> None:
@@ -313,11 +313,11 @@ class Svi:
         """What the estimator is one of: "iwae" for "renyi", else "elbo"."""
         return "iwae" if self.elbo == "renyi" else "elbo"
 
-    def init(self, pair: Pair) -> State:
+    def init(self, pair: Pair) -> TrainingState:
         """The state before the first step."""
-        return State(0, pair, *self.ascent.parts(pair))
+        return TrainingState(0, pair, *self.update.parts(pair))
 
-    def step(self, state: State, batch: Batch, *, generator: torch.Generator) -> tuple[State, Info]:
+    def step(self, state: TrainingState, batch: Batch, *, generator: torch.Generator) -> tuple[TrainingState, StepInfo]:
         """One step of Pyro's ``SVI``.
 
         Raises:
@@ -327,7 +327,7 @@ class Svi:
         estimator = ELBOS[self.elbo](
             num_particles=self.num_particles, vectorize_particles=self.num_particles > 1, max_plate_nesting=1
         )
-        climb = _Climb(self.ascent, self.name, state, batch)
+        climb = _UpdateOptimizer(self.update, self.name, state, batch)
 
         def loss_and_grads(model: Callable[..., Tensor], guide: Callable[..., Tensor], given: Batch) -> float:
             state.optimizer.zero_grad(set_to_none=True)
@@ -343,7 +343,7 @@ class Svi:
             svi.step(batch)  # type: ignore[no-untyped-call]
         climbed = climb.seen
         state.step += 1
-        return state, Info(climbed.terms, climbed.lr, self.num_particles * len(batch), grad_norm=climbed.grad_norm)
+        return state, StepInfo(climbed.terms, climbed.lr, self.num_particles * len(batch), grad_norm=climbed.grad_norm)
 
     def measure(self, pair: Pair, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """The bound by elbowroom's own objectives, so that validation is the same whoever trains; per datum."""
@@ -357,18 +357,18 @@ class Svi:
         return {self.name: terms.value, **terms.parts}
 
 
-class _Climb(PyroOptim):
-    """What ``SVI`` takes for its optimiser: one update of all weights together, by an `Ascent`.
+class _UpdateOptimizer(PyroOptim):
+    """What ``SVI`` takes for its optimiser: one update of all weights together, by an `Update`.
 
     Pyro's own has an optimiser for every weight, which could neither clip their joint gradient nor be saved beside
     the other learners'.
     """
 
-    seen: Climbed
+    seen: UpdateInfo
 
-    def __init__(self, ascent: Ascent, name: str, state: State, batch: Batch) -> None:
+    def __init__(self, update: Update, name: str, state: TrainingState, batch: Batch) -> None:
         super().__init__(torch.optim.Optimizer, {})
-        self.ascent, self.name, self.state, self.batch = ascent, name, state, batch
+        self.update, self.name, self.state, self.batch = update, name, state, batch
         self.loss = torch.nan
 
     def __call__(self, params: Any, *args: Any, **kwargs: Any) -> None:
@@ -377,4 +377,4 @@ class _Climb(PyroOptim):
             if weight.grad is not None:
                 weight.grad.div_(size)  # Pyro's sum to a mean
         value = next(self.state.pair.parameters()).new_tensor(-self.loss / size)
-        self.seen = self.ascent.apply_gradient(self.state, self.name, value, {}, self.batch)
+        self.seen = self.update.apply_gradient(self.state, self.name, value, {}, self.batch)

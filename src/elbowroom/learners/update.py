@@ -16,13 +16,13 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from elbowroom.data.batch import Batch
-from elbowroom.learners.learner import Pair, State, check_finite
+from elbowroom.learners.learner import Pair, TrainingState, check_finite
 from elbowroom.learners.schedules import Schedule, constant
 
-__all__ = ["Ascent", "Climbed"]
+__all__ = ["Update", "UpdateInfo"]
 
 
-class Climbed(NamedTuple):
+class UpdateInfo(NamedTuple):
     """What one update saw."""
 
     terms: dict[str, float]  #: batch means by name
@@ -31,7 +31,7 @@ class Climbed(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ascent:
+class Update:
     """How weights go uphill.
 
     Args:
@@ -49,7 +49,7 @@ class Ascent:
     ema: float = 0.0
 
     def parts(self, pair: Pair) -> tuple[Optimizer, AveragedModel | None]:
-        """The optimiser of the pair's weights and, where asked for, their moving average: two parts of a `State`."""
+        """The optimiser of the weights and, where asked for, their moving average: two parts of a `TrainingState`."""
         average = None
         if self.ema:
             update = get_ema_multi_avg_fn(self.ema)  # type: ignore[no-untyped-call]
@@ -60,8 +60,8 @@ class Ascent:
         return optimizer, average
 
     def apply_gradient(
-        self, state: State, name: str, value: Tensor, parts: Mapping[str, Tensor], batch: Batch
-    ) -> Climbed:
+        self, state: TrainingState, name: str, value: Tensor, parts: Mapping[str, Tensor], batch: Batch
+    ) -> UpdateInfo:
         """One update of the weights by the gradient of −value that stands in their ``.grad``.
 
         Args:
@@ -84,9 +84,9 @@ class Ascent:
         state.optimizer.step()
         if state.average is not None:
             state.average.update_parameters(state.pair)
-        return Climbed(terms, lr, None if self.clip_norm is None else grad_norm)
+        return UpdateInfo(terms, lr, None if self.clip_norm is None else grad_norm)
 
-    def _set_lr(self, state: State) -> float:
+    def _set_lr(self, state: TrainingState) -> float:
         factor = self.schedule(state.step / self.total_steps if self.total_steps else 0.0)
         for group in state.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor

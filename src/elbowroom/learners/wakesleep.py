@@ -22,10 +22,10 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.inference.objectives import elbo_terms
-from elbowroom.inference.soundness import ask
+from elbowroom.inference.soundness import guide_distribution
 from elbowroom.learners.execution import Execution, eager
-from elbowroom.learners.learner import Info, Pair, State
-from elbowroom.learners.update import Ascent
+from elbowroom.learners.learner import Pair, StepInfo, TrainingState
+from elbowroom.learners.update import Update
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
 from elbowroom.model.latent import LatentModel
@@ -51,7 +51,7 @@ class Dream(NamedTuple):
 @torch.no_grad()
 def answers(guide: Conditional, batch: Batch, *, num_samples: int = 1, generator: torch.Generator) -> Answers:
     """z ~ q(z | x) for the wake phase: no gradient of it may reach the guide."""
-    q = ask(guide, batch)
+    q = guide_distribution(guide, batch)
     z = draw(q, (num_samples,), generator=generator)
     return Answers(z, q.log_prob(z))
 
@@ -83,7 +83,7 @@ def wake(model: LatentModel, batch: Batch, z: Tensor) -> Tensor:
 def sleep(guide: Conditional, batch: Batch, dreamt: Dream) -> Tensor:
     """The sleep phase ascends log q(z | x) of dreams in φ: nats, averaged over each datum's dreams, shape (batch,)."""
     dreams = Batch(dreamt.x, context=_contexts(batch, len(dreamt.z) // len(batch)))
-    log_q: Tensor = ask(guide, dreams).log_prob(dreamt.z)
+    log_q: Tensor = guide_distribution(guide, dreams).log_prob(dreamt.z)
     return log_q.view(-1, len(batch)).mean(0)
 
 
@@ -116,21 +116,21 @@ class WakeSleep:
     """Both phases on every batch, one update of all weights.
 
     Args:
-        ascent: optimiser, schedule, clipping, moving average.
+        update: optimiser, schedule, clipping, moving average.
         num_samples: draws of z, and dreams, for each datum.
         execution: how the densities and their gradients are computed; draws and dreams are always made eagerly.
     """
 
     name: ClassVar[str] = "elbo"
-    ascent: Ascent
+    update: Update
     num_samples: int = 1
     execution: Execution = eager
 
-    def init(self, pair: Pair) -> State:
+    def init(self, pair: Pair) -> TrainingState:
         """The state before the first step."""
-        return State(0, pair, *self.ascent.parts(pair))
+        return TrainingState(0, pair, *self.update.parts(pair))
 
-    def step(self, state: State, batch: Batch, *, generator: torch.Generator) -> tuple[State, Info]:
+    def step(self, state: TrainingState, batch: Batch, *, generator: torch.Generator) -> tuple[TrainingState, StepInfo]:
         """One update of θ by the wake phase and of φ by the sleep phase.
 
         Raises:
@@ -140,10 +140,10 @@ class WakeSleep:
         answered = answers(guide, batch, num_samples=self.num_samples, generator=generator)
         dreamt = dream(model, batch, num_samples=self.num_samples, generator=generator)
         value, parts = self.execution(both_phases, state.pair, batch, *answered, *dreamt)
-        climbed = self.ascent.apply_gradient(state, "wake + sleep", value, parts, batch)
+        climbed = self.update.apply_gradient(state, "wake + sleep", value, parts, batch)
         state.step += 1
         del climbed.terms["wake + sleep"]  # a sum of unlike things
-        return state, Info(climbed.terms, climbed.lr, self.num_samples * len(batch), grad_norm=climbed.grad_norm)
+        return state, StepInfo(climbed.terms, climbed.lr, self.num_samples * len(batch), grad_norm=climbed.grad_norm)
 
     def measure(self, pair: Pair, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """The ELBO and its two terms, per datum."""

@@ -1,6 +1,6 @@
 """From a configuration to objects: data set, model and guide. The registry of networks lives here.
 
-What a run's objects depend on beside the configuration is `Facts`, a few numbers about the data that config.json
+What a run's objects depend on beside the configuration is `DataFacts`, a few numbers about the data that config.json
 holds, so that a model can be loaded where its data are not.
 """
 
@@ -30,7 +30,7 @@ from elbowroom.running.config import Config, DataConfig, ModelConfig, NetworkCon
 from elbowroom.running.runtime import dtype_of
 
 __all__ = [
-    "Facts",
+    "DataFacts",
     "build_data",
     "build_pair",
     "facts_of",
@@ -52,7 +52,7 @@ _BY_SUPPORT = {
 _WITHOUT_GUIDE = {"naive", "mcem"}  # learners that need none, and have none unless they are given one
 
 
-class Facts(BaseModel):
+class DataFacts(BaseModel):
     """What model and guide need to know of the data."""
 
     model_config = ConfigDict(frozen=True)
@@ -110,10 +110,10 @@ def pick_likelihood(model: ModelConfig, support: Support) -> str:
     return _BY_SUPPORT[support] if model.likelihood == "auto" else model.likelihood
 
 
-def facts_of(data: DataSet | StreamSet, batch_size: int) -> Facts:
+def facts_of(data: DataSet | StreamSet, batch_size: int) -> DataFacts:
     """What to remember of a data set."""
     size = data.size("train")
-    return Facts(
+    return DataFacts(
         event_shape=tuple(data.event_shape),
         support=data.support,
         native_support=data.native_support,
@@ -171,7 +171,7 @@ def _conv(
 _NETWORKS: dict[str, Callable[..., Network]] = {"mlp": _mlp, "residual": _residual, "conv": _conv}
 
 
-def build_pair(config: Config, facts: Facts, *, seed: int) -> Pair:
+def build_pair(config: Config, facts: DataFacts, *, seed: int) -> Pair:
     """Model and guide with fresh weights.
 
     Torch's layers draw their weights from the global generator; it is seeded for them and put back.
@@ -203,7 +203,7 @@ def _draw_weights(pair: Pair, std: float) -> None:
                 module.bias.zero_()
 
 
-def _guide(model: ModelConfig, name: str, facts: Facts) -> Conditional:
+def _guide(model: ModelConfig, name: str, facts: DataFacts) -> Conditional:
     real = facts.support is Support.REALS
     transform = InputTransform(
         facts.support,
@@ -223,7 +223,7 @@ def _guide(model: ModelConfig, name: str, facts: Facts) -> Conditional:
     return kind(network, model.latent_dim, transform)
 
 
-def _likelihood(model: ModelConfig, facts: Facts) -> Likelihood:
+def _likelihood(model: ModelConfig, facts: DataFacts) -> Likelihood:
     kind = LIKELIHOODS[pick_likelihood(model, facts.support)]
     shapes: dict[str, dict[str, Any]] = {
         "gaussian": {"scale": model.scale},
@@ -245,7 +245,7 @@ def _likelihood(model: ModelConfig, facts: Facts) -> Likelihood:
     return kind(network, facts.event_shape, **shape, **rest)
 
 
-def _prior(model: ModelConfig, facts: Facts, guide: Conditional | None) -> Conditional:
+def _prior(model: ModelConfig, facts: DataFacts, guide: Conditional | None) -> Conditional:
     if model.prior == "normal":
         return StandardNormal(model.latent_dim)
     if model.prior == "mixture":

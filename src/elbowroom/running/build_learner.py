@@ -20,17 +20,17 @@ from elbowroom.learners.learner import Learner
 from elbowroom.learners.mcem import Mcem
 from elbowroom.learners.naive import naive
 from elbowroom.learners.schedules import SCHEDULES
-from elbowroom.learners.update import Ascent
+from elbowroom.learners.update import Update
 from elbowroom.learners.wakesleep import WakeSleep
 from elbowroom.running.build import guide_name
 from elbowroom.running.config import Config, ObjectiveConfig
 
-__all__ = ["Course", "build_learner"]
+__all__ = ["RunLength", "build_learner"]
 
 _FORGETTING = 4  # transitions; one leaves the M-step's gradient off by half its length, four by nothing that shows
 
 
-class Course(NamedTuple):
+class RunLength(NamedTuple):
     """What a learner has to know of the run beside its settings."""
 
     total_steps: int | None  #: None where time or work is the limit
@@ -39,12 +39,12 @@ class Course(NamedTuple):
     scratch: Path  #: a folder for what does not fit into memory; made when it is needed
 
 
-def build_learner(config: Config, course: Course, execution: Execution = eager) -> Learner:
+def build_learner(config: Config, length: RunLength, execution: Execution = eager) -> Learner:
     """The learner that the configuration names.
 
     Args:
         config: the configuration.
-        course: what else it has to know of the run.
+        length: what else it has to know of the run.
         execution: how it runs its objective.
     Raises:
         ElbowroomError: settings that do not go together, or a guide that the learner cannot use.
@@ -53,20 +53,20 @@ def build_learner(config: Config, course: Course, execution: Execution = eager) 
     _check_guide(config, kind)
     _check_unread(config, kind)
     schedule = config.optimizer.schedule
-    if course.total_steps is None and schedule != "constant":
+    if length.total_steps is None and schedule != "constant":
         raise ElbowroomError(
             f"A {schedule} schedule is laid out over a known number of steps, which a run with a limit of time or work "
             "does not have.",
             "Use --optimizer.schedule constant, or say the length with --train.epochs or --train.steps.",
         )
-    ascent = Ascent(
+    update = Update(
         optimizer=_optimizer(config),
-        total_steps=course.total_steps,
+        total_steps=length.total_steps,
         schedule=SCHEDULES[schedule],
         clip_norm=config.optimizer.clip_norm,
         ema=config.train.ema,
     )
-    return kind.build(config, ascent, course, execution)
+    return kind.build(config, update, length, execution)
 
 
 def _optimizer(config: Config) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
@@ -85,9 +85,9 @@ def _optimizer(config: Config) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
 # --- the five ----------------------------------------------------------------------------------------------------
 
 
-def _aevb(config: Config, ascent: Ascent, course: Course, execution: Execution) -> Learner:
+def _aevb(config: Config, update: Update, length: RunLength, execution: Execution) -> Learner:
     o = config.objective
-    if o.warmup_epochs and course.steps_per_epoch is None:
+    if o.warmup_epochs and length.steps_per_epoch is None:
         raise ElbowroomError("A stream has no epochs, so objective.warmup_epochs has no length.", "Set it to 0.")
     settings: dict[str, Any] = {"estimator": o.estimator}
     if o.name == "elbo":
@@ -97,7 +97,7 @@ def _aevb(config: Config, ascent: Ascent, course: Course, execution: Execution) 
             "beta, free_bits and warmup_epochs weigh the KL term, which the iwae objective does not have.",
             "Leave them out, or set --objective.name elbo.",
         )
-    if o.last_samples is not None and course.total_steps is None:
+    if o.last_samples is not None and length.total_steps is None:
         raise ElbowroomError(
             "objective.last_samples is for the last share of a known number of steps, which a run with a limit of time "
             "or work does not have.",
@@ -106,18 +106,18 @@ def _aevb(config: Config, ascent: Ascent, course: Course, execution: Execution) 
     return Aevb(
         name=o.name,
         objective=functools.partial(OBJECTIVES[o.name], **settings),
-        ascent=ascent,
+        update=update,
         num_samples=o.num_samples,
         last_samples=o.last_samples,
-        last_from=round((1 - o.last_share) * (course.total_steps or 0)),
+        last_from=round((1 - o.last_share) * (length.total_steps or 0)),
         weighs_kl=o.name == "elbo",
         beta=o.beta,
-        warmup_steps=o.warmup_epochs * (course.steps_per_epoch or 0),
+        warmup_steps=o.warmup_epochs * (length.steps_per_epoch or 0),
         execution=execution,
     )
 
 
-def _naive(config: Config, ascent: Ascent, course: Course, execution: Execution) -> Learner:
+def _naive(config: Config, update: Update, length: RunLength, execution: Execution) -> Learner:
     if config.model.prior == "mixture" and config.objective.estimator != "score-function":
         raise ElbowroomError(
             f"The learner naive draws z from the prior, and the estimator {config.objective.estimator} differentiates "
@@ -130,19 +130,19 @@ def _naive(config: Config, ascent: Ascent, course: Course, execution: Execution)
             "Give --objective.num-samples 100, say.",
         )
     o = config.objective
-    return naive(num_samples=o.num_samples, estimator=o.estimator, ascent=ascent, execution=execution)
+    return naive(num_samples=o.num_samples, estimator=o.estimator, update=update, execution=execution)
 
 
-def _wake_sleep(config: Config, ascent: Ascent, course: Course, execution: Execution) -> Learner:
+def _wake_sleep(config: Config, update: Update, length: RunLength, execution: Execution) -> Learner:
     if config.model.prior == "vamp":
         raise ElbowroomError(
             "Wake-sleep teaches model and guide apart, but a VampPrior is made of the guide.",
             "Use --model.prior normal or mixture, or --train.learner aevb.",
         )
-    return WakeSleep(ascent=ascent, num_samples=config.objective.num_samples, execution=execution)
+    return WakeSleep(update=update, num_samples=config.objective.num_samples, execution=execution)
 
 
-def _mcem(config: Config, ascent: Ascent, course: Course, execution: Execution) -> Learner:
+def _mcem(config: Config, update: Update, length: RunLength, execution: Execution) -> Learner:
     if config.model.prior == "vamp":
         raise ElbowroomError(
             "Monte Carlo EM teaches the model by the chains' draws and the guide beside it, but a VampPrior is made of "
@@ -150,7 +150,7 @@ def _mcem(config: Config, ascent: Ascent, course: Course, execution: Execution) 
             "Use --model.prior normal or mixture, or --train.learner aevb.",
         )
     m = config.mcem
-    if m.growth and course.steps_per_epoch is None:
+    if m.growth and length.steps_per_epoch is None:
         raise ElbowroomError("A stream has no epochs, so mcem.growth has no meaning.", "Set it to 0.")
     settings = {key: getattr(m, key) for key in EStep.__dataclass_fields__}
     if m.warmup is None:
@@ -158,29 +158,29 @@ def _mcem(config: Config, ascent: Ascent, course: Course, execution: Execution) 
     if m.transitions is None:  # a chain that has met other bits has to forget them
         settings["transitions"] = _FORGETTING if config.data.binarization == "dynamic" else 1
     return Mcem(
-        ascent=ascent,
+        update=update,
         e_step=EStep(**settings),
         latent_dim=config.model.latent_dim,
-        positions=course.positions,
+        positions=length.positions,
         draws=m.draws,
-        growth_per_step=m.growth / (course.steps_per_epoch or 1),
+        growth_per_step=m.growth / (length.steps_per_epoch or 1),
         updates=m.updates,
         learns_guide=guide_name(config) != "none",
-        scratch=course.scratch if m.storage == "disk" else None,
+        scratch=length.scratch if m.storage == "disk" else None,
         execution=execution,
     )
 
 
-def _svi(config: Config, ascent: Ascent, course: Course, execution: Execution) -> Learner:
+def _svi(config: Config, update: Update, length: RunLength, execution: Execution) -> Learner:
     from elbowroom.learners.svi import Svi
 
-    return Svi(ascent=ascent, elbo=config.svi.elbo, num_particles=config.svi.num_particles)
+    return Svi(update=update, elbo=config.svi.elbo, num_particles=config.svi.num_particles)
 
 
 class _Kind(NamedTuple):
     """A learner: how it is made, the keys of ``objective`` that it reads, and what it asks of a guide."""
 
-    build: Callable[[Config, Ascent, Course, Execution], Learner]
+    build: Callable[[Config, Update, RunLength, Execution], Learner]
     reads: frozenset[str]
     guide: str  #: "needed", "optional" or "unusable"
 

@@ -21,11 +21,11 @@ from elbowroom.data.batch import Batch
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
-from elbowroom.learners.execution import Ascended, Execution, Objective, eager
+from elbowroom.learners.execution import Execution, Objective, ObjectiveValue, eager
 from elbowroom.learners.learner import Pair, untouched
-from elbowroom.running.build_learner import Course, build_learner
+from elbowroom.running.build_learner import RunLength, build_learner
 from elbowroom.running.config import Config
-from elbowroom.running.engine import Plan
+from elbowroom.running.engine import TrainingPlan
 from elbowroom.running.runtime import make_generator
 
 __all__ = ["choose_execution"]
@@ -37,7 +37,7 @@ _RATE = 1.5e11  # floating-point operations per second, about those of two CPU c
 
 def choose_execution(
     settings: Config,
-    plan: Plan,
+    plan: TrainingPlan,
     pair: Pair,
     data: DataSet | StreamSet,
     *,
@@ -98,7 +98,7 @@ def _why_not(settings: Config, device: torch.device) -> ElbowroomError | None:
     return None
 
 
-def _is_long(settings: Config, plan: Plan, pair: Pair, data: DataSet | StreamSet) -> bool:
+def _is_long(settings: Config, plan: TrainingPlan, pair: Pair, data: DataSet | StreamSet) -> bool:
     """Whether training takes so long that compiling pays."""
     if plan.seconds is not None:
         return plan.seconds >= _LONG
@@ -128,7 +128,7 @@ class _Counting:
         *tensors: Tensor,
         generator: torch.Generator | None = None,
         **settings: Any,
-    ) -> Ascended:
+    ) -> ObjectiveValue:
         with FlopCounterMode(display=False) as counter:
             found = eager(objective, pair, batch, *tensors, generator=generator, **settings)
         self.operations += counter.get_total_flops()
@@ -140,14 +140,14 @@ def _example(settings: Config, data: DataSet | StreamSet, device: torch.device) 
 
 
 def _rehearse(
-    settings: Config, plan: Plan, pair: Pair, batch: Batch, execution: Execution, *, steps: Sequence[int] = (0,)
+    settings: Config, plan: TrainingPlan, pair: Pair, batch: Batch, execution: Execution, *, steps: Sequence[int] = (0,)
 ) -> int:
     """These steps on a batch, which leave nothing behind; returns the decoder's gradients of the last."""
     gradients = 0
     positions = None if batch.index is None else batch.index.sort().values
     with tempfile.TemporaryDirectory() as scratch, untouched(pair):
-        course = Course(plan.total_steps, plan.steps_per_epoch, positions, Path(scratch) / "chains")
-        learner = build_learner(settings, course, execution)
+        length = RunLength(plan.total_steps, plan.steps_per_epoch, positions, Path(scratch) / "chains")
+        learner = build_learner(settings, length, execution)
         for step in steps:
             state = learner.init(pair)
             state.step = step

@@ -1,7 +1,7 @@
 """The loop: batches go to a learner, reports to a file, weights to disk. Any learner, any data.
 
-Everything that the next step depends on is in a checkpoint: weights, optimiser, generator, and the `Books`. The
-order of data is a function of (seed, epoch, position), so a run that goes on after a kill ends with the numbers of
+Everything that the next step depends on is in a checkpoint: weights, optimiser, generator, and the `TrainingProgress`.
+The order of data is a function of (seed, epoch, position), so a run that goes on after a kill ends with the numbers of
 one that was never stopped.
 """
 
@@ -22,18 +22,18 @@ from elbowroom.data.dataset import DataSet
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.study import evaluation_mode
-from elbowroom.learners.learner import Info, Learner, Pair, State
+from elbowroom.learners.learner import Learner, Pair, StepInfo, TrainingState
 from elbowroom.numerics import mean_and_stderr
 from elbowroom.running.checkpoints import Checkpoint
 from elbowroom.running.folder import RunFolder
 from elbowroom.running.interrupts import deferred_interrupts
 from elbowroom.running.observers import Observer
 
-__all__ = ["Books", "Plan", "fit", "restore"]
+__all__ = ["TrainingPlan", "TrainingProgress", "fit", "restore"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class TrainingPlan:
     """How long, on what batches, and how often to report and save."""
 
     total_steps: int | None  #: None where time or work is the limit
@@ -46,21 +46,21 @@ class Plan:
     seconds: float | None = None  #: of wall time, over all sessions
     decoder_gradients: int | None = None
 
-    def is_spent(self, step: int, books: Books, seconds: float) -> bool:
+    def is_spent(self, step: int, progress: TrainingProgress, seconds: float) -> bool:
         """Whether the steps, the time or the work that were asked for are done."""
         return (
             (self.total_steps is not None and step >= self.total_steps)
             or (self.seconds is not None and seconds >= self.seconds)
-            or (self.decoder_gradients is not None and books.decoder_gradients >= self.decoder_gradients)
+            or (self.decoder_gradients is not None and progress.decoder_gradients >= self.decoder_gradients)
         )
 
-    def has_stalled(self, books: Books) -> bool:
+    def has_stalled(self, progress: TrainingProgress) -> bool:
         """Whether validation has not improved for too long."""
-        return self.patience is not None and books.reports_since_best >= self.patience
+        return self.patience is not None and progress.reports_since_best >= self.patience
 
 
 @dataclass(slots=True)
-class Books:
+class TrainingProgress:
     """What a run remembers beside weights."""
 
     sums: dict[str, float] = field(default_factory=dict)  #: of the terms since the last report, over data
@@ -72,7 +72,7 @@ class Books:
     visits: int = 0  #: data learned from, each as often as it was seen
     decoder_gradients: int = 0  #: evaluations of the decoder with its gradient
 
-    def add(self, info: Info, size: int) -> None:
+    def add(self, info: StepInfo, size: int) -> None:
         self.visits += size
         self.decoder_gradients += info.decoder_gradients
         for name, value in info.terms.items():
@@ -88,51 +88,53 @@ class Books:
 
 def fit(
     learner: Learner,
-    state: State,
+    state: TrainingState,
     data: DataSet | StreamSet,
-    plan: Plan,
+    plan: TrainingPlan,
     *,
     generator: torch.Generator,
     folder: RunFolder,
-    books: Books,
+    progress: TrainingProgress,
     observers: Sequence[Observer] = (),
-) -> State:
+) -> TrainingState:
     """Trains from where ``state`` stands to the end of the plan.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
         ElbowroomError: a term or a gradient is not finite, the disk is full, a stream is empty.
     """
-    desk = _Desk(learner, data, plan, folder, books, observers, generator, on_disk=state.step)
+    recorder = _Recorder(learner, data, plan, folder, progress, observers, generator, on_disk=state.step)
     try:
         for observer in observers:
             observer.start(state.step, plan.total_steps)
         with deferred_interrupts() as interrupted:
             batches = _endless_batches(data, plan, generator, state.step)
-            spent = plan.is_spent(state.step, books, desk.seconds())
-            while not (spent or plan.has_stalled(books)):
+            spent = plan.is_spent(state.step, progress, recorder.seconds())
+            while not (spent or plan.has_stalled(progress)):
                 batch = next(batches)
                 state, info = learner.step(state, batch, generator=generator)
-                books.add(info, len(batch))
-                spent = plan.is_spent(state.step, books, desk.seconds())
+                progress.add(info, len(batch))
+                spent = plan.is_spent(state.step, progress, recorder.seconds())
                 reports = spent or state.step % plan.report_every == 0
                 if reports:
-                    desk.report(state, info)
+                    recorder.report(state, info)
                 if reports or plan.checkpoint_seconds:  # 0 seconds: at every report, and not at every step
-                    desk.save(state, only_if_due=True)
+                    recorder.save(state, only_if_due=True)
                 for observer in observers:
                     observer.step()
                 if interrupted():
-                    desk.save(state)
+                    recorder.save(state)
                     raise KeyboardInterrupt
-            desk.save(state)
+            recorder.save(state)
     finally:
         for observer in observers:
             observer.stop()
     return state
 
 
-def _endless_batches(data: DataSet | StreamSet, plan: Plan, generator: torch.Generator, step: int) -> Iterator[Batch]:
+def _endless_batches(
+    data: DataSet | StreamSet, plan: TrainingPlan, generator: torch.Generator, step: int
+) -> Iterator[Batch]:
     """Batches from ``step`` on, epoch after epoch.
 
     A stream can only be read from its beginning: what was seen before is read again and passed over.
@@ -157,14 +159,14 @@ def _endless_batches(data: DataSet | StreamSet, plan: Plan, generator: torch.Gen
 
 
 @dataclass(slots=True)
-class _Desk:
+class _Recorder:
     """Where reports are written and checkpoints are made."""
 
     learner: Learner
     data: DataSet | StreamSet
-    plan: Plan
+    plan: TrainingPlan
     folder: RunFolder
-    books: Books
+    progress: TrainingProgress
     observers: Sequence[Observer]
     generator: torch.Generator
     started: float = field(default_factory=time.perf_counter)
@@ -173,16 +175,16 @@ class _Desk:
     on_disk: int = 0  #: the step of the latest checkpoint; nothing needs to be saved before the first
 
     def seconds(self) -> float:
-        return self.books.seconds + time.perf_counter() - self.started
+        return self.progress.seconds + time.perf_counter() - self.started
 
-    def report(self, state: State, info: Info) -> None:
+    def report(self, state: TrainingState, info: StepInfo) -> None:
         """One line for the training data since the last report, one for the validation data, if there are any."""
         epoch = state.step / self.plan.steps_per_epoch if self.plan.steps_per_epoch else 0
         head = {"step": state.step, "epoch": round(epoch, 4), "seconds": round(self.seconds(), 3)}
         tail: dict[str, float] = {"lr": info.lr}
         tail |= {name: value for name in ("beta", "grad_norm") if (value := getattr(info, name)) is not None}
-        tail |= {"visits": self.books.visits, "decoder_gradients": self.books.decoder_gradients}
-        rows: list[dict[str, Any]] = [head | {"split": "train"} | self.books.close() | tail]
+        tail |= {"visits": self.progress.visits, "decoder_gradients": self.progress.decoder_gradients}
+        rows: list[dict[str, Any]] = [head | {"split": "train"} | self.progress.close() | tail]
         if isinstance(self.data, DataSet) and self.data.size("validation"):
             began = time.perf_counter()
             terms = self._validate(state, self.data)
@@ -194,7 +196,7 @@ class _Desk:
             observer.report(rows)
 
     @torch.no_grad()
-    def _validate(self, state: State, data: DataSet) -> dict[str, float]:
+    def _validate(self, state: TrainingState, data: DataSet) -> dict[str, float]:
         pair, values = state.learned, dict[str, list[Tensor]]()
         generator = torch.Generator(self.generator.device).manual_seed(self.plan.seed)  # the same draws at every report
         with evaluation_mode(pair):
@@ -214,26 +216,26 @@ class _Desk:
         stderr = moments[self.learner.name][1]  # unknown from one datum, and JSON has no NaN
         return means | ({"stderr": stderr} if math.isfinite(stderr) else {})
 
-    def _compare(self, state: State, value: float) -> None:
-        self.books.reports_since_best += 1
-        if self.books.best_value is None or value > self.books.best_value:
-            self.books.best_value, self.books.best_step, self.books.reports_since_best = value, state.step, 0
+    def _compare(self, state: TrainingState, value: float) -> None:
+        self.progress.reports_since_best += 1
+        if self.progress.best_value is None or value > self.progress.best_value:
+            self.progress.best_value, self.progress.best_step, self.progress.reports_since_best = value, state.step, 0
             self.best = copy.deepcopy(state.learned)
 
-    def save(self, state: State, *, only_if_due: bool = False) -> None:
+    def save(self, state: TrainingState, *, only_if_due: bool = False) -> None:
         """Writes the best and the latest weights, and all that training needs to go on from the latest."""
         early = only_if_due and time.perf_counter() - self.saved < self.plan.checkpoint_seconds
         if early or state.step == self.on_disk:
             return
         began = time.perf_counter()
-        books = asdict(self.books) | {"seconds": self.seconds()}
-        numbers = {"step": state.step, "books": books}
+        progress = asdict(self.progress) | {"seconds": self.seconds()}
+        numbers = {"step": state.step, "books": progress}
         pointers = ["latest"]
-        if self.best is not None and self.books.best_step == state.step:
+        if self.best is not None and self.progress.best_step == state.step:
             pointers = ["best", "latest"]
         elif self.best is not None:
-            best = {"step": self.books.best_step}
-            self.folder.checkpoints.save(self.books.best_step, self.best, best, pointers=["best"])
+            best = {"step": self.progress.best_step}
+            self.folder.checkpoints.save(self.progress.best_step, self.best, best, pointers=["best"])
         self.folder.checkpoints.save(
             state.step,
             state.learned,
@@ -246,11 +248,13 @@ class _Desk:
         self.started += self.saved - began
 
 
-def restore(checkpoint: Checkpoint, state: State, generator: torch.Generator) -> tuple[State, Books]:
+def restore(
+    checkpoint: Checkpoint, state: TrainingState, generator: torch.Generator
+) -> tuple[TrainingState, TrainingProgress]:
     """Puts a fresh state and generator where a checkpoint left them."""
     checkpoint.load_weights(state.learned)
     tensors = checkpoint.training()
     generator.set_state(tensors.pop("generator"))
     state.load(tensors)
     state.step = int(checkpoint.state["step"])
-    return state, Books(**checkpoint.state["books"])
+    return state, TrainingProgress(**checkpoint.state["books"])

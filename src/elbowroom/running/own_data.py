@@ -8,7 +8,7 @@ from typing import Any
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
-from elbowroom.running.build import Facts
+from elbowroom.running.build import DataFacts
 from elbowroom.running.folder import RunFolder
 
 __all__ = ["check_fits", "check_same_data", "with_recorded_splits"]
@@ -47,7 +47,7 @@ def with_recorded_splits(data: DataSet | StreamSet, folder: RunFolder) -> DataSe
     return replace(data, splits=folder.read_splits()) if isinstance(data, DataSet) else data
 
 
-def check_fits(data: DataSet, facts: Facts) -> None:
+def check_fits(data: DataSet, facts: DataFacts) -> None:
     """Refuses other data than a model was made for.
 
     Args:

@@ -25,7 +25,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
 from elbowroom.running.build import build_data, build_pair, facts_of, initialise
-from elbowroom.running.build_learner import Course, build_learner
+from elbowroom.running.build_learner import RunLength, build_learner
 from elbowroom.running.comparison import Entrant
 from elbowroom.running.config import Config
 from elbowroom.running.runtime import (
@@ -150,7 +150,7 @@ def _try(settings: Config, data: DataSet, split: str) -> None:
         batch = next(iter(data.training_batches(2, seed=0, epoch=0, generator=generator)))
         assert batch.index is not None  # a data set's batches have positions
         some = batch.index.sort().values  # chains of two data; all of them would be written twice
-        learner = build_learner(settings, Course(None, facts.steps_per_epoch, some, Path(scratch) / "chains"))
+        learner = build_learner(settings, RunLength(None, facts.steps_per_epoch, some, Path(scratch) / "chains"))
         state = learner.init(pair)
         with evaluation_mode(state.learned):
             points = data.take(split, torch.arange(min(2, data.size(split))))

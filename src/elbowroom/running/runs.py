@@ -25,7 +25,7 @@ from elbowroom.data.loading import load_data
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.doctor.diagnose import Diagnosis, diagnose
-from elbowroom.evaluation.doctor.findings import Patient
+from elbowroom.evaluation.doctor.findings import DoctorInput
 from elbowroom.evaluation.evaluate import evaluate, score
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.settings import Settings
@@ -38,7 +38,7 @@ from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw, mean
 from elbowroom.model.guides import PriorGuide
 from elbowroom.model.latent import LatentModel, Sample
-from elbowroom.running.build import Facts, build_data, build_pair
+from elbowroom.running.build import DataFacts, build_data, build_pair
 from elbowroom.running.config import Config, configure
 from elbowroom.running.diagnosis import Checkup, write_checkup
 from elbowroom.running.evaluation_cache import FileParts
@@ -95,7 +95,7 @@ class Run:
         content = folder.read_config()
         self.folder = folder
         self.config: Config = configure(content["config"], source=str(folder.path / "config.json"))
-        self.facts = Facts.model_validate(content["facts"])
+        self.facts = DataFacts.model_validate(content["facts"])
         self.content = content
         found = folder.checkpoints.find(checkpoint, announce=announce)
         self.device = pick_device(device or self.config.runtime.device)
@@ -231,7 +231,7 @@ class Run:
         self._require_guide("To score data draws from")
         return Scores(*score(self.model, self.guide, self._batches(source, split, 100), k=k, seed=seed))
 
-    def patient(self, *, points: int = 1000, seed: int = 0) -> Patient:
+    def inputs(self, *, points: int = 1000, seed: int = 0) -> DoctorInput:
         """What the doctor looks at: model and guide, the run's own data, and the history of its training.
 
         Args:
@@ -241,7 +241,7 @@ class Run:
             ElbowroomError: the run's data are a stream, or are gone.
         """
         guide, settings = self.guide if self.has_guide else None, self.config.model_dump(mode="json")
-        return Patient(self.model, guide, self.dataset(), self.history, settings, points=points, seed=seed)
+        return DoctorInput(self.model, guide, self.dataset(), self.history, settings, points=points, seed=seed)
 
     def doctor(
         self,
@@ -261,7 +261,7 @@ class Run:
         Raises:
             ElbowroomError: an unknown name; data that are a stream, or are gone; less than two points.
         """
-        found = diagnose(self.patient(points=points, seed=seed), checks=checks, announce=announce)
+        found = diagnose(self.inputs(points=points, seed=seed), checks=checks, announce=announce)
         with self.folder.lock():
             write_checkup(self.folder, Checkup(found, self.step, points, seed))
         return found

@@ -16,13 +16,13 @@ from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError, did_you_mean
 from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.learners.execution import eager
-from elbowroom.learners.learner import Learner, Pair, State
+from elbowroom.learners.learner import Learner, Pair, TrainingState
 from elbowroom.memory import peak_memory
-from elbowroom.running.build import Facts, build_data, build_pair, facts_of, initialise
-from elbowroom.running.build_learner import Course, build_learner
+from elbowroom.running.build import DataFacts, build_data, build_pair, facts_of, initialise
+from elbowroom.running.build_learner import RunLength, build_learner
 from elbowroom.running.compiling import choose_execution
 from elbowroom.running.config import Config, configure, merge, nested, read_recipe, recipe_names
-from elbowroom.running.engine import Books, Plan, fit, restore
+from elbowroom.running.engine import TrainingPlan, TrainingProgress, fit, restore
 from elbowroom.running.folder import RunFolder
 from elbowroom.running.observers import Observer, TensorBoard, Terminal
 from elbowroom.running.own_data import check_same_data, with_recorded_splits
@@ -146,15 +146,15 @@ def train(
         check_same_data(before, data, folder)
         data = with_recorded_splits(data, folder)
     positions = data.splits["train"] if isinstance(data, DataSet) else None
-    course = Course(plan.total_steps, plan.steps_per_epoch, positions, path / "chains")
-    build_learner(settings, course)  # says what is wrong with the settings before anything is computed
+    length = RunLength(plan.total_steps, plan.steps_per_epoch, positions, path / "chains")
+    build_learner(settings, length)  # says what is wrong with the settings before anything is computed
     if not (resume and folder.checkpoints.exist(resumable=True)):
         initialise(pair, settings, data)
     pair = pair.to(device)
     autocast_networks(pair, autocast_dtype(settings.runtime))
-    _rehearse(build_learner(settings, course), pair, data)
+    _rehearse(build_learner(settings, length), pair, data)
     execution = choose_execution(settings, plan, pair, data, decided=before.get("compiled"), announce=announce)
-    learner = build_learner(settings, course, execution)
+    learner = build_learner(settings, length, execution)
     state = learner.init(pair)
 
     # all that can be wrong with what was asked for is known by now: from here on there are files
@@ -166,11 +166,11 @@ def train(
         content = _content(settings, facts, data, from_python=from_python) | {"compiled": execution is not eager}
         # a session that fails leaves what the last one stated
         folder.write_config(content | {key: before[key] for key in ("peak_memory",) if key in before})
-        books, generator = Books(), make_generator(device, settings.train.seed)
+        progress, generator = TrainingProgress(), make_generator(device, settings.train.seed)
         if resume:
-            state, books = _where_it_stopped(folder, state, books, generator, announce)
+            state, progress = _where_it_stopped(folder, state, progress, generator, announce)
         folder.rewind_metrics(state.step)
-        fit(learner, state, data, plan, generator=generator, folder=folder, books=books, observers=observers)
+        fit(learner, state, data, plan, generator=generator, folder=folder, progress=progress, observers=observers)
         folder.write_config(content | {"peak_memory": peak_memory(device)})  # bytes, known at the end
     return Run(folder, data=data, announce=announce)
 
@@ -192,22 +192,26 @@ def _rehearse(learner: Learner, pair: Pair, data: DataSet | StreamSet) -> None:
 
 
 def _where_it_stopped(
-    folder: RunFolder, state: State, books: Books, generator: torch.Generator, announce: Callable[[str], None]
-) -> tuple[State, Books]:
+    folder: RunFolder,
+    state: TrainingState,
+    progress: TrainingProgress,
+    generator: torch.Generator,
+    announce: Callable[[str], None],
+) -> tuple[TrainingState, TrainingProgress]:
     """Learner, books and generator as the latest good checkpoint has them; as they are where there is none yet."""
     folder.checkpoints.settle()
     if not folder.checkpoints.exist(resumable=True):
         announce(f"{folder.path} has no checkpoint yet: starting from step 0")
-        return state, books
+        return state, progress
     checkpoint = folder.checkpoints.find("latest", resumable=True, announce=announce)
-    state, books = restore(checkpoint, state, generator)
-    folder.checkpoints.point("best", books.best_step)  # a kill, or a fall back, can have left the pointers elsewhere
+    state, progress = restore(checkpoint, state, generator)
+    folder.checkpoints.point("best", progress.best_step)  # a kill, or a fall back, can have left the pointers elsewhere
     folder.checkpoints.point("latest", state.step)
     announce(f"going on with {folder.path} from step {state.step:,}")
-    return state, books
+    return state, progress
 
 
-def _plan(settings: Config, facts: Facts, *, has_validation: bool, hint: str) -> Plan:
+def _plan(settings: Config, facts: DataFacts, *, has_validation: bool, hint: str) -> TrainingPlan:
     if settings.train.patience is not None and not has_validation:
         raise ElbowroomError(
             f"train.patience is {settings.train.patience}, but there are no validation data to get better on.",
@@ -226,7 +230,7 @@ def _plan(settings: Config, facts: Facts, *, has_validation: bool, hint: str) ->
                 "A stream of data has no epochs, so its length must be said in steps.", f"Give --train.steps. {hint}"
             )
         steps = math.ceil(settings.train.epochs * per_epoch)
-    return Plan(
+    return TrainingPlan(
         total_steps=steps,
         steps_per_epoch=per_epoch,
         batch_size=settings.train.batch_size,
@@ -239,7 +243,7 @@ def _plan(settings: Config, facts: Facts, *, has_validation: bool, hint: str) ->
     )
 
 
-def _content(settings: Config, facts: Facts, data: DataSet | StreamSet, *, from_python: bool) -> dict[str, Any]:
+def _content(settings: Config, facts: DataFacts, data: DataSet | StreamSet, *, from_python: bool) -> dict[str, Any]:
     """config.json: all that is needed to repeat the run."""
     return {
         "elbowroom": __version__,

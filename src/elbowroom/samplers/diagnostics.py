@@ -183,7 +183,7 @@ def ebfmi(energy: Tensor, *, chunk_elements: int = CHUNK_ELEMENTS) -> Tensor:
     return torch.cat(found).view(energy.shape[1:])
 
 
-class _Chains:
+class _SplitChains:
     """Chains of shape (series, replicas, draws) with what several diagnostics share, each worked out once."""
 
     def __init__(self, chains: Tensor) -> None:
@@ -241,21 +241,21 @@ def _normal_scores(values: Tensor, order: Tensor) -> Tensor:
     return torch.empty_like(values).scatter_(-1, order, scores.view_as(values))
 
 
-def _rhat(chains: _Chains) -> Tensor:
+def _rhat(chains: _SplitChains) -> Tensor:
     # only the folded one may be NaN alone: where all draws are equally far from the median
     return torch.fmax(_split_rhat(chains.scores), _split_rhat(chains.folded_scores))
 
 
-def _ess_bulk(chains: _Chains) -> Tensor:
+def _ess_bulk(chains: _SplitChains) -> Tensor:
     return _ess(chains.scores)
 
 
-def _ess_tail(chains: _Chains) -> Tensor:
+def _ess_tail(chains: _SplitChains) -> Tensor:
     below = ((chains.halves <= chains.quantile(probability)).double() for probability in TAILS)
     return torch.minimum(*map(_ess, below))
 
 
-def _ess_mean(chains: _Chains) -> Tensor:
+def _ess_mean(chains: _SplitChains) -> Tensor:
     return _ess(chains.halves)
 
 
@@ -327,14 +327,16 @@ def _autocorrelation_time(correlation: Tensor) -> Tensor:
     return -1 + 2 * total + remainder
 
 
-def _over_series(draws: Tensor, functions: Sequence[Callable[[_Chains], Tensor]], chunk_elements: int) -> list[Tensor]:
+def _over_series(
+    draws: Tensor, functions: Sequence[Callable[[_SplitChains], Tensor]], chunk_elements: int
+) -> list[Tensor]:
     """Each function of the chains, in chunks of series: draws of shape (draws, replicas, *) to results of shape (*)."""
     _check(draws)
     flat = draws.detach().flatten(2) if draws.dim() > 2 else draws.detach().unsqueeze(-1)
     results: list[list[Tensor]] = [[flat.new_empty(0, dtype=torch.float64)] for _ in functions]
     for part in chunks(flat.shape[-1], max(1, chunk_elements // (draws.shape[0] * draws.shape[1]))):
         chains = flat[..., part].permute(2, 1, 0).to(torch.float64, memory_format=torch.contiguous_format)
-        shared = _Chains(_finite(chains, draws))
+        shared = _SplitChains(_finite(chains, draws))
         for found, function in zip(results, functions, strict=True):
             found.append(function(shared))
     return [torch.cat(found).view(draws.shape[2:]) for found in results]

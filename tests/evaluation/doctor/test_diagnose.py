@@ -17,7 +17,7 @@ from elbowroom.data.loading import load_data
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.doctor import diagnose as module
 from elbowroom.evaluation.doctor.diagnose import CHECKS, Diagnosis, diagnose
-from elbowroom.evaluation.doctor.findings import Finding, Patient
+from elbowroom.evaluation.doctor.findings import DoctorInput, Finding
 from elbowroom.inference.objectives import elbo
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import DiagonalNormal, PriorGuide
@@ -44,7 +44,7 @@ def data_of(x: Tensor, support: str, **settings: Any) -> DataSet:
 
 def trained(
     likelihood: Likelihood, data: DataSet, *, steps: int = 500, beta: float = 1.0, hidden: int = 64, lr: float = 5e-3
-) -> Patient:
+) -> DoctorInput:
     """A small encoder and decoder, some Adam steps on the training split, and the history that a run would keep."""
     torch.manual_seed(0)
     latent_dim = likelihood.network.in_shape[0]  # type: ignore[union-attr]
@@ -64,7 +64,7 @@ def trained(
         optimizer.step()
         if step % report == 0:
             history.append({"step": step, "split": "train", "elbo": float(value.detach())})
-    return Patient(model.eval(), guide.eval(), data, history, points=600)
+    return DoctorInput(model.eval(), guide.eval(), data, history, points=600)
 
 
 def _blobs(num_data: int = 1500, dim: int = 12, noise: float = 0.3) -> Tensor:
@@ -98,83 +98,83 @@ def _decoder(dim: int, latent_dim: int = 2, parameters: int = 1) -> MLP:
 # --- planted faults ----------------------------------------------------------------------------------------------
 
 
-def collapsed() -> Patient:
+def collapsed() -> DoctorInput:
     return trained(Bernoulli(_decoder(24), (24,)), data_of(_bits(), "binary"), beta=30.0)
 
 
-def deaf() -> Patient:
+def deaf() -> DoctorInput:
     """A decoder that has no weights for z; the encoder speaks all the same."""
-    patient = trained(Bernoulli(_decoder(24), (24,)), data_of(_bits(), "binary"), steps=200)
-    first = patient.model.likelihood.network.hidden_layers[0]  # type: ignore[union-attr]
+    inputs = trained(Bernoulli(_decoder(24), (24,)), data_of(_bits(), "binary"), steps=200)
+    first = inputs.model.likelihood.network.hidden_layers[0]  # type: ignore[union-attr]
     with torch.no_grad():
         first.weight.zero_()
-    return patient
+    return inputs
 
 
-def mostly_dead() -> Patient:
+def mostly_dead() -> DoctorInput:
     likelihood = Gaussian(_decoder(12, latent_dim=10), (12,))
     return trained(likelihood, data_of(_blobs(), "reals"), steps=1200)
 
 
-def grey() -> Patient:
+def grey() -> DoctorInput:
     return trained(CrossEntropy(_decoder(24), (24,)), data_of(torch.rand(800, 24, generator=seeded()), "unit-interval"))
 
 
-def at_bound() -> Patient:
+def at_bound() -> DoctorInput:
     """Elements that are constant, so that σ shrinks for ever."""
-    patient = trained(Gaussian(_decoder(12), (12,)), data_of(_blobs(), "reals"), steps=200)
+    inputs = trained(Gaussian(_decoder(12), (12,)), data_of(_blobs(), "reals"), steps=200)
     with torch.no_grad():
-        patient.model.likelihood.raw_scale.fill_(-20.0)  # type: ignore[union-attr]
-    return patient
+        inputs.model.likelihood.raw_scale.fill_(-20.0)  # type: ignore[union-attr]
+    return inputs
 
 
-def wrong_scale() -> Patient:
+def wrong_scale() -> DoctorInput:
     """The tutorial's squared error: σ² = ½ whatever the data."""
     return trained(Gaussian(_decoder(12), (12,), scale=2.0), data_of(_blobs(), "reals"))
 
 
-def overdispersed() -> Patient:
+def overdispersed() -> DoctorInput:
     return trained(Poisson(_decoder(12), (12,)), data_of(_counts(spread=0.4), "counts"), steps=1500, lr=2e-3)
 
 
-def five_steps() -> Patient:
+def five_steps() -> DoctorInput:
     return trained(Bernoulli(_decoder(24), (24,)), data_of(_bits(), "binary"), steps=5)
 
 
-def still_rising() -> Patient:
+def still_rising() -> DoctorInput:
     history = [{"step": 100 * t, "split": "validation", "elbo": -100 + 0.5 * t} for t in range(1, 41)]
     return replace(bernoulli(), history=history)
 
 
-def fell() -> Patient:
+def fell() -> DoctorInput:
     history = [{"step": 100 * t, "split": "validation", "elbo": -100.0 - 5 * (t > 35)} for t in range(1, 41)]
     return replace(bernoulli(), history=history)
 
 
-def overfitted() -> Patient:
+def overfitted() -> DoctorInput:
     data = data_of(_bits(360, 60), "binary", test=300)
     return trained(Bernoulli(_decoder(60, latent_dim=8), (60,)), data, steps=3000, hidden=256)
 
 
-def not_a_number() -> Patient:
-    patient = trained(Bernoulli(_decoder(24), (24,)), data_of(_bits(), "binary"), steps=5)
+def not_a_number() -> DoctorInput:
+    inputs = trained(Bernoulli(_decoder(24), (24,)), data_of(_bits(), "binary"), steps=5)
     with torch.no_grad():
-        next(patient.model.likelihood.parameters())[0, 0] = math.nan
-    return patient
+        next(inputs.model.likelihood.parameters())[0, 0] = math.nan
+    return inputs
 
 
-def exploding() -> Patient:
+def exploding() -> DoctorInput:
     """Three rows of a model's data, of both splits, are far from all others."""
-    patient = gaussian()
+    inputs = gaussian()
     x = _blobs()
     x[:30] = 100.0
-    return replace(patient, data=replace(data_of(x, "reals"), splits=patient.data.splits))
+    return replace(inputs, data=replace(data_of(x, "reals"), splits=inputs.data.splits))
 
 
-def spiked() -> Patient:
-    patient = bernoulli()
-    history = [{**row, "grad_norm": 1.0 if i != 9 else 1e6} for i, row in enumerate(patient.history)]
-    return replace(patient, history=history)
+def spiked() -> DoctorInput:
+    inputs = bernoulli()
+    history = [{**row, "grad_norm": 1.0 if i != 9 else 1e6} for i, row in enumerate(inputs.history)]
+    return replace(inputs, history=history)
 
 
 class LogVarianceAsScale(Conditional):
@@ -190,12 +190,12 @@ class LogVarianceAsScale(Conditional):
         return Independent(Normal(loc, log_variance, validate_args=False), 1, validate_args=False)
 
 
-def negative_scale() -> Patient:
+def negative_scale() -> DoctorInput:
     torch.manual_seed(0)
     return replace(bernoulli(), guide=LogVarianceAsScale())
 
 
-FAULTS: dict[str, tuple[Callable[[], Patient], str, str, str]] = {
+FAULTS: dict[str, tuple[Callable[[], DoctorInput], str, str, str]] = {
     # name -> (patient, check, least severity, word of the title)
     "collapsed": (collapsed, "latents_in_use", "severe", "collapsed"),
     "deaf decoder": (deaf, "latents_in_use", "severe", "listen"),
@@ -229,27 +229,27 @@ def test_a_planted_fault_is_found(name: str) -> None:
 # --- healthy models ----------------------------------------------------------------------------------------------
 
 
-def linear_gaussian() -> Patient:
+def linear_gaussian() -> DoctorInput:
     generator = seeded(3)
     model = LinearGaussian(torch.randn(8, 2, generator=generator), torch.randn(8, generator=generator), scale=0.5)
     x = model.sample(1500, generator=generator).x
-    return Patient(model, model.exact_guide(), data_of(x, "reals"), points=600)
+    return DoctorInput(model, model.exact_guide(), data_of(x, "reals"), points=600)
 
 
-def bernoulli() -> Patient:
+def bernoulli() -> DoctorInput:
     return trained(Bernoulli(_decoder(24), (24,)), data_of(_bits(), "binary"), steps=1500)
 
 
-def gaussian() -> Patient:
+def gaussian() -> DoctorInput:
     return trained(Gaussian(_decoder(12), (12,)), data_of(_blobs(), "reals"), steps=1500)
 
 
-def poisson() -> Patient:
+def poisson() -> DoctorInput:
     return trained(Poisson(_decoder(12), (12,)), data_of(_counts(), "counts"), steps=2000, lr=2e-3)
 
 
 @pytest.mark.parametrize("make", [linear_gaussian, bernoulli, gaussian, poisson], ids=lambda make: make.__name__)
-def test_a_healthy_model_has_neither_warning_nor_worse(make: Callable[[], Patient]) -> None:
+def test_a_healthy_model_has_neither_warning_nor_worse(make: Callable[[], DoctorInput]) -> None:
     found = diagnose(make())
     assert [(finding.check, finding.title) for finding in found.findings if finding.severity != "note"] == []
     assert found.healthy
@@ -266,7 +266,7 @@ def _finding(check: str, severity: Any) -> Finding:
 
 def test_the_gravest_comes_first_and_order_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     order = ["note", "warning", "severe", "warning"]
-    checks = {f"c{i}": lambda patient, i=i, s=s: [_finding(f"c{i}", s)] for i, s in enumerate(order)}
+    checks = {f"c{i}": lambda inputs, i=i, s=s: [_finding(f"c{i}", s)] for i, s in enumerate(order)}
     monkeypatch.setattr(module, "CHECKS", checks)
     told: list[tuple[str, int, int]] = []
     found = diagnose(linear_gaussian(), announce=lambda *what: told.append(what))
@@ -276,10 +276,10 @@ def test_the_gravest_comes_first_and_order_is_kept(monkeypatch: pytest.MonkeyPat
 
 
 def test_what_does_not_apply_says_why_and_a_bug_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuses(patient: Patient) -> list[Finding]:
+    def refuses(inputs: DoctorInput) -> list[Finding]:
         raise ElbowroomError("There are too few data.", "Give more.")
 
-    def breaks(patient: Patient) -> list[Finding]:
+    def breaks(inputs: DoctorInput) -> list[Finding]:
         raise ZeroDivisionError
 
     monkeypatch.setattr(module, "CHECKS", {"refuses": refuses})
@@ -297,25 +297,25 @@ def test_without_sound_numbers_nothing_else_is_examined() -> None:
 
 @pytest.mark.parametrize("guide", [None, "prior"])
 def test_a_model_without_a_guide_is_examined_as_far_as_it_goes(guide: str | None) -> None:
-    patient = linear_gaussian()
-    own = None if guide is None else PriorGuide(patient.model.prior)
-    found = diagnose(replace(patient, guide=own))
+    inputs = linear_gaussian()
+    own = None if guide is None else PriorGuide(inputs.model.prior)
+    found = diagnose(replace(inputs, guide=own))
     assert found.healthy
     assert "samples_and_means" in {finding.check for finding in found.findings}
 
 
 def test_masks_are_respected() -> None:
     """A σ that fits what was observed is not blamed for the fillers, which are far away."""
-    patient = gaussian()
+    inputs = gaussian()
     x = _blobs()
     x[:, :4] = math.nan
-    assert diagnose(replace(patient, data=replace(data_of(x, "reals", missing="mask"), splits=patient.data.splits)),
+    assert diagnose(replace(inputs, data=replace(data_of(x, "reals", missing="mask"), splits=inputs.data.splits)),
                     checks=["likelihood_fits"]).findings == ()  # fmt: skip
 
 
 def test_two_diagnoses_are_the_same() -> None:
-    patient = linear_gaussian()
-    first, second = (diagnose(replace(patient), checks=list(OWN)) for _ in range(2))
+    inputs = linear_gaussian()
+    first, second = (diagnose(replace(inputs), checks=list(OWN)) for _ in range(2))
     assert first.findings == second.findings
 
 

@@ -13,7 +13,7 @@ from torch.distributions import MultivariateNormal
 from elbowroom.data.batch import Batch
 from elbowroom.data.loading import load_data
 from elbowroom.data.support import Support
-from elbowroom.evaluation.doctor.findings import Finding, Patient
+from elbowroom.evaluation.doctor.findings import DoctorInput, Finding
 from elbowroom.evaluation.doctor.guide import (
     Ranks,
     amortisation,
@@ -52,9 +52,9 @@ def _linear(dim=5, latent_dim=2, scale=0.7) -> LinearGaussian:
     return LinearGaussian(torch.randn(dim, latent_dim, generator=_generator(0)), torch.zeros(dim), scale=scale)
 
 
-def _patient(model, guide, points=600) -> Patient:
+def _inputs(model, guide, points=600) -> DoctorInput:
     x = model.sample(1200, generator=_generator(1)).x.detach()
-    return Patient(model, guide, load_data(x, test=0.5, support="reals"), points=points)
+    return DoctorInput(model, guide, load_data(x, test=0.5, support="reals"), points=points)
 
 
 def _number(finding: Finding, name: str) -> tuple[float, float | None]:
@@ -76,7 +76,7 @@ def _covered(width: float, shift: float = 0.0, level: float = 0.8, draws: int = 
 
 def test_an_exact_guide_is_calibrated():
     model = _linear()
-    (finding,) = calibration(_patient(model, model.exact_guide()))
+    (finding,) = calibration(_inputs(model, model.exact_guide()))
     assert finding.severity == "note"
     assert "calibrated as far as can be seen" in finding.title
     for name in ("z* in the central 80%", "posterior in the central 80%", "the same of the worst latent"):
@@ -89,7 +89,7 @@ def test_an_exact_guide_is_calibrated():
 @pytest.mark.parametrize("width", [0.4, math.sqrt(0.5), math.sqrt(2), 4.0])
 def test_a_wrong_width_has_the_coverage_it_must_have(width):
     model = _linear()
-    (finding,) = calibration(_patient(model, _Distorted(model, width)))
+    (finding,) = calibration(_inputs(model, _Distorted(model, width)))
     exact = _covered(width)
     for name in ("z* in the central 80%", "posterior in the central 80%"):
         value, stderr = _number(finding, name)
@@ -103,7 +103,7 @@ def test_a_wrong_width_has_the_coverage_it_must_have(width):
 
 def test_a_shifted_mean_is_found():
     model = _linear()
-    (finding,) = calibration(_patient(model, _Distorted(model, shift=0.8)))
+    (finding,) = calibration(_inputs(model, _Distorted(model, shift=0.8)))
     assert finding.severity == "warning"
     assert "off to one side" in finding.title
     value, stderr = _number(finding, "z* above q's median")
@@ -146,22 +146,22 @@ def test_latents_out_of_use_do_not_hide_the_others():
     weight[:, 1:] = 0
     model = LinearGaussian(weight, torch.zeros(5), scale=0.7)
     guide = _Distorted(model, math.sqrt(0.5))
-    (finding,) = calibration(_patient(model, guide))
+    (finding,) = calibration(_inputs(model, guide))
     value, stderr = _number(finding, "z* in the central 80%")
     assert abs(value - _covered(math.sqrt(0.5))) < 4 * stderr + 5e-3
 
 
 def test_a_model_that_uses_no_latent_has_nothing_to_calibrate():
     model = LinearGaussian(torch.zeros(5, 2), torch.zeros(5), scale=0.7)
-    assert calibration(_patient(model, model.exact_guide())) == []
+    assert calibration(_inputs(model, model.exact_guide())) == []
 
 
 def test_without_a_guide_there_is_nothing_to_say():
     model = _linear()
     for guide in (None, PriorGuide(model.prior)):
-        patient = _patient(model, guide)
-        assert calibration(patient) == []
-        assert amortisation(patient) == []
+        inputs = _inputs(model, guide)
+        assert calibration(inputs) == []
+        assert amortisation(inputs) == []
 
 
 def test_missing_elements_are_missing_in_what_is_simulated():
@@ -217,14 +217,14 @@ def _regressed(model: LatentModel, activation: str) -> DiagonalNormal:
 
 def test_an_exact_linear_encoder_of_a_linear_model_loses_nothing():
     model = _linear()
-    (finding,) = amortisation(_patient(model, model.exact_guide(), points=100))
+    (finding,) = amortisation(_inputs(model, model.exact_guide(), points=100))
     assert finding.severity == "note"
     assert _number(finding, "lost to the encoder")[0] == pytest.approx(0, abs=1e-3)
 
 
 def test_a_linear_encoder_of_a_curved_model_is_named():
     model = _curved()
-    (finding,) = amortisation(_patient(model, _regressed(model, "identity"), points=100))
+    (finding,) = amortisation(_inputs(model, _regressed(model, "identity"), points=100))
     assert finding.severity == "severe"
     assert "linear" in finding.title and "activation" in finding.remedy
     lost, room = _number(finding, "lost to the encoder")[0], _number(finding, "elbow room")[0]
@@ -234,7 +234,7 @@ def test_a_linear_encoder_of_a_curved_model_is_named():
 def test_what_is_lost_is_the_divergence_that_refitting_removes():
     model = _linear()
     guide = _Distorted(model, width=1.0, shift=1.5)
-    (finding,) = amortisation(_patient(model, guide, points=100))
+    (finding,) = amortisation(_inputs(model, guide, points=100))
     covariance = model.posterior(torch.zeros(1, 5)).covariance_matrix[0].detach()
     moved = 1.5 * covariance.diagonal().sqrt()
     exact = 0.5 * float(moved @ torch.linalg.solve(covariance, moved))  # KL(q ‖ posterior) of equal covariances
@@ -247,7 +247,7 @@ def test_a_curved_encoder_that_is_poor_is_a_warning():
     guide = _regressed(model, "relu")
     with torch.no_grad():
         guide.network.output.bias[0] += 1.0
-    (finding,) = amortisation(_patient(model, guide, points=100))
+    (finding,) = amortisation(_inputs(model, guide, points=100))
     assert finding.severity == "warning"
     assert "linear" not in finding.title
 

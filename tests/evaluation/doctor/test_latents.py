@@ -6,18 +6,18 @@ import pytest
 import torch
 
 from elbowroom.data.loading import load_data
-from elbowroom.evaluation.doctor.findings import Patient
+from elbowroom.evaluation.doctor.findings import DoctorInput
 from elbowroom.evaluation.doctor.latents import _in_use, latents_in_use
 from elbowroom.model.oracles import LinearGaussian
 
 
-def _patient(strength: float, points: int) -> Patient:
+def _inputs(strength: float, points: int) -> DoctorInput:
     """An exact model and guide; z adds so much to elements of noise 1."""
     generator = torch.Generator().manual_seed(0)
     weight = strength * torch.randn(20, 2, generator=generator)
     model = LinearGaussian(weight, torch.zeros(20), scale=1.0)
     x = model.sample(2 * points, generator=generator).x
-    return Patient(model, model.exact_guide(), load_data(x, test=0.5, support="reals"), points=points)
+    return DoctorInput(model, model.exact_guide(), load_data(x, test=0.5, support="reals"), points=points)
 
 
 @pytest.mark.parametrize(
@@ -43,12 +43,12 @@ def test_severity_needs_figures_beyond_doubt(
 def test_few_data_of_a_model_that_uses_z_are_no_proof_against_it() -> None:
     """z is worth a fraction of a nat: with 20 data its gain is as often below 0.1 as above."""
     for points in (20, 40):
-        (finding,) = latents_in_use(_patient(0.25, points))
+        (finding,) = latents_in_use(_inputs(0.25, points))
         assert finding.severity == "note"
 
 
 def test_a_decoder_that_is_deaf_stays_severe() -> None:
-    patient = _patient(1.0, 400)
+    inputs = _inputs(1.0, 400)
     deaf = LinearGaussian(torch.zeros(20, 2), torch.zeros(20), scale=1.0)
-    (finding,) = latents_in_use(Patient(deaf, patient.guide, patient.data, points=400))
+    (finding,) = latents_in_use(DoctorInput(deaf, inputs.guide, inputs.data, points=400))
     assert finding.severity == "severe" and "listen" in finding.title

@@ -31,7 +31,7 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _patient(model, guide, x, *, points=800, **options) -> Examination:
+def _inputs(model, guide, x, *, points=800, **options) -> Examination:
     return Examination(model, guide, load_data(x, test=0.5, **options), points=points)
 
 
@@ -42,7 +42,7 @@ def _linear(dim=6, latent_dim=2, scale=0.5, seed=0) -> LinearGaussian:
 
 def _healthy(points=800) -> Examination:
     model = _linear()
-    return _patient(model, model.exact_guide(), model.sample(4000, generator=_generator(1)).x, points=points)
+    return _inputs(model, model.exact_guide(), model.sample(4000, generator=_generator(1)).x, points=points)
 
 
 def _clustered() -> tuple[Examination, float]:
@@ -59,7 +59,7 @@ def _clustered() -> tuple[Examination, float]:
     centers = torch.tensor([-2.5 * r, 2.5 * r], dtype=torch.float64)
     log_q = MixtureSameFamily(Categorical(torch.ones(2, dtype=torch.float64)), Normal(centers, width)).log_prob(at)
     exact = float((log_q.exp() * (log_q - Normal(0.0, 1.0).log_prob(at))).sum() * (at[1] - at[0]))
-    return _patient(model, model.exact_guide(), x), exact
+    return _inputs(model, model.exact_guide(), x), exact
 
 
 def _number(finding: Finding, name: str) -> tuple[float, float | None]:
@@ -68,10 +68,10 @@ def _number(finding: Finding, name: str) -> tuple[float, float | None]:
 
 
 def test_an_exact_model_has_no_holes():
-    patient = _healthy()
-    (finding,) = holes(patient)
+    inputs = _healthy()
+    (finding,) = holes(inputs)
     assert finding.severity == "note"
-    found = patient.aggregate
+    found = inputs.aggregate
     assert abs(found.test.z) < 4
     for name in found.gains:
         value, stderr = mean_and_stderr(found.gains[name])
@@ -81,18 +81,18 @@ def test_an_exact_model_has_no_holes():
 
 
 def test_samples_of_an_exact_model_are_data():
-    patient = _healthy()
-    (finding,) = sample_quality(patient)
+    inputs = _healthy()
+    (finding,) = sample_quality(inputs)
     assert finding.severity == "note"
-    tests = patient.samples.tests
+    tests = inputs.samples.tests
     assert list(tests) == ["encodings", "learned", "prior"]
     for test in tests.values():
         assert abs(test.z) < 4
 
 
 def test_holes_cost_what_quadrature_says():
-    patient, exact = _clustered()
-    (finding,) = holes(patient)
+    inputs, exact = _clustered()
+    (finding,) = holes(inputs)
     assert finding.severity in ("warning", "severe")
     value, stderr = _number(finding, "gain of a learned prior")
     assert abs(value - exact) < 4 * stderr + 0.03
@@ -102,17 +102,17 @@ def test_holes_cost_what_quadrature_says():
     assert sum(parts) == pytest.approx(value)
     assert parts[2] > 0.5  # clusters, beyond scale
     assert _number(finding, "prior draws where hardly any data are (1% by chance)")[0] > 0.3
-    found = patient.aggregate
+    found = inputs.aggregate
     assert found.test.z > 4
     assert float(found.variance) == pytest.approx(2.5**2 * 0.785 + 0.2, rel=0.15)  # of q(z); that of p(z) is 1
 
 
 def test_the_prior_is_blamed_for_holes():
-    patient, _ = _clustered()
-    (finding,) = sample_quality(patient)
+    inputs, _ = _clustered()
+    (finding,) = sample_quality(inputs)
     assert finding.severity in ("warning", "severe")
     assert "the prior is the main reason" in finding.title
-    found = patient.samples
+    found = inputs.samples
     assert share_of_prior(found.tests) > 0.8
     assert found.holes.z > 4
     assert found.tests["learned"].accuracy < found.tests["prior"].accuracy - 0.2
@@ -122,7 +122,7 @@ def test_the_decoder_is_blamed_for_its_noise():
     generator = _generator(3)
     x = _linear(scale=0.3).sample(4000, generator=generator).x
     model = _linear(scale=1.2)
-    (finding,) = sample_quality(_patient(model, model.exact_guide(), x))
+    (finding,) = sample_quality(_inputs(model, model.exact_guide(), x))
     assert finding.severity in ("warning", "severe")
     assert "the decoder with its likelihood is the main reason" in finding.title
 
@@ -131,12 +131,12 @@ def test_without_a_guide_nothing_is_attributed():
     model = _linear()
     x = model.sample(2000, generator=_generator(4)).x
     for guide in (None, PriorGuide(model.prior)):
-        patient = _patient(model, guide, x)
-        assert holes(patient) == []
-        (finding,) = sample_quality(patient)
+        inputs = _inputs(model, guide, x)
+        assert holes(inputs) == []
+        (finding,) = sample_quality(inputs)
         assert finding.severity == "note"
-        assert list(patient.samples.tests) == ["prior"]
-    (finding,) = sample_quality(_patient(model, None, 3 * x))
+        assert list(inputs.samples.tests) == ["prior"]
+    (finding,) = sample_quality(_inputs(model, None, 3 * x))
     assert finding.severity in ("warning", "severe")
     assert "prior" not in finding.title
 
@@ -144,8 +144,8 @@ def test_without_a_guide_nothing_is_attributed():
 def test_other_data_are_encoded_than_are_compared_with():
     # with next to no noise a reconstruction is its datum: two samples of the same rows would be alike to the last digit
     model = _linear(dim=4, latent_dim=1, scale=0.05)
-    patient = _patient(model, model.exact_guide(), model.sample(3000, generator=_generator(5)).x)
-    found = patient.samples
+    inputs = _inputs(model, model.exact_guide(), model.sample(3000, generator=_generator(5)).x)
+    found = inputs.samples
     assert all(abs(test.z) < 4 for test in found.tests.values())
     assert not torch.allclose(found.means["encodings"], found.data, atol=0.5)
 
@@ -158,8 +158,8 @@ def test_grey_data_are_drawn_as_bits():
     model = LatentModel(StandardNormal(2), CrossEntropy(_Level(), (5,)))
     # grey values of mean 0.3 that a Bernoulli draw turns into what the model draws
     x = 0.3 + 0.2 * torch.rand(3000, 5, generator=_generator(6)) - 0.1
-    patient = _patient(model, None, x, support="unit-interval")
-    assert abs(patient.samples.tests["prior"].z) < 4
+    inputs = _inputs(model, None, x, support="unit-interval")
+    assert abs(inputs.samples.tests["prior"].z) < 4
 
 
 @pytest.mark.parametrize("context", [False, True])
@@ -172,9 +172,9 @@ def test_masks_and_contexts_are_alike_in_both_samples(context):
     c = torch.randn(3000, 2, generator=generator) if context else None
     x = model.sample(3000, context=c, generator=generator).x
     x[torch.rand(x.shape, generator=generator) < 0.3] = math.nan
-    patient = _patient(model, DiagonalNormal(encoder, 2), x, missing="mask", context=c)
-    assert abs(patient.samples.tests["prior"].z) < 4
-    assert len(holes(patient)) == 1
+    inputs = _inputs(model, DiagonalNormal(encoder, 2), x, missing="mask", context=c)
+    assert abs(inputs.samples.tests["prior"].z) < 4
+    assert len(holes(inputs)) == 1
 
 
 def test_a_sample_of_another_context_is_found():
@@ -184,8 +184,8 @@ def test_a_sample_of_another_context_is_found():
     model = LatentModel(StandardNormal(1), Gaussian(decoder, (3,), scale=0.3))
     c = torch.randn(3000, 1, generator=generator)
     x = model.sample(3000, context=c, generator=generator).x
-    patient = _patient(model, None, x, context=c[torch.randperm(3000, generator=generator)])
-    assert patient.samples.tests["prior"].z > 4
+    inputs = _inputs(model, None, x, context=c[torch.randperm(3000, generator=generator)])
+    assert inputs.samples.tests["prior"].z > 4
 
 
 def test_categories_are_compared_by_name():
@@ -193,7 +193,7 @@ def test_categories_are_compared_by_name():
     network = MLP((1,), Categories.parameter_shape((4,), num_categories=3), hidden=())
     model = LatentModel(StandardNormal(1), Categories(network, (4,), num_categories=3))
     x = model.sample(2000, generator=generator).x
-    found = sample_study(_patient(model, None, x.long(), support="categories", num_categories=3))
+    found = sample_study(_inputs(model, None, x.long(), support="categories", num_categories=3))
     assert abs(found.tests["prior"].z) < 4
     assert found.blur == {}
 
@@ -205,7 +205,7 @@ def test_means_are_blurred_by_what_noise_there_is():
             return torch.zeros(*z.shape[:-1], 1, 6, 6) + 0 * z.sum(-1)[..., None, None, None]
 
     model = LatentModel(StandardNormal(1), Bernoulli(_Half(), (6, 6)))
-    found = sample_study(_patient(model, None, model.sample(1000, generator=_generator(10)).x, support="binary"))
+    found = sample_study(_inputs(model, None, model.sample(1000, generator=_generator(10)).x, support="binary"))
     assert found.blur["prior"][0] == 0.0
     assert found.means["prior"].shape == (20, 6, 6)
 
@@ -229,16 +229,16 @@ def test_a_diagnosis_has_the_studies_that_its_checks_asked_for():
     of_z = diagnose(_healthy(200), checks=["holes"]).studies  # nothing is wrong, so that no samples were looked at
     assert of_z.aggregate is not None and of_z.samples is None
     model = _linear()
-    alone = _patient(model, None, model.sample(2000, generator=_generator(4)).x)
+    alone = _inputs(model, None, model.sample(2000, generator=_generator(4)).x)
     without_guide = diagnose(alone, checks=["holes", "sample_quality"]).studies
     assert without_guide.aggregate is None and list(without_guide.samples.tests) == ["prior"]
 
 
 def test_networks_are_left_in_the_mode_they_were_in():
-    patient = _healthy(200)
-    patient.model.train()
-    sample_quality(patient)
-    assert patient.model.training
+    inputs = _healthy(200)
+    inputs.model.train()
+    sample_quality(inputs)
+    assert inputs.model.training
 
 
 def test_too_few_data_are_said_to_be_too_few():

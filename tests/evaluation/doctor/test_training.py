@@ -10,7 +10,7 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.data.loading import load_data
-from elbowroom.evaluation.doctor.findings import Finding, Patient
+from elbowroom.evaluation.doctor.findings import DoctorInput, Finding
 from elbowroom.evaluation.doctor.training import _is_bad, generalises
 from elbowroom.model.likelihood import Likelihood
 from elbowroom.model.likelihoods import LIKELIHOODS
@@ -35,7 +35,7 @@ def _overfitted(unit: float, moved: float) -> Finding:
     x = x.clone()
     x[data.splits["test"]] += unit * moved * torch.tensor([1.0, -1.0]).repeat(DIM // 2)
     moved_data = replace(load_data(x, test=0.5, support="reals"), splits=data.splits)
-    (finding,) = generalises(Patient(model, model.exact_guide(), moved_data, points=500))
+    (finding,) = generalises(DoctorInput(model, model.exact_guide(), moved_data, points=500))
     return finding
 
 

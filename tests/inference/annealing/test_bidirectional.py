@@ -14,7 +14,7 @@ from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.annealing import ais as module
-from elbowroom.inference.annealing.ais import Plan, ais
+from elbowroom.inference.annealing.ais import AnnealingPlan, ais
 from elbowroom.inference.annealing.bidirectional import Sandwich, Simulated, bidirectional, simulate
 from elbowroom.inference.annealing.chains import Annealed
 from elbowroom.inference.annealing.tempering import TemperedTarget
@@ -39,10 +39,10 @@ def z_score(log_ratio: Tensor) -> float:
     return float(off.mean() / off.std() * math.sqrt(off.numel()))
 
 
-def frozen(temperatures: int, *, longest: float = 1.0) -> Plan:
+def frozen(temperatures: int, *, longest: float = 1.0) -> AnnealingPlan:
     """Temperatures and steps that differ, with no pilot run."""
     step_sizes = torch.linspace(0.4 * longest, longest, max(temperatures - 1, 0), dtype=torch.float64)
-    return Plan(torch.linspace(0, 1, temperatures + 1, dtype=torch.float64).pow(1.5), step_sizes)
+    return AnnealingPlan(torch.linspace(0, 1, temperatures + 1, dtype=torch.float64).pow(1.5), step_sizes)
 
 
 @pytest.mark.parametrize("chains", [1, 4, 16])
@@ -307,7 +307,7 @@ class Noting:
 
 
 @pytest.mark.parametrize("temperatures", [7, frozen(7), frozen(7).betas], ids=["pilot", "plan", "pilot of given"])
-def test_the_way_back_is_the_way_there(temperatures: int | Tensor | Plan) -> None:
+def test_the_way_back_is_the_way_there(temperatures: int | Tensor | AnnealingPlan) -> None:
     """The very β and ε of each datum, met in the opposite order; other ones would shift the bound, by little."""
     kernel = Noting()
     sandwich(temperatures=temperatures, kernel=kernel, chains=2)

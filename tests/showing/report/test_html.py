@@ -16,7 +16,7 @@ from elbowroom.showing.report.blocks import (
     Block,
     Column,
     Commands,
-    Facts,
+    FactList,
     FactSheet,
     Figure,
     Group,
@@ -25,7 +25,7 @@ from elbowroom.showing.report.blocks import (
     Problem,
     Prose,
     Report,
-    Section,
+    ReportSection,
     Table,
     Tile,
 )
@@ -45,7 +45,7 @@ def full(text: str) -> Report:
     blocks: tuple[Block, ...] = (
         Prose(text),
         Prose(text, tone="missing"),
-        FactSheet((Facts(text, ((text, text),)),)),
+        FactSheet((FactList(text, ((text, text),)),)),
         table,
         plain,
         Figure(PNG, text, text, 900, 300, readable=True),
@@ -62,7 +62,7 @@ def full(text: str) -> Report:
         lead=text,
         headline=Headline(text, text, text, (text, text), tone="warning"),
         tiles=(Tile(text, text, text),),
-        sections=(Section("one", text, text, blocks), Section("two", text, text, blocks)),
+        sections=(ReportSection("one", text, text, blocks), ReportSection("two", text, text, blocks)),
         maker=text,
     )
 
@@ -204,7 +204,7 @@ def test_equal_reports_are_equal_pages() -> None:
 
 def test_commands_in_prose_are_set_apart() -> None:
     def of(text: str) -> list[str]:
-        section = Section("one", "One", "One", (Prose(text),))
+        section = ReportSection("one", "One", "One", (Prose(text),))
         report = replace(full("x"), sections=(section,), headline=Headline("a", "b", "c", ()))
         return [element.text for element in read(page(report)).all("code")]
 
@@ -219,7 +219,7 @@ def test_what_the_page_does_not_know_is_an_error() -> None:
 
     strange: Block = Strange()  # type: ignore[assignment]
     with pytest.raises(UndefinedError):
-        page(replace(full("x"), sections=(Section("one", "One", "One", (strange,)),)))
+        page(replace(full("x"), sections=(ReportSection("one", "One", "One", (strange,)),)))
 
 
 def test_a_row_too_long_is_an_error() -> None:

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.doctor.findings import Patient
+from elbowroom.evaluation.doctor.findings import DoctorInput
 from elbowroom.evaluation.doctor.learned_prior import LearnedPrior, learn_priors
 from elbowroom.evaluation.doctor.two_sample import LEAST_DRAWS, TwoSampleTest, classifier_test
 from elbowroom.evaluation.study import evaluation_mode
-from elbowroom.inference.soundness import ask
+from elbowroom.inference.soundness import guide_distribution
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw, mean
 from elbowroom.model.guides import PriorGuide
@@ -72,25 +72,25 @@ class Aggregate:
         return math.sqrt(max(self.empty * (1 - self.empty), 1 / len(self.prior)) / len(self.prior))
 
 
-def guide_of(patient: Patient) -> Conditional | None:
+def guide_of(inputs: DoctorInput) -> Conditional | None:
     """The guide that was learned; the prior in its place is none."""
-    return None if isinstance(patient.guide, PriorGuide) else patient.guide
+    return None if isinstance(inputs.guide, PriorGuide) else inputs.guide
 
 
-def held_out(patient: Patient, least: int = 1) -> str:
+def held_out(inputs: DoctorInput, least: int = 1) -> str:
     """The split that was not trained on: test, or else validation.
 
     Args:
-        patient: whose data.
+        inputs: whose data.
         least: rows that are needed.
     Raises:
         ElbowroomError: neither has so many rows.
     """
     for split in ("test", "validation"):
-        if (patient.data.size(split) or 0) >= least:
+        if (inputs.data.size(split) or 0) >= least:
             return split
     raise ElbowroomError(
-        f"No split of {patient.data.name} that was held out has {least} rows.", "Keep more apart: --data.test 0.2."
+        f"No split of {inputs.data.name} that was held out has {least} rows.", "Keep more apart: --data.test 0.2."
     )
 
 
@@ -100,25 +100,25 @@ def prior_draws(model: LatentModel, batch: Batch, generator: torch.Generator) ->
     return draw(prior, () if prior.batch_shape else (len(batch),), generator=generator)
 
 
-def aggregate_study(patient: Patient) -> Aggregate:
+def aggregate_study(inputs: DoctorInput) -> Aggregate:
     """Compare q(z) with p(z).
 
     Args:
-        patient: a trained model with a guide, and its data.
+        inputs: a trained model with a guide, and its data.
     Raises:
         ElbowroomError: no guide; too few data held out.
     """
-    with evaluation_mode(patient.model, *([] if patient.guide is None else [patient.guide])):
-        return _study(patient)
+    with evaluation_mode(inputs.model, *([] if inputs.guide is None else [inputs.guide])):
+        return _study(inputs)
 
 
-def _study(patient: Patient) -> Aggregate:
-    guide, model, generator = guide_of(patient), patient.model, patient.generator("holes")
+def _study(inputs: DoctorInput) -> Aggregate:
+    guide, model, generator = guide_of(inputs), inputs.model, inputs.generator("holes")
     if guide is None:
         raise ElbowroomError("The aggregate posterior was asked for, but there is no guide.", "Train with a guide.")
-    learned = _learned(patient, guide, generator)
-    batch = patient.batch(held_out(patient, LEAST_DRAWS), 2 * patient.points)
-    z = draw(ask(guide, batch), (_DRAWS,), generator=generator)
+    learned = _learned(inputs, guide, generator)
+    batch = inputs.batch(held_out(inputs, LEAST_DRAWS), 2 * inputs.points)
+    z = draw(guide_distribution(guide, batch), (_DRAWS,), generator=generator)
     drawn = prior_draws(model, batch, generator)
     best = learned["mixture"]
     of_data, of_prior = (
@@ -136,21 +136,21 @@ def _study(patient: Patient) -> Aggregate:
     )
 
 
-def _learned(patient: Patient, guide: Conditional, generator: torch.Generator) -> dict[str, LearnedPrior]:
+def _learned(inputs: DoctorInput, guide: Conditional, generator: torch.Generator) -> dict[str, LearnedPrior]:
     """The candidates, fitted to draws of q(z | x) of training data."""
-    points = min(_TRAINING * patient.points, patient.data.size("train"))
+    points = min(_TRAINING * inputs.points, inputs.data.size("train"))
     draws = -(-_LEAST_TRAINING // max(points, 1))
     means, z, contexts = [], [], []
-    for batch in patient.data.batches("train", _BATCH, points=points):
-        q = ask(guide, batch)
+    for batch in inputs.data.batches("train", _BATCH, points=points):
+        q = guide_distribution(guide, batch)
         means.append(mean(q))
         z.append(draw(q, (draws,), generator=generator))
         contexts.append(batch.context)
     context = None if contexts[0] is None else torch.cat([part for part in contexts if part is not None])
-    prior = patient.model.prior(None, context)
+    prior = inputs.model.prior(None, context)
     of_prior = draw(prior, () if prior.batch_shape else (1000,), generator=generator)
     spread = torch.cat(means).var(0) / of_prior.var(0)
-    return learn_priors(patient.model, torch.cat(z, 1), spread, context=context, generator=generator)
+    return learn_priors(inputs.model, torch.cat(z, 1), spread, context=context, generator=generator)
 
 
 def _plane(learned: LearnedPrior, z: Tensor) -> Tensor:

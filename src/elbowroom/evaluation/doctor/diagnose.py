@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from elbowroom.errors import ElbowroomError, did_you_mean
 from elbowroom.evaluation.doctor import guide, latents, likelihood, prior, training
 from elbowroom.evaluation.doctor.examination import Check, Examination, Studies
-from elbowroom.evaluation.doctor.findings import Finding, Patient
+from elbowroom.evaluation.doctor.findings import DoctorInput, Finding
 
 __all__ = ["CHECKS", "Diagnosis", "diagnose"]
 
@@ -72,7 +72,7 @@ class Diagnosis:
 
 
 def diagnose(
-    patient: Patient,
+    inputs: DoctorInput,
     *,
     checks: Sequence[str] | None = None,
     announce: Announce = lambda check, done, total: None,
@@ -83,7 +83,7 @@ def diagnose(
     model's numbers are not sound, the other checks are not made: they would find the same fault in other words.
 
     Args:
-        patient: the model, its data, and the history of its training.
+        inputs: the model, its data, and the history of its training.
         checks: names from ``CHECKS``; all of them unless given.
         announce: told before every check.
     Raises:
@@ -93,16 +93,16 @@ def diagnose(
         >>> from elbowroom.model import oracles
         >>> model, _, x = oracles.ppca(dim=8, latent_dim=2, seed=0, num_data=500)
         >>> data = load_data(x, support="reals", validation=0.0, test=0.4).to(dtype=x.dtype)
-        >>> diagnose(Patient(model, model.exact_guide(), data), checks=["sound", "latents_in_use"]).healthy
+        >>> diagnose(DoctorInput(model, model.exact_guide(), data), checks=["sound", "latents_in_use"]).healthy
         True
     """
     names = list(CHECKS if checks is None else checks)
     for name in names:
         if name not in CHECKS:
             raise ElbowroomError(f"There is no check '{name}'.", did_you_mean(name, CHECKS))
-    if patient.points < 2:
-        raise ElbowroomError(f"points is {patient.points}, but a check compares data.", "Give --points 2 or more.")
-    examined = Examination.of(patient)
+    if inputs.points < 2:
+        raise ElbowroomError(f"points is {inputs.points}, but a check compares data.", "Give --points 2 or more.")
+    examined = Examination.of(inputs)
     findings: list[Finding] = []
     not_examined: dict[str, str] = {}
     seconds: dict[str, float] = {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 
 from elbowroom.evaluation.doctor.aggregate_posterior import Aggregate, aggregate_study, guide_of
-from elbowroom.evaluation.doctor.findings import Finding, Patient
+from elbowroom.evaluation.doctor.findings import DoctorInput, Finding
 from elbowroom.evaluation.doctor.sample_quality import SampleStudy, sample_study
 
 __all__ = ["Check", "Examination", "Studies"]
@@ -27,13 +27,13 @@ class Studies:
 
 
 @dataclass(frozen=True, eq=False)
-class Examination(Patient):
+class Examination(DoctorInput):
     """A patient, and its studies, each made when a check first asks for it."""
 
     @classmethod
-    def of(cls, patient: Patient) -> Examination:
+    def of(cls, inputs: DoctorInput) -> Examination:
         """The examination of a patient, with nothing studied yet."""
-        return cls(**{field.name: getattr(patient, field.name) for field in fields(Patient)})
+        return cls(**{field.name: getattr(inputs, field.name) for field in fields(DoctorInput)})
 
     @cached_property
     def aggregate(self) -> Aggregate:

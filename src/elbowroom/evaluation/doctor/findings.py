@@ -14,7 +14,7 @@ from elbowroom.data.dataset import DataSet
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.latent import LatentModel
 
-__all__ = ["Evidence", "Finding", "Patient", "Severity"]
+__all__ = ["DoctorInput", "Evidence", "Finding", "Severity"]
 
 Severity = Literal["note", "warning", "severe"]
 
@@ -51,7 +51,7 @@ class Finding:
 
 
 @dataclass(frozen=True, eq=False)
-class Patient:
+class DoctorInput:
     """A trained model and what is known of its training.
 
     Attributes:

@@ -34,12 +34,12 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.evaluation.doctor.aggregate_posterior import guide_of, held_out, prior_draws
-from elbowroom.evaluation.doctor.findings import Evidence, Finding, Patient, Severity
+from elbowroom.evaluation.doctor.findings import DoctorInput, Evidence, Finding, Severity
 from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.gaussian.optimal_gaussian import local_guide
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence, laplace_proposal
 from elbowroom.inference.posterior.sample import default_metric
-from elbowroom.inference.soundness import ask
+from elbowroom.inference.soundness import guide_distribution
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw, mean
 from elbowroom.model.guides import DiagonalNormal, FullNormal
@@ -68,13 +68,13 @@ _WEIGHTED = 200  # draws of the posterior of each datum
 _WEIGHTED_DATA = 100
 
 
-def amortisation(patient: Patient) -> list[Finding]:
+def amortisation(inputs: DoctorInput) -> list[Finding]:
     r"""What an encoder loses against a q of its own for each held-out datum.
 
     .. math:: \mathbb{E}_n \big(\mathcal{L}[q^*_n] - \mathcal{L}[q(\cdot | x_n)]\big) \ge 0
 
     Args:
-        patient: a trained model and its data.
+        inputs: a trained model and its data.
     Returns:
         One finding: severe for an affine encoder that loses half a nat or more; a warning for any other that loses 3
         nats and half of the elbow room; otherwise a note. None without a guide.
@@ -83,12 +83,12 @@ def amortisation(patient: Patient) -> list[Finding]:
     Reference:
         Cremer, Li & Duvenaud (2018), Inference suboptimality in variational autoencoders, arXiv:1801.03558.
     """
-    guide, model = guide_of(patient), patient.model
+    guide, model = guide_of(inputs), inputs.model
     if guide is None:
         return []
     batch, generator = (
-        patient.batch(held_out(patient), min(patient.points, _REFITTED)),
-        patient.generator("amortisation"),
+        inputs.batch(held_out(inputs), min(inputs.points, _REFITTED)),
+        inputs.generator("amortisation"),
     )
     with evaluation_mode(model, guide):
         found = local_guide(model, guide, batch, family="guide", generator=generator)
@@ -232,7 +232,7 @@ def simulated_ranks(
         z = prior_draws(model, part, generator)
         x = draw(model.likelihood(z, part.context), generator=generator)
         x = x if part.mask is None else torch.where(part.mask, x, part.x)
-        q = ask(guide, Batch(x, part.index, part.context, part.mask))
+        q = guide_distribution(guide, Batch(x, part.index, part.context, part.mask))
         ranks.append((draw(q, (draws,), generator=generator) < z).sum(0))
         errors.append(((z - q.mean) / q.stddev).double())
         means.append(q.mean)
@@ -262,12 +262,12 @@ def weighted_coverage(
     z = draw(proposal, (_WEIGHTED,), generator=generator)
     log_w = model.log_joint(batch.x, z, context=batch.context, mask=batch.mask) - proposal.log_prob(z)
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=z.dtype, device=z.device)
-    low, high = draw(ask(guide, batch), (999,), generator=generator).quantile(ends, 0)
+    low, high = draw(guide_distribution(guide, batch), (999,), generator=generator).quantile(ends, 0)
     inside = (low <= z) & (z <= high)
     return torch.einsum("kn,knj->nj", log_w.double().softmax(0), inside.double())
 
 
-def calibration(patient: Patient) -> list[Finding]:
+def calibration(inputs: DoctorInput) -> list[Finding]:
     r"""Whether the guide's intervals hold what they say: simulation-based calibration, and weighted draws on real data.
 
     .. math:: z^* \sim p(z), \; x \sim p(x | z^*): \qquad \Pr(z^*_j \in I_j(x)) = 0.8
@@ -276,7 +276,7 @@ def calibration(patient: Patient) -> list[Finding]:
     the prior whatever x is are calibrated, and would only hide the others.
 
     Args:
-        patient: a trained model and its data.
+        inputs: a trained model and its data.
     Returns:
         One finding: a warning where the coverage is off by a fifth, or more than 70% of z* lie on one side of q's
         median in some dimension; severe where it is off by 0.3. None without a guide, or without a latent in use.
@@ -286,12 +286,12 @@ def calibration(patient: Patient) -> list[Finding]:
         Talts et al. (2018), Validating Bayesian inference algorithms with simulation-based calibration,
         arXiv:1804.06788.
     """
-    guide, model = guide_of(patient), patient.model
+    guide, model = guide_of(inputs), inputs.model
     if guide is None:
         return []
-    batch, generator = patient.batch(held_out(patient)), patient.generator("calibration")
+    batch, generator = inputs.batch(held_out(inputs)), inputs.generator("calibration")
     with evaluation_mode(model, guide):
-        rows = torch.arange(max(patient.points, _LEAST), device=batch.x.device) % len(batch)
+        rows = torch.arange(max(inputs.points, _LEAST), device=batch.x.device) % len(batch)
         found = simulated_ranks(model, guide, batch.rows(rows), generator=generator)
         if not bool(found.active.any()):
             return []

@@ -6,10 +6,10 @@ import torch
 
 from elbowroom.data.batch import Batch
 from elbowroom.evaluation.doctor.aggregate_posterior import guide_of, held_out, prior_draws
-from elbowroom.evaluation.doctor.findings import Evidence, Finding, Patient, Severity
+from elbowroom.evaluation.doctor.findings import DoctorInput, Evidence, Finding, Severity
 from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.objectives import elbo_terms
-from elbowroom.inference.soundness import ask
+from elbowroom.inference.soundness import guide_distribution
 from elbowroom.model.draws import draw, mean
 from elbowroom.model.latent import LatentModel
 from elbowroom.numerics import mean_and_stderr
@@ -24,7 +24,7 @@ _FEW = 2  # latents in use, where ...
 _MANY = 8  # ... there are as many as this: a plane would have been asked for by --model.latent-dim 2
 
 
-def latents_in_use(patient: Patient) -> list[Finding]:
+def latents_in_use(inputs: DoctorInput) -> list[Finding]:
     r"""Posterior collapse and dead units, on held-out data.
 
     .. math:: \mathrm{active} = \#\{j : \mathrm{Var}_n(\mathbb{E}_q[z_j | x_n]) > 0.01\}, \qquad
@@ -34,7 +34,7 @@ def latents_in_use(patient: Patient) -> list[Finding]:
     Neither this nor the KL counts as nothing unless it is below 0.1 nats, and below 0.5 with four standard errors more.
 
     Args:
-        patient: a trained model and its data.
+        inputs: a trained model and its data.
     Returns:
         One finding: severe where z says nothing of x beyond doubt; a warning where hardly any of many latents are in
         use; otherwise a note, and so where the data are too few to tell. None without a guide.
@@ -44,12 +44,12 @@ def latents_in_use(patient: Patient) -> list[Finding]:
         Bowman et al. (2016), Generating sentences from a continuous space, on collapse, arXiv:1511.06349.
         Burda, Grosse & Salakhutdinov (2016), Importance Weighted Autoencoders, section 5.2, arXiv:1509.00519.
     """
-    guide, model = guide_of(patient), patient.model
+    guide, model = guide_of(inputs), inputs.model
     if guide is None:
         return []
-    batch, generator = patient.batch(held_out(patient, 2)), patient.generator("latents_in_use")
+    batch, generator = inputs.batch(held_out(inputs, 2)), inputs.generator("latents_in_use")
     with evaluation_mode(model, guide):
-        q = ask(guide, batch)
+        q = guide_distribution(guide, batch)
         variance = mean(q).double().var(0)
         kl = elbo_terms(model, guide, batch, kl="auto", generator=generator).parts["kl"]
         z = draw(q, (), generator=generator)
@@ -100,7 +100,7 @@ def _in_use(
     return "note", f"All {latent_dim} latents are in use.", more
 
 
-def samples_and_means(patient: Patient) -> list[Finding]:
+def samples_and_means(inputs: DoctorInput) -> list[Finding]:
     r"""How much of a sample is noise that a picture of means does not show.
 
     .. math:: 1 - \frac{\mathrm{Var}_z(\mathbb{E}[x | z])}{\mathrm{Var}(x)}, \qquad z \sim p(z), \; x \sim p(x | z)
@@ -108,12 +108,12 @@ def samples_and_means(patient: Patient) -> list[Finding]:
     summed over elements, and the entropy of p(x | z), from draws.
 
     Args:
-        patient: a trained model and its data.
+        inputs: a trained model and its data.
     Returns:
         One note. None for categories, of which there is no mean.
     """
-    model, generator = patient.model, patient.generator("samples_and_means")
-    batch = patient.batch(held_out(patient, 2))
+    model, generator = inputs.model, inputs.generator("samples_and_means")
+    batch = inputs.batch(held_out(inputs, 2))
     with evaluation_mode(model):
         z = prior_draws(model, batch, generator)
         p_x = model.likelihood(z, batch.context)

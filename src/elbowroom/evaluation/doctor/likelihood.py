@@ -12,9 +12,9 @@ from torch.distributions import Distribution
 
 from elbowroom.data.batch import Batch
 from elbowroom.evaluation.doctor.aggregate_posterior import guide_of, held_out, prior_draws
-from elbowroom.evaluation.doctor.findings import Evidence, Finding, Patient
+from elbowroom.evaluation.doctor.findings import DoctorInput, Evidence, Finding
 from elbowroom.evaluation.study import evaluation_mode
-from elbowroom.inference.soundness import ask
+from elbowroom.inference.soundness import guide_distribution
 from elbowroom.model.distributions import ContinuousBernoulli
 from elbowroom.model.draws import draw
 from elbowroom.model.likelihoods import Bernoulli, CrossEntropy, Gaussian, Likelihood, Poisson
@@ -29,27 +29,27 @@ _VERY_WRONG_SCALE = 0.1  # of a nat per element: σ is off by a factor of 1.25 o
 _OVERDISPERSED = 1.5  # Pearson's χ² per element, 1 for Poisson counts
 
 
-def likelihood_fits(patient: Patient) -> list[Finding]:
+def likelihood_fits(inputs: DoctorInput) -> list[Finding]:
     """Whether p(x | z) integrates to one over what the data are, and is as noisy as they are about its means.
 
     Args:
-        patient: a trained model and its data.
+        inputs: a trained model and its data.
     Returns:
         Severe for grey pixels under a Bernoulli and a σ at its bound; a warning or severe for a σ that is far off and
         for counts that vary more than Poisson's; nothing otherwise.
     Raises:
         ElbowroomError: no data held out.
     """
-    likelihood = patient.model.likelihood
+    likelihood = inputs.model.likelihood
     for kind, look in _LOOKS.items():
         if type(likelihood) is kind:
-            batch, generator = patient.batch(held_out(patient)), patient.generator("likelihood_fits")
-            with evaluation_mode(*[part for part in (patient.model, patient.guide) if part is not None]):
-                guide = guide_of(patient)
+            batch, generator = inputs.batch(held_out(inputs)), inputs.generator("likelihood_fits")
+            with evaluation_mode(*[part for part in (inputs.model, inputs.guide) if part is not None]):
+                guide = guide_of(inputs)
                 if guide is None:
-                    z = prior_draws(patient.model, batch, generator)
+                    z = prior_draws(inputs.model, batch, generator)
                 else:
-                    z = draw(ask(guide, batch), (), generator=generator)
+                    z = draw(guide_distribution(guide, batch), (), generator=generator)
                 found = look(likelihood, likelihood(z, batch.context), batch, guide is not None)
             return [] if found is None else [found]
     return []

@@ -25,7 +25,7 @@ _BEYOND_DOUBT = 2.0  # standard errors that a distance has to exceed a limit by
 _LEARN = "Train with a learned prior: --model.prior vamp, or --model.prior mixture."
 
 
-def holes(patient: Examination) -> list[Finding]:
+def holes(inputs: Examination) -> list[Finding]:
     r"""The aggregate posterior against the prior, on held-out data.
 
     .. math:: \mathrm{gain} = \mathbb{E}_n \mathbb{E}_{q(z|x_n)} [\log r(z) - \log p(z)],
@@ -34,7 +34,7 @@ def holes(patient: Examination) -> list[Finding]:
     with r a mixture fitted to q(z) on training data (:mod:`elbowroom.evaluation.doctor.learned_prior`).
 
     Args:
-        patient: a trained model and its data, with what was studied of them before.
+        inputs: a trained model and its data, with what was studied of them before.
     Returns:
         One finding: a warning where the gain is a nat or more beyond doubt; severe where, besides, nearly all samples
         are unlike data for that reason. None without a guide.
@@ -44,13 +44,13 @@ def holes(patient: Examination) -> list[Finding]:
         Hoffman & Johnson (2016), ELBO surgery. Rosca et al. (2018), Distribution matching in variational inference,
         arXiv:1802.06847.
     """
-    if guide_of(patient) is None:
+    if guide_of(inputs) is None:
         return []
-    found = patient.aggregate
+    found = inputs.aggregate
     gain, stderr = mean_and_stderr(found.gains["mixture"])
     if not (gain >= _GAIN and gain > _SURE * stderr):
         return [Finding("holes", "note", _no_holes(gain, found), _hole_numbers(found), _HOLES, "Nothing to do.")]
-    samples = patient.samples
+    samples = inputs.samples
     spoilt = _surely_above(samples.tests["prior"], _HOPELESS) and share_of_prior(samples.tests) >= 0.5
     title = f"Data and prior put z in different places: a learned prior would gain {gain:.1f} nats per datum."
     return [Finding("holes", "severe" if spoilt else "warning", title, _hole_numbers(found), _HOLES, _LEARN)]
@@ -88,14 +88,14 @@ def _hole_numbers(found: Aggregate) -> tuple[Evidence, ...]:
     )
 
 
-def sample_quality(patient: Examination) -> list[Finding]:
+def sample_quality(inputs: Examination) -> list[Finding]:
     r"""Samples against held-out data: how different they are, and whether by the prior or by the decoder.
 
     .. math:: d = 2 \cdot \text{accuracy} - 1 \le \mathrm{TV}(\text{samples}, \text{data}), \qquad
         \text{share of the prior} = 1 - d_{z \sim q(z)} / d_{z \sim p(z)}
 
     Args:
-        patient: a trained model and its data, with what was studied of them before.
+        inputs: a trained model and its data, with what was studied of them before.
     Returns:
         One finding: a warning where a third of the samples or more are unlike data, beyond doubt; severe where nearly
         all are. Without a guide, nothing is attributed.
@@ -104,13 +104,13 @@ def sample_quality(patient: Examination) -> list[Finding]:
     Reference:
         Lopez-Paz & Oquab (2017), Revisiting classifier two-sample tests, arXiv:1610.06545.
     """
-    found = patient.samples
+    found = inputs.samples
     of_prior = found.tests["prior"]
     poor = of_prior.z > _SURE and _surely_above(of_prior, _POOR)
     severity: Severity = "note"
     if poor:
         severity = "severe" if _surely_above(of_prior, _HOPELESS) else "warning"
-    title, explanation, remedy = _verdict(found, poor, bool(patient.model.likelihood.normalized))
+    title, explanation, remedy = _verdict(found, poor, bool(inputs.model.likelihood.normalized))
     return [Finding("sample_quality", severity, title, _sample_numbers(found), explanation, remedy)]
 
 

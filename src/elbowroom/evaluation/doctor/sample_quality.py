@@ -31,10 +31,10 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
 from elbowroom.evaluation.doctor.aggregate_posterior import Aggregate, aggregate_study, guide_of, held_out, prior_draws
-from elbowroom.evaluation.doctor.findings import Patient
+from elbowroom.evaluation.doctor.findings import DoctorInput
 from elbowroom.evaluation.doctor.two_sample import LEAST_DRAWS, TwoSampleTest, classifier_test
 from elbowroom.evaluation.study import evaluation_mode
-from elbowroom.inference.soundness import ask
+from elbowroom.inference.soundness import guide_distribution
 from elbowroom.model.draws import draw, mean
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihood import Likelihood
@@ -82,29 +82,29 @@ def share_of_prior(tests: dict[str, TwoSampleTest]) -> float:
     return max(0.0, 1 - tests["encodings"].distance / distance) if distance else 0.0
 
 
-def sample_study(patient: Patient, aggregate: Aggregate | None = None) -> SampleStudy:
+def sample_study(inputs: DoctorInput, aggregate: Aggregate | None = None) -> SampleStudy:
     """Compare samples with data.
 
     Args:
-        patient: a trained model and its data.
+        inputs: a trained model and its data.
         aggregate: its q(z), of which the learned prior is needed; studied here unless given.
     Raises:
         ElbowroomError: too few data held out.
     """
-    with evaluation_mode(patient.model, *([] if patient.guide is None else [patient.guide])):
-        return _study(patient, aggregate)
+    with evaluation_mode(inputs.model, *([] if inputs.guide is None else [inputs.guide])):
+        return _study(inputs, aggregate)
 
 
-def _study(patient: Patient, aggregate: Aggregate | None) -> SampleStudy:
-    model, generator = patient.model, patient.generator("sample-quality")
-    batch = patient.batch(held_out(patient, 2 * LEAST_DRAWS), 2 * patient.points)
+def _study(inputs: DoctorInput, aggregate: Aggregate | None) -> SampleStudy:
+    model, generator = inputs.model, inputs.generator("sample-quality")
+    batch = inputs.batch(held_out(inputs, 2 * LEAST_DRAWS), 2 * inputs.points)
     # rows are in the data's own order, which may be that of their classes
     order = torch.randperm(len(batch), generator=generator, device=generator.device).to(batch.x.device)
     compared, others = batch.rows(order[: len(batch) // 2]), batch.rows(order[len(batch) // 2 :])
     unit = _unit(model.likelihood, compared)
     data = _features(model.likelihood, _as_drawn(model, compared, generator), compared, unit)
     tests, means, blur, seen = {}, {}, {}, {}
-    for source, z in _latents(patient, aggregate, others, generator).items():
+    for source, z in _latents(inputs, aggregate, others, generator).items():
         x, expected = _decoded(model, z, others, generator)
         seen[source] = _features(model.likelihood, x, others, unit)
         tests[source] = classifier_test(data, seen[source], generator=generator)
@@ -118,16 +118,20 @@ def _study(patient: Patient, aggregate: Aggregate | None) -> SampleStudy:
 
 
 def _latents(
-    patient: Patient, aggregate: Aggregate | None, others: Batch, generator: torch.Generator
+    inputs: DoctorInput, aggregate: Aggregate | None, others: Batch, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """z by source, each of shape (batch, latent)."""
-    guide, model = guide_of(patient), patient.model
+    guide, model = guide_of(inputs), inputs.model
     prior = prior_draws(model, others, generator)
     if guide is None:
         return {"prior": prior}
-    aggregate = aggregate_study(patient) if aggregate is None else aggregate
+    aggregate = aggregate_study(inputs) if aggregate is None else aggregate
     learned = aggregate.learned.sample(model, prior_draws(model, others, generator), generator)
-    return {"encodings": draw(ask(guide, others), generator=generator), "learned": learned, "prior": prior}
+    return {
+        "encodings": draw(guide_distribution(guide, others), generator=generator),
+        "learned": learned,
+        "prior": prior,
+    }
 
 
 def _decoded(model: LatentModel, z: Tensor, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -13,11 +13,11 @@ from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.doctor.aggregate_posterior import guide_of, held_out, prior_draws
-from elbowroom.evaluation.doctor.findings import Evidence, Finding, Patient, Severity
+from elbowroom.evaluation.doctor.findings import DoctorInput, Evidence, Finding, Severity
 from elbowroom.evaluation.study import evaluation_mode, observed
 from elbowroom.inference.importance.estimate import importance_estimate
 from elbowroom.inference.objectives import elbo_terms
-from elbowroom.inference.soundness import ask
+from elbowroom.inference.soundness import guide_distribution
 from elbowroom.model.likelihood import Likelihood
 from elbowroom.numerics import mean_and_stderr
 
@@ -37,16 +37,16 @@ _DRAWS = 200  # of the importance-weighted bound that training and test data are
 _COMPARED = 500  # data of each
 
 
-def sound(patient: Patient) -> list[Finding]:
+def sound(inputs: DoctorInput) -> list[Finding]:
     """Whether weights, the guide's scale and the terms of every datum are finite and of one order.
 
     Args:
-        patient: a trained model and its data.
+        inputs: a trained model and its data.
     Returns:
         Severe for what is not finite and for a guide without a positive scale; a warning for data whose log-likelihood
         is far from all others' and for gradients that exploded; nothing otherwise.
     """
-    modules = [part for part in (patient.model, guide_of(patient)) if part is not None]
+    modules = [part for part in (inputs.model, guide_of(inputs)) if part is not None]
     broken = [name for part in modules for name, w in part.state_dict().items() if not bool(torch.isfinite(w).all())]
     if broken:
         return [
@@ -57,25 +57,25 @@ def sound(patient: Patient) -> list[Finding]:
                 "Train again with a lower rate and a limit: --optimizer.lr 3e-4 --optimizer.clip-norm 10.",
             )
         ]
-    findings = _gradients(patient.history)
-    guide = guide_of(patient)
-    for split in ("train", held_out(patient)):
-        if not patient.data.size(split):
+    findings = _gradients(inputs.history)
+    guide = guide_of(inputs)
+    for split in ("train", held_out(inputs)):
+        if not inputs.data.size(split):
             continue
-        batch, generator = patient.batch(split), patient.generator(f"sound {split}")
+        batch, generator = inputs.batch(split), inputs.generator(f"sound {split}")
         with evaluation_mode(*modules):
             if guide is None:
-                z = prior_draws(patient.model, batch, generator)
-                at_prior = patient.model.log_likelihood(batch.x, z, context=batch.context, mask=batch.mask)
+                z = prior_draws(inputs.model, batch, generator)
+                at_prior = inputs.model.log_likelihood(batch.x, z, context=batch.context, mask=batch.mask)
                 found = [_not_finite("log p(x | z) at z of the prior", at_prior.cpu(), _rows(batch), split)]
                 findings += [finding for finding in found if finding is not None]
                 continue
             try:
-                ask(guide, batch)
+                guide_distribution(guide, batch)
             except ElbowroomError as fault:
                 why = "Draws of q then mean nothing; losses can look sound all the same."
                 return [_severe(fault.problem, (), why, fault.remedy)]
-            parts = elbo_terms(patient.model, guide, batch, kl="auto", generator=generator).parts
+            parts = elbo_terms(inputs.model, guide, batch, kl="auto", generator=generator).parts
             terms = {name: parts[name].double() for name in ("reconstruction", "kl")}
         found = [_terms(name, values.cpu(), _rows(batch), split) for name, values in terms.items()]
         findings += [finding for finding in found if finding is not None]
@@ -148,18 +148,18 @@ def _gradients(history: Sequence[Mapping[str, Any]]) -> list[Finding]:
     ]
 
 
-def finished(patient: Patient) -> list[Finding]:
+def finished(inputs: DoctorInput) -> list[Finding]:
     r"""Whether the bound was still rising when training ended, from the slope over the last quarter of the reports.
 
     .. math:: \mathrm{ELBO}_t \approx a + b t, \qquad \text{gain of as many steps again} = b \, \tfrac14 T
 
     Args:
-        patient: with the history of its training.
+        inputs: with the history of its training.
     Returns:
         A warning where the gain is half a nat or more beyond doubt, where the end lies far below the best report, or
         where hardly any update was made; nothing otherwise, and nothing without a history.
     """
-    rows = [row for row in patient.history if isinstance(row.get("elbo"), float)]
+    rows = [row for row in inputs.history if isinstance(row.get("elbo"), float)]
     if not rows:
         return []
     names = {row.get("split") for row in rows}
@@ -208,7 +208,7 @@ def _unfinished(title: str, evidence: tuple[Evidence, ...], remedy: str) -> Find
     return Finding("finished", "warning", title, evidence, explanation, remedy)
 
 
-def generalises(patient: Patient) -> list[Finding]:
+def generalises(inputs: DoctorInput) -> list[Finding]:
     r"""Training data against held-out data: overfitting of the decoder, and of the encoder apart from it.
 
     .. math:: \text{decoder:} \; \mathcal{L}_{200}(\text{train}) - \mathcal{L}_{200}(\text{test}), \qquad
@@ -218,7 +218,7 @@ def generalises(patient: Patient) -> list[Finding]:
     with the importance-weighted bound of 200 draws. The encoder's is the loss in the bound that is no loss in log p(x).
 
     Args:
-        patient: a trained model and its data.
+        inputs: a trained model and its data.
     Returns:
         A warning for each difference of a nat or more beyond doubt; nothing otherwise, and nothing without a guide or
         without training data. The decoder's is severe where it is a tenth of log p(x), of discrete data; and of
@@ -227,13 +227,13 @@ def generalises(patient: Patient) -> list[Finding]:
     Raises:
         ElbowroomError: too few data held out.
     """
-    guide, model = guide_of(patient), patient.model
-    if guide is None or not patient.data.size("train"):
+    guide, model = guide_of(inputs), inputs.model
+    if guide is None or not inputs.data.size("train"):
         return []
     bounds, rooms = {}, {}
-    points = min(_COMPARED, patient.points)
-    for name, split in (("train", "train"), ("test", held_out(patient, 2))):
-        batch, generator = patient.batch(split, points), patient.generator(f"generalises {name}")
+    points = min(_COMPARED, inputs.points)
+    for name, split in (("train", "train"), ("test", held_out(inputs, 2))):
+        batch, generator = inputs.batch(split, points), inputs.generator(f"generalises {name}")
         with evaluation_mode(model, guide):
             bound = importance_estimate(model, guide, batch, num_samples=_DRAWS, generator=generator).log_evidence
             elbo = elbo_terms(model, guide, batch, num_samples=8, kl="auto", generator=generator).value
@@ -242,7 +242,7 @@ def generalises(patient: Patient) -> list[Finding]:
     remark = "" if model.likelihood.normalized else f" ({model.likelihood.name}: not a log-likelihood)"
     gap, error = _difference(bounds["train"], bounds["test"])
     if gap > _OVERFIT and gap > _SURE * error:
-        batch = patient.batch(held_out(patient, 2), points)
+        batch = inputs.batch(held_out(inputs, 2), points)
         severity: Severity = "severe" if _is_bad(gap, bounds["test"], batch, model.likelihood) else "warning"
         evidence = (
             Evidence(f"bound on training data{remark}", *mean_and_stderr(bounds["train"])),

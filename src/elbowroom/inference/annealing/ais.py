@@ -15,8 +15,8 @@ in expectation, and with T = 1 the two are the same. What the transitions and th
 It is exact, though, only while no transition depends on where the weighted chains have been. So step sizes are found by
 a *pilot run* of other chains with another stream of random numbers (:mod:`elbowroom.inference.annealing.chains`), and
 frozen before the first weighted chain is drawn. They are found either for each datum, or once for all data: a
-:class:`Plan`, found on a few data or on simulated ones, also holds temperatures that follow how fast the densities
-change.
+:class:`AnnealingPlan`, found on a few data or on simulated ones, also holds temperatures that follow how fast the
+densities change.
 
 Reference:
     Neal (2001), Annealed importance sampling, Statistics and Computing 11, arXiv:physics/9803008.
@@ -49,7 +49,7 @@ from elbowroom.numerics import chunks
 from elbowroom.samplers.hmc import HMC
 from elbowroom.samplers.kernel import Info, Kernel
 
-__all__ = ["AIS", "Plan", "ais", "plan"]
+__all__ = ["AIS", "AnnealingPlan", "ais", "plan"]
 
 Announce = Callable[[int, int, Info], None]
 """(transitions of all data done, to do, what happened in the last); those of the pilot run count too"""
@@ -89,7 +89,7 @@ class AIS(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class AnnealingPlan:
     """Temperatures and step sizes that serve all data alike.
 
     Attributes:
@@ -121,7 +121,7 @@ def ais(
     *,
     guide: Conditional | None = None,
     start: Start | None = None,
-    temperatures: int | Tensor | Plan = 8,
+    temperatures: int | Tensor | AnnealingPlan = 8,
     schedule: Schedule = "sigmoid",
     chains: int = 16,
     kernel: Kernel = _KERNEL,
@@ -186,7 +186,7 @@ def ais(
     """
     batch = as_batch(batch)
     frozen, given = None, temperatures
-    if isinstance(given, Plan):
+    if isinstance(given, AnnealingPlan):
         frozen, given = given, given.betas
     betas = inverse_temperatures(given, schedule, len(batch)).to(batch.x.device)
     start = default_start(model, guide) if start is None else start
@@ -230,7 +230,7 @@ def plan(
     climbs: int = 2,
     precision: Precision = "full",
     generator: Generator | None = None,
-) -> Plan:
+) -> AnnealingPlan:
     r"""Find temperatures and step sizes on some data, to be used on any.
 
     The adapted schedule makes every interval contribute alike. In a slow schedule the log weight's variance is about
@@ -271,7 +271,7 @@ def plan(
     first: Schedule = "sigmoid" if schedule == "adapted" else schedule
     rough = inverse_temperatures(max(_ROUGH, temperatures) if adapted else temperatures, first, 1)[:, 0]
     if temperatures == 1:
-        return Plan(rough, rough[:0])
+        return AnnealingPlan(rough, rough[:0])
     start = default_start(model, guide) if start is None else start
     settings = _Settings(1, pilot_chains, kernel, target_acceptance, climbs, precision, generator, lambda info: None)
     _check(batch, settings, 1, None)
@@ -285,9 +285,9 @@ def plan(
     )  # fmt: skip
     step_sizes = found.step_sizes[:, 0].double()
     if not adapted:
-        return Plan(rough, step_sizes, found.num_gradients)
+        return AnnealingPlan(rough, step_sizes, found.num_gradients)
     chosen = adapted_schedule(rough[1:-1], found.spread.mean(1), temperatures)
-    return Plan(chosen, _interpolated(chosen[1:-1], rough[1:-1], step_sizes), found.num_gradients)
+    return AnnealingPlan(chosen, _interpolated(chosen[1:-1], rough[1:-1], step_sizes), found.num_gradients)
 
 
 class _Settings(NamedTuple):
@@ -318,7 +318,7 @@ def _anneal_block(
     part: Batch,
     start: Start,
     betas: Tensor,
-    frozen: Plan | None,
+    frozen: AnnealingPlan | None,
     exact: Tensor | None,
     settings: _Settings,
 ) -> _Block:

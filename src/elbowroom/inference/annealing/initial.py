@@ -32,7 +32,7 @@ from torch.distributions import (
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.importance.laplace_proposal import LaplaceProposal, laplace_proposal
-from elbowroom.inference.soundness import ask
+from elbowroom.inference.soundness import guide_distribution
 from elbowroom.inference.weights import check_name
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.latent import LatentModel
@@ -105,9 +105,9 @@ def start_of(
                 "Annealing was to start from the guide, but none was given.",
                 "Give guide=, or start='laplace' or 'prior'.",
             )
-        return ask(guide, batch), 0.0
+        return guide_distribution(guide, batch), 0.0
     if isinstance(start, Conditional):
-        return ask(start, batch), 0.0
+        return guide_distribution(start, batch), 0.0
     if start.batch_shape not in ((len(batch),), ()) or len(start.event_shape) != 1:
         raise ElbowroomError(
             f"The start has batch shape {tuple(start.batch_shape)} and event shape {tuple(start.event_shape)}, but "

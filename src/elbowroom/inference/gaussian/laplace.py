@@ -94,7 +94,7 @@ def laplace(
             f"steps is {steps} and tolerance {tolerance}, but neither can be negative.",
             "Give steps=0 for the curvature at the start itself.",
         )
-    climb = _Climb(model, start.detach(), batch, chunk_elements)
+    climb = _ModeSearch(model, start.detach(), batch, chunk_elements)
     active = torch.arange(len(batch), device=start.device)
     for taken in range(steps + 1):
         direction, slope = climb.newton_direction(active)
@@ -107,7 +107,7 @@ def laplace(
     return Laplace(climb.z, climb.precision, climb.log_joint, climb.converged, climb.iterations)
 
 
-class _Climb:
+class _ModeSearch:
     """Where every datum stands: z, log p(x, z), its gradient, H and the factor of H."""
 
     def __init__(self, model: LatentModel, z: Tensor, batch: Batch, chunk_elements: int) -> None:

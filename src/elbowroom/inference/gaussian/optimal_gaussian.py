@@ -46,7 +46,7 @@ from elbowroom.inference.gaussian.curvature import covariance_factor
 from elbowroom.inference.gaussian.laplace import laplace
 from elbowroom.inference.gaussian.normals import Normals, inverse_of, normals_of
 from elbowroom.inference.posterior.sample import default_metric, posterior_target
-from elbowroom.inference.soundness import ask
+from elbowroom.inference.soundness import guide_distribution
 from elbowroom.inference.weights import check_name
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
@@ -134,12 +134,12 @@ def local_guide(
     batch = as_batch(batch)
     _check(family, steps, starts, draws, report_draws, tolerance)
     with torch.no_grad():
-        given = None if guide is None else ask(guide, batch)
+        given = None if guide is None else guide_distribution(guide, batch)
         family_of_q = _resolved(family, given)
         start = _prior_normals(model, batch, generator) if given is None else normals_of(given)
         task = _Task(model, batch, family_of_q, draws, report_draws, start.loc, generator)
         first, spent = _best_start(task, start, starts)
-        climb = _Climb(task, first)
+        climb = _Fit(task, first)
         climb.run(steps, tolerance)
         q, own, spent = climb.q, None if given is None else start, spent + climb.spent
         precision = climb.precision()
@@ -267,7 +267,7 @@ def _points(task: _Task, points: list[Tensor], starts: int) -> list[Tensor]:
     return [torch.where(f.unsqueeze(-1), z, center) for f, z in zip(finite, points, strict=True)][:starts]
 
 
-class _Climb:
+class _Fit:
     """Where every datum stands: its q, what the draws say there, and how long a step it dares."""
 
     def __init__(self, task: _Task, q: Normals) -> None:

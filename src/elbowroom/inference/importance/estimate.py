@@ -27,7 +27,7 @@ from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.importance.pareto import LargestWeights
 from elbowroom.inference.posterior.mlp_target import PerceptronLikelihood
-from elbowroom.inference.soundness import ask
+from elbowroom.inference.soundness import guide_distribution
 from elbowroom.inference.weights import check_num_samples, weigh
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.distributions import DiagonalNormalMixture
@@ -191,7 +191,7 @@ def importance_estimate(
         True
     """
     batch = as_batch(batch)
-    q = ask(guide, batch)
+    q = guide_distribution(guide, batch)
     return importance_estimate_from(
         model, q, batch, num_samples=num_samples, chunk_elements=chunk_elements, generator=generator
     )

@@ -51,7 +51,7 @@ from elbowroom.inference.gaussian.curvature import covariance_factor
 from elbowroom.inference.gaussian.laplace import Laplace, laplace
 from elbowroom.inference.importance.estimate import importance_estimate_from
 from elbowroom.inference.importance.refinement import Refined, refine
-from elbowroom.inference.soundness import ask
+from elbowroom.inference.soundness import guide_distribution
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw, mean
 from elbowroom.model.latent import LatentModel
@@ -251,7 +251,7 @@ def _starting_points(
 ) -> list[Tensor]:
     """S of them, each of shape (batch, latent); where log p(x, z) is not finite, the prior's mean stands in."""
     shape = () if prior.batch_shape else (len(batch),)
-    points = [center if guide is None else mean(ask(guide, batch)).to(center)]
+    points = [center if guide is None else mean(guide_distribution(guide, batch)).to(center)]
     while len(points) < starts:
         z = draw(prior, shape, generator=generator).to(center)
         points += [z, 2 * center - z]

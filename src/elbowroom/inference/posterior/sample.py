@@ -34,7 +34,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.inference.gaussian.curvature import gauss_newton, regularized_cholesky
 from elbowroom.inference.gaussian.laplace import laplace
 from elbowroom.inference.posterior.mlp_target import PerceptronPosterior
-from elbowroom.inference.soundness import ask
+from elbowroom.inference.soundness import guide_distribution
 from elbowroom.inference.weights import check_name
 from elbowroom.memory import require_memory
 from elbowroom.model.conditional import Conditional
@@ -145,7 +145,7 @@ def start_metric(model: LatentModel, guide: Conditional, batch: Batch, name: Met
 
 def _start(guide: Conditional, batch: Batch) -> Distribution:
     """q(z | x), which has to be a place where chains can start."""
-    q = ask(guide, batch)
+    q = guide_distribution(guide, batch)
     bad = ~(torch.isfinite(q.mean) & torch.isfinite(q.stddev)).all(-1)
     if bool(bad.any()):
         raise ElbowroomError(

@@ -15,8 +15,8 @@ __all__ = [
     "Block",
     "Column",
     "Commands",
+    "FactList",
     "FactSheet",
-    "Facts",
     "Figure",
     "Group",
     "Headline",
@@ -24,7 +24,7 @@ __all__ = [
     "Problem",
     "Prose",
     "Report",
-    "Section",
+    "ReportSection",
     "Table",
     "Tile",
 ]
@@ -45,7 +45,7 @@ class Prose:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class FactList:
     """Names and values under a heading."""
 
     title: str
@@ -57,7 +57,7 @@ class FactSheet:
     """Groups of facts side by side."""
 
     kind: ClassVar[str] = "facts"
-    groups: tuple[Facts, ...]
+    groups: tuple[FactList, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ Block: TypeAlias = Prose | FactSheet | Table | Figure | Problem | Commands | Lis
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class ReportSection:
     """A heading and what stands under it.
 
     Attributes:
@@ -215,7 +215,7 @@ class Report:
     lead: str
     headline: Headline
     tiles: tuple[Tile, ...]
-    sections: tuple[Section, ...]
+    sections: tuple[ReportSection, ...]
     maker: str
 
     def blocks(self) -> Iterator[Block]:

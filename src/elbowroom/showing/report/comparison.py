@@ -14,7 +14,7 @@ from elbowroom.showing.report.blocks import (
     Block,
     Column,
     Commands,
-    Facts,
+    FactList,
     FactSheet,
     Figure,
     Group,
@@ -22,7 +22,7 @@ from elbowroom.showing.report.blocks import (
     Listing,
     Prose,
     Report,
-    Section,
+    ReportSection,
     Table,
 )
 from elbowroom.showing.report.figures import attempt, chart
@@ -43,10 +43,10 @@ def report_of_comparison(found: Comparison) -> Report:
         found: as read from its folder.
     """
     sections = (
-        Section("standings", "Who came first", "Standings", tuple(_standings(found))),
-        Section("course", "How they got there", "Course", tuple(_course(found))),
-        Section("recipes", "What was compared", "Recipes", tuple(_recipes(found))),
-        Section("repeat", "How to repeat it", "Repeat", tuple(_repeated(found))),
+        ReportSection("standings", "Who came first", "Standings", tuple(_standings(found))),
+        ReportSection("course", "How they got there", "Course", tuple(_course(found))),
+        ReportSection("recipes", "What was compared", "Recipes", tuple(_recipes(found))),
+        ReportSection("repeat", "How to repeat it", "Repeat", tuple(_repeated(found))),
     )
     yardstick, split = found.yardstick, found.yardstick["splits"][0]
     learners = ", ".join(sorted({entrant.learner for entrant in found.entrants.values()}))
@@ -152,7 +152,7 @@ def _recipes(found: Comparison) -> list[Block]:
     """The common ground, and the settings in which recipes differ."""
     yardstick = found.yardstick
     points = ", ".join(f"{number:,} {split}" for split, number in yardstick["points"].items())
-    facts = Facts("The yardstick", (
+    facts = FactList("The yardstick", (
         ("data set", str(yardstick["protocol"]["dataset"])),
         ("protocol", bits(yardstick["protocol"])),
         ("data measured", points),

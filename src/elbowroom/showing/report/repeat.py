@@ -13,7 +13,7 @@ from typing import Any
 
 from elbowroom.running.config import Config, configure, read_recipe, recipe_names
 from elbowroom.running.runs import Run
-from elbowroom.showing.report.blocks import Block, Commands, Facts, FactSheet, Listing, Prose
+from elbowroom.showing.report.blocks import Block, Commands, FactList, FactSheet, Listing, Prose
 from elbowroom.showing.report.measuring import evaluation_commands
 from elbowroom.showing.report.records import Measurements
 from elbowroom.showing.report.words import command, differences
@@ -57,7 +57,7 @@ def _digests(run: Run) -> FactSheet:
         for key, given in run.content["data"].items()
         if key.startswith("sha256") and given is not None  # a stream has none
     ]
-    return FactSheet((Facts("It was made with", tuple(rows)),))
+    return FactSheet((FactList("It was made with", tuple(rows)),))
 
 
 # --- training ----------------------------------------------------------------------------------------------------

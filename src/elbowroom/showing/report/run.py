@@ -16,7 +16,7 @@ from elbowroom.running.diagnosis import read_checkup
 from elbowroom.running.runs import Run
 from elbowroom.showing import plots
 from elbowroom.showing.report import figures
-from elbowroom.showing.report.blocks import Block, Figure, Report, Section
+from elbowroom.showing.report.blocks import Block, Figure, Report, ReportSection
 from elbowroom.showing.report.findings import diagnosed
 from elbowroom.showing.report.records import read_history, read_measurements
 from elbowroom.showing.report.repeat import repeated
@@ -46,12 +46,12 @@ def report_of_run(run: Run, *, seed: int = 0) -> Report:
     checkup = read_checkup(folder)
     parts = sizes(run)
     sections = (
-        Section("trained", "What was trained on what", "Set-up", (sheet_of_facts(run, parts, history),)),
+        ReportSection("trained", "What was trained on what", "Set-up", (sheet_of_facts(run, parts, history),)),
         *_pictures(run, history, seed),
-        Section("evaluation", "How good it is", "Evaluation", tuple(evaluation(run, found))),
-        Section("room", "The elbow room, divided", "Elbow room", tuple(room(run, found))),
-        Section("doctor", "What the doctor found", "Doctor", tuple(diagnosed(checkup, folder.path, run.step))),
-        Section("repeat", "How to repeat it", "Repeat",
+        ReportSection("evaluation", "How good it is", "Evaluation", tuple(evaluation(run, found))),
+        ReportSection("room", "The elbow room, divided", "Elbow room", tuple(room(run, found))),
+        ReportSection("doctor", "What the doctor found", "Doctor", tuple(diagnosed(checkup, folder.path, run.step))),
+        ReportSection("repeat", "How to repeat it", "Repeat",
                 tuple(repeated(run, found, parts, diagnosed=checkup is not None))),
     )  # fmt: skip
     return Report(
@@ -66,7 +66,7 @@ def report_of_run(run: Run, *, seed: int = 0) -> Report:
     )
 
 
-def _pictures(run: Run, history: Sequence[dict[str, Any]], seed: int) -> list[Section]:
+def _pictures(run: Run, history: Sequence[dict[str, Any]], seed: int) -> list[ReportSection]:
     """Curves, samples, reconstructions and the latent space."""
 
     def blocks(*drawn: tuple[Callable[[], Figure], str]) -> tuple[Block, ...]:
@@ -79,9 +79,9 @@ def _pictures(run: Run, history: Sequence[dict[str, Any]], seed: int) -> list[Se
         if run.has_guide:
             latent.append((partial(figures.traversals, run), "Traversals"))
     return [
-        Section("curves", "How training went", "Curves", blocks((partial(figures.curves, run, history), "Curves"))),
-        Section("samples", "Samples and means", "Samples", blocks((partial(figures.samples, run, seed), "Samples"))),
-        Section("reconstructions", "Reconstructions", "Reconstructions",
+        ReportSection("curves", "How training went", "Curves", blocks((partial(figures.curves, run, history),
+        "Curves"))), ReportSection("samples", "Samples and means", "Samples", blocks((partial(figures.samples, run,
+        seed), "Samples"))), ReportSection("reconstructions", "Reconstructions", "Reconstructions",
                 blocks((partial(figures.reconstructions, run, seed), "Reconstructions"))),
-        Section("latents", "The latent space", "Latents", blocks(*latent)),
+        ReportSection("latents", "The latent space", "Latents", blocks(*latent)),
     ]  # fmt: skip

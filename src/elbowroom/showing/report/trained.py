@@ -10,7 +10,7 @@ from elbowroom.memory import in_words
 from elbowroom.running.build import guide_name
 from elbowroom.running.config import Config
 from elbowroom.running.runs import Run
-from elbowroom.showing.report.blocks import Facts, FactSheet
+from elbowroom.showing.report.blocks import FactList, FactSheet
 from elbowroom.showing.report.words import bits, duration, network, plain
 
 __all__ = ["lead", "sheet_of_facts", "sizes"]
@@ -61,7 +61,7 @@ def sheet_of_facts(run: Run, parts: Mapping[str, int], history: Sequence[Mapping
     return FactSheet((_data(run, parts), _model(run), _learning(run.config), _record(run, history)))
 
 
-def _data(run: Run, parts: Mapping[str, int]) -> Facts:
+def _data(run: Run, parts: Mapping[str, int]) -> FactList:
     facts, protocol, settings = run.facts, run.content["data"], run.config.data
     stored = "" if facts.native_support == facts.support else f", stored as {facts.native_support.description}"
     rows = {
@@ -75,10 +75,10 @@ def _data(run: Run, parts: Mapping[str, int]) -> Facts:
         rows["covariates"] = f"{facts.context_dim}{f': {given}' if given else ''}"
     if settings.missing == "mask":
         rows["missing values"] = "summed out"
-    return Facts("Data", tuple(rows.items()))
+    return FactList("Data", tuple(rows.items()))
 
 
-def _model(run: Run) -> Facts:
+def _model(run: Run) -> FactList:
     settings = run.config.model
     guide = guide_name(run.config)
     rows = {
@@ -90,10 +90,10 @@ def _model(run: Run) -> Facts:
         **({} if guide == "none" else {"encoder": network(settings.encoder)}),
         "parameters": f"{sum(parameter.numel() for parameter in run.pair.parameters()):,}",
     }
-    return Facts("Model", tuple(rows.items()))
+    return FactList("Model", tuple(rows.items()))
 
 
-def _learning(settings: Config) -> Facts:
+def _learning(settings: Config) -> FactList:
     objective, optimizer, train = settings.objective, settings.optimizer, settings.train
     rows = {"learner": _LEARNERS[train.learner]}
     if train.learner == "aevb":
@@ -113,10 +113,10 @@ def _learning(settings: Config) -> Facts:
     rows["optimiser"] = f"{optimizer.name}, learning rate {optimizer.lr:g}, {optimizer.schedule}"
     rows["batches"] = f"of {train.batch_size:,}"
     rows["seed"] = str(train.seed)
-    return Facts("Learning", tuple(rows.items()))
+    return FactList("Learning", tuple(rows.items()))
 
 
-def _record(run: Run, history: Sequence[Mapping[str, Any]]) -> Facts:
+def _record(run: Run, history: Sequence[Mapping[str, Any]]) -> FactList:
     rows: dict[str, str] = {}
     if history:
         last = history[-1]
@@ -134,4 +134,4 @@ def _record(run: Run, history: Sequence[Mapping[str, Any]]) -> Facts:
         rows["peak memory"] = in_words(int(peak))
     for name in ("elbowroom", "torch"):
         rows |= {name: str(run.content[name])} if name in run.content else {}
-    return Facts("Record", tuple(rows.items()))
+    return FactList("Record", tuple(rows.items()))

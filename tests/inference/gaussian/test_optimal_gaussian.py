@@ -256,7 +256,8 @@ def test_what_comes_back_is_never_worse_than_the_guide(family):
         parameter.data.mul_(4)
     best = local_guide(case.model, case.guide, case.batch, family=family, draws=512, starts=1, generator=seeded()).q
     found, alone = (
-        local_guide(case.model, guide, case.batch, family=family, draws=1, starts=1, report_draws=1024, generator=seeded(1))
+        local_guide(case.model, guide, case.batch, family=family, draws=1, starts=1, report_draws=1024,
+                    generator=seeded(1))
         for guide in (Answer(best), None)
     )  # fmt: skip
     loss, loss_without = (elbo_by_draws(case, best)[0] - elbo_by_draws(case, each.q)[0] for each in (found, alone))

@@ -31,6 +31,7 @@ from elbowroom.running.runtime import make_generator
 __all__ = ["choose_execution"]
 
 _LONG = 60.0  # seconds of training from which compiling pays
+_FEW = 60  # steps: fewer are not looked at, since each would have to take a second
 _STEP = 8e-4  # seconds of a step of the smallest network: Python, the optimiser, some sixty operations
 _RATE = 1.5e11  # floating-point operations per second, about those of two CPU cores
 
@@ -102,8 +103,8 @@ def _is_long(settings: Config, plan: TrainingPlan, pair: Pair, data: DataSet | S
     """Whether training takes so long that compiling pays."""
     if plan.seconds is not None:
         return plan.seconds >= _LONG
-    if plan.total_steps is not None and plan.total_steps * _STEP * 20 < _LONG:
-        return False  # not looked at closer: long only if a step takes more than twenty times that of the smallest
+    if plan.total_steps is not None and plan.total_steps < _FEW:
+        return False
     example = _example(settings, data, next(pair.parameters()).device)
     count = _Counting()
     gradients = _rehearse(settings, plan, pair, example, count)

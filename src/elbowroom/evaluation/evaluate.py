@@ -34,19 +34,10 @@ from elbowroom.evaluation.curve import k_curve
 from elbowroom.evaluation.inference_gaps import room
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.settings import Settings
-from elbowroom.evaluation.study import (
-    Announce,
-    EvaluationData,
-    Keep,
-    Parts,
-    Study,
-    evaluation_mode,
-    require_normalized,
-    stream,
-)
+from elbowroom.evaluation.study import Announce, EvaluationData, Keep, Parts, Study, require_normalized, stream
 from elbowroom.inference.importance.estimate import importance_estimate
 from elbowroom.model.conditional import Conditional
-from elbowroom.model.latent import LatentModel
+from elbowroom.model.latent import LatentModel, evaluation_mode
 
 __all__ = ["METHODS", "evaluate", "score"]
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
@@ -29,7 +28,6 @@ __all__ = [
     "Parts",
     "PerBatch",
     "Study",
-    "evaluation_mode",
     "observed",
     "require_normalized",
     "stream",
@@ -71,20 +69,6 @@ class Parts(Protocol):
     def write(self, name: str, part: Mapping[str, Tensor]) -> None: ...
 
     def forget(self) -> None: ...
-
-
-@contextmanager
-def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
-    """Networks in evaluation mode and no gradients, for a while."""
-    modes = [(module, module.training) for root in modules for module in root.modules()]
-    for root in modules:
-        root.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @dataclass(frozen=True, slots=True)

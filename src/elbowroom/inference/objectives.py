@@ -36,19 +36,11 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from elbowroom.data.batch import Batch, as_batch
-from elbowroom.errors import ElbowroomError
-from elbowroom.inference.divergences import closed_form_kl, has_analytic_kl
-from elbowroom.inference.soundness import guide_distribution
-from elbowroom.inference.weights import (
-    ESTIMATORS,
-    Estimator,
-    check_name,
-    check_num_samples,
-    draw_latents,
-    log_weights,
-    weigh,
-)
+from elbowroom.errors import ElbowroomError, check_name, check_num_samples
+from elbowroom.inference.kl import closed_form_kl, has_analytic_kl
+from elbowroom.inference.weights import ESTIMATORS, Estimator, draw_latents, log_weights, weigh
 from elbowroom.model.conditional import Conditional
+from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.noise import Source
 from elbowroom.numerics import effective_sample_size, log_mean_exp

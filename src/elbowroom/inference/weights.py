@@ -8,7 +8,7 @@ leaves open: the one through the draw z, and the one through the density log q.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from elbowroom.data.batch import Batch, as_batch
-from elbowroom.errors import ElbowroomError, did_you_mean
-from elbowroom.inference.soundness import guide_distribution
+from elbowroom.errors import ElbowroomError, check_name, check_num_samples
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import detach, draw
+from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.noise import Source
 
@@ -27,8 +27,6 @@ __all__ = [
     "ESTIMATORS",
     "Estimator",
     "Weighted",
-    "check_name",
-    "check_num_samples",
     "draw_latents",
     "log_weights",
     "weigh",
@@ -158,21 +156,3 @@ def log_weights(
     q, prior = guide_distribution(guide, batch), model.prior(None, batch.context)
     weighted = weigh(model, batch, q, prior, num_samples=num_samples, estimator=estimator, generator=generator)
     return weighted.log_weights
-
-
-def check_num_samples(num_samples: int) -> None:
-    """Refuse an average over no draws."""
-    if num_samples < 1:
-        raise ElbowroomError(
-            f"The number of draws per datum is {num_samples}, but an average needs at least 1.",
-            "Give num_samples=1 or more.",
-        )
-
-
-def check_name(what: str, given: str, options: Iterable[str]) -> None:
-    """Refuse a name that is none of the options, with the nearest one as the remedy."""
-    options = list(options)
-    if given not in options:
-        raise ElbowroomError(
-            f"The {what} {given!r} is not known; there are {', '.join(options)}.", did_you_mean(given, options)
-        )

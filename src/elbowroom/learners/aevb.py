@@ -19,8 +19,9 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.inference.objectives import Terms
 from elbowroom.learners.execution import Execution, eager
-from elbowroom.learners.learner import Pair, StepInfo, TrainingState
+from elbowroom.learners.learner import StepInfo, TrainingState
 from elbowroom.learners.update import Update
+from elbowroom.model.latent import Pair
 from elbowroom.model.noise import Source
 
 __all__ = ["Aevb"]

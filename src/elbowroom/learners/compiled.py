@@ -33,7 +33,8 @@ from torch._inductor.exc import InvalidCxxCompiler
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.learners.execution import Objective, ObjectiveValue, eager
-from elbowroom.learners.learner import Pair, untouched
+from elbowroom.learners.learner import untouched
+from elbowroom.model.latent import Pair
 from elbowroom.model.noise import CannotPrepareError, Prepared, Recorder
 
 __all__ = ["Compiled"]

@@ -29,12 +29,13 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
-from elbowroom.inference.soundness import guide_distribution
 from elbowroom.learners.chain_store import ChainStore, no_positions
 from elbowroom.learners.e_step import EStep
 from elbowroom.learners.execution import Execution, eager
-from elbowroom.learners.learner import Pair, StepInfo, TrainingState
+from elbowroom.learners.learner import StepInfo, TrainingState
 from elbowroom.learners.update import Update
+from elbowroom.model.guides import guide_distribution
+from elbowroom.model.latent import Pair
 from elbowroom.model.noise import Source
 
 __all__ = ["Mcem", "McemState", "m_step_terms"]

@@ -11,6 +11,8 @@ sampler and estimator of the package calls it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -23,7 +25,7 @@ from elbowroom.model.draws import draw, mean
 from elbowroom.model.fused import bernoulli_total, is_possible
 from elbowroom.model.likelihoods import Likelihood
 
-__all__ = ["LatentModel", "Sample"]
+__all__ = ["LatentModel", "Pair", "Sample", "evaluation_mode"]
 
 
 class Sample(NamedTuple):
@@ -105,3 +107,26 @@ class LatentModel(nn.Module):
         z = draw(prior, shape, generator=generator)
         p_x = self.likelihood(z, context)
         return Sample(z, draw(p_x, (), generator=generator), mean(p_x))
+
+
+class Pair(nn.Module):
+    """A model p(x, z) and its guide q(z | x): what is learned, measured and written to disk."""
+
+    def __init__(self, model: LatentModel, guide: Conditional) -> None:
+        super().__init__()
+        self.model = model
+        self.guide = guide
+
+
+@contextmanager
+def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
+    """Networks in evaluation mode and no gradients, for a while."""
+    modes = [(module, module.training) for root in modules for module in root.modules()]
+    for root in modules:
+        root.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,4 +1,4 @@
-r"""Likelihoods p(x | z), one class for each kind of data. What they share is in :mod:`elbowroom.model.likelihood`.
+r"""Likelihoods p(x | z), one class for each kind of data. Their base is in :mod:`elbowroom.model.conditional`.
 
 ================================ =================== ===============================================
 name                             an element of x is  its distribution
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 from elbowroom.model import distributions
-from elbowroom.model.likelihood import Likelihood
+from elbowroom.model.conditional import Likelihood
 from elbowroom.numerics import chunks
 
 __all__ = [

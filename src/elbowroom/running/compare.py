@@ -27,8 +27,8 @@ from torch import Tensor
 
 from elbowroom.data.binarization import mix
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
+from elbowroom.model.latent import evaluation_mode
 from elbowroom.running.comparison import RECORD, VALUES, Comparison, Entrant, Row, amount, summary
 from elbowroom.running.config import configure, nested, read_recipe
 from elbowroom.running.folder import RunFolder

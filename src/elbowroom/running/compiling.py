@@ -22,7 +22,8 @@ from elbowroom.data.dataset import DataSet
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
 from elbowroom.learners.execution import Execution, Objective, ObjectiveValue, eager
-from elbowroom.learners.learner import Pair, untouched
+from elbowroom.learners.learner import untouched
+from elbowroom.model.latent import Pair
 from elbowroom.running.build_learner import RunLength, build_learner
 from elbowroom.running.config import Config
 from elbowroom.running.engine import TrainingPlan

@@ -29,15 +29,14 @@ from elbowroom.evaluation.doctor.findings import DoctorInput
 from elbowroom.evaluation.evaluate import evaluate, score
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.settings import Settings
-from elbowroom.evaluation.study import Announce, evaluation_mode
+from elbowroom.evaluation.study import Announce
 from elbowroom.inference.posterior.sample import Announce as Transition
 from elbowroom.inference.posterior.sample import Posterior, posterior
-from elbowroom.learners.learner import Pair
 from elbowroom.memory import peak_memory
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw, mean
 from elbowroom.model.guides import PriorGuide
-from elbowroom.model.latent import LatentModel, Sample
+from elbowroom.model.latent import LatentModel, Pair, Sample, evaluation_mode
 from elbowroom.running.build import DataFacts, build_data, build_pair
 from elbowroom.running.config import Config, configure
 from elbowroom.running.diagnosis import Checkup, write_checkup

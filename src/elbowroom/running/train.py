@@ -14,10 +14,10 @@ from elbowroom.data.dataset import DataSet
 from elbowroom.data.sources import BUILT_IN
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError, did_you_mean
-from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.learners.execution import eager
-from elbowroom.learners.learner import Learner, Pair, TrainingState
+from elbowroom.learners.learner import Learner, TrainingState
 from elbowroom.memory import peak_memory
+from elbowroom.model.latent import Pair, evaluation_mode
 from elbowroom.running.build import DataFacts, build_data, build_pair, facts_of, initialise
 from elbowroom.running.build_learner import RunLength, build_learner
 from elbowroom.running.compiling import choose_execution

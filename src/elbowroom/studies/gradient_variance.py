@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from elbowroom.data.batch import Batch, as_batch
-from elbowroom.errors import ElbowroomError
+from elbowroom.errors import ElbowroomError, check_name
 from elbowroom.inference.objectives import KL, OBJECTIVES
-from elbowroom.inference.weights import ESTIMATORS, check_name, log_weights
+from elbowroom.inference.weights import ESTIMATORS, log_weights
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.latent import LatentModel
 from elbowroom.numerics import log_mean_exp

@@ -37,10 +37,10 @@ from torch import Generator, Tensor
 from torch.distributions import Independent, Normal
 
 from elbowroom.data.batch import Batch
-from elbowroom.errors import ElbowroomError
+from elbowroom.errors import ElbowroomError, check_name
 from elbowroom.inference.annealing.ais import ais
 from elbowroom.inference.importance.estimate import WeightSums
-from elbowroom.inference.weights import check_name, weigh
+from elbowroom.inference.weights import weigh
 from elbowroom.model.oracles import LinearGaussian
 from elbowroom.numerics import chunks, mean_and_stderr
 from elbowroom.samplers.hmc import HMC

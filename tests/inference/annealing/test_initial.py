@@ -32,8 +32,8 @@ from elbowroom.inference.annealing.initial import (
     start_of,
 )
 from elbowroom.model import oracles
+from elbowroom.model.conditional import Likelihood
 from elbowroom.model.latent import LatentModel
-from elbowroom.model.likelihood import Likelihood
 from elbowroom.model.likelihoods import Bernoulli
 from elbowroom.model.networks import MLP
 from elbowroom.model.priors import MixtureOfGaussians

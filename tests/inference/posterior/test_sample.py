@@ -15,14 +15,8 @@ from elbowroom import memory
 from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
-from elbowroom.inference.posterior.sample import (
-    METHODS,
-    METRICS,
-    gauss_newton_learner,
-    posterior,
-    posterior_target,
-    start_metric,
-)
+from elbowroom.inference.posterior.sample import METHODS, METRICS, gauss_newton_learner, posterior, start_metric
+from elbowroom.inference.posterior.target import posterior_target
 from elbowroom.model import likelihoods, oracles
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw

@@ -30,11 +30,10 @@ from torch.distributions import (
 )
 
 from elbowroom.data.batch import Batch
-from elbowroom.errors import ElbowroomError
+from elbowroom.errors import ElbowroomError, check_name
 from elbowroom.inference.importance.laplace_proposal import LaplaceProposal, laplace_proposal
-from elbowroom.inference.soundness import guide_distribution
-from elbowroom.inference.weights import check_name
 from elbowroom.model.conditional import Conditional
+from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Likelihood
 from elbowroom.samplers.metric import Metric

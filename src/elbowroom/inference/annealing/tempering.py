@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from elbowroom.errors import ElbowroomError
-from elbowroom.inference.weights import check_name
+from elbowroom.errors import ElbowroomError, check_name
 from elbowroom.samplers.kernel import State
 from elbowroom.samplers.target import Target
 

@@ -37,22 +37,20 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Generator, Tensor
-from torch.distributions import Distribution, MultivariateNormal
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from elbowroom.data.batch import Batch, as_batch
-from elbowroom.errors import ElbowroomError
+from elbowroom.errors import ElbowroomError, check_name
 from elbowroom.inference.gaussian.cubature import num_blocks, orthogonal_normals
 from elbowroom.inference.gaussian.curvature import covariance_factor
 from elbowroom.inference.gaussian.laplace import laplace
-from elbowroom.inference.gaussian.normals import Normals, inverse_of, normals_of
-from elbowroom.inference.posterior.sample import default_metric, posterior_target
-from elbowroom.inference.soundness import guide_distribution
-from elbowroom.inference.weights import check_name
+from elbowroom.inference.posterior.target import default_metric, posterior_target
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
+from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 
-__all__ = ["Family", "LocalGuide", "local_guide"]
+__all__ = ["Family", "LocalGuide", "Normals", "inverse_of", "local_guide", "normals_of"]
 
 Family = Literal["diagonal", "full", "guide"]
 
@@ -60,6 +58,81 @@ _WIDEST, _NARROWEST = 0.1, 10.0  # eigenvalues of A that a step believes; beyond
 _LEAST_STEP = 2.0**-6  # of a Newton step; what does not climb by then will not
 _MOMENTS = 1024  # draws of the prior, for its mean and standard deviations
 _SUMMIT = 0.05  # nats that the climb to a mode may leave to gain: it is a place to start from
+
+
+class Normals(NamedTuple):
+    """N(m, C Cᵀ) for each datum; C is lower triangular with a positive diagonal, and diagonal in the diagonal family.
+
+    Example:
+        >>> q = Normals(torch.zeros(1, 2), torch.tensor([[[1.0, 0.0], [1.0, 1.0]]]))
+        >>> q.projected("diagonal").root[0].diagonal().square()
+        tensor([0.5000, 1.0000])
+    """
+
+    loc: Tensor  #: m, (n, latent)
+    root: Tensor  #: C, (n, latent, latent)
+
+    def draws(self, noise: Tensor) -> Tensor:
+        """m + C ε for ε of shape (draws, n, latent)."""
+        return self.loc + torch.einsum("nij,knj->kni", self.root, noise)
+
+    def entropy(self) -> Tensor:
+        """Nats, float64, shape (n,)."""
+        log_volume = self.root.diagonal(dim1=-2, dim2=-1).double().log().sum(-1)
+        return log_volume + self.loc.shape[-1] * (1 + math.log(2 * math.pi)) / 2
+
+    def where(self, chosen: Tensor, other: Normals) -> Normals:
+        """These where chosen, the others elsewhere."""
+        return Normals(
+            torch.where(chosen[:, None], self.loc, other.loc),
+            torch.where(chosen[:, None, None], self.root, other.root),
+        )
+
+    def rows(self, rows: Tensor) -> Normals:
+        """Those of some of the data."""
+        return Normals(self.loc[rows], self.root[rows])
+
+    def projected(self, family: str) -> Normals:
+        r"""The member r of a family, "full" or "diagonal", with the least :math:`\mathrm{KL}(r \,\|\, q)`.
+
+        The diagonal one has the same mean, and the diagonal of the precision (C Cᵀ)⁻¹ as its precisions.
+        """
+        if family == "full":
+            return self
+        return Normals(self.loc, torch.diag_embed(inverse_of(self.root).square().sum(-2).rsqrt()))
+
+    def distribution(self, family: str) -> Distribution:
+        """As one of torch's."""
+        if family == "full":
+            return MultivariateNormal(self.loc, scale_tril=self.root, validate_args=False)
+        scale = self.root.diagonal(dim1=-2, dim2=-1)
+        return Independent(Normal(self.loc, scale, validate_args=False), 1, validate_args=False)
+
+
+def normals_of(q: Distribution) -> Normals:
+    """What a guide returned, with its mean and its factor written out.
+
+    Args:
+        q: batch shape (n,), event shape (latent,).
+    Raises:
+        ElbowroomError: it is not normal.
+    """
+    match q:
+        case MultivariateNormal():
+            return Normals(q.loc, q.scale_tril)
+        case Independent(base_dist=Normal() as base):
+            return Normals(base.loc, torch.diag_embed(base.scale))
+    raise ElbowroomError(
+        f"The guide's q(z | x) is a {type(q).__name__}, but it is compared with the best normal distribution.",
+        "Give guide=None, which starts at the prior's mean and compares with nothing, or a guide that is normal.",
+    )
+
+
+def inverse_of(triangle: Tensor) -> Tensor:
+    """C⁻¹ of lower triangular matrices, shape (n, latent, latent)."""
+    identity = torch.eye(triangle.shape[-1], dtype=triangle.dtype, device=triangle.device).expand_as(triangle)
+    inverse: Tensor = torch.linalg.solve_triangular(triangle, identity, upper=False)
+    return inverse
 
 
 class LocalGuide(NamedTuple):

@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, MixtureSameFamily, MultivariateNormal
 
 from elbowroom.data.batch import Batch, as_batch
-from elbowroom.errors import ElbowroomError
+from elbowroom.errors import ElbowroomError, check_num_samples
 from elbowroom.inference.importance.pareto import LargestWeights
 from elbowroom.inference.posterior.mlp_target import PerceptronLikelihood
-from elbowroom.inference.soundness import guide_distribution
-from elbowroom.inference.weights import check_num_samples, weigh
+from elbowroom.inference.weights import weigh
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.distributions import DiagonalNormalMixture
+from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.networks import Network
 from elbowroom.numerics import chunks

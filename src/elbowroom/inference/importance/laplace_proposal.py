@@ -51,9 +51,9 @@ from elbowroom.inference.gaussian.curvature import covariance_factor
 from elbowroom.inference.gaussian.laplace import Laplace, laplace
 from elbowroom.inference.importance.estimate import importance_estimate_from
 from elbowroom.inference.importance.refinement import Refined, refine
-from elbowroom.inference.soundness import guide_distribution
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw, mean
+from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 
 __all__ = ["LaplaceEvidence", "LaplaceProposal", "default_widening", "laplace_evidence", "laplace_proposal"]

@@ -20,7 +20,6 @@ a metric and a starting point alone, so a poor guide costs time and not correctn
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -30,18 +29,16 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from elbowroom.data.batch import Batch, as_batch
-from elbowroom.errors import ElbowroomError
+from elbowroom.errors import ElbowroomError, check_name
 from elbowroom.inference.gaussian.curvature import gauss_newton, regularized_cholesky
 from elbowroom.inference.gaussian.laplace import laplace
 from elbowroom.inference.posterior.mlp_target import PerceptronPosterior
-from elbowroom.inference.soundness import guide_distribution
-from elbowroom.inference.weights import check_name
+from elbowroom.inference.posterior.target import MetricName, Precision, default_metric, posterior_target
 from elbowroom.memory import require_memory
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
+from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
-from elbowroom.model.likelihoods import DiscretizedLogisticMixture, Likelihood
-from elbowroom.model.networks import Network
 from elbowroom.numerics import chunks
 from elbowroom.samplers.adaptation import Learn, Warm, learn_dense, learn_diagonal, warm_up
 from elbowroom.samplers.hmc import HMC
@@ -50,25 +47,19 @@ from elbowroom.samplers.metric import Metric
 from elbowroom.samplers.nuts import NUTS
 from elbowroom.samplers.sampling import Chains, sample
 from elbowroom.samplers.summary import Diagnostics, Summary, measure
-from elbowroom.samplers.target import Density, Target
 
 __all__ = [
     "METHODS",
     "METRICS",
     "Method",
     "Posterior",
-    "Precision",
-    "default_metric",
     "gauss_newton_learner",
     "make_kernel",
     "posterior",
-    "posterior_target",
     "start_metric",
 ]
 
 Method = Literal["nuts", "hmc"]
-MetricName = Literal["gauss-newton", "guide", "diagonal", "dense", "identity"]
-Precision = Literal["full", "bf16"]
 METHODS, METRICS = get_args(Method), get_args(MetricName)
 
 _SHRINK = 10  # n₀ / D in gauss_newton_learner
@@ -78,53 +69,6 @@ _ACCEPTANCE = 0.65  # as a harmonic mean over chains; the plain mean comes out n
 
 Announce = Callable[[int, int, Info], None]
 """(transitions of all data done, transitions of all data to do, what happened in the last)"""
-
-
-def posterior_target(
-    model: LatentModel, batch: Batch | Tensor, *, precision: Precision = "full", chunk_elements: int = 2**20
-) -> Target:
-    """log p(x, z) as a function of z, shape (replicas, data, latent), for samplers.
-
-    Perceptron decoders with a Bernoulli or Gaussian likelihood and the prior N(0, I) take a path written by hand; every
-    other model takes autograd's. Both compute the same function.
-
-    Args:
-        model: p(x, z), in evaluation mode; after an update of its weights, make the target anew.
-        batch: the data.
-        precision: "bf16" takes the gradients inside trajectories in bfloat16 where the path by hand serves, with
-            energies in full precision: draws stay exact.
-        chunk_elements: data are taken a chunk at a time, such that no tensor of a chunk has more elements than this,
-            unless a single datum's replicas do.
-    Raises:
-        ElbowroomError: an unknown precision.
-    """
-    check_name("precision", precision, get_args(Precision))
-    batch = as_batch(batch)
-    if PerceptronPosterior.fits(model):
-        return PerceptronPosterior(model, batch, half=precision == "bf16", chunk_elements=chunk_elements)
-    return _autograd_target(model, batch, chunk_elements)
-
-
-def _autograd_target(model: LatentModel, batch: Batch, chunk_elements: int = 2**20) -> Density:
-    """Through the model's own densities; what is None of a batch stays so."""
-    names = [name for name in ("context", "mask") if getattr(batch, name) is not None]
-    with torch.no_grad():  # a prior that all data share is made once: a VampPrior's is a pass of the guide
-        prior = model.prior(None) if batch.context is None else None
-
-    def log_joint(z: Tensor, x: Tensor, *others: Tensor) -> Tensor:
-        given = dict(zip(names, others, strict=True))
-        log_prior: Tensor = model.log_prior(z, given.get("context")) if prior is None else prior.log_prob(z)
-        return log_prior + model.log_likelihood(x, z, **given)
-
-    of_batch = (getattr(batch, name) for name in names)
-    return Density(log_joint, batch.x, *of_batch, chunk_points=max(1, chunk_elements // widest(model)))
-
-
-def widest(model: LatentModel) -> int:
-    """Elements of the largest tensor that decoding one z makes."""
-    likelihood = model.likelihood
-    layers = [part.widest for part in likelihood.modules() if isinstance(part, Network)]
-    return max(likelihood.num_parameters * math.prod(likelihood.event_shape), *layers, 1)
 
 
 def start_metric(model: LatentModel, guide: Conditional, batch: Batch, name: MetricName) -> Metric:
@@ -332,12 +276,6 @@ def posterior(
         **({"num_steps": kernel.num_steps} if isinstance(kernel, HMC) else {}),
     }
     return store.posterior(settings, batch.index)
-
-
-def default_metric(likelihood: Likelihood) -> MetricName:
-    """gauss-newton, but dense where the Fisher information has no closed form."""
-    known = type(likelihood).fisher_information is not Likelihood.fisher_information
-    return "gauss-newton" if known and not isinstance(likelihood, DiscretizedLogisticMixture) else "dense"
 
 
 def _starting_points(

@@ -218,7 +218,7 @@ def test_tuning_ends_where_draws_begin(generator: torch.Generator) -> None:
         num_steps=40,
         learn=learn_diagonal,
         generator=generator,
-        announce=lambda done, total, info: told.append((done, total)),
+        announce=lambda what, done, total, info=None: told.append((done, total)),
     )
     steps = torch.stack([tuning.step_size for tuning in spy.tunings])
     assert float(steps.std(0).min()) > 0

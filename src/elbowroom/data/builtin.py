@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from elbowroom.data.sources import BUILT_IN, Announce, Source, obtain, read_verified
+from elbowroom.data.sources import BUILT_IN, Source, obtain, read_verified
 from elbowroom.data.storage import InMemory, Material, as_tensor
 from elbowroom.errors import ElbowroomError
+from elbowroom.progress import Announce
 
 __all__ = ["load_built_in", "parse_idx"]
 

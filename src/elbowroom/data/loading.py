@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +40,7 @@ from elbowroom.data.tables import frame_material, match_levels
 from elbowroom.data.value_checks import Survey, check_finite, check_support, infer_support, survey
 from elbowroom.data.views import View
 from elbowroom.errors import ElbowroomError, did_you_mean
+from elbowroom.progress import Announce
 
 __all__ = ["load_data"]
 
@@ -62,7 +63,7 @@ def load_data(
     min_rows: int = 2,
     labels_required: bool = True,
     levels: Mapping[str, Sequence[str]] | None = None,
-    announce: Callable[[str], None] | None = None,
+    announce: Announce | None = None,
 ) -> DataSet | StreamSet:
     """Any data, as a data set with a support, splits and batches.
 
@@ -174,7 +175,7 @@ def _material(
     labels: str | None,
     labels_required: bool,
     levels: Mapping[str, Sequence[str]] | None,
-    announce: Callable[[str], None] | None,
+    announce: Announce | None,
 ) -> Material:
     """Rows from wherever they are."""
     frame = hasattr(source, "to_numpy") and hasattr(source, "columns")

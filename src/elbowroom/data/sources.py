@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from elbowroom.errors import ElbowroomError, did_you_mean
+from elbowroom.progress import Announce
 
 __all__ = [
     "BUILT_IN",
@@ -33,7 +34,6 @@ __all__ = [
     "read_verified",
 ]
 
-Announce = Callable[[str], None]
 Retrieve = Callable[[str, Path], None]
 
 

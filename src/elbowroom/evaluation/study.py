@@ -20,9 +20,9 @@ from elbowroom.evaluation.settings import Settings
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.latent import LatentModel
 from elbowroom.numerics import mean_and_stderr
+from elbowroom.progress import Progress
 
 __all__ = [
-    "Announce",
     "EvaluationData",
     "Keep",
     "Parts",
@@ -35,8 +35,6 @@ __all__ = [
 
 _IN_BITS = {Support.BYTES, Support.COUNTS, Support.CATEGORIES}
 
-Announce = Callable[[str, int, int], None]
-"""(method, data done, data in all)"""
 Keep = Callable[[str, dict[str, Tensor]], None]
 """(method, figures of every datum by name, each of shape (n,))"""
 PerBatch = Callable[[Batch, torch.Generator], dict[str, Tensor]]
@@ -80,7 +78,7 @@ class Study:
     data: EvaluationData
     split: str
     settings: Settings
-    announce: Announce
+    announce: Progress
     keep: Keep = lambda method, values: None
     parts: Parts | None = None
     memory: dict[str, Any] = field(default_factory=dict)  #: what one method found and another can use

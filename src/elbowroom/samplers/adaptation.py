@@ -28,8 +28,9 @@ import torch
 from torch import Tensor
 
 from elbowroom.errors import ElbowroomError
+from elbowroom.progress import Progress
 from elbowroom.samplers.integrators import Point, force, trajectory
-from elbowroom.samplers.kernel import Info, Kernel, State, Tuning, init
+from elbowroom.samplers.kernel import Kernel, State, Tuning, init
 from elbowroom.samplers.metric import Metric
 from elbowroom.samplers.target import Target
 
@@ -51,8 +52,6 @@ _WINDOWS = (0.12, 0.25, 0.6)  # of the warm-up: finding the way, and two windows
 
 Learn = Callable[[Tensor, Metric], Metric]
 """A better metric from draws of shape (count, data, dim) and the metric that they were made with."""
-Announce = Callable[[int, int, Info], None]
-"""(transitions done, transitions in all, what happened in the last)"""
 
 
 class DualAveraging(NamedTuple):
@@ -150,7 +149,7 @@ def warm_up(
     target_acceptance: float = 0.8,
     learn: Learn | None = None,
     generator: torch.Generator | None = None,
-    announce: Announce | None = None,
+    announce: Progress | None = None,
 ) -> Warm:
     """Find a step size and, if asked, a better metric for each datum, while the chains find their way.
 
@@ -204,7 +203,7 @@ def warm_up(
             metric, window = better, []
             search = DualAveraging.start(log_step.exp(), max_step_size=largest)
         if announce is not None:
-            announce(done, num_steps, info)
+            announce("warm-up", done, num_steps, info)
     return Warm(state, Tuning(search.log_average.exp(), metric), spent)
 
 

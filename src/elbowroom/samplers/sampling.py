@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from elbowroom.errors import ElbowroomError
-from elbowroom.samplers.adaptation import Announce
+from elbowroom.progress import Progress
 from elbowroom.samplers.kernel import Info, Kernel, State, Tuning
 from elbowroom.samplers.target import Target
 
@@ -37,7 +37,7 @@ def sample(
     *,
     draws: int,
     generator: torch.Generator | None = None,
-    announce: Announce | None = None,
+    announce: Progress | None = None,
 ) -> Chains:
     """Keep every state of the chains; nothing is adapted.
 
@@ -78,5 +78,5 @@ def sample(
         positions[index] = state.z
         happened.append(info)
         if announce is not None:
-            announce(index + 1, draws, info)
+            announce("draws", index + 1, draws, info)
     return Chains(positions, Info(*(torch.stack(values) for values in zip(*happened, strict=True))), state)

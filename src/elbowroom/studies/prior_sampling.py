@@ -43,14 +43,13 @@ from elbowroom.inference.importance.estimate import WeightSums
 from elbowroom.inference.weights import weigh
 from elbowroom.model.oracles import LinearGaussian
 from elbowroom.numerics import chunks, mean_and_stderr
+from elbowroom.progress import Progress
 from elbowroom.samplers.hmc import HMC
 
 __all__ = ["Cost", "EffectiveSize", "PriorSamplingStudy", "Rate", "prior_sampling_study"]
 
 Method = Literal["prior", "guide", "ais"]
 METHODS: tuple[Method, ...] = get_args(Method)
-Announce = Callable[[str, float, int], None]
-"""(method, nats per dimension, dimensions), before they are measured"""
 
 _OFFSET, _WIDENING = 0.3, 1.3  # of the guide: its mean, in standard deviations of the posterior; its variance
 _CLEARLY_BELOW = 0.8  # of the tolerance: where a curve may end, since its crossing is then known from both sides
@@ -158,7 +157,7 @@ def prior_sampling_study(
     ess_draws: int = 2**12,
     leapfrogs: int = 1,
     generator: Generator | None = None,
-    announce: Announce | None = None,
+    announce: Progress | None = None,
 ) -> PriorSamplingStudy:
     r"""Measure how many evaluations an error of one nat takes, against the number of latent dimensions.
 
@@ -180,7 +179,7 @@ def prior_sampling_study(
         ess_draws: draws of the prior of which the effective number is measured; a power of 2.
         leapfrogs: L, steps of a transition of AIS.
         generator: the source of randomness.
-        announce: told of what is measured next.
+        announce: told, before each measurement, what is measured, how many are done and how many there are.
     Raises:
         ElbowroomError: an unknown method; a number out of range.
     Reference:
@@ -195,6 +194,8 @@ def prior_sampling_study(
     """
     numbers = {"replicates": replicates, "num_data": num_data, "most_draws": most_draws, "ess_draws": ess_draws}
     _check(dims, information, methods, {**numbers, "leapfrogs": leapfrogs}, tolerance)
+    chosen = [method for method in METHODS if method in methods]
+    in_all = len(information) * len(dims) * len(chosen)
     costs: list[Cost] = []
     ess: list[EffectiveSize] = []
     for nats in information:
@@ -202,11 +203,9 @@ def prior_sampling_study(
             model = _model(dim, nats)
             x = model.sample(replicates * num_data, generator=generator).x.view(replicates, num_data, dim)
             setting = _Setting(model, x, tolerance, generator)
-            for method in METHODS:
-                if method not in methods:
-                    continue
+            for method in chosen:
                 if announce is not None:
-                    announce(method, nats, dim)
+                    announce(f"{method}, {dim} latent dimensions, {nats} nats each", len(costs), in_all)
                 if method == "ais":
                     curve = _ais_curve(setting, leapfrogs)
                 elif method == "guide":

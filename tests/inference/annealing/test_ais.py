@@ -29,7 +29,8 @@ from elbowroom.model.likelihoods import Bernoulli, Gaussian
 from elbowroom.model.networks import MLP
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal
 from elbowroom.numerics import log_mean_exp
-from elbowroom.samplers import HMC, NUTS, Density, Info, Kernel, Metric, RandomWalk
+from elbowroom.progress import Detail
+from elbowroom.samplers import HMC, NUTS, Density, Kernel, Metric, RandomWalk
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -344,7 +345,7 @@ def test_progress_ends_where_it_should(temperatures: int) -> None:
     model, guide, x = oracles.ppca(dim=6, latent_dim=3, seed=0, num_data=10)
     told: list[tuple[int, int]] = []
 
-    def announce(done: int, total: int, info: Info) -> None:
+    def announce(what: str, done: int, total: int, detail: Detail | None = None, /) -> None:
         told.append((done, total))
 
     ais(model, x, start=guide, temperatures=temperatures, chains=2, block=4, generator=seeded(), announce=announce)

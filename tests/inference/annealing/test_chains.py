@@ -199,12 +199,13 @@ def test_a_chain_costs_one_evaluation_and_its_transitions(
     case = Walkable(2, temperatures, num_data=5)
     z, told = case.z(case.posterior, 3), []
     found = walk(
-        case.bridge, case.path(), z, kernel=HMC(num_steps), generator=seeded(), tell=lambda info: told.append(info)
+        case.bridge, case.path(), z, kernel=HMC(num_steps), generator=seeded(), announce=lambda *step: told.append(step)
     )
     taken = 15 * (1 + (temperatures - 1) * num_steps)
     assert found.num_gradients == taken
     assert (case.joint.gradients, case.joint.values) == ((taken, 0) if temperatures > 1 else (0, 15))
-    assert len(told) == temperatures - 1
+    in_all = temperatures - 1
+    assert [step[:3] for step in told] == [("annealing", done, in_all) for done in range(1, in_all + 1)]
 
 
 def test_weights_are_of_float64_where_chains_are_of_float32() -> None:
@@ -241,13 +242,14 @@ def tuned(latent_dim: int, temperatures: int, kernel: Kernel, **settings: Any) -
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("temperatures", [2, 12, 90])
 def test_what_a_pilot_run_returns(shared: bool, temperatures: int) -> None:
-    infos: list[Info] = []
-    _, found = tuned(5, temperatures, HMC(3), shared=shared, tell=infos.append)
+    told: list[tuple[Any, ...]] = []
+    _, found = tuned(5, temperatures, HMC(3), shared=shared, announce=lambda *step: told.append(step))
     assert found.step_sizes.shape == found.spread.shape == (temperatures - 1, 40)
     assert (found.step_sizes > 0).all()
     assert bool((found.step_sizes.std(1) < 1e-12).all()) == shared
-    assert len(infos) == pilot_transitions(temperatures)
-    assert found.num_gradients == len(infos) * 3 * 4 * 40
+    in_all = pilot_transitions(temperatures)
+    assert [step[:3] for step in told] == [("pilot run", done, in_all) for done in range(1, in_all + 1)]
+    assert found.num_gradients == in_all * 3 * 4 * 40
     assert pilot_transitions(1) == 0
 
 

@@ -287,7 +287,7 @@ def test_progress_counts_transitions_of_data() -> None:
         block=4,
         method="hmc",
         generator=seeded(0),
-        announce=lambda done, total, info: told.append((done, total)),
+        announce=lambda what, done, total, info=None: told.append((done, total)),
     )
     assert told[-1] == (DATA * 8, DATA * 8)
     assert [done for done, _ in told] == [*range(4, 33, 4), *range(34, 49, 2)]

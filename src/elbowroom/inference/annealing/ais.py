@@ -26,7 +26,6 @@ Reference:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -37,7 +36,7 @@ from torch.distributions import Distribution
 
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError
-from elbowroom.inference.annealing.chains import Annealed, Path, Tell, anneal, anneal_back, pilot, pilot_transitions
+from elbowroom.inference.annealing.chains import Annealed, Path, anneal, anneal_back, pilot, pilot_transitions
 from elbowroom.inference.annealing.initial import Start, default_start, metric_of, rows_of, start_density, start_of
 from elbowroom.inference.annealing.tempering import Schedule, TemperedTarget, adapted_schedule, inverse_temperatures
 from elbowroom.inference.importance.estimate import WeightSums
@@ -46,13 +45,11 @@ from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
 from elbowroom.model.latent import LatentModel
 from elbowroom.numerics import chunks
+from elbowroom.progress import BlockProgress, Progress
 from elbowroom.samplers.hmc import HMC
-from elbowroom.samplers.kernel import Info, Kernel
+from elbowroom.samplers.kernel import Kernel
 
 __all__ = ["AIS", "AnnealingPlan", "ais", "plan"]
-
-Announce = Callable[[int, int, Info], None]
-"""(transitions of all data done, to do, what happened in the last); those of the pilot run count too"""
 
 #: the rotation is exact at β = 0, where w = C⁻¹(z − m) is standard normal; short trajectories and more temperatures win
 #: at equal cost; without a wide jitter, nearly normal posteriors turn back to where they were in a few long steps
@@ -132,7 +129,7 @@ def ais(
     exact: Tensor | None = None,
     block: int = 512,
     generator: Generator | None = None,
-    announce: Announce | None = None,
+    announce: Progress | None = None,
 ) -> AIS:
     r"""Estimate log p(x) of each datum by annealed importance sampling.
 
@@ -169,7 +166,7 @@ def ais(
         exact: the z that x was simulated with, shape (batch, latent).
         block: data at a time.
         generator: the source of randomness.
-        announce: told of every transition.
+        announce: told of every transition, those of the pilot run included.
     Returns:
         Weights, the estimate, its standard error, and what it cost.
     Raises:
@@ -190,8 +187,10 @@ def ais(
         frozen, given = given, given.betas
     betas = inverse_temperatures(given, schedule, len(batch)).to(batch.x.device)
     start = default_start(model, guide) if start is None else start
-    done = _Progress(announce, len(batch), len(betas) - 2, piloted=frozen is None, returns=exact is not None)
-    settings = _Settings(chains, pilot_chains, kernel, target_acceptance, climbs, precision, generator, done)
+    transitions = (len(betas) - 2) * (1 if exact is None else 2)
+    transitions += pilot_transitions(len(betas) - 1) if frozen is None else 0
+    progress = BlockProgress(announce, "annealing", len(batch) * transitions)
+    settings = _Settings(chains, pilot_chains, kernel, target_acceptance, climbs, precision, generator)
     _check(batch, settings, block, exact)
     parts = []
     for rows in chunks(len(batch), block):
@@ -199,7 +198,8 @@ def ais(
         if isinstance(start, Distribution) and start.batch_shape == (len(batch),):
             own_start = rows_of(start, rows)
         z = None if exact is None else exact[rows]
-        parts.append(_anneal_block(model, guide, part, own_start, betas[:, rows], frozen, z, settings))
+        announce_step = progress.block(len(part))
+        parts.append(_anneal_block(model, guide, part, own_start, betas[:, rows], frozen, z, settings, announce_step))
     log_weights = torch.cat([part.forward.log_weights for part in parts], 1)
     estimate = WeightSums.empty(len(batch), log_weights.device).add(log_weights).estimate()
     acceptance = torch.cat([part.forward.acceptance for part in parts])
@@ -273,7 +273,7 @@ def plan(
     if temperatures == 1:
         return AnnealingPlan(rough, rough[:0])
     start = default_start(model, guide) if start is None else start
-    settings = _Settings(1, pilot_chains, kernel, target_acceptance, climbs, precision, generator, lambda info: None)
+    settings = _Settings(1, pilot_chains, kernel, target_acceptance, climbs, precision, generator)
     _check(batch, settings, 1, None)
     q, _ = start_of(model, guide, batch, start, climbs=climbs, generator=generator)
     z = _draw(q, pilot_chains, len(batch), generator)
@@ -300,7 +300,6 @@ class _Settings(NamedTuple):
     climbs: int
     precision: Precision
     generator: Generator | None
-    tell: Tell
 
 
 class _Block(NamedTuple):
@@ -321,8 +320,9 @@ def _anneal_block(
     frozen: AnnealingPlan | None,
     exact: Tensor | None,
     settings: _Settings,
+    announce: Progress,
 ) -> _Block:
-    chains, pilot_chains, kernel, target_acceptance, climbs, precision, generator, tell = settings
+    chains, pilot_chains, kernel, target_acceptance, climbs, precision, generator = settings
     # a draw in ten from the prior is a safety that importance sampling needs, and chains that move do not
     defence = 0.1 if len(betas) == 2 else 0.0
     q, found_by = start_of(model, guide, part, start, climbs=climbs, defence=defence, generator=generator)
@@ -342,14 +342,23 @@ def _anneal_block(
         other = _other_stream(generator, betas.device)
         first = _draw(q, pilot_chains, len(part), other)
         found = pilot(
-            bridge, betas, first, metric, kernel=kernel, target_acceptance=target_acceptance, generator=other, tell=tell
+            bridge,
+            betas,
+            first,
+            metric,
+            kernel=kernel,
+            target_acceptance=target_acceptance,
+            generator=other,
+            announce=announce,
         )
         step_sizes, spent = found.step_sizes, found.num_gradients
     path = Path(betas, step_sizes, metric)
-    forward = anneal(bridge, path, z, kernel=kernel, generator=generator, tell=tell)
+    forward = anneal(bridge, path, z, kernel=kernel, generator=generator, announce=announce)
     back = None
     if exact is not None:
-        back = anneal_back(bridge, path, exact.to(z).unsqueeze(0), kernel=kernel, generator=generator, tell=tell)
+        back = anneal_back(
+            bridge, path, exact.to(z).unsqueeze(0), kernel=kernel, generator=generator, announce=announce
+        )
     return _Block(forward, back, spent, found_by * len(part))
 
 
@@ -390,19 +399,3 @@ def _check(batch: Batch, settings: _Settings, block: int, exact: Tensor | None) 
             f"The acceptance to aim at is {settings.target_acceptance}, but should lie between 0 and 1.",
             "0.65 suits most posteriors.",
         )
-
-
-class _Progress:
-    """Every datum's transitions count, so that the last, smaller block is no longer than it is."""
-
-    def __init__(
-        self, announce: Announce | None, num_data: int, transitions: int, *, piloted: bool, returns: bool
-    ) -> None:
-        self._announce, self._done = announce, 0
-        pilots = pilot_transitions(transitions + 1) if piloted else 0
-        self._total = num_data * (transitions * (2 if returns else 1) + pilots)
-
-    def __call__(self, info: Info) -> None:
-        self._done += info.acceptance.shape[1]
-        if self._announce is not None:
-            self._announce(self._done, self._total, info)

@@ -22,7 +22,6 @@ Reference:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,13 +30,12 @@ from torch import Generator, Tensor
 
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.annealing.tempering import Ends, TemperedTarget
+from elbowroom.progress import Progress
 from elbowroom.samplers.adaptation import initial_step_size, pooled_acceptance
-from elbowroom.samplers.kernel import Info, Kernel, Tuning
+from elbowroom.samplers.kernel import Kernel, Tuning
 from elbowroom.samplers.metric import Metric
 
-__all__ = ["Annealed", "Path", "Pilot", "Tell", "anneal", "anneal_back", "pilot", "pilot_transitions", "weighable"]
-
-Tell = Callable[[Info], None]
+__all__ = ["Annealed", "Path", "Pilot", "anneal", "anneal_back", "pilot", "pilot_transitions", "weighable"]
 
 _LEAST_PILOT = 60  # transitions of a pilot run: a short schedule stays at each of its temperatures for several
 _SETTLE = 20  # transitions at the first temperature, to get from a guess to a step size that fits
@@ -105,7 +103,7 @@ def pilot(
     target_acceptance: float = 0.65,
     shared: bool = False,
     generator: Generator | None = None,
-    tell: Tell | None = None,
+    announce: Progress | None = None,
 ) -> Pilot:
     r"""Find a step size for each datum and temperature, with chains that are then thrown away.
 
@@ -123,11 +121,12 @@ def pilot(
         target_acceptance: δ.
         shared: whether all data have one ε, found by their average α; it then serves other data too.
         generator: the source of randomness; not the one of the weighed chains.
-        tell: told of every transition.
+        announce: told of every transition.
     """
     transitions, longest = len(betas) - 2, math.log(min(kernel.max_step_size, 1e10))
     stay = math.ceil(_LEAST_PILOT / transitions)
     ends, spent = weighable(bridge.ends(z)), 0
+    made, total = 0, pilot_transitions(transitions + 1)
     log_step = initial_step_size(bridge.at(betas[1]), ends.state(betas[1]), metric, generator=generator).log()
     log_step = _shared(log_step.clamp(max=longest), shared)
     found, spread = [], []
@@ -142,8 +141,9 @@ def pilot(
             short = target_acceptance - _shared(pooled_acceptance(info.acceptance), shared)
             log_step = (log_step - _GAIN * short).clamp(max=longest)
             spent += int(info.num_gradients.sum())
-            if tell is not None:
-                tell(info)
+            made += 1
+            if announce is not None:
+                announce("pilot run", made, total, info)
         found.append(torch.stack(steps[-stay:]).mean(0).exp())
         seen = torch.stack(slopes[-stay:]).flatten(0, 1)
         spread.append(torch.where(seen.isfinite(), seen, 0.0).std(0, correction=0))
@@ -168,7 +168,7 @@ def anneal(
     *,
     kernel: Kernel,
     generator: Generator | None = None,
-    tell: Tell | None = None,
+    announce: Progress | None = None,
 ) -> Annealed:
     r"""Walk chains along a frozen path, from the start to the posterior, and weigh them.
 
@@ -178,13 +178,13 @@ def anneal(
         z: draws from the start, shape (chains, data, dim).
         kernel: the transition.
         generator: the source of randomness.
-        tell: told of every transition.
+        announce: told of every transition.
     Returns:
         Positions and weights; the average of exp(log w) has the expectation p(x).
     Raises:
         ElbowroomError: a density that is not a number at z.
     """
-    return _walk(bridge, path, z, range(1, len(path.betas)), 1, kernel, generator, tell)
+    return _walk(bridge, path, z, range(1, len(path.betas)), 1, kernel, generator, announce)
 
 
 @torch.no_grad()
@@ -195,7 +195,7 @@ def anneal_back(
     *,
     kernel: Kernel,
     generator: Generator | None = None,
-    tell: Tell | None = None,
+    announce: Progress | None = None,
 ) -> Annealed:
     r"""Walk chains along a frozen path from the posterior back to the start, and weigh them.
 
@@ -206,13 +206,13 @@ def anneal_back(
             there is none, and nothing bounds log p(x) from above.
         kernel: the transition; one that is reversible at a fixed tuning.
         generator: the source of randomness.
-        tell: told of every transition.
+        announce: told of every transition.
     Returns:
         Positions and weights; the average of exp(−log w) has the expectation 1 / p(x).
     Raises:
         ElbowroomError: a density that is not a number at z.
     """
-    return _walk(bridge, path, z, range(len(path.betas) - 1, 0, -1), 0, kernel, generator, tell)
+    return _walk(bridge, path, z, range(len(path.betas) - 1, 0, -1), 0, kernel, generator, announce)
 
 
 def _walk(
@@ -223,7 +223,7 @@ def _walk(
     here: int,
     kernel: Kernel,
     generator: Generator | None,
-    tell: Tell | None,
+    announce: Progress | None,
 ) -> Annealed:
     """Weigh at each interval from β_{t−1} to β_t in this order, and move in between.
 
@@ -234,7 +234,7 @@ def _walk(
     ends = weighable(bridge.ends(z) if len(betas) > 2 else bridge.values(z))
     log_weights = torch.zeros(z.shape[:2], dtype=torch.float64, device=z.device)
     acceptance, spent = torch.zeros_like(log_weights[0]), z.shape[:2].numel()
-    for t in order:
+    for made, t in enumerate(order, 1):
         # log f at β_t minus log f at β_{t−1}, both at the point where the chain is
         log_weights += (betas[t] - betas[t - 1]) * (ends.log_joint.double() - ends.log_start.double())
         if t == order[-1]:
@@ -245,8 +245,8 @@ def _walk(
         ends = target.ends_after(state, ends)
         acceptance += info.acceptance.double().mean(0)
         spent += int(info.num_gradients.sum())
-        if tell is not None:
-            tell(info)
+        if announce is not None:
+            announce("annealing", made, len(order) - 1, info)
     return Annealed(ends.z, log_weights, acceptance / (len(order) - 1 or math.nan), spent)
 
 

@@ -35,12 +35,13 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
-from elbowroom.inference.posterior.sample import Announce, Method, posterior
+from elbowroom.inference.posterior.sample import Method, posterior
 from elbowroom.memory import require_memory
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw, mean
 from elbowroom.model.latent import LatentModel
 from elbowroom.numerics import chunks
+from elbowroom.progress import Progress
 from elbowroom.samplers.summary import Diagnostics
 
 __all__ = ["Imputation", "impute"]
@@ -112,7 +113,7 @@ def impute(
     num_samples: int = 5,
     chunk_elements: int = 2**22,
     generator: torch.Generator | None = None,
-    announce: Announce | None = None,
+    announce: Progress | None = None,
     **settings: Any,
 ) -> Imputation:
     r"""Fill in the missing elements: draws z ~ p(z | x observed), then x ~ p(x | z).

@@ -40,6 +40,7 @@ from elbowroom.model.draws import draw
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.numerics import chunks
+from elbowroom.progress import BlockProgress, Progress
 from elbowroom.samplers.adaptation import Learn, Warm, learn_dense, learn_diagonal, warm_up
 from elbowroom.samplers.hmc import HMC
 from elbowroom.samplers.kernel import Info, Kernel, Tuning
@@ -66,9 +67,6 @@ _SHRINK = 10  # n₀ / D in gauss_newton_learner
 _AVERAGED = 8  # draws of the warm-up whose curvatures are averaged; each costs about ten gradients
 _INFO_BYTES = 50  # acceptance, energy, divergent and num_gradients of a transition, and their joining
 _ACCEPTANCE = 0.65  # as a harmonic mean over chains; the plain mean comes out near 0.8
-
-Announce = Callable[[int, int, Info], None]
-"""(transitions of all data done, transitions of all data to do, what happened in the last)"""
 
 
 def start_metric(model: LatentModel, guide: Conditional, batch: Batch, name: MetricName) -> Metric:
@@ -196,7 +194,7 @@ def posterior(
     precision: Precision = "full",
     block: int = 512,
     generator: torch.Generator | None = None,
-    announce: Announce | None = None,
+    announce: Progress | None = None,
 ) -> Posterior:
     """Draw from the posterior p(z | x) of each datum by Markov chains.
 
@@ -241,9 +239,11 @@ def posterior(
     kernel = make_kernel(method, metric, num_steps)
     acceptance = _ACCEPTANCE if target_acceptance is None else target_acceptance
     with torch.no_grad():
-        store = _Store(_start(guide, batch.rows(slice(1))).mean, len(batch), draws, chains, warmup, block, announce)
+        store = _Store(_start(guide, batch.rows(slice(1))).mean, len(batch), draws, chains, warmup, block)
+        progress = BlockProgress(announce, "posterior", len(batch) * (warmup + draws))
         for rows in chunks(len(batch), block):
             part = batch.rows(rows)
+            of_block = progress.block(len(part))
             target = posterior_target(model, part, precision=precision)
             first = start_metric(model, guide, part, metric)
             around = first if metric != "identity" else start_metric(model, guide, part, "guide")
@@ -259,11 +259,9 @@ def posterior(
                 target_acceptance=acceptance,
                 learn=learn,
                 generator=generator,
-                announce=store.announce,
+                announce=of_block,
             )
-            drawn = sample(
-                kernel, target, warm.state, warm.tuning, draws=draws, generator=generator, announce=store.announce
-            )
+            drawn = sample(kernel, target, warm.state, warm.tuning, draws=draws, generator=generator, announce=of_block)
             store.add(rows, drawn, warm)
     settings = {
         "method": method,
@@ -332,11 +330,9 @@ _LEARN: dict[str, Callable[[LatentModel, Batch], Learn | None]] = {
 class _Store:
     """What the blocks bring together: one place for all the draws, made before the work begins."""
 
-    def __init__(
-        self, like: Tensor, size: int, draws: int, chains: int, warmup: int, block: int, announce: Announce | None
-    ) -> None:
+    def __init__(self, like: Tensor, size: int, draws: int, chains: int, warmup: int, block: int) -> None:
         dim = like.shape[-1]
-        self._size, self._transitions, self._announce = size, draws + warmup, announce
+        self._size = size
         of_one = draws * chains * (dim * like.element_size() + _INFO_BYTES)  # and as much again for the block at work
         require_memory(
             of_one * (size + min(block, size)),
@@ -348,13 +344,6 @@ class _Store:
         self._diagnostics: list[Diagnostics] = []
         self._tunings: list[Tuning] = []
         self._gradients = 0.0
-        self._done = 0
-
-    def announce(self, done: int, total: int, info: Info) -> None:
-        """Every datum's transitions count, so that the last, smaller block is no longer than it is."""
-        self._done += info.acceptance.shape[1]
-        if self._announce is not None:
-            self._announce(self._done, self._size * self._transitions, info)
 
     def add(self, rows: slice, chains: Chains, warm: Warm) -> None:
         """A block's draws."""

@@ -13,7 +13,7 @@ __all__ = ["ElbowroomError", "check_name", "check_num_samples", "did_you_mean"]
 
 
 class ElbowroomError(Exception):
-    """Something that the user can put right.
+    """An error that the user can correct.
 
     Args:
         problem: one sentence, what was given and what was expected.
@@ -77,6 +77,6 @@ def check_num_samples(num_samples: int) -> None:
     """
     if num_samples < 1:
         raise ElbowroomError(
-            f"The number of draws per datum is {num_samples}, but an average needs at least 1.",
+            f"The number of draws per example is {num_samples}, but an average needs at least 1.",
             "Give num_samples=1 or more.",
         )

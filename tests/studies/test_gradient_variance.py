@@ -12,7 +12,7 @@ from torch import Tensor
 
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.objectives import OBJECTIVES
-from elbowroom.studies.gradient_variance import GradientStatistics, Moments, gradient_study
+from elbowroom.studies.gradient_variance import GradientMoments, GradientStatistics, gradient_study
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -26,7 +26,7 @@ def study(case: SimpleNamespace, **options: Any) -> dict[tuple[str, str], Gradie
 
 def test_moments_are_welford() -> None:
     vectors = 1e6 + torch.randn(40, 7, dtype=torch.float64, generator=seeded())
-    moments = Moments()
+    moments = GradientMoments()
     for vector in vectors:
         moments.add(vector)
     torch.testing.assert_close(moments.mean, vectors.mean(0))

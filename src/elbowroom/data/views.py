@@ -1,8 +1,8 @@
-"""As what the stored values are delivered: bytes as grey values, grey values as bits, whole numbers as themselves.
+"""Views: conversion of stored values to the values that a likelihood needs, and their moments.
 
-A data set declares its support and a likelihood declares its own. Where the one is contained in the other, or differs
-from it by the factor 255, the data are delivered as the likelihood needs them; anything else is the user's choice to
-make, and the error lists the choices.
+Bytes become grey values, grey values become bits, whole numbers stay as they are. A data set and a likelihood each
+declare a support. Where one contains the other, or the two differ by the factor 255, the values are converted
+automatically. Otherwise the user has to choose, and the error lists the choices.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _DISCRETE = {
 
 
 def observed(raw: Tensor, *, masked: bool, fill: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """Stored values with the missing ones filled in, and where something was observed.
+    """Stored values with missing elements filled in, and the mask of observed elements.
 
     Args:
         raw: shape (n, \\*event).
         masked: NaN marks a missing element; otherwise nothing is missing, and the mask is None.
-        fill: what stands in the place of a missing element, shape (\\*event); 0 unless given.
+        fill: the value of a missing element, shape (\\*event); 0 unless given.
     """
     if not masked:
         return raw, None
@@ -52,7 +52,7 @@ def observed(raw: Tensor, *, masked: bool, fill: Tensor | None = None) -> tuple[
 
 
 class Moments:
-    r"""Running mean and standard deviation of every element, of what was observed, accumulated in float64.
+    r"""Running mean and standard deviation of the observed values of every element, accumulated in float64.
 
     Two parts of the data, with counts :math:`n_a, n_b`, means :math:`\mu_a, \mu_b` and sums of squared deviations
     :math:`S_a, S_b`, merge to
@@ -102,7 +102,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class View:
-    """From stored to delivered values.
+    """The conversion from stored to delivered values.
 
     Attributes:
         native: the support of what is stored.
@@ -125,7 +125,7 @@ class View:
         return 255 if bytes_as_grey else 1
 
     def check_binarization(self, name: str) -> None:
-        """Refuse to binarise what is no probability."""
+        """Refuse to binarise values that are not probabilities."""
         if self.binarization is not Binarization.NONE and self.native not in _GREY:
             raise ElbowroomError(
                 f"{name} holds {self.native.description}, but --data.binarization {self.binarization} needs grey "
@@ -211,8 +211,8 @@ class View:
             fitting = _DISCRETE[self.support]
             return f"If they are measurements, pass --data.support reals; otherwise use --model.likelihood {fitting}."
         if self.support in _DISCRETE and wanted is not Support.CATEGORIES:
-            return f"Use --model.likelihood {_DISCRETE[self.support]}, or say otherwise what they are: --data.support."
+            return f"Use --model.likelihood {_DISCRETE[self.support]}, or declare another support: --data.support."
         if wanted is Support.CATEGORIES:
             return "If they are category numbers, pass --data.support categories; otherwise choose another likelihood."
         fitting = "bernoulli" if self.support is Support.BINARY else "gaussian"
-        return f"Use --model.likelihood {fitting}, or rescale the data and say what they are: --data.support {wanted}."
+        return f"Use --model.likelihood {fitting}, or rescale the data and declare --data.support {wanted}."

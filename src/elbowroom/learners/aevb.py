@@ -22,7 +22,7 @@ from elbowroom.learners.execution import Execution, eager
 from elbowroom.learners.learner import StepInfo, TrainingState
 from elbowroom.learners.update import Update
 from elbowroom.model.latent import Pair
-from elbowroom.model.noise import Source
+from elbowroom.model.noise import NoiseSource
 
 __all__ = ["Aevb"]
 
@@ -104,7 +104,7 @@ def _terms(
     beta: Tensor | None = None,
     *,
     bound: Callable[..., Terms],
-    generator: Source | None,
+    generator: NoiseSource | None,
     **settings: Any,
 ) -> Terms:
     """The objective of model and guide, as an :class:`~elbowroom.learners.execution.Execution` takes it."""

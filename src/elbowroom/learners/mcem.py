@@ -36,7 +36,7 @@ from elbowroom.learners.learner import StepInfo, TrainingState
 from elbowroom.learners.update import Update
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import Pair
-from elbowroom.model.noise import Source
+from elbowroom.model.noise import NoiseSource
 
 __all__ = ["Mcem", "McemState", "m_step_terms"]
 
@@ -74,7 +74,7 @@ class McemState(TrainingState):
 
 
 def m_step_terms(
-    pair: Pair, batch: Batch, z: Tensor, *, learns_guide: bool = False, generator: Source | None = None
+    pair: Pair, batch: Batch, z: Tensor, *, learns_guide: bool = False, generator: NoiseSource | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """What the M-step ascends, for draws z that are held fixed.
 

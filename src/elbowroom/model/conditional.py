@@ -1,12 +1,12 @@
-r"""`Conditional`: a distribution that depends on something. Prior, likelihood and guide are all this one thing.
+r"""`Conditional`, a conditional distribution: the common base of prior, likelihood and guide.
 
     prior        p(z | c)       given = None
     likelihood   p(x | z, c)    given = z,  shape (*, latent)
     guide        q(z | x, c)    given = x,  shape (*, *event)
 
-where c is the optional context (covariates, labels) of each datum.
+where c is the optional context (covariates, labels) of each example. A guide is an encoder, the approximate posterior.
 
-The base of all likelihoods, `Likelihood`, stands here too. A network turns z into the parameters of a distribution of
+`Likelihood` is the base of all likelihoods. A network turns z into the parameters of a distribution of
 every element of x; given z the elements are independent,
 
 .. math:: p(x | z) = \prod_d p(x_d \,|\, \theta_d), \qquad \theta = \mathrm{network}(z),
@@ -36,7 +36,7 @@ class Conditional(nn.Module, ABC):
     """An ``nn.Module`` whose ``forward`` returns a distribution.
 
     A prior or a guide returns one over the latent vector: ``event_shape`` is (latent,), ``batch_shape`` is (batch,),
-    or () for a prior that is the same for every datum. A likelihood returns *elementwise* densities:
+    or () for a prior that is the same for every example. A likelihood returns *elementwise* densities:
     ``event_shape`` is (), ``batch_shape`` is (\\*, \\*event); the sum over the event, masked or not, is taken in
     :meth:`elbowroom.model.latent.LatentModel.log_likelihood` and nowhere else.
     """
@@ -47,11 +47,11 @@ class Conditional(nn.Module, ABC):
 
 
 class Likelihood(Conditional):
-    """p(x | z), elementwise.
+    """Likelihood p(x | z): the distribution of every element of x.
 
     Args:
         network: z -> parameters of shape :meth:`parameter_shape`; called as ``network(z, context)``.
-        event_shape: shape of one datum.
+        event_shape: shape of one example.
         num_parameters: P, for each element.
     Attributes:
         name: as in configurations and messages.
@@ -94,20 +94,20 @@ class Likelihood(Conditional):
         return self._parameter_shape[0]
 
     def fisher_information(self, output: Tensor) -> Tensor:
-        r"""What an element of x tells about the network's output.
+        r"""Fisher information of an element of x about the network's output.
 
         .. math:: F(\theta) = \mathbb{E}_{x \sim p(x | \theta)} [s s^\top],
             \qquad s = \nabla_\theta \log p(x | \theta)
 
-        It is the curvature of the likelihood that a metric or a Newton step can rest on: never indefinite, and minus
-        the expected Hessian of log p(x | θ).
+        It is minus the expected Hessian of log p(x | θ), and never indefinite, so that it can serve a metric or a
+        Newton step.
 
         Args:
             output: θ, what the network returned, shape (\*, P, \*event).
         Returns:
             One P × P matrix for each element, positive semidefinite, shape (\*, P, P, \*event).
         Raises:
-            ElbowroomError: a likelihood that does not say.
+            ElbowroomError: the likelihood does not define it.
         Reference:
             Amari (1998), Natural gradient works efficiently in learning.
         """
@@ -119,7 +119,7 @@ class Likelihood(Conditional):
         )
 
     def init_output_bias(self, mean: Tensor) -> None:
-        """Start the network's output bias where x has this mean at z = 0, as far as a bias can.
+        """Initialise the network's output bias such that x has about this mean at z = 0.
 
         Args:
             mean: of the training data, shape (\\*event), in the data's units.
@@ -129,7 +129,7 @@ class Likelihood(Conditional):
             setter(start.expand(self._parameter_shape))
 
     def _initial_output(self, mean: Tensor) -> Tensor | None:
-        """The parameters for data of this mean, of a shape that expands to (P, \\*event); None: leave them alone."""
+        """The parameters for data of this mean, of a shape that expands to (P, \\*event); None to keep the bias."""
         return None
 
     def _output(self, given: Tensor | None, context: Tensor | None) -> Tensor:

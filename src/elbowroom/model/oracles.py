@@ -1,4 +1,4 @@
-r"""Models whose evidence and posterior are known, against which everything else is held.
+r"""Oracles: models whose evidence and posterior are known exactly, as references for tests of everything else.
 
 :class:`LinearGaussian` is probabilistic PCA (factor analysis with one noise level):
 
@@ -146,7 +146,7 @@ class LinearGaussian(LatentModel):
 
 def _affine_network(weight: Tensor, bias: Tensor, out_shape: Sequence[int]) -> MLP:
     """x -> weight x + bias; its type is the weight's."""
-    with torch.random.fork_rng(devices=()):  # the initial weights are thrown away, and so are their draws
+    with torch.random.fork_rng(devices=()):  # keep the global generator: the initial weights are not used
         network = MLP((weight.shape[1],), out_shape, hidden=()).to(weight.dtype)
     with torch.no_grad():
         network.output.weight.copy_(weight)
@@ -216,7 +216,7 @@ class LogGamma(Conditional):
 
 
 class PoissonGamma(LatentModel):
-    """D counts of one rate, which is gamma a priori.
+    """D Poisson counts that share one rate, with a gamma prior on it.
 
     Args:
         dim: D.
@@ -287,7 +287,7 @@ def quadrature_log_evidence(
     (latent_dim,) = model.prior(None, context).event_shape
     if latent_dim > 2:
         raise ElbowroomError(
-            f"Quadrature was asked for {latent_dim} latent dimensions, but a grid serves for 1 or 2.",
+            f"Quadrature was asked for {latent_dim} latent dimensions, but a grid is possible for 1 or 2 only.",
             "Use importance_estimate or annealed importance sampling.",
         )
     axis = torch.linspace(-limit, limit, points, dtype=torch.float64, device=x.device)

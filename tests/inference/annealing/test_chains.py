@@ -14,7 +14,7 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.annealing.chains import (
     Annealed,
-    Path,
+    AnnealingPath,
     Pilot,
     anneal,
     anneal_back,
@@ -75,10 +75,10 @@ class Walkable:
         self.betas, self.step_sizes = betas, step_sizes
         self.bridge = TemperedTarget(start_density(self.q), self.joint, torch.ones(num_data).double())
 
-    def path(self, metric: Metric | None = None) -> Path:
+    def path(self, metric: Metric | None = None) -> AnnealingPath:
         num_data = len(self.truth)
         rows = (part.unsqueeze(1).expand(-1, num_data) for part in (self.betas, self.step_sizes))
-        return Path(*rows, metric_of(self.q, self.z(self.q, 1)) if metric is None else metric)
+        return AnnealingPath(*rows, metric_of(self.q, self.z(self.q, 1)) if metric is None else metric)
 
     def z(self, q: Distribution, chains: int, seed: int = 1) -> Tensor:
         noise = torch.randn(chains, *q.batch_shape, *q.event_shape, generator=seeded(seed), dtype=torch.float64)
@@ -225,7 +225,7 @@ def test_weights_are_of_float64_where_chains_are_of_float32() -> None:
             return self
 
     betas = torch.linspace(0, 1, 1001, dtype=torch.float64).unsqueeze(1).float()
-    path = Path(betas, torch.full((999, 1), 0.5), Metric.identity(z))
+    path = AnnealingPath(betas, torch.full((999, 1), 0.5), Metric.identity(z))
     bridge = TemperedTarget(start_density(start), Deep(), betas[-1])
     found = anneal(bridge, path, z, kernel=HMC(1), generator=seeded())
     assert found.log_weights.dtype == torch.float64
@@ -287,7 +287,7 @@ def test_what_cannot_be_weighed_is_refused() -> None:
     assert weighable(nowhere) is nowhere  # a zero density is a weight of zero
     unknown = ends.log_joint.clone()
     unknown[1, 2] = math.nan
-    with pytest.raises(ElbowroomError, match=r"1 of 4 data \(the first is datum 2"):
+    with pytest.raises(ElbowroomError, match=r"1 of 4 examples \(the first is example 2"):
         weighable(ends._replace(log_joint=unknown))
-    with pytest.raises(ElbowroomError, match="4 of 4 data"):
+    with pytest.raises(ElbowroomError, match="4 of 4 examples"):
         weighable(ends._replace(log_start=nowhere.log_joint))

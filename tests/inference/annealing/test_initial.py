@@ -190,7 +190,7 @@ def test_distributions_are_taken_as_they_are() -> None:
     model, _, x = CASE
     for q in (full(), MultivariateNormal(torch.zeros(DIM), torch.eye(DIM))):
         assert start_of(model, None, Batch(x), q) == (q, 0.0)
-    with pytest.raises(ElbowroomError, match=r"batch shape \(5,\) .* but 4 data"):
+    with pytest.raises(ElbowroomError, match=r"batch shape \(5,\) .* but 4 examples"):
         start_of(model, None, Batch(x[:4]), full())
 
 

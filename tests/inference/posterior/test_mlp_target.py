@@ -238,7 +238,7 @@ def test_points_for_other_data_are_refused(data: int) -> None:
     of = case()
     target = PerceptronPosterior(of.model, of.batch)
     for use in (target.log_density, target.gradient, target.evaluate):
-        with pytest.raises(ElbowroomError, match=f"{data} data") as error:
+        with pytest.raises(ElbowroomError, match=f"{data} examples") as error:
             use(torch.zeros(REPLICAS, data, LATENT, dtype=torch.float64))
         assert error.value.remedy
 

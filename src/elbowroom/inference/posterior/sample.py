@@ -1,7 +1,7 @@
-r"""p(z | x) as a sampler's target, and drawing from it: thousands of posteriors at once, by HMC or NUTS.
+r"""Draws from the posteriors p(z | x) of thousands of examples at once, by HMC or NUTS.
 
-The posterior is known up to its constant, log p(x, z), and that is all that a sampler needs. What makes it fast is a
-metric for each datum, in which its posterior is about as wide in every direction:
+A sampler needs the posterior only up to a constant, and log p(x, z) is that. To be fast it also needs a metric for each
+example, in which the posterior has about the same width in every direction:
 
 ================= ==========================================================================================
 metric            where it comes from
@@ -14,8 +14,8 @@ metric            where it comes from
 ``identity``      none
 ================= ==========================================================================================
 
-All of them leave the draws exact; they differ in how many gradients an effective sample takes. The guide enters as
-a metric and a starting point alone, so a poor guide costs time and not correctness.
+The draws are exact with any metric; metrics differ in how many gradients an effective draw takes. The guide only gives
+a metric and starting points, so a poor guide costs time but no correctness.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ __all__ = [
 Method = Literal["nuts", "hmc"]
 METHODS, METRICS = get_args(Method), get_args(MetricName)
 
-_SHRINK = 10  # n₀ / D in gauss_newton_learner
-_AVERAGED = 8  # draws of the warm-up whose curvatures are averaged; each costs about ten gradients
-_INFO_BYTES = 50  # acceptance, energy, divergent and num_gradients of a transition, and their joining
-_ACCEPTANCE = 0.65  # as a harmonic mean over chains; the plain mean comes out near 0.8
+_PRIOR_DRAWS = 10  # n₀ / D in gauss_newton_learner
+_CURVATURE_DRAWS = 8  # draws of the warm-up whose curvatures are averaged; each costs about ten gradients
+_INFO_BYTES = 50  # of acceptance, energy, divergent and num_gradients of one transition, twice while they are joined
+_ACCEPTANCE = 0.65  # default target, a harmonic mean over chains; the arithmetic mean is then about 0.8
 
 
 def start_metric(model: LatentModel, guide: Conditional, batch: Batch, name: MetricName) -> Metric:
@@ -86,36 +86,36 @@ def start_metric(model: LatentModel, guide: Conditional, batch: Batch, name: Met
 
 
 def _start(guide: Conditional, batch: Batch) -> Distribution:
-    """q(z | x), which has to be a place where chains can start."""
+    """q(z | x), with finite mean and standard deviation, so that chains can start there."""
     q = guide_distribution(guide, batch)
     bad = ~(torch.isfinite(q.mean) & torch.isfinite(q.stddev)).all(-1)
     if bool(bad.any()):
         raise ElbowroomError(
-            f"The guide's mean or standard deviation is not finite for {int(bad.sum())} of {len(bad)} data, and chains "
-            "start there.",
+            f"The guide's mean or standard deviation is not finite for {int(bad.sum())} of {len(bad)} examples, but "
+            "chains start there.",
             "Check the data for NaN and the guide's weights for infinities.",
         )
     return q
 
 
 def gauss_newton_learner(model: LatentModel, batch: Batch) -> Learn:
-    r"""A warm-up's rule for the metric: the draws' covariance, shrunk towards the inverse of their average curvature.
+    r"""A rule by which a warm-up learns the metric: the draws' covariance, shrunk towards the inverse mean curvature.
 
     .. math:: \Sigma = \frac{n S + n_0 \bar H^{-1}}{n + n_0}, \qquad \bar H = \frac18 \sum_{i=1}^8 H(z_i),
         \qquad n_0 = 10 D
 
-    with S the covariance of n draws in D dimensions. The curvature has no sampling noise and misses what is not normal;
-    the draws know that, and are few.
+    with S the covariance of n draws in D dimensions. The curvature has no sampling noise, but describes only the normal
+    part of a posterior; the draws describe all of it, but are few.
     """
 
     def learn(z: Tensor, metric: Metric) -> Metric:
-        chosen = z[torch.linspace(0, len(z) - 1, min(_AVERAGED, len(z)), device=z.device).round().long()]
+        chosen = z[torch.linspace(0, len(z) - 1, min(_CURVATURE_DRAWS, len(z)), device=z.device).round().long()]
         total = torch.zeros_like(metric.covariance())
         for at in chosen:
             total += gauss_newton(model, batch, at)
         _, factor = regularized_cholesky(total / len(chosen))
         curvature = torch.cholesky_inverse(factor.double())
-        center, prior_count = z.mean(0), _SHRINK * z.shape[-1]
+        center, prior_count = z.mean(0), _PRIOR_DRAWS * z.shape[-1]
         away = (z - center).movedim(0, -1).double()  # (data, dim, n)
         covariance = (away @ away.mT + prior_count * curvature) / (len(z) + prior_count)
         return Metric.dense(covariance, center)
@@ -125,16 +125,16 @@ def gauss_newton_learner(model: LatentModel, batch: Batch) -> Learn:
 
 @dataclass(frozen=True, slots=True)
 class Posterior:
-    """Draws from p(z | x) of each datum, with what tells how far to trust them.
+    """Draws from p(z | x) of each example, with diagnostics of their convergence.
 
     Attributes:
         z: draws, shape (draws, chains, data, latent), on the CPU.
         info: of the transition that led to each draw; every tensor has shape (draws, chains, data).
-        diagnostics: of each datum: R-hat, effective sample sizes, divergences, gradients.
-        tuning: the step sizes and metrics that the draws were made with.
+        diagnostics: of each example: R-hat, effective sample sizes, divergences, gradients.
+        tuning: the step sizes and metrics of the draws.
         warmup_gradients: evaluations of the gradient that the warm-up took, per chain; of its transitions alone.
-        settings: how the draws were made; the precision is that which was used.
-        index: positions of the data in their data set, int64, shape (data,); None where they have none.
+        settings: the sampler's settings, with the precision that was in fact used.
+        index: positions of the examples in their data set, int64, shape (data,); None where they have none.
     """
 
     z: Tensor
@@ -146,7 +146,7 @@ class Posterior:
     index: Tensor | None = None
 
     def summary(self, *, seed: int = 0) -> Summary:
-        """The diagnostics over all data, beside what independent draws would show."""
+        """The diagnostics over all examples, beside those of independent draws."""
         return self.diagnostics.summary(generator=torch.Generator().manual_seed(seed))
 
     def to_datatree(self) -> Any:
@@ -159,7 +159,7 @@ class Posterior:
             from arviz_base import from_dict
         except ImportError as error:
             raise ElbowroomError(
-                "Draws are handed to ArviZ by arviz-base, which is not installed.",
+                "The export to ArviZ needs arviz-base, which is not installed.",
                 "pip install 'elbowroom[arviz]'.",
             ) from error
         info = self.info
@@ -196,10 +196,10 @@ def posterior(
     generator: torch.Generator | None = None,
     announce: Progress | None = None,
 ) -> Posterior:
-    """Draw from the posterior p(z | x) of each datum by Markov chains.
+    """Draw from the posterior p(z | x) of each example by Markov chains.
 
-    Blocks of data are warmed up and drawn from one after the other, so that only the draws themselves take memory
-    that grows with the number of data.
+    Blocks of examples are sampled one after the other, so that only the draws themselves take memory that grows with
+    the number of examples.
 
     Args:
         model: p(x, z), in evaluation mode.
@@ -207,14 +207,14 @@ def posterior(
         batch: data, ``x`` of shape (batch, \\*event).
         method: "nuts" or "hmc".
         draws: kept of each chain; nothing is adapted while they are made.
-        chains: per datum.
+        chains: per example.
         warmup: transitions before the first draw that is kept.
         metric: a name in ``METRICS``; gauss-newton unless given, but dense where the Fisher information has no closed
             form.
         num_steps: of an HMC trajectory; unless given 4 with the metric gauss-newton, 5 with a dense one, else 10.
-        target_acceptance: that the step size aims at, as a harmonic mean over chains; 0.65 unless given.
+        target_acceptance: of the step size, as a harmonic mean over chains; 0.65 unless given.
         precision: "full", or "bf16" for the gradients inside trajectories.
-        block: data at a time.
+        block: examples at a time.
         generator: the source of randomness.
         announce: told of every transition.
     Raises:
@@ -235,7 +235,7 @@ def posterior(
         if number < least:
             raise ElbowroomError(f"{name} is {number}, but {least} is the least.", f"Give {name}={least} or more.")
     if not len(batch):
-        raise ElbowroomError("Posteriors of no data were asked for.", "Give one datum or more.")
+        raise ElbowroomError("Posteriors were asked for, but the batch is empty.", "Give one example or more.")
     kernel = make_kernel(method, metric, num_steps)
     acceptance = _ACCEPTANCE if target_acceptance is None else target_acceptance
     with torch.no_grad():
@@ -247,8 +247,8 @@ def posterior(
             target = posterior_target(model, part, precision=precision)
             first = start_metric(model, guide, part, metric)
             around = first if metric != "identity" else start_metric(model, guide, part, "guide")
-            climb = metric == "gauss-newton"
-            z = _starting_points(model, part, around, chains, generator, climb=climb)
+            at_modes = metric == "gauss-newton"
+            z = _starting_points(model, part, around, chains, generator, at_modes=at_modes)
             learn = _LEARN[metric](model, part)
             warm = warm_up(
                 kernel,
@@ -277,19 +277,19 @@ def posterior(
 
 
 def _starting_points(
-    model: LatentModel, batch: Batch, around: Metric, chains: int, generator: torch.Generator | None, *, climb: bool
+    model: LatentModel, batch: Batch, around: Metric, chains: int, generator: torch.Generator | None, *, at_modes: bool
 ) -> Tensor:
-    """Draws from N(m, C Cᵀ) about the guide or the mode; with ``climb``, one chain in two about a mode of its own.
+    """Draws from N(m, C Cᵀ) about the guide or the mode; with ``at_modes``, every second chain about a mode of its own.
 
-    Chains that all start at one mode agree with each other whether or not there is a second one. So every second chain
-    climbs to a mode from a draw of the prior, which knows nothing of the first, and R-hat can tell.
+    Chains that all start at one mode agree with each other even if there is a second mode. So every second chain starts
+    at the mode that a search from a draw of the prior ends at, and R-hat can show that there are several.
     """
     center = around.center
     noise = torch.randn(chains, *center.shape, generator=generator, dtype=center.dtype, device=center.device)
     z = around.to_z(noise)
     prior = model.prior(None, batch.context)
     shape = () if prior.batch_shape else (len(batch),)
-    for chain in range(1, chains if climb else 0, 2):
+    for chain in range(1, chains if at_modes else 0, 2):
         found = laplace(model, draw(prior, shape, generator=generator).to(center), batch)
         z[chain] = Metric.from_precision(found.precision, found.mode).to_z(noise[chain : chain + 1])[0]
     return z
@@ -300,7 +300,7 @@ def make_kernel(method: Method, metric: str, num_steps: int | None) -> Kernel:
 
     Args:
         method: "nuts" or "hmc".
-        metric: that it is to move in.
+        metric: the name of the metric.
         num_steps: of an HMC trajectory; unless given 4 with the metric gauss-newton, 5 with a dense one, else 10.
     Raises:
         ElbowroomError: a number of steps for NUTS.
@@ -328,7 +328,7 @@ _LEARN: dict[str, Callable[[LatentModel, Batch], Learn | None]] = {
 
 
 class _Store:
-    """What the blocks bring together: one place for all the draws, made before the work begins."""
+    """Storage for the draws of all blocks, allocated before sampling begins."""
 
     def __init__(self, like: Tensor, size: int, draws: int, chains: int, warmup: int, block: int) -> None:
         dim = like.shape[-1]
@@ -336,8 +336,8 @@ class _Store:
         of_one = draws * chains * (dim * like.element_size() + _INFO_BYTES)  # and as much again for the block at work
         require_memory(
             of_one * (size + min(block, size)),
-            f"To keep {draws:,} draws of {chains:,} chains of {size:,} data in {dim} dimensions",
-            "Ask for fewer draws or chains, or take the data a part at a time.",
+            f"To keep {draws:,} draws of {chains:,} chains of {size:,} examples in {dim} dimensions",
+            "Ask for fewer draws or chains, or take some examples at a time.",
         )
         self._z = torch.empty(draws, chains, size, dim, dtype=like.dtype)
         self._infos: list[Info] = []
@@ -346,7 +346,7 @@ class _Store:
         self._gradients = 0.0
 
     def add(self, rows: slice, chains: Chains, warm: Warm) -> None:
-        """A block's draws."""
+        """Store the draws of one block."""
         self._z[:, :, rows] = chains.z.cpu()
         info = Info(*(tensor.cpu() for tensor in chains.info))
         self._infos.append(info)

@@ -27,16 +27,16 @@ def posterior_target(
 ) -> Target:
     """log p(x, z) as a function of z, shape (replicas, data, latent), for samplers.
 
-    Perceptron decoders with a Bernoulli or Gaussian likelihood and the prior N(0, I) take a path written by hand; every
-    other model takes autograd's. Both compute the same function.
+    MLP decoders with a Bernoulli or Gaussian likelihood and the prior N(0, I) have gradients written by hand; every
+    other model uses autograd. Both compute the same function.
 
     Args:
         model: p(x, z), in evaluation mode; after an update of its weights, make the target anew.
         batch: the data.
-        precision: "bf16" takes the gradients inside trajectories in bfloat16 where the path by hand serves, with
+        precision: "bf16" takes the gradients inside trajectories in bfloat16 where gradients are written by hand, with
             energies in full precision: draws stay exact.
-        chunk_elements: data are taken a chunk at a time, such that no tensor of a chunk has more elements than this,
-            unless a single datum's replicas do.
+        chunk_elements: examples are evaluated in chunks, such that no tensor of a chunk has more elements than this,
+            unless the replicas of a single example do.
     Raises:
         ElbowroomError: an unknown precision.
     """
@@ -48,7 +48,7 @@ def posterior_target(
 
 
 def _autograd_target(model: LatentModel, batch: Batch, chunk_elements: int = 2**20) -> Density:
-    """Through the model's own densities; what is None of a batch stays so."""
+    """The target by the model's own densities and autograd, for every model."""
     names = [name for name in ("context", "mask") if getattr(batch, name) is not None]
     with torch.no_grad():  # a prior that all data share is made once: a VampPrior's is a pass of the guide
         prior = model.prior(None) if batch.context is None else None
@@ -70,6 +70,6 @@ def widest(model: LatentModel) -> int:
 
 
 def default_metric(likelihood: Likelihood) -> MetricName:
-    """gauss-newton, but dense where the Fisher information has no closed form."""
+    """The metric unless one is named: gauss-newton, but dense where the Fisher information has no closed form."""
     known = type(likelihood).fisher_information is not Likelihood.fisher_information
     return "gauss-newton" if known and not isinstance(likelihood, DiscretizedLogisticMixture) else "dense"

@@ -73,7 +73,7 @@ def test_a_wrong_shape_is_refused(name: str) -> None:
     for use in (Density(function).log_density, Density(function).evaluate, Density(function).gradient):
         with pytest.raises(ElbowroomError, match=shape) as error:
             use(z)
-        assert "one value for each replica and datum" in error.value.problem
+        assert "one value for each replica and example" in error.value.problem
         assert error.value.remedy == "Sum over the last axis of z only."
 
 

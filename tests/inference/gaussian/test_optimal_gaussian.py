@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -249,51 +250,39 @@ def test_another_start_finds_the_larger_mode():
 
 
 @pytest.mark.parametrize("family", ["diagonal", "full"])
-def test_what_comes_back_is_never_worse_than_the_guide(family, monkeypatch):
-    """Even when the climb goes wrong."""
-
-    def astray(self: object, steps: int, tolerance: float) -> None:
-        self.q.loc.add_(3.0)  # type: ignore[attr-defined]
-
-    monkeypatch.setattr(module._Climb, "run", astray)
-    model, guide, x = oracles.ppca(dim=9, latent_dim=4, seed=1, num_data=6)
-    found = local_guide(model, guide, x, family=family, generator=seeded())
-    torch.testing.assert_close(found.q.mean, guide(x).mean.detach())
-    torch.testing.assert_close(found.elbo, found.initial_elbo)
+def test_what_comes_back_is_never_worse_than_the_guide(family):
+    """Even where few draws are optimised on, and the guide is the optimum already."""
+    case = curved("bernoulli", full=family == "full")
+    best = local_guide(case.model, case.guide, case.batch, family=family, draws=2000, generator=seeded()).q
+    few: dict[str, Any] = {"draws": 1, "report_draws": 5000, "starts": 0, "tolerance": 0.0}
+    found = local_guide(case.model, Answer(best), case.batch, family=family, generator=seeded(1), **few)
+    assert (found.elbo >= found.initial_elbo - 4 * found.gain_stderr - 1e-9).all()
+    assert int((found.q.mean == best.mean).all(-1).sum()) >= len(case.batch) // 2  # most keep the guide's own q
 
 
 @pytest.mark.parametrize("family", ["diagonal", "full"])
-def test_every_step_gains(family, monkeypatch):
+def test_more_steps_are_never_worse(family):
     """From a bad start on a model that is far from linear: some steps are too long, and none of those is taken."""
     case = curved("gaussian", scale=0.05)
-    seen: list[Tensor] = []
-    shares: list[Tensor] = []
-    once = module._Climb._try
-
-    def watched(self: module._Climb, *arguments: Tensor) -> None:
-        seen.append(self.look.value.clone())
-        once(self, *arguments)
-        seen.append(self.look.value.clone())
-        shares.append(self.share.clone())
-
-    monkeypatch.setattr(module._Climb, "_try", watched)
-    local_guide(case.model, case.guide, case.batch, family=family, starts=0, generator=seeded())
-    values = torch.stack(seen)
-    assert (values.diff(dim=0) >= 0).all()
-    assert torch.stack(shares).min() < 1
+    settings = {"family": family, "starts": 0, "draws": 1000, "report_draws": 1000}
+    elbos = [
+        local_guide(case.model, None, case.batch, steps=steps, generator=seeded(), **settings).elbo
+        for steps in range(9)
+    ]
+    gains = torch.stack(elbos).diff(dim=0)
+    assert gains.min() > -0.5 and gains.max() > 100
 
 
-def test_a_climb_leaves_its_start_alone():
+def test_the_start_is_left_alone():
     """It may be the guide's own q."""
     case = curved("bernoulli", full=True)
     with torch.no_grad():
-        start = normals_of(case.guide(case.batch.x, case.batch.context))
-        loc, root = start.loc.clone(), start.root.clone()
-        climb = module._Climb(module._Task(case.model, case.batch, "full", 64, 64, loc, seeded()), start)
-        climb.run(5, 1e-6)
-    assert not torch.equal(climb.q.loc, loc)
-    assert torch.equal(start.loc, loc)
-    assert torch.equal(start.root, root)
+        q = case.guide(case.batch.x, case.batch.context)
+    loc, root = q.loc.clone(), q.scale_tril.clone()
+    found = local_guide(case.model, Answer(q), case.batch, family="full", starts=0, generator=seeded())
+    assert not torch.equal(found.q.mean, loc)
+    assert torch.equal(q.loc, loc)
+    assert torch.equal(q.scale_tril, root)
 
 
 def test_standard_errors_are_those_of_repetitions():
@@ -434,7 +423,7 @@ def test_guides_are_read_as_they_are():
     torch.testing.assert_close(read.root, q.root)
     diagonal = normals_of(Independent(Normal(q.loc, 2.0 * torch.ones_like(q.loc)), 1))
     torch.testing.assert_close(diagonal.root, 2 * torch.eye(3).double().expand(4, 3, 3))
-    with pytest.raises(ElbowroomError, match="is a Independent, but it is compared with the best normal"):
+    with pytest.raises(ElbowroomError, match="is a Independent, but only a normal one can be compared"):
         normals_of(Independent(Laplace(q.loc, torch.ones_like(q.loc)), 1))
 
 

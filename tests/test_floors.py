@@ -24,6 +24,7 @@ FLOORS: dict[str, tuple[int, int]] = {
     "errors": (0, 0),
     "memory": (0, 1),
     "numerics": (0, 1),
+    "progress": (0, 1),
     "sections": (0, 1),
     "data": (0, 2),
     "samplers": (0, 2),

@@ -9,7 +9,7 @@ it: eager and compiled steps differ in the last digits.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from elbowroom.data.dataset import DataSet
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
 from elbowroom.learners.execution import Execution, Objective, ObjectiveValue, eager
-from elbowroom.learners.learner import Pair, untouched
+from elbowroom.learners.learner import untouched
+from elbowroom.model.latent import Pair
+from elbowroom.progress import Announce
 from elbowroom.running.build_learner import RunLength, build_learner
 from elbowroom.running.config import Config
 from elbowroom.running.engine import TrainingPlan
@@ -43,7 +45,7 @@ def choose_execution(
     data: DataSet | StreamSet,
     *,
     decided: bool | None = None,
-    announce: Callable[[str], None],
+    announce: Announce,
 ) -> Execution:
     """How the learner's objective is run; a compiled one has been tried before this returns.
 

@@ -12,7 +12,7 @@ from elbowroom.data.batch import Batch
 from elbowroom.data.loading import load_data
 from elbowroom.evaluation.doctor.findings import DoctorInput, Finding
 from elbowroom.evaluation.doctor.training import _is_bad, generalises
-from elbowroom.model.likelihood import Likelihood
+from elbowroom.model.conditional import Likelihood
 from elbowroom.model.likelihoods import LIKELIHOODS
 from elbowroom.model.networks import MLP
 from elbowroom.model.oracles import LinearGaussian

@@ -328,7 +328,7 @@ def test_what_is_not_finite_at_the_start_is_refused(where):
     else:
         model, x = LatentModel(StandardNormal(1), Cliff()).double(), x[:, :1]
         start[1] = 1.5
-    with pytest.raises(ElbowroomError, match=r"at the start for 1 of 3 data \(the first is datum 1\)"):
+    with pytest.raises(ElbowroomError, match=r"at the start for 1 of 3 examples \(the first is example 1\)"):
         laplace(model, start, x)
 
 

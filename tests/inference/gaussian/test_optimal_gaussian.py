@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence
+from torch.distributions import Distribution, Independent, Laplace, MultivariateNormal, Normal, kl_divergence
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.gaussian import optimal_gaussian as module
-from elbowroom.inference.gaussian.normals import normals_of
-from elbowroom.inference.gaussian.optimal_gaussian import local_guide
+from elbowroom.inference.gaussian.optimal_gaussian import Normals, inverse_of, local_guide, normals_of
 from elbowroom.model import likelihoods, oracles
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
@@ -250,51 +250,39 @@ def test_another_start_finds_the_larger_mode():
 
 
 @pytest.mark.parametrize("family", ["diagonal", "full"])
-def test_what_comes_back_is_never_worse_than_the_guide(family, monkeypatch):
-    """Even when the climb goes wrong."""
-
-    def astray(self: object, steps: int, tolerance: float) -> None:
-        self.q.loc.add_(3.0)  # type: ignore[attr-defined]
-
-    monkeypatch.setattr(module._Climb, "run", astray)
-    model, guide, x = oracles.ppca(dim=9, latent_dim=4, seed=1, num_data=6)
-    found = local_guide(model, guide, x, family=family, generator=seeded())
-    torch.testing.assert_close(found.q.mean, guide(x).mean.detach())
-    torch.testing.assert_close(found.elbo, found.initial_elbo)
+def test_what_comes_back_is_never_worse_than_the_guide(family):
+    """Even where few draws are optimised on, and the guide is the optimum already."""
+    case = curved("bernoulli", full=family == "full")
+    best = local_guide(case.model, case.guide, case.batch, family=family, draws=2000, generator=seeded()).q
+    few: dict[str, Any] = {"draws": 1, "report_draws": 5000, "starts": 0, "tolerance": 0.0}
+    found = local_guide(case.model, Answer(best), case.batch, family=family, generator=seeded(1), **few)
+    assert (found.elbo >= found.initial_elbo - 4 * found.gain_stderr - 1e-9).all()
+    assert int((found.q.mean == best.mean).all(-1).sum()) >= len(case.batch) // 2  # most keep the guide's own q
 
 
 @pytest.mark.parametrize("family", ["diagonal", "full"])
-def test_every_step_gains(family, monkeypatch):
+def test_more_steps_are_never_worse(family):
     """From a bad start on a model that is far from linear: some steps are too long, and none of those is taken."""
     case = curved("gaussian", scale=0.05)
-    seen: list[Tensor] = []
-    shares: list[Tensor] = []
-    once = module._Climb._try
-
-    def watched(self: module._Climb, *arguments: Tensor) -> None:
-        seen.append(self.look.value.clone())
-        once(self, *arguments)
-        seen.append(self.look.value.clone())
-        shares.append(self.share.clone())
-
-    monkeypatch.setattr(module._Climb, "_try", watched)
-    local_guide(case.model, case.guide, case.batch, family=family, starts=0, generator=seeded())
-    values = torch.stack(seen)
-    assert (values.diff(dim=0) >= 0).all()
-    assert torch.stack(shares).min() < 1
+    settings = {"family": family, "starts": 0, "draws": 1000, "report_draws": 1000}
+    elbos = [
+        local_guide(case.model, None, case.batch, steps=steps, generator=seeded(), **settings).elbo
+        for steps in range(9)
+    ]
+    gains = torch.stack(elbos).diff(dim=0)
+    assert gains.min() > -0.5 and gains.max() > 100
 
 
-def test_a_climb_leaves_its_start_alone():
+def test_the_start_is_left_alone():
     """It may be the guide's own q."""
     case = curved("bernoulli", full=True)
     with torch.no_grad():
-        start = normals_of(case.guide(case.batch.x, case.batch.context))
-        loc, root = start.loc.clone(), start.root.clone()
-        climb = module._Climb(module._Task(case.model, case.batch, "full", 64, 64, loc, seeded()), start)
-        climb.run(5, 1e-6)
-    assert not torch.equal(climb.q.loc, loc)
-    assert torch.equal(start.loc, loc)
-    assert torch.equal(start.root, root)
+        q = case.guide(case.batch.x, case.batch.context)
+    loc, root = q.loc.clone(), q.scale_tril.clone()
+    found = local_guide(case.model, Answer(q), case.batch, family="full", starts=0, generator=seeded())
+    assert not torch.equal(found.q.mean, loc)
+    assert torch.equal(q.loc, loc)
+    assert torch.equal(q.scale_tril, root)
 
 
 def test_standard_errors_are_those_of_repetitions():
@@ -388,3 +376,61 @@ def test_data_that_are_not_finite_are_named():
     x[1, 0] = math.nan
     with pytest.raises(ElbowroomError, match="not finite"):
         local_guide(model, guide, x, starts=0)
+
+
+# --- normals by mean and factor, against torch's own distributions
+
+
+def some_normals(n: int = 4, dim: int = 3) -> Normals:
+    g = torch.Generator().manual_seed(0)
+    root = torch.randn(n, dim, dim, generator=g).double().tril()
+    root.diagonal(dim1=-2, dim2=-1).abs_().add_(0.3)
+    return Normals(torch.randn(n, dim, generator=g).double(), root)
+
+
+def test_entropy_draws_and_distribution_are_torchs():
+    q = some_normals()
+    full = MultivariateNormal(q.loc, scale_tril=q.root)
+    torch.testing.assert_close(q.entropy(), full.entropy())
+    noise = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(1)).double()
+    torch.testing.assert_close(q.draws(noise)[2, 1], q.loc[1] + q.root[1] @ noise[2, 1])
+    assert q.distribution("full").log_prob(q.loc).shape == (4,)
+    diagonal = q.projected("diagonal")
+    torch.testing.assert_close(diagonal.entropy(), diagonal.distribution("diagonal").entropy())
+
+
+def test_the_projection_has_the_least_divergence():
+    q = some_normals()
+    full = MultivariateNormal(q.loc, scale_tril=q.root)
+    best = q.projected("diagonal")
+
+    def divergence(scale: torch.Tensor, loc: torch.Tensor = q.loc) -> torch.Tensor:
+        return kl_divergence(MultivariateNormal(loc, scale_tril=torch.diag_embed(scale)), full)
+
+    scale = best.root.diagonal(dim1=-2, dim2=-1)
+    for factor in (0.9, 1.1):
+        for axis in range(3):
+            other = scale.clone()
+            other[:, axis] *= factor
+            assert (divergence(other) > divergence(scale)).all()
+    assert (divergence(scale, q.loc + 0.1) > divergence(scale)).all()
+    assert q.projected("full") is q
+
+
+def test_guides_are_read_as_they_are():
+    q = some_normals()
+    read = normals_of(q.distribution("full"))
+    torch.testing.assert_close(read.root, q.root)
+    diagonal = normals_of(Independent(Normal(q.loc, 2.0 * torch.ones_like(q.loc)), 1))
+    torch.testing.assert_close(diagonal.root, 2 * torch.eye(3).double().expand(4, 3, 3))
+    with pytest.raises(ElbowroomError, match="is a Independent, but only a normal one can be compared"):
+        normals_of(Independent(Laplace(q.loc, torch.ones_like(q.loc)), 1))
+
+
+def test_rows_where_and_inverse():
+    q, other = some_normals(), Normals(torch.zeros(4, 3).double(), torch.eye(3).double().expand(4, 3, 3))
+    chosen = torch.tensor([True, False, True, False])
+    mixed = q.where(chosen, other)
+    torch.testing.assert_close(mixed.rows(chosen.nonzero()[:, 0]).root, q.root[::2])
+    torch.testing.assert_close(mixed.loc[1], torch.zeros(3).double())
+    torch.testing.assert_close(inverse_of(q.root) @ q.root, torch.eye(3).double().expand(4, 3, 3))

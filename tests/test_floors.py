@@ -23,6 +23,7 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 FLOORS: dict[str, tuple[int, int]] = {
     "errors": (0, 0),
     "memory": (0, 1),
+    "names": (0, 1),
     "numerics": (0, 1),
     "sections": (0, 1),
     "data": (0, 2),

@@ -9,7 +9,7 @@ leaves open: the one through the draw z, and the one through the density log q.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import detach, draw
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.noise import Source
+from elbowroom.names import EstimatorName
 
 __all__ = [
     "ESTIMATORS",
@@ -34,7 +35,7 @@ __all__ = [
     "weigh",
 ]
 
-Estimator = Literal["pathwise", "stl", "dreg", "score-function"]
+Estimator = EstimatorName
 
 #: name -> what it does, in a line
 ESTIMATORS: dict[str, str] = {

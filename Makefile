@@ -56,7 +56,7 @@ lint: setup  ## style, formatting, types and import layers
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/mypy bench
-	$(BIN)/python -m pytest -q tests/test_floors.py
+	$(BIN)/python -m pytest -q tests/test_import_layers.py
 
 bench: setup $(RIVALS)/.setup-done  ## times of training, importance sampling and AIS beside other libraries'; rewrites bench/RESULTS.md
 	$(BIN)/python -m bench.run --rivals-python $(RIVALS)/bin/python

@@ -9,7 +9,7 @@ and through the density log q; a gradient estimator chooses through which of the
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from elbowroom.model.draws import detach, draw
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.noise import NoiseSource
+from elbowroom.names import EstimatorName
 
 __all__ = [
     "ESTIMATORS",
@@ -32,7 +33,7 @@ __all__ = [
     "weigh",
 ]
 
-Estimator = Literal["pathwise", "stl", "dreg", "score-function"]
+Estimator = EstimatorName
 
 #: name -> what it does, in a line
 ESTIMATORS: dict[str, str] = {

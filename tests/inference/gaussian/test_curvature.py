@@ -173,11 +173,12 @@ def test_it_is_minus_the_hessian_of_an_affine_model_in_the_canonical_parameter(n
         torch.testing.assert_close(precision[1], torch.eye(LATENT).double())  # nothing observed: the prior
 
 
+#: name -> class, options; every registered likelihood, with the options that it needs
 LIKELIHOODS = {
+    **{name: (kind, {}) for name, kind in likelihoods.LIKELIHOODS.items()},
     **CANONICAL,
     "gaussian-per-element": (likelihoods.Gaussian, {"scale": "per-element", "mean_activation": "sigmoid"}),
     "discretized-logistic-mixture": (likelihoods.DiscretizedLogisticMixture, {"components": 2}),
-    "negative-binomial": (likelihoods.NegativeBinomial, {}),
 }
 
 

@@ -27,14 +27,11 @@ from elbowroom.model.priors import MixtureOfGaussians, StandardNormal
 LATENT = 3
 #: name -> class, options, (scale of the weights): far from linear, so that full Newton steps overshoot
 LIKELIHOODS = {
-    "bernoulli": (likelihoods.Bernoulli, {}),
-    "continuous-bernoulli": (likelihoods.ContinuousBernoulli, {}),
+    **{name: (kind, {}) for name, kind in likelihoods.LIKELIHOODS.items() if kind.normalized},
     "gaussian": (likelihoods.Gaussian, {"scale": 0.1}),
     "gaussian-per-element": (likelihoods.Gaussian, {"scale": "per-element"}),
     "discretized-logistic-mixture": (likelihoods.DiscretizedLogisticMixture, {"components": 2}),
     "categorical": (likelihoods.Categorical, {"num_categories": 4}),
-    "poisson": (likelihoods.Poisson, {}),
-    "negative-binomial": (likelihoods.NegativeBinomial, {}),
 }
 
 

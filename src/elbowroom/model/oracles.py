@@ -166,7 +166,7 @@ def ppca(
         dim: elements of x.
         latent_dim: dimensions of z.
         seed: of weights and data.
-        num_data: number of data.
+        num_data: number of examples.
         dtype: of everything.
     Returns:
         model, guide, and x of shape (num_data, dim).

@@ -168,7 +168,7 @@ def warm_up(
         The chains' state and the frozen tuning.
     Raises:
         ElbowroomError: fewer than one step; a δ that is no probability; a start where the density is zero; a
-            metric for other data.
+            metric for other examples.
     """
     if num_steps < 1:
         raise ElbowroomError(f"A warm-up of {num_steps} steps was asked for.", "Give 1 or more; 300 suit most targets.")

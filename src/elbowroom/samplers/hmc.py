@@ -47,7 +47,7 @@ class HMC:
         >>> from elbowroom.samplers.metric import Metric
         >>> from elbowroom.samplers.target import Density
         >>> normal = Density(lambda z: -0.5 * z.square().sum(-1))
-        >>> state = init(normal, torch.zeros(2, 3, 5))  # 2 replicas of 3 data in 5 dimensions
+        >>> state = init(normal, torch.zeros(2, 3, 5))  # 2 replicas of 3 examples in 5 dimensions
         >>> tuning = Tuning(torch.full((3,), 0.5), Metric.identity(state.z))
         >>> state, info = HMC(num_steps=3).step(normal, state, tuning, generator=torch.Generator().manual_seed(0))
         >>> info.acceptance.shape, info.num_gradients.unique()

@@ -50,7 +50,7 @@ def sample(
         generator: the source of randomness.
         announce: told of every transition.
     Raises:
-        ElbowroomError: no draws asked for; a tuning for another number of data.
+        ElbowroomError: no draws asked for; a tuning for another number of examples.
     Example:
         >>> from elbowroom.samplers.hmc import HMC
         >>> from elbowroom.samplers.kernel import init

@@ -153,7 +153,7 @@ class Diagnostics:
             num_series: how many series of independent draws to simulate.
             chunk_elements: how many draws to simulate at a time.
         Raises:
-            ElbowroomError: there are no data.
+            ElbowroomError: there are no examples.
         """
         num_data, dim = self.rhat.shape
         if num_data * dim == 0:
@@ -195,7 +195,7 @@ class Summary:
         num_replicas: chains of each example.
         num_data: examples.
         dim: dimensions of an example's chains.
-        rhat: over data and dimensions.
+        rhat: over examples and dimensions.
         rhat_null: of as many independent normal draws, over ``num_null`` series.
         num_null: how many series of independent draws were simulated.
         ess_bulk: of each example's worst dimension.
@@ -322,7 +322,7 @@ def summarize(
         chunk_elements: how many draws to work on at a time; it bounds the memory and changes no result.
     Raises:
         ElbowroomError: draws or an info of another shape; fewer than 4 draws; draws or energies that are not finite;
-            no data.
+            no examples.
     Example:
         >>> generator = torch.Generator().manual_seed(0)
         >>> draws = torch.randn(100, 4, 50, 2, generator=generator)

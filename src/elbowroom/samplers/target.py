@@ -82,7 +82,7 @@ class Density(Target):
     def _evaluate(self, z: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
         leaf = z.detach().requires_grad_()
         log_density = self._value(leaf, rows)
-        # data do not meet each other in a density, so the gradient of the sum is that of each; what requires one may be
+        # examples are independent, so the gradient of the sum is that of each; what requires one may be
         # a model's weights, and not z
         gradient = None
         if log_density.requires_grad:

@@ -243,9 +243,9 @@ def plan(
 
     Args:
         model: p(x, z), in evaluation mode.
-        batch: data; 64 are enough.
+        batch: examples; 64 are enough.
         guide: as for :func:`ais`.
-        start: as for :func:`ais`; a name, or what is asked for these data.
+        start: as for :func:`ais`; a name, or distributions for these examples.
         temperatures: T.
         schedule: "adapted", "sigmoid" or "linear".
         kernel: the transition that the step sizes are for.

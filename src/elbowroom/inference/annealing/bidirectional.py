@@ -99,7 +99,7 @@ def bidirectional(
     Args:
         model: p(x, z), the very one that simulated them.
         data: from :func:`simulate`.
-        generator: the source of randomness; not in the state that the data were simulated with.
+        generator: the source of randomness; not in the same state as for the simulation.
         **settings: of :func:`~elbowroom.inference.annealing.ais.ais`, as for the real data that the gap is to stand
         beside.
     Raises:

@@ -80,8 +80,8 @@ def start_of(
         model: p(x, z), in evaluation mode.
         guide: q(z | x), where there is one.
         batch: data.
-        start: a name in ``STARTS``; a conditional, asked for these data; or distributions of batch shape (batch,) or ()
-            and event shape (latent,).
+        start: a name in ``STARTS``; a conditional, called with these examples; or distributions of batch shape (batch,)
+            or () and event shape (latent,).
         climbs: local optimisations to modes (restarts) of each posterior, for "laplace".
         defence: share of the prior, for "laplace".
         generator: the source of randomness, for the starts of the local optimisations.
@@ -197,7 +197,7 @@ def rows_of(q: Distribution, index: Tensor | slice) -> Distribution:
 
     Args:
         q: batch shape (data, …) or ().
-        index: positions of the data.
+        index: positions of the examples.
     Raises:
         ElbowroomError: a type whose parameters are not known here.
     Example:
@@ -220,7 +220,7 @@ def rows_of(q: Distribution, index: Tensor | slice) -> Distribution:
             weights = rows_of(q.mixture_distribution, index)
             assert isinstance(weights, Categorical)  # that of a mixture always is
             parts = q.component_distribution
-            # components that all data share have no axis of data: their batch shape is (K,)
+            # components that all examples share have no batch axis: their batch shape is (K,)
             parts = parts if len(parts.batch_shape) == 1 else rows_of(parts, index)
             return MixtureSameFamily(weights, parts, validate_args=False)
     raise ElbowroomError(

@@ -106,7 +106,7 @@ def inverse_temperatures(temperatures: int | Tensor, schedule: Schedule, num_dat
     Args:
         temperatures: T, or the inverse temperatures themselves, of shape (T + 1,) or (T + 1, data).
         schedule: for a T that is a number, as in :func:`temperature_schedule`.
-        num_data: number of data.
+        num_data: number of examples.
     Returns:
         Float64, shape (T + 1, data).
     Raises:
@@ -119,8 +119,8 @@ def inverse_temperatures(temperatures: int | Tensor, schedule: Schedule, num_dat
     fits = betas.dim() == 2 and betas.shape[1] == num_data and len(betas) > 1
     if not fits or not bool(((betas[0] == 0) & (betas[-1] == 1) & (betas.diff(dim=0) > 0).all(0)).all()):
         raise ElbowroomError(
-            f"The inverse temperatures, of shape {tuple(temperatures.shape)}, do not rise from 0 to 1, for all data or "
-            f"for each of the {num_data}.",
+            f"The inverse temperatures, of shape {tuple(temperatures.shape)}, do not rise from 0 to 1, for all "
+            f"examples or for each of the {num_data}.",
             "Give a tensor of shape (T + 1,) or (T + 1, batch) that starts with 0, ends with 1 and increases.",
         )
     return betas

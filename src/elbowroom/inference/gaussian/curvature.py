@@ -56,7 +56,7 @@ def gauss_newton(model: LatentModel, batch: Batch | Tensor, z: Tensor, *, chunk_
         model: p(x, z), in evaluation mode if its networks have batch normalisation or dropout.
         batch: data, ``x`` of shape (batch, \*event); elements that ``mask`` leaves out add nothing.
         z: where, shape (batch, latent).
-        chunk_elements: data are taken a chunk at a time, such that no tensor of a chunk has more elements than this
+        chunk_elements: examples are evaluated in chunks, such that no tensor of a chunk has more elements than this
             (a chunk has at least one example).
     Returns:
         H, shape (batch, latent, latent), symmetric; no gradient is recorded.
@@ -90,7 +90,7 @@ def network_jacobian(network: nn.Module, z: Tensor, context: Tensor | None = Non
     .. math:: \theta = \mathrm{network}(z), \qquad J_{j \cdot} = \frac{\partial \theta}{\partial z_j}
 
     Args:
-        network: called as ``network(z, context)``; it treats data apart from each other, so batch normalisation must
+        network: called as ``network(z, context)``; it treats examples independently, so batch normalisation must
             be in evaluation mode.
         z: shape (batch, latent).
         context: covariates, shape (batch, context_dim).
@@ -196,7 +196,7 @@ def prior_precision(distribution: Distribution, z: Tensor, *, floor: float = 1e-
     """
     with torch.enable_grad():
         leaf = z.detach().clone().requires_grad_()
-        # data do not meet each other in log p(z), so that row j of every example's Hessian comes from one sum
+        # examples are independent in log p(z), so that row j of every example's Hessian comes from one sum
         (gradient,) = torch.autograd.grad(distribution.log_prob(leaf).sum(), leaf, create_graph=True)
         rows = [
             torch.autograd.grad(part, leaf, retain_graph=True, allow_unused=True, materialize_grads=True)[0]

@@ -177,7 +177,7 @@ class _ModeSearch:
         with torch.enable_grad():
             leaf = z.detach().requires_grad_()
             log_joint = self._value(leaf, batch)
-            # data do not meet each other in the density, so the gradient of the sum is that of each
+            # examples are independent, so the gradient of the sum is that of each
             (gradient,) = torch.autograd.grad(log_joint.sum(), leaf)
         return log_joint.detach(), gradient
 

@@ -165,7 +165,7 @@ def importance_estimate(
     .. math:: \log \hat{p}(x) = \log \frac{1}{k} \sum_{i=1}^k \frac{p(x, z_i)}{q(z_i | x)}, \qquad z_i \sim q(z | x)
 
     The modules are used as they are: call ``eval()`` on model and guide first, or batch normalisation and dropout
-    behave as in training. Memory is bounded over draws, not over data: the caller divides the data into batches.
+    behave as in training. Memory is bounded over draws, not over examples: the caller divides the data into batches.
 
     Args:
         model: p(x, z).

@@ -134,7 +134,7 @@ def impute(
         chains: per example.
         warmup: transitions before the first draw that is kept.
         interval: the probability between ``lower`` and ``upper``, e.g. 0.9.
-        num_samples: data completed by draws, spread over chains and their length.
+        num_samples: completed data sets, from draws spread over the chains.
         chunk_elements: draws of elements that are worked on at a time; it bounds the memory.
         generator: the source of randomness.
         announce: told of every transition.
@@ -196,7 +196,7 @@ class _Filled:
         require_memory(
             ((num_samples + 6) * x.numel() + num_draws * math.prod(x.shape[1:])) * x.element_size(),
             f"{num_samples} completed samples of {len(x):,} examples of shape {tuple(x.shape[1:])}, with intervals",
-            "Ask for fewer samples or draws, or take the data a part at a time.",
+            "Ask for fewer samples or draws, or fewer examples at a time.",
         )
         self.x, self.mask = x, mask
         self.guess, self.lower, self.upper = x.clone(), x.clone(), x.clone()

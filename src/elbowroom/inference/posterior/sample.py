@@ -337,7 +337,7 @@ class _Store:
         require_memory(
             of_one * (size + min(block, size)),
             f"To keep {draws:,} draws of {chains:,} chains of {size:,} examples in {dim} dimensions",
-            "Ask for fewer draws or chains, or take some examples at a time.",
+            "Ask for fewer draws or chains, or take fewer examples at a time.",
         )
         self._z = torch.empty(draws, chains, size, dim, dtype=like.dtype)
         self._infos: list[Info] = []

@@ -50,7 +50,7 @@ def posterior_target(
 def _autograd_target(model: LatentModel, batch: Batch, chunk_elements: int = 2**20) -> Density:
     """The target by the model's own densities and autograd, for every model."""
     names = [name for name in ("context", "mask") if getattr(batch, name) is not None]
-    with torch.no_grad():  # a prior that all data share is made once: a VampPrior's is a pass of the guide
+    with torch.no_grad():  # a prior that all examples share is made once: a VampPrior's is a pass of the guide
         prior = model.prior(None) if batch.context is None else None
 
     def log_joint(z: Tensor, x: Tensor, *others: Tensor) -> Tensor:

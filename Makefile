@@ -1,10 +1,10 @@
-# One command for each thing that a contributor does. `make help` lists them.
-# Everything happens in .venv; nothing outside this folder is touched.
+# `make help` lists the commands. Everything is installed in .venv; nothing outside this folder is touched.
 
 PYTHON  ?= python3
 JOBS    ?= 2
 VENV    := .venv
 BIN     := $(VENV)/bin
+READY   := $(VENV)/.demo-ready
 STAMP   := $(VENV)/.setup-done
 DEMO    := runs/demo
 RIVALS  := .venv-rivals
@@ -19,16 +19,21 @@ help:  ## this list
 
 setup: $(STAMP)  ## .venv with elbowroom (editable), its extras and the development tools
 
-# pip reads dependency groups from 25.1 on, and a fresh venv may bring an older one
-$(STAMP): pyproject.toml constraints.txt
+# all that the demo needs
+$(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "elbowroom needs Python 3.11 or later; $(PYTHON) is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+# dependency groups need pip 25.1; a new .venv may have an older one
+$(STAMP): $(READY)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[tables,tensorboard,arviz,pyro]' --group dev
 	@touch $@
 
-demo: setup  ## train on the digits that ship with scikit-learn, measure, draw: a minute, no network
+demo: $(READY)  ## train on scikit-learn's digits, measure, draw, report: a minute, once its packages are there
 	rm -rf $(DEMO)
 	$(BIN)/elbowroom train digits --out $(DEMO)
 	$(BIN)/elbowroom evaluate $(DEMO)
@@ -39,33 +44,33 @@ demo: setup  ## train on the digits that ship with scikit-learn, measure, draw: 
 	@echo "Open the report, in any browser:"; echo "  $(DEMO)/report.html"
 	@echo "Or the pictures alone:"; ls $(DEMO)/figures/*.png | sed 's/^/  /'
 
-# one thread for each process: the processes share the cores
+# each process has one thread, because the processes share the cores
 test: setup  ## all tests but the slow ones, in JOBS=2 processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
-test-all: setup  ## the slow tests too
+test-all: setup  ## all tests, the slow ones too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m 'slow or not slow'
 
-lint: setup  ## style, formatting, types, and the floors of the house
+lint: setup  ## style, formatting, types and import layers
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/mypy bench
-	$(BIN)/python -m pytest -q tests/test_floors.py
+	$(BIN)/python -m pytest -q tests/test_import_layers.py
 
-bench: setup $(RIVALS)/.setup-done  ## training, importance sampling and AIS beside rivals, in turns; rewrites bench/RESULTS.md
+bench: setup $(RIVALS)/.setup-done  ## times of training, importance sampling and AIS beside other libraries'; rewrites bench/RESULTS.md
 	$(BIN)/python -m bench.run --rivals-python $(RIVALS)/bin/python
 
-bench-records: setup  ## trains the recipes against the clock and measures them, over an hour; rewrites bench/RECORDS.md
+bench-records: setup  ## train and measure the recipes mnist-5min, -15min, -45min, over an hour; rewrites bench/RECORDS.md
 	$(BIN)/python -m bench.records
 
-bench-samplers: setup $(RIVALS)/.setup-done  ## HMC and NUTS beside BlackJAX and Pyro, on RUN=runs/mnist; rewrites bench/SAMPLERS.md
+bench-samplers: setup $(RIVALS)/.setup-done  ## times of HMC and NUTS beside BlackJAX's and Pyro's, on RUN=runs/mnist; rewrites bench/SAMPLERS.md
 	$(BIN)/python -m bench.samplers $(RUN)
 
-bench-yardstick: setup  ## the gap between bounds on log p(x) against its cost, on RUN=runs/mnist
+bench-yardstick: setup  ## what a smaller gap between bounds on log p(x) costs, on RUN=runs/mnist
 	$(BIN)/python -m bench.yardstick $(RUN)
 
-bench-memory: setup  ## a memory-mapped file beside an array, and start-up; rewrites bench/MEMORY.md
+bench-memory: setup  ## memory for a memory-mapped file and for an array, time to start; rewrites bench/MEMORY.md
 	$(BIN)/python -m bench.memory
 
 $(RIVALS)/.setup-done: bench/requirements-samplers.txt bench/requirements-training.txt
@@ -73,11 +78,11 @@ $(RIVALS)/.setup-done: bench/requirements-samplers.txt bench/requirements-traini
 	$(RIVALS)/bin/python -m pip install --quiet -c constraints.txt $(addprefix -r ,$^)
 	@touch $@
 
-# pages of the book are run while the site is built, JOBS at a time; a claim that is not true stops it
+# The pages of the book run while the site is built, JOBS at a time; a failed assertion stops the build.
 SPHINX := $(BIN)/python -m sphinx --builder html --jobs $(JOBS) --fail-on-warning --keep-going docs docs/_build/html
 
-docs: setup  ## the site, docs/_build/html, with scikit-learn's digits: minutes, no network
+docs: setup  ## build the site, docs/_build/html, with scikit-learn's digits: minutes, no network
 	OMP_NUM_THREADS=1 $(SPHINX)
 
-docs-full: setup  ## the same with MNIST, from $$ELBOWROOM_DATA or fetched: an hour or so
+docs-full: setup  ## build the site with MNIST, from $$ELBOWROOM_DATA or downloaded: an hour or so
 	ELBOWROOM_DOCS=full OMP_NUM_THREADS=1 $(SPHINX)

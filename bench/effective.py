@@ -24,8 +24,8 @@ from elbowroom.data.batch import Batch
 from elbowroom.inference.posterior.sample import posterior
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.latent import LatentModel
+from elbowroom.progress import Detail
 from elbowroom.samplers.diagnostics import diagnose, ess_mean
-from elbowroom.samplers.kernel import Info
 
 __all__ = ["BLACKJAX", "HALF", "OURS", "PYRO", "Plan", "Result", "race"]
 
@@ -168,7 +168,7 @@ def _elbowroom(
     """By the public function, whose announcements tell when the warm-up ended and when the last draw was made."""
     times: dict[int, float] = {}
 
-    def announce(done: int, total: int, info: Info) -> None:
+    def announce(what: str, done: int, total: int, detail: Detail | None = None, /) -> None:
         times[done // len(batch)] = time.perf_counter()
 
     begin = time.perf_counter()

@@ -21,10 +21,10 @@ import torch
 import elbowroom as er
 from bench.machine import machine
 from elbowroom.evaluation.settings import ScheduleName
-from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.annealing.ais import plan
 from elbowroom.inference.annealing.bidirectional import Simulated, bidirectional, simulate
 from elbowroom.inference.annealing.initial import StartName
+from elbowroom.model.latent import evaluation_mode
 from elbowroom.numerics import mean_and_stderr
 from elbowroom.samplers.hmc import HMC
 

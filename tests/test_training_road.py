@@ -20,7 +20,7 @@ from elbowroom.cli import main
 from elbowroom.data.batch import Batch
 from elbowroom.learners.aevb import Aevb
 from elbowroom.learners.execution import ObjectiveValue
-from elbowroom.learners.learner import Pair
+from elbowroom.model.latent import Pair
 
 SOURCE = Path(elbowroom.__file__).parent
 ROAD = [

@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 
 import elbowroom as er
-from elbowroom.inference.posterior.sample import posterior_target
-from elbowroom.learners.learner import Pair
+from elbowroom.inference.posterior.target import posterior_target
 from elbowroom.learners.mcem import m_step_terms
 from elbowroom.model.draws import draw
+from elbowroom.model.latent import Pair
 from elbowroom.numerics import log_mean_exp, mean_and_stderr
 from elbowroom.samplers import HMC, Metric, Tuning, ess_mean, init, sample
 from elbowroom.showing.figures.style import BLUE, GREY, PAGE, VERMILION, new_figure, thin_axes

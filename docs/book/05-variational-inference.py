@@ -20,7 +20,7 @@ import torch
 from torch.distributions import kl_divergence
 
 import elbowroom as er
-from elbowroom.inference.gaussian.normals import normals_of
+from elbowroom.inference.gaussian.optimal_gaussian import normals_of
 from elbowroom.model.draws import draw
 from elbowroom.numerics import mean_and_stderr
 from elbowroom.showing.figures.style import BLUE, COLUMN, GREY, SMALL, VERMILION, new_figure, thin_axes

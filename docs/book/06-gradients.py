@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 import elbowroom as er
-from elbowroom.inference.gaussian.normals import normals_of
+from elbowroom.inference.gaussian.optimal_gaussian import normals_of
 
 # %matplotlib inline
 FULL = os.environ.get("ELBOWROOM_DOCS") == "full"

@@ -1,4 +1,4 @@
-"""The one exception that a user can cause.
+"""The one exception that a user can cause, and the checks of arguments that many functions share.
 
 A message has two parts: what was given against what was expected, and the remedy. The command line prints both
 and exits with code 2; a traceback means a bug in elbowroom.
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["ElbowroomError", "did_you_mean"]
+__all__ = ["ElbowroomError", "check_name", "check_num_samples", "did_you_mean"]
 
 
 class ElbowroomError(Exception):
-    """Something that the user can put right.
+    """An error that the user can correct.
 
     Args:
         problem: one sentence, what was given and what was expected.
@@ -44,3 +44,39 @@ def did_you_mean(given: str, options: Iterable[str]) -> str:
     options = sorted(options)
     near = get_close_matches(given, options, n=1, cutoff=0.6)
     return f"Did you mean '{near[0]}'?" if near else f"Choose one of: {', '.join(options)}."
+
+
+def check_name(what: str, given: str, options: Iterable[str]) -> None:
+    """Refuse a name that is none of the options, with the nearest one as the remedy.
+
+    Args:
+        what: the thing that is named, for the message.
+        given: the name.
+        options: all names that exist.
+    Raises:
+        ElbowroomError: the name is not among the options.
+    Example:
+        >>> check_name("data set", "mnits", ["mnist", "digits"])
+        Traceback (most recent call last):
+            ...
+        elbowroom.errors.ElbowroomError: The data set 'mnits' is not known; there are mnist, digits.
+          Did you mean 'mnist'?
+    """
+    options = list(options)
+    if given not in options:
+        raise ElbowroomError(
+            f"The {what} {given!r} is not known; there are {', '.join(options)}.", did_you_mean(given, options)
+        )
+
+
+def check_num_samples(num_samples: int) -> None:
+    """Refuse an average over no draws.
+
+    Raises:
+        ElbowroomError: ``num_samples`` is below 1.
+    """
+    if num_samples < 1:
+        raise ElbowroomError(
+            f"The number of draws per example is {num_samples}, but an average needs at least 1.",
+            "Give num_samples=1 or more.",
+        )

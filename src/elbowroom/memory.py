@@ -1,4 +1,4 @@
-"""How much memory is free, asked before something large is made; and how much was taken, stated with a result."""
+"""Memory: how much is free, checked before large allocations, and the peak usage, reported with results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MEMINFO, _CGROUP, _STATUS = Path("/proc/meminfo"), Path("/sys/fs/cgroup"), Path
 
 
 def available_memory() -> int | None:
-    """Bytes of main memory that can be had, within a container's limit; None where the system does not tell."""
+    """Bytes of main memory that are free, within a container's limit; None where the system does not report it."""
     found = []
     if _MEMINFO.is_file():
         lines = dict(line.split(":", 1) for line in _MEMINFO.read_text(encoding="ascii").splitlines())
@@ -35,13 +35,13 @@ def available_memory() -> int | None:
 
 
 def peak_memory(device: torch.device | None = None) -> int | None:
-    """The most memory that this process has held at one time, since it began.
+    """The peak memory of this process since it began.
 
     Args:
         device: whose memory is meant. Of a GPU it is the most that tensors took there; of anything else the largest
             resident set, in which pages of memory-mapped files count as long as they lie in main memory.
     Returns:
-        Bytes; None where the system does not tell.
+        Bytes; None where the system does not report it.
     Example:
         >>> peak_memory() > 1_000_000
         True
@@ -63,7 +63,7 @@ def peak_memory(device: torch.device | None = None) -> int | None:
 
 
 def in_words(num_bytes: int) -> str:
-    """A size that reads at a glance.
+    """A number of bytes as short text.
 
     Example:
         >>> in_words(612_345_678), in_words(20_400_000_000)
@@ -73,21 +73,21 @@ def in_words(num_bytes: int) -> str:
 
 
 def require_memory(num_bytes: int, what: str, remedy: str, device: torch.device | None = None) -> None:
-    """Refuse what would not fit.
+    """Raise an error if an allocation would not fit into memory.
 
     Args:
-        num_bytes: that it takes.
-        what: it is, for the message.
+        num_bytes: the size of the allocation.
+        what: its purpose, for the message.
         remedy: what to do instead.
-        device: whose memory it is to lie in; main memory unless it is a GPU.
+        device: whose memory is meant; main memory unless it is a GPU.
     Raises:
-        ElbowroomError: more than can be had.
+        ElbowroomError: more than is free.
     Example:
         >>> require_memory(8, "To keep a number", "Ask for none.")
         >>> require_memory(2**60, "To keep a universe", "Make a smaller one.")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
-        elbowroom.errors.ElbowroomError: To keep a universe takes 1,152,921,504.6 GB of memory, but ... GB can be had.
+        elbowroom.errors.ElbowroomError: To keep a universe takes 1,152,921,504.6 GB of memory, but ... GB are free.
           Make a smaller one.
     """
     if device is not None and device.type == "cuda":
@@ -98,5 +98,5 @@ def require_memory(num_bytes: int, what: str, remedy: str, device: torch.device 
         available = available_memory()
     if available is not None and num_bytes > available:
         raise ElbowroomError(
-            f"{what} takes {num_bytes / 1e9:,.1f} GB of memory, but {available / 1e9:,.1f} GB can be had.", remedy
+            f"{what} takes {num_bytes / 1e9:,.1f} GB of memory, but {available / 1e9:,.1f} GB are free.", remedy
         )

@@ -1,4 +1,4 @@
-"""Arithmetic that every floor shares: averages of exponentials, standard errors, chunks. It knows no models."""
+"""Numerical functions used everywhere: averages of exponentials, standard errors, chunks."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def log_sum_exp(values: Tensor, dim: int = -1) -> Tensor:
 
     .. math:: m + \log \sum_k \exp(\max(v_k - m, c)), \qquad m = \max_k v_k
 
-    c lies just above where exp turns into numbers without a leading one (−80 in float32), which processors compute by
-    other, slow means; what it replaces is below the sum's last digit. Twice differentiable.
+    c lies just above the point where exp becomes a subnormal number (−80 in float32), which processors compute slowly;
+    the terms that it replaces are below the sum's last digit. Twice differentiable.
 
     Args:
         values: v, any shape.

@@ -1,8 +1,8 @@
-"""Settings that are defined once: API keyword, command-line flag, recipe key, help text and default.
+"""Settings, each defined once for API keyword, command-line flag, recipe key, help text and default.
 
-A :class:`Section` is a pydantic model. A sentence below a field is what ``--help`` and the reference say of it, its
-default stands nowhere else, and whatever pydantic refuses is told by :func:`explain`, all faults in one message.
-Nothing heavier than pydantic is imported here, so that ``--help`` is quick.
+A :class:`Section` is a pydantic model. The sentence below a field is its text in ``--help`` and in the reference, and
+its default is written nowhere else. :func:`explain` turns pydantic's errors into one message. This module imports
+nothing larger than pydantic, so that ``--help`` is quick.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["Section", "explain"]
 
 
 class Section(BaseModel):
-    """Keys that belong together; frozen, and no key that is not among them."""
+    """A group of settings: a frozen model that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
@@ -27,11 +27,11 @@ class Section(BaseModel):
 def explain(
     error: ValidationError, kind: type[Section], *, command: str, source: str | None = None, section: str = ""
 ) -> ElbowroomError:
-    """All of pydantic's faults in one message: what was given, what was expected, the nearest key that exists.
+    """All errors that pydantic found, in one message: what was given, what was expected, the nearest key that exists.
 
     Args:
         error: of ``kind``.
-        kind: the section that was not to be made.
+        kind: the section that could not be made.
         command: of elbowroom, whose ``--help`` describes the keys.
         source: what to call the keys' origin; None if they came as flags.
         section: where ``kind`` stands in a larger one, with dots; "" if it stands alone.
@@ -66,7 +66,7 @@ def explain(
 
 
 def _key_of(kind: Any, where: tuple[int | str, ...]) -> tuple[tuple[str, ...], tuple[int | str, ...]]:
-    """Pydantic's place of a fault as the key it belongs to, and what lies inside the key's value."""
+    """The key that an error belongs to, and the place inside the key's value, from pydantic's location."""
     for depth, part in enumerate(where):
         if not (isinstance(kind, type) and issubclass(kind, Section)):
             return tuple(str(name) for name in where[:depth]), where[depth:]
@@ -77,7 +77,7 @@ def _key_of(kind: Any, where: tuple[int | str, ...]) -> tuple[tuple[str, ...], t
 def _explain(
     kind: Any, key: tuple[str, ...], name: str, faults: list[dict[str, Any]], *, as_flag: bool
 ) -> tuple[str, str | None]:
-    """Pydantic's faults with one key as problem and remedy; None where the help is the remedy."""
+    """Problem and remedy for pydantic's errors with one key; a remedy of None refers to the help."""
     first = faults[0]
     if first["type"] == "extra_forbidden":
         for part in key[:-1]:
@@ -90,7 +90,7 @@ def _explain(
         return f"{name} is {first['input']!r}, but it is a section of keys.", f"Write [{name}] and its keys below."
     expected = " or ".join(dict.fromkeys(_expected(fault) for fault in faults))
     near = did_you_mean(str(first["input"]), re.findall(r"'([^']+)'", expected))
-    # all that stands on a command line is text, so quotation marks would say nothing
+    # everything on a command line is text, so quotation marks would add nothing
     given = str(first["input"]) if as_flag else repr(first["input"])
     return f"{name} is {given}, but should be {expected}.", near if near.startswith("Did") else None
 

@@ -30,7 +30,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, _lonely_machine: None) -
 def test_draws_and_diagnostics_are_written(method: str, capsys: pytest.CaptureFixture[str]) -> None:
     main(["encode", "runs/digits", "--posterior", method, "--points", "5", *FEW])
     out = capsys.readouterr().out
-    assert "5 data in 2 dimensions, 2 chains of 8 draws each" in out
+    assert "5 examples in 2 dimensions, 2 chains of 8 draws each" in out
     assert "divergent transitions" in out
     assert out.rstrip().endswith("wrote runs/digits/posterior.npz")
     written = np.load("runs/digits/posterior.npz")

@@ -101,5 +101,5 @@ def test_digits_are_grey_sixteenths() -> None:
     ids=["empty", "cut in the magic", "cut in the shape", "cut in the values", "floats"],
 )
 def test_no_idx_file(content: bytes) -> None:
-    with pytest.raises(ElbowroomError, match="toy is not a whole idx file"):
+    with pytest.raises(ElbowroomError, match="toy is not a complete idx file"):
         parse_idx(content, "toy")

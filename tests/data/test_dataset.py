@@ -237,7 +237,7 @@ class Late(torch.utils.data.Dataset[Any]):
 
 
 LATE = [
-    (7.0, torch.float32, {}, "Row 19999 of the Late holds 7, but the rows that were looked at before are 0 or 1"),
+    (7.0, torch.float32, {}, "Row 19999 of the Late holds 7, but the rows that were checked before are 0 or 1"),
     (7.0, torch.uint8, {}, "Row 19999 of the Late holds 7"),
     (-1.0, torch.int8, {"support": "bytes"}, "Row 19999 of the Late holds -1"),
     (0.5, torch.float32, {"support": "counts"}, "Row 19999 of the Late holds 0.5"),

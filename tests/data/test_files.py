@@ -131,10 +131,10 @@ PICKLED = saved(np.array([1, "a", None], dtype=object), allow_pickle=True)
 REFUSED: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     "missing": (lambda _: Path("/nowhere/x.npy"), "neither a built-in data set nor a file", "Check the path"),
     "misspelt": (lambda _: Path("mnits"), "'mnits' is neither", "Did you mean 'mnist'"),
-    "other kind": (file("x.doc", b"text"), "of no kind that elbowroom reads", "numpy.save"),
+    "other kind": (file("x.doc", b"text"), "not of a kind that elbowroom reads", "numpy.save"),
     "empty npy": (file("x.npy", b""), r"is empty \(0 bytes\)", "Write the data"),
-    "truncated npy": (file("x.npy", saved(np.zeros((9, 9)))[:-8]), "truncated or no numpy file", "numpy.save"),
-    "text as npy": (file("x.npy", b"1,2,3"), "truncated or no numpy file|pickled", "numpy.save"),
+    "truncated npy": (file("x.npy", saved(np.zeros((9, 9)))[:-8]), "truncated or not a numpy file", "numpy.save"),
+    "text as npy": (file("x.npy", b"1,2,3"), "truncated or not a numpy file|pickled", "numpy.save"),
     "pickled npy": (file("x.npy", PICKLED), "pickled Python objects", "one numeric type"),
     "complex npy": (
         file("x.npy", saved(np.zeros((4, 2), complex))),
@@ -148,7 +148,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     "one row": (file("x.npy", saved(np.zeros((1, 3)))), "has one row, but at least 2", r"\(n, 1\)"),
     "archive as npy": (file("x.npy", zipped(x=np.zeros(3))), "is an archive", "Rename it to .npz"),
     "empty npz": (file("x.npz", b""), "is empty", "Write the data"),
-    "truncated npz": (file("x.npz", zipped(x=np.zeros(99))[:-50]), "truncated or no numpy file", "numpy.save"),
+    "truncated npz": (file("x.npz", zipped(x=np.zeros(99))[:-50]), "truncated or not a numpy file", "numpy.save"),
     "array as npz": (file("x.npz", saved(np.zeros(3))), "holds a single array", "Rename it to .npy"),
     "pickled npz": (file("x.npz", zipped(x=np.array([None, 1]))), "pickled Python objects", "one numeric type"),
     "two arrays": (file("x.npz", zipped(a=np.zeros(3), b=np.zeros(3))), "holds a, b, but one", "named|savez"),
@@ -191,7 +191,7 @@ def test_values_that_are_not_finite(tmp_path: Path, value: float, problem: str, 
 
 def test_context_columns_need_a_table(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((4, 2)))
-    with pytest.raises(ElbowroomError, match="is no table"):
+    with pytest.raises(ElbowroomError, match="is not a table"):
         load_data(tmp_path / "x.npy", context=["age"])
 
 

@@ -50,7 +50,7 @@ def test_one_row_is_scored_with_the_class_it_has(run: Any) -> None:
 
 
 def test_a_class_never_trained_on_is_named(run: Any) -> None:
-    with pytest.raises(ElbowroomError, match="holds the class 'fox', but those trained on are cat, dog, emu"):
+    with pytest.raises(ElbowroomError, match="holds the class 'fox', but the classes in training were cat, dog, emu"):
         run.read(frame(1000.0).with_columns(kind=pl.lit("fox")))
 
 

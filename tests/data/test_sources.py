@@ -116,7 +116,7 @@ def test_other_faults_are_not_swallowed() -> None:
     ("name", "content", "problem"),
     [
         ("toy.gz", gzip.compress(CONTENT)[:-12], "truncated"),
-        ("toy.gz", b"no gzip", "no gzip file"),
+        ("toy.gz", b"no gzip", "not a gzip file"),
         (
             "toy.gz",
             gzip.compress(CONTENT + b"!"),

@@ -133,11 +133,11 @@ def ragged() -> DataLoader[Any]:
     ("ask", "problem"),
     [
         (lambda: load_data(DataLoader(torch.zeros(0, 2))), "is empty"),
-        (lambda: load_data(Again(), binarization="static"), "fixed bits belong to positions"),
-        (lambda: load_data(Again(), labels=[1]), "belong to positions"),
+        (lambda: load_data(Again(), binarization="static"), "fixed bits belong to row numbers"),
+        (lambda: load_data(Again(), labels=[1]), "no row numbers for them"),
         (lambda: load_data(DataLoader(X / 0)), "infinite values, the first in row 0"),
         (lambda: stream(Again()).batches("test", 4), "The test split of the Again was asked for"),
-        (lambda: stream(Again()).take("train", torch.tensor([0])), "no positions"),
+        (lambda: stream(Again()).take("train", torch.tensor([0])), "no row numbers"),
         (
             lambda: stream(Again()).viewed_as(Support.BINARY, needed_by="a B"),
             r"\(100% strictly between\), but a B needs",

@@ -143,7 +143,7 @@ def test_text_in_the_context_is_one_hot() -> None:
     assert data.protocol()["levels"] == {"kind": ["x", "y", "z"]}
     part = load_data(FRAME[3:], context=["age", "kind"], test=0, min_rows=1, levels=data.levels)
     assert part.context.tolist() == [[60, 0, 0, 1]]
-    with pytest.raises(ElbowroomError, match="holds the class 'x', but those trained on are y, z"):
+    with pytest.raises(ElbowroomError, match="holds the class 'x', but the classes in training were y, z"):
         load_data(FRAME, context=["kind"], levels={"kind": ["y", "z"]})
 
 

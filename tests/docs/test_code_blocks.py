@@ -2,10 +2,12 @@
 
 | block | what is done with it |
 |---|---|
-| ``python`` | executed, a page in one namespace and a folder of its own; with ``>>>`` output is compared |
+| ``python`` | executed, a page in one namespace and one folder; with ``>>>`` output is compared |
 | ``console`` | lines ``$ elbowroom …`` are executed in order and must exit with 0, ``$ make X`` must be a target |
 | ``toml``, ``json`` | parsed |
 | ``text`` | nothing; output and file trees |
+
+Each block of README is executed alone, in an empty namespace and an empty folder, as a reader who pastes it does.
 
 A comment above a block says more of it: ``<!-- slow -->`` and ``<!-- needs: mnist -->`` leave it to the slow tests (and
 to machines with MNIST), ``<!-- no-run: REASON -->`` excuses a console block in which neither elbowroom nor Python is
@@ -42,6 +44,7 @@ from elbowroom.data import sources
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 PAGES += [page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts]
+ALONE = {ROOT / "README.md"}  # pages of which each block runs alone
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 DATA = Path(os.environ.get("ELBOWROOM_DATA", "/nowhere"))  # before conftest.py hides it
 HAS_MNIST = (DATA / "MNIST" / "raw").is_dir()
@@ -161,13 +164,14 @@ def _expanded(word: str) -> list[str]:
 # --- running it --------------------------------------------------------------------------------------------------
 
 
-def run_page(page: Path, *, quick: bool, mnist: bool = False) -> None:
+def run_page(page: Path, *, quick: bool, mnist: bool = False, alone: bool = False) -> None:
     """All blocks of a page, in order, in the working directory.
 
     Args:
         page: a Markdown file.
         quick: leave out what is slow, and do less of the rest.
         mnist: whether MNIST is there.
+        alone: each block in an empty namespace, and in an empty folder below the working directory.
     Raises:
         BlockError: a block does not do what a reader expects; names its line.
     """
@@ -182,6 +186,10 @@ def run_page(page: Path, *, quick: bool, mnist: bool = False) -> None:
                     check(block)
                     continue
                 with pytest.MonkeyPatch.context() as local:
+                    if alone:
+                        namespace = {"__name__": "__main__"}
+                        (folder := Path(f"line-{block.line}").absolute()).mkdir()
+                        local.chdir(folder)
                     local.setattr(sources, "_download", _refuse)
                     if quick or block.needs_mnist:
                         do_less(local)
@@ -287,7 +295,7 @@ def do_less(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("elbowroom.running.train.configure", lambda *layers, **about: small(configure(*layers, **about)))
     at_most(patch, runs, "evaluate", points=16, k=50, simulated=16, budget=1.0)
     at_most(patch, runs, "score", k=50)
-    at_most(patch, runs.Run, "patient", points=60)
+    at_most(patch, runs.Run, "inputs", points=60)
     at_most(patch, runs, "posterior", draws=20, warmup=20, chains=2)
     at_most(patch, impute, "impute_batch", draws=20, warmup=20, chains=2)
     at_most(patch, compare, "compare", seconds=2.0, visits=2000, decoder_gradients=2000, moments=2, points=20, k=20)
@@ -310,7 +318,7 @@ def at_most(patch: pytest.MonkeyPatch, module: Any, name: str, **most: float) ->
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    run_page(page, quick=True)
+    run_page(page, quick=True, alone=page in ALONE)
 
 
 @pytest.mark.slow
@@ -319,7 +327,7 @@ def test_blocks_run_as_printed(page: Path, tmp_path: Path, monkeypatch: pytest.M
     if HAS_MNIST:
         monkeypatch.setenv("ELBOWROOM_DATA", str(DATA))
     monkeypatch.chdir(tmp_path)
-    run_page(page, quick=False, mnist=HAS_MNIST)
+    run_page(page, quick=False, mnist=HAS_MNIST, alone=page in ALONE)
 
 
 _PLANTED = {
@@ -351,6 +359,23 @@ def test_planted_faults_are_found(planted: str, tmp_path: Path, monkeypatch: pyt
     page.write_text(f"# Title\n\n{planted}\n", encoding="utf-8")
     with pytest.raises((BlockError, SyntaxError, ValueError)):
         run_page(page, quick=True)
+
+
+@pytest.mark.parametrize(
+    "second",
+    ["print(math.pi)", 'from pathlib import Path\n\nPath("made.txt").read_text()'],
+    ids=["an import of the first", "a file of the first"],
+)
+def test_a_block_alone_has_nothing_of_those_before_it(
+    second: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = tmp_path / "page.md"
+    first = 'import math\nfrom pathlib import Path\n\nPath("made.txt").write_text("")'
+    page.write_text(f"```python\n{first}\n```\n\n```python\n{second}\n```\n", encoding="utf-8")
+    run_page(page, quick=True)
+    with pytest.raises(BlockError, match="from line 9"):
+        run_page(page, quick=True, alone=True)
 
 
 def test_what_may_be_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Every entry of a registry has its page of one form, and every public name is in the reference of Python."""
+"""Every name that can be chosen has its page of one form, and every public name is in the reference of Python."""
 
 from __future__ import annotations
 
@@ -6,34 +6,23 @@ import ast
 import pkgutil
 import re
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 import elbowroom
-from elbowroom.evaluation.evaluate import METHODS
 from elbowroom.inference.posterior.sample import METHODS as KERNELS
-from elbowroom.inference.weights import ESTIMATORS
-from elbowroom.model.guides import GUIDES
-from elbowroom.model.likelihoods import LIKELIHOODS
-from elbowroom.model.priors import PRIORS
-from elbowroom.running.build_learner import _LEARNERS
-from elbowroom.running.config import Config, ModelConfig, ObjectiveConfig, TrainConfig
+from elbowroom.names import NAMES
+from elbowroom.running.config import Config
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
 SECTIONS = ["Generative process", "Inference", "Symbols and code", "When to use it", "Citation"]
 #: folder -> the names that have a page there
-REGISTRIES: dict[str, set[str]] = {
-    "likelihoods": set(LIKELIHOODS),
-    "priors": set(PRIORS),
-    "guides": {*GUIDES, "none"},
-    "learners": set(_LEARNERS),
-    "estimators": set(ESTIMATORS),
-    "methods": set(METHODS),
+FOLDERS: dict[str, set[str]] = {
+    **{kind: set(names) for kind, names in NAMES.items() if kind != "objectives"},  # these are methods too
     "samplers": set(KERNELS),
 }
-PAGES = sorted((kind, name) for kind, names in REGISTRIES.items() for name in names)
+PAGES = sorted((kind, name) for kind, names in FOLDERS.items() for name in names)
 
 
 def faults_of(text: str, name: str) -> list[str]:
@@ -70,7 +59,7 @@ def test_what_a_page_names_exists(kind: str, name: str) -> None:
         assert key.replace("-", "_") in sections[section].model_fields, f"--{section}.{key}"  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(("kind", "names"), REGISTRIES.items())
+@pytest.mark.parametrize(("kind", "names"), FOLDERS.items())
 def test_every_page_is_of_an_entry_and_is_listed(kind: str, names: set[str]) -> None:
     folder = REFERENCE / kind
     assert {page.stem for page in folder.glob("*.md")} == {*names, "index"}
@@ -78,17 +67,6 @@ def test_every_page_is_of_an_entry_and_is_listed(kind: str, names: set[str]) -> 
     for name in names:
         assert f"[`{name}`]({name}.md)" in index
         assert re.search(rf"^{name}$", index, re.MULTILINE)  # in the list of contents
-
-
-def test_the_registries_are_what_can_be_chosen() -> None:
-    def choices(section: type, key: str) -> set[str]:
-        return set(get_args(section.model_fields[key].annotation)) - {"auto"}  # type: ignore[attr-defined]
-
-    assert choices(ModelConfig, "likelihood") == REGISTRIES["likelihoods"]
-    assert choices(ModelConfig, "prior") == REGISTRIES["priors"]
-    assert choices(ModelConfig, "guide") == REGISTRIES["guides"]
-    assert choices(TrainConfig, "learner") == REGISTRIES["learners"]
-    assert choices(ObjectiveConfig, "estimator") == REGISTRIES["estimators"]
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,11 @@ from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.settings import Settings
 from elbowroom.inference.annealing.ais import AnnealingPlan
 from elbowroom.model.guides import PriorGuide
-from elbowroom.model.likelihoods import CrossEntropy
+from elbowroom.model.latent import LatentModel
+from elbowroom.model.likelihoods import Bernoulli, CrossEntropy
 from elbowroom.model.networks import MLP
 from elbowroom.model.oracles import ppca
+from elbowroom.model.priors import StandardNormal
 
 
 def _data(x: Tensor) -> DataSet:
@@ -194,6 +196,26 @@ def test_without_a_guide() -> None:
     assert found.value == pytest.approx(model.log_evidence(x).mean().item(), abs=0.05)
 
 
+def test_gradients_in_bfloat16_move_chains_and_leave_the_estimate() -> None:
+    generator = torch.Generator().manual_seed(2)
+    decoder = MLP((2,), Bernoulli.parameter_shape((8,)), hidden=(16,))
+    with torch.no_grad():
+        for weight in decoder.parameters():
+            weight.normal_(generator=generator)
+    model = LatentModel(StandardNormal(2), Bernoulli(decoder, (8,)))
+    x = model.sample(100, generator=generator).x
+    data = load_data(x.numpy(), validation=0.0, test=0.0)
+    settings: dict[str, Any] = {"split": "train", "start": "prior", "temperatures": 8, "chains": 16}
+    full, rounded = (
+        evaluate(model, PriorGuide(model.prior), data, methods=["ais"], precision=precision, **settings)[0]
+        for precision in ("full", "bf16")
+    )
+    assert (full.asked["precision"], rounded.asked["precision"]) == ("full", "bf16")
+    assert full.value != rounded.value  # other trajectories
+    error = math.hypot(full.found["monte_carlo_stderr"], rounded.found["monte_carlo_stderr"])
+    assert abs(full.value - rounded.value) < 4 * error
+
+
 @pytest.mark.parametrize("method", ["ais", "bdmc"])
 def test_a_density_that_is_none_is_refused(method: str) -> None:
     model, guide, x = _case()
@@ -213,6 +235,7 @@ def test_a_density_that_is_none_is_refused(method: str) -> None:
         ({"tolerance": math.nan}, "tolerance is nan"),
         ({"budget": -1.0}, "budget is -1.0"),
         ({"start": "mode"}, "start is 'mode'"),
+        ({"precision": "half"}, "precision is 'half'"),
         ({"schedule": "cubic"}, "schedule is 'cubic'"),
         ({"temprature": 3}, "no key 'temprature'"),
     ],

@@ -17,10 +17,10 @@ from elbowroom.evaluation import inference_gaps as gaps
 from elbowroom.evaluation.inference_gaps import decompose, room
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.settings import Settings
-from elbowroom.evaluation.study import Study, evaluation_mode
+from elbowroom.evaluation.study import Study
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import DiagonalNormal, PriorGuide
-from elbowroom.model.latent import LatentModel
+from elbowroom.model.latent import LatentModel, evaluation_mode
 from elbowroom.model.likelihoods import CrossEntropy
 from elbowroom.model.networks import MLP
 from elbowroom.model.oracles import LinearGaussian, ppca

@@ -11,12 +11,14 @@ from elbowroom.evaluation.evaluate import METHODS
 from elbowroom.evaluation.settings import DRAWS, POINTS, ScheduleName, Settings
 from elbowroom.inference.annealing.initial import STARTS
 from elbowroom.inference.annealing.tempering import SCHEDULES
+from elbowroom.inference.posterior.sample import Precision
 
 
 def test_the_choices_are_those_that_there_are() -> None:
     start: Any = Settings.model_fields["start"].annotation
     assert set(get_args(get_args(start)[0])) == set(STARTS)
     assert set(get_args(ScheduleName)) == {"adapted", *SCHEDULES}
+    assert set(get_args(Settings.model_fields["precision"].annotation)) == set(get_args(Precision))
 
 
 def test_a_methods_own_choices_hold_unless_others_are_given() -> None:
@@ -29,7 +31,10 @@ def test_a_methods_own_choices_hold_unless_others_are_given() -> None:
         assert Settings(k=7).draws(method) == 7
 
 
-@pytest.mark.parametrize("name", [name for name in Settings.model_fields if name not in ("start", "schedule", "seed")])
+NO_AMOUNTS = ("start", "schedule", "precision", "seed")
+
+
+@pytest.mark.parametrize("name", [name for name in Settings.model_fields if name not in NO_AMOUNTS])
 def test_nothing_is_measured_with_none_of_something(name: str) -> None:
     with pytest.raises(ElbowroomError, match=f"{name} is 0, but should be greater than 0"):
         Settings.of({name: 0})

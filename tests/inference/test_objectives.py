@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
+import exact_cases as exact
 from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
@@ -58,7 +59,7 @@ def z_of_mean(values: Tensor, expected: float) -> float:
 @pytest.mark.parametrize("full", [False, True], ids=["diagonal", "full"])
 @pytest.mark.parametrize("choice", ELBO_CHOICES)
 @pytest.mark.parametrize("beta", [1.0, 0.4])
-def test_elbo_averages_to_its_closed_form(exact: SimpleNamespace, choice: str, full: bool, beta: float) -> None:
+def test_elbo_averages_to_its_closed_form(choice: str, full: bool, beta: float) -> None:
     case = exact.linear_gaussian(4, 2, full=full)
     expected = exact.closed_form_elbo(case.model, case.guide, case.x, beta)
     for datum, truth in zip(case.x, expected, strict=True):
@@ -72,7 +73,7 @@ def test_elbo_averages_to_its_closed_form(exact: SimpleNamespace, choice: str, f
 @pytest.mark.parametrize("beta", [1.0, 0.4])
 @pytest.mark.parametrize("full", [False, True], ids=["diagonal", "full"])
 @pytest.mark.parametrize("choice", ELBO_CHOICES)
-def test_expected_elbo_gradient_is_the_exact_one(exact: SimpleNamespace, choice: str, full: bool, beta: float) -> None:
+def test_expected_elbo_gradient_is_the_exact_one(choice: str, full: bool, beta: float) -> None:
     case = exact.linear_gaussian(4, 2, full=full)
     parameters = exact.parameters_of(case.guide, case.model)
     truth = exact.flat_gradient(exact.closed_form_elbo(case.model, case.guide, case.x, beta).mean(), parameters)
@@ -86,7 +87,7 @@ def test_expected_elbo_gradient_is_the_exact_one(exact: SimpleNamespace, choice:
     assert scores.abs().max() < 4.5  # up to 26 components in each of 36 cases; t with 99 degrees of freedom
 
 
-def test_elbo_is_below_the_evidence_and_tight_at_the_posterior(exact: SimpleNamespace) -> None:
+def test_elbo_is_below_the_evidence_and_tight_at_the_posterior() -> None:
     case = exact.linear_gaussian(4, 2)
     evidence = case.model.log_evidence(case.x)
     assert (exact.closed_form_elbo(case.model, case.guide, case.x) < evidence - 1e-2).all()
@@ -95,7 +96,7 @@ def test_elbo_is_below_the_evidence_and_tight_at_the_posterior(exact: SimpleName
     torch.testing.assert_close(sampled, evidence, rtol=0, atol=1e-9)  # log w is then the same for every z
 
 
-def test_stl_gradient_vanishes_at_the_posterior(exact: SimpleNamespace) -> None:
+def test_stl_gradient_vanishes_at_the_posterior() -> None:
     case = exact.linear_gaussian(4, 2)
     posterior = exact.affine_posterior(case.model, 4)
     parameters = exact.parameters_of(posterior)
@@ -108,7 +109,7 @@ def test_stl_gradient_vanishes_at_the_posterior(exact: SimpleNamespace) -> None:
     assert largest(kl="monte-carlo") > 1e-2
 
 
-def test_leave_one_out_baseline_reduces_variance(exact: SimpleNamespace) -> None:
+def test_leave_one_out_baseline_reduces_variance() -> None:
     case = exact.linear_gaussian(4, 2)
     parameters = exact.parameters_of(case.guide)
     generator = seeded()
@@ -125,7 +126,7 @@ def test_leave_one_out_baseline_reduces_variance(exact: SimpleNamespace) -> None
 
 
 @pytest.mark.parametrize("kl", ["analytic", "monte-carlo"])
-def test_elbo_parts_add_up(exact: SimpleNamespace, kl: str) -> None:
+def test_elbo_parts_add_up(kl: str) -> None:
     case = exact.linear_gaussian(4, 2)
     value, parts = elbo_terms(case.model, case.guide, case.x, kl=kl, beta=0.3, num_samples=2, generator=seeded())
     torch.testing.assert_close(value, parts["reconstruction"] - 0.3 * parts["kl"])
@@ -135,7 +136,7 @@ def test_elbo_parts_add_up(exact: SimpleNamespace, kl: str) -> None:
 
 
 @pytest.mark.parametrize("free_bits", [0.05, 0.4, 3.0])
-def test_free_bits_by_hand(exact: SimpleNamespace, free_bits: float) -> None:
+def test_free_bits_by_hand(free_bits: float) -> None:
     case = exact.linear_gaussian(4, 2)
     q = case.guide(case.x)
     m, s = q.mean.tolist(), q.stddev.tolist()
@@ -149,7 +150,7 @@ def test_free_bits_by_hand(exact: SimpleNamespace, free_bits: float) -> None:
     torch.testing.assert_close(value, parts["reconstruction"] - 0.5 * torch.tensor(charge, dtype=torch.float64))
 
 
-def test_free_bits_stop_the_gradient_of_a_cheap_dimension(exact: SimpleNamespace) -> None:
+def test_free_bits_stop_the_gradient_of_a_cheap_dimension() -> None:
     case = exact.linear_gaussian(4, 2)
     parameters = exact.parameters_of(case.guide)
 
@@ -182,9 +183,7 @@ def quadrature_iwae(model: Any, guide: Any, x: Tensor, num_samples: int, nodes: 
 
 @pytest.mark.parametrize("estimator", [name for name in ESTIMATORS if name != "stl"])
 @pytest.mark.parametrize(("num_samples", "nodes"), [(1, 32), (2, 32), (3, 16)])
-def test_expected_iwae_gradient_is_the_exact_one(
-    exact: SimpleNamespace, estimator: str, num_samples: int, nodes: int
-) -> None:
+def test_expected_iwae_gradient_is_the_exact_one(estimator: str, num_samples: int, nodes: int) -> None:
     case = exact.linear_gaussian(3, 1)
     parameters = exact.parameters_of(case.guide, case.model)
     truth = exact.flat_gradient(quadrature_iwae(case.model, case.guide, case.x, num_samples, nodes).mean(), parameters)
@@ -198,7 +197,7 @@ def test_expected_iwae_gradient_is_the_exact_one(
     assert scores.abs().max() < 4
 
 
-def test_stl_is_biased_for_iwae_in_the_guide_only(exact: SimpleNamespace) -> None:
+def test_stl_is_biased_for_iwae_in_the_guide_only() -> None:
     case = exact.linear_gaussian(3, 1)
     many, generator = repeated(case.x, 100), seeded(5)
     largest = {}
@@ -216,14 +215,14 @@ def test_stl_is_biased_for_iwae_in_the_guide_only(exact: SimpleNamespace) -> Non
     assert largest["model"] < 4
 
 
-def test_iwae_averages_to_quadrature(exact: SimpleNamespace) -> None:
+def test_iwae_averages_to_quadrature() -> None:
     case = exact.linear_gaussian(3, 1, num_data=1)
     truth = quadrature_iwae(case.model, case.guide, case.x, 2).item()
     values = iwae(case.model, case.guide, repeated(case.x, 20000), num_samples=2, generator=seeded())
     assert abs(z_of_mean(values, truth)) < 4
 
 
-def test_bounds_are_ordered(exact: SimpleNamespace) -> None:
+def test_bounds_are_ordered() -> None:
     case = exact.linear_gaussian(4, 2, num_data=1)
     evidence = case.model.log_evidence(case.x).item()
     lower = exact.closed_form_elbo(case.model, case.guide, case.x).item()
@@ -238,7 +237,7 @@ def test_bounds_are_ordered(exact: SimpleNamespace) -> None:
 
 
 @pytest.mark.parametrize("num_samples", [1, 3, 10])
-def test_average_weight_is_the_evidence(exact: SimpleNamespace, num_samples: int) -> None:
+def test_average_weight_is_the_evidence(num_samples: int) -> None:
     case = exact.linear_gaussian(4, 2, num_data=1)
     evidence = case.model.log_evidence(case.x).item()
     bound = iwae(case.model, case.guide, repeated(case.x, 20000), num_samples=num_samples, generator=seeded(1))
@@ -246,7 +245,7 @@ def test_average_weight_is_the_evidence(exact: SimpleNamespace, num_samples: int
 
 
 @pytest.mark.parametrize("estimator", ["dreg", "score-function"])
-def test_lower_variance_than_the_plain_gradient_for_large_k(exact: SimpleNamespace, estimator: str) -> None:
+def test_lower_variance_than_the_plain_gradient_for_large_k(estimator: str) -> None:
     case = exact.linear_gaussian(4, 2)
     parameters, generator = exact.parameters_of(case.guide), seeded()
 
@@ -280,7 +279,7 @@ def test_vimco_signal_by_definition() -> None:
         torch.testing.assert_close(found[k, b], expected)
 
 
-def test_iwae_parts(exact: SimpleNamespace) -> None:
+def test_iwae_parts() -> None:
     case = exact.linear_gaussian(4, 2)
     value, parts = iwae_terms(case.model, case.guide, case.x, num_samples=7, generator=seeded())
     log_w = log_weights(case.model, case.guide, case.x, 7, generator=seeded())
@@ -298,9 +297,7 @@ def test_iwae_parts(exact: SimpleNamespace) -> None:
     [("elbo", "stl"), ("elbo", "score-function"), ("iwae", "stl"), ("iwae", "dreg"), ("iwae", "score-function")],
 )
 @pytest.mark.parametrize("num_samples", [1, 4])
-def test_value_does_not_depend_on_the_estimator(
-    exact: SimpleNamespace, objective: str, estimator: str, num_samples: int
-) -> None:
+def test_value_does_not_depend_on_the_estimator(objective: str, estimator: str, num_samples: int) -> None:
     case = exact.linear_gaussian(4, 2)
     options = {"kl": "monte-carlo"} if objective == "elbo" else {}
 
@@ -313,7 +310,7 @@ def test_value_does_not_depend_on_the_estimator(
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_one_value_per_datum(exact: SimpleNamespace, objective: str) -> None:
+def test_one_value_per_datum(objective: str) -> None:
     """A datum's value and gradient do not depend on its company."""
     case = exact.linear_gaussian(4, 2)
     posterior = exact.affine_posterior(case.model, 4)  # log w is constant, so that no noise stands between the two
@@ -324,7 +321,7 @@ def test_one_value_per_datum(exact: SimpleNamespace, objective: str) -> None:
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_global_generator_untouched_and_same_seed_same_numbers(exact: SimpleNamespace, objective: str) -> None:
+def test_global_generator_untouched_and_same_seed_same_numbers(objective: str) -> None:
     case = exact.linear_gaussian(4, 2)
     before = torch.get_rng_state()
     first, second, third = (
@@ -336,14 +333,14 @@ def test_global_generator_untouched_and_same_seed_same_numbers(exact: SimpleName
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_frozen_guide_still_teaches_the_model(exact: SimpleNamespace, estimator: str) -> None:
+def test_frozen_guide_still_teaches_the_model(estimator: str) -> None:
     case = exact.linear_gaussian(4, 2)
     case.guide.requires_grad_(False)
     value = iwae(case.model, case.guide, case.x, estimator=estimator, generator=seeded()).mean()
     assert exact.flat_gradient(value, exact.parameters_of(case.model)).abs().max() > 0
 
 
-def test_networks_run_once(exact: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_networks_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plain ELBO costs one pass of guide, prior and likelihood, and no density of the guide."""
     case = exact.linear_gaussian(4, 2)
     calls: list[str] = []
@@ -354,7 +351,7 @@ def test_networks_run_once(exact: SimpleNamespace, monkeypatch: pytest.MonkeyPat
     assert sorted(calls) == ["guide", "likelihood", "prior"]
 
 
-def test_mask_sums_out(exact: SimpleNamespace) -> None:
+def test_mask_sums_out() -> None:
     case = exact.linear_gaussian(4, 2)
     mask = torch.tensor([[True, True, False, True], [False, True, True, False], [True] * 4])
     batch = Batch(case.x, mask=mask)
@@ -384,7 +381,7 @@ def test_mask_sums_out(exact: SimpleNamespace) -> None:
         ({"kl": "monte-carlo", "free_bits": 0.1}, "monte-carlo", "analytic"),
     ],
 )
-def test_refusals(exact: SimpleNamespace, call: dict[str, Any], problem: str, remedy: str) -> None:
+def test_refusals(call: dict[str, Any], problem: str, remedy: str) -> None:
     case = exact.linear_gaussian(4, 2)
     with pytest.raises(ElbowroomError) as caught:
         elbo(case.model, case.guide, case.x, generator=seeded(), **call)
@@ -394,13 +391,13 @@ def test_refusals(exact: SimpleNamespace, call: dict[str, Any], problem: str, re
 
 @pytest.mark.parametrize("function", [iwae, log_weights])
 @pytest.mark.parametrize("call", [{"num_samples": 0}, {"estimator": "reinforce"}])
-def test_refusals_of_weighted_bounds(exact: SimpleNamespace, function: Any, call: dict[str, Any]) -> None:
+def test_refusals_of_weighted_bounds(function: Any, call: dict[str, Any]) -> None:
     case = exact.linear_gaussian(4, 2)
     with pytest.raises(ElbowroomError):
         function(case.model, case.guide, case.x, generator=seeded(), **call)
 
 
-def test_free_bits_need_a_factorised_guide(exact: SimpleNamespace) -> None:
+def test_free_bits_need_a_factorised_guide() -> None:
     case = exact.linear_gaussian(4, 2, full=True)
     with pytest.raises(ElbowroomError, match="factorises"):
         elbo(case.model, case.guide, case.x, free_bits=0.1, generator=seeded())
@@ -432,7 +429,7 @@ def test_auto_draws_the_kl_where_there_is_no_closed_form() -> None:
 
 
 @pytest.mark.parametrize("estimator", ["pathwise", "dreg", "stl", "score-function"])
-def test_gradient_with_a_prior_that_shares_the_guide(exact: SimpleNamespace, estimator: str) -> None:
+def test_gradient_with_a_prior_that_shares_the_guide(estimator: str) -> None:
     """The estimators cut log q(z | x), not p(z), whose path to the same parameters is the model's gradient."""
     case = vamp_case()
     num_samples = 1 if estimator == "stl" else 2
@@ -462,7 +459,7 @@ class MixtureGuide(Conditional):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_guide_without_reparameterised_draws(exact: SimpleNamespace, objective: str) -> None:
+def test_guide_without_reparameterised_draws(objective: str) -> None:
     case = exact.linear_gaussian(3, 1)
     guide = MixtureGuide()
     options = {"kl": "auto"} if objective == "elbo" else {}

@@ -9,10 +9,9 @@ import torch
 
 from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
-from elbowroom.learners.learner import Pair
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import DiagonalNormal, FullNormal, InputTransform
-from elbowroom.model.latent import LatentModel
+from elbowroom.model.latent import LatentModel, Pair
 from elbowroom.model.likelihoods import LIKELIHOODS, Likelihood
 from elbowroom.model.networks import MLP
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, VampPrior

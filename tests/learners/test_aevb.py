@@ -16,14 +16,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.objectives import elbo, elbo_terms, iwae_terms
 from elbowroom.learners.aevb import Aevb
-from elbowroom.learners.learner import Pair, StepInfo, TrainingState
+from elbowroom.learners.learner import StepInfo, TrainingState
 from elbowroom.learners.schedules import cosine
 from elbowroom.learners.update import Update
 from elbowroom.model.guides import FullNormal
-from elbowroom.model.latent import LatentModel
+from elbowroom.model.latent import LatentModel, Pair, evaluation_mode
 from elbowroom.model.likelihoods import Bernoulli, Gaussian
 from elbowroom.model.networks import MLP
 from elbowroom.model.oracles import LinearGaussian, ppca

@@ -16,17 +16,17 @@ from torch import Tensor, nn
 import elbowroom.learners.compiled as module
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.objectives import elbo_terms, iwae_terms
 from elbowroom.learners.aevb import Aevb
 from elbowroom.learners.compiled import Compiled
 from elbowroom.learners.execution import eager
-from elbowroom.learners.learner import Pair, TrainingState
+from elbowroom.learners.learner import TrainingState
 from elbowroom.learners.mcem import m_step_terms
 from elbowroom.learners.update import Update
 from elbowroom.learners.wakesleep import WakeSleep
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import GUIDES
+from elbowroom.model.latent import Pair, evaluation_mode
 from elbowroom.model.likelihoods import LIKELIHOODS
 from elbowroom.model.priors import PRIORS
 

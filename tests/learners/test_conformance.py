@@ -16,9 +16,9 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.study import evaluation_mode
-from elbowroom.learners.learner import Learner, Pair, StepInfo, TrainingState
+from elbowroom.learners.learner import Learner, StepInfo, TrainingState
 from elbowroom.model.guides import FullNormal, PriorGuide
+from elbowroom.model.latent import Pair, evaluation_mode
 from elbowroom.model.networks import MLP
 from elbowroom.model.oracles import LinearGaussian, ppca
 from elbowroom.running import build_learner as registry

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.learners.e_step import Draws, EStep
-from elbowroom.learners.learner import Pair, StepInfo
+from elbowroom.learners.learner import StepInfo
 from elbowroom.learners.mcem import Mcem, McemState, m_step_terms
 from elbowroom.learners.schedules import cosine
 from elbowroom.learners.update import Update
 from elbowroom.model.guides import DiagonalNormal, PriorGuide
-from elbowroom.model.latent import LatentModel
+from elbowroom.model.latent import LatentModel, Pair
 from elbowroom.model.likelihoods import Bernoulli
 from elbowroom.model.networks import MLP
 from elbowroom.model.oracles import LinearGaussian, ppca

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.inference.objectives import iwae
-from elbowroom.learners.learner import Pair
 from elbowroom.learners.naive import naive
 from elbowroom.learners.update import Update
 from elbowroom.model.guides import PriorGuide
-from elbowroom.model.latent import LatentModel
+from elbowroom.model.latent import LatentModel, Pair
 from elbowroom.model.oracles import LinearGaussian, ppca
 from elbowroom.model.priors import MixtureOfGaussians
 

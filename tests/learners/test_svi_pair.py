@@ -22,9 +22,9 @@ from pyro.infer import SVI, Predictive, RenyiELBO, Trace_ELBO, TraceMeanField_EL
 from elbowroom.data.batch import Batch  # noqa: E402
 from elbowroom.errors import ElbowroomError  # noqa: E402
 from elbowroom.inference.objectives import elbo_terms, iwae_terms  # noqa: E402
-from elbowroom.learners.learner import Pair  # noqa: E402
 from elbowroom.learners.svi import ELBOS, to_pyro  # noqa: E402
 from elbowroom.model.conditional import Conditional  # noqa: E402
+from elbowroom.model.latent import Pair  # noqa: E402
 from elbowroom.model.likelihoods import LIKELIHOODS  # noqa: E402
 from elbowroom.model.networks import MLP  # noqa: E402
 from elbowroom.model.oracles import ppca  # noqa: E402

@@ -14,9 +14,10 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.learners.execution import eager
-from elbowroom.learners.learner import Pair, TrainingState
+from elbowroom.learners.learner import TrainingState
 from elbowroom.learners.schedules import cosine
 from elbowroom.learners.update import Update, UpdateInfo
+from elbowroom.model.latent import Pair
 from elbowroom.model.oracles import ppca
 
 SGD = functools.partial(torch.optim.SGD, lr=0.1)

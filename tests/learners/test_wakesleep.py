@@ -15,13 +15,12 @@ from torch.distributions import Independent, Normal, kl_divergence
 import elbowroom.learners.wakesleep as module
 from elbowroom.data.batch import Batch
 from elbowroom.inference.objectives import elbo_terms
-from elbowroom.learners.learner import Pair
 from elbowroom.learners.update import Update
 from elbowroom.learners.wakesleep import Answers, WakeSleep, answers, dream
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
 from elbowroom.model.guides import DiagonalNormal
-from elbowroom.model.latent import LatentModel
+from elbowroom.model.latent import LatentModel, Pair
 from elbowroom.model.likelihoods import Gaussian
 from elbowroom.model.networks import MLP
 from elbowroom.model.oracles import LinearGaussian, ppca

@@ -9,7 +9,7 @@ import torch
 
 from elbowroom.errors import ElbowroomError
 from elbowroom.model.draws import mean
-from elbowroom.model.latent import LatentModel
+from elbowroom.model.latent import LatentModel, evaluation_mode
 from elbowroom.model.likelihoods import Bernoulli, Gaussian
 from elbowroom.model.networks import MLP
 from elbowroom.model.oracles import ppca
@@ -89,3 +89,14 @@ def test_a_context_of_another_number_of_rows_is_refused():
     for context in (torch.zeros(5, 3), torch.zeros(3)):
         with pytest.raises(ElbowroomError, match="25 samples"):
             model.sample(25, context=context)
+
+
+def test_evaluation_mode_is_left_after_a_failure_too():
+    model = bernoulli_model()
+    network = model.likelihood.network.eval()  # modes may differ within a model
+    with pytest.raises(ZeroDivisionError), evaluation_mode(model):
+        assert not model.training
+        assert not torch.is_grad_enabled()
+        raise ZeroDivisionError
+    assert model.training and not network.training
+    assert torch.is_grad_enabled()

@@ -15,6 +15,7 @@ from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 from elbowroom.learners.aevb import Aevb
 from elbowroom.model.draws import mean
+from elbowroom.model.likelihoods import LIKELIHOODS
 from elbowroom.running.build import build_data, build_pair, facts_of, initialise, pick_likelihood
 from elbowroom.running.build_learner import RunLength, build_learner
 from elbowroom.running.config import Config, configure
@@ -31,16 +32,16 @@ def _whole(high: int) -> Tensor:
 
 
 IMAGE = torch.rand(40, 4, 4, generator=_generator())
-DATA: dict[str, tuple[Tensor, dict[str, Any]]] = {
-    "bernoulli": (IMAGE, {"binarization": "dynamic"}),
-    "continuous-bernoulli": (IMAGE, {}),
-    "cross-entropy": (IMAGE, {}),
-    "gaussian": (torch.randn(40, 4, 4, generator=_generator()), {}),
-    "discretized-logistic-mixture": (_whole(256).to(torch.uint8), {"support": "bytes"}),
-    "categorical": (_whole(3), {"support": "categories"}),
-    "poisson": (_whole(9), {"support": "counts"}),
-    "negative-binomial": (_whole(9), {"support": "counts"}),
+WITH_SUPPORT: dict[Support, tuple[Tensor, dict[str, Any]]] = {
+    Support.BINARY: (IMAGE, {"binarization": "dynamic"}),
+    Support.UNIT_INTERVAL: (IMAGE, {}),
+    Support.REALS: (torch.randn(40, 4, 4, generator=_generator()), {}),
+    Support.BYTES: (_whole(256).to(torch.uint8), {"support": "bytes"}),
+    Support.CATEGORIES: (_whole(3), {"support": "categories"}),
+    Support.COUNTS: (_whole(9), {"support": "counts"}),
 }
+#: likelihood -> data, settings of them; every registered likelihood
+DATA = {name: WITH_SUPPORT[kind.support] for name, kind in LIKELIHOODS.items()}
 NETWORKS: dict[str, dict[str, Any]] = {
     "mlp": {"kind": "mlp", "hidden": [6]},
     "residual": {"kind": "residual", "width": 6, "blocks": 1},
@@ -93,8 +94,6 @@ def test_pseudo_inputs_between_categories_are_refused(out: Path) -> None:
 
 @pytest.mark.parametrize("support", list(Support))
 def test_every_support_has_a_likelihood_of_its_own(support: Support) -> None:
-    from elbowroom.model.likelihoods import LIKELIHOODS
-
     name = pick_likelihood(Config().model, support)
     assert LIKELIHOODS[name].support is support
     assert LIKELIHOODS[name].normalized

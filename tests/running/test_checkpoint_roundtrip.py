@@ -14,8 +14,8 @@ from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.objectives import elbo_terms
 from elbowroom.learners.aevb import Aevb
-from elbowroom.learners.learner import Pair
 from elbowroom.learners.update import Update
+from elbowroom.model.latent import Pair
 from elbowroom.running.build import DataFacts, build_pair
 from elbowroom.running.checkpoints import Checkpoints
 from elbowroom.running.config import configure

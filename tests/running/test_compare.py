@@ -19,8 +19,8 @@ from torch import Tensor
 
 from elbowroom.data.binarization import mix
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
+from elbowroom.model.latent import evaluation_mode
 from elbowroom.running import compare as comparing
 from elbowroom.running import engine
 from elbowroom.running.compare import compare

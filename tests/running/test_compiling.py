@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import elbowroom.learners.compiled as compiled_module
+import elbowroom.running.compiling as compiling_module
 from elbowroom.data.loading import load_data
 from elbowroom.errors import ElbowroomError
 from elbowroom.learners.compiled import Compiled
@@ -81,6 +82,12 @@ def test_long_runs_are_compiled_and_short_ones_are_not(train: dict[str, Any], hi
     execution = _chosen(hidden=hidden, train=train, **BERNOULLI)
     assert isinstance(execution, Compiled) is compiled
     assert (execution is eager) is not compiled
+
+
+@pytest.mark.parametrize(("steps", "compiled"), [(59, False), (61, True)])
+def test_few_slow_steps_are_looked_at_too(steps: int, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling_module, "_RATE", 1e3)  # operations per second: every step takes a minute
+    assert isinstance(_chosen(train={"steps": steps}, **BERNOULLI), Compiled) is compiled
 
 
 def test_what_was_asked_or_decided_before_goes_ahead() -> None:

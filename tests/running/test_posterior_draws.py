@@ -48,7 +48,7 @@ def test_the_seed_decides(run: Run) -> None:
 
 def test_every_transition_is_announced(run: Run) -> None:
     told: list[tuple[int, int]] = []
-    run.posterior(points=4, announce=lambda done, total, info: told.append((done, total)), **FEW)
+    run.posterior(points=4, announce=lambda what, done, total, info=None: told.append((done, total)), **FEW)
     assert told[-1] == (4 * 22, 4 * 22)
     assert len(told) == 22
     assert [done for done, _ in told] == sorted(done for done, _ in told)

@@ -118,7 +118,10 @@ def test_the_room_of_other_data_stands_alone(run: Run, out: Path) -> None:
 def test_the_doctor_is_asked_from_python(run: Run) -> None:
     told: list[str] = []
     found = run.doctor(
-        checks=["sound", "latents_in_use"], points=8, seed=1, announce=lambda check, done, total: told.append(check)
+        checks=["sound", "latents_in_use"],
+        points=8,
+        seed=1,
+        announce=lambda check, done, total, detail=None: told.append(check),
     )
     assert told == ["sound", "latents_in_use", ""]
     kept = read_checkup(run.folder)

@@ -218,7 +218,7 @@ def test_tuning_ends_where_draws_begin(generator: torch.Generator) -> None:
         num_steps=40,
         learn=learn_diagonal,
         generator=generator,
-        announce=lambda done, total, info: told.append((done, total)),
+        announce=lambda what, done, total, info=None: told.append((done, total)),
     )
     steps = torch.stack([tuning.step_size for tuning in spy.tunings])
     assert float(steps.std(0).min()) > 0
@@ -357,11 +357,11 @@ def test_a_warm_up_recovers_each_datums_covariance(learn: object) -> None:
     ("settings", "message"),
     [
         ({"num_steps": 0}, "warm-up of 0 steps"),
-        ({"target_acceptance": 1.0}, "acceptance to aim at is 1.0"),
-        ({"target_acceptance": 0.0}, "acceptance to aim at is 0.0"),
-        ({"target_acceptance": math.nan}, "acceptance to aim at is nan"),
-        ({"metric": Metric.identity(torch.zeros(1, 5, 2))}, "metric is for 5 data in 2 dimensions"),
-        ({"metric": Metric.identity(torch.zeros(1, 3, 1))}, "metric is for 3 data in 1 dimensions"),
+        ({"target_acceptance": 1.0}, "target acceptance is 1.0"),
+        ({"target_acceptance": 0.0}, "target acceptance is 0.0"),
+        ({"target_acceptance": math.nan}, "target acceptance is nan"),
+        ({"metric": Metric.identity(torch.zeros(1, 5, 2))}, "metric is for 5 examples in 2 dimensions"),
+        ({"metric": Metric.identity(torch.zeros(1, 3, 1))}, "metric is for 3 examples in 1 dimensions"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, object], message: str) -> None:
@@ -374,5 +374,5 @@ def test_settings_out_of_range(settings: dict[str, object], message: str) -> Non
 
 def test_a_start_without_density() -> None:
     z = torch.zeros(2, 3, 2)
-    with pytest.raises(ElbowroomError, match="not finite at the starting points of 3 of 3 data"):
+    with pytest.raises(ElbowroomError, match="not finite at the starting points of 3 of 3 examples"):
         warm_up(HMC(), Density(lambda z: z.log().sum(-1)), z, metric=Metric.identity(z))

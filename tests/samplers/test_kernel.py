@@ -39,20 +39,20 @@ def test_a_tuning_is_selected_with_its_metric() -> None:
 def test_a_start_without_density_is_refused(start: float, shown: str) -> None:
     z = torch.ones(2, 4, 1)
     z[1, 2] = start  # one replica is enough
-    with pytest.raises(ElbowroomError, match=f"1 of 4 data \\(datum 2: -1, {shown}\\)") as error:
+    with pytest.raises(ElbowroomError, match=f"1 of 4 examples \\(example 2: -1, {shown}\\)") as error:
         init(Density(half_line), z)
     assert "Start where the density is positive" in error.value.remedy
 
 
 def test_a_start_without_finite_gradient_is_refused() -> None:
     cusp = Density(lambda z: z.abs().sqrt().sum(-1))
-    with pytest.raises(ElbowroomError, match="gradient is not finite at the starting points of 3 of 3 data"):
+    with pytest.raises(ElbowroomError, match="gradient is not finite at the starting points of 3 of 3 examples"):
         init(cusp, torch.zeros(2, 3, 1))
 
 
 @pytest.mark.parametrize("shape", [(3, 2), (3,), (1, 2, 3, 4)])
 def test_positions_of_other_axes_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ElbowroomError, match=r"should at \(replicas, data, dim\)"):
+    with pytest.raises(ElbowroomError, match=r"should be \(replicas, data, dim\)"):
         init(Density(lambda z: -z.square().sum(-1)), torch.zeros(shape))
 
 

@@ -95,7 +95,7 @@ def spoilt(value: float) -> Tensor:
 @pytest.mark.parametrize("make", [Metric.dense, Metric.from_precision])
 def test_a_matrix_that_is_not_positive_definite_is_refused(make: Callable[[Tensor], Metric], value: float) -> None:
     with pytest.raises(
-        ElbowroomError, match=r"not positive definite for 1 of 4 data \(the first is datum 2\)"
+        ElbowroomError, match=r"not positive definite for 1 of 4 examples \(the first is example 2\)"
     ) as error:
         make(spoilt(value))
     assert "multiple of the identity" in error.value.remedy
@@ -105,5 +105,5 @@ def test_a_matrix_that_is_not_positive_definite_is_refused(make: Callable[[Tenso
 def test_a_standard_deviation_that_is_none_is_refused(value: float) -> None:
     stddev = torch.ones(DATA, DIM)
     stddev[1:3, 2] = value
-    with pytest.raises(ElbowroomError, match=r"positive and finite for 2 of 4 data \(the first is datum 1\)"):
+    with pytest.raises(ElbowroomError, match=r"positive and finite for 2 of 4 examples \(the first is example 1\)"):
         Metric.diagonal(stddev)

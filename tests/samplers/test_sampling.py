@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from elbowroom.errors import ElbowroomError
 from elbowroom.samplers.hmc import HMC, RandomWalk
-from elbowroom.samplers.kernel import Info, Kernel, Tuning, init
+from elbowroom.samplers.kernel import Kernel, Tuning, init
 from elbowroom.samplers.metric import Metric
 from elbowroom.samplers.nuts import NUTS
 from elbowroom.samplers.sampling import sample
@@ -30,7 +32,7 @@ def standard(z: Tensor) -> Tensor:
 def test_draws_are_the_kernels_states_in_order(kernel: Kernel) -> None:
     target, z = Density(standard), torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
     tuning = Tuning(torch.full((3,), 1.2), Metric.identity(z))
-    told: list[tuple[int, int, Info]] = []
+    told: list[tuple[Any, ...]] = []
     found = sample(
         kernel,
         target,
@@ -49,7 +51,7 @@ def test_draws_are_the_kernels_states_in_order(kernel: Kernel) -> None:
             assert torch.equal(kept[index], value)
     assert torch.equal(found.state.z, state.z)
     assert torch.equal(found.state.log_density, state.log_density)
-    assert [report[:2] for report in told] == [(done, 5) for done in range(1, 6)]
+    assert [report[:3] for report in told] == [("draws", done, 5) for done in range(1, 6)]
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)

@@ -125,9 +125,9 @@ def test_planted_faults_are_found_at_their_datum() -> None:
     assert (found.stuck_chains, found.stuck_data) == (1, 1)
     text = found.text()
     assert f"R-hat 99 % quantile {found.rhat.q99:.3f} ({found.rhat_null.q99:.3f} if the draws were independent)" in text
-    assert f"largest {found.rhat.worst:.3f} (datum 3)" in text
-    assert "divergent transitions: 4, in 2 of 30 data" in text
-    assert "chains that never moved: 1, of 1 data" in text
+    assert f"largest {found.rhat.worst:.3f} (example 3)" in text
+    assert "divergent transitions: 4, in 2 of 30 examples" in text
+    assert "chains that never moved: 1, of 1 examples" in text
     assert text.splitlines() == found.lines()
 
 
@@ -174,7 +174,7 @@ def test_refused_shapes() -> None:
         measure(draws, info._replace(energy=info.energy[1:]))
     with pytest.raises(ElbowroomError, match="4 draws"):
         measure(draws[:3], Info(*(tensor[:3] for tensor in info)))
-    with pytest.raises(ElbowroomError, match="0 data"):
+    with pytest.raises(ElbowroomError, match="0 examples"):
         summarize(draws[:, :, :0], Info(*(tensor[:, :, :0] for tensor in info)), generator=seeded())
 
 

@@ -73,8 +73,8 @@ def test_a_wrong_shape_is_refused(name: str) -> None:
     for use in (Density(function).log_density, Density(function).evaluate, Density(function).gradient):
         with pytest.raises(ElbowroomError, match=shape) as error:
             use(z)
-        assert "one value for each replica and datum" in error.value.problem
-        assert error.value.remedy == "Sum over the last axis of z, and over nothing else."
+        assert "one value for each replica and example" in error.value.problem
+        assert error.value.remedy == "Sum over the last axis of z only."
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["detached", "detached, times a parameter"])

@@ -159,15 +159,15 @@ def test_sampling_shows_acceptance_and_divergences(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with terminal.sampling_progress() as announce:
-        announce(4, 16, transition(0.5, 1))
+        announce("posterior", 4, 16, transition(0.5, 1))
     assert capsys.readouterr().err == ""
     screen = Screen()
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(sys, "stderr", screen)
     with terminal.sampling_progress() as announce:
-        announce(4, 16, transition(0.5, 1))
-        announce(8, 16, transition(1.0, 2))
+        announce("posterior", 4, 16, transition(0.5, 1))
+        announce("posterior", 8, 16, transition(1.0, 2))
     assert "acceptance 0.55" in screen.getvalue()  # of late: nine tenths of what it was, one tenth of what it is
     assert "3 divergences" in screen.getvalue()
     assert "50%" in screen.getvalue()

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+import exact_cases as exact
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.objectives import OBJECTIVES
-from elbowroom.studies.gradient_variance import GradientStatistics, Moments, gradient_study
+from elbowroom.studies.gradient_variance import GradientMoments, GradientStatistics, gradient_study
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -26,14 +27,14 @@ def study(case: SimpleNamespace, **options: Any) -> dict[tuple[str, str], Gradie
 
 def test_moments_are_welford() -> None:
     vectors = 1e6 + torch.randn(40, 7, dtype=torch.float64, generator=seeded())
-    moments = Moments()
+    moments = GradientMoments()
     for vector in vectors:
         moments.add(vector)
     torch.testing.assert_close(moments.mean, vectors.mean(0))
     assert math.isclose(moments.variance, vectors.var(0).sum().item(), rel_tol=1e-8)
 
 
-def test_naive_is_found_biased_and_the_others_not(exact: SimpleNamespace) -> None:
+def test_naive_is_found_biased_and_the_others_not() -> None:
     found = study(exact.linear_gaussian(4, 2), num_samples=4)
     assert abs(found["naive", "guide"].bias_z) > 6
     for name in ("stl", "score-function"):
@@ -43,7 +44,7 @@ def test_naive_is_found_biased_and_the_others_not(exact: SimpleNamespace) -> Non
     assert found["pathwise", "guide"].bias == found["pathwise", "guide"].bias_z == 0
 
 
-def test_naive_gradient_of_the_guide_is_nothing_but_noise(exact: SimpleNamespace) -> None:
+def test_naive_gradient_of_the_guide_is_nothing_but_noise() -> None:
     case = exact.linear_gaussian(4, 2)
     found = study(case, draws=400)
     parameters = exact.parameters_of(case.guide)
@@ -53,7 +54,7 @@ def test_naive_gradient_of_the_guide_is_nothing_but_noise(exact: SimpleNamespace
     assert math.isclose(found["pathwise", "guide"].norm, truth, rel_tol=0.1)
 
 
-def test_bias_of_stl_under_iwae_is_found_and_none_in_dreg(exact: SimpleNamespace) -> None:
+def test_bias_of_stl_under_iwae_is_found_and_none_in_dreg() -> None:
     case = exact.linear_gaussian(4, 2)
     case.x = case.x.repeat(30, 1)
     found = study(case, objective="iwae", num_samples=5, estimators=["stl", "dreg", "score-function"], draws=200)
@@ -64,7 +65,7 @@ def test_bias_of_stl_under_iwae_is_found_and_none_in_dreg(exact: SimpleNamespace
     assert ("pathwise", "guide") not in found  # the reference is drawn, but not reported unless asked for
 
 
-def test_statistics_are_those_of_the_gradients(exact: SimpleNamespace) -> None:
+def test_statistics_are_those_of_the_gradients() -> None:
     """Against the same gradients kept in a list; the closed form of the mean, and of a case without noise."""
     case = exact.linear_gaussian(4, 2)
     case.guide = exact.affine_posterior(case.model, 4)
@@ -78,7 +79,7 @@ def test_statistics_are_those_of_the_gradients(exact: SimpleNamespace) -> None:
 
 
 @pytest.mark.parametrize("objective", ["elbo", "iwae"])
-def test_variance_of_the_study_is_the_sample_variance(exact: SimpleNamespace, objective: str) -> None:
+def test_variance_of_the_study_is_the_sample_variance(objective: str) -> None:
     case = exact.linear_gaussian(4, 2)
     found = study(case, estimators=["pathwise"], objective=objective, draws=30, num_samples=3)
     generator, parameters = seeded(2), exact.parameters_of(case.guide)
@@ -97,7 +98,7 @@ def test_variance_of_the_study_is_the_sample_variance(exact: SimpleNamespace, ob
     assert math.isclose(found["pathwise", "guide"].norm, norm, rel_tol=1e-9)
 
 
-def test_bias_z_is_a_standard_normal_number_without_bias(exact: SimpleNamespace) -> None:
+def test_bias_z_is_a_standard_normal_number_without_bias() -> None:
     """The direction is fixed by draws that the z-score does not use; reusing them would make it large."""
     case = exact.linear_gaussian(4, 2)
     scores = []
@@ -111,7 +112,7 @@ def test_bias_z_is_a_standard_normal_number_without_bias(exact: SimpleNamespace)
     assert abs(values.square().mean() - 1) < 4 * math.sqrt(2 / 30)
 
 
-def test_frozen_side_is_left_out_and_gradients_are_not_kept(exact: SimpleNamespace) -> None:
+def test_frozen_side_is_left_out_and_gradients_are_not_kept() -> None:
     case = exact.linear_gaussian(4, 2)
     case.model.requires_grad_(False)
     found = study(case, estimators=["pathwise"], draws=4)
@@ -131,7 +132,7 @@ def test_frozen_side_is_left_out_and_gradients_are_not_kept(exact: SimpleNamespa
         ({"estimators": ["dreg"]}, "iwae"),
     ],
 )
-def test_refusals(exact: SimpleNamespace, options: dict[str, Any], said: str) -> None:
+def test_refusals(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ElbowroomError) as caught:
         study(exact.linear_gaussian(4, 2), **options)
     assert said in caught.value.remedy

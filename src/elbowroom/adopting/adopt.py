@@ -22,12 +22,11 @@ from elbowroom.evaluation.doctor.diagnose import Diagnosis, diagnose
 from elbowroom.evaluation.doctor.findings import DoctorInput
 from elbowroom.evaluation.evaluate import evaluate
 from elbowroom.evaluation.results import Result
-from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.posterior.imputation import Imputation, impute
 from elbowroom.inference.posterior.sample import Posterior, posterior
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import DiagonalNormal
-from elbowroom.model.latent import LatentModel, Sample
+from elbowroom.model.latent import LatentModel, Sample, evaluation_mode
 
 __all__ = ["Adopted", "adopt", "adopt_pyro", "adopt_pythae"]
 

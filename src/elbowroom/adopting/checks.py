@@ -24,11 +24,10 @@ from elbowroom.adopting.modules import DECODER_OUTPUTS, decoder_of, encoder_of
 from elbowroom.adopting.output_conventions import ENCODER_OUTPUTS, TO_LOG_VARIANCE
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.objectives import elbo_terms
 from elbowroom.model.draws import draw
 from elbowroom.model.guides import DiagonalNormal
-from elbowroom.model.latent import LatentModel
+from elbowroom.model.latent import LatentModel, evaluation_mode
 from elbowroom.model.likelihoods import Gaussian
 from elbowroom.numerics import mean_and_stderr
 

@@ -17,8 +17,8 @@ from torch.distributions import Distribution, Independent, Normal
 
 from elbowroom.adopting.inspection import first_call, networks_of
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.learners.svi import poutine
+from elbowroom.model.latent import evaluation_mode
 
 __all__ = ["FromPyro", "from_pyro"]
 

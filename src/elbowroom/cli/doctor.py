@@ -44,7 +44,7 @@ def doctor(
             checks=names,
             points=points,
             seed=seed,
-            announce=lambda check, done, total: announce("doctor", done, total),
+            announce=lambda check, done, total, detail=None: announce("doctor", done, total, detail),
         )
     if as_json:
         print_json(Checkup(found, loaded.step, points, seed).content(run))

@@ -1,1 +1,1 @@
-"""Data: where they come from, which values they take, how they are split, binarised and cut into batches."""
+"""Data sets: loading, support, splits, binarisation, batches."""

@@ -1,4 +1,4 @@
-"""A batch: what a learner, an objective and an evaluator see of the data."""
+"""A batch of examples, as training, objectives and evaluation receive it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["Batch", "as_batch"]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some data, and where they stand.
+    """Examples, with their positions in the data set, their context and their mask.
 
     Attributes:
-        x: the data, shape (batch, \\*event). Where ``mask`` is False the value is a filler and means nothing: 0, or
+        x: the examples, shape (batch, \\*event). Where ``mask`` is False the value is a filler without meaning: 0, or
             in real-valued data the mean of that element over the training rows.
         index: positions in the data set, int64, shape (batch,); None for a stream without positions.
-        context: covariates that reach prior, likelihood and guide alike, shape (batch, context_dim), or None.
+        context: covariates for prior, likelihood and guide, shape (batch, context_dim), or None.
         mask: True where an element was observed, bool, shape (batch, \\*event); None where all were.
     """
 
@@ -31,7 +31,7 @@ class Batch:
         return self.x.shape[0]
 
     def rows(self, rows: slice | Tensor) -> Batch:
-        """Some of the data: a slice, or positions of type int64."""
+        """Some of the examples: a slice, or positions of type int64."""
         return Batch(*(None if part is None else part[rows] for part in (self.x, self.index, self.context, self.mask)))  # type: ignore[arg-type]
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Batch:
@@ -45,5 +45,5 @@ class Batch:
 
 
 def as_batch(x: Batch | Tensor) -> Batch:
-    """A bare tensor of data as a batch; a batch as itself."""
+    """A tensor of examples as a batch; a batch is returned as it is."""
     return x if isinstance(x, Batch) else Batch(x)

@@ -1,14 +1,15 @@
-r"""From grey to black and white, with the probability that the grey value states.
+r"""Binarisation: grey values as probabilities of binary ones.
 
-A grey pixel p in [0, 1] is read as a probability, and the datum is a draw x ~ Bernoulli(p). Two ways to draw:
+A grey pixel p in [0, 1] is taken as a probability, and the binary pixel is a draw x ~ Bernoulli(p). There are two ways
+to draw:
 
 * **afresh** at every visit, from the run's generator (dynamic binarisation, training);
 * **fixed**, from a stateless hash of (seed, row, element), so that a row has the same bits in every evaluation,
-  whatever the order, the batch size or the machine (static binarisation, and *every* evaluation of dynamic data: a
-  bound that is measured on newly drawn bits each time is a different number each time).
+  whatever the order, the batch size or the machine (static binarisation, and *every* evaluation of dynamic data:
+  otherwise the same bound would be a different number at each evaluation).
 
 Both ask whether a uniform u lies *below* p: P(u < p) = p, never for p = 0 and always for p = 1. The hash is the
-finaliser of splitmix64, applied along a stream that each row starts at a place of its own:
+finaliser of splitmix64, applied to a stream with a different start for each row:
 
 .. math:: h(s, i, j) = m(m(m(s) + i \gamma) + (j + 1) \gamma), \qquad u = \lfloor h / 2^{11} \rfloor \, 2^{-53}
 """
@@ -66,7 +67,7 @@ def _finalise(h: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def hashed_uniforms(seed: int, rows: Tensor, num_elements: int) -> npt.NDArray[np.float64]:
-    """Numbers in [0, 1) that depend on nothing but (seed, row, element).
+    """Uniform numbers in [0, 1) that depend on (seed, row, element) only.
 
     Args:
         seed: any integer.
@@ -91,7 +92,7 @@ def hashed_uniforms(seed: int, rows: Tensor, num_elements: int) -> npt.NDArray[n
 
 
 def fixed_bits(grey: Tensor, rows: Tensor, seed: int, *, scale: int = 1) -> Tensor:
-    """The bits that belong to these rows for good: u(seed, row, element) < grey / scale.
+    """The fixed bits of these rows: u(seed, row, element) < grey / scale.
 
     Args:
         grey: values in [0, scale], shape (n, \\*event).
@@ -107,7 +108,7 @@ def fixed_bits(grey: Tensor, rows: Tensor, seed: int, *, scale: int = 1) -> Tens
 
 
 def fresh_bits(grey: Tensor, generator: torch.Generator, *, scale: int = 1) -> Tensor:
-    """Bits drawn now: P(bit = 1) = grey / scale.
+    """Newly drawn bits: P(bit = 1) = grey / scale.
 
     Bytes are compared with integers uniform on 0..254, of which exactly ``grey`` lie below ``grey``: the probability
     is grey/255 without rounding, and nothing is converted to floating point.
@@ -133,7 +134,7 @@ def fresh_bits(grey: Tensor, generator: torch.Generator, *, scale: int = 1) -> T
 
 
 def _levels(shape: torch.Size, generator: torch.Generator) -> npt.NDArray[np.uint8]:
-    """Uniform on 0..254: eight to a draw of 64 bits, and those that came out as 255 drawn again."""
+    """Uniform integers 0..254: eight from each draw of 64 bits; a 255 is drawn again."""
     number = shape.numel()
     words = torch.empty(-(-number // 8), dtype=torch.int64).random_(-(2**63), None, generator=generator)
     levels = words.view(torch.uint8).numpy()[:number]  # numpy compares bytes several times as fast as torch

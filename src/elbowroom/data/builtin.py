@@ -1,4 +1,4 @@
-"""The built-in data sets as arrays: idx files, a MATLAB file, and what scikit-learn ships."""
+"""Loading the built-in data sets: idx files, a MATLAB file, and the digits of scikit-learn."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from elbowroom.data.sources import BUILT_IN, Announce, Source, obtain, read_verified
+from elbowroom.data.sources import BUILT_IN, Source, obtain, read_verified
 from elbowroom.data.storage import InMemory, Material, as_tensor
 from elbowroom.errors import ElbowroomError
+from elbowroom.progress import Announce
 
 __all__ = ["load_built_in", "parse_idx"]
 
@@ -22,9 +23,9 @@ def load_built_in(name: str, *, announce: Announce | None = None) -> Material:
 
     Args:
         name: see :data:`elbowroom.data.sources.BUILT_IN`.
-        announce: is told of every download.
+        announce: told of every download.
     Raises:
-        ElbowroomError: the files can be had nowhere, or are not what they should be.
+        ElbowroomError: the files cannot be found or fetched, or have the wrong content.
     """
     source = BUILT_IN[name]
     if name == "digits":
@@ -50,7 +51,7 @@ def parse_idx(content: bytes, name: str) -> npt.NDArray[np.uint8]:
         if values.size == np.prod(shape):
             return values.reshape(shape)
     raise ElbowroomError(
-        f"{name} is not a whole idx file of bytes ({len(content):,} bytes).", "Delete it and try again."
+        f"{name} is not a complete idx file of bytes ({len(content):,} bytes).", "Delete it and try again."
     )
 
 

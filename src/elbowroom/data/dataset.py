@@ -1,8 +1,8 @@
-"""A data set: rows with a declared support, three splits by position, and batches.
+"""A data set: rows with a declared support, splits (train, validation, test) and batches.
 
-The order of an epoch is a function of (seed, epoch) alone, so that a run can be resumed in the middle of one: skip the
-batches that were already seen, restore the generator, go on. Evaluation visits rows in a fixed order and sees the same
-bits of a row at every visit (:mod:`elbowroom.data.binarization`).
+The order of an epoch is a function of (seed, epoch) alone, so that a run can be resumed in the middle of an epoch: skip
+the batches that were already used, restore the generator, continue. Evaluation visits rows in a fixed order and sees
+the same bits of a row at every visit (:mod:`elbowroom.data.binarization`).
 
     stored rows ──gather──▶ raw batch ──mask, view──▶ x (batch, *event), floating point
 """
@@ -100,7 +100,7 @@ class DataSet:
 
     @property
     def event_shape(self) -> tuple[int, ...]:
-        """The shape of one datum."""
+        """The shape of one example."""
         return self.storage.event_shape
 
     @property
@@ -174,11 +174,11 @@ class DataSet:
         )
 
     def example(self, batch_size: int, *, generator: torch.Generator) -> Batch:
-        """A batch such as training sees; smaller where there are not so many data."""
+        """A batch as in training; smaller where there are fewer rows."""
         return next(iter(self.training_batches(batch_size, seed=0, epoch=0, generator=generator)))
 
     def batches(self, split: str, batch_size: int, *, points: int | None = None) -> Iterator[Batch]:
-        """A split in its own order, with fixed bits: two passes see the same numbers.
+        """The batches of a split in a fixed order, with fixed bits: every pass gives the same numbers.
 
         Args:
             split: train, validation or test.
@@ -189,7 +189,9 @@ class DataSet:
         """
         check_batch_size(batch_size)
         if points is not None and points < 1:
-            raise ElbowroomError(f"{points} points were asked for, but an average needs one.", "Give 1 or more.")
+            raise ElbowroomError(
+                f"{points} points were asked for, but an average needs at least one.", "Give 1 or more."
+            )
         rows = self._non_empty(split)
         if points is not None and points < len(rows):
             rows = rows[seeded_permutation(len(rows), 2, self.seed)[:points].sort().values]
@@ -218,7 +220,7 @@ class DataSet:
         return self.view.moments(chunks, masked=self.masked)
 
     def protocol(self) -> dict[str, Any]:
-        """What a result must state about its data: which they are, what became of them, digests of rows and context."""
+        """The facts about the data that a result must state: name, processing, digests of rows and context."""
         companions = {
             # in float32, so that the digest does not depend on the precision of delivery
             "context": None if self.context is None else self.context.float(),
@@ -274,11 +276,13 @@ class DataSet:
     def _non_empty(self, split: str) -> Tensor:
         rows = self._split(split)
         if not len(rows):
-            raise ElbowroomError(f"{self.name} has no {split} rows.", f"Keep some apart: --data.{split} 0.1.")
+            raise ElbowroomError(f"{self.name} has no {split} rows.", f"Set some aside: --data.{split} 0.1.")
         return rows
 
 
 def check_batch_size(batch_size: int) -> None:
-    """Refuse a batch of nothing."""
+    """Refuse a batch size below 1."""
     if batch_size < 1:
-        raise ElbowroomError(f"The batch size is {batch_size}, but a batch holds a datum.", "Give 1 or more.")
+        raise ElbowroomError(
+            f"The batch size is {batch_size}, but a batch holds at least one example.", "Give 1 or more."
+        )

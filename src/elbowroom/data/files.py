@@ -1,4 +1,4 @@
-"""The user's own files: ``.npy`` (memory-mapped), ``.npz``, tables, a folder of images. Nothing is ever unpickled."""
+"""Reading the user's files: ``.npy`` (memory-mapped), ``.npz``, tables, folders of images. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def load_file(
     labels_required: bool = True,
     levels: Mapping[str, Sequence[str]] | None = None,
 ) -> Material:
-    """Whatever lies at a path.
+    """Read the file or folder at a path.
 
     Args:
         path: a file of one of :data:`KINDS`, or a folder of images.
@@ -52,19 +52,19 @@ def load_file(
     table = suffix in (".csv", ".tsv", ".parquet")
     if context is not None and not table:
         raise ElbowroomError(
-            f"Context columns {', '.join(context)} were asked for, but {path} is no table.",
+            f"Context columns {', '.join(context)} were asked for, but {path} is not a table.",
             "Give a .csv, .tsv or .parquet file, or pass the context as an array from Python.",
         )
     if labels is not None and labels_required and not table:
         raise ElbowroomError(
-            f"The label column {labels} was asked for, but {path} is no table.",
+            f"The label column {labels} was asked for, but {path} is not a table.",
             "Leave --data.labels out, or give a .csv, .tsv or .parquet file.",
         )
     if path.is_dir():
         return image_folder(path)
     if suffix not in KINDS:
         raise ElbowroomError(
-            f"{path} is of no kind that elbowroom reads: {', '.join(KINDS)}, or a folder of images.",
+            f"{path} is not of a kind that elbowroom reads: {', '.join(KINDS)}, or a folder of images.",
             "Convert it, for instance with numpy.save.",
         )
     if path.stat().st_size == 0:
@@ -140,7 +140,7 @@ def _unreadable(path: Path, fault: Exception) -> ElbowroomError:
             f"{path} holds pickled Python objects, but data are numbers; elbowroom never unpickles.",
             "Save it as an array of one numeric type: numpy.save(path, x.astype(numpy.float32)).",
         )
-    return ElbowroomError(f"{path} is truncated or no numpy file ({reason}).", "Write it again with numpy.save.")
+    return ElbowroomError(f"{path} is truncated or not a numpy file ({reason}).", "Write it again with numpy.save.")
 
 
 def image_folder(path: Path) -> Material:

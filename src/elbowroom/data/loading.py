@@ -1,9 +1,9 @@
-"""One door for all data: a name, a path, an array, a data frame, a ``Dataset``, a stream."""
+"""``load_data``: a data set from a name, a path, an array, a data frame, a ``Dataset`` or a stream."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -40,10 +40,11 @@ from elbowroom.data.tables import frame_material, match_levels
 from elbowroom.data.value_checks import Survey, check_finite, check_support, infer_support, survey
 from elbowroom.data.views import View
 from elbowroom.errors import ElbowroomError, did_you_mean
+from elbowroom.progress import Announce
 
 __all__ = ["load_data"]
 
-_MOST_DENSE = 1_000_000_000  # elements of a sparse matrix that is written out
+_MOST_DENSE = 1_000_000_000  # elements of a sparse matrix that is converted to a dense one
 
 
 def load_data(
@@ -62,13 +63,13 @@ def load_data(
     min_rows: int = 2,
     labels_required: bool = True,
     levels: Mapping[str, Sequence[str]] | None = None,
-    announce: Callable[[str], None] | None = None,
+    announce: Announce | None = None,
 ) -> DataSet | StreamSet:
-    """Any data, as a data set with a support, splits and batches.
+    """Load data of any kind as a data set with a support, splits and batches.
 
     Args:
         source: a built-in name; a path (.npy, .npz, .csv, .tsv, .parquet, a folder of images); an array or tensor of
-            shape (n, \\*event); a sparse matrix of scipy's, written out; a data frame; a torch ``Dataset``,
+            shape (n, \\*event); a sparse matrix of scipy, made dense; a data frame; a torch ``Dataset``,
             ``IterableDataset`` or ``DataLoader``.
         binarization: none, static, dynamic or threshold; for grey values.
         support: binary, unit-interval, bytes, counts, categories, reals; or auto, the narrowest that the values fit.
@@ -81,17 +82,17 @@ def load_data(
         labels: class labels, whole numbers or text, shape (n,), or the column of a table that holds them.
         num_categories: C, for the support ``categories``; by default the largest value plus one.
         seed: of the splits and of fixed bits.
-        min_rows: how many there must be; one is enough to be scored, not to be trained on.
-        labels_required: whether it is a fault that the data have no column ``labels``.
+        min_rows: the least number of rows; one is enough for scoring, but not for training.
+        labels_required: whether a missing column ``labels`` is an error.
         levels: the names of one-hot covariates as in training, by column (``labels`` where these are the context); a
             class that is not among them is refused. Found from the data unless given.
-        announce: is told in a sentence what is fetched.
+        announce: told in a sentence what is downloaded.
     Returns:
         A :class:`DataSet`; a :class:`StreamSet` for a stream. Every value of an array is checked here, of a
         memory-mapped one too, in one sequential pass; a ``Dataset`` or a stream is sampled here, and its other rows are
         checked as they are fetched.
     Raises:
-        ElbowroomError: whatever is wrong with the data or does not fit together; states the remedy.
+        ElbowroomError: the data have a fault, or the arguments do not fit together.
     Example:
         >>> data = load_data(torch.tensor([[0.0, 0.5], [1.0, 0.25], [0.1, 0.2]]), binarization="dynamic", test=1)
         >>> data.native_support, data.support, data.size("train")
@@ -106,7 +107,7 @@ def load_data(
     if isinstance(source, (IterableDataset, DataLoader)):
         if context is not None or labels is not None:
             raise ElbowroomError(
-                "A stream was given together with context or labels, but they belong to positions, which it lacks.",
+                "A stream was given together with context or labels, but a stream has no row numbers for them.",
                 "Give arrays or a map-style Dataset.",
             )
         return _stream(source, how, wanted, missing == "mask", num_categories, seed)
@@ -174,9 +175,9 @@ def _material(
     labels: str | None,
     labels_required: bool,
     levels: Mapping[str, Sequence[str]] | None,
-    announce: Callable[[str], None] | None,
+    announce: Announce | None,
 ) -> Material:
-    """Rows from wherever they are."""
+    """Rows, labels and context from any source."""
     frame = hasattr(source, "to_numpy") and hasattr(source, "columns")
     if frame:
         if not labels_required and labels not in source.columns:
@@ -188,7 +189,7 @@ def _material(
     if columns is not None or (labels is not None and labels_required):
         raise ElbowroomError(
             f"Columns {', '.join([*(columns or []), *([labels] if labels else [])])} were asked for, but the data are "
-            "no table.",
+            "not a table.",
             "Give a table or a data frame, or pass context and labels as arrays.",
         )
     if isinstance(source, str):
@@ -221,7 +222,7 @@ def _array(source: Any) -> npt.NDArray[Any]:
     if hasattr(source, "toarray") and hasattr(source, "nnz"):  # scipy's sparse matrices
         if math.prod(source.shape) >= _MOST_DENSE:
             raise ElbowroomError(
-                f"The data are a sparse matrix of shape {tuple(source.shape)}, which is too large to be written out.",
+                f"The data are a sparse matrix of shape {tuple(source.shape)}, which is too large to be made dense.",
                 "Take fewer columns and give x.toarray(), or give a Dataset that makes each row dense.",
             )
         source = source.toarray()
@@ -229,20 +230,20 @@ def _array(source: Any) -> npt.NDArray[Any]:
         return np.asarray(source.to_numpy() if hasattr(source, "to_numpy") else source)
     except ValueError as fault:
         raise ElbowroomError(
-            f"The data are no array of rows of one shape ({str(fault).splitlines()[0].rstrip('.')}).",
+            f"The data are not an array of rows of one shape ({str(fault).splitlines()[0].rstrip('.')}).",
             "Give every row the same number of elements, and NaN with --data.missing mask where one is missing.",
         ) from fault
 
 
 def _dataset_material(dataset: Dataset[Any]) -> Material:
-    """A map-style Dataset; one that is made of tensors is taken apart, since that is a hundred times as fast."""
+    """The rows of a map-style Dataset; a TensorDataset is read as tensors, which is a hundred times as fast."""
     name = f"the {type(dataset).__name__}"
     if isinstance(dataset, TensorDataset):
         x, *others = dataset.tensors
         label = others[0] if others and others[0].dim() == 1 and not others[0].is_floating_point() else None
         return Material(name=name, storage=InMemory(_rows(x)), labels=None if label is None else label.long())
     if not hasattr(dataset, "__len__"):
-        raise ElbowroomError(f"{name} has no length, but positions are counted.", "Make it an IterableDataset.")
+        raise ElbowroomError(f"{name} has no length, but rows are chosen by position.", "Make it an IterableDataset.")
     total = len(dataset)
     check_shape((total,), name)
     return Material(name=name, storage=MapStyle(dataset, name), labels=_item_labels(dataset, total))
@@ -290,12 +291,12 @@ def _context_from_labels(context: str, material: Material, known: Sequence[str] 
     """The labels, one-hot, numbered as in training where that is known."""
     if context != "labels":
         raise ElbowroomError(
-            f"--data.context is '{context}', but it is 'labels', a list of column names, or an array.",
+            f"--data.context is '{context}', but it should be 'labels', a list of column names, or an array.",
             f"Pass labels, or for a column the list ['{context}'].",
         )
     if material.labels is None:
         raise ElbowroomError(
-            f"The labels of {material.name} are to be the context, but it has none.",
+            f"The labels of {material.name} are to be the context, but there are no labels.",
             "Give labels, or the context itself as an array.",
         )
     numbers, names = material.labels, material.classes
@@ -355,7 +356,7 @@ def _view(
 
 
 def _static_bits(material: Material, view: View) -> InMemory | None:
-    """The bits of static binarisation for all rows, where they fit: hashing anew every epoch would cost a second."""
+    """The bits of static binarisation for all rows, where they fit into memory; hashing them every epoch is slow."""
     if view.binarization is not Binarization.STATIC or not material.storage.in_memory:
         return None
     parts = [fixed_bits(raw, rows, view.seed, scale=view.scale).to(torch.uint8) for rows, raw in scan(material.storage)]
@@ -368,7 +369,7 @@ def _stream(
     name = f"the {type(source).__name__}"
     if how is Binarization.STATIC:
         raise ElbowroomError(
-            f"Static binarisation of {name} was asked for, but fixed bits belong to positions, which a stream lacks.",
+            f"Static binarisation of {name} was asked for, but fixed bits belong to row numbers, which a stream lacks.",
             "Use --data.binarization dynamic or threshold.",
         )
     stream = Peekable(source, name)

@@ -1,8 +1,8 @@
-"""Rows of a file, read where they lie.
+"""Reading rows of a memory-mapped file by position, without growing the process.
 
-Through a mapping, a row that is read brings pages of the file into the process, some or two megabytes of them, and they
-stay: a pass over a large file makes the process look as large as the file, and giving pages back costs more than
-reading rows. Read by position into a buffer, rows leave nothing behind but the system's own cache.
+Reading a row through a memory map loads pages of the file into the process, up to two megabytes of them, and they stay:
+a pass over a large file makes the process as large as the file, and releasing pages costs more than reading rows. Rows
+that are read by position into a buffer leave nothing in the process.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class RowFile:
             if not got:
                 raise ElbowroomError(
                     "The file of the data ended before the rows that were asked for: it has been cut short.",
-                    "Write it again, and leave it alone until this is done.",
+                    "Write it again, and do not change it until this has ended.",
                 )
             done += got
 

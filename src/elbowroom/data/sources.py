@@ -1,8 +1,8 @@
-"""The built-in data sets: where they come from, how their content is known, under which licence.
+"""The built-in data sets: mirrors, digests, licences and citations; download and verification.
 
 A file is looked for in ``$ELBOWROOM_DATA`` (torchvision's layout), then in the cache, then at each mirror in turn.
-Whatever is found is compared with a digest before it is used. This file imports neither torch nor scikit-learn, so
-that ``elbowroom data list`` answers at once.
+Its content is compared with a digest before it is used. This file imports neither torch nor scikit-learn, so
+that ``elbowroom data list`` is quick.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from elbowroom.errors import ElbowroomError, did_you_mean
+from elbowroom.progress import Announce
 
 __all__ = [
     "BUILT_IN",
@@ -33,7 +34,6 @@ __all__ = [
     "read_verified",
 ]
 
-Announce = Callable[[str], None]
 Retrieve = Callable[[str, Path], None]
 
 
@@ -44,8 +44,8 @@ class RemoteFile:
     Attributes:
         path: below ``$ELBOWROOM_DATA`` and below the cache.
         digest: ``algorithm:hexdigest``.
-        of_content: the digest is that of the decompressed content, so that a file without ``.gz`` will do as well
-            (mirrors compress differently); otherwise that of the file as it is served.
+        of_content: the digest is that of the decompressed content, so that a file without ``.gz`` is accepted too
+            (mirrors compress differently); otherwise that of the file as downloaded.
     """
 
     path: str
@@ -158,7 +158,7 @@ class Availability:
 
 
 def available() -> list[Availability]:
-    """Every built-in data set, and where it would be taken from.
+    """Every built-in data set, and where it would be read from.
 
     Example:
         >>> available()[0].where
@@ -186,7 +186,7 @@ def cache_folder() -> Path:
 
 
 def locate(file: RemoteFile) -> Path | None:
-    """Where a file lies on this machine: in ``$ELBOWROOM_DATA`` or in the cache; None if in neither."""
+    """The path of a file on this machine, in ``$ELBOWROOM_DATA`` or in the cache; None if in neither."""
     given = os.environ.get("ELBOWROOM_DATA")
     folders = ([Path(given).expanduser()] if given else []) + [cache_folder()]
     names = [file.path, file.path.removesuffix(".gz")] if file.of_content else [file.path]
@@ -195,16 +195,16 @@ def locate(file: RemoteFile) -> Path | None:
 
 
 def fetch(name: str, *, announce: Announce | None = None, retrieve: Retrieve | None = None) -> list[Path]:
-    """Make sure that a built-in data set lies on this machine, whole.
+    """Download a built-in data set unless it is complete on this machine.
 
     Args:
         name: see :data:`BUILT_IN`.
-        announce: is told of every download, in a sentence.
+        announce: told of every download, in a sentence.
         retrieve: downloads an address to a path; by default pooch over HTTP.
     Returns:
         Its files; none for one that is built in.
     Raises:
-        ElbowroomError: an unknown name, no mirror answers, or the content is not what it should be.
+        ElbowroomError: an unknown name, no mirror answers, or the content is wrong.
     """
     if name not in BUILT_IN:
         raise ElbowroomError(f"There is no built-in data set '{name}'.", did_you_mean(name, BUILT_IN))
@@ -219,7 +219,7 @@ def fetch(name: str, *, announce: Announce | None = None, retrieve: Retrieve | N
 def obtain(
     source: Source, file: RemoteFile, *, announce: Announce | None = None, retrieve: Retrieve | None = None
 ) -> Path:
-    """The path of a file, downloaded if need be: from the first mirror that serves the right content."""
+    """The path of a file; if it is missing, it is downloaded from the first mirror that serves the right content."""
     path = locate(file)
     if path is not None:
         return path
@@ -251,7 +251,7 @@ def obtain(
 
 
 def _in_few_words(fault: Exception) -> str:
-    """The first line of a fault's message, or only its kind where that is a wall of nested causes."""
+    """The first line of an error's message, or only its class where that is a long list of nested causes."""
     first = next(iter(str(fault).splitlines()), "")
     return first if 0 < len(first) <= 100 else type(fault).__name__
 
@@ -267,7 +267,7 @@ def read_verified(file: RemoteFile, path: Path) -> bytes:
         content = gzip.decompress(served) if path.suffix == ".gz" else served
     except (EOFError, OSError, zlib.error) as fault:
         raise ElbowroomError(
-            f"{path} is truncated or no gzip file ({fault}).", "Delete it and try again: it will be fetched anew."
+            f"{path} is truncated or not a gzip file ({fault}).", "Delete it and try again: it will be fetched anew."
         ) from fault
     algorithm, expected = file.digest.split(":")
     found = hashlib.new(algorithm, content if file.of_content else served, usedforsecurity=False).hexdigest()

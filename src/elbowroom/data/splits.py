@@ -1,4 +1,4 @@
-"""Which rows train, which validate, which test; and in which order an epoch visits them. All functions of a seed."""
+"""Splits into training, validation and test rows, and the order of an epoch: functions of a seed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def seeded_permutation(size: int, *key: int) -> Tensor:
 
 
 def epoch_order(size: int, seed: int, epoch: int) -> Tensor:
-    """The order in which an epoch visits ``size`` rows: a function of (seed, epoch) and of nothing else."""
+    """The order in which an epoch visits ``size`` rows: a function of (seed, epoch) alone."""
     return seeded_permutation(size, 1, seed, epoch)
 
 
@@ -53,7 +53,8 @@ def make_splits(
     Returns:
         int64 positions by split.
     Raises:
-        ElbowroomError: a share that is neither, no row left to train on, or fewer than ``train``.
+        ElbowroomError: a share that is neither a fraction nor a whole number, no row left to train on, or fewer than
+            ``train``.
     Example:
         >>> {split: len(rows) for split, rows in make_splits(10, validation=0.2, test=1, seed=0).items()}
         {'train': 7, 'validation': 2, 'test': 1}
@@ -72,8 +73,8 @@ def make_splits(
     num_validation = _count(validation, available, "validation")
     if num_validation >= len(order):
         raise ElbowroomError(
-            f"{name} has {num_rows:,} rows, of which {num_test:,} are to test and {num_validation:,} to "
-            "validate, but at least one must be left to train on.",
+            f"{name} has {num_rows:,} rows, of which {num_test:,} are for testing and {num_validation:,} for "
+            "validation, but at least one must be left to train on.",
             "Ask for less: a smaller --data.validation or --data.test.",
         )
     left = len(order) - num_validation

@@ -1,8 +1,7 @@
-"""Where the rows lie, and how some of them are fetched.
+"""Storage of rows: a tensor in memory, a memory-mapped array, or a torch ``Dataset``.
 
-Three places: a tensor in memory (the fast one: a batch is one ``index_select``), a memory-mapped array that is never
-read whole, and a torch ``Dataset`` of the user's own. All keep the compact type in which they came; a batch is
-converted to floating point, not the data set.
+A tensor in memory is the fastest: a batch is one ``index_select``. A memory-mapped array is never read whole. All keep
+the compact type of their source; only batches are converted to floating point.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ __all__ = [
     "scan",
 ]
 
-SCAN_ROWS = 10_000  #: how many rows are looked at where looking at all of them is too dear
+SCAN_ROWS = 10_000  #: how many rows are scanned where scanning all of them is too slow
 _DIGEST_ROWS = 1_000
 _CHUNK_BYTES = 1 << 20  # as float64, a chunk of bytes still fits into the cache
 
@@ -58,11 +57,11 @@ class Storage(Protocol):
 
     @property
     def in_memory(self) -> bool:
-        """Whether looking at every row is cheap."""
+        """Whether every row can be read quickly."""
 
     @property
     def surveyed_whole(self) -> bool:
-        """Whether one pass over all rows can be afforded; where not, batches are checked as they are fetched."""
+        """Whether all rows are checked when the data are loaded; otherwise batches are checked as they are fetched."""
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -198,7 +197,7 @@ def _digest_of_some(storage: Storage, header: str) -> str:
 
 
 def content_digest(storage: Storage) -> dict[str, str | None]:
-    """The entries of a protocol that tell one content from another.
+    """The entries of a protocol that identify the content of the data.
 
     Returns:
         ``sha256`` of everything; or, of rows outside memory beyond the first thousand, ``sha256_of_rows`` that says
@@ -211,7 +210,7 @@ def content_digest(storage: Storage) -> dict[str, str | None]:
 
 
 def scan(storage: Storage, rows: Tensor | None = None, *, most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pass over the rows in chunks of about 1 MiB: over all that lie in memory, over some that do not.
+    """Pass over the rows in chunks of about 1 MiB: all rows of data in memory, some rows otherwise.
 
     Args:
         storage: the rows.
@@ -279,7 +278,7 @@ def as_classes(values: npt.NDArray[Any], name: str) -> tuple[Tensor, tuple[str, 
 
 
 def item_parts(item: Any) -> tuple[Tensor, Any]:
-    """What a Dataset hands out, x or (x, label, …), as (x, label or None)."""
+    """An item of a Dataset, x or (x, label, …), as (x, label or None)."""
     x, label = (item[0], item[1] if len(item) > 1 else None) if isinstance(item, (tuple, list)) else (item, None)
     x = plain(x) if isinstance(x, Tensor) else as_tensor(np.asarray(x), "the item")
     return x if x.dim() else x[None], label
@@ -299,10 +298,15 @@ def plain(tensor: Tensor, name: str = "the tensor") -> Tensor:
 def check_shape(shape: tuple[int, ...], name: str, *, min_rows: int = 1) -> None:
     """Refuse data without rows or without elements, and too few rows."""
     if not shape:
-        raise ElbowroomError(f"{name} is a single number, but data have rows.", "Give an array of shape (n, ...).")
+        raise ElbowroomError(
+            f"{name} is a single number, but an array of rows is expected.", "Give an array of shape (n, ...)."
+        )
     if 0 in shape:
         lacking = "rows" if shape[0] == 0 else "columns"
-        raise ElbowroomError(f"{name} has no {lacking}: its shape is {tuple(shape)}.", "Give data that hold numbers.")
+        raise ElbowroomError(
+            f"{name} has no {lacking}: its shape is {tuple(shape)}.",
+            "Give data with at least one row and one element.",
+        )
     if shape[0] < min_rows:
         raise ElbowroomError(
             f"{name} has {'one row' if shape[0] == 1 else f'{shape[0]} rows'}, but at least {min_rows} are needed.",
@@ -312,7 +316,7 @@ def check_shape(shape: tuple[int, ...], name: str, *, min_rows: int = 1) -> None
 
 @dataclass(frozen=True)
 class Material:
-    """What a reader found: rows, and what belongs to them."""
+    """The result of reading a source: rows, with labels, context and provenance."""
 
     name: str
     storage: Storage

@@ -1,7 +1,7 @@
-"""Data that come once and in their own order: an ``IterableDataset`` or a ``DataLoader`` of the user's.
+"""Streams: data that arrive in their own order, from an ``IterableDataset`` or a ``DataLoader``.
 
-A stream has no positions, so there are no splits, no chains that persist by datum, and no bits that belong to a row.
-Its first rows are looked at to learn shape and support, and are kept: the first epoch begins with them.
+A stream has no row numbers, so there are no splits, no persistent chains per example, and no fixed bits of a row. Its
+first rows are read to find shape and support, and are kept: the first epoch begins with them.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _PEEK_ROWS = 1_000
 
 
 class Peekable:
-    """Chunks of rows, shape (m, \\*event), of which the first can be seen without being lost.
+    """An iterator over chunks of rows, shape (m, \\*event), whose first ones can be read in advance.
 
     Args:
-        source: hands out batches if it is a ``DataLoader`` that makes some, otherwise single items; x or (x, …).
+        source: yields batches if it is a ``DataLoader`` with batches, otherwise single items; x or (x, …).
         name: for messages.
     """
 
@@ -55,11 +55,11 @@ class Peekable:
             self._head.append(chunk)
             rows += len(chunk)
         if not self._head:
-            raise ElbowroomError(f"The stream {self.name} is empty.", "Give one that yields at least one datum.")
+            raise ElbowroomError(f"The stream {self.name} is empty.", "Give one that yields at least one example.")
         return self._head
 
     def chunks(self) -> Iterator[Tensor]:
-        """Everything: what was seen already, then the rest; at the next call, the source from its beginning."""
+        """All chunks: those read in advance, then the rest; at the next call, the source from its beginning."""
         if self._rest is None:
             return self._fresh()
         head, rest = self._head, self._rest
@@ -78,7 +78,7 @@ class Peekable:
 
 
 def regroup(chunks: Iterator[Tensor], batch_size: int) -> Iterator[Tensor]:
-    """The same rows, so many at a time; a chunk that already has the right size passes through uncopied.
+    """The same rows in chunks of a given size; a chunk that already has that size is not copied.
 
     Example:
         >>> [len(x) for x in regroup(iter([torch.zeros(3, 1), torch.zeros(4, 1)]), 2)]
@@ -101,13 +101,13 @@ def regroup(chunks: Iterator[Tensor], batch_size: int) -> Iterator[Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class StreamSet:
-    """Data without positions. Where it makes sense, the interface of :class:`~elbowroom.data.dataset.DataSet`.
+    """Data without row numbers, with the interface of :class:`~elbowroom.data.dataset.DataSet`.
 
     Attributes:
         name: for messages.
         stream: the rows.
         view: how they are delivered.
-        event_shape: the shape of one datum.
+        event_shape: the shape of one example.
         seed: part of the protocol; a stream's order is its own.
         num_categories: C, where the support is ``categories``.
         masked: NaN marks a missing element.
@@ -180,7 +180,7 @@ class StreamSet:
     def training_batches(
         self, batch_size: int, *, seed: int, epoch: int, generator: torch.Generator, start: int = 0
     ) -> Iterator[Batch]:
-        """One pass over the stream, in its own order: ``seed`` and ``epoch`` have no say in it.
+        """One pass over the stream, in its own order: ``seed`` and ``epoch`` are ignored.
 
         Args:
             batch_size: rows per batch, regrouped where the loader's own batches differ.
@@ -192,7 +192,7 @@ class StreamSet:
         return (self._batch(raw, generator) for raw in islice(groups, start, None))
 
     def example(self, batch_size: int, *, generator: torch.Generator) -> Batch:
-        """A batch such as training sees, of the stream's first rows, which are not lost to it."""
+        """A batch as in training, from the stream's first rows; training still gets them."""
         return self._batch(next(regroup(self._checked(self.stream.peek(batch_size)), batch_size)), generator)
 
     def batches(self, split: str, batch_size: int, *, points: int | None = None) -> NoReturn:
@@ -200,7 +200,7 @@ class StreamSet:
         raise self._no_splits(split)
 
     def take(self, split: str, rows: Tensor) -> NoReturn:
-        """A stream has no positions: always an error."""
+        """A stream has no row numbers: always an error."""
         raise self._no_splits(split)
 
     def moments(self) -> tuple[Tensor, Tensor]:
@@ -208,7 +208,7 @@ class StreamSet:
         return self.view.moments(((None, chunk) for chunk in self.stream.peek(_PEEK_ROWS)), masked=self.masked)
 
     def protocol(self) -> dict[str, Any]:
-        """What a result must state about its data; the content of a stream has no digest."""
+        """The facts about the data that a result must state; the content of a stream has no digest."""
         return {"dataset": self.name, "binarization": str(self.binarization), "seed": self.seed, "sha256": None}
 
     def describe_non_finite(self, batch: Batch) -> str | None:
@@ -241,6 +241,6 @@ class StreamSet:
 
     def _no_splits(self, split: str) -> ElbowroomError:
         return ElbowroomError(
-            f"The {split} split of {self.name} was asked for, but a stream has no positions and so no splits.",
+            f"The {split} split of {self.name} was asked for, but a stream has no row numbers and so no splits.",
             self.hint,
         )

@@ -1,4 +1,4 @@
-"""Which values a datum's elements can take. Data declare theirs, likelihoods declare theirs, and the two must agree."""
+"""Support: the values that an element of x can take. Data and likelihoods declare theirs, and the two must agree."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "?"]
 
 
 def read_table(path: Path) -> Any:
-    """A CSV, TSV or Parquet file as a polars data frame; a header is recognised by its not being numbers."""
+    """A CSV, TSV or Parquet file as a polars data frame; a first line that is not numbers is a header."""
     try:
         import polars as pl
     except ModuleNotFoundError as fault:
@@ -129,7 +129,7 @@ def _covariate(
 
 
 def match_levels(numbers: Tensor, names: Sequence[str], known: Sequence[str], what: str) -> Tensor:
-    """Renumbers classes as they were numbered in training.
+    """Renumber classes as in training.
 
     Args:
         numbers: places in ``names``, int64, shape (n,).
@@ -145,7 +145,7 @@ def match_levels(numbers: Tensor, names: Sequence[str], known: Sequence[str], wh
     strange = [name for name in names if name not in known]
     if strange:
         raise ElbowroomError(
-            f"{what} holds the class '{strange[0]}', but those trained on are {', '.join(known)}.",
+            f"{what} holds the class '{strange[0]}', but the classes in training were {', '.join(known)}.",
             "Take those rows out, or train with that class.",
         )
     place = {name: at for at, name in enumerate(known)}
@@ -164,6 +164,6 @@ def _numbers(series: Any, column: str, name: str) -> npt.NDArray[Any]:
             example = values[0]
     held = f"such as '{example}'" if isinstance(example, str) else f"of type {values.dtype}"
     raise ElbowroomError(
-        f"Column '{column}' of {name} holds values {held}, but a column of x is numbers.",
+        f"Column '{column}' of {name} holds values {held}, but a column of x holds numbers.",
         f"If they are class labels, pass --data.labels {column}; otherwise drop the column, or encode it as numbers.",
     )

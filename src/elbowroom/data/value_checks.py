@@ -1,4 +1,4 @@
-"""One pass over the data: which values occur, and does that agree with what is said of them?"""
+"""Checks of values: one pass over the data finds which values occur, and compares them with the declared support."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 
 @dataclass
 class Survey:
-    """What a pass over the data found. Counts are of elements; those that are not finite are counted apart."""
+    """Statistics of the values of a data set, as counts of elements; values that are not finite are counted apart."""
 
     finite: int = 0
     nan: int = 0
@@ -79,7 +79,7 @@ def _first(known: int, rows: Tensor, bad: Tensor) -> int:
 
 
 def survey(storage: Storage) -> Survey:
-    """Look at all rows of an array, chunk by chunk, in memory or not; at 10,000 evenly spaced ones of a ``Dataset``."""
+    """Collect the statistics of all rows of an array, in chunks; of a ``Dataset``, of 10,000 evenly spaced rows."""
     found = Survey()
     for rows, raw in scan(storage, most=len(storage) if storage.surveyed_whole else None):
         found.add(rows, raw)
@@ -104,7 +104,7 @@ def check_finite(found: Survey, name: str, *, missing_allowed: bool) -> None:
 
 
 def infer_support(found: Survey, storage: Storage) -> Support:
-    """The narrowest support that the values fit; whole numbers are bytes only in pictures or if stored as bytes."""
+    """The narrowest support that the values fit; whole numbers are bytes only in images or if stored as bytes."""
     if not found.fractional and found.lowest >= 0:
         if found.highest <= 1:
             return Support.BINARY
@@ -146,7 +146,7 @@ def check_rows(
         >>> check_rows(torch.tensor([40, 41]), bits, Support.BINARY, "x", num_categories=None, missing_allowed=False)
         Traceback (most recent call last):
             ...
-        elbowroom.errors.ElbowroomError: Row 41 of x holds 7, but the rows that were looked at before are 0 or 1.
+        elbowroom.errors.ElbowroomError: Row 41 of x holds 7, but the rows that were checked before are 0 or 1.
           Correct that row, or say what the values are: --data.support.
     """
     low, high, whole = _limits(support, num_categories)
@@ -178,13 +178,13 @@ def check_rows(
             "Correct that row, or pass a greater --data.num-categories.",
         )
     raise ElbowroomError(
-        f"{given}, but the rows that were looked at before are {support.description}.",
+        f"{given}, but the rows that were checked before are {support.description}.",
         "Correct that row, or say what the values are: --data.support.",
     )
 
 
 def check_support(found: Survey, support: Support, name: str, num_categories: int | None) -> None:
-    """Compare what the user said with what the data hold.
+    """Compare the declared support with the values.
 
     Raises:
         ElbowroomError: values outside the support; it states their share or their extremes.
@@ -226,7 +226,7 @@ def _share(count: int, found: Survey) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in words that never rounds something to nothing.
+    """A share in percent, where a small share is not rounded to 0%.
 
     Example:
         >>> percent(0.12), percent(0.001), percent(0.9999)

@@ -1,8 +1,8 @@
-"""As what the stored values are delivered: bytes as grey values, grey values as bits, whole numbers as themselves.
+"""Views: conversion of stored values to the values that a likelihood needs, and their moments.
 
-A data set declares its support and a likelihood declares its own. Where the one is contained in the other, or differs
-from it by the factor 255, the data are delivered as the likelihood needs them; anything else is the user's choice to
-make, and the error lists the choices.
+Bytes become grey values, grey values become bits, whole numbers stay as they are. A data set and a likelihood each
+declare a support. Where one contains the other, or the two differ by the factor 255, the values are converted
+automatically. Otherwise the user has to choose, and the error lists the choices.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.binarization import Binarization, fixed_bits, fresh_bits, threshold_bits
-from elbowroom.data.moments import Moments
 from elbowroom.data.support import Support
 from elbowroom.data.value_checks import Survey, percent
 from elbowroom.errors import ElbowroomError
 
-__all__ = ["View", "observed"]
+__all__ = ["Moments", "View", "observed"]
 
 # delivered support -> the supports it may be delivered as besides itself
 _ALSO = {
@@ -39,12 +38,12 @@ _DISCRETE = {
 
 
 def observed(raw: Tensor, *, masked: bool, fill: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """Stored values with the missing ones filled in, and where something was observed.
+    """Stored values with missing elements filled in, and the mask of observed elements.
 
     Args:
         raw: shape (n, \\*event).
         masked: NaN marks a missing element; otherwise nothing is missing, and the mask is None.
-        fill: what stands in the place of a missing element, shape (\\*event); 0 unless given.
+        fill: the value of a missing element, shape (\\*event); 0 unless given.
     """
     if not masked:
         return raw, None
@@ -52,9 +51,58 @@ def observed(raw: Tensor, *, masked: bool, fill: Tensor | None = None) -> tuple[
     return torch.where(mask, raw, 0 if fill is None else fill.to(raw)), mask
 
 
+class Moments:
+    r"""Running mean and standard deviation of the observed values of every element, accumulated in float64.
+
+    Two parts of the data, with counts :math:`n_a, n_b`, means :math:`\mu_a, \mu_b` and sums of squared deviations
+    :math:`S_a, S_b`, merge to
+
+    .. math:: \mu = \mu_a + \delta \frac{n_b}{n}, \quad S = S_a + S_b + \delta^2 \frac{n_a n_b}{n}, \quad
+              \delta = \mu_b - \mu_a,
+
+    which, unlike the mean of squares minus the squared mean, does not cancel when the mean is large.
+
+    Reference:
+        Chan, Golub & LeVeque (1979), Updating formulae and a pairwise algorithm for computing sample variances.
+
+    Example:
+        >>> moments = Moments()
+        >>> moments.add(torch.tensor([[1.0], [2.0]]), None)
+        >>> moments.add(torch.tensor([[3.0], [9.0]]), torch.tensor([[True], [False]]))
+        >>> moments.mean.item(), round(moments.std.item(), 6)
+        (2.0, 0.816497)
+    """
+
+    def __init__(self) -> None:
+        self.count = self.mean = self.squares = torch.zeros((), dtype=torch.float64)
+
+    def add(self, x: Tensor, mask: Tensor | None) -> None:
+        """Take more rows into account, shape (n, \\*event)."""
+        x = x.detach().to("cpu", torch.float64)
+        if mask is None:
+            count = torch.tensor(len(x), dtype=torch.float64)
+            mean = x.mean(0)
+            squares = (x - mean).square_().sum(0)
+        else:
+            seen = mask.cpu()
+            count = seen.sum(0).double()
+            mean = torch.where(seen, x, 0.0).sum(0) / count.clamp(min=1)
+            squares = torch.where(seen, x - mean, 0.0).square_().sum(0)
+        total = self.count + count
+        delta = mean - self.mean
+        self.mean = self.mean + delta * count / total.clamp(min=1)
+        self.squares = self.squares + squares + delta.square() * self.count * count / total.clamp(min=1)
+        self.count = total
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation, divided by n; 0 where nothing was observed."""
+        return (self.squares / self.count.clamp(min=1)).sqrt()
+
+
 @dataclass(frozen=True)
 class View:
-    """From stored to delivered values.
+    """The conversion from stored to delivered values.
 
     Attributes:
         native: the support of what is stored.
@@ -77,7 +125,7 @@ class View:
         return 255 if bytes_as_grey else 1
 
     def check_binarization(self, name: str) -> None:
-        """Refuse to binarise what is no probability."""
+        """Refuse to binarise values that are not probabilities."""
         if self.binarization is not Binarization.NONE and self.native not in _GREY:
             raise ElbowroomError(
                 f"{name} holds {self.native.description}, but --data.binarization {self.binarization} needs grey "
@@ -163,8 +211,8 @@ class View:
             fitting = _DISCRETE[self.support]
             return f"If they are measurements, pass --data.support reals; otherwise use --model.likelihood {fitting}."
         if self.support in _DISCRETE and wanted is not Support.CATEGORIES:
-            return f"Use --model.likelihood {_DISCRETE[self.support]}, or say otherwise what they are: --data.support."
+            return f"Use --model.likelihood {_DISCRETE[self.support]}, or declare another support: --data.support."
         if wanted is Support.CATEGORIES:
             return "If they are category numbers, pass --data.support categories; otherwise choose another likelihood."
         fitting = "bernoulli" if self.support is Support.BINARY else "gaussian"
-        return f"Use --model.likelihood {fitting}, or rescale the data and say what they are: --data.support {wanted}."
+        return f"Use --model.likelihood {fitting}, or rescale the data and declare --data.support {wanted}."

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.batch import Batch
-from elbowroom.evaluation.annealing_budget import Effort, find_effort, schedule_of, start_settings
+from elbowroom.evaluation.annealing_budget import Effort, chain_settings, find_effort, schedule_of
 from elbowroom.evaluation.results import Bound, Result
 from elbowroom.evaluation.study import PerBatch, Study, observed, require_normalized
 from elbowroom.inference.annealing.ais import AIS, ais
@@ -82,8 +82,9 @@ def _effort(study: Study) -> tuple[Effort, dict[str, Any]]:
         study.memory["effort"] = Effort.of_tensors(found)
     effort: Effort = study.memory["effort"]
     asked = {
-        "start": start_settings(study)["start"],
+        "start": chain_settings(study)["start"],
         "climbs": settings.climbs,
+        "precision": settings.precision,
         "temperatures": settings.temperatures,
         "chains": settings.chains,
         "schedule": schedule_of(study),
@@ -94,7 +95,7 @@ def _effort(study: Study) -> tuple[Effort, dict[str, Any]]:
 
 
 def _settings(study: Study, effort: Effort) -> dict[str, Any]:
-    return {"temperatures": effort.plan, "chains": effort.rung.chains, "block": _BLOCK, **start_settings(study)}
+    return {"temperatures": effort.plan, "chains": effort.rung.chains, "block": _BLOCK, **chain_settings(study)}
 
 
 def _per_datum(found: AIS) -> dict[str, Tensor]:

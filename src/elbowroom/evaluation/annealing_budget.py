@@ -27,7 +27,7 @@ from elbowroom.inference.annealing.initial import default_start
 from elbowroom.model.guides import PriorGuide
 from elbowroom.numerics import mean_and_stderr
 
-__all__ = ["LADDER", "Effort", "Rung", "find_effort", "schedule_of", "start_settings"]
+__all__ = ["LADDER", "Effort", "Rung", "chain_settings", "find_effort", "schedule_of"]
 
 
 class Rung(NamedTuple):
@@ -114,7 +114,7 @@ def find_effort(study: Study, work: int) -> Effort:
         rung = Rung(rung.temperatures, settings.chains or rung.chains)
         frozen, started = _plan(study, rung, like, generator), time.monotonic()
         found: Sandwich = bidirectional(
-            study.model, data, generator=generator, temperatures=frozen, chains=rung.chains, **start_settings(study)
+            study.model, data, generator=generator, temperatures=frozen, chains=rung.chains, **chain_settings(study)
         )
         spent = time.monotonic() - started
         gap, stderr = mean_and_stderr(found.gap)
@@ -145,23 +145,26 @@ def imitated(study: Study, points: int) -> Batch:
     return batch if size == points else batch.rows(torch.arange(points, device=batch.x.device) % size)
 
 
-def start_settings(study: Study) -> dict[str, Any]:
-    """Where chains start, as keywords of :func:`~elbowroom.inference.annealing.ais.ais`."""
+def chain_settings(study: Study) -> dict[str, Any]:
+    """Where chains start and how their gradients are rounded: keywords of
+    :func:`~elbowroom.inference.annealing.ais.ais`.
+    """
     guide = None if isinstance(study.guide, PriorGuide) else study.guide
     start = study.settings.start or default_start(study.model, guide)
-    return {"guide": guide, "start": start, "climbs": study.settings.climbs}
+    settings = study.settings
+    return {"guide": guide, "start": start, "climbs": settings.climbs, "precision": settings.precision}
 
 
 def schedule_of(study: Study) -> ScheduleName:
     """Where the start is good, data with heavy tails decide the mean gap, and even steps serve these best."""
     if study.settings.schedule is not None:
         return study.settings.schedule
-    return "adapted" if start_settings(study)["start"] == "prior" else "linear"
+    return "adapted" if chain_settings(study)["start"] == "prior" else "linear"
 
 
 def _plan(study: Study, rung: Rung, like: Batch, generator: torch.Generator) -> AnnealingPlan:
     found = simulate(study.model, like.rows(slice(_PILOT)), generator=generator)
     return plan(
         study.model, found.batch, temperatures=rung.temperatures, schedule=schedule_of(study),
-        generator=generator, **start_settings(study),
+        generator=generator, **chain_settings(study),
     )  # fmt: skip

@@ -10,7 +10,7 @@ from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.study import Study, observed, require_normalized
 from elbowroom.inference.importance.curve import importance_curve
 from elbowroom.inference.importance.pareto import pareto_threshold
-from elbowroom.inference.soundness import guide_distribution
+from elbowroom.model.guides import guide_distribution
 
 __all__ = ["k_curve", "unreliable"]
 

@@ -34,19 +34,11 @@ from elbowroom.evaluation.curve import k_curve
 from elbowroom.evaluation.inference_gaps import room
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.settings import Settings
-from elbowroom.evaluation.study import (
-    Announce,
-    EvaluationData,
-    Keep,
-    Parts,
-    Study,
-    evaluation_mode,
-    require_normalized,
-    stream,
-)
+from elbowroom.evaluation.study import EvaluationData, Keep, Parts, Study, require_normalized, stream
 from elbowroom.inference.importance.estimate import importance_estimate
 from elbowroom.model.conditional import Conditional
-from elbowroom.model.latent import LatentModel
+from elbowroom.model.latent import LatentModel, evaluation_mode
+from elbowroom.progress import Progress, silent
 
 __all__ = ["METHODS", "evaluate", "score"]
 
@@ -69,7 +61,7 @@ def evaluate(
     *,
     methods: Sequence[str] = ("elbo", "iwae", "active-units"),
     split: str = "test",
-    announce: Announce = lambda method, done, total: None,
+    announce: Progress = silent,
     keep: Keep = lambda method, values: None,
     parts: Parts | None = None,
     **settings: Any,
@@ -82,7 +74,7 @@ def evaluate(
         data: the data set, delivered in the likelihood's support.
         methods: names from ``METHODS``.
         split: "test", "validation" or "train".
-        announce: called with (method, data done, data in all).
+        announce: told of the method, of the rows done and of all rows.
         keep: given (method, the figures of every datum by name, with their rows in the data set).
         parts: where what is finished of a long method is kept, so that an interrupted one goes on where it was.
         **settings: ``points``, how many data of the split to measure, chosen by seed; ``seed``, of the draws of z; and

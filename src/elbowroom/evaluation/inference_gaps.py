@@ -47,7 +47,8 @@ from elbowroom.evaluation.results import Bound, Result
 from elbowroom.evaluation.study import Study, require_normalized
 from elbowroom.inference.gaussian.optimal_gaussian import local_guide
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
-from elbowroom.inference.posterior.sample import posterior, posterior_target
+from elbowroom.inference.posterior.sample import posterior
+from elbowroom.inference.posterior.target import posterior_target
 from elbowroom.model.guides import PriorGuide
 from elbowroom.numerics import log_mean_exp
 

@@ -53,6 +53,9 @@ class Settings(Section):
     """Of annealing; 32 unless given, and 100 or more draws where there is one temperature."""
     schedule: ScheduleName | None = None
     """Of the temperatures; adapted to the densities from the prior, linear from a nearer start, unless given."""
+    precision: Literal["full", "bf16"] = "full"
+    """Of the gradients that move the chains of ais and bdmc: bf16 computes them in bfloat16 where the decoder is a
+    perceptron, which is quicker for wide ones. Energies and weights stay in full precision, so bounds stay valid."""
     tolerance: Amount = 0.1
     """Nats that the mean gap between the bounds on simulated data may be, where temperatures are not given."""
     budget: Amount | None = None

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
@@ -21,15 +20,14 @@ from elbowroom.evaluation.settings import Settings
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.latent import LatentModel
 from elbowroom.numerics import mean_and_stderr
+from elbowroom.progress import Progress
 
 __all__ = [
-    "Announce",
     "EvaluationData",
     "Keep",
     "Parts",
     "PerBatch",
     "Study",
-    "evaluation_mode",
     "observed",
     "require_normalized",
     "stream",
@@ -37,8 +35,6 @@ __all__ = [
 
 _IN_BITS = {Support.BYTES, Support.COUNTS, Support.CATEGORIES}
 
-Announce = Callable[[str, int, int], None]
-"""(method, data done, data in all)"""
 Keep = Callable[[str, dict[str, Tensor]], None]
 """(method, figures of every datum by name, each of shape (n,))"""
 PerBatch = Callable[[Batch, torch.Generator], dict[str, Tensor]]
@@ -73,20 +69,6 @@ class Parts(Protocol):
     def forget(self) -> None: ...
 
 
-@contextmanager
-def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
-    """Networks in evaluation mode and no gradients, for a while."""
-    modes = [(module, module.training) for root in modules for module in root.modules()]
-    for root in modules:
-        root.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 @dataclass(frozen=True, slots=True)
 class Study:
     """What the methods share: the model, the data, the settings and the making of results."""
@@ -96,7 +78,7 @@ class Study:
     data: EvaluationData
     split: str
     settings: Settings
-    announce: Announce
+    announce: Progress
     keep: Keep = lambda method, values: None
     parts: Parts | None = None
     memory: dict[str, Any] = field(default_factory=dict)  #: what one method found and another can use

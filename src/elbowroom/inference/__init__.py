@@ -1,5 +1,5 @@
-"""Floor 2, the mathematics: bounds on log p(x), the estimators of their gradients, and importance sampling.
+"""Inference: bounds on log p(x) and their gradients, importance sampling, posterior sampling, annealing.
 
-Everything here is a function of (model, guide, batch, …) that gives one value per datum, in nats. Nothing here
-reduces over a batch, holds an optimiser or trains; that is what learners are for.
+The functions take (model, guide, batch, …) and return one value per example, in nats. Nothing here averages over a
+batch, holds an optimiser or trains; that is the task of the training methods in :mod:`elbowroom.learners`.
 """

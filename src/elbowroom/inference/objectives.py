@@ -1,6 +1,6 @@
 r"""Lower bounds on log p(x), and the gradient estimators that maximise them.
 
-One importance weight carries all of it. For a draw z ~ q(z | x),
+All bounds are built from one importance weight. For a draw z ~ q(z | x),
 
 .. math:: \log w = \log p(x | z) + \log p(z) - \log q(z | x), \qquad \mathbb{E}_q[w] = p(x),
 
@@ -21,8 +21,8 @@ estimator          through z  through q  and in addition
 ``score-function`` no         yes        (signal − baseline) ∇ log q(z | x) is added
 ================== ========== ========== =========================================================================
 
-The *value* returned is the honest estimate of the bound under every estimator; what only serves the gradient enters
-as ``s - s.detach()``, which is zero. Gradients in the model's parameters are the same under all four.
+The *value* returned is the same unbiased estimate of the bound under every estimator; a term that only serves the
+gradient enters as ``s - s.detach()``, which is zero. Gradients in the model's parameters are the same under all four.
 """
 
 from __future__ import annotations
@@ -36,21 +36,13 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from elbowroom.data.batch import Batch, as_batch
-from elbowroom.errors import ElbowroomError
-from elbowroom.inference.divergences import closed_form_kl, has_analytic_kl
-from elbowroom.inference.soundness import guide_distribution
-from elbowroom.inference.weights import (
-    ESTIMATORS,
-    Estimator,
-    check_name,
-    check_num_samples,
-    draw_latents,
-    log_weights,
-    weigh,
-)
+from elbowroom.errors import ElbowroomError, check_name, check_num_samples
+from elbowroom.inference.kl import closed_form_kl, has_analytic_kl
+from elbowroom.inference.weights import ESTIMATORS, Estimator, draw_latents, log_weights, weigh
 from elbowroom.model.conditional import Conditional
+from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
-from elbowroom.model.noise import Source
+from elbowroom.model.noise import NoiseSource
 from elbowroom.numerics import effective_sample_size, log_mean_exp
 
 __all__ = [
@@ -71,7 +63,7 @@ KL = Literal["analytic", "monte-carlo", "auto"]
 
 
 class Terms(NamedTuple):
-    """An objective and what it is made of.
+    """An objective's value, and its named parts.
 
     Attributes:
         value: the estimate of the bound, nats, shape (batch,); its gradient is the estimator's.
@@ -93,7 +85,7 @@ def elbo_terms(
     beta: float | Tensor = 1.0,
     free_bits: float = 0.0,
     estimator: Estimator = "pathwise",
-    generator: Source | None = None,
+    generator: NoiseSource | None = None,
 ) -> Terms:
     """The evidence lower bound with its parts, ``reconstruction`` and (unweighted) ``kl``; arguments as in
     :func:`elbo`.
@@ -143,26 +135,26 @@ def elbo(
     beta: float | Tensor = 1.0,
     free_bits: float = 0.0,
     estimator: Estimator = "pathwise",
-    generator: Source | None = None,
+    generator: NoiseSource | None = None,
 ) -> Tensor:
-    r"""Evidence lower bound on log p(x), one value per datum.
+    r"""Evidence lower bound on log p(x), one value per example.
 
     .. math:: \mathcal{L}(x) = \mathbb{E}_{q(z|x)} [\log p(x|z)] - \mathrm{KL}(q(z|x) \,\|\, p(z)) \;\le\; \log p(x)
 
     With :math:`\beta \ne 1` the KL is weighted, and with free bits λ > 0 it becomes
     :math:`\sum_j \max(\lambda, \mathrm{KL}_j)`, j over latent dimensions; the value is then what is maximised, and
     for :math:`\beta < 1` no bound. Kingma et al. (2016) average KL_j over the minibatch before they take the
-    maximum; here every objective is a function of one datum, and so is the maximum.
+    maximum; here every objective is a function of one example, and so is the maximum.
 
     Args:
         model: p(x, z).
         guide: q(z | x).
         batch: data, ``x`` of shape (batch, \*event).
-        num_samples: L, draws of z per datum.
+        num_samples: L, draws of z per example.
         kl: "analytic", in closed form; "monte-carlo", from the draws; "auto", in closed form where there is one and
             the estimator allows it.
         beta: weight of the KL; as a tensor it is an input of a compiled function and not a constant of it.
-        free_bits: λ, nats per latent dimension and datum; needs a factorised KL in closed form.
+        free_bits: λ, nats per latent dimension and example; needs a factorised KL in closed form.
         estimator: of the gradient: "pathwise", "stl" (needs a sampled KL) or "score-function", which has a
             leave-one-out baseline from 2 draws on.
         generator: the source of randomness.
@@ -203,7 +195,7 @@ def iwae_terms(
     *,
     num_samples: int = 5,
     estimator: Estimator = "pathwise",
-    generator: Source | None = None,
+    generator: NoiseSource | None = None,
 ) -> Terms:
     """The importance-weighted bound with ``elbo``, the mean of log w over the same draws; arguments as in :func:`iwae`.
 
@@ -238,9 +230,9 @@ def iwae(
     *,
     num_samples: int = 5,
     estimator: Estimator = "pathwise",
-    generator: Source | None = None,
+    generator: NoiseSource | None = None,
 ) -> Tensor:
-    r"""Importance-weighted lower bound on log p(x), one value per datum; it tightens as K grows.
+    r"""Importance-weighted lower bound on log p(x), one value per example; it tightens as K grows.
 
     .. math:: \mathcal{L}_K(x) = \mathbb{E}\Big[\log \frac{1}{K} \sum_{k=1}^K \frac{p(x, z_k)}{q(z_k | x)}\Big]
         \;\le\; \log p(x), \qquad z_k \sim q(z | x)
@@ -252,7 +244,7 @@ def iwae(
         model: p(x, z).
         guide: q(z | x).
         batch: data, ``x`` of shape (batch, \*event).
-        num_samples: K, draws of z per datum.
+        num_samples: K, draws of z per example.
         estimator: of the gradient: "pathwise", "dreg", "stl" or "score-function", which has VIMCO's leave-one-out
             baseline from 2 draws on.
         generator: the source of randomness.
@@ -281,7 +273,7 @@ OBJECTIVES: dict[str, Callable[..., Terms]] = {"elbo": elbo_terms, "iwae": iwae_
 
 
 def _check_elbo(num_samples: int, kl: str, beta: float | Tensor, free_bits: float, estimator: str) -> None:
-    """What can be said of the ELBO's options before any network runs."""
+    """Refuse combinations of the ELBO's options that cannot work, before any network runs."""
     check_num_samples(num_samples)
     check_name("gradient estimator", estimator, ESTIMATORS)
     check_name("form of the KL", kl, ("analytic", "monte-carlo", "auto"))
@@ -292,13 +284,13 @@ def _check_elbo(num_samples: int, kl: str, beta: float | Tensor, free_bits: floa
             )
     if estimator == "dreg":
         raise ElbowroomError(
-            "The estimator 'dreg' is one of importance-weighted bounds, but the objective is the ELBO.",
+            "The estimator 'dreg' is for importance-weighted bounds, but the objective is the ELBO.",
             "Use the objective iwae, or estimator='stl', which is what dreg becomes for a single draw.",
         )
     if estimator == "stl" and (kl == "analytic" or free_bits > 0):
         given = "kl='analytic'" if kl == "analytic" else f"free_bits={free_bits}, which needs a KL in closed form"
         raise ElbowroomError(
-            f"The estimator 'stl' works on log q at the draws, but was given {given}.",
+            f"The estimator 'stl' needs log q at the draws, but was given {given}.",
             "Use kl='monte-carlo' (or 'auto') without free bits, or estimator='pathwise'.",
         )
     if free_bits > 0 and kl == "monte-carlo":
@@ -312,7 +304,7 @@ def _no_closed_form(q: Distribution, prior: Distribution, free_bits: float) -> E
     pair = f"a {type(q).__name__} guide and a {type(prior).__name__} prior"
     if free_bits > 0:
         return ElbowroomError(
-            f"free_bits={free_bits} needs a KL that factorises over latent dimensions, but {pair} give none.",
+            f"free_bits={free_bits} needs a KL that factorises over latent dimensions, but {pair} have none.",
             "Use a diagonal guide with a normal prior, or free_bits=0 (and kl='monte-carlo').",
         )
     return ElbowroomError(

@@ -1,40 +1,39 @@
-r"""Importance weights, the piece that every bound and every estimate of log p(x) shares.
+r"""Importance weights, which every bound on log p(x) and every estimate of it shares.
 
 .. math:: \log w = \log p(x | z) + \log p(z) - \log q(z | x), \qquad z \sim q(z | x), \qquad \mathbb{E}_q[w] = p(x)
 
-They are written here, once. A gradient estimator is a choice of which of the two roads to the guide's parameters it
-leaves open: the one through the draw z, and the one through the density log q.
+This is the only place where they are computed. The guide's parameters enter a weight in two ways, through the draw z
+and through the density log q; a gradient estimator chooses through which of the two the gradient flows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from elbowroom.data.batch import Batch, as_batch
-from elbowroom.errors import ElbowroomError, did_you_mean
-from elbowroom.inference.soundness import guide_distribution
+from elbowroom.errors import ElbowroomError, check_name, check_num_samples
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import detach, draw
+from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
-from elbowroom.model.noise import Source
+from elbowroom.model.noise import NoiseSource
+from elbowroom.names import EstimatorName
 
 __all__ = [
     "ESTIMATORS",
     "Estimator",
     "Weighted",
-    "check_name",
-    "check_num_samples",
     "draw_latents",
     "log_weights",
     "weigh",
 ]
 
-Estimator = Literal["pathwise", "stl", "dreg", "score-function"]
+Estimator = EstimatorName
 
 #: name -> what it does, in a line
 ESTIMATORS: dict[str, str] = {
@@ -46,7 +45,7 @@ ESTIMATORS: dict[str, str] = {
 
 
 class Weighted(NamedTuple):
-    """Draws of z and the three densities of which the importance weight is made.
+    """Draws of z, and the three log densities that make up the importance weight.
 
     Attributes:
         z: (samples, batch, latent).
@@ -66,8 +65,8 @@ class Weighted(NamedTuple):
         return self.log_likelihood + (self.log_prior - self.log_q)
 
 
-def draw_latents(q: Distribution, num_samples: int, estimator: Estimator, generator: Source | None) -> Tensor:
-    """z ~ q(z | x), shape (num_samples, batch, latent), with or without a gradient as the estimator has it.
+def draw_latents(q: Distribution, num_samples: int, estimator: Estimator, generator: NoiseSource | None) -> Tensor:
+    """z ~ q(z | x), shape (num_samples, batch, latent), with a gradient where the estimator needs one.
 
     Raises:
         ElbowroomError: the estimator differentiates through the draws, but the guide's have no gradient. To go on
@@ -94,16 +93,16 @@ def weigh(
     num_samples: int,
     estimator: Estimator = "pathwise",
     decode: Callable[[Tensor], Tensor] | None = None,
-    generator: Source | None = None,
+    generator: NoiseSource | None = None,
 ) -> Weighted:
-    """Draw z from the guide and weigh the draws: the piece that all bounds and estimates share.
+    """Draw z from the guide, and compute the densities of its importance weights.
 
     Args:
         model: p(x, z).
         batch: data, x of shape (batch, \\*event); its context and mask are passed on.
         q: the guide's output, q(z | x).
         prior: the prior's output, p(z). Both are arguments so that repeated calls build them once.
-        num_samples: draws per datum.
+        num_samples: draws per example.
         estimator: where the gradient may pass; the table in :mod:`elbowroom.inference.objectives`.
         decode: log p(x | z) as a function of z, where there is a quicker one than the model's.
         generator: the source of randomness.
@@ -128,7 +127,7 @@ def log_weights(
     num_samples: int = 1,
     *,
     estimator: Estimator = "pathwise",
-    generator: Source | None = None,
+    generator: NoiseSource | None = None,
 ) -> Tensor:
     r"""Logarithms of importance weights, whose expectation is p(x).
 
@@ -138,7 +137,7 @@ def log_weights(
         model: p(x, z).
         guide: q(z | x).
         batch: data, ``x`` of shape (batch, \*event).
-        num_samples: K, draws of z per datum.
+        num_samples: K, draws of z per example.
         estimator: where the gradient may pass; the first two columns of the table in
             :mod:`elbowroom.inference.objectives`.
         generator: the source of randomness.
@@ -158,21 +157,3 @@ def log_weights(
     q, prior = guide_distribution(guide, batch), model.prior(None, batch.context)
     weighted = weigh(model, batch, q, prior, num_samples=num_samples, estimator=estimator, generator=generator)
     return weighted.log_weights
-
-
-def check_num_samples(num_samples: int) -> None:
-    """Refuse an average over no draws."""
-    if num_samples < 1:
-        raise ElbowroomError(
-            f"The number of draws per datum is {num_samples}, but an average needs at least 1.",
-            "Give num_samples=1 or more.",
-        )
-
-
-def check_name(what: str, given: str, options: Iterable[str]) -> None:
-    """Refuse a name that is none of the options, with the nearest one as the remedy."""
-    options = list(options)
-    if given not in options:
-        raise ElbowroomError(
-            f"The {what} {given!r} is not known; there are {', '.join(options)}.", did_you_mean(given, options)
-        )

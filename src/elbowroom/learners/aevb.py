@@ -19,9 +19,10 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.inference.objectives import Terms
 from elbowroom.learners.execution import Execution, eager
-from elbowroom.learners.learner import Pair, StepInfo, TrainingState
+from elbowroom.learners.learner import StepInfo, TrainingState
 from elbowroom.learners.update import Update
-from elbowroom.model.noise import Source
+from elbowroom.model.latent import Pair
+from elbowroom.model.noise import NoiseSource
 
 __all__ = ["Aevb"]
 
@@ -103,7 +104,7 @@ def _terms(
     beta: Tensor | None = None,
     *,
     bound: Callable[..., Terms],
-    generator: Source | None,
+    generator: NoiseSource | None,
     **settings: Any,
 ) -> Terms:
     """The objective of model and guide, as an :class:`~elbowroom.learners.execution.Execution` takes it."""

@@ -33,8 +33,10 @@ from torch._inductor.exc import InvalidCxxCompiler
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.learners.execution import Objective, ObjectiveValue, eager
-from elbowroom.learners.learner import Pair, untouched
+from elbowroom.learners.learner import untouched
+from elbowroom.model.latent import Pair
 from elbowroom.model.noise import CannotPrepareError, Prepared, Recorder
+from elbowroom.progress import Announce
 
 __all__ = ["Compiled"]
 
@@ -61,9 +63,7 @@ class Compiled:
         ElbowroomError: ``required``, and there is no compiler, or the compiler fails.
     """
 
-    def __init__(
-        self, rows: int, *, required: bool = False, announce: Callable[[str], None], mode: str | None = None
-    ) -> None:
+    def __init__(self, rows: int, *, required: bool = False, announce: Announce, mode: str | None = None) -> None:
         self.rows = rows
         self.graphs = 0
         self._required, self._announce, self._mode = required, announce, mode

@@ -28,14 +28,14 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.gaussian.laplace import laplace
-from elbowroom.inference.posterior.sample import Method, default_metric, make_kernel, posterior_target, start_metric
-from elbowroom.inference.soundness import guide_distribution
+from elbowroom.inference.posterior.sample import Method, make_kernel, start_metric
+from elbowroom.inference.posterior.target import default_metric, posterior_target
 from elbowroom.learners.chain_store import ChainStore, Found
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
-from elbowroom.model.latent import LatentModel
+from elbowroom.model.guides import guide_distribution
+from elbowroom.model.latent import LatentModel, evaluation_mode
 from elbowroom.samplers.adaptation import initial_step_size
 from elbowroom.samplers.kernel import Kernel, State, Tuning, init
 from elbowroom.samplers.metric import Metric

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.batch import Batch
-from elbowroom.learners.learner import Pair
+from elbowroom.model.latent import Pair
 
 __all__ = ["Execution", "Objective", "ObjectiveValue", "eager"]
 

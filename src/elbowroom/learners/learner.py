@@ -23,26 +23,16 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from elbowroom.data.batch import Batch
 from elbowroom.data.value_checks import describe_non_finite
 from elbowroom.errors import ElbowroomError
-from elbowroom.model.conditional import Conditional
-from elbowroom.model.latent import LatentModel
+from elbowroom.model.latent import Pair
 
-__all__ = ["Learner", "Pair", "StepInfo", "TrainingState", "check_finite", "untouched"]
-
-
-class Pair(nn.Module):
-    """A model p(x, z) and its guide q(z | x): what is learned, measured and written to disk."""
-
-    def __init__(self, model: LatentModel, guide: Conditional) -> None:
-        super().__init__()
-        self.model = model
-        self.guide = guide
+__all__ = ["Learner", "StepInfo", "TrainingState", "check_finite", "untouched"]
 
 
 @dataclass(slots=True)

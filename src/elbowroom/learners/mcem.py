@@ -29,13 +29,14 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
-from elbowroom.inference.soundness import guide_distribution
 from elbowroom.learners.chain_store import ChainStore, no_positions
 from elbowroom.learners.e_step import EStep
 from elbowroom.learners.execution import Execution, eager
-from elbowroom.learners.learner import Pair, StepInfo, TrainingState
+from elbowroom.learners.learner import StepInfo, TrainingState
 from elbowroom.learners.update import Update
-from elbowroom.model.noise import Source
+from elbowroom.model.guides import guide_distribution
+from elbowroom.model.latent import Pair
+from elbowroom.model.noise import NoiseSource
 
 __all__ = ["Mcem", "McemState", "m_step_terms"]
 
@@ -73,7 +74,7 @@ class McemState(TrainingState):
 
 
 def m_step_terms(
-    pair: Pair, batch: Batch, z: Tensor, *, learns_guide: bool = False, generator: Source | None = None
+    pair: Pair, batch: Batch, z: Tensor, *, learns_guide: bool = False, generator: NoiseSource | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """What the M-step ascends, for draws z that are held fixed.
 

@@ -40,16 +40,15 @@ from torch.distributions import (
 )
 
 from elbowroom.data.batch import Batch
-from elbowroom.errors import ElbowroomError
-from elbowroom.inference.divergences import closed_form_kl
+from elbowroom.errors import ElbowroomError, check_name, check_num_samples
+from elbowroom.inference.kl import closed_form_kl
 from elbowroom.inference.objectives import Terms, elbo_terms, iwae_terms
-from elbowroom.inference.soundness import guide_distribution
-from elbowroom.inference.weights import check_name, check_num_samples
-from elbowroom.learners.learner import Pair, StepInfo, TrainingState
+from elbowroom.learners.learner import StepInfo, TrainingState
 from elbowroom.learners.update import Update, UpdateInfo
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
-from elbowroom.model.latent import LatentModel
+from elbowroom.model.guides import guide_distribution
+from elbowroom.model.latent import LatentModel, Pair
 from elbowroom.model.noise import global_generator_seeded_from
 
 try:

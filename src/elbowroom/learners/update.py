@@ -16,8 +16,9 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from elbowroom.data.batch import Batch
-from elbowroom.learners.learner import Pair, TrainingState, check_finite
+from elbowroom.learners.learner import TrainingState, check_finite
 from elbowroom.learners.schedules import Schedule, constant
+from elbowroom.model.latent import Pair
 
 __all__ = ["Update", "UpdateInfo"]
 

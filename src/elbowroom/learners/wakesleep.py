@@ -22,14 +22,14 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.inference.objectives import elbo_terms
-from elbowroom.inference.soundness import guide_distribution
 from elbowroom.learners.execution import Execution, eager
-from elbowroom.learners.learner import Pair, StepInfo, TrainingState
+from elbowroom.learners.learner import StepInfo, TrainingState
 from elbowroom.learners.update import Update
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
-from elbowroom.model.latent import LatentModel
-from elbowroom.model.noise import Source
+from elbowroom.model.guides import guide_distribution
+from elbowroom.model.latent import LatentModel, Pair
+from elbowroom.model.noise import NoiseSource
 
 __all__ = ["Answers", "Dream", "WakeSleep", "answers", "both_phases", "dream", "sleep", "wake"]
 
@@ -95,7 +95,7 @@ def both_phases(
     dreamt_z: Tensor,
     dreamt_x: Tensor,
     *,
-    generator: Source | None = None,
+    generator: NoiseSource | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Their sum, nats, shape (batch,); and, without a gradient, each phase's own and the ELBO of the same draws.
 

@@ -1,1 +1,1 @@
-"""What is learned: networks, distributions, and the three conditionals p(z), p(x | z), q(z | x) made of them."""
+"""Models: networks, distributions, and the prior p(z), likelihood p(x | z) and guide q(z | x) made of them."""

@@ -1,9 +1,9 @@
-r"""Affine maps with weights that stay as they are: h Wᵀ + b, again and again.
+r"""Affine maps h Wᵀ + b with constant weights, which are applied many times.
 
-Where the same matrix is met thousands of times (every leapfrog of a trajectory, every draw that is weighed), it pays
-to bring it into the order in which the processor's kernels read it, once. oneDNN has such an order, and its kernels on
-it are a tenth faster than a plain product, on some processors more; the bias is added on the way. Sums are in another
-order, and as exact. Elsewhere (double precision, other devices, other builds of torch) the product is the plain one.
+Where the same matrix is used thousands of times (in every leapfrog step, for every importance weight), it is worth
+packing it once into the memory layout that the processor's kernels read. oneDNN has such a layout; its product is a
+tenth faster than a plain one, on some processors more, and adds the bias in the same pass. The order of summation
+differs, the accuracy does not. Elsewhere (double precision, other devices, other builds of torch) the product is plain.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor
 
 __all__ = ["Affine"]
 
-_LEAST = 2**14  # elements of a matrix that is worth it
-_ROWS = 512  # that the order is chosen for; one for a handful of rows would be another
+_LEAST_ELEMENTS = 2**14  # of a matrix that is worth packing
+_TYPICAL_ROWS = 512  # number of rows that the layout is chosen for
 _X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 
@@ -25,7 +25,7 @@ class Affine:
     """h -> h Wᵀ + b, without a gradient.
 
     Args:
-        weight: W, shape (out, in); it may be copied at the first use, and is not looked at again then.
+        weight: W, shape (out, in); it may be copied at the first use; later changes of it are then ignored.
         bias: b, shape (out,); None adds nothing.
     Example:
         >>> weight, bias, h = torch.randn(3, 4), torch.randn(3), torch.randn(5, 4)
@@ -46,7 +46,7 @@ class Affine:
             sigmoid: whether σ of it is wanted, which a low precision rounds once instead of twice.
         """
         if self._packed is None and _is_packable(self.weight):
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), _ROWS)
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), _TYPICAL_ROWS)
         if self._packed is not None and h.dtype == self.weight.dtype:
             link = "sigmoid" if sigmoid else "none"
             out: Tensor = torch.ops.mkldnn._linear_pointwise(h, self._packed, self.bias, link, [], "")
@@ -62,7 +62,7 @@ class Affine:
 def _is_packable(weight: Tensor) -> bool:
     return (
         _X86
-        and weight.numel() >= _LEAST
+        and weight.numel() >= _LEAST_ELEMENTS
         and weight.device.type == "cpu"
         and weight.dtype in (torch.float32, torch.bfloat16)
         and bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)  # type: ignore[no-untyped-call]

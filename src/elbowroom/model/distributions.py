@@ -1,4 +1,4 @@
-r"""Distributions that torch lacks, or does not compute well enough to be differentiated or compared.
+r"""Distributions that torch lacks, or computes too inaccurately to be differentiated or compared.
 
 - :class:`ContinuousBernoulli`: torch clamps the probability to a float's epsilon, so that in float32 its log-density
   is wrong by 0.2 nats at logit 20 and by 1.1 at logit 50, and it differs from the closed form by 2e-6 near logit 0.01.
@@ -6,8 +6,8 @@ r"""Distributions that torch lacks, or does not compute well enough to be differ
   or large ones costs a nat in float32.
 - :class:`Poisson`: torch subtracts x log λ, λ and log x!, which for counts of 1e5 costs 0.1 nats in float32.
 - :class:`DiscretizedLogisticMixture`: torch has none.
-- :class:`DiagonalNormalMixture`: torch makes a number for every draw, component and dimension; products of matrices do
-  with one for every draw and component.
+- :class:`DiagonalNormalMixture`: torch stores a number for every draw, component and dimension; matrix products need
+  only one for every draw and component.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.distributions import Distribution, Independent, MixtureSameFamily, co
 from torch.distributions.constraints import Constraint
 
 from elbowroom.model import noise
-from elbowroom.model.noise import Source
+from elbowroom.model.noise import NoiseSource
 from elbowroom.numerics import log_sum_exp
 
 __all__ = ["ContinuousBernoulli", "DiagonalNormalMixture", "DiscretizedLogisticMixture", "NegativeBinomial", "Poisson"]
@@ -52,7 +52,7 @@ class ContinuousBernoulli(Distribution):
 
     @classmethod
     def with_mean(cls, mean: Tensor) -> ContinuousBernoulli:
-        """The one with this mean, which lies between 0.001 and 0.999.
+        """The distribution with this mean, which lies between 0.001 and 0.999.
 
         Example:
             >>> ContinuousBernoulli.with_mean(torch.tensor(0.1)).mean
@@ -92,7 +92,7 @@ class ContinuousBernoulli(Distribution):
         return torch.where(small, near, far)
 
     @torch.no_grad()
-    def sample(self, sample_shape: Sequence[int] = (), generator: Source | None = None) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = (), generator: NoiseSource | None = None) -> Tensor:
         """Draws by the inverse of the distribution function."""
         u = noise.uniform((*sample_shape, *self.batch_shape), self.logits, generator)
         size = self.logits.abs().clamp(min=1e-6)  # an exponential of this rate, cut off at 1
@@ -100,7 +100,7 @@ class ContinuousBernoulli(Distribution):
         return torch.where(self.logits > 0, 1 - x, x)
 
     def _split(self) -> tuple[Tensor, Tensor]:
-        """|ℓ|, and where it is so small that a series is the more accurate; |ℓ| is 1 there, out of harm's way."""
+        """|ℓ|, and where it is so small that a series is more accurate; |ℓ| is set to 1 there."""
         small = self.logits.abs() < 0.5
         return torch.where(small, 1.0, self.logits).abs(), small
 
@@ -152,7 +152,7 @@ class NegativeBinomial(Distribution):
         return torch.where(large, self._log_prob_of_many(torch.where(large, value, 50.0), r, logits), ways + chances)
 
     def _log_prob_of_many(self, x: Tensor, r: Tensor, logits: Tensor) -> Tensor:
-        """log p(x) for large x: all that grows with x is gathered in logarithms of numbers near 1."""
+        """log p(x) for large x: the terms that grow with x are written as logarithms of numbers near 1."""
         mu, total = self.mean, r + x
         share_of_x = _log_near_1(torch.sigmoid(-logits) * (mu / x - 1), torch.log1p(r / x) + F.logsigmoid(logits))
         # a denominator so small that the clamp matters is far from near
@@ -175,7 +175,7 @@ class NegativeBinomial(Distribution):
         return self.mean + extra
 
     @torch.no_grad()
-    def sample(self, sample_shape: Sequence[int] = (), generator: Source | None = None) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = (), generator: NoiseSource | None = None) -> Tensor:
         """Draws of a gamma rate, then of a Poisson count."""
         shape = (*sample_shape, *self.batch_shape)
         rate = noise.gamma(self.log_dispersion.exp().expand(shape).contiguous(), generator)
@@ -216,7 +216,7 @@ class Poisson(distributions.Poisson):
 
 
 class DiscretizedLogisticMixture(Distribution):
-    r"""Integers 0..255: a mixture of logistic distributions, each integer taking the mass of its bin.
+    r"""Integers 0..255: a mixture of logistic distributions, discretised by the mass of each integer's bin.
 
     .. math:: p(x) = \sum_k \pi_k \Big[\sigma\Big(\frac{x' + 1/255 - m_k}{s_k}\Big)
         - \sigma\Big(\frac{x' - 1/255 - m_k}{s_k}\Big)\Big], \qquad x' = \frac{x}{127.5} - 1 \in [-1, 1]
@@ -267,7 +267,7 @@ class DiscretizedLogisticMixture(Distribution):
         return (above * self.logits.softmax(-1)).sum(-1)
 
     @torch.no_grad()
-    def sample(self, sample_shape: Sequence[int] = (), generator: Source | None = None) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = (), generator: NoiseSource | None = None) -> Tensor:
         """Draws of a component, of a logistic variable, and its rounding to the nearest integer in 0..255."""
         shape = Size((*sample_shape, *self.batch_shape))
         k = noise.category(self.logits, shape, generator).unsqueeze(-1)
@@ -288,7 +288,7 @@ def _polynomial(x: Tensor, coefficients: Sequence[float]) -> Tensor:
 
 
 def _log_near_1(excess: Tensor, log: Tensor) -> Tensor:
-    """log(1 + excess): by itself where the excess is small; elsewhere as ``log`` has it."""
+    """log(1 + excess): by itself where the excess is small; elsewhere ``log``."""
     near = excess.abs() < 0.5
     return torch.where(near, torch.log1p(torch.where(near, excess, 0.0)), log)
 
@@ -325,7 +325,7 @@ class DiagonalNormalMixture(MixtureSameFamily):
         = z^\top (\mu_k / \sigma_k^2) - \tfrac12 (z^2)^\top (1 / \sigma_k^2) + c_k
 
     The terms are of the size of :math:`\sum_j \mu_{kj}^2 / \sigma_{kj}^2` and cancel, so that in float32 a component a
-    hundred times as narrow as it is far from the mixture's middle is known to 0.01 nats in ten dimensions.
+    hundred times as narrow as it is far from the mixture's middle has an error of 0.01 nats in ten dimensions.
 
     Args:
         mixture_distribution: π, batch shape (K,), or (\*, K) where a context moves the components.
@@ -341,7 +341,7 @@ class DiagonalNormalMixture(MixtureSameFamily):
 
     @property
     def by_products(self) -> bool:
-        """Whether a draw takes K numbers and not K · latent: not where components are each datum's own."""
+        """Whether a draw takes K numbers and not K · latent, which is so unless each example has its own components."""
         return len(self.component_distribution.batch_shape) == 1
 
     def log_prob(self, value: Tensor) -> Tensor:

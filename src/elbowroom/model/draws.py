@@ -1,9 +1,9 @@
-"""Draws with an explicit generator, for any distribution of torch's or of the user's.
+"""Draws with an explicit generator, for any distribution, torch's or user-defined.
 
 ``torch.distributions`` draws from the global generator only, and a draw that depends on hidden state cannot be
 repeated. :func:`draw` is the same operation with the generator as an argument; it is differentiable in the
-parameters where the distribution is reparameterised, z = μ + σ ε, and not at all elsewhere. :func:`detach` cuts a
-distribution's parameters off the graph, which is what path-derivative gradients need of log q.
+parameters where the distribution is reparameterised, z = μ + σ ε, and not elsewhere. :func:`detach` detaches a
+distribution's parameters from the graph, as path-derivative gradients need for log q.
 """
 
 from __future__ import annotations
@@ -32,13 +32,15 @@ from elbowroom.model.distributions import (
     DiscretizedLogisticMixture,
     NegativeBinomial,
 )
-from elbowroom.model.noise import Source
+from elbowroom.model.noise import NoiseSource
 
 __all__ = ["detach", "draw", "mean"]
 
 
 @singledispatch
-def draw(distribution: Distribution, sample_shape: Sequence[int] = (), *, generator: Source | None = None) -> Tensor:
+def draw(
+    distribution: Distribution, sample_shape: Sequence[int] = (), *, generator: NoiseSource | None = None
+) -> Tensor:
     """Draws from a distribution, the randomness taken from ``generator`` alone.
 
     A type that is not known here is drawn from by its own ``rsample`` or ``sample``, with the global generator
@@ -68,39 +70,41 @@ def draw(distribution: Distribution, sample_shape: Sequence[int] = (), *, genera
 
 
 @draw.register
-def _(distribution: Normal, sample_shape: Sequence[int] = (), *, generator: Source | None = None) -> Tensor:
+def _(distribution: Normal, sample_shape: Sequence[int] = (), *, generator: NoiseSource | None = None) -> Tensor:
     epsilon = noise.normal((*sample_shape, *distribution.batch_shape), distribution.loc, generator)
     return distribution.loc + distribution.scale * epsilon
 
 
 @draw.register(Independent)
 def _(
-    distribution: Independent[Distribution], sample_shape: Sequence[int] = (), *, generator: Source | None = None
+    distribution: Independent[Distribution], sample_shape: Sequence[int] = (), *, generator: NoiseSource | None = None
 ) -> Tensor:
     return draw(distribution.base_dist, sample_shape, generator=generator)
 
 
 @draw.register
-def _(distribution: MultivariateNormal, sample_shape: Sequence[int] = (), *, generator: Source | None = None) -> Tensor:
+def _(
+    distribution: MultivariateNormal, sample_shape: Sequence[int] = (), *, generator: NoiseSource | None = None
+) -> Tensor:
     shape = (*sample_shape, *distribution.batch_shape, *distribution.event_shape)
     epsilon = noise.normal(shape, distribution.loc, generator)
     return distribution.loc + (distribution.scale_tril @ epsilon.unsqueeze(-1)).squeeze(-1)
 
 
 @draw.register
-def _(distribution: Bernoulli, sample_shape: Sequence[int] = (), *, generator: Source | None = None) -> Tensor:
+def _(distribution: Bernoulli, sample_shape: Sequence[int] = (), *, generator: NoiseSource | None = None) -> Tensor:
     probability = distribution.probs.detach()
     u = noise.uniform((*sample_shape, *distribution.batch_shape), probability, generator)
     return (u < probability).to(probability.dtype)
 
 
 @draw.register
-def _(distribution: Categorical, sample_shape: Sequence[int] = (), *, generator: Source | None = None) -> Tensor:
+def _(distribution: Categorical, sample_shape: Sequence[int] = (), *, generator: NoiseSource | None = None) -> Tensor:
     return noise.category(distribution.logits, (*sample_shape, *distribution.batch_shape), generator)
 
 
 @draw.register
-def _(distribution: Poisson, sample_shape: Sequence[int] = (), *, generator: Source | None = None) -> Tensor:
+def _(distribution: Poisson, sample_shape: Sequence[int] = (), *, generator: NoiseSource | None = None) -> Tensor:
     shape = (*sample_shape, *distribution.batch_shape)
     return noise.poisson(distribution.rate.detach().expand(shape).contiguous(), generator)
 
@@ -112,14 +116,16 @@ def _(
     distribution: ContinuousBernoulli | NegativeBinomial | DiscretizedLogisticMixture,
     sample_shape: Sequence[int] = (),
     *,
-    generator: Source | None = None,
+    generator: NoiseSource | None = None,
 ) -> Tensor:
     return distribution.sample(sample_shape, generator)
 
 
 @draw.register
 @torch.no_grad()
-def _(distribution: MixtureSameFamily, sample_shape: Sequence[int] = (), *, generator: Source | None = None) -> Tensor:
+def _(
+    distribution: MixtureSameFamily, sample_shape: Sequence[int] = (), *, generator: NoiseSource | None = None
+) -> Tensor:
     # no gradient: the chosen component's path alone would be a part of it, and biased
     shape = (*sample_shape, *distribution.batch_shape)
     k = noise.category(distribution.mixture_distribution.logits, shape, generator)
@@ -156,7 +162,7 @@ def _gathered(parameter: Tensor, k: Tensor, inner: int) -> Tensor:
 
 @singledispatch
 def detach(distribution: Distribution) -> Distribution:
-    """The same distribution with its parameters cut off the graph.
+    """The same distribution with its parameters detached from the graph.
 
     Args:
         distribution: a normal distribution, diagonal or full, a categorical one, or a mixture of these.
@@ -170,7 +176,7 @@ def detach(distribution: Distribution) -> Distribution:
         False
     """
     raise ElbowroomError(
-        f"The parameters of a {type(distribution).__name__} guide cannot be cut off the graph, as the estimators "
+        f"The parameters of a {type(distribution).__name__} guide cannot be detached from the graph, as the estimators "
         "'stl' and 'dreg' need.",
         "Use the estimator 'pathwise', or a guide that is normal.",
     )

@@ -1,11 +1,12 @@
-r"""Values without a gradient, in few passes over memory: sums of Bernoulli densities, and pieces of gradients by hand.
+r"""Fused operations without a gradient, in few passes over memory: sums of Bernoulli densities, parts of hand-written
+gradients.
 
 For logits :math:`\ell`
 
 .. math:: \log p(x | \ell) = \sum_j x_j \ell_j - \log(1 + e^{\ell_j}).
 
-The function is that of torch's Bernoulli, and tests hold it to that. Where a gradient is wanted torch's own is taken:
-with the compiler there is nothing to win, and without it nothing that can be measured.
+The function is that of torch's Bernoulli, and tests compare the two. Where a gradient is needed, torch's own function
+is used: a fused one would not be measurably faster, with or without the compiler.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ __all__ = [
     "is_possible",
 ]
 
-_FACTORS = 112  # of a product, each one half at least: above float32's least normal number, 2⁻¹²⁶
+_FACTORS_PER_LOG = 112  # factors of at least ½ whose product stays above float32's least normal number, 2⁻¹²⁶
 
 _Slope = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 
 #: activation -> its backward pass: (module, gradient of the output, input a, output h) to the gradient of a, which may
-#: take the place of the output's
+#: overwrite that of the output
 BACKWARD: dict[type[nn.Module], _Slope] = {
     nn.ReLU: lambda m, g, a, h: torch.ops.aten.threshold_backward.grad_input(g, h, 0, grad_input=g),
     nn.Tanh: lambda m, g, a, h: torch.ops.aten.tanh_backward.grad_input(g, h, grad_input=g),
@@ -54,7 +55,7 @@ def activate(activation: nn.Module, pre: Tensor) -> Tensor:
 
 
 class Workspace:
-    """Memory that is used again and again: fresh pages of the system for every product would cost a tenth of it."""
+    """Memory that is reused: new pages from the system for every product would cost a tenth of its time."""
 
     def __init__(self) -> None:
         self._memory: dict[tuple[str, torch.dtype], Tensor] = {}
@@ -69,7 +70,7 @@ class Workspace:
 
 
 def is_possible(*tensors: Tensor) -> bool:
-    """Whether memory can be written in place here, and the tensors are of one full precision.
+    """Whether tensors may be overwritten in place, and all have the same full precision.
 
     Not where a gradient is wanted, by autograd, by a transform of ``torch.func`` or in forward mode; sums of hundreds
     of terms want 32 bits.
@@ -102,9 +103,9 @@ def bernoulli_total(logits: Tensor, x: Tensor, place: Tensor) -> Tensor:
         place: memory of the logits' shape and type, which is overwritten.
     """
     torch.abs(logits, out=place).sigmoid_()
-    groups = place.shape[-1] // _FACTORS
-    whole = place[..., : groups * _FACTORS].view(*place.shape[:-1], groups, _FACTORS)
+    groups = place.shape[-1] // _FACTORS_PER_LOG
+    whole = place[..., : groups * _FACTORS_PER_LOG].view(*place.shape[:-1], groups, _FACTORS_PER_LOG)
     total = whole.prod(-1).log_().sum(-1)
-    if place.shape[-1] % _FACTORS:
-        total += place[..., groups * _FACTORS :].prod(-1).log_()
+    if place.shape[-1] % _FACTORS_PER_LOG:
+        total += place[..., groups * _FACTORS_PER_LOG :].prod(-1).log_()
     return total.sub_(torch.clamp_min(logits, 0, out=place).addcmul_(x, logits, value=-1).sum(-1))

@@ -1,7 +1,8 @@
-r"""Guides q(z | x): a network turns x into a normal distribution over z.
+r"""Guides q(z | x), also called encoders or approximate posteriors: a network turns x into a normal distribution over
+z.
 
-A guide sees the data through an :class:`InputTransform`, because what is natural to store (bytes, counts, category
-numbers) is not what a network likes to read. The transform changes nothing about the model: only q depends on it.
+A guide reads the data through an :class:`InputTransform`, because networks train badly on raw bytes, counts or category
+numbers. The transform does not change the model: only q depends on it.
 """
 
 from __future__ import annotations
@@ -12,29 +13,47 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+from torch.distributions import (
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+    TransformedDistribution,
+)
 
+from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 from elbowroom.model.conditional import Conditional
+from elbowroom.model.priors import MixtureOfGaussians, StandardNormal
 
-__all__ = ["GUIDES", "DiagonalNormal", "FullNormal", "Guide", "InputTransform", "PriorGuide"]
+__all__ = [
+    "GUIDES",
+    "DiagonalNormal",
+    "FullNormal",
+    "Guide",
+    "InputTransform",
+    "PriorGuide",
+    "check_guide",
+    "guide_distribution",
+]
 
 
 class InputTransform(nn.Module):
-    """What the encoder sees of x.
+    """The transform of x before the encoder.
 
-    Binary and unit-interval data as they are, bytes divided by 255, counts as log(1 + x), categories one-hot, real
+    Binary and unit-interval data are unchanged, bytes divided by 255, counts as log(1 + x), categories one-hot, real
     numbers standardised by ``shift`` and ``scale``.
 
     Args:
         support: of the data.
-        event_shape: shape of one datum.
+        event_shape: shape of one example.
         num_categories: C, for categories.
         shift: subtracted from real data, shape (\\*event) or a scalar; 0 unless given.
         scale: divides real data after the shift, shape (\\*event) or a scalar; 1 unless given.
     Attributes:
-        out_shape: shape of one transformed datum: (C, \\*event) for categories, otherwise (\\*event).
+        out_shape: shape of one transformed example: (C, \\*event) for categories, otherwise (\\*event).
     Raises:
         ElbowroomError: categories without their number; a scale that is not positive.
     Example:
@@ -60,9 +79,7 @@ class InputTransform(nn.Module):
         self.out_shape = tuple(event_shape)
         if support == Support.CATEGORIES:
             if num_categories is None:
-                raise ElbowroomError(
-                    "Categories were declared without saying how many there are.", "Give num_categories."
-                )
+                raise ElbowroomError("Categories were declared without their number.", "Give num_categories.")
             self.out_shape = (num_categories, *self.out_shape)
         # buffers exist for every support: they also say which dtype the network expects
         self.register_buffer("shift", torch.zeros(()) if shift is None else shift.detach().clone())
@@ -189,10 +206,10 @@ class FullNormal(Guide):
 
 
 class PriorGuide(Conditional):
-    """No guide at all: q(z | x) = p(z), which looks at no datum and has no weights of its own.
+    """The prior in the place of a guide: q(z | x) = p(z), which does not depend on x and has no weights of its own.
 
-    It stands in the guide's place where a model is learned without one, so that whatever needs a guide to start from
-    has one, and every bound from it is honest, and as loose as draws from the prior are.
+    It is used where a model is trained without a guide, so that every function that takes a guide works. Bounds from it
+    are valid, but loose.
 
     Args:
         prior: p(z | c), shared with the model.
@@ -207,5 +224,89 @@ class PriorGuide(Conditional):
         return prior if given is None or prior.batch_shape else prior.expand((len(given),))
 
 
-#: name -> class, of those that learn
+#: name -> class, of the guides that have weights
 GUIDES: dict[str, type[Guide]] = {"diagonal": DiagonalNormal, "full": FullNormal}
+
+#: Their scale is one or an exponential. A subclass may change that, so only these exact classes are listed.
+_POSITIVE_BY_CONSTRUCTION = (DiagonalNormal, FullNormal, StandardNormal, MixtureOfGaussians)
+
+
+def guide_distribution(guide: Conditional, batch: Batch) -> Distribution:
+    """q(z | x) of a batch, checked by :func:`check_guide`."""
+    q: Distribution = guide(batch.x, batch.context)
+    check_guide(q, guide)
+    return q
+
+
+def check_guide(q: Distribution, guide: Conditional) -> None:
+    r"""Refuse a q(z | x) whose scale is not positive everywhere.
+
+    .. math:: \sigma > 0; \qquad \text{for a full covariance, } L_{jj} > 0 \text{ on the Cholesky factor's diagonal}
+
+    A network's output is any real number; a standard deviation is positive. Where the output is passed for the
+    deviation, as in z = μ + s ε with s = log σ² in place of σ, there may be no error: draws and gradients stay finite,
+    since ∂ log |s| / ∂s = 1 / s for either sign. Only the density, log q(z) with a term −log s, is NaN or, where s
+    happens to be positive everywhere, finite and wrong. A run with argument checks switched off goes on to the end.
+
+    The guides of this module, and priors in a guide's place, are positive by construction and cost
+    nothing here; any other costs a comparison. A distribution that has no scale passes, and so does one whose scale is
+    NaN: that is another mistake, which the check of the objective names.
+
+    Args:
+        q: what the guide returned, q(z | x).
+        guide: the guide, for the message.
+    Raises:
+        ElbowroomError: a scale below or at zero; says how many elements, and how a log-variance becomes a scale.
+    Example:
+        >>> from torch.distributions import Normal
+        >>> class Mistaken(Conditional):
+        ...     def forward(self, given, context=None):
+        ...         return Independent(Normal(given, given.log(), validate_args=False), 1)
+        >>> guide = Mistaken()
+        >>> check_guide(guide(torch.tensor([[0.5, 2.0]])), guide)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        elbowroom.errors.ElbowroomError: The scale of the guide Mistaken is negative for 50% of its elements ...
+    """
+    asked = guide.prior if type(guide) is PriorGuide else guide
+    if type(asked) in _POSITIVE_BY_CONSTRUCTION:
+        return
+    scale = _scale(q)
+    if scale is None:
+        return
+    wrong = scale <= 0  # not `~(scale > 0)`, which would blame NaN on the sign
+    if not bool(wrong.any()):
+        return
+    lowest = float(scale.nan_to_num(nan=torch.inf).min())
+    share = _percent(float(wrong.double().mean()))
+    name = type(guide).__name__
+    if lowest < 0:
+        raise ElbowroomError(
+            f"The scale of the guide {name} is negative for {share} of its elements (down to {lowest:.3g}), but a "
+            "standard deviation is positive.",
+            "If the network returns a log-variance v, the scale is torch.exp(0.5 * v); if it returns any real number, "
+            "torch.nn.functional.softplus makes it positive.",
+        )
+    raise ElbowroomError(
+        f"The scale of the guide {name} is zero for {share} of its elements, so that q(z | x) has no density there.",
+        "Keep it above zero: clamp the log-variance before the exponential, or lower the learning rate.",
+    )
+
+
+def _scale(q: Distribution) -> Tensor | None:
+    """The scale of a distribution, such as its standard deviations; None where it has none."""
+    match q:
+        case Independent() | TransformedDistribution():
+            return _scale(q.base_dist)
+        case MixtureSameFamily():
+            return _scale(q.component_distribution)
+        case MultivariateNormal():
+            return q.scale_tril.detach().diagonal(dim1=-2, dim2=-1)
+        case _:
+            scale = getattr(q, "scale", None)
+            return scale.detach() if isinstance(scale, Tensor) else None
+
+
+def _percent(share: float) -> str:
+    """A share in percent, where a small share is not rounded to 0%."""
+    return "less than 1%" if share < 0.01 else f"{share:.0%}"

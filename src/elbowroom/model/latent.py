@@ -1,16 +1,18 @@
 r"""The generative model, p(x, z) = p(z) p(x | z).
 
-A datum x is made in two steps: a latent vector z is drawn from the prior, then x from a distribution whose
-parameters a network computes from z. What one wants to know is the evidence
+An example x is generated in two steps: a latent vector z is drawn from the prior, then x from a distribution whose
+parameters a network computes from z. The quantity of interest is the evidence, or marginal likelihood,
 
 .. math:: \log p(x) = \log \int p(z) \, p(x | z) \, dz,
 
-and what one can compute is the integrand. This file is the only place where it is written; every learner,
-sampler and estimator of the package calls it.
+but only the integrand can be computed directly. This file is the only place where it is computed; every training
+method, sampler and estimator of the package calls it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -23,11 +25,11 @@ from elbowroom.model.draws import draw, mean
 from elbowroom.model.fused import bernoulli_total, is_possible
 from elbowroom.model.likelihoods import Likelihood
 
-__all__ = ["LatentModel", "Sample"]
+__all__ = ["LatentModel", "Pair", "Sample", "evaluation_mode"]
 
 
 class Sample(NamedTuple):
-    """Draws from the model: z ~ p(z), x ~ p(x | z), and the mean of p(x | z), which is no sample of x."""
+    """Draws from the model: z ~ p(z), x ~ p(x | z), and the mean of p(x | z), which is not a sample of x."""
 
     z: Tensor  #: (n, latent)
     x: Tensor  #: (n, *event)
@@ -105,3 +107,26 @@ class LatentModel(nn.Module):
         z = draw(prior, shape, generator=generator)
         p_x = self.likelihood(z, context)
         return Sample(z, draw(p_x, (), generator=generator), mean(p_x))
+
+
+class Pair(nn.Module):
+    """A model p(x, z) and its guide q(z | x): they are trained, evaluated and stored together."""
+
+    def __init__(self, model: LatentModel, guide: Conditional) -> None:
+        super().__init__()
+        self.model = model
+        self.guide = guide
+
+
+@contextmanager
+def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
+    """A context in which networks are in evaluation mode and no gradients are recorded."""
+    modes = [(module, module.training) for root in modules for module in root.modules()]
+    for root in modules:
+        root.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,4 +1,4 @@
-r"""Likelihoods p(x | z), one class for each kind of data. What they share is in :mod:`elbowroom.model.likelihood`.
+r"""Likelihoods p(x | z), one class for each kind of data. Their base is in :mod:`elbowroom.model.conditional`.
 
 ================================ =================== ===============================================
 name                             an element of x is  its distribution
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 from elbowroom.model import distributions
-from elbowroom.model.likelihood import Likelihood
+from elbowroom.model.conditional import Likelihood
 from elbowroom.numerics import chunks
 
 __all__ = [
@@ -44,7 +44,7 @@ __all__ = [
     "Poisson",
 ]
 
-_LARGEST_LOG = 60.0  # exp(±60) and its products with data stay far from the ends of float32
+_LARGEST_LOG = 60.0  # exp(±60) and its products with data stay far from the limits of float32
 _CHUNK_ELEMENTS = 2**22  # of the largest tensor, where values are enumerated
 _SOFTPLUS_1 = math.log(math.expm1(1.0))  # softplus of this is 1
 
@@ -56,7 +56,7 @@ class Bernoulli(Likelihood):
 
     Args:
         network: z -> logits of shape (1, \*event).
-        event_shape: shape of one datum.
+        event_shape: shape of one example.
     Example:
         >>> from elbowroom.model.networks import MLP
         >>> likelihood = Bernoulli(MLP((2,), Bernoulli.parameter_shape((28, 28))), (28, 28))
@@ -79,16 +79,16 @@ class Bernoulli(Likelihood):
 
 
 class CrossEntropy(Bernoulli):
-    r"""Grey pixels in [0, 1] under the Bernoulli's log-probability: a common training loss, and no likelihood.
+    r"""Grey pixels in [0, 1] under the Bernoulli's log-probability: a common training loss, but not a likelihood.
 
     .. math:: x \log p + (1 - x) \log(1 - p), \qquad x \in [0, 1]
 
     As a density over [0, 1] this does not integrate to one, so no bound on log p(x) follows from it; ``normalized``
-    is False and results are labelled. The density it is meant to be is :class:`ContinuousBernoulli`. Draws are 0 or 1.
+    is False and results are labelled. The density for such data is :class:`ContinuousBernoulli`. Draws are 0 or 1.
 
     Args:
         network: z -> logits of shape (1, \*event).
-        event_shape: shape of one datum.
+        event_shape: shape of one example.
     """
 
     name = "cross-entropy"
@@ -103,7 +103,7 @@ class ContinuousBernoulli(Likelihood):
 
     Args:
         network: z -> logits :math:`\ell` of shape (1, \*event).
-        event_shape: shape of one datum.
+        event_shape: shape of one example.
     Reference:
         Loaiza-Ganem & Cunningham (2019), The continuous Bernoulli, arXiv:1907.06845.
     """
@@ -128,12 +128,12 @@ class Gaussian(Likelihood):
     .. math:: \log p(x) = -\tfrac12 \log 2\pi\sigma^2 - \frac{(x - \mu)^2}{2 \sigma^2},
         \qquad \mu = a + u \, f(\mathrm{network}(z))
 
-    The data keep their units: the shift a and the unit u (say, the data's mean and standard deviation) put the
-    network's output on a scale of about one, and the density is that of x itself.
+    The data keep their units: the shift a and the unit u (such as the data's mean and standard deviation) bring the
+    network's output to a scale of about one, and the density is that of x itself.
 
     Args:
         network: z -> (1, \*event), or (2, \*event) with ``scale="per-element"``.
-        event_shape: shape of one datum.
+        event_shape: shape of one example.
         scale: σ. A number, in the data's units; "learned", one number in units of u that starts near 1;
             "per-element", from the network, in units of u.
         shift: a, shape (\*event) or a scalar; 0 unless given.
@@ -141,7 +141,7 @@ class Gaussian(Likelihood):
         mean_activation: f, "identity" or "sigmoid".
         min_scale: the smallest σ that can be learned, in units of u; keeps the density bounded.
     Raises:
-        ElbowroomError: a σ or ``min_scale`` that is not positive, or an unknown word.
+        ElbowroomError: a σ or ``min_scale`` that is not positive, or an unknown name.
     Example:
         >>> from elbowroom.model.networks import MLP
         >>> likelihood = Gaussian(MLP((2,), Gaussian.parameter_shape((3,))), (3,), scale=0.5)
@@ -237,11 +237,11 @@ class Gaussian(Likelihood):
 
 
 class DiscretizedLogisticMixture(Likelihood):
-    r"""Integers 0..255: a mixture of K logistic distributions for each element, each integer taking its bin's mass.
+    r"""Integers 0..255: a mixture of K logistic distributions for each element, discretised by bin.
 
     Args:
         network: z -> (3 K, \*event): weights' logits, locations, log-scales; locations are −1 at 0 and 1 at 255.
-        event_shape: shape of one datum.
+        event_shape: shape of one example.
         components: K.
     Reference:
         Salimans et al. (2017), PixelCNN++, eq. 2, arXiv:1701.05517 (here without dependence among colours).
@@ -302,7 +302,7 @@ class Categorical(Likelihood):
 
     Args:
         network: z -> logits of shape (C, \*event).
-        event_shape: shape of one datum.
+        event_shape: shape of one example.
         num_categories: C.
     """
 
@@ -338,7 +338,7 @@ class Poisson(Likelihood):
 
     Args:
         network: z -> log rates of shape (1, \*event), kept within ±60.
-        event_shape: shape of one datum.
+        event_shape: shape of one example.
     """
 
     name = "poisson"
@@ -365,7 +365,7 @@ class NegativeBinomial(Likelihood):
 
     Args:
         network: z -> log means of shape (1, \*event), kept within ±60.
-        event_shape: shape of one datum.
+        event_shape: shape of one example.
     Reference:
         Lopez et al. (2018), Deep generative modeling for single-cell transcriptomics (scVI).
     """

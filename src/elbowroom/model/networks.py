@@ -1,8 +1,8 @@
-"""Networks: functions from one tensor to another, without any probability.
+"""Networks: deterministic functions of tensors, without any probability.
 
-A network knows the shape of what it is given and of what it returns. Axes before these are folded into one batch
-axis and unfolded afterwards, so that latents of shape (samples, batch, latent) need no care, and batch
-normalisation and convolutions see the axes they expect.
+A network knows the shapes of its input and its output. Axes before these are folded into one batch
+axis and unfolded afterwards, so that latents of shape (samples, batch, latent) work everywhere, and batch
+normalisation and convolutions get the axes they expect.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Network(nn.Module, ABC):
     Args:
         in_shape: shape of one input.
         out_shape: shape of one output.
-        context_dim: C, length of the context vector of each datum; 0 ignores any context.
+        context_dim: C, length of the context vector of each example; 0 ignores any context.
     Attributes:
         autocast: a lower precision inside the network while it trains, say ``torch.bfloat16``; None for that of the
             weights. The output has the input's precision either way, so that draws and densities keep it.
@@ -69,7 +69,7 @@ class Network(nn.Module, ABC):
         """The function on (n, \\*in_shape) and (n, context_dim), up to the output's shape."""
 
     def forward(self, given: Tensor, context: Tensor | None = None) -> Tensor:
-        """Apply the network to every datum and every draw.
+        """Apply the network to every example and every draw.
 
         Args:
             given: shape (\\*, \\*in_shape).
@@ -106,7 +106,7 @@ class Network(nn.Module, ABC):
         if context is None or context.shape[-1] != self.context_dim:
             was = "none was" if context is None else f"one of length {context.shape[-1]} was"
             raise ElbowroomError(
-                f"A network needs a context of length {self.context_dim} for each datum, but {was} given.",
+                f"A network needs a context of length {self.context_dim} for each example, but {was} given.",
                 "Pass the context that the model was built with.",
             )
         return context.expand(*lead, self.context_dim).reshape(-1, self.context_dim)
@@ -170,7 +170,7 @@ class MLP(Network):
 
 
 class ResidualMLP(Network):
-    r"""Perceptron of residual blocks, with the activation before each linear map.
+    r"""MLP of residual blocks, with the activation before each linear map.
 
     .. math:: h_0 = W_0 [x, c], \quad h_i = h_{i-1} + W_i' \phi(W_i \phi(h_{i-1})), \quad y = W \phi(h_n) + b
 
@@ -229,7 +229,7 @@ class ResidualMLP(Network):
 
 
 class ConvEncoder(Network):
-    """Convolutions of stride 2, each halving height and width (rounded up), then a linear map.
+    """Convolutional encoder: convolutions of stride 2, each halving height and width (rounded up), then a linear map.
 
     Args:
         in_shape: an image, (H, W) or (C, H, W), of any size.
@@ -283,7 +283,7 @@ class ConvEncoder(Network):
 
 
 class ConvDecoder(Network):
-    """A linear map to a small image, then transposed convolutions that double it to exactly the size asked for.
+    """Convolutional decoder: a linear map to a small image, then transposed convolutions that double its size.
 
     Args:
         in_shape: shape of one input; it is flattened.
@@ -365,7 +365,7 @@ def _check_rows(norm: nn.Module, given: Tensor) -> None:
     if norm.training and given.numel() == given.shape[1]:
         raise ElbowroomError(
             "Batch normalisation was given a batch of one row in training, but a single row has no variance.",
-            "Choose --train.batch-size so that the last batch has 2 rows or more, or do without batch normalisation.",
+            "Choose --train.batch-size so that the last batch has 2 rows or more, or switch batch normalisation off.",
         )
 
 
@@ -397,6 +397,6 @@ def _positive(what: str, sizes: Sequence[int]) -> Sequence[int]:
 
 def _not_an_image(shape: Sequence[int]) -> ElbowroomError:
     return ElbowroomError(
-        f"Convolutions need an image, (H, W) or (C, H, W), but a datum has shape ({_commas(shape)}).",
+        f"Convolutions need an image, (H, W) or (C, H, W), but an example has shape ({_commas(shape)}).",
         "Use an MLP (kind = mlp or residual), or reshape the data into images.",
     )

@@ -1,17 +1,17 @@
-"""Standard noise from an explicit generator, delivered where the parameters live.
+"""Standard noise from an explicit generator, on the device of the parameters.
 
 A generator belongs to one device. Noise is drawn on the generator's device and moved to the parameters', so that a
 generator on the CPU serves a model on a GPU, with the same numbers. ``generator=None`` is torch's own default
 generator, for interactive use; the package itself always passes one.
 
-A compiled function may not draw. What it needs is drawn before it is called, and handed out inside:
+A compiled function cannot draw. Its noise is drawn before the call and passed in:
 
-1. a :class:`Recorder` in the generator's place notes what a function draws, once;
+1. a :class:`Recorder` in the generator's place records once what a function draws;
 2. :meth:`Recorder.draw` makes the same draws from a generator, in the same order, so with the same numbers;
-3. a :class:`Prepared` in the generator's place hands them out.
+3. a :class:`Prepared` in the generator's place returns them.
 
 That works for standard noise, normal and uniform. Draws that depend on parameters (gamma, Poisson, categories) cannot
-be prepared, and both say so.
+be prepared, and both raise an error.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from elbowroom.errors import ElbowroomError
 
 __all__ = [
     "CannotPrepareError",
+    "NoiseSource",
     "Prepared",
     "Recorder",
-    "Source",
     "category",
     "gamma",
     "global_generator_seeded_from",
@@ -41,7 +41,7 @@ __all__ = [
 
 
 class CannotPrepareError(ElbowroomError):
-    """Draws were to be made beforehand that depend on parameters."""
+    """Draws that depend on parameters cannot be made beforehand."""
 
 
 class _Draw(NamedTuple):
@@ -53,7 +53,7 @@ class _Draw(NamedTuple):
 
 
 class Recorder:
-    """In a generator's place: draws from it, and notes what was drawn.
+    """A stand-in for a generator that draws from it and records what was drawn.
 
     Args:
         generator: the source of randomness.
@@ -70,17 +70,17 @@ class Recorder:
         self._draws: list[_Draw] = []
 
     def note(self, draw: _Draw) -> Generator:
-        """Notes a draw; returns the generator to make it from."""
+        """Records a draw, and returns the generator to make it from."""
         self._draws.append(draw)
         return self._generator
 
     def draw(self, generator: Generator) -> list[Tensor]:
-        """What was noted, drawn anew in the same order."""
+        """New draws of everything recorded, in the same order."""
         return [kind(shape, like, generator) for kind, shape, like in self._draws]
 
 
 class Prepared:
-    """In a generator's place: hands out noise that was drawn before, in the order of :meth:`Recorder.draw`.
+    """A stand-in for a generator that returns noise drawn before, in the order of :meth:`Recorder.draw`.
 
     Args:
         drawn: the noise.
@@ -91,16 +91,16 @@ class Prepared:
         self._used = 0
 
     def take(self) -> Tensor:
-        """The next."""
+        """The next tensor of noise."""
         self._used += 1
         return self._drawn[self._used - 1]
 
 
-Source = Generator | Prepared | Recorder
+NoiseSource = Generator | Prepared | Recorder
 """Where noise comes from."""
 
 
-def _generator(source: Source | None) -> Generator | None:
+def _generator(source: NoiseSource | None) -> Generator | None:
     """A true generator, for what can be drawn from nothing else.
 
     Raises:
@@ -116,7 +116,7 @@ def _generator(source: Source | None) -> Generator | None:
 
 
 @contextmanager
-def global_generator_seeded_from(source: Source) -> Iterator[None]:
+def global_generator_seeded_from(source: NoiseSource) -> Iterator[None]:
     """For what draws from torch's global generator and from no other: seeds it for a while, and puts it back."""
     generator = _generator(source)
     assert generator is not None
@@ -127,7 +127,7 @@ def global_generator_seeded_from(source: Source) -> Iterator[None]:
         yield
 
 
-def normal(shape: Sequence[int], like: Tensor, generator: Source | None) -> Tensor:
+def normal(shape: Sequence[int], like: Tensor, generator: NoiseSource | None) -> Tensor:
     """Draws from N(0, 1) with the dtype and device of ``like``.
 
     Example:
@@ -142,7 +142,7 @@ def normal(shape: Sequence[int], like: Tensor, generator: Source | None) -> Tens
     return torch.randn(tuple(shape), dtype=like.dtype, device=device, generator=generator).to(like.device)
 
 
-def uniform(shape: Sequence[int], like: Tensor, generator: Source | None) -> Tensor:
+def uniform(shape: Sequence[int], like: Tensor, generator: NoiseSource | None) -> Tensor:
     """Draws from the uniform distribution on [0, 1) with the dtype and device of ``like``.
 
     Example:
@@ -157,7 +157,7 @@ def uniform(shape: Sequence[int], like: Tensor, generator: Source | None) -> Ten
     return torch.rand(tuple(shape), dtype=like.dtype, device=device, generator=generator).to(like.device)
 
 
-def gamma(concentration: Tensor, source: Source | None) -> Tensor:
+def gamma(concentration: Tensor, source: NoiseSource | None) -> Tensor:
     """Draws from Gamma(concentration, 1), elementwise.
 
     Example:
@@ -170,7 +170,7 @@ def gamma(concentration: Tensor, source: Source | None) -> Tensor:
     return torch._standard_gamma(concentration.to(device), generator=generator).to(concentration.device)
 
 
-def poisson(rate: Tensor, source: Source | None) -> Tensor:
+def poisson(rate: Tensor, source: NoiseSource | None) -> Tensor:
     """Draws from Poisson(rate), elementwise.
 
     Example:
@@ -182,7 +182,7 @@ def poisson(rate: Tensor, source: Source | None) -> Tensor:
     return torch.poisson(rate.to(device), generator=generator).to(rate.device)
 
 
-def category(logits: Tensor, shape: Sequence[int], source: Source | None) -> Tensor:
+def category(logits: Tensor, shape: Sequence[int], source: NoiseSource | None) -> Tensor:
     """Draws of a category number from unnormalised log-probabilities.
 
     Args:

@@ -1,4 +1,4 @@
-r"""Models whose evidence and posterior are known, against which everything else is held.
+r"""Oracles: models whose evidence and posterior are known exactly, as references for tests of everything else.
 
 :class:`LinearGaussian` is probabilistic PCA (factor analysis with one noise level):
 
@@ -8,6 +8,16 @@ r"""Models whose evidence and posterior are known, against which everything else
 
 Where only some elements are observed, the same holds with the rows of W and b that belong to them. For models that
 have no closed form but one or two latent dimensions, :func:`quadrature_log_evidence` integrates z out on a grid.
+
+:class:`PoissonGamma` is an oracle that is not normal: counts with a gamma rate, whose evidence is negative binomial.
+
+.. math:: z = \log \lambda, \quad \lambda \sim \mathrm{Gamma}(a, b), \quad x_d | z \sim \mathrm{Poisson}(e^z)
+    \;\Rightarrow\; p(x) = \frac{\Gamma(a + S)}{\Gamma(a)} \frac{b^a}{(b + D)^{a + S}} \prod_d \frac{1}{x_d!}, \qquad
+    \lambda | x \sim \mathrm{Gamma}(a + S, b + D), \quad S = \sum_d x_d
+
+Its latent is the logarithm of the rate, so that it is a real number. The prior, the law of the logarithm of a gamma
+variable, is skewed to the left, and so is the posterior of small counts: there, estimators that rest on normal
+approximations are wrong, and the oracle shows by how much.
 """
 
 from __future__ import annotations
@@ -18,17 +28,26 @@ from collections.abc import Sequence
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.distributions import MultivariateNormal
+from torch.distributions import (
+    Distribution,
+    ExpTransform,
+    Gamma,
+    Independent,
+    MultivariateNormal,
+    TransformedDistribution,
+)
+from torch.distributions.transforms import Transform
 
 from elbowroom.errors import ElbowroomError
+from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import DiagonalNormal, FullNormal
 from elbowroom.model.latent import LatentModel
-from elbowroom.model.likelihoods import Gaussian
+from elbowroom.model.likelihoods import Gaussian, Poisson
 from elbowroom.model.networks import MLP
 from elbowroom.model.priors import StandardNormal
 from elbowroom.numerics import chunks
 
-__all__ = ["LinearGaussian", "ppca", "quadrature_log_evidence"]
+__all__ = ["LinearGaussian", "LogGamma", "PoissonGamma", "ppca", "quadrature_log_evidence"]
 
 
 class LinearGaussian(LatentModel):
@@ -127,7 +146,7 @@ class LinearGaussian(LatentModel):
 
 def _affine_network(weight: Tensor, bias: Tensor, out_shape: Sequence[int]) -> MLP:
     """x -> weight x + bias; its type is the weight's."""
-    with torch.random.fork_rng(devices=()):  # the initial weights are thrown away, and so are their draws
+    with torch.random.fork_rng(devices=()):  # keep the global generator: the initial weights are not used
         network = MLP((weight.shape[1],), out_shape, hidden=()).to(weight.dtype)
     with torch.no_grad():
         network.output.weight.copy_(weight)
@@ -147,7 +166,7 @@ def ppca(
         dim: elements of x.
         latent_dim: dimensions of z.
         seed: of weights and data.
-        num_data: number of data.
+        num_data: number of examples.
         dtype: of everything.
     Returns:
         model, guide, and x of shape (num_data, dim).
@@ -169,6 +188,65 @@ def ppca(
     rows_of_bias = torch.cat([shift, 2 * deviation.log() + math.log(2)])
     network = _affine_network(torch.cat([gain, torch.zeros_like(gain)]), rows_of_bias, (2, latent_dim))
     return model, DiagonalNormal(network.to(dtype), latent_dim), x
+
+
+class LogGamma(Conditional):
+    r"""p(z) of z = log λ, λ ~ Gamma(a, b): :math:`\log p(z) = a \log b - \log \Gamma(a) + a z - b e^z`.
+
+    Args:
+        concentration: a > 0.
+        rate: b > 0.
+    Example:
+        >>> LogGamma(1.0, 1.0)(None).log_prob(torch.zeros(1))
+        tensor(-1.)
+    """
+
+    concentration: Tensor
+    rate: Tensor
+
+    def __init__(self, concentration: float, rate: float) -> None:
+        super().__init__()
+        self.register_buffer("concentration", torch.tensor([float(concentration)]))
+        self.register_buffer("rate", torch.tensor([float(rate)]))
+
+    def forward(self, given: Tensor | None = None, context: Tensor | None = None) -> Distribution:
+        gamma = Gamma(self.concentration, self.rate, validate_args=False)
+        to_log: list[Transform] = [ExpTransform().inv]
+        return Independent(TransformedDistribution(gamma, to_log, validate_args=False), 1, validate_args=False)
+
+
+class PoissonGamma(LatentModel):
+    """D Poisson counts that share one rate, with a gamma prior on it.
+
+    Args:
+        dim: D.
+        concentration: a > 0.
+        rate: b > 0.
+    Reference:
+        Gelman et al. (2013), Bayesian Data Analysis, section 2.6.
+    Example:
+        >>> model = PoissonGamma(1, concentration=1.0, rate=1.0)  # a geometric law: p(0) = 1/2
+        >>> model.log_evidence(torch.zeros(1, 1)).exp()
+        tensor([0.5000], dtype=torch.float64)
+    """
+
+    def __init__(self, dim: int, concentration: float = 3.0, rate: float = 0.5) -> None:
+        network = _affine_network(torch.ones(dim, 1), torch.zeros(dim), (1, dim))  # log λ = z, for every element
+        super().__init__(LogGamma(concentration, rate), Poisson(network, (dim,)))
+        self.shape_and_rate = float(concentration), float(rate)
+
+    def log_evidence(self, x: Tensor) -> Tensor:
+        """log p(x), exactly; x of shape (batch, dim), nats of shape (batch,), float64."""
+        a, b = self.shape_and_rate
+        total, dim = x.double().sum(-1), x.shape[-1]
+        constant = a * math.log(b) - math.lgamma(a)
+        gammas = torch.lgamma(a + total) - torch.lgamma(x.double() + 1).sum(-1)
+        return constant + gammas - (a + total) * math.log(b + dim)
+
+    def rate_posterior(self, x: Tensor) -> Gamma:
+        """p(λ | x), exactly; batch shape (batch,)."""
+        a, b = self.shape_and_rate
+        return Gamma(a + x.double().sum(-1), torch.full((len(x),), b + x.shape[-1], dtype=torch.float64))
 
 
 @torch.no_grad()
@@ -209,7 +287,7 @@ def quadrature_log_evidence(
     (latent_dim,) = model.prior(None, context).event_shape
     if latent_dim > 2:
         raise ElbowroomError(
-            f"Quadrature was asked for {latent_dim} latent dimensions, but a grid serves for 1 or 2.",
+            f"Quadrature was asked for {latent_dim} latent dimensions, but a grid is possible for 1 or 2 only.",
             "Use importance_estimate or annealed importance sampling.",
         )
     axis = torch.linspace(-limit, limit, points, dtype=torch.float64, device=x.device)

@@ -1,6 +1,6 @@
-r"""Priors p(z): what the latents look like before any data are seen.
+r"""Priors p(z) over the latent vector.
 
-A richer prior is a cheap gain: the best prior for a given guide is the aggregate posterior
+A richer prior is a cheap way to a better bound: the best prior for a given guide is the aggregate posterior
 :math:`\frac{1}{N} \sum_n q(z | x_n)`, which :class:`VampPrior` imitates with K learned pseudo-inputs.
 """
 
@@ -90,12 +90,13 @@ class MixtureOfGaussians(Conditional):
 
 
 class VampPrior(Conditional):
-    r"""The guide, averaged over K learned pseudo-inputs.
+    r"""The VampPrior: the guide, averaged over K learned pseudo-inputs.
 
     .. math:: p(z | c) = \frac{1}{K} \sum_{k=1}^K q(z | u_k, c)
 
-    Every datum's own context c meets every pseudo-input. The guide's weights are shared: they are learned as part of
-    the prior too. The pseudo-inputs stay inside the data's range, by a sigmoid or a softplus of what is learned.
+    The context c of each example is combined with every pseudo-input. The guide's weights are shared: they are learned
+    as part of the prior too. The pseudo-inputs stay inside the data's range, by a sigmoid or a softplus of the learned
+    values.
 
     Args:
         guide: q(z | x, c); the same module as the one that is trained.
@@ -188,7 +189,7 @@ def _checked_context(context: Tensor | None, context_dim: int) -> Tensor:
     if context is None or context.shape[-1] != context_dim:
         was = "none was" if context is None else f"one of length {context.shape[-1]} was"
         raise ElbowroomError(
-            f"A prior needs a context of length {context_dim} for each datum, but {was} given.",
+            f"A prior needs a context of length {context_dim} for each example, but {was} given.",
             "Pass the context that the model was built with.",
         )
     return context

@@ -19,10 +19,9 @@ from elbowroom.data.loading import load_data
 from elbowroom.data.stream import StreamSet
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
-from elbowroom.learners.learner import Pair
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import GUIDES, Guide, InputTransform, PriorGuide
-from elbowroom.model.latent import LatentModel
+from elbowroom.model.latent import LatentModel, Pair
 from elbowroom.model.likelihoods import LIKELIHOODS, Gaussian, Likelihood
 from elbowroom.model.networks import MLP, ConvDecoder, ConvEncoder, Network, ResidualMLP
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, VampPrior

@@ -20,7 +20,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor, nn
 
 from elbowroom.errors import ElbowroomError
+from elbowroom.progress import Announce
 
 __all__ = ["Checkpoint", "Checkpoints", "full_disk_explained", "write_text_atomically"]
 
@@ -202,7 +203,7 @@ class Checkpoints:
         """Whether there is any checkpoint, or any from which training can go on; good or damaged."""
         return any(not resumable or (self.folder / name / _TRAINING).is_file() for name in self._names())
 
-    def find(self, pointer: str, *, resumable: bool = False, announce: Callable[[str], None] = print) -> Checkpoint:
+    def find(self, pointer: str, *, resumable: bool = False, announce: Announce = print) -> Checkpoint:
         """The checkpoint that ``pointer`` names; where it is damaged, the newest good one, and says so.
 
         Args:

@@ -16,7 +16,7 @@ next leg begins, so the same call goes on after a stop at any instant; of a fini
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from torch import Tensor
 
 from elbowroom.data.binarization import mix
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
+from elbowroom.model.latent import evaluation_mode
+from elbowroom.progress import Announce
 from elbowroom.running.comparison import RECORD, VALUES, Comparison, Entrant, Row, amount, summary
 from elbowroom.running.config import configure, nested, read_recipe
 from elbowroom.running.folder import RunFolder
@@ -72,7 +73,7 @@ def compare(
     config: str | Path | Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
-    announce: Callable[[str], None] = print,
+    announce: Announce = print,
 ) -> Comparison:
     """Trains recipes under a common budget and measures all of them on the same points at the same moments.
 
@@ -295,7 +296,7 @@ def _difference(found: Comparison, asked: Comparison) -> tuple[str, Any, Any] | 
 # --- doing it ----------------------------------------------------------------------------------------------------
 
 
-def _carry_out(comparison: Comparison, sources: Mapping[str, str], announce: Callable[[str], None]) -> None:
+def _carry_out(comparison: Comparison, sources: Mapping[str, str], announce: Announce) -> None:
     """Every measurement that lacks, moment after moment, recipe after recipe."""
     splits, unit = comparison.yardstick["splits"], comparison.budget["of"]
     for entrant in comparison.entrants.values():  # what failed is tried again: a machine's memory comes and goes

@@ -9,7 +9,7 @@ it: eager and compiled steps differ in the last digits.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from elbowroom.data.dataset import DataSet
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
 from elbowroom.learners.execution import Execution, Objective, ObjectiveValue, eager
-from elbowroom.learners.learner import Pair, untouched
+from elbowroom.learners.learner import untouched
+from elbowroom.model.latent import Pair
+from elbowroom.progress import Announce
 from elbowroom.running.build_learner import RunLength, build_learner
 from elbowroom.running.config import Config
 from elbowroom.running.engine import TrainingPlan
@@ -31,6 +33,7 @@ from elbowroom.running.runtime import make_generator
 __all__ = ["choose_execution"]
 
 _LONG = 60.0  # seconds of training from which compiling pays
+_FEW = 60  # steps: fewer are not looked at, since each would have to take a second
 _STEP = 8e-4  # seconds of a step of the smallest network: Python, the optimiser, some sixty operations
 _RATE = 1.5e11  # floating-point operations per second, about those of two CPU cores
 
@@ -42,7 +45,7 @@ def choose_execution(
     data: DataSet | StreamSet,
     *,
     decided: bool | None = None,
-    announce: Callable[[str], None],
+    announce: Announce,
 ) -> Execution:
     """How the learner's objective is run; a compiled one has been tried before this returns.
 
@@ -102,8 +105,8 @@ def _is_long(settings: Config, plan: TrainingPlan, pair: Pair, data: DataSet | S
     """Whether training takes so long that compiling pays."""
     if plan.seconds is not None:
         return plan.seconds >= _LONG
-    if plan.total_steps is not None and plan.total_steps * _STEP * 20 < _LONG:
-        return False  # not looked at closer: long only if a step takes more than twenty times that of the smallest
+    if plan.total_steps is not None and plan.total_steps < _FEW:
+        return False
     example = _example(settings, data, next(pair.parameters()).device)
     count = _Counting()
     gradients = _rehearse(settings, plan, pair, example, count)

@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from elbowroom.errors import ElbowroomError, did_you_mean
+from elbowroom.names import EstimatorName, GuideName, LearnerName, LikelihoodName, ObjectiveName, PriorName
 from elbowroom.sections import Section, explain
 
 __all__ = [
@@ -120,17 +121,7 @@ class ModelConfig(Section):
 
     latent_dim: Annotated[int, Field(gt=0)] = 20
     """Dimensions of z."""
-    likelihood: Literal[
-        "auto",
-        "bernoulli",
-        "continuous-bernoulli",
-        "gaussian",
-        "discretized-logistic-mixture",
-        "categorical",
-        "poisson",
-        "negative-binomial",
-        "cross-entropy",
-    ] = "auto"
+    likelihood: Literal["auto", LikelihoodName] = "auto"
     """p(x | z); 'auto' takes the one that fits the data's support."""
     scale: float | Literal["learned", "per-element"] = "learned"
     """σ of a Gaussian likelihood: a number, one learned value, or one per element from the network."""
@@ -138,11 +129,11 @@ class ModelConfig(Section):
     """What the mean of a Gaussian likelihood passes through."""
     components: Annotated[int, Field(gt=0)] = 5
     """Components of the discretised logistic mixture."""
-    prior: Literal["normal", "mixture", "vamp"] = "normal"
+    prior: PriorName = "normal"
     """p(z): standard normal, learned mixture of Gaussians, VampPrior."""
     prior_components: Annotated[int, Field(gt=0)] = 100
     """Components of a mixture or Vamp prior."""
-    guide: Literal["auto", "diagonal", "full", "none"] = "auto"
+    guide: Literal["auto", GuideName] = "auto"
     """q(z | x): normal with diagonal or full covariance, or none; 'auto': none for the learners naive and mcem, else
     diagonal."""
     encoder: NetworkConfig = NetworkConfig()
@@ -158,7 +149,7 @@ class ModelConfig(Section):
 class ObjectiveConfig(Section):
     """What is maximised, and by which gradient estimator."""
 
-    name: Literal["elbo", "iwae"] = "elbo"
+    name: ObjectiveName = "elbo"
     """Evidence lower bound, or importance-weighted bound."""
     num_samples: Annotated[int, Field(gt=0)] = 1
     """Draws of z per datum (k of the importance-weighted bound; of the prior, 2 or more, for the learner naive)."""
@@ -166,7 +157,7 @@ class ObjectiveConfig(Section):
     """Draws of z per datum at the end of training, where they should be more than before."""
     last_share: Annotated[float, Field(gt=0, le=1)] = 0.25
     """Share of the training, its last, that takes last_samples."""
-    estimator: Literal["pathwise", "stl", "dreg", "score-function"] = "pathwise"
+    estimator: EstimatorName = "pathwise"
     """How the gradient is estimated."""
     kl: Literal["auto", "analytic", "monte-carlo"] = "auto"
     """KL(q || p) in closed form or from the draws; 'auto': closed form where there is one."""
@@ -242,7 +233,7 @@ class SviConfig(Section):
 class TrainConfig(Section):
     """How long, on what batches, and what is kept."""
 
-    learner: Literal["aevb", "naive", "mcem", "wake-sleep", "svi"] = "aevb"
+    learner: LearnerName = "aevb"
     """How to learn: variational Bayes by an encoder, Monte Carlo from the prior, Monte Carlo EM, wake-sleep, Pyro."""
     epochs: Annotated[float, Field(gt=0)] = 20
     """Passes over the training data."""

@@ -21,8 +21,8 @@ from elbowroom.data.batch import Batch
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.study import evaluation_mode
-from elbowroom.learners.learner import Learner, Pair, StepInfo, TrainingState
+from elbowroom.learners.learner import Learner, StepInfo, TrainingState
+from elbowroom.model.latent import Pair, evaluation_mode
 from elbowroom.numerics import mean_and_stderr
 from elbowroom.running.checkpoints import Checkpoint
 from elbowroom.running.folder import RunFolder

@@ -22,10 +22,10 @@ from elbowroom.data.binarization import Binarization
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError, did_you_mean
-from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.posterior.imputation import Imputation
 from elbowroom.inference.posterior.imputation import impute as impute_batch
-from elbowroom.inference.posterior.sample import Announce
+from elbowroom.model.latent import evaluation_mode
+from elbowroom.progress import Progress
 from elbowroom.running.runs import Run, load
 from elbowroom.running.runtime import make_generator
 
@@ -97,7 +97,7 @@ def impute(
     context: Any = None,
     labels: Any = None,
     seed: int = 0,
-    announce: Announce | None = None,
+    announce: Progress | None = None,
     **settings: Any,
 ) -> Imputed:
     """Fill in what is missing, by draws of the latents given what was observed.

@@ -22,8 +22,8 @@ from torch import Tensor
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
+from elbowroom.model.latent import evaluation_mode
 from elbowroom.running.build import build_data, build_pair, facts_of, initialise
 from elbowroom.running.build_learner import RunLength, build_learner
 from elbowroom.running.comparison import Entrant

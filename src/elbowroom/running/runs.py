@@ -10,7 +10,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -29,15 +29,13 @@ from elbowroom.evaluation.doctor.findings import DoctorInput
 from elbowroom.evaluation.evaluate import evaluate, score
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.settings import Settings
-from elbowroom.evaluation.study import Announce, evaluation_mode
-from elbowroom.inference.posterior.sample import Announce as Transition
 from elbowroom.inference.posterior.sample import Posterior, posterior
-from elbowroom.learners.learner import Pair
 from elbowroom.memory import peak_memory
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw, mean
 from elbowroom.model.guides import PriorGuide
-from elbowroom.model.latent import LatentModel, Sample
+from elbowroom.model.latent import LatentModel, Pair, Sample, evaluation_mode
+from elbowroom.progress import Announce, Progress, silent
 from elbowroom.running.build import DataFacts, build_data, build_pair
 from elbowroom.running.config import Config, configure
 from elbowroom.running.diagnosis import Checkup, write_checkup
@@ -90,7 +88,7 @@ class Run:
         checkpoint: str = "best",
         data: DataSet | StreamSet | None = None,
         device: str | None = None,
-        announce: Callable[[str], None] = print,
+        announce: Announce = print,
     ) -> None:
         content = folder.read_config()
         self.folder = folder
@@ -172,7 +170,7 @@ class Run:
         *methods: str,
         data: Any = None,
         split: str = "test",
-        announce: Announce = lambda method, done, total: None,
+        announce: Progress = silent,
         **settings: Any,
     ) -> list[Result]:
         """Measures the model, adds the results to evaluation.json, and writes the figures of every datum as CSV.
@@ -198,7 +196,7 @@ class Run:
         return [result for part, names in wanted for result in self._measure(measured, part, names, announce, settings)]
 
     def _measure(
-        self, data: DataSet, split: str, methods: Sequence[str], announce: Announce, settings: dict[str, Any]
+        self, data: DataSet, split: str, methods: Sequence[str], announce: Progress, settings: dict[str, Any]
     ) -> list[Result]:
         """One split, kept as soon as it is measured."""
         values: dict[str, dict[str, Tensor]] = {}
@@ -249,7 +247,7 @@ class Run:
         checks: Sequence[str] | None = None,
         points: int = 1000,
         seed: int = 0,
-        announce: Announce = lambda check, done, total: None,
+        announce: Progress = silent,
     ) -> Diagnosis:
         """What is wrong with the model; it is kept in doctor.json, with the step of the weights.
 
@@ -350,7 +348,7 @@ class Run:
         context: Any = None,
         labels: Any = None,
         seed: int = 0,
-        announce: Transition | None = None,
+        announce: Progress | None = None,
         **settings: Any,
     ) -> Posterior:
         """Draws from p(z | x) of each datum, by Markov chains: what `encode` approximates.
@@ -461,7 +459,7 @@ def load(
     context: Any = None,
     labels: Any = None,
     device: str | None = None,
-    announce: Callable[[str], None] = print,
+    announce: Announce = print,
 ) -> Run:
     """A run from its folder.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +14,11 @@ from elbowroom.data.dataset import DataSet
 from elbowroom.data.sources import BUILT_IN
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError, did_you_mean
-from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.learners.execution import eager
-from elbowroom.learners.learner import Learner, Pair, TrainingState
+from elbowroom.learners.learner import Learner, TrainingState
 from elbowroom.memory import peak_memory
+from elbowroom.model.latent import Pair, evaluation_mode
+from elbowroom.progress import Announce
 from elbowroom.running.build import DataFacts, build_data, build_pair, facts_of, initialise
 from elbowroom.running.build_learner import RunLength, build_learner
 from elbowroom.running.compiling import choose_execution
@@ -88,7 +89,7 @@ def train(
     context: Any = None,
     labels: Any = None,
     observers: Sequence[Observer] | None = None,
-    announce: Callable[[str], None] = print,
+    announce: Announce = print,
     **overrides: Any,
 ) -> Run:
     """Trains a model and returns the run.
@@ -196,7 +197,7 @@ def _where_it_stopped(
     state: TrainingState,
     progress: TrainingProgress,
     generator: torch.Generator,
-    announce: Callable[[str], None],
+    announce: Announce,
 ) -> tuple[TrainingState, TrainingProgress]:
     """Learner, books and generator as the latest good checkpoint has them; as they are where there is none yet."""
     folder.checkpoints.settle()

@@ -1,11 +1,11 @@
-"""Markov chain Monte Carlo over log densities: thousands of small targets at once. Nothing here knows of models.
+"""Markov chain Monte Carlo (MCMC) for thousands of small targets at once. Nothing here depends on models.
 
-A run in four lines: a target, a warm-up, draws, and what they are worth.
+The four steps are a target, a warm-up, draws, and diagnostics.
 
 Example:
     >>> import torch
     >>> from elbowroom import samplers
-    >>> centers = torch.arange(100.0).reshape(100, 1)  # a hundred targets, one for each datum
+    >>> centers = torch.arange(100.0).reshape(100, 1)  # a hundred targets, one for each example
     >>> target = samplers.Density(lambda z, center: -0.5 * (z - center).square().sum(-1), centers)
     >>> start, generator = torch.zeros(4, 100, 2), torch.Generator().manual_seed(0)  # 4 chains of each, in 2 dimensions
     >>> warm = samplers.warm_up(

@@ -1,17 +1,17 @@
-r"""Warm-up: step sizes by dual averaging, and metrics from the draws, for each datum on its own.
+r"""Warm-up: step sizes by dual averaging, and metrics from the draws, for each example separately.
 
-The step size follows the acceptance α of its datum's chains towards a target δ,
+The step size follows the acceptance α of its example's chains towards a target δ,
 
 .. math:: \bar h_t = \Big(1 - \frac{1}{t + t_0}\Big) \bar h_{t-1} + \frac{\delta - \alpha_t}{t + t_0}, \qquad
     \log ε_t = \mu - \frac{\sqrt t}{\gamma} \bar h_t, \qquad
     \log \bar ε_t = t^{-\kappa} \log ε_t + (1 - t^{-\kappa}) \log \bar ε_{t-1},
 
-and the average is what draws are made with. Replicas are pooled by the *harmonic* mean of their acceptance, which one
-stuck chain pulls down: the arithmetic mean of (1, 1, 1, 0) would call that chain 75% well. So the plain mean of the
+and the draws use the average. Replicas are pooled by the *harmonic* mean of their acceptance, which one stuck chain
+pulls down: the arithmetic mean of (1, 1, 1, 0) is 75% although one chain does not move. So the arithmetic mean of the
 acceptance comes out above δ.
 
-Everything that is learned here depends on the chains' history, which breaks invariance; so it ends, and is frozen,
-before the first draw is kept.
+Everything that is adapted here depends on the chains' history, which breaks invariance. So adaptation ends, and the
+tuning is frozen, before the first draw is kept.
 
 Reference:
     Hoffman & Gelman (2014), The No-U-Turn sampler, section 3.2 and algorithm 4, arXiv:1111.4246.
@@ -28,8 +28,9 @@ import torch
 from torch import Tensor
 
 from elbowroom.errors import ElbowroomError
+from elbowroom.progress import Progress
 from elbowroom.samplers.integrators import Point, force, trajectory
-from elbowroom.samplers.kernel import Info, Kernel, State, Tuning, init
+from elbowroom.samplers.kernel import Kernel, State, Tuning, init
 from elbowroom.samplers.metric import Metric
 from elbowroom.samplers.target import Target
 
@@ -45,18 +46,16 @@ __all__ = [
 ]
 
 _GAMMA, _T0, _KAPPA = 0.05, 10.0, 0.75
-_CROSSED = 0.8  # acceptance of a single step, between too timid and too bold
-_LEAST_ACCEPTANCE = 1e-3  # what one stuck chain counts in the harmonic mean
-_WINDOWS = (0.12, 0.25, 0.6)  # of the warm-up: finding the way, and two windows to learn a metric from
+_SINGLE_STEP_ACCEPTANCE = 0.8  # at which the search for a first step size stops
+_LEAST_ACCEPTANCE = 1e-3  # acceptance that a stuck chain counts with in the harmonic mean
+_WINDOWS = (0.12, 0.25, 0.6)  # shares of the warm-up: end of the initial phase, ends of two windows to learn a metric
 
 Learn = Callable[[Tensor, Metric], Metric]
 """A better metric from draws of shape (count, data, dim) and the metric that they were made with."""
-Announce = Callable[[int, int, Info], None]
-"""(transitions done, transitions in all, what happened in the last)"""
 
 
 class DualAveraging(NamedTuple):
-    """The search for one step size per datum; every tensor has shape (data,).
+    """The search for one step size per example; every tensor has shape (data,).
 
     Attributes:
         log_step: log ε, to be used next.
@@ -76,7 +75,7 @@ class DualAveraging(NamedTuple):
 
     @classmethod
     def start(cls, step_size: Tensor, *, max_step_size: float = math.inf) -> DualAveraging:
-        """From a guess, shape (data,); μ = log 10 ε₀."""
+        """Start from a guess ε₀, shape (data,); μ = log 10 ε₀."""
         log_step = step_size.clamp(max=max_step_size).log()
         zeros = torch.zeros_like(log_step)
         return cls(log_step, log_step, zeros, math.log(10) + log_step, 0, max_step_size)
@@ -93,7 +92,7 @@ class DualAveraging(NamedTuple):
 
 
 class Warm(NamedTuple):
-    """What a warm-up leaves.
+    """The result of a warm-up.
 
     Attributes:
         state: where the chains are.
@@ -130,7 +129,7 @@ def initial_step_size(
     for attempt in range(attempts):
         end, _, log_density, _ = trajectory("leapfrog", target, metric, start, step_size.unsqueeze(-1), 1)
         rise = (0.5 * end.r.square().sum(-1) - log_density - before).nan_to_num(nan=math.inf, neginf=math.inf)
-        wish = torch.where(pooled_acceptance(torch.exp(-rise.clamp(min=0))) > _CROSSED, 1.0, -1.0)
+        wish = torch.where(pooled_acceptance(torch.exp(-rise.clamp(min=0))) > _SINGLE_STEP_ACCEPTANCE, 1.0, -1.0)
         if attempt == 0:
             direction = wish
         settled |= wish != direction
@@ -150,17 +149,17 @@ def warm_up(
     target_acceptance: float = 0.8,
     learn: Learn | None = None,
     generator: torch.Generator | None = None,
-    announce: Announce | None = None,
+    announce: Progress | None = None,
 ) -> Warm:
-    """Find a step size and, if asked, a better metric for each datum, while the chains find their way.
+    """Find a step size and, if asked, a better metric for each example, while the chains converge.
 
     Args:
         kernel: the transition.
         target: what to draw from.
         z: starting points, shape (replicas, data, dim).
         metric: to start with.
-        num_steps: transitions. The first 12% are for finding the way. Then the metric is learned twice, after 25%
-            and 60% of them, from the draws since; the rest is for the step size, which takes a while to settle.
+        num_steps: transitions. The metric is learned after 25% and again after 60% of them, from the draws since the
+            first 12% or the last change; the rest is for the step size, which takes a while to settle.
         target_acceptance: δ, for the harmonic mean over replicas.
         learn: :func:`learn_diagonal`, :func:`learn_dense`, or another; None keeps the metric.
         generator: the source of randomness.
@@ -169,21 +168,21 @@ def warm_up(
         The chains' state and the frozen tuning.
     Raises:
         ElbowroomError: fewer than one step; a δ that is no probability; a start where the density is zero; a
-            metric for other data.
+            metric for other examples.
     """
     if num_steps < 1:
         raise ElbowroomError(f"A warm-up of {num_steps} steps was asked for.", "Give 1 or more; 300 suit most targets.")
     if not 0 < target_acceptance < 1:
         raise ElbowroomError(
-            f"The acceptance to aim at is {target_acceptance}, but should lie between 0 and 1.",
+            f"The target acceptance is {target_acceptance}, but should lie between 0 and 1.",
             "0.8 suits most targets.",
         )
     state = init(target, z)
     if metric.center.shape != z.shape[1:]:
         raise ElbowroomError(
-            f"The metric is for {len(metric.center)} data in {metric.center.shape[-1]} dimensions, but the chains are "
-            f"of {z.shape[1]} in {z.shape[2]}.",
-            "Give a metric for each of these data, or Metric.identity(z).",
+            f"The metric is for {len(metric.center)} examples in {metric.center.shape[-1]} dimensions, but the chains "
+            f"are of {z.shape[1]} in {z.shape[2]}.",
+            "Give a metric for each of these examples, or Metric.identity(z).",
         )
     largest = kernel.max_step_size
     first = initial_step_size(target, state, metric, generator=generator)
@@ -204,7 +203,7 @@ def warm_up(
             metric, window = better, []
             search = DualAveraging.start(log_step.exp(), max_step_size=largest)
         if announce is not None:
-            announce(done, num_steps, info)
+            announce("warm-up", done, num_steps, info)
     return Warm(state, Tuning(search.log_average.exp(), metric), spent)
 
 

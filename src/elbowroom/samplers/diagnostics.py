@@ -1,4 +1,4 @@
-r"""Have the chains mixed, and what are their draws worth? R-hat, effective sample sizes, E-BFMI: for many data at once.
+r"""Convergence diagnostics of Markov chains: R-hat, effective sample sizes, E-BFMI, for many targets at once.
 
 Draws have shape (draws, replicas, *). Replicas are the chains of one target; every index of the trailing axes is a
 series of its own, and all series are worked on together. Each chain is cut into two halves, so that a chain that
@@ -13,10 +13,10 @@ not, and is made to decrease before (Geyer). To serve distributions without mome
 normal scores of their ranks ("bulk"), by those of their distance from the median ("folded", for chains that agree in
 location but not in scale), or by whether they lie below a quantile ("tail").
 
-All of it is in float64 and agrees with ArviZ. What no formula settles is settled so: where every draw of every chain
-is the same number, R-hat is NaN and the effective sample size is the number of draws, although such chains tell
-nothing (``summary.measure`` counts them as stuck); where each chain stands still at a place of its own, R-hat is
-infinite. Draws that are not finite are refused.
+Everything is computed in float64 and agrees with ArviZ. Two cases are defined by convention. Where every draw of every
+chain is the same number, R-hat is NaN and the effective sample size is the number of draws, although such chains are
+useless (``summary.measure`` counts them as stuck). Where each chain stays at a different point, R-hat is infinite.
+Draws that are not finite are refused.
 
 Reference:
     Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021), Rank-normalization, folding, and localization: an improved
@@ -60,7 +60,7 @@ class Convergence(NamedTuple):
 
 
 def diagnose(draws: Tensor, *, chunk_elements: int = CHUNK_ELEMENTS) -> Convergence:
-    """R-hat and the bulk's and tails' effective sample sizes, for little more than the price of one.
+    """R-hat, bulk and tail effective sample sizes together, at little more than the cost of one.
 
     Args:
         draws: shape (draws, replicas, *).
@@ -352,7 +352,7 @@ def _check(draws: Tensor) -> None:
 
 
 def _finite(part: Tensor, draws: Tensor) -> Tensor:
-    """The part, if it is finite; the draws that it is from are what a refusal describes."""
+    """The values, if they are finite; an error describes the draws that they are from."""
     if bool(torch.isfinite(part).all()):
         return part
     bad = ~torch.isfinite(draws)
@@ -360,5 +360,5 @@ def _finite(part: Tensor, draws: Tensor) -> Tensor:
     raise ElbowroomError(
         f"{int(bad.sum())} of {bad.numel()} numbers of chains are NaN or infinite (the first at index "
         f"{tuple(map(int, first))} of shape {tuple(bad.shape)}).",
-        "Look at the chain that left them: its step size, and its log density there.",
+        "Check the step size of that chain, and its log density there.",
     )

@@ -1,10 +1,10 @@
-r"""Hamiltonian Monte Carlo in lockstep, and two baselines: MALA, and the random walk.
+r"""Hamiltonian Monte Carlo (HMC) for many chains in parallel, and two baselines: MALA and the random walk.
 
 .. math:: r \sim N(0, I), \qquad (w', r') = \text{L steps of size } ε \text{ from } (w, r), \qquad
     \text{accept with probability } \min(1, e^{H(w, r) - H(w', r')})
 
-All chains take the same number of steps, so that a gradient is one batched evaluation with no chain waiting; the
-step sizes differ per datum. Each chain's step is jittered in every transition, independently of where it is, so that
+All chains take the same number of steps, so that a gradient is one batched evaluation and no chain waits; step
+sizes differ between examples. Each chain's step is jittered in every transition, independently of where it is, so that
 no trajectory length resonates with a period of the target.
 
 Reference:
@@ -47,7 +47,7 @@ class HMC:
         >>> from elbowroom.samplers.metric import Metric
         >>> from elbowroom.samplers.target import Density
         >>> normal = Density(lambda z: -0.5 * z.square().sum(-1))
-        >>> state = init(normal, torch.zeros(2, 3, 5))  # 2 replicas of 3 data in 5 dimensions
+        >>> state = init(normal, torch.zeros(2, 3, 5))  # 2 replicas of 3 examples in 5 dimensions
         >>> tuning = Tuning(torch.full((3,), 0.5), Metric.identity(state.z))
         >>> state, info = HMC(num_steps=3).step(normal, state, tuning, generator=torch.Generator().manual_seed(0))
         >>> info.acceptance.shape, info.num_gradients.unique()
@@ -71,7 +71,7 @@ class HMC:
 
     @property
     def max_step_size(self) -> float:
-        """The longest ε that a warm-up should try; a ``rotation`` must not come back to where it started."""
+        """The longest ε that a warm-up should try; a ``rotation`` must not return to its starting point."""
         longest = LONGEST_STEP[self.integrator]
         return longest if math.isinf(longest) else min(longest, _LONGEST_TURN / self.num_steps)
 
@@ -116,7 +116,7 @@ class RandomWalk:
     def step(
         self, target: Target, state: State, tuning: Tuning, *, generator: torch.Generator | None = None
     ) -> tuple[State, Info]:
-        """One transition of every chain; the gradient in the state is kept as it is and means nothing."""
+        """One transition of every chain; the gradient in the state is not updated and has no meaning."""
         noise = _Noise(state.z, generator)
         proposal = state.z + tuning.metric.spread(tuning.step_size.unsqueeze(-1) * noise.normal())
         there = State(proposal, target.log_density(proposal), state.gradient)
@@ -143,7 +143,7 @@ def _energy(log_density: Tensor, momentum: Tensor) -> Tensor:
 
 
 def _accept(state: State, proposal: State, before: Tensor, after: Tensor, threshold: Tensor) -> tuple[State, Info]:
-    """Metropolis: the proposal where it is accepted, and otherwise the state that was."""
+    """The Metropolis test: the proposal where it is accepted, otherwise the previous state."""
     rise = torch.where(torch.isfinite(after), after - before, math.inf)  # no number is no place to go
     acceptance = torch.exp(-rise.clamp(min=0))
     accepted = threshold < acceptance

@@ -13,8 +13,8 @@ integrator      drift by ε                                        force of the 
 
 Where the target is nearly normal and the metric nearly its covariance around its centre, as it is after a Laplace
 approximation, the ``rotation``'s force is nearly zero, and steps may be long: their error comes from what is *not*
-normal about the target, and not from how many dimensions it has. A quarter of a period, ε L = π/2, forgets a normal
-target's position entirely.
+normal about the target, and not from how many dimensions it has. After a quarter of a period, ε L = π/2, the position
+is independent of where it started, if the target is normal.
 
 Reference:
     Duane et al. (1987), Hybrid Monte Carlo. Leimkuhler & Reich (2004), Simulating Hamiltonian Dynamics, ch. 4.
@@ -36,7 +36,7 @@ __all__ = ["INTEGRATORS", "LONGEST_STEP", "Integrator", "Point", "advance", "for
 
 Integrator = Literal["leapfrog", "rotation"]
 INTEGRATORS: tuple[Integrator, ...] = ("leapfrog", "rotation")
-#: beyond a quarter of a turn a longer step goes no farther
+#: the longest useful step of a rotation, a quarter of a turn
 LONGEST_STEP: dict[Integrator, float] = {"leapfrog": math.inf, "rotation": math.pi / 2}
 
 

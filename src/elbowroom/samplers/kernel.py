@@ -2,8 +2,8 @@ r"""The protocol of a Markov kernel: ``state -> (state, info)``, for many chains
 
 A kernel leaves its target invariant whatever its tuning, as long as the tuning does not depend on the states that
 are kept. So the tuning is an argument: a warm-up may change it between steps, and the draws that are kept are made
-with one that is frozen. The target is an argument too: whoever changes it (a temperature, a model's weights) makes
-the state anew by :func:`init`, because a state caches the log density and the gradient.
+with one that is frozen. The target is an argument too. After a change of it (a temperature, a model's weights)
+call :func:`init` for a new state, because a state caches the log density and the gradient.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DIVERGENCE = 1000.0
 
 
 class State(NamedTuple):
-    """Where the chains are.
+    """The state of the chains: positions, with log density and gradient there.
 
     Attributes:
         z: positions, shape (replicas, data, dim).
@@ -38,12 +38,12 @@ class State(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What happened in a transition; every tensor has shape (replicas, data).
+    """Statistics of a transition; every tensor has shape (replicas, data).
 
     Attributes:
         acceptance: the probability of acceptance; for NUTS the average of min(1, exp(−ΔH)) over the trajectory.
-        energy: H = −log density + |r|²/2 of the state that was kept, with the momentum it was reached by; nats.
-        divergent: whether the energy rose beyond ``DIVERGENCE`` or was no number.
+        energy: H = −log density + |r|²/2 of the state that was kept, with its momentum; nats.
+        divergent: whether the energy rose by more than ``DIVERGENCE`` or was not a number.
         num_gradients: evaluations of the target's gradient that the transition took.
     """
 
@@ -54,18 +54,18 @@ class Info(NamedTuple):
 
 
 class Tuning(NamedTuple):
-    """What a warm-up finds and draws are made with.
+    """The tuning parameters of a kernel: step sizes and metrics.
 
     Attributes:
         step_size: ε, in whitened coordinates, shape (data,).
-        metric: z = m + C w for each datum.
+        metric: z = m + C w for each example.
     """
 
     step_size: Tensor
     metric: Metric
 
     def select(self, index: Tensor) -> Tuning:
-        """The tuning of the data at these positions, int64, shape (m,)."""
+        """The tuning of the examples at these positions, int64, shape (m,)."""
         return Tuning(self.step_size[index], self.metric.select(index))
 
 
@@ -94,7 +94,7 @@ class Kernel(Protocol):
 
 
 def init(target: Target, z: Tensor) -> State:
-    """The state at z, with the caches that a kernel relies on; also after the target has changed.
+    """The state at z, with log density and gradient; needed at the start and after every change of the target.
 
     Args:
         target: what to draw from.
@@ -105,8 +105,8 @@ def init(target: Target, z: Tensor) -> State:
     """
     if z.dim() != 3 or not z.numel():
         raise ElbowroomError(
-            f"Chains start at positions of shape {tuple(z.shape)}, but should at (replicas, data, dim).",
-            "Give one position for each replica of each datum.",
+            f"Chains start at positions of shape {tuple(z.shape)}, but the shape should be (replicas, data, dim).",
+            "Give one position for each replica of each example.",
         )
     z = z.detach()
     log_density, gradient = target.evaluate(z)
@@ -115,7 +115,7 @@ def init(target: Target, z: Tensor) -> State:
             f"At positions of shape {tuple(z.shape)} the target has a log density of shape {tuple(log_density.shape)} "
             f"and a gradient of shape {tuple(gradient.shape)}, but should have {tuple(z.shape[:-1])} and "
             f"{tuple(z.shape)}.",
-            "Sum over the last axis of z, and over nothing else.",
+            "Sum over the last axis of z only.",
         )
     bad = ~(torch.isfinite(log_density) & torch.isfinite(gradient).all(-1)).all(0)
     if bool(bad.any()):
@@ -123,7 +123,7 @@ def init(target: Target, z: Tensor) -> State:
         values = log_density[:, first].tolist()
         raise ElbowroomError(
             f"The log density or its gradient is not finite at the starting points of {int(bad.sum())} of {len(bad)} "
-            f"data (datum {first}: {', '.join(f'{value:.4g}' for value in values[:4])}).",
+            f"examples (example {first}: {', '.join(f'{value:.4g}' for value in values[:4])}).",
             "Start where the density is positive; check the data for NaN and the model's weights for infinities.",
         )
     return State(z, log_density, gradient)

@@ -1,10 +1,10 @@
-r"""Metrics: a linear map for each datum that makes its density round.
+r"""Metrics: for each example a linear map to coordinates in which its density has unit scale in every direction.
 
 Trajectories run in whitened coordinates w, with momenta r ~ N(0, I):
 
 .. math:: z = m + C w, \qquad \Sigma = C C^\top, \qquad \nabla_w \log p = C^\top \nabla_z \log p
 
-Where Σ is about the density's covariance, all directions of w have about the scale 1. This is Hamiltonian dynamics
+Where Σ is close to the density's covariance, all directions of w have a scale of about 1. This is Hamiltonian dynamics
 with mass matrix Σ⁻¹; any invertible C, and any centre m, leaves draws exact. C is kept as standard deviations, shape
 (data, dim), or as a matrix, shape (data, dim, dim).
 
@@ -26,7 +26,7 @@ __all__ = ["Metric"]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """z = m + C w for each datum.
+    """z = m + C w for each example.
 
     Attributes:
         center: m, shape (data, dim).
@@ -126,7 +126,7 @@ class Metric:
         return self.factor @ self.factor.mT if self.is_dense else torch.diag_embed(self.factor.square())
 
     def select(self, index: Tensor) -> Metric:
-        """The metric of the data at these positions, int64, shape (m,)."""
+        """The metric of the examples at these positions, int64, shape (m,)."""
         return Metric(self.center[index], self.factor[index], self.upper)
 
 
@@ -143,7 +143,7 @@ def _cholesky(matrices: Tensor, what: str) -> Tensor:
 def _unfit(what: str, bad: Tensor, wanted: str) -> ElbowroomError:
     first = int(bad.nonzero()[0, 0]) if bad.dim() else 0
     return ElbowroomError(
-        f"A metric was given {what} that are not {wanted} for {int(bad.sum())} of {bad.numel()} data "
-        f"(the first is datum {first}).",
+        f"A metric was given {what} that are not {wanted} for {int(bad.sum())} of {bad.numel()} examples "
+        f"(the first is example {first}).",
         "Add a multiple of the identity matrix, or use Metric.identity.",
     )

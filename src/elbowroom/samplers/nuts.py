@@ -1,7 +1,8 @@
-r"""The No-U-Turn sampler for thousands of targets at once: trajectories that end when they would turn back.
+r"""The No-U-Turn sampler (NUTS) for thousands of targets at once.
 
-From a point (w, r) of phase space, r ~ N(0, I), a trajectory doubles its length forwards or backwards in time at
-random, and the next state is drawn from all of its points, each with a weight of
+NUTS ends a trajectory when it would turn back. From a point (w, r) of phase space, r ~ N(0, I), a trajectory doubles
+its length forwards or backwards in time at random, and the next state is drawn from all of its points, each with a
+weight of
 
 .. math:: \exp(H_0 - H), \qquad H(w, r) = -\log p(m + C w) + |r|^2 / 2
 
@@ -18,15 +19,15 @@ one of its halves does so with the first point of the other half added:
 .. math:: \rho = \sum_n r_n - \tfrac12 (r_\text{first} + r_\text{last}), \qquad
           \rho \cdot r_\text{first} \le 0 \;\text{ or }\; \rho \cdot r_\text{last} \le 0
 
-In whitened coordinates velocity and momentum are the same, so that no metric appears. The second condition is what
-stops a trajectory that has gone round a normal target as good as once, and which its ends alone would call straight.
+In whitened coordinates velocity and momentum are the same, so that no metric appears. The second condition
+stops a trajectory that has gone round a normal target almost once, which the condition at its ends alone would miss.
 
 **No recursion.** Whatever their fate, all the chains that still run have made the same number of steps, and so have
 trees of the same shape: only directions and decisions differ between them. In a part of :math:`2^j` points the
 stretches to be checked are those of :math:`2^k` points that begin at a multiple of :math:`2^k`. A checkpoint is kept
 at the first point of each that is not closed yet, at most j of them; every second step closes one or more. Chains that
-have ended drop out: as soon as they are a quarter, the others move together (active-set compaction). Random numbers
-are drawn for all the chains nevertheless, so that the draws do not depend on it.
+have ended drop out: when they are a quarter, the tensors are reduced to the other chains (active-set compaction).
+Random numbers are still drawn for all the chains, so that the draws do not depend on it.
 
 Reference:
     Hoffman & Gelman (2014), The No-U-Turn sampler, arXiv:1111.4246.
@@ -153,7 +154,7 @@ class _Draw(NamedTuple):
     energy: Tensor
 
     def replaced(self, where: Tensor, other: _Draw) -> _Draw:
-        """The other's where told so."""
+        """The other candidate where the mask is True."""
         return _Draw(*(torch.where(where, new, old) for new, old in zip(other, self, strict=True)))
 
 
@@ -166,7 +167,7 @@ class _Checkpoint(NamedTuple):
 
 
 class _Stretch(NamedTuple):
-    """What decides whether a stretch of trajectory turns; which end is which does not matter."""
+    """The momenta that decide whether a stretch of trajectory turns; the order of its ends does not matter."""
 
     first: Tensor
     last: Tensor
@@ -278,7 +279,7 @@ class _Trees:
         self._save()
         rows = self.alive.flatten().nonzero().squeeze(-1)
         self.chains = rows if self.chains is None else self.chains[rows]
-        data = self.chains % self.shape[1]  # replicas of a datum share its density, metric and step size
+        data = self.chains % self.shape[1]  # replicas of an example share its density, metric and step size
         self.target, self.metric = self.everyone.select(data), self.tuning.metric.select(data)
 
         self.point = Point(*(_take(rows_of, rows) for rows_of in self.point))
@@ -292,13 +293,13 @@ class _Trees:
             setattr(self, name, _take(getattr(self, name), rows))
 
     def result(self) -> tuple[State, Info]:
-        """Where every chain is, and what happened to it."""
+        """The next state of every chain, with its statistics."""
         z, gradient, *scalars = self._save()
         log_density, energy, acceptance, divergent, num_gradients = (scalar.squeeze(-1) for scalar in scalars)
         return State(z, log_density, gradient), Info(acceptance / num_gradients, energy, divergent, num_gradients)
 
     def _advance(self) -> _Draw:
-        """Kick, drift, kick; a chain that has ended makes a step of 0, lest it wanders off."""
+        """Kick, drift, kick; a chain that has ended makes a step of size 0, to stay where it is."""
         step = torch.where(self.alive, self.step, 0)
         r = torch.addcmul(self.point.r, step, self.point.force, value=0.5)
         w, r = advance(self.integrator, self.point.w, r, step)
@@ -311,7 +312,7 @@ class _Trees:
         return _Draw(z, log_density.unsqueeze(-1), gradient, energy.unsqueeze(-1))
 
     def _closed(self, leaf: int) -> list[_Stretch]:
-        """The stretches of 2, 4, … points that end with this point; checkpoints that are done with are dropped."""
+        """The stretches of 2, 4, … points that end with this point; checkpoints no longer needed are dropped."""
         last, total = self.point.r, self.new_total
         start = self.checkpoints[leaf - 1]
         stretches = [_Stretch(start.r, last, total - start.total)]

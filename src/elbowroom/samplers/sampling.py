@@ -1,4 +1,4 @@
-"""Drawing: a kernel applied again and again, with a frozen tuning, and what it did kept beside the draws."""
+"""Sampling: a kernel applied repeatedly with a frozen tuning, whose draws and statistics are kept."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from elbowroom.errors import ElbowroomError
-from elbowroom.samplers.adaptation import Announce
+from elbowroom.progress import Progress
 from elbowroom.samplers.kernel import Info, Kernel, State, Tuning
 from elbowroom.samplers.target import Target
 
@@ -16,12 +16,12 @@ __all__ = ["Chains", "sample"]
 
 
 class Chains(NamedTuple):
-    """Draws, and what happened while they were made.
+    """Draws, with the statistics of the transitions that led to them.
 
     Attributes:
         z: draws, shape (draws, replicas, data, dim).
         info: of the transition that led to each draw; every tensor has shape (draws, replicas, data).
-        state: where the chains are now, from which one may go on.
+        state: the last state of the chains, from which sampling can continue.
     """
 
     z: Tensor
@@ -37,20 +37,20 @@ def sample(
     *,
     draws: int,
     generator: torch.Generator | None = None,
-    announce: Announce | None = None,
+    announce: Progress | None = None,
 ) -> Chains:
     """Keep every state of the chains; nothing is adapted.
 
     Args:
         kernel: the transition.
         target: what to draw from.
-        state: where the chains are, as :func:`elbowroom.samplers.kernel.init` or a warm-up made it for this target.
+        state: of the chains, made for this target by :func:`elbowroom.samplers.kernel.init` or a warm-up.
         tuning: step sizes and metric, frozen.
         draws: of each replica.
         generator: the source of randomness.
         announce: told of every transition.
     Raises:
-        ElbowroomError: no draws asked for; a tuning for another number of data.
+        ElbowroomError: no draws asked for; a tuning for another number of examples.
     Example:
         >>> from elbowroom.samplers.hmc import HMC
         >>> from elbowroom.samplers.kernel import init
@@ -67,9 +67,9 @@ def sample(
     num_data = state.z.shape[1]
     if not len(tuning.step_size) == len(tuning.metric.center) == num_data:
         raise ElbowroomError(
-            f"The tuning has step sizes for {len(tuning.step_size)} data and a metric for {len(tuning.metric.center)}, "
-            f"but the chains are of {num_data}.",
-            "Warm up with the same data, or select() those of the tuning.",
+            f"The tuning has step sizes for {len(tuning.step_size)} examples and a metric for "
+            f"{len(tuning.metric.center)}, but the chains are of {num_data}.",
+            "Warm up with the same examples, or select() those of the tuning.",
         )
     positions = state.z.new_empty(draws, *state.z.shape)  # filled in place: a list and its stack would be twice as much
     happened: list[Info] = []
@@ -78,5 +78,5 @@ def sample(
         positions[index] = state.z
         happened.append(info)
         if announce is not None:
-            announce(index + 1, draws, info)
+            announce("draws", index + 1, draws, info)
     return Chains(positions, Info(*(torch.stack(values) for values in zip(*happened, strict=True))), state)

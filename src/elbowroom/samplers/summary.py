@@ -1,9 +1,8 @@
-r"""What to say of thousands of chains: quantiles over data, beside what independent draws would show.
+r"""Summary of the diagnostics of thousands of chains: quantiles over examples, beside those of independent draws.
 
-One R-hat is compared with 1.01. Of 200,000 of them some exceed any bound even if all chains are perfect, so they are
-compared as a distribution: their quantiles, beside the quantiles of R-hat of as many independent normal draws. The
-99 % quantile of a quantity is what 99 % of the data are at least as good as, and its worst value comes with the datum
-to look at.
+A single R-hat is compared with 1.01. Of 200,000 values some exceed any bound even if all chains are perfect. So their
+distribution is compared: quantiles of R-hat, beside the quantiles for as many independent normal draws. 99 % of the
+examples are at least as good as the 99 % quantile of a quantity; the worst value comes with the number of its example.
 
 Reference:
     Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021), Rank-normalization, folding, and localization: an improved
@@ -38,7 +37,7 @@ def rhat_null(
     num_series: int = NULL_SERIES,
     chunk_elements: int = CHUNK_ELEMENTS,
 ) -> Tensor:
-    """R-hat of independent normal draws: what perfect chains of this length would show.
+    """R-hat of independent normal draws, which is R-hat of perfect chains of this length.
 
     Being made of ranks, R-hat hardly depends on the distribution.
 
@@ -73,14 +72,14 @@ def rhat_null(
 
 @dataclass(frozen=True, slots=True)
 class Quantiles:
-    """Where a quantity lies over many data, from its middle to its worst value.
+    """Quantiles of a quantity over many examples, from the median to the worst value.
 
     Attributes:
         median: half of the values are at least as good.
         q90: 90 % of the values are at least as good.
         q99: 99 % of the values are at least as good.
         worst: the worst value.
-        datum: whose the worst value is; None where values do not belong to data.
+        datum: the number of the example with the worst value; None where values do not belong to examples.
     """
 
     median: float
@@ -101,7 +100,7 @@ class Quantiles:
 
 @dataclass(frozen=True, slots=True)
 class Diagnostics:
-    """What is known of each datum's chains.
+    """Diagnostics of the chains of each example.
 
     Attributes:
         num_draws: of each chain.
@@ -127,7 +126,7 @@ class Diagnostics:
 
     @classmethod
     def cat(cls, parts: Sequence[Diagnostics]) -> Diagnostics:
-        """The diagnostics of all data, from those of consecutive parts of them.
+        """The diagnostics of all examples, joined from those of consecutive parts.
 
         Raises:
             ElbowroomError: no parts, or parts of different numbers of draws, replicas or dimensions.
@@ -135,8 +134,8 @@ class Diagnostics:
         shapes = {(part.num_draws, part.ebfmi.shape[1], part.rhat.shape[1]) for part in parts}
         if len(shapes) != 1:
             raise ElbowroomError(
-                f"Diagnostics of chains of different (draws, replicas, dim) were put together: {sorted(shapes)}.",
-                "Put those together that were made with the same settings.",
+                f"Diagnostics of chains of different (draws, replicas, dim) cannot be joined: {sorted(shapes)}.",
+                "Join only diagnostics from runs with the same settings.",
             )
         tensors = [name for name in cls.__slots__ if name != "num_draws"]
         return cls(parts[0].num_draws, *(torch.cat([getattr(part, name) for part in parts]) for name in tensors))
@@ -144,7 +143,7 @@ class Diagnostics:
     def summary(
         self, *, generator: torch.Generator, num_series: int = NULL_SERIES, chunk_elements: int = CHUNK_ELEMENTS
     ) -> Summary:
-        """Quantiles over the data, and of R-hat for independent draws of the same shape.
+        """Quantiles over the examples, and of R-hat for independent draws of the same shape.
 
         A dimension in which no chain ever moved counts as an infinite R-hat and no effective sample, and a chain whose
         energy never changed as an E-BFMI of zero.
@@ -154,12 +153,12 @@ class Diagnostics:
             num_series: how many series of independent draws to simulate.
             chunk_elements: how many draws to simulate at a time.
         Raises:
-            ElbowroomError: there are no data.
+            ElbowroomError: there are no examples.
         """
         num_data, dim = self.rhat.shape
         if num_data * dim == 0:
             raise ElbowroomError(
-                f"A summary was asked for of {num_data} data in {dim} dimensions.", "Draw for one datum or more."
+                f"A summary was asked for of {num_data} examples in {dim} dimensions.", "Draw for one example or more."
             )
         frozen = self.rhat.isnan()
         bulk, tail = (ess.masked_fill(frozen, 0).amin(1) for ess in (self.ess_bulk, self.ess_tail))
@@ -189,26 +188,26 @@ class Diagnostics:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What is known of all chains together.
+    """Diagnostics of all chains together, as quantiles over examples.
 
     Attributes:
         num_draws: of each chain.
-        num_replicas: chains of each datum.
-        num_data: data.
-        dim: dimensions of a datum's chains.
-        rhat: over data and dimensions.
+        num_replicas: chains of each example.
+        num_data: examples.
+        dim: dimensions of an example's chains.
+        rhat: over examples and dimensions.
         rhat_null: of as many independent normal draws, over ``num_null`` series.
         num_null: how many series of independent draws were simulated.
-        ess_bulk: of each datum's worst dimension.
-        ess_tail: of each datum's worst dimension.
-        acceptance: of each datum.
+        ess_bulk: of each example's worst dimension.
+        ess_tail: of each example's worst dimension.
+        acceptance: of each example.
         ebfmi: of each chain.
-        gradients_per_effective_sample: gradients of all of a datum's chains, over the bulk's effective sample size in
-            its worst dimension.
+        gradients_per_effective_sample: gradients of all of an example's chains, over the bulk's effective sample size
+            in its worst dimension.
         divergences: divergent transitions.
-        divergent_data: data with any.
+        divergent_data: examples with any.
         stuck_chains: chains that never moved.
-        stuck_data: data with any.
+        stuck_data: examples with any.
     """
 
     num_draws: int
@@ -233,20 +232,20 @@ class Summary:
         worst, null = self.rhat, self.rhat_null
         cost = self.gradients_per_effective_sample
         lines = [
-            f"{self.num_data:,} data in {self.dim:,} dimensions, {self.num_replicas} chains of "
+            f"{self.num_data:,} examples in {self.dim:,} dimensions, {self.num_replicas} chains of "
             f"{self.num_draws:,} draws each",
             f"R-hat 99 % quantile {worst.q99:.3f} ({null.q99:.3f} if the draws were independent), "
-            f"median {worst.median:.3f} ({null.median:.3f}), largest {worst.worst:.3f} (datum {worst.datum})",
-            _at_least("bulk ESS of a datum's worst dimension", self.ess_bulk, "data", ",.0f"),
-            _at_least("tail ESS of a datum's worst dimension", self.ess_tail, "data", ",.0f"),
+            f"median {worst.median:.3f} ({null.median:.3f}), largest {worst.worst:.3f} (example {worst.datum})",
+            _at_least("bulk ESS of an example's worst dimension", self.ess_bulk, "examples", ",.0f"),
+            _at_least("tail ESS of an example's worst dimension", self.ess_tail, "examples", ",.0f"),
             f"gradients per effective sample: median {cost.median:.3g}, at most {cost.q99:.3g} for 99 % of the data, "
-            f"largest {cost.worst:.3g} (datum {cost.datum})",
-            _at_least("acceptance", self.acceptance, "data", ".2f"),
+            f"largest {cost.worst:.3g} (example {cost.datum})",
+            _at_least("acceptance", self.acceptance, "examples", ".2f"),
             _at_least("E-BFMI", self.ebfmi, "chains", ".2f"),
-            f"divergent transitions: {self.divergences:,}, in {self.divergent_data:,} of {self.num_data:,} data",
+            f"divergent transitions: {self.divergences:,}, in {self.divergent_data:,} of {self.num_data:,} examples",
         ]
         if self.stuck_chains:
-            lines.append(f"chains that never moved: {self.stuck_chains:,}, of {self.stuck_data:,} data")
+            lines.append(f"chains that never moved: {self.stuck_chains:,}, of {self.stuck_data:,} examples")
         return lines
 
     def text(self) -> str:
@@ -254,12 +253,12 @@ class Summary:
         return "\n".join(self.lines())
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers for JSON, the names as here; what is not finite, which JSON has no word for, is None."""
+        """Plain numbers for JSON, with the names of the attributes; numbers that are not finite are None."""
         return {name: _jsonable(value) for name, value in asdict(self).items()}
 
 
 def measure(draws: Tensor, info: Info, *, chunk_elements: int = CHUNK_ELEMENTS) -> Diagnostics:
-    """Diagnostics of each datum.
+    """Diagnostics of each example.
 
     Args:
         draws: shape (draws, replicas, data, dim).
@@ -310,7 +309,7 @@ def summarize(
     num_series: int = NULL_SERIES,
     chunk_elements: int = CHUNK_ELEMENTS,
 ) -> Summary:
-    """Quantiles over data of what their chains are worth, beside what independent draws would show.
+    """Quantiles of the diagnostics over examples, beside R-hat of independent draws.
 
     Where not all draws are at hand at once, :func:`measure` parts of the data, :meth:`Diagnostics.cat` what it
     returns, and ask that for its summary.
@@ -323,7 +322,7 @@ def summarize(
         chunk_elements: how many draws to work on at a time; it bounds the memory and changes no result.
     Raises:
         ElbowroomError: draws or an info of another shape; fewer than 4 draws; draws or energies that are not finite;
-            no data.
+            no examples.
     Example:
         >>> generator = torch.Generator().manual_seed(0)
         >>> draws = torch.randn(100, 4, 50, 2, generator=generator)
@@ -331,7 +330,7 @@ def summarize(
         >>> one = torch.ones_like(energy)
         >>> summary = summarize(draws, Info(one, energy, one < 0, one), generator=generator, num_series=200)
         >>> summary.lines()[0], summary.rhat.q99 < 1.05
-        ('50 data in 2 dimensions, 4 chains of 100 draws each', True)
+        ('50 examples in 2 dimensions, 4 chains of 100 draws each', True)
     """
     return measure(draws, info, chunk_elements=chunk_elements).summary(
         generator=generator, num_series=num_series, chunk_elements=chunk_elements
@@ -341,7 +340,7 @@ def summarize(
 def _at_least(what: str, quantiles: Quantiles, whose: str, form: str) -> str:
     median, q99, worst = (format(value, form) for value in (quantiles.median, quantiles.q99, quantiles.worst))
     return (
-        f"{what}: median {median}, at least {q99} for 99 % of the {whose}, smallest {worst} (datum {quantiles.datum})"
+        f"{what}: median {median}, at least {q99} for 99 % of the {whose}, smallest {worst} (example {quantiles.datum})"
     )
 
 

@@ -1,14 +1,14 @@
-r"""Targets: the log densities that kernels draw from, many at once.
+r"""Targets: the log densities that kernels draw from, many at a time.
 
-A target holds N unnormalised log densities over D dimensions, one for each datum, and evaluates them at R points
-each: positions of shape (replicas, data, dim) give log densities of shape (replicas, data). Replicas of one datum
-share a density, data do not. A kernel asks a target for three things, and knows nothing else of what it samples:
+A target holds N unnormalised log densities over D dimensions, one for each example, and evaluates them at R points
+each: positions of shape (replicas, data, dim) give log densities of shape (replicas, data). Replicas of one example
+share a density, different examples do not. A kernel uses three methods of a target:
 
 - ``log_density(z)``: the value, on which acceptance rests;
 - ``gradient(z)``: what moves a trajectory. It may be an approximation, in a lower precision say: a leapfrog step
   with *any* deterministic function of z in the gradient's place is reversible and preserves volume, so that draws
-  stay exact and only acceptance suffers;
-- ``select(index)``: the target of some of the data, repeated where the index repeats them.
+  stay exact and only the acceptance falls;
+- ``select(index)``: the target of some of the examples, repeated where the index repeats them.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Target(ABC):
         """Gradient of the log density, or an approximation that depends on z alone; the shape of z."""
 
     def evaluate(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """:meth:`log_density` and :meth:`gradient` of the same z, sharing what work can be shared."""
+        """:meth:`log_density` and :meth:`gradient` of the same z, sharing the common work."""
         return self.log_density(z), self.gradient(z)
 
     @abstractmethod
     def select(self, index: Tensor) -> Target:
-        """The target of the data at these positions, int64, shape (m,)."""
+        """The target of the examples at these positions, int64, shape (m,)."""
 
 
 class Density(Target):
@@ -50,10 +50,9 @@ class Density(Target):
 
     Args:
         function: ``function(z, *data)``, of shape (replicas, data), for z of shape (replicas, data, dim).
-        data: what the function needs of each datum; every tensor's first axis is the data's. None, if all the data
-            share one density.
-        chunk_points: z's, replicas times data, that are evaluated at once; all of them unless given. It bounds the
-            memory.
+        data: what the function needs of each example; the first axis of every tensor counts examples. None, if all
+            examples share one density.
+        chunk_points: how many z (replicas times examples) are evaluated at once, to limit memory; all unless given.
     Raises:
         ElbowroomError: on use, where the function returns another shape, or nothing that depends on z.
     Example:
@@ -83,14 +82,14 @@ class Density(Target):
     def _evaluate(self, z: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
         leaf = z.detach().requires_grad_()
         log_density = self._value(leaf, rows)
-        # data do not meet each other in a density, so the gradient of the sum is that of each; what requires one may be
+        # examples are independent, so the gradient of the sum is that of each; what requires one may be
         # a model's weights, and not z
         gradient = None
         if log_density.requires_grad:
             (gradient,) = torch.autograd.grad(log_density.sum(), leaf, allow_unused=True)
         if gradient is None:
             raise ElbowroomError(
-                "The log density has no gradient with respect to z, but the trajectories of a sampler follow one.",
+                "The log density has no gradient with respect to z, but a sampler needs it.",
                 "Compute it from z with differentiable torch operations; .detach(), .item() and NumPy cut the graph.",
             )
         return log_density.detach(), gradient
@@ -108,7 +107,7 @@ class Density(Target):
         if log_density.shape != z.shape[:-1]:
             raise ElbowroomError(
                 f"The log density has shape {tuple(log_density.shape)} for z of shape {tuple(z.shape)}, but should "
-                f"have shape {tuple(z.shape[:-1])}: one value for each replica and datum.",
-                "Sum over the last axis of z, and over nothing else.",
+                f"have shape {tuple(z.shape[:-1])}: one value for each replica and example.",
+                "Sum over the last axis of z only.",
             )
         return log_density

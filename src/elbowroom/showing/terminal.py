@@ -8,17 +8,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 
 from elbowroom.memory import in_words
+from elbowroom.progress import Detail, Progress, silent
 from elbowroom.running.config import Config
 
 if TYPE_CHECKING:  # torch would come with them, which a list of recipes does not need
     from elbowroom.evaluation.results import Result
-    from elbowroom.evaluation.study import Announce
-    from elbowroom.inference.posterior.sample import Announce as AnnounceTransition
-    from elbowroom.samplers.kernel import Info
 
 __all__ = [
     "annealing_lines",
@@ -42,34 +41,34 @@ def _console() -> Console:
 
 
 @contextmanager
-def progress(unit: str = "data") -> Iterator[Announce]:
+def progress(unit: str = "data") -> Iterator[Progress]:
     """A bar on standard error, one line per method, where that is a terminal."""
     console = Console(file=sys.stderr)
     if not console.is_terminal:
-        yield lambda method, done, total: None
+        yield silent
         return
-    with Progress(
+    with Bars(
         TextColumn("{task.description}"), BarColumn(), TextColumn(f"{{task.completed:,}}/{{task.total:,}} {unit}"),
         TimeRemainingColumn(), console=console, transient=True,
     ) as bar:  # fmt: skip
         tasks: dict[str, Any] = {}
 
-        def announce(method: str, done: int, total: int) -> None:
-            if method not in tasks:
-                tasks[method] = bar.add_task(method, total=total)
-            bar.update(tasks[method], completed=done)
+        def announce(what: str, done: int, total: int, detail: Detail | None = None, /) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done)
 
         yield announce
 
 
 @contextmanager
-def sampling_progress() -> Iterator[AnnounceTransition]:
+def sampling_progress() -> Iterator[Progress]:
     """A bar on standard error with the acceptance of late and the divergences so far, where that is a terminal."""
     console = Console(file=sys.stderr)
     if not console.is_terminal:
-        yield lambda done, total, info: None
+        yield silent
         return
-    with Progress(
+    with Bars(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
         TextColumn("acceptance {task.fields[acceptance]:.2f} · {task.fields[divergences]:,} divergences"),
         TimeRemainingColumn(), console=console, transient=True,
@@ -77,11 +76,12 @@ def sampling_progress() -> Iterator[AnnounceTransition]:
         task = bar.add_task("sampling", total=1.0, acceptance=0.0, divergences=0)
         divergences, acceptance = 0, 0.0
 
-        def announce(done: int, total: int, info: Info) -> None:
+        def announce(what: str, done: int, total: int, detail: Detail | None = None, /) -> None:
             nonlocal divergences, acceptance
-            divergences += int(info.divergent.sum())
-            now = float(info.acceptance.mean())
-            acceptance = 0.9 * acceptance + 0.1 * now if acceptance else now
+            if detail is not None:
+                divergences += int(detail.divergent.sum())
+                now = float(detail.acceptance.mean())
+                acceptance = 0.9 * acceptance + 0.1 * now if acceptance else now
             bar.update(task, completed=done / total, acceptance=acceptance, divergences=divergences)
 
         yield announce

@@ -1,1 +1,1 @@
-"""Experiments that the book runs: how noisy gradient estimators are, and how sampling from the prior fails."""
+"""Experiments of the book: the variance of gradient estimators, and the cost of sampling from the prior."""

@@ -1,13 +1,13 @@
-r"""Why not just differentiate the expectation? An experiment on gradient estimators.
+r"""Bias and variance of gradient estimators, measured from repeated gradients.
 
 The ELBO is an expectation under q, and q has parameters φ, so
 
 .. math:: \nabla_\phi \mathbb{E}_{q_\phi}[f(z)] \;\ne\; \mathbb{E}_{q_\phi}[\nabla_\phi f(z)].
 
-The right-hand side, gradient moved inside and the draw taken as a constant, is the *naive* estimator. It loses the
-dependence of the draws on φ, which is all of it: what remains is :math:`-\mathbb{E}_q[\nabla_\phi \log q(z|x)] = 0`,
-so the guide would learn nothing. It is no choice in training; it is here to be seen to fail. The others are right on
-average and differ in variance. :func:`gradient_study` draws each many times and reports both.
+The right-hand side moves the gradient inside and treats the draw as a constant; this is the *naive* estimator. It loses
+the dependence of the draws on φ, which is the whole gradient: what remains is :math:`-\mathbb{E}_q[\nabla_\phi \log
+q(z|x)] = 0`, so the guide would learn nothing. It cannot be chosen for training; the study shows how it fails. The
+other estimators are unbiased and differ in variance. :func:`gradient_study` draws each many times and reports both.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from elbowroom.data.batch import Batch, as_batch
-from elbowroom.errors import ElbowroomError
+from elbowroom.errors import ElbowroomError, check_name
 from elbowroom.inference.objectives import KL, OBJECTIVES
-from elbowroom.inference.weights import ESTIMATORS, check_name, log_weights
+from elbowroom.inference.weights import ESTIMATORS, log_weights
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.latent import LatentModel
 from elbowroom.numerics import log_mean_exp
 
-__all__ = ["NAIVE", "GradientStatistics", "Moments", "gradient_study"]
+__all__ = ["NAIVE", "GradientMoments", "GradientStatistics", "gradient_study"]
 
 NAIVE = "naive"
 _REFERENCE = "pathwise"
@@ -60,7 +60,7 @@ class GradientStatistics(NamedTuple):
 
 
 @dataclass
-class Moments:
+class GradientMoments:
     """Running mean and sum of squared deviations (Welford 1962): memory of one vector, float64.
 
     Attributes:
@@ -74,7 +74,7 @@ class Moments:
     deviation: float = 0.0
 
     def add(self, vector: Tensor) -> None:
-        """Take in one more vector."""
+        """Add one vector."""
         vector = vector.double()
         self.count += 1
         before = vector - self.mean
@@ -112,7 +112,7 @@ def gradient_study(
         batch: data, ``x`` of shape (batch, \*event).
         estimators: names in ``ESTIMATORS`` that suit the objective, and "naive".
         objective: a name in ``OBJECTIVES``.
-        num_samples: draws of z per datum in one gradient.
+        num_samples: draws of z per example in one gradient.
         kl: how the ELBO's KL is taken (the naive estimator takes everything from the draws).
         draws: T, gradients per estimator; each costs a forward and a backward pass.
         generator: the source of randomness.
@@ -135,8 +135,10 @@ def gradient_study(
     batch = as_batch(batch)
     groups = _parameter_groups(model, guide)
     names = list(dict.fromkeys([_REFERENCE, *estimators]))  # the reference runs, asked for or not
-    moments = {(name, wrt): Moments() for name in names for wrt in groups}
-    projections = {(name, wrt, side): Moments() for name in names for wrt in groups for side in ("own", "reference")}
+    moments = {(name, wrt): GradientMoments() for name in names for wrt in groups}
+    projections = {
+        (name, wrt, side): GradientMoments() for name in names for wrt in groups for side in ("own", "reference")
+    }
     directions: dict[tuple[str, str], Tensor] = {}
     for t in range(draws):
         if t == draws // 2:
@@ -170,7 +172,7 @@ def _objective(
     kl: KL,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """One estimate of the objective per datum, with the named estimator's gradient."""
+    """One estimate of the objective per example, with the named estimator's gradient."""
     if estimator == NAIVE:
         # the draw a constant, log q's own parameters live, and no score term to make up for it
         log_w = log_weights(model, guide, batch, num_samples, estimator="score-function", generator=generator)
@@ -183,7 +185,7 @@ def _objective(
 
 
 def _parameter_groups(model: LatentModel, guide: Conditional) -> dict[str, list[Tensor]]:
-    """What there is to learn, by module; a parameter of both (as under a VampPrior) counts as the guide's."""
+    """Trainable parameters by module; one that both share (as under a VampPrior) counts as the guide's."""
     of_guide = [p for p in guide.parameters() if p.requires_grad]
     taken = {id(p) for p in of_guide}
     of_model = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
@@ -191,7 +193,7 @@ def _parameter_groups(model: LatentModel, guide: Conditional) -> dict[str, list[
     groups = {wrt: parameters for wrt, parameters in groups.items() if parameters}
     if not groups:
         raise ElbowroomError(
-            "Neither the model nor the guide has a parameter with a gradient, but the study is of gradients.",
+            "Neither the model nor the guide has a parameter with a gradient, but the study measures gradients.",
             "Call requires_grad_(True) on the guide or the model.",
         )
     return groups
@@ -204,7 +206,9 @@ def _flat_gradients(value: Tensor, groups: dict[str, list[Tensor]]) -> dict[str,
     return {wrt: torch.cat([next(gradients).flatten().double() for _ in group]) for wrt, group in groups.items()}
 
 
-def _statistics(name: str, wrt: str, moments: Moments, own: Moments, reference: Moments) -> GradientStatistics:
+def _statistics(
+    name: str, wrt: str, moments: GradientMoments, own: GradientMoments, reference: GradientMoments
+) -> GradientStatistics:
     variance = moments.variance
     # E‖ḡ‖² = ‖E g‖² + tr Cov / T: without the correction, noise would pass for signal
     norm = math.sqrt(max(0.0, float(moments.mean.square().sum()) - variance / moments.count))

@@ -1,10 +1,10 @@
-r"""Why not just average over the prior? An experiment on what an estimate of log p(x) costs in d dimensions.
+r"""The cost of estimating log p(x) by sampling from the prior, as a function of the latent dimension d.
 
 .. math:: \hat p_K(x) = \frac1K \sum_{k=1}^K p(x | z_k), \qquad z_k \sim p(z)
 
-is right on average, and hopeless: nearly all draws explain x badly, and it takes about exp(KL(p(z|x) ‖ p(z))) of them
-for one to fall where the posterior is. Averaged over data, that exponent is the mutual information of x and z. Here it
-is set: the model is linear-Gaussian,
+is unbiased, and useless in high dimensions: nearly all draws explain x badly, and it takes about exp(KL(p(z|x) ‖ p(z)))
+of them for one to fall where the posterior is. Averaged over data, that exponent is the mutual information of x and z.
+In this study it is chosen: the model is linear-Gaussian,
 
 .. math:: z \sim N(0, I_d), \quad x | z \sim N(\sqrt{s} \, z, I_d), \qquad
     I(x; z) = \tfrac{d}{2} \log(1 + s),
@@ -13,12 +13,12 @@ every dimension carries the same number of nats, and log p(x) is known exactly. 
 how many evaluations of the decoder bring :math:`\mathbb{E}[\log p(x) - \log \hat p(x)]` down to one nat, for
 
 - ``prior``: the average above. Its logarithm grows with d as the mutual information does.
-- ``guide``: importance sampling from a guide that is as wrong as a trained one: in every dimension its mean is off by
+- ``guide``: importance sampling from a guide about as wrong as a trained one: in every dimension its mean is off by
   0.3 standard deviations of the posterior and its variance is 1.3 times the posterior's. Its exponent is
   KL(p(z|x) ‖ q(z|x)), 0.05 nats per dimension.
 - ``ais``: one chain of annealed importance sampling from the prior, at the cost of gradients: a power of d.
 
-What was not reached within a number of draws is reported as not reached: nothing is extrapolated.
+Where one nat is not reached within a given number of draws, the study says so; nothing is extrapolated.
 
 Reference:
     Chatterjee & Diaconis (2018), The sample size required in importance sampling, arXiv:1511.01437.
@@ -37,35 +37,35 @@ from torch import Generator, Tensor
 from torch.distributions import Independent, Normal
 
 from elbowroom.data.batch import Batch
-from elbowroom.errors import ElbowroomError
+from elbowroom.errors import ElbowroomError, check_name
 from elbowroom.inference.annealing.ais import ais
 from elbowroom.inference.importance.estimate import WeightSums
-from elbowroom.inference.weights import check_name, weigh
+from elbowroom.inference.weights import weigh
 from elbowroom.model.oracles import LinearGaussian
 from elbowroom.numerics import chunks, mean_and_stderr
+from elbowroom.progress import Progress
 from elbowroom.samplers.hmc import HMC
 
 __all__ = ["Cost", "EffectiveSize", "PriorSamplingStudy", "Rate", "prior_sampling_study"]
 
 Method = Literal["prior", "guide", "ais"]
 METHODS: tuple[Method, ...] = get_args(Method)
-Announce = Callable[[str, float, int], None]
-"""(method, nats per dimension, dimensions), before they are measured"""
 
-_OFFSET, _WIDENING = 0.3, 1.3  # of the guide: its mean, in standard deviations of the posterior; its variance
-_CLEARLY_BELOW = 0.8  # of the tolerance: where a curve may end, since its crossing is then known from both sides
+_GUIDE_OFFSET = 0.3  # of the guide's mean, in standard deviations of the posterior
+_GUIDE_WIDENING = 1.3  # the guide's variance over the posterior's
+_CLEARLY_BELOW = 0.8  # share of the tolerance at which a curve may end: the crossing then lies between two points
 _CHUNK_ELEMENTS = 2**21
 _MOST_TEMPERATURES = 2**14
 
 
 class Cost(NamedTuple):
-    """What one method needs in one number of dimensions.
+    """The cost of one method in one number of latent dimensions.
 
     Attributes:
         method: "prior", "guide" or "ais".
         information: nats per dimension.
         latent_dim: d.
-        evaluations: of the decoder, per datum; with its gradient for "ais". Where the tolerance was not ``reached``,
+        evaluations: of the decoder, per example; with its gradient for "ais". Where the tolerance was not ``reached``,
             as many as were spent: more are needed.
         log_stderr: standard error of its logarithm; 0 where the least possible cost is enough, NaN where not reached.
         reached: whether the error came down to the tolerance.
@@ -109,7 +109,7 @@ class Rate(NamedTuple):
         information: nats per dimension.
         law: "exponential" or "power".
         rate: fitted to the costs that were measured.
-        stderr: its standard error, with the scatter about the line where that is more than the costs' own errors tell.
+        stderr: its standard error; from the scatter about the line, where that exceeds the costs' own errors.
         intercept: a.
         theory: the divergence per dimension, which is the rate where d is large; None for "ais".
         points: how many costs it is fitted to.
@@ -126,7 +126,7 @@ class Rate(NamedTuple):
 
 
 class PriorSamplingStudy(NamedTuple):
-    """What was measured.
+    """The results of a study.
 
     Attributes:
         costs: one for each method, information and dimension.
@@ -158,7 +158,7 @@ def prior_sampling_study(
     ess_draws: int = 2**12,
     leapfrogs: int = 1,
     generator: Generator | None = None,
-    announce: Announce | None = None,
+    announce: Progress | None = None,
 ) -> PriorSamplingStudy:
     r"""Measure how many evaluations an error of one nat takes, against the number of latent dimensions.
 
@@ -175,12 +175,12 @@ def prior_sampling_study(
         methods: of "prior", "guide" and "ais".
         tolerance: nats.
         replicates: independent repetitions.
-        num_data: data of a replicate, drawn from the model.
+        num_data: examples of a replicate, drawn from the model.
         most_draws: of the prior or the guide, at most.
         ess_draws: draws of the prior of which the effective number is measured; a power of 2.
         leapfrogs: L, steps of a transition of AIS.
         generator: the source of randomness.
-        announce: told of what is measured next.
+        announce: told, before each measurement, what is measured, how many are done and how many there are.
     Raises:
         ElbowroomError: an unknown method; a number out of range.
     Reference:
@@ -195,6 +195,8 @@ def prior_sampling_study(
     """
     numbers = {"replicates": replicates, "num_data": num_data, "most_draws": most_draws, "ess_draws": ess_draws}
     _check(dims, information, methods, {**numbers, "leapfrogs": leapfrogs}, tolerance)
+    chosen = [method for method in METHODS if method in methods]
+    in_all = len(information) * len(dims) * len(chosen)
     costs: list[Cost] = []
     ess: list[EffectiveSize] = []
     for nats in information:
@@ -202,11 +204,9 @@ def prior_sampling_study(
             model = _model(dim, nats)
             x = model.sample(replicates * num_data, generator=generator).x.view(replicates, num_data, dim)
             setting = _Setting(model, x, tolerance, generator)
-            for method in METHODS:
-                if method not in methods:
-                    continue
+            for method in chosen:
                 if announce is not None:
-                    announce(method, nats, dim)
+                    announce(f"{method}, {dim} latent dimensions, {nats} nats each", len(costs), in_all)
                 if method == "ais":
                     curve = _ais_curve(setting, leapfrogs)
                 elif method == "guide":
@@ -220,7 +220,7 @@ def prior_sampling_study(
 
 
 class _Setting(NamedTuple):
-    """What is measured in one number of dimensions."""
+    """Model and data of one number of latent dimensions."""
 
     model: LinearGaussian
     x: Tensor  #: (replicates, data, dim)
@@ -271,8 +271,8 @@ def _guide_log_weights(setting: _Setting) -> _Draws:
     for data in x:
         posterior = model.posterior(data)
         deviation = posterior.stddev.detach()
-        scale = math.sqrt(_WIDENING) * deviation
-        guides.append(Independent(Normal(posterior.mean.detach() + _OFFSET * deviation, scale), 1))
+        scale = math.sqrt(_GUIDE_WIDENING) * deviation
+        guides.append(Independent(Normal(posterior.mean.detach() + _GUIDE_OFFSET * deviation, scale), 1))
     prior = model.prior(None)
 
     def log_weights(replicate: int, count: int) -> Tensor:
@@ -374,7 +374,10 @@ def _fit(costs: Sequence[Cost]) -> Rate | None:
 
 def _theory(method: Method, information: float) -> float | None:
     """KL(p(z|x) ‖ q) per dimension, averaged over x; for the guide that of N(0, 1) from N(0.3, 1.3)."""
-    divergence = {"prior": information, "guide": 0.5 * (math.log(_WIDENING) + (1 + _OFFSET**2) / _WIDENING - 1)}
+    divergence = {
+        "prior": information,
+        "guide": 0.5 * (math.log(_GUIDE_WIDENING) + (1 + _GUIDE_OFFSET**2) / _GUIDE_WIDENING - 1),
+    }
     return divergence.get(method)
 
 

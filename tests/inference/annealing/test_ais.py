@@ -18,10 +18,10 @@ from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.annealing import ais as module
 from elbowroom.inference.annealing.ais import AIS, ais, plan
-from elbowroom.inference.annealing.chains import Path, Pilot, anneal
+from elbowroom.inference.annealing.chains import AnnealingPath, Pilot, anneal
 from elbowroom.inference.annealing.initial import StartDensity
 from elbowroom.inference.annealing.tempering import TemperedTarget
-from elbowroom.inference.posterior.sample import posterior_target
+from elbowroom.inference.posterior.target import posterior_target
 from elbowroom.inference.weights import log_weights
 from elbowroom.model import oracles
 from elbowroom.model.latent import LatentModel
@@ -29,7 +29,8 @@ from elbowroom.model.likelihoods import Bernoulli, Gaussian
 from elbowroom.model.networks import MLP
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal
 from elbowroom.numerics import log_mean_exp
-from elbowroom.samplers import HMC, NUTS, Density, Info, Kernel, Metric, RandomWalk
+from elbowroom.progress import Detail
+from elbowroom.samplers import HMC, NUTS, Density, Kernel, Metric, RandomWalk
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -222,7 +223,7 @@ def test_a_walk_by_hand() -> None:
     joint = Density(lambda z, c: -2 * (z - c).square().sum(-1), center)
     betas = torch.tensor([[0.0, 0.0], [0.25, 0.5], [1.0, 1.0]], dtype=torch.float64)
     z = torch.tensor([[[0.5], [-1.0]], [[2.0], [0.0]]], dtype=torch.float64)
-    path = Path(betas, torch.full((1, 2), 1e-12, dtype=torch.float64), Metric.identity(z))
+    path = AnnealingPath(betas, torch.full((1, 2), 1e-12, dtype=torch.float64), Metric.identity(z))
     found = anneal(TemperedTarget(StartDensity(start), joint, betas[1]), path, z, kernel=HMC(1), generator=seeded())
     log_q = -0.5 * z.square().sum(-1) - 0.5 * math.log(2 * math.pi)
     torch.testing.assert_close(found.log_weights, -2 * (z - center).square().sum(-1) - log_q, rtol=0, atol=1e-8)
@@ -344,7 +345,7 @@ def test_progress_ends_where_it_should(temperatures: int) -> None:
     model, guide, x = oracles.ppca(dim=6, latent_dim=3, seed=0, num_data=10)
     told: list[tuple[int, int]] = []
 
-    def announce(done: int, total: int, info: Info) -> None:
+    def announce(what: str, done: int, total: int, detail: Detail | None = None, /) -> None:
         told.append((done, total))
 
     ais(model, x, start=guide, temperatures=temperatures, chains=2, block=4, generator=seeded(), announce=announce)
@@ -358,7 +359,7 @@ def test_progress_ends_where_it_should(temperatures: int) -> None:
 def walk(joint: Density, z: Tensor) -> Tensor:
     start = Independent(Normal(torch.zeros(2, 1), torch.ones(2, 1)), 1)
     betas = torch.tensor([[0.0, 0.0], [0.5, 0.5], [1.0, 1.0]])
-    path = Path(betas, torch.full((1, 2), 0.5), Metric.identity(z))
+    path = AnnealingPath(betas, torch.full((1, 2), 0.5), Metric.identity(z))
     bridge = TemperedTarget(StartDensity(start), joint, betas[1])
     return anneal(bridge, path, z, kernel=HMC(2), generator=seeded()).log_weights
 
@@ -372,7 +373,7 @@ def test_where_the_density_is_zero_the_weight_is_zero() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_is_no_density_is_refused(value: float) -> None:
     wrong = Density(lambda z: torch.where(z > 0, -0.5 * z.square(), value).sum(-1))
-    with pytest.raises(ElbowroomError, match=r"1 of 2 data \(the first is datum 1"):
+    with pytest.raises(ElbowroomError, match=r"1 of 2 examples \(the first is example 1"):
         walk(wrong, torch.tensor([[[1.0], [-1.0]]]))
 
 
@@ -383,7 +384,7 @@ def test_what_is_no_density_is_refused(value: float) -> None:
         ({"pilot_chains": 0}, "pilot_chains is 0"),
         ({"block": 0}, "block is 0"),
         ({"temperatures": 0}, "number of temperatures is 0"),
-        ({"target_acceptance": 1.0}, "acceptance to aim at is 1.0"),
+        ({"target_acceptance": 1.0}, "target acceptance is 1.0"),
         ({"schedule": "cubic"}, "schedule 'cubic'"),
         ({"temperatures": torch.tensor([0.0, 0.5])}, "do not rise"),
         ({"start": Independent(Normal(torch.zeros(3, 2), 1.0), 1)}, r"batch shape \(3,\)"),
@@ -399,7 +400,7 @@ def test_bad_settings(settings: dict[str, Any], message: str) -> None:
 
 def test_no_data() -> None:
     model, _, x = oracles.ppca(dim=5, latent_dim=2, seed=0, num_data=8)
-    with pytest.raises(ElbowroomError, match="no data"):
+    with pytest.raises(ElbowroomError, match="the batch is empty"):
         ais(model, x[:0], generator=seeded())
 
 

@@ -347,5 +347,5 @@ def test_draws_that_are_not_one_for_each_datum_are_refused(exact: Tensor) -> Non
 
 def test_fewer_than_one_cannot_be_simulated() -> None:
     model, _, _ = oracles.ppca(dim=6, latent_dim=3, seed=2)
-    with pytest.raises(ElbowroomError, match="0 data were to be simulated"):
+    with pytest.raises(ElbowroomError, match="0 examples were to be simulated"):
         simulate(model, 0)

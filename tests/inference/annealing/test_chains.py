@@ -14,7 +14,7 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.annealing.chains import (
     Annealed,
-    Path,
+    AnnealingPath,
     Pilot,
     anneal,
     anneal_back,
@@ -24,7 +24,7 @@ from elbowroom.inference.annealing.chains import (
 )
 from elbowroom.inference.annealing.initial import metric_of, start_density
 from elbowroom.inference.annealing.tempering import TemperedTarget
-from elbowroom.inference.posterior.sample import posterior_target
+from elbowroom.inference.posterior.target import posterior_target
 from elbowroom.model import oracles
 from elbowroom.samplers import HMC, NUTS, Info, Kernel, Metric, RandomWalk, State, Target, Tuning
 
@@ -75,10 +75,10 @@ class Walkable:
         self.betas, self.step_sizes = betas, step_sizes
         self.bridge = TemperedTarget(start_density(self.q), self.joint, torch.ones(num_data).double())
 
-    def path(self, metric: Metric | None = None) -> Path:
+    def path(self, metric: Metric | None = None) -> AnnealingPath:
         num_data = len(self.truth)
         rows = (part.unsqueeze(1).expand(-1, num_data) for part in (self.betas, self.step_sizes))
-        return Path(*rows, metric_of(self.q, self.z(self.q, 1)) if metric is None else metric)
+        return AnnealingPath(*rows, metric_of(self.q, self.z(self.q, 1)) if metric is None else metric)
 
     def z(self, q: Distribution, chains: int, seed: int = 1) -> Tensor:
         noise = torch.randn(chains, *q.batch_shape, *q.event_shape, generator=seeded(seed), dtype=torch.float64)
@@ -199,12 +199,13 @@ def test_a_chain_costs_one_evaluation_and_its_transitions(
     case = Walkable(2, temperatures, num_data=5)
     z, told = case.z(case.posterior, 3), []
     found = walk(
-        case.bridge, case.path(), z, kernel=HMC(num_steps), generator=seeded(), tell=lambda info: told.append(info)
+        case.bridge, case.path(), z, kernel=HMC(num_steps), generator=seeded(), announce=lambda *step: told.append(step)
     )
     taken = 15 * (1 + (temperatures - 1) * num_steps)
     assert found.num_gradients == taken
     assert (case.joint.gradients, case.joint.values) == ((taken, 0) if temperatures > 1 else (0, 15))
-    assert len(told) == temperatures - 1
+    in_all = temperatures - 1
+    assert [step[:3] for step in told] == [("annealing", done, in_all) for done in range(1, in_all + 1)]
 
 
 def test_weights_are_of_float64_where_chains_are_of_float32() -> None:
@@ -224,7 +225,7 @@ def test_weights_are_of_float64_where_chains_are_of_float32() -> None:
             return self
 
     betas = torch.linspace(0, 1, 1001, dtype=torch.float64).unsqueeze(1).float()
-    path = Path(betas, torch.full((999, 1), 0.5), Metric.identity(z))
+    path = AnnealingPath(betas, torch.full((999, 1), 0.5), Metric.identity(z))
     bridge = TemperedTarget(start_density(start), Deep(), betas[-1])
     found = anneal(bridge, path, z, kernel=HMC(1), generator=seeded())
     assert found.log_weights.dtype == torch.float64
@@ -241,13 +242,14 @@ def tuned(latent_dim: int, temperatures: int, kernel: Kernel, **settings: Any) -
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("temperatures", [2, 12, 90])
 def test_what_a_pilot_run_returns(shared: bool, temperatures: int) -> None:
-    infos: list[Info] = []
-    _, found = tuned(5, temperatures, HMC(3), shared=shared, tell=infos.append)
+    told: list[tuple[Any, ...]] = []
+    _, found = tuned(5, temperatures, HMC(3), shared=shared, announce=lambda *step: told.append(step))
     assert found.step_sizes.shape == found.spread.shape == (temperatures - 1, 40)
     assert (found.step_sizes > 0).all()
     assert bool((found.step_sizes.std(1) < 1e-12).all()) == shared
-    assert len(infos) == pilot_transitions(temperatures)
-    assert found.num_gradients == len(infos) * 3 * 4 * 40
+    in_all = pilot_transitions(temperatures)
+    assert [step[:3] for step in told] == [("pilot run", done, in_all) for done in range(1, in_all + 1)]
+    assert found.num_gradients == in_all * 3 * 4 * 40
     assert pilot_transitions(1) == 0
 
 
@@ -285,7 +287,7 @@ def test_what_cannot_be_weighed_is_refused() -> None:
     assert weighable(nowhere) is nowhere  # a zero density is a weight of zero
     unknown = ends.log_joint.clone()
     unknown[1, 2] = math.nan
-    with pytest.raises(ElbowroomError, match=r"1 of 4 data \(the first is datum 2"):
+    with pytest.raises(ElbowroomError, match=r"1 of 4 examples \(the first is example 2"):
         weighable(ends._replace(log_joint=unknown))
-    with pytest.raises(ElbowroomError, match="4 of 4 data"):
+    with pytest.raises(ElbowroomError, match="4 of 4 examples"):
         weighable(ends._replace(log_start=nowhere.log_joint))

@@ -32,8 +32,8 @@ from elbowroom.inference.annealing.initial import (
     start_of,
 )
 from elbowroom.model import oracles
+from elbowroom.model.conditional import Likelihood
 from elbowroom.model.latent import LatentModel
-from elbowroom.model.likelihood import Likelihood
 from elbowroom.model.likelihoods import Bernoulli
 from elbowroom.model.networks import MLP
 from elbowroom.model.priors import MixtureOfGaussians
@@ -190,7 +190,7 @@ def test_distributions_are_taken_as_they_are() -> None:
     model, _, x = CASE
     for q in (full(), MultivariateNormal(torch.zeros(DIM), torch.eye(DIM))):
         assert start_of(model, None, Batch(x), q) == (q, 0.0)
-    with pytest.raises(ElbowroomError, match=r"batch shape \(5,\) .* but 4 data"):
+    with pytest.raises(ElbowroomError, match=r"batch shape \(5,\) .* but 4 examples"):
         start_of(model, None, Batch(x[:4]), full())
 
 

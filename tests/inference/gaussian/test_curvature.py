@@ -173,11 +173,12 @@ def test_it_is_minus_the_hessian_of_an_affine_model_in_the_canonical_parameter(n
         torch.testing.assert_close(precision[1], torch.eye(LATENT).double())  # nothing observed: the prior
 
 
+#: name -> class, options; every registered likelihood, with the options that it needs
 LIKELIHOODS = {
+    **{name: (kind, {}) for name, kind in likelihoods.LIKELIHOODS.items()},
     **CANONICAL,
     "gaussian-per-element": (likelihoods.Gaussian, {"scale": "per-element", "mean_activation": "sigmoid"}),
     "discretized-logistic-mixture": (likelihoods.DiscretizedLogisticMixture, {"components": 2}),
-    "negative-binomial": (likelihoods.NegativeBinomial, {}),
 }
 
 
@@ -365,7 +366,7 @@ def test_a_prior_without_curvature_gets_the_floor():
 
 def test_a_prior_whose_curvature_is_not_finite_is_refused():
     steep = Independent(StudentT(3.0, torch.zeros(2), validate_args=False), 1)
-    with pytest.raises(ElbowroomError, match="no finite second derivative at z for 1 of 3 data"):
+    with pytest.raises(ElbowroomError, match="no finite second derivative at z for 1 of 3 examples"):
         prior_precision(steep, torch.tensor([[0.0, 0], [math.nan, 0], [1, 1]]))
 
 
@@ -396,7 +397,7 @@ def test_rounding_is_put_right_relative_to_the_diagonal(unit):
     "bad", [torch.tensor([[1.0, 0], [0, -1]]), torch.tensor([[1.0, 0], [0, math.nan]]), torch.eye(2) * math.inf]
 )
 def test_what_rounding_does_not_explain_is_refused(bad):
-    with pytest.raises(ElbowroomError, match="1 of 2 data"):
+    with pytest.raises(ElbowroomError, match="1 of 2 examples"):
         regularized_cholesky(torch.stack([torch.eye(2), bad]))
 
 

@@ -27,14 +27,11 @@ from elbowroom.model.priors import MixtureOfGaussians, StandardNormal
 LATENT = 3
 #: name -> class, options, (scale of the weights): far from linear, so that full Newton steps overshoot
 LIKELIHOODS = {
-    "bernoulli": (likelihoods.Bernoulli, {}),
-    "continuous-bernoulli": (likelihoods.ContinuousBernoulli, {}),
+    **{name: (kind, {}) for name, kind in likelihoods.LIKELIHOODS.items() if kind.normalized},
     "gaussian": (likelihoods.Gaussian, {"scale": 0.1}),
     "gaussian-per-element": (likelihoods.Gaussian, {"scale": "per-element"}),
     "discretized-logistic-mixture": (likelihoods.DiscretizedLogisticMixture, {"components": 2}),
     "categorical": (likelihoods.Categorical, {"num_categories": 4}),
-    "poisson": (likelihoods.Poisson, {}),
-    "negative-binomial": (likelihoods.NegativeBinomial, {}),
 }
 
 
@@ -328,7 +325,7 @@ def test_what_is_not_finite_at_the_start_is_refused(where):
     else:
         model, x = LatentModel(StandardNormal(1), Cliff()).double(), x[:, :1]
         start[1] = 1.5
-    with pytest.raises(ElbowroomError, match=r"at the start for 1 of 3 data \(the first is datum 1\)"):
+    with pytest.raises(ElbowroomError, match=r"at the start for 1 of 3 examples \(the first is example 1\)"):
         laplace(model, start, x)
 
 

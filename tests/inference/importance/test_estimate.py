@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, MixtureSameFamily, MultivariateNormal, Normal
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import exact_cases as exact
 from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
@@ -37,7 +37,7 @@ def record_draws(model: Any) -> list[tuple[int, ...]]:
     return shapes
 
 
-def test_exact_guide_gives_the_evidence_without_error(exact: SimpleNamespace) -> None:
+def test_exact_guide_gives_the_evidence_without_error() -> None:
     case = exact.linear_gaussian(4, 2)
     posterior = exact.affine_posterior(case.model, 4)
     found = importance_estimate(case.model, posterior, case.x, num_samples=10, generator=seeded())
@@ -46,7 +46,7 @@ def test_exact_guide_gives_the_evidence_without_error(exact: SimpleNamespace) ->
     assert (found.stderr < 1e-6).all()
 
 
-def test_average_weight_is_the_evidence_and_the_stderr_is_calibrated(exact: SimpleNamespace) -> None:
+def test_average_weight_is_the_evidence_and_the_stderr_is_calibrated() -> None:
     case = exact.linear_gaussian(4, 2)
     many = case.x.repeat(400, 1)
     truth = case.model.log_evidence(many).detach()
@@ -59,7 +59,7 @@ def test_average_weight_is_the_evidence_and_the_stderr_is_calibrated(exact: Simp
     assert found.stderr.min() > 1e-3
 
 
-def test_masked_evidence(exact: SimpleNamespace) -> None:
+def test_masked_evidence() -> None:
     case = exact.linear_gaussian(4, 2)
     mask = torch.tensor([[True, True, False, True], [False, True, True, False], [True] * 4])
     batch = Batch(torch.where(mask, case.x, 0.0), mask=mask)
@@ -70,7 +70,7 @@ def test_masked_evidence(exact: SimpleNamespace) -> None:
 
 @pytest.mark.parametrize("num_samples", [1, 7, 8, 64, 65])
 @pytest.mark.parametrize("chunk_elements", [1, 24, 90, 2**22])
-def test_exactly_k_draws_in_bounded_chunks(exact: SimpleNamespace, num_samples: int, chunk_elements: int) -> None:
+def test_exactly_k_draws_in_bounded_chunks(num_samples: int, chunk_elements: int) -> None:
     case = exact.linear_gaussian(4, 2)
     shapes = record_draws(case.model)
     importance_estimate(
@@ -82,7 +82,7 @@ def test_exactly_k_draws_in_bounded_chunks(exact: SimpleNamespace, num_samples: 
     assert len(shapes) == math.ceil(num_samples / max(1, chunk_elements // 12))  # no smaller than they need be
 
 
-def test_number_of_draws_does_not_bias(exact: SimpleNamespace) -> None:
+def test_number_of_draws_does_not_bias() -> None:
     """Weights that do not vary give the same answer however many there are and however they are cut."""
     case = exact.linear_gaussian(4, 2)
     posterior = exact.affine_posterior(case.model, 4)
@@ -142,7 +142,7 @@ def test_one_draw_has_no_stderr_and_no_weight_has_no_evidence() -> None:
     assert WeightSums.empty(1).add(torch.full((5, 1), -math.inf)).estimate().log_evidence.item() == -math.inf
 
 
-def test_no_gradient_and_no_global_randomness(exact: SimpleNamespace) -> None:
+def test_no_gradient_and_no_global_randomness() -> None:
     case = exact.linear_gaussian(4, 2)
     before = torch.get_rng_state()
     found, again, other = (
@@ -155,7 +155,7 @@ def test_no_gradient_and_no_global_randomness(exact: SimpleNamespace) -> None:
     assert all(part.shape == (3,) and part.dtype == torch.float64 for part in found)
 
 
-def test_guide_and_prior_run_once_for_all_chunks(exact: SimpleNamespace) -> None:
+def test_guide_and_prior_run_once_for_all_chunks() -> None:
     case = exact.linear_gaussian(4, 2)
     calls: list[str] = []
     for name, module in (("guide", case.guide), ("prior", case.model.prior)):
@@ -164,7 +164,7 @@ def test_guide_and_prior_run_once_for_all_chunks(exact: SimpleNamespace) -> None
     assert sorted(calls) == ["guide", "prior"]
 
 
-def test_a_guide_and_what_it_says_are_the_same_proposal(exact: SimpleNamespace) -> None:
+def test_a_guide_and_what_it_says_are_the_same_proposal() -> None:
     case = exact.linear_gaussian(4, 2)
     by_guide = importance_estimate(case.model, case.guide, case.x, num_samples=50, generator=seeded())
     by_proposal = importance_estimate_from(case.model, case.guide(case.x), case.x, num_samples=50, generator=seeded())
@@ -172,7 +172,7 @@ def test_a_guide_and_what_it_says_are_the_same_proposal(exact: SimpleNamespace) 
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (2, 2), (1, 2), (2,)])
-def test_a_proposal_for_each_datum(exact: SimpleNamespace, shape: tuple[int, ...]) -> None:
+def test_a_proposal_for_each_datum(shape: tuple[int, ...]) -> None:
     """Three data with two latents: broadcasting would let one proposal, or one draw, stand for all of them."""
     case = exact.linear_gaussian(4, 2)
     q = Independent(Normal(torch.zeros(shape).double(), 1.0), 1)
@@ -181,7 +181,7 @@ def test_a_proposal_for_each_datum(exact: SimpleNamespace, shape: tuple[int, ...
 
 
 @pytest.mark.parametrize("call", [{"num_samples": 0}, {"num_samples": 5, "chunk_elements": 0}])
-def test_refusals(exact: SimpleNamespace, call: dict[str, int]) -> None:
+def test_refusals(call: dict[str, int]) -> None:
     case = exact.linear_gaussian(4, 2)
     with pytest.raises(ElbowroomError):
         importance_estimate(case.model, case.guide, case.x, generator=seeded(), **call)

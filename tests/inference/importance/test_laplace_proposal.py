@@ -29,14 +29,11 @@ from elbowroom.model.oracles import quadrature_log_evidence
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, VampPrior
 
 LIKELIHOODS = {
-    "bernoulli": (likelihoods.Bernoulli, {}),
-    "continuous-bernoulli": (likelihoods.ContinuousBernoulli, {}),
+    **{name: (kind, {}) for name, kind in likelihoods.LIKELIHOODS.items() if kind.normalized},
     "gaussian": (likelihoods.Gaussian, {"scale": 0.3}),
     "gaussian-per-element": (likelihoods.Gaussian, {"scale": "per-element"}),
     "discretized-logistic-mixture": (likelihoods.DiscretizedLogisticMixture, {"components": 2}),
     "categorical": (likelihoods.Categorical, {"num_categories": 4}),
-    "poisson": (likelihoods.Poisson, {}),
-    "negative-binomial": (likelihoods.NegativeBinomial, {}),
 }
 
 

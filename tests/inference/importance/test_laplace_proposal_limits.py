@@ -116,5 +116,5 @@ def test_a_proposal_is_not_narrowed(widening: float) -> None:
 def test_data_that_are_not_finite_are_refused() -> None:
     model, _, x = oracles.ppca(dim=4, latent_dim=2, seed=0)
     x[3, 1] = math.nan
-    with pytest.raises(ElbowroomError, match=r"1 of 64 data \(the first is datum 3\)"):
+    with pytest.raises(ElbowroomError, match=r"1 of 64 examples \(the first is example 3\)"):
         laplace_evidence(model, None, x)

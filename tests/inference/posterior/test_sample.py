@@ -15,14 +15,8 @@ from elbowroom import memory
 from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
-from elbowroom.inference.posterior.sample import (
-    METHODS,
-    METRICS,
-    gauss_newton_learner,
-    posterior,
-    posterior_target,
-    start_metric,
-)
+from elbowroom.inference.posterior.sample import METHODS, METRICS, gauss_newton_learner, posterior, start_metric
+from elbowroom.inference.posterior.target import posterior_target
 from elbowroom.model import likelihoods, oracles
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
@@ -293,7 +287,7 @@ def test_progress_counts_transitions_of_data() -> None:
         block=4,
         method="hmc",
         generator=seeded(0),
-        announce=lambda done, total, info: told.append((done, total)),
+        announce=lambda what, done, total, info=None: told.append((done, total)),
     )
     assert told[-1] == (DATA * 8, DATA * 8)
     assert [done for done, _ in told] == [*range(4, 33, 4), *range(34, 49, 2)]
@@ -398,7 +392,7 @@ def test_divergences_are_counted_and_reported() -> None:
         ({"chains": 0}, "chains is 0, but 1 is the least"),
         ({"warmup": 0}, "warmup is 0"),
         ({"block": 0}, "block is 0"),
-        ({"target_acceptance": 1.5}, "acceptance to aim at is 1.5"),
+        ({"target_acceptance": 1.5}, "target acceptance is 1.5"),
         ({"method": "hmc", "num_steps": 0}, "trajectory of 0 steps"),
         ({"method": "nuts", "num_steps": 5}, "num_steps is 5"),
     ],
@@ -412,7 +406,7 @@ def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
 
 def test_no_data() -> None:
     of = case("bernoulli")
-    with pytest.raises(ElbowroomError, match="no data") as error:
+    with pytest.raises(ElbowroomError, match="the batch is empty") as error:
         posterior(of.model, of.guide, of.batch.rows(slice(0)))
     assert error.value.remedy
 
@@ -421,7 +415,7 @@ def test_draws_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused before anything is drawn, with how much it would be."""
     of = case("bernoulli")
     monkeypatch.setattr(memory, "available_memory", lambda: 10_000_000)
-    with pytest.raises(ElbowroomError, match=r"1,000,000 draws of 4 chains of 6 data .* takes 3\.2 GB") as error:
+    with pytest.raises(ElbowroomError, match=r"1,000,000 draws of 4 chains of 6 examples .* takes 3\.2 GB") as error:
         posterior(of.model, of.guide, of.batch, draws=1_000_000)
     assert "fewer draws" in error.value.remedy
     assert len(posterior(of.model, of.guide, of.batch, draws=4, warmup=1).z) == 4

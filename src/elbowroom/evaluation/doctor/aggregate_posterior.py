@@ -25,12 +25,10 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.doctor.findings import DoctorInput
 from elbowroom.evaluation.doctor.learned_prior import LearnedPrior, learn_priors
 from elbowroom.evaluation.doctor.two_sample import LEAST_DRAWS, TwoSampleTest, classifier_test
-from elbowroom.evaluation.study import evaluation_mode
-from elbowroom.inference.soundness import guide_distribution
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw, mean
-from elbowroom.model.guides import PriorGuide
-from elbowroom.model.latent import LatentModel
+from elbowroom.model.guides import PriorGuide, guide_distribution
+from elbowroom.model.latent import LatentModel, evaluation_mode
 
 __all__ = ["Aggregate", "aggregate_study", "guide_of", "held_out", "prior_draws"]
 

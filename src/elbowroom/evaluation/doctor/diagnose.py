@@ -19,13 +19,14 @@ check                        asks
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from elbowroom.errors import ElbowroomError, did_you_mean
 from elbowroom.evaluation.doctor import guide, latents, likelihood, prior, training
 from elbowroom.evaluation.doctor.examination import Check, Examination, Studies
 from elbowroom.evaluation.doctor.findings import DoctorInput, Finding
+from elbowroom.progress import Progress, silent
 
 __all__ = ["CHECKS", "Diagnosis", "diagnose"]
 
@@ -44,9 +45,6 @@ CHECKS: dict[str, Check] = {
 
 _GRAVITY = {"severe": 0, "warning": 1, "note": 2}
 _NEEDS_SOUND = "The model's terms are not sound."
-
-Announce = Callable[[str, int, int], None]
-"""(check that begins, checks done, checks in all)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,7 @@ def diagnose(
     inputs: DoctorInput,
     *,
     checks: Sequence[str] | None = None,
-    announce: Announce = lambda check, done, total: None,
+    announce: Progress = silent,
 ) -> Diagnosis:
     """Examine a trained model.
 
@@ -85,7 +83,7 @@ def diagnose(
     Args:
         inputs: the model, its data, and the history of its training.
         checks: names from ``CHECKS``; all of them unless given.
-        announce: told before every check.
+        announce: told, before every check, of its name, the checks done and all checks.
     Raises:
         ElbowroomError: an unknown name; a patient of less than two points.
     Example:

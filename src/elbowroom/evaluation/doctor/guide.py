@@ -35,15 +35,13 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.evaluation.doctor.aggregate_posterior import guide_of, held_out, prior_draws
 from elbowroom.evaluation.doctor.findings import DoctorInput, Evidence, Finding, Severity
-from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.gaussian.optimal_gaussian import local_guide
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence, laplace_proposal
-from elbowroom.inference.posterior.sample import default_metric
-from elbowroom.inference.soundness import guide_distribution
+from elbowroom.inference.posterior.target import default_metric
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw, mean
-from elbowroom.model.guides import DiagonalNormal, FullNormal
-from elbowroom.model.latent import LatentModel
+from elbowroom.model.guides import DiagonalNormal, FullNormal, guide_distribution
+from elbowroom.model.latent import LatentModel, evaluation_mode
 from elbowroom.numerics import chunks, mean_and_stderr
 
 __all__ = ["Ranks", "amortisation", "calibration", "is_affine", "simulated_ranks", "weighted_coverage"]

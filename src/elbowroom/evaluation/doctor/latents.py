@@ -7,11 +7,10 @@ import torch
 from elbowroom.data.batch import Batch
 from elbowroom.evaluation.doctor.aggregate_posterior import guide_of, held_out, prior_draws
 from elbowroom.evaluation.doctor.findings import DoctorInput, Evidence, Finding, Severity
-from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.objectives import elbo_terms
-from elbowroom.inference.soundness import guide_distribution
 from elbowroom.model.draws import draw, mean
-from elbowroom.model.latent import LatentModel
+from elbowroom.model.guides import guide_distribution
+from elbowroom.model.latent import LatentModel, evaluation_mode
 from elbowroom.numerics import mean_and_stderr
 
 __all__ = ["latents_in_use", "samples_and_means"]

@@ -13,10 +13,10 @@ from torch.distributions import Distribution
 from elbowroom.data.batch import Batch
 from elbowroom.evaluation.doctor.aggregate_posterior import guide_of, held_out, prior_draws
 from elbowroom.evaluation.doctor.findings import DoctorInput, Evidence, Finding
-from elbowroom.evaluation.study import evaluation_mode
-from elbowroom.inference.soundness import guide_distribution
 from elbowroom.model.distributions import ContinuousBernoulli
 from elbowroom.model.draws import draw
+from elbowroom.model.guides import guide_distribution
+from elbowroom.model.latent import evaluation_mode
 from elbowroom.model.likelihoods import Bernoulli, CrossEntropy, Gaussian, Likelihood, Poisson
 from elbowroom.numerics import mean_and_stderr
 

@@ -33,11 +33,10 @@ from elbowroom.data.support import Support
 from elbowroom.evaluation.doctor.aggregate_posterior import Aggregate, aggregate_study, guide_of, held_out, prior_draws
 from elbowroom.evaluation.doctor.findings import DoctorInput
 from elbowroom.evaluation.doctor.two_sample import LEAST_DRAWS, TwoSampleTest, classifier_test
-from elbowroom.evaluation.study import evaluation_mode
-from elbowroom.inference.soundness import guide_distribution
+from elbowroom.model.conditional import Likelihood
 from elbowroom.model.draws import draw, mean
-from elbowroom.model.latent import LatentModel
-from elbowroom.model.likelihood import Likelihood
+from elbowroom.model.guides import guide_distribution
+from elbowroom.model.latent import LatentModel, evaluation_mode
 from elbowroom.model.noise import uniform
 from elbowroom.numerics import chunks, mean_and_stderr
 

@@ -14,11 +14,12 @@ from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.doctor.aggregate_posterior import guide_of, held_out, prior_draws
 from elbowroom.evaluation.doctor.findings import DoctorInput, Evidence, Finding, Severity
-from elbowroom.evaluation.study import evaluation_mode, observed
+from elbowroom.evaluation.study import observed
 from elbowroom.inference.importance.estimate import importance_estimate
 from elbowroom.inference.objectives import elbo_terms
-from elbowroom.inference.soundness import guide_distribution
-from elbowroom.model.likelihood import Likelihood
+from elbowroom.model.conditional import Likelihood
+from elbowroom.model.guides import guide_distribution
+from elbowroom.model.latent import evaluation_mode
 from elbowroom.numerics import mean_and_stderr
 
 __all__ = ["finished", "generalises", "sound"]

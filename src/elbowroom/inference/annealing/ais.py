@@ -1,8 +1,8 @@
-r"""log p(x) by annealed importance sampling: many small steps from a distribution that is known to the posterior.
+r"""Annealed importance sampling (AIS): estimates of log p(x) by many small steps from a known distribution.
 
-Importance sampling leaps from a proposal q₀ to the posterior, and its weights are as uneven as the two are different.
-Annealing goes there through densities in between (:mod:`elbowroom.inference.annealing.tempering`), with a Markov
-transition at each:
+Importance sampling goes from a proposal q₀ to the posterior in one step, and its weights vary as much as the two
+differ. Annealing goes there through densities in between (:mod:`elbowroom.inference.annealing.tempering`), with a
+Markov transition at each:
 
 .. math:: z_0 \sim q_0, \qquad z_t \sim \mathcal{T}_t(\cdot \,|\, z_{t-1}), \quad
     \mathcal{T}_t \text{ leaves } f_{\beta_t} \text{ invariant}, \qquad
@@ -12,10 +12,10 @@ The expectation is exact for any number of temperatures and for transitions of a
 weight on the space of whole paths. So the average weight is judged as in importance sampling, log p̂(x) is a lower bound
 in expectation, and with T = 1 the two are the same. What the transitions and their number decide is the variance.
 
-It is exact, though, only while no transition depends on where the weighted chains have been. So step sizes are found by
+It is exact only as long as no transition depends on where the weighted chains have been. So step sizes are found by
 a *pilot run* of other chains with another stream of random numbers (:mod:`elbowroom.inference.annealing.chains`), and
-frozen before the first weighted chain is drawn. They are found either for each datum, or once for all data: a
-:class:`AnnealingPlan`, found on a few data or on simulated ones, also holds temperatures that follow how fast the
+frozen before the first weighted chain is drawn. They are found either for each example, or once for all examples: an
+:class:`AnnealingPlan`, found on a few real or simulated examples, also holds temperatures that follow how fast the
 densities change.
 
 Reference:
@@ -26,7 +26,6 @@ Reference:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -37,32 +36,30 @@ from torch.distributions import Distribution
 
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError
-from elbowroom.inference.annealing.chains import Annealed, Path, Tell, anneal, anneal_back, pilot, pilot_transitions
+from elbowroom.inference.annealing.chains import Annealed, AnnealingPath, anneal, anneal_back, pilot, pilot_transitions
 from elbowroom.inference.annealing.initial import Start, default_start, metric_of, rows_of, start_density, start_of
 from elbowroom.inference.annealing.tempering import Schedule, TemperedTarget, adapted_schedule, inverse_temperatures
 from elbowroom.inference.importance.estimate import WeightSums
-from elbowroom.inference.posterior.sample import Precision, posterior_target
+from elbowroom.inference.posterior.target import Precision, posterior_target
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
 from elbowroom.model.latent import LatentModel
 from elbowroom.numerics import chunks
+from elbowroom.progress import BlockProgress, Progress
 from elbowroom.samplers.hmc import HMC
-from elbowroom.samplers.kernel import Info, Kernel
+from elbowroom.samplers.kernel import Kernel
 
 __all__ = ["AIS", "AnnealingPlan", "ais", "plan"]
 
-Announce = Callable[[int, int, Info], None]
-"""(transitions of all data done, to do, what happened in the last); those of the pilot run count too"""
-
-#: the rotation is exact at β = 0, where w = C⁻¹(z − m) is standard normal; short trajectories and more temperatures win
-#: at equal cost; without a wide jitter, nearly normal posteriors turn back to where they were in a few long steps
+#: The rotation is exact at β = 0, where w = C⁻¹(z − m) is standard normal. At equal cost, short trajectories and more
+#: temperatures do best. The wide jitter keeps chains of nearly normal posteriors from returning to where they began.
 _KERNEL = HMC(num_steps=2, integrator="rotation", jitter=0.6)
-_ACCEPTANCE = 0.65  # that pilot runs aim at, as a harmonic mean over chains
-_ROUGH = 16  # temperatures of the pilot run that a schedule is adapted from
+_ACCEPTANCE = 0.65  # target of pilot runs, as a harmonic mean over chains
+_PILOT_TEMPERATURES = 16  # of the pilot run that a schedule is adapted from
 
 
 class AIS(NamedTuple):
-    """Annealed weights, and what they say of each datum.
+    """Annealed importance weights, and the estimate of log p(x) of each example.
 
     Attributes:
         log_weights: log w, nats, float64, shape (chains, data).
@@ -70,9 +67,9 @@ class AIS(NamedTuple):
         stderr: its standard error, nats, by the delta method, shape (data,); NaN for a single chain.
         ess: effective number of chains, between 1 and ``chains``, shape (data,).
         acceptance: average over chains and transitions, shape (data,); NaN where there is no transition.
-        num_gradients: evaluations of the decoder with its gradient that a datum took, all its weighted chains together.
-        pilot_gradients: those of the pilot run, per datum.
-        start_gradients: those of finding the start, per datum.
+        num_gradients: evaluations of the decoder with its gradient per example, all its weighted chains together.
+        pilot_gradients: those of the pilot run, per example.
+        start_gradients: those of finding the start, per example.
         log_evidence_above: of data simulated with their own z, in expectation an upper bound on log p(x), nats,
             float64, shape (data,); None for all others.
     """
@@ -90,7 +87,7 @@ class AIS(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AnnealingPlan:
-    """Temperatures and step sizes that serve all data alike.
+    """Temperatures and step sizes that are the same for all examples.
 
     Attributes:
         betas: inverse temperatures 0 = β₀ < … < β_T = 1, float64, shape (T + 1,).
@@ -132,9 +129,9 @@ def ais(
     exact: Tensor | None = None,
     block: int = 512,
     generator: Generator | None = None,
-    announce: Announce | None = None,
+    announce: Progress | None = None,
 ) -> AIS:
-    r"""Estimate log p(x) of each datum by annealed importance sampling.
+    r"""Estimate log p(x) of each example by annealed importance sampling (AIS).
 
     .. math:: \log \hat{p}(x) = \log \frac1C \sum_{c=1}^C w_c, \qquad
         \log w = \sum_{t=1}^T (\beta_t - \beta_{t-1}) \big[\log p(x, z_{t-1}) - \log q_0(z_{t-1})\big]
@@ -158,18 +155,18 @@ def ais(
         temperatures: T; the inverse temperatures themselves, from 0 to 1, of shape (T + 1,) or (T + 1, batch); or a
             plan, which needs no pilot run.
         schedule: "sigmoid" or "linear", for a T that is a number.
-        chains: C, weighted chains per datum.
+        chains: C, weighted chains per example.
         kernel: the transition; it moves in the start's own metric.
-        pilot_chains: per datum, for the pilot run that finds the step sizes.
+        pilot_chains: per example, for the pilot run that finds the step sizes.
         target_acceptance: that the pilot run aims at, as a harmonic mean over chains.
-        climbs: to modes of each posterior, for the start "laplace".
+        climbs: local optimisations to modes (restarts) of each posterior, for the start "laplace".
         precision: "bf16" takes the gradients that move the chains in bfloat16 where the decoder is a perceptron
-            (:func:`~elbowroom.inference.posterior.sample.posterior_target`). Weights and acceptance stay in full
+            (:func:`~elbowroom.inference.posterior.target.posterior_target`). Weights and acceptance stay in full
             precision, so that the estimate is as exact; long trajectories of wide decoders gain.
         exact: the z that x was simulated with, shape (batch, latent).
-        block: data at a time.
+        block: examples at a time.
         generator: the source of randomness.
-        announce: told of every transition.
+        announce: told of every transition, those of the pilot run included.
     Returns:
         Weights, the estimate, its standard error, and what it cost.
     Raises:
@@ -190,8 +187,10 @@ def ais(
         frozen, given = given, given.betas
     betas = inverse_temperatures(given, schedule, len(batch)).to(batch.x.device)
     start = default_start(model, guide) if start is None else start
-    done = _Progress(announce, len(batch), len(betas) - 2, piloted=frozen is None, returns=exact is not None)
-    settings = _Settings(chains, pilot_chains, kernel, target_acceptance, climbs, precision, generator, done)
+    transitions = (len(betas) - 2) * (1 if exact is None else 2)
+    transitions += pilot_transitions(len(betas) - 1) if frozen is None else 0
+    progress = BlockProgress(announce, "annealing", len(batch) * transitions)
+    settings = _Settings(chains, pilot_chains, kernel, target_acceptance, climbs, precision, generator)
     _check(batch, settings, block, exact)
     parts = []
     for rows in chunks(len(batch), block):
@@ -199,7 +198,8 @@ def ais(
         if isinstance(start, Distribution) and start.batch_shape == (len(batch),):
             own_start = rows_of(start, rows)
         z = None if exact is None else exact[rows]
-        parts.append(_anneal_block(model, guide, part, own_start, betas[:, rows], frozen, z, settings))
+        announce_step = progress.block(len(part))
+        parts.append(_anneal_block(model, guide, part, own_start, betas[:, rows], frozen, z, settings, announce_step))
     log_weights = torch.cat([part.forward.log_weights for part in parts], 1)
     estimate = WeightSums.empty(len(batch), log_weights.device).add(log_weights).estimate()
     acceptance = torch.cat([part.forward.acceptance for part in parts])
@@ -231,7 +231,7 @@ def plan(
     precision: Precision = "full",
     generator: Generator | None = None,
 ) -> AnnealingPlan:
-    r"""Find temperatures and step sizes on some data, to be used on any.
+    r"""Find temperatures and step sizes on some examples, to be used on any.
 
     The adapted schedule makes every interval contribute alike. In a slow schedule the log weight's variance is about
     :math:`\sum_t (\beta_t - \beta_{t-1})^2 v(\beta_t)` with v the variance of log p(x, z) − log q₀(z) under f_β, which
@@ -243,13 +243,13 @@ def plan(
 
     Args:
         model: p(x, z), in evaluation mode.
-        batch: data; 64 are enough.
+        batch: examples; 64 are enough.
         guide: as for :func:`ais`.
-        start: as for :func:`ais`; a name, or what is asked for these data.
+        start: as for :func:`ais`; a name, or distributions for these examples.
         temperatures: T.
         schedule: "adapted", "sigmoid" or "linear".
         kernel: the transition that the step sizes are for.
-        pilot_chains: per datum.
+        pilot_chains: per example.
         target_acceptance: that the step sizes aim at.
         climbs: as for :func:`ais`.
         precision: as for :func:`ais`.
@@ -269,11 +269,11 @@ def plan(
     batch = as_batch(batch)
     adapted = schedule == "adapted" and temperatures > 1
     first: Schedule = "sigmoid" if schedule == "adapted" else schedule
-    rough = inverse_temperatures(max(_ROUGH, temperatures) if adapted else temperatures, first, 1)[:, 0]
+    rough = inverse_temperatures(max(_PILOT_TEMPERATURES, temperatures) if adapted else temperatures, first, 1)[:, 0]
     if temperatures == 1:
         return AnnealingPlan(rough, rough[:0])
     start = default_start(model, guide) if start is None else start
-    settings = _Settings(1, pilot_chains, kernel, target_acceptance, climbs, precision, generator, lambda info: None)
+    settings = _Settings(1, pilot_chains, kernel, target_acceptance, climbs, precision, generator)
     _check(batch, settings, 1, None)
     q, _ = start_of(model, guide, batch, start, climbs=climbs, generator=generator)
     z = _draw(q, pilot_chains, len(batch), generator)
@@ -291,7 +291,7 @@ def plan(
 
 
 class _Settings(NamedTuple):
-    """What all blocks have in common."""
+    """The settings of one call, the same for all blocks."""
 
     chains: int
     pilot_chains: int
@@ -300,11 +300,10 @@ class _Settings(NamedTuple):
     climbs: int
     precision: Precision
     generator: Generator | None
-    tell: Tell
 
 
 class _Block(NamedTuple):
-    """What became of a block of data, and the gradients that its pilot run and its start took, all data together."""
+    """The result of one block, with the gradients that its pilot run and its start took, all examples together."""
 
     forward: Annealed
     back: Annealed | None
@@ -321,15 +320,16 @@ def _anneal_block(
     frozen: AnnealingPlan | None,
     exact: Tensor | None,
     settings: _Settings,
+    announce: Progress,
 ) -> _Block:
-    chains, pilot_chains, kernel, target_acceptance, climbs, precision, generator, tell = settings
+    chains, pilot_chains, kernel, target_acceptance, climbs, precision, generator = settings
     # a draw in ten from the prior is a safety that importance sampling needs, and chains that move do not
     defence = 0.1 if len(betas) == 2 else 0.0
     q, found_by = start_of(model, guide, part, start, climbs=climbs, defence=defence, generator=generator)
     if exact is not None and exact.shape[1:] != q.event_shape:
         raise ElbowroomError(
             f"exact has {exact.shape[1]} latents, but the model has {q.event_shape[0]}.",
-            "Give the z that this very model drew.",
+            "Give the z that this model drew.",
         )
     bridge = TemperedTarget(start_density(q), posterior_target(model, part, precision=precision), betas[-1])
     z, spent = _draw(q, chains, len(part), generator), 0
@@ -342,14 +342,23 @@ def _anneal_block(
         other = _other_stream(generator, betas.device)
         first = _draw(q, pilot_chains, len(part), other)
         found = pilot(
-            bridge, betas, first, metric, kernel=kernel, target_acceptance=target_acceptance, generator=other, tell=tell
+            bridge,
+            betas,
+            first,
+            metric,
+            kernel=kernel,
+            target_acceptance=target_acceptance,
+            generator=other,
+            announce=announce,
         )
         step_sizes, spent = found.step_sizes, found.num_gradients
-    path = Path(betas, step_sizes, metric)
-    forward = anneal(bridge, path, z, kernel=kernel, generator=generator, tell=tell)
+    path = AnnealingPath(betas, step_sizes, metric)
+    forward = anneal(bridge, path, z, kernel=kernel, generator=generator, announce=announce)
     back = None
     if exact is not None:
-        back = anneal_back(bridge, path, exact.to(z).unsqueeze(0), kernel=kernel, generator=generator, tell=tell)
+        back = anneal_back(
+            bridge, path, exact.to(z).unsqueeze(0), kernel=kernel, generator=generator, announce=announce
+        )
     return _Block(forward, back, spent, found_by * len(part))
 
 
@@ -365,7 +374,7 @@ def _draw(q: Distribution, chains: int, num_data: int, generator: Generator | No
 
 
 def _other_stream(generator: Generator | None, device: torch.device) -> Generator:
-    """A generator for what must not be shared with the weighted chains."""
+    """A generator whose draws are independent of those of the weighted chains."""
     where = device if generator is None else generator.device
     seed = int(torch.randint(2**63 - 1, (), generator=generator, device=where))
     return Generator(where).manual_seed(seed)
@@ -373,10 +382,10 @@ def _other_stream(generator: Generator | None, device: torch.device) -> Generato
 
 def _check(batch: Batch, settings: _Settings, block: int, exact: Tensor | None) -> None:
     if not len(batch):
-        raise ElbowroomError("The evidence of no data was asked for.", "Give one datum or more.")
+        raise ElbowroomError("The evidence was asked for, but the batch is empty.", "Give one example or more.")
     if exact is not None and (exact.dim() != 2 or len(exact) != len(batch)):
         raise ElbowroomError(
-            f"exact has shape {tuple(exact.shape)}, but {len(batch)} data were simulated with one z each.",
+            f"exact has shape {tuple(exact.shape)}, but {len(batch)} examples were simulated with one z each.",
             "Give the z of model.sample, shape (batch, latent).",
         )
     numbers = {
@@ -387,22 +396,6 @@ def _check(batch: Batch, settings: _Settings, block: int, exact: Tensor | None) 
             raise ElbowroomError(f"{name} is {number}, but 1 is the least.", f"Give {name}=1 or more.")
     if not 0 < settings.target_acceptance < 1:
         raise ElbowroomError(
-            f"The acceptance to aim at is {settings.target_acceptance}, but should lie between 0 and 1.",
+            f"The target acceptance is {settings.target_acceptance}, but should lie between 0 and 1.",
             "0.65 suits most posteriors.",
         )
-
-
-class _Progress:
-    """Every datum's transitions count, so that the last, smaller block is no longer than it is."""
-
-    def __init__(
-        self, announce: Announce | None, num_data: int, transitions: int, *, piloted: bool, returns: bool
-    ) -> None:
-        self._announce, self._done = announce, 0
-        pilots = pilot_transitions(transitions + 1) if piloted else 0
-        self._total = num_data * (transitions * (2 if returns else 1) + pilots)
-
-    def __call__(self, info: Info) -> None:
-        self._done += info.acceptance.shape[1]
-        if self._announce is not None:
-            self._announce(self._done, self._total, info)

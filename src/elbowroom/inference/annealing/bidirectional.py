@@ -1,9 +1,9 @@
-r"""How far an estimate of log p(x) can be from the truth: bidirectional Monte Carlo, on data of the model's own.
+r"""Bidirectional Monte Carlo (BDMC): lower and upper bounds on log p(x), on data simulated from the model.
 
-An annealed estimate is a lower bound in expectation, and nothing in its weights tells how loose: where all chains miss
-a part of the posterior they agree with each other. But of data that were *simulated*, z ~ p(z) and then x ~ p(x | z),
-one exact draw of the posterior p(z | x) is known, and a chain that goes from it back to the start errs the other way.
-With that chain in the place of one of the forward ones,
+An annealed estimate is a lower bound in expectation, and its weights do not show how loose it is: chains that all miss
+the same part of the posterior agree with each other. But for *simulated* data, z ~ p(z) and then x ~ p(x | z), one
+exact draw of the posterior p(z | x) is known. A chain that goes from it back to the start gives an upper bound. With
+that chain in the place of one of the forward ones,
 
 .. math:: \hat{p}(x) = \frac1C \sum_{c=1}^C w_c, \qquad
     \hat{p}_+(x) = \frac1C \Big(\overleftarrow{w}_1 + \sum_{c=2}^C w_c \Big), \qquad
@@ -15,9 +15,9 @@ and by Markov's inequality either bound is on the wrong side by b nats with a pr
 these are the bounds of Grosse et al. (2015); with more chains the upper one tightens as the lower one does, and costs
 one chain.
 
-The mean gap, :math:`\mathbb{E}[\log \hat{p}_+(x) - \log \hat{p}(x)]`, is the sum of both errors for data of the
-model's own. Real data have no upper bound. What is measured for them is the lower one, with the gap beside it: it tells
-how loose that is as far as the model's data resemble the real ones.
+The mean gap, :math:`\mathbb{E}[\log \hat{p}_+(x) - \log \hat{p}(x)]`, is the sum of both errors on simulated data. Real
+data have no upper bound. For them, the lower bound is reported with the gap beside it; the gap says how loose that
+bound is, as far as simulated data resemble the real ones.
 
 Reference:
     Grosse, Ghahramani & Adams (2015), Sandwiching the marginal likelihood using bidirectional Monte Carlo,
@@ -42,10 +42,10 @@ __all__ = ["Sandwich", "Simulated", "bidirectional", "simulate"]
 
 
 class Simulated(NamedTuple):
-    """Data that a model has drawn, and an exact draw of each posterior.
+    """Data simulated from a model, with an exact draw from each posterior.
 
     Attributes:
-        batch: x ~ p(x | z), with the context and the mask of the data that they imitate.
+        batch: x ~ p(x | z), with the context and the mask of the real data.
         z: that they were drawn from, shape (batch, latent).
     """
 
@@ -71,7 +71,7 @@ class Sandwich(NamedTuple):
 
 @torch.no_grad()
 def simulate(model: LatentModel, like: int | Batch, *, generator: Generator | None = None) -> Simulated:
-    """Data from the model, together with their z.
+    """Simulate data from the model, together with their z.
 
     Args:
         model: p(x, z), in evaluation mode.
@@ -82,7 +82,10 @@ def simulate(model: LatentModel, like: int | Batch, *, generator: Generator | No
     """
     num_data, context, mask = (like, None, None) if isinstance(like, int) else (len(like), like.context, like.mask)
     if num_data < 1:
-        raise ElbowroomError(f"{num_data} data were to be simulated.", "Simulate 1 or more; 1,000 give a gap of use.")
+        raise ElbowroomError(
+            f"{num_data} examples were to be simulated.",
+            "Simulate 1 or more; with 1,000 the gap is precise enough to be useful.",
+        )
     drawn = model.sample(num_data, context=context, generator=generator)
     return Simulated(Batch(drawn.x, context=context, mask=mask), drawn.z)
 
@@ -96,7 +99,7 @@ def bidirectional(
     Args:
         model: p(x, z), the very one that simulated them.
         data: from :func:`simulate`.
-        generator: the source of randomness; not in the state that the data were simulated with.
+        generator: the source of randomness; not in the same state as for the simulation.
         **settings: of :func:`~elbowroom.inference.annealing.ais.ais`, as for the real data that the gap is to stand
         beside.
     Raises:

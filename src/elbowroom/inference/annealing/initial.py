@@ -1,4 +1,4 @@
-r"""Where annealing starts: a distribution for each datum that can be drawn from, and whose density is known.
+r"""Initial distributions for annealing: easy to draw from, and with a known density, one for each example.
 
 ========= ====================================================================================================
 start     q₀
@@ -6,11 +6,11 @@ start     q₀
 laplace   mixtures of Laplace approximations, refined (:mod:`elbowroom.inference.importance.laplace_proposal`): nearest
           the posterior, for every likelihood with a Fisher information
 guide     q(z | x)
-prior     p(z): knows nothing of x, and is left for the posterior in small steps
+prior     p(z): does not depend on x, so that the way to the posterior is long
 ========= ====================================================================================================
 
-The start is also where the metric of the transitions comes from, and it is evaluated as often as the decoder is. So
-mixtures of normals have their density and its gradient written out here, as a few matrix products.
+The metric of the transitions comes from the start too, and the start is evaluated as often as the decoder. So this
+module computes density and gradient of mixtures of normals by a few matrix products.
 """
 
 from __future__ import annotations
@@ -30,11 +30,10 @@ from torch.distributions import (
 )
 
 from elbowroom.data.batch import Batch
-from elbowroom.errors import ElbowroomError
+from elbowroom.errors import ElbowroomError, check_name
 from elbowroom.inference.importance.laplace_proposal import LaplaceProposal, laplace_proposal
-from elbowroom.inference.soundness import guide_distribution
-from elbowroom.inference.weights import check_name
 from elbowroom.model.conditional import Conditional
+from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Likelihood
 from elbowroom.samplers.metric import Metric
@@ -59,7 +58,7 @@ STARTS: tuple[StartName, ...] = get_args(StartName)
 
 
 def default_start(model: LatentModel, guide: Conditional | None) -> StartName:
-    """The best that there is: laplace where the likelihood has a Fisher information, else the guide or the prior."""
+    """The best start available: laplace where there is a Fisher information, else the guide, else the prior."""
     if type(model.likelihood).fisher_information is not Likelihood.fisher_information:
         return "laplace"
     return "prior" if guide is None else "guide"
@@ -75,17 +74,17 @@ def start_of(
     defence: float = 0.1,
     generator: Generator | None = None,
 ) -> tuple[Distribution, float]:
-    """q₀ for these data, and the evaluations of the decoder per datum that finding it took.
+    """q₀ for these examples, and how many evaluations of the decoder per example it took to find it.
 
     Args:
         model: p(x, z), in evaluation mode.
         guide: q(z | x), where there is one.
         batch: data.
-        start: a name in ``STARTS``; a conditional, asked for these data; or distributions of batch shape (batch,) or ()
-            and event shape (latent,).
-        climbs: to modes of each posterior, for "laplace".
+        start: a name in ``STARTS``; a conditional, called with these examples; or distributions of batch shape (batch,)
+            or () and event shape (latent,).
+        climbs: local optimisations to modes (restarts) of each posterior, for "laplace".
         defence: share of the prior, for "laplace".
-        generator: the source of randomness, for where climbs start.
+        generator: the source of randomness, for the starts of the local optimisations.
     Raises:
         ElbowroomError: an unknown name; no guide to start from; distributions of another shape.
     """
@@ -111,7 +110,7 @@ def start_of(
     if start.batch_shape not in ((len(batch),), ()) or len(start.event_shape) != 1:
         raise ElbowroomError(
             f"The start has batch shape {tuple(start.batch_shape)} and event shape {tuple(start.event_shape)}, but "
-            f"{len(batch)} data need one distribution each over a latent vector.",
+            f"{len(batch)} examples need one distribution each over a latent vector.",
             "Give a distribution of batch shape (batch,) and event shape (latent,).",
         )
     return start, 0.0
@@ -133,7 +132,7 @@ def start_density(q: Distribution) -> Target:
 
 
 class StartDensity(Density):
-    """log q₀ as a target, differentiated by autograd: one distribution for each datum, or one for all.
+    """log q₀ as a target, differentiated by autograd: one distribution for each example, or one for all.
 
     Args:
         q: event shape (latent,), batch shape (data,) or ().
@@ -158,7 +157,7 @@ class NormalMixture(Target):
     Args:
         loc: m, shape (data, K, latent).
         scale_tril: C, lower triangular, shape (data, K, latent, latent).
-        log_weights: log π, normalised, shape (data, K); −∞ for a component that a datum has not.
+        log_weights: log π, normalised, shape (data, K); −∞ for a component that an example lacks.
     """
 
     def __init__(self, loc: Tensor, scale_tril: Tensor, log_weights: Tensor) -> None:
@@ -194,11 +193,11 @@ class NormalMixture(Target):
 
 
 def rows_of(q: Distribution, index: Tensor | slice) -> Distribution:
-    """The distributions of some of the data; one that all data share is returned as it is.
+    """The distributions of some of the examples; one that all examples share is returned as it is.
 
     Args:
         q: batch shape (data, …) or ().
-        index: positions of the data.
+        index: positions of the examples.
     Raises:
         ElbowroomError: a type whose parameters are not known here.
     Example:
@@ -221,11 +220,11 @@ def rows_of(q: Distribution, index: Tensor | slice) -> Distribution:
             weights = rows_of(q.mixture_distribution, index)
             assert isinstance(weights, Categorical)  # that of a mixture always is
             parts = q.component_distribution
-            # components that all data share have no axis of data: their batch shape is (K,)
+            # components that all examples share have no batch axis: their batch shape is (K,)
             parts = parts if len(parts.batch_shape) == 1 else rows_of(parts, index)
             return MixtureSameFamily(weights, parts, validate_args=False)
     raise ElbowroomError(
-        f"The start is a {type(q).__name__}, of which a part of the data cannot be taken.",
+        f"The start is a {type(q).__name__}, of which some examples cannot be taken alone.",
         "Start from normal distributions or a mixture of them, or give the guide itself in the place of its output.",
     )
 

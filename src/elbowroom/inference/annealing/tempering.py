@@ -1,13 +1,13 @@
-r"""Between a distribution that is known and a posterior that is not: the bridge that annealing walks over.
+r"""Tempered densities: the geometric bridge between an initial distribution and the posterior.
 
 .. math:: \log f_\beta(z) = (1 - \beta) \log q_0(z) + \beta \log p(x, z), \qquad 0 \le \beta \le 1
 
 At β = 0 this is the start q₀, normalised and easy to draw from; at β = 1 it is the posterior, up to the constant
-log p(x) that is looked for. Where q₀ is the prior, β multiplies the likelihood alone.
+log p(x) that annealing estimates. Where q₀ is the prior, β multiplies the likelihood alone.
 
-The two ends are evaluated apart and remembered apart (:class:`Ends`). At a new temperature the log density and its
-gradient are then two sums of what is known, with no evaluation of the model; and a state is made from the ends anew at
-every temperature, so that none can carry the density or the gradient of the temperature before.
+The two ends are evaluated and cached separately (:class:`Ends`). At a new temperature, the log density and its gradient
+are weighted sums of cached values, with no evaluation of the model. At every temperature a new state is made from the
+ends, so that no state keeps the density or the gradient of the temperature before.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from elbowroom.errors import ElbowroomError
-from elbowroom.inference.weights import check_name
+from elbowroom.errors import ElbowroomError, check_name
 from elbowroom.samplers.kernel import State
 from elbowroom.samplers.target import Target
 
@@ -78,7 +77,7 @@ def temperature_schedule(temperatures: int, schedule: Schedule = "sigmoid") -> T
 
 
 def adapted_schedule(at: Tensor, spread: Tensor, temperatures: int) -> Tensor:
-    r"""Inverse temperatures between which the spread, as a function of β, has equal areas.
+    r"""Inverse temperatures such that the integral of the spread over β is the same between any two neighbours.
 
     Args:
         at: β at which the spread is known, rising, between 0 and 1, shape (m,).
@@ -102,12 +101,12 @@ def adapted_schedule(at: Tensor, spread: Tensor, temperatures: int) -> Tensor:
 
 
 def inverse_temperatures(temperatures: int | Tensor, schedule: Schedule, num_data: int) -> Tensor:
-    """A schedule for each datum.
+    """Inverse temperatures for each example.
 
     Args:
         temperatures: T, or the inverse temperatures themselves, of shape (T + 1,) or (T + 1, data).
         schedule: for a T that is a number, as in :func:`temperature_schedule`.
-        num_data: number of data.
+        num_data: number of examples.
     Returns:
         Float64, shape (T + 1, data).
     Raises:
@@ -120,8 +119,8 @@ def inverse_temperatures(temperatures: int | Tensor, schedule: Schedule, num_dat
     fits = betas.dim() == 2 and betas.shape[1] == num_data and len(betas) > 1
     if not fits or not bool(((betas[0] == 0) & (betas[-1] == 1) & (betas.diff(dim=0) > 0).all(0)).all()):
         raise ElbowroomError(
-            f"The inverse temperatures, of shape {tuple(temperatures.shape)}, do not rise from 0 to 1, for all data or "
-            f"for each of the {num_data}.",
+            f"The inverse temperatures, of shape {tuple(temperatures.shape)}, do not rise from 0 to 1, for all "
+            f"examples or for each of the {num_data}.",
             "Give a tensor of shape (T + 1,) or (T + 1, batch) that starts with 0, ends with 1 and increases.",
         )
     return betas
@@ -160,11 +159,11 @@ class Ends(NamedTuple):
 
 
 class TemperedTarget(Target):
-    r"""log f_β for a kernel; β is fixed, and :meth:`at` gives the same bridge at another β.
+    r"""log f_β at a fixed β, as a sampler's target; :meth:`at` gives the same bridge at another β.
 
     Args:
         start: log q₀ as a target.
-        joint: log p(x, z) as a target; what costs.
+        joint: log p(x, z) as a target, the expensive one.
         beta: inverse temperatures, shape (data,).
     Example:
         >>> from elbowroom.samplers.target import Density
@@ -187,7 +186,7 @@ class TemperedTarget(Target):
         return Ends(z, log_start, log_joint, start_gradient, joint_gradient)
 
     def values(self, z: Tensor) -> Ends:
-        """Both log densities at z, without their gradients: what a chain that does not move needs."""
+        """Both log densities at z, without their gradients, for chains that do not move."""
         nowhere = torch.zeros_like(z)
         return Ends(z, self.start.log_density(z), self.joint.log_density(z), nowhere, nowhere)
 

@@ -1,1 +1,1 @@
-"""Normal approximations of the posterior: Laplace, the best normal for one observation, cubature."""
+"""Normal approximations of the posterior: Laplace, the optimal normal of each example, cubature."""

@@ -1,8 +1,8 @@
 r"""Standard normal draws that integrate almost without noise: antithetic, orthogonal, with stratified lengths.
 
 An average of f over N(0, I) from independent draws has an error of :math:`\mathrm{sd}(f) / \sqrt{K}`. For a log density
-about its mode, which is nearly quadratic, almost all of it can be had for nothing. A normal vector is a direction and a
-length, independent of each other, :math:`\epsilon = r \, u`, and a block of 2 D draws is made of
+near its mode, which is nearly quadratic, almost all of that error can be removed at no cost. A normal vector is a
+direction and a length, independent of each other, :math:`\epsilon = r \, u`, and a block of 2 D draws is made of
 
 - the D columns of a random rotation, :math:`u_i^\top u_j = \delta_{ij}`: of a quadratic form the average over them is
   :math:`\sum_i u_i^\top A u_i / D = \operatorname{tr}(A) / D`, whatever the rotation;
@@ -10,7 +10,7 @@ length, independent of each other, :math:`\epsilon = r \, u`, and a block of 2 D
 - their reflections, -ε, which cancel every odd term.
 
 A draw taken from a block at random is exactly N(0, I), so averages over blocks are unbiased. Draws of a block depend on
-each other, blocks do not: their means say what the error is.
+each other, blocks do not: the spread of the blocks' means gives the standard error.
 
 Reference:
     Genz & Monahan (1998), Stochastic integration rules for infinite regions, SIAM J. Sci. Comput. 19.
@@ -42,7 +42,7 @@ def num_blocks(draws: int, dim: int) -> int:
 
 
 def orthogonal_normals(blocks: int, batch: int, like: Tensor, generator: Generator | None) -> Tensor:
-    """Blocks of normal draws for each datum, blocks and data independent of each other.
+    """Blocks of normal draws for each example; blocks and examples are independent of each other.
 
     Args:
         blocks: B, of 2 D draws each.
@@ -67,7 +67,7 @@ def orthogonal_normals(blocks: int, batch: int, like: Tensor, generator: Generat
 
 
 def _lengths(shape: tuple[int, int], dim: int, like: Tensor, generator: Generator | None) -> Tensor:
-    """Of normal vectors, one from each of D strata, shape (\\*shape, D); in an order that means nothing."""
+    """Of normal vectors, one from each of D strata, shape (\\*shape, D); in random order."""
     squares = 2 * noise.gamma(like.new_full((*shape, dim * _PER_STRATUM), dim / 2), generator)  # χ² of D degrees
     strata = squares.sort(-1).values.reshape(*shape, dim, _PER_STRATUM)
     chosen = (noise.uniform((*shape, dim, 1), like, generator) * _PER_STRATUM).long().clamp(max=_PER_STRATUM - 1)

@@ -1,7 +1,7 @@
-r"""The curvature of the log joint in z: matrices that are never indefinite, one for each datum.
+r"""Curvature of log p(x, z) in z: a positive definite Gauss–Newton matrix for each example.
 
-Minus the Hessian of log p(x, z) is the matrix that a Newton step and a sampler's metric want, but where the prior is
-no normal and the network no affine map it can be indefinite. What takes its place drops the parts that can make it so:
+A Newton step and a sampler's metric need minus the Hessian of log p(x, z). Unless the prior is normal and the network
+affine, that matrix can be indefinite. The Gauss–Newton matrix leaves out the terms that can make it so:
 
 .. math:: H(z) = \Lambda(z) + J^\top F J, \qquad J = \frac{\partial \theta}{\partial z}, \qquad
     F = \mathbb{E}_{x \sim p(x | \theta)} \Big[
@@ -10,8 +10,8 @@ no normal and the network no affine map it can be indefinite. What takes its pla
 where θ is what the likelihood's network returns, F its Fisher information, a small block for every element, and Λ the
 part of the prior (:func:`prior_precision`). With an affine network and a normal prior, H is minus the Hessian exactly.
 
-Almost all the work is J. The tangents of all D directions of z are pushed through the network together: through an
-:class:`~elbowroom.model.networks.MLP` as one matrix product for each layer, over D rows for every datum; through any
+Almost all the work is J. The tangents of all D directions of z go through the network together: through an
+:class:`~elbowroom.model.networks.MLP` as one matrix product for each layer, over D rows for every example; through any
 other network by forward-mode differentiation.
 
 Reference:
@@ -50,14 +50,14 @@ def gauss_newton(model: LatentModel, batch: Batch | Tensor, z: Tensor, *, chunk_
 
     For a normal prior it is positive definite, and it is the exact posterior precision of a linear-Gaussian model. x
     itself matters only through which of its elements were observed. For a network of one hidden layer, of width h,
-    onto E parameters it costs D h E + D² E multiplications for each datum, against 2 h (D + E) of a gradient.
+    onto E parameters it costs D h E + D² E multiplications for each example, against 2 h (D + E) of a gradient.
 
     Args:
         model: p(x, z), in evaluation mode if its networks have batch normalisation or dropout.
         batch: data, ``x`` of shape (batch, \*event); elements that ``mask`` leaves out add nothing.
         z: where, shape (batch, latent).
-        chunk_elements: data are taken a chunk at a time, such that no tensor of a chunk has more elements than this
-            (a chunk has at least one datum).
+        chunk_elements: examples are evaluated in chunks, such that no tensor of a chunk has more elements than this
+            (a chunk has at least one example).
     Returns:
         H, shape (batch, latent, latent), symmetric; no gradient is recorded.
     Raises:
@@ -90,7 +90,7 @@ def network_jacobian(network: nn.Module, z: Tensor, context: Tensor | None = Non
     .. math:: \theta = \mathrm{network}(z), \qquad J_{j \cdot} = \frac{\partial \theta}{\partial z_j}
 
     Args:
-        network: called as ``network(z, context)``; it treats data apart from each other, so batch normalisation must
+        network: called as ``network(z, context)``; it treats examples independently, so batch normalisation must
             be in evaluation mode.
         z: shape (batch, latent).
         context: covariates, shape (batch, context_dim).
@@ -120,7 +120,7 @@ def network_jacobian(network: nn.Module, z: Tensor, context: Tensor | None = Non
 
 
 def _is_wanted(network: MLP, z: Tensor, context: Tensor | None) -> bool:
-    """Whether the inputs are right; the network itself has the words for those that are not."""
+    """Whether the inputs have the right shapes; the network itself refuses those that have not."""
     if network.context_dim and (context is None or context.shape != (len(z), network.context_dim)):
         return False
     return network.in_shape == z.shape[1:]
@@ -196,7 +196,7 @@ def prior_precision(distribution: Distribution, z: Tensor, *, floor: float = 1e-
     """
     with torch.enable_grad():
         leaf = z.detach().clone().requires_grad_()
-        # data do not meet each other in log p(z), so that row j of every datum's Hessian comes from one sum
+        # examples are independent in log p(z), so that row j of every example's Hessian comes from one sum
         (gradient,) = torch.autograd.grad(distribution.log_prob(leaf).sum(), leaf, create_graph=True)
         rows = [
             torch.autograd.grad(part, leaf, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
@@ -206,7 +206,7 @@ def prior_precision(distribution: Distribution, z: Tensor, *, floor: float = 1e-
     bad = ~hessian.isfinite().flatten(1).all(1)
     if bool(bad.any()):
         raise ElbowroomError(
-            f"The prior has no finite second derivative at z for {int(bad.sum())} of {len(z)} data.",
+            f"The prior has no finite second derivative at z for {int(bad.sum())} of {len(z)} examples.",
             "Start inside the prior's support, or use a prior that is smooth there.",
         )
     eigenvalues, vectors = torch.linalg.eigh(-(hessian + hessian.mT) / 2)
@@ -278,7 +278,7 @@ def regularized_cholesky(precision: Tensor) -> tuple[Tensor, Tensor]:
         tau *= 10
     if bool(bad.any()):
         raise ElbowroomError(
-            f"The curvature of {int(bad.sum())} of {len(bad)} data is not finite or not positive definite.",
+            f"The curvature of {int(bad.sum())} of {len(bad)} examples is not finite or not positive definite.",
             "Look for infinite weights or data, or use float64.",
         )
     return precision, factor
@@ -302,7 +302,7 @@ def covariance_factor(precision: Tensor) -> Tensor:
 
 
 def _elements_per_datum(model: LatentModel, latent_dim: int) -> int:
-    """Elements of one datum's largest tensor: its tangents, in the network or at its end, or its information."""
+    """Elements of the largest tensor for one example: tangents in the network or at its end, or Fisher information."""
     likelihood = model.likelihood
     parameters = likelihood.num_parameters * math.prod(likelihood.event_shape)
     widest = max((part.widest for part in likelihood.modules() if isinstance(part, Network)), default=0)
@@ -313,9 +313,9 @@ def _check(model: LatentModel, batch: Batch, z: Tensor, chunk_elements: int) -> 
     (latent_dim,) = model.prior(None, batch.context).event_shape
     if z.shape != (len(batch), latent_dim):
         raise ElbowroomError(
-            f"z has shape {tuple(z.shape)}, but the curvature of {len(batch)} data with {latent_dim} latents is taken "
-            f"at one z for each, of shape {(len(batch), latent_dim)}.",
-            "Give one row for each datum, the guide's mean say.",
+            f"z has shape {tuple(z.shape)}, but the curvature of {len(batch)} examples with {latent_dim} latents is "
+            f"taken at one z for each, of shape {(len(batch), latent_dim)}.",
+            "Give one row for each example, the guide's mean say.",
         )
     if chunk_elements < 1:
         raise ElbowroomError(
@@ -326,6 +326,6 @@ def _check(model: LatentModel, batch: Batch, z: Tensor, chunk_elements: int) -> 
     if coupling is not None:
         raise ElbowroomError(
             f"The curvature of a model was asked for while its {type(coupling).__name__.lstrip('_')} is in training "
-            "mode, where a datum's density depends on the other data or on chance.",
+            "mode, where an example's density depends on the other examples or on chance.",
             "Call model.eval() first.",
         )

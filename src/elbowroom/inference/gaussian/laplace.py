@@ -7,9 +7,9 @@ H (:mod:`elbowroom.inference.gaussian.curvature`) in place of minus the Hessian:
 
 .. math:: z \leftarrow z + \alpha H^{-1} g, \qquad g = \nabla_z \log p(x, z)
 
-Since H is positive definite, each step climbs if only it is short enough: α = 1 is tried first and then halved, for
-each datum by itself. Near the mode a full step raises log p by about the Newton decrement, ½ gᵀH⁻¹g, which is in nats
-and does not depend on the units of z. Once it is small there is nothing left to gain.
+Since H is positive definite, each step raises log p(x, z) if it is short enough: α = 1 is tried first and then halved,
+for each example by itself. Near the mode a full step raises log p by about the Newton decrement, ½ gᵀH⁻¹g, which is in
+nats and does not depend on the units of z. Once it is small there is nothing left to gain.
 
 Reference:
     Nocedal & Wright (2006), Numerical Optimization, sections 3.1 and 10.3.
@@ -31,15 +31,15 @@ from elbowroom.model.latent import LatentModel
 
 __all__ = ["Laplace", "laplace"]
 
-_HALVINGS = 20  # a step of 1e-6 that still does not climb is a matter of rounding
-_SUFFICIENT = 0.25  # of the increase that the slope promises; where it is ½ of the curvature, full steps only swing
+_HALVINGS = 20  # of a step; where a millionth of it still raises nothing, rounding decides
+_SUFFICIENT_INCREASE = 0.25  # share of the predicted increase that a step must reach, or be halved (Armijo's rule)
 
 
 class Laplace(NamedTuple):
     """A normal approximation of each posterior.
 
     Attributes:
-        mode: where the climb ended, shape (batch, latent).
+        mode: where the search ended, shape (batch, latent).
         precision: Gauss–Newton H there, shape (batch, latent, latent); it has a Cholesky factor.
         log_joint: log p(x, z) there, nats, shape (batch,); never below that of the start.
         converged: whether a further step would gain less than the tolerance, bool, shape (batch,).
@@ -63,11 +63,11 @@ def laplace(
     tolerance: float = 1e-3,
     chunk_elements: int = 2**24,
 ) -> Laplace:
-    r"""Climb from ``start`` to a mode of each posterior, and measure the curvature there.
+    r"""Find a mode of each posterior by Newton steps from ``start``, and the curvature there.
 
-    A datum is finished when :math:`\tfrac12 g^\top H^{-1} g` is at most the tolerance, or at most what the type of
-    log p(x, z) resolves; or when no step along the Newton direction climbs, in which case ``converged`` is False. Only
-    the data that are not finished are computed on. Of a posterior with several modes, one near the start is found.
+    An example is finished when :math:`\tfrac12 g^\top H^{-1} g` is at most the tolerance, or at most what the type of
+    log p(x, z) resolves; or when no step along the Newton direction raises it, in which case ``converged`` is False.
+    Only unfinished examples are computed. Of a posterior with several modes, one near the start is found.
 
     Args:
         model: p(x, z), in evaluation mode if its networks have batch normalisation or dropout.
@@ -77,7 +77,7 @@ def laplace(
         tolerance: nats that may be left to gain.
         chunk_elements: of the curvature, as in :func:`~elbowroom.inference.gaussian.curvature.gauss_newton`.
     Returns:
-        Mode, precision, log p(x, mode), and how the climb went.
+        Mode, precision, log p(x, mode), and how the search went.
     Raises:
         ElbowroomError: log p(x, z), its gradient or its curvature is not finite at the start; shapes that do not
             fit; negative ``steps`` or ``tolerance``.
@@ -94,21 +94,21 @@ def laplace(
             f"steps is {steps} and tolerance {tolerance}, but neither can be negative.",
             "Give steps=0 for the curvature at the start itself.",
         )
-    climb = _ModeSearch(model, start.detach(), batch, chunk_elements)
+    search = _ModeSearch(model, start.detach(), batch, chunk_elements)
     active = torch.arange(len(batch), device=start.device)
     for taken in range(steps + 1):
-        direction, slope = climb.newton_direction(active)
-        arrived = slope / 2 <= climb.resolution(active).clamp(min=tolerance)  # the decrement is half the slope
-        climb.converged[active] = arrived
+        direction, slope = search.newton_direction(active)
+        arrived = slope / 2 <= search.resolution(active).clamp(min=tolerance)  # the decrement is half the slope
+        search.converged[active] = arrived
         active, direction, slope = active[~arrived], direction[~arrived], slope[~arrived]
         if taken == steps or not len(active):
             break
-        active = climb.step(active, direction, slope)
-    return Laplace(climb.z, climb.precision, climb.log_joint, climb.converged, climb.iterations)
+        active = search.step(active, direction, slope)
+    return Laplace(search.z, search.precision, search.log_joint, search.converged, search.iterations)
 
 
 class _ModeSearch:
-    """Where every datum stands: z, log p(x, z), its gradient, H and the factor of H."""
+    """The state of the search for each example: z, log p(x, z), its gradient, H and the factor of H."""
 
     def __init__(self, model: LatentModel, z: Tensor, batch: Batch, chunk_elements: int) -> None:
         self.model, self.batch, self.chunk_elements = model, batch, chunk_elements
@@ -119,7 +119,7 @@ class _ModeSearch:
         if not bool(finite.all()):
             raise ElbowroomError(
                 f"log p(x, z), its gradient or its curvature is not finite at the start for {int((~finite).sum())} of "
-                f"{len(z)} data (the first is datum {int((~finite).nonzero()[0, 0])}).",
+                f"{len(z)} examples (the first is example {int((~finite).nonzero()[0, 0])}).",
                 "Check the data and the weights for NaN and infinity, or start where the prior has mass.",
             )
         self.precision, self.factor = regularized_cholesky(self.precision)
@@ -127,7 +127,7 @@ class _ModeSearch:
         self.iterations = torch.zeros(len(z), dtype=torch.int64, device=z.device)
 
     def resolution(self, active: Tensor) -> Tensor:
-        """Nats that cannot be told from rounding: log p is a sum of terms of about one nat each, or of a few large."""
+        """Nats below which a difference is rounding: log p is a sum of terms of about a nat, or of few large ones."""
         terms = self.batch.x.shape[1:].numel() + self.z.shape[1]
         return 8 * torch.finfo(self.log_joint.dtype).eps * self.log_joint[active].abs().clamp(min=terms)
 
@@ -138,7 +138,7 @@ class _ModeSearch:
         return direction, (gradient * direction).sum(-1)
 
     def step(self, active: Tensor, direction: Tensor, slope: Tensor) -> Tensor:
-        """Move the data that can climb, and return those that did."""
+        """Move the examples whose log p(x, z) a step can raise, and return their positions."""
         moved, z, log_joint = self._search(active, direction, slope)
         if not len(moved):
             return moved
@@ -153,17 +153,17 @@ class _ModeSearch:
         return moved
 
     def _search(self, active: Tensor, direction: Tensor, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The data that climb, where to, and log p there; α is halved for those that do not climb yet."""
+        """The examples that a step improves, their new z and log p; α is halved for the others."""
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         alpha = 1.0
         for _ in range(_HALVINGS):
             z = self.z[active] + alpha * direction
             log_joint = self._value(z, self.batch.rows(active))
             gain = log_joint - self.log_joint[active]
-            enough = _SUFFICIENT * alpha * slope - self.resolution(active)
-            climbs = log_joint.isfinite() & (gain >= enough.clamp(min=0))
-            found.append((active[climbs], z[climbs], log_joint[climbs]))
-            active, direction, slope = active[~climbs], direction[~climbs], slope[~climbs]
+            enough = _SUFFICIENT_INCREASE * alpha * slope - self.resolution(active)
+            better = log_joint.isfinite() & (gain >= enough.clamp(min=0))
+            found.append((active[better], z[better], log_joint[better]))
+            active, direction, slope = active[~better], direction[~better], slope[~better]
             if not len(active):
                 break
             alpha /= 2
@@ -177,7 +177,7 @@ class _ModeSearch:
         with torch.enable_grad():
             leaf = z.detach().requires_grad_()
             log_joint = self._value(leaf, batch)
-            # data do not meet each other in the density, so the gradient of the sum is that of each
+            # examples are independent, so the gradient of the sum is that of each
             (gradient,) = torch.autograd.grad(log_joint.sum(), leaf)
         return log_joint.detach(), gradient
 

@@ -1,14 +1,14 @@
-r"""The best normal q for each datum by itself: what a guide of that family could do if it knew every datum by heart.
+r"""The optimal Gaussian q(z) of each example: the member of a family with the largest ELBO, without an encoder.
 
-An encoder answers for all data with one set of weights. Take the encoder away and ask, datum by datum, for the member
-of its family with the largest ELBO,
+An encoder (guide) computes q(z | x) of every example with one set of weights. Without that restriction, each example
+has a q of its own with the largest ELBO in the family Q,
 
 .. math:: q^* = \arg\max_{q \in Q} \mathcal{L}[q], \qquad
     \mathcal{L}[q] = \mathbb{E}_q[\log p(x, z)] + \mathrm{H}[q], \qquad q = N(m, C C^\top),
 
-and :math:`\mathcal{L}[q^*] - \mathcal{L}[q]` is what amortisation costs, :math:`\log p(x) - \mathcal{L}[q^*]` what the
-family costs. With z = m + C ε the slope and, by Stein's lemma, the mean curvature both come from gradients of
-log p(x, z) alone, in coordinates in which q is N(0, I):
+The amortisation gap is :math:`\mathcal{L}[q^*] - \mathcal{L}[q]`, the approximation gap
+:math:`\log p(x) - \mathcal{L}[q^*]`. With z = m + C ε the slope and, by Stein's lemma, the mean curvature both come
+from gradients of log p(x, z) alone, in coordinates in which q is N(0, I):
 
 .. math:: g = \mathbb{E}[C^\top \nabla \log p], \qquad
     A = -\mathbb{E}[C^\top \nabla^2 \log p \; C] = -\mathbb{E}[(C^\top \nabla \log p) \, \epsilon^\top],
@@ -19,10 +19,10 @@ the fixed point of the stationarity condition, on what the family is free to cha
 .. math:: m \leftarrow m + C A^{-1} g, \qquad C \leftarrow C \, \mathrm{chol}(A^{-1}) \quad \text{or} \quad
     C \leftarrow C \, \mathrm{diag}(A)^{-1/2}.
 
-Each datum keeps its own ε through all steps (those of :mod:`elbowroom.inference.gaussian.cubature`, which leave hardly
-any noise), so that climbing is a deterministic problem: a step that lowers a datum's ELBO is halved. Having been
-climbed on, those draws flatter; so a second set decides between the result and the guide's own q, and a third, on which
-nothing was chosen, measures both.
+Each example keeps its own ε through all steps (those of :mod:`elbowroom.inference.gaussian.cubature`, which leave
+hardly any noise), so that the optimisation is deterministic: a step that lowers an example's ELBO is halved. The ELBO
+on these draws is biased upwards, because q was optimised on them. So a second set of draws decides between the result
+and the guide's own q, and a third set, used for no choice, measures both.
 
 Reference:
     Cremer, Li & Duvenaud (2018), Inference suboptimality in variational autoencoders, arXiv:1801.03558.
@@ -37,41 +37,114 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Generator, Tensor
-from torch.distributions import Distribution, MultivariateNormal
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from elbowroom.data.batch import Batch, as_batch
-from elbowroom.errors import ElbowroomError
+from elbowroom.errors import ElbowroomError, check_name
 from elbowroom.inference.gaussian.cubature import num_blocks, orthogonal_normals
 from elbowroom.inference.gaussian.curvature import covariance_factor
 from elbowroom.inference.gaussian.laplace import laplace
-from elbowroom.inference.gaussian.normals import Normals, inverse_of, normals_of
-from elbowroom.inference.posterior.sample import default_metric, posterior_target
-from elbowroom.inference.soundness import guide_distribution
-from elbowroom.inference.weights import check_name
+from elbowroom.inference.posterior.target import default_metric, posterior_target
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
+from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 
-__all__ = ["Family", "LocalGuide", "local_guide"]
+__all__ = ["Family", "LocalGuide", "Normals", "inverse_of", "local_guide", "normals_of"]
 
 Family = Literal["diagonal", "full", "guide"]
 
-_WIDEST, _NARROWEST = 0.1, 10.0  # eigenvalues of A that a step believes; beyond lies noise, or another neighbourhood
-_LEAST_STEP = 2.0**-6  # of a Newton step; what does not climb by then will not
-_MOMENTS = 1024  # draws of the prior, for its mean and standard deviations
-_SUMMIT = 0.05  # nats that the climb to a mode may leave to gain: it is a place to start from
+_LEAST_CURVATURE, _MOST_CURVATURE = 0.1, 10.0  # limits on the eigenvalues of A in a step: beyond them is noise
+_LEAST_STEP = 2.0**-6  # share of a Newton step, below which an example's search ends
+_MOMENT_DRAWS = 1024  # draws of the prior, for its mean and standard deviations
+_MODE_TOLERANCE = 0.05  # nats that a further step to a mode may still gain: it is only a start
+
+
+class Normals(NamedTuple):
+    """N(m, C Cᵀ) for each example; C is lower triangular with a positive diagonal, and diagonal in the diagonal family.
+
+    Example:
+        >>> q = Normals(torch.zeros(1, 2), torch.tensor([[[1.0, 0.0], [1.0, 1.0]]]))
+        >>> q.projected("diagonal").root[0].diagonal().square()
+        tensor([0.5000, 1.0000])
+    """
+
+    loc: Tensor  #: m, (n, latent)
+    root: Tensor  #: C, (n, latent, latent)
+
+    def draws(self, noise: Tensor) -> Tensor:
+        """m + C ε for ε of shape (draws, n, latent)."""
+        return self.loc + torch.einsum("nij,knj->kni", self.root, noise)
+
+    def entropy(self) -> Tensor:
+        """Nats, float64, shape (n,)."""
+        log_volume = self.root.diagonal(dim1=-2, dim2=-1).double().log().sum(-1)
+        return log_volume + self.loc.shape[-1] * (1 + math.log(2 * math.pi)) / 2
+
+    def where(self, chosen: Tensor, other: Normals) -> Normals:
+        """These normals where ``chosen`` is True, the others elsewhere."""
+        return Normals(
+            torch.where(chosen[:, None], self.loc, other.loc),
+            torch.where(chosen[:, None, None], self.root, other.root),
+        )
+
+    def rows(self, rows: Tensor) -> Normals:
+        """The normals of some of the examples."""
+        return Normals(self.loc[rows], self.root[rows])
+
+    def projected(self, family: str) -> Normals:
+        r"""The member r of a family, "full" or "diagonal", with the least :math:`\mathrm{KL}(r \,\|\, q)`.
+
+        The diagonal one has the same mean, and the diagonal of the precision (C Cᵀ)⁻¹ as its precisions.
+        """
+        if family == "full":
+            return self
+        return Normals(self.loc, torch.diag_embed(inverse_of(self.root).square().sum(-2).rsqrt()))
+
+    def distribution(self, family: str) -> Distribution:
+        """As a distribution of torch."""
+        if family == "full":
+            return MultivariateNormal(self.loc, scale_tril=self.root, validate_args=False)
+        scale = self.root.diagonal(dim1=-2, dim2=-1)
+        return Independent(Normal(self.loc, scale, validate_args=False), 1, validate_args=False)
+
+
+def normals_of(q: Distribution) -> Normals:
+    """A guide's normal distribution, by mean and factor.
+
+    Args:
+        q: batch shape (n,), event shape (latent,).
+    Raises:
+        ElbowroomError: it is not normal.
+    """
+    match q:
+        case MultivariateNormal():
+            return Normals(q.loc, q.scale_tril)
+        case Independent(base_dist=Normal() as base):
+            return Normals(base.loc, torch.diag_embed(base.scale))
+    raise ElbowroomError(
+        f"The guide's q(z | x) is a {type(q).__name__}, but only a normal one can be compared with the optimal normal.",
+        "Give guide=None, which starts at the prior's mean and compares with nothing, or a guide that is normal.",
+    )
+
+
+def inverse_of(triangle: Tensor) -> Tensor:
+    """C⁻¹ of lower triangular matrices, shape (n, latent, latent)."""
+    identity = torch.eye(triangle.shape[-1], dtype=triangle.dtype, device=triangle.device).expand_as(triangle)
+    inverse: Tensor = torch.linalg.solve_triangular(triangle, identity, upper=False)
+    return inverse
 
 
 class LocalGuide(NamedTuple):
-    """The best normal for each datum, and what its ELBO is; all but q of shape (batch,), float64 but for the flag.
+    """The optimal normal q of each example, with its ELBO; all but q have shape (batch,), and numbers are float64.
 
     Attributes:
         q: q*, batch shape (batch,), event shape (latent,).
-        elbo: of q*, nats, on draws that nothing was chosen by.
+        elbo: of q*, nats, on draws that were used for no choice.
         stderr: of that, nats.
         initial_elbo: of the guide's q, nats, on the same standard noise; NaN where there is no guide.
         gain_stderr: of ``elbo - initial_elbo``, which share their noise; NaN where there is no guide.
-        converged: whether the climb ended where a further step would gain less than the tolerance, bool.
+        converged: whether the search ended where a further step would gain less than the tolerance, bool.
         evaluations: of the decoder with its gradient.
     """
 
@@ -97,12 +170,12 @@ def local_guide(
     tolerance: float = 5e-3,
     generator: Generator | None = None,
 ) -> LocalGuide:
-    r"""The normal distribution with the largest ELBO for each datum, the decoder held fixed.
+    r"""The normal distribution with the largest ELBO for each example, the decoder held fixed.
 
     .. math:: q^*_n = \arg\max_{q \in Q} \; \mathbb{E}_q[\log p(x_n | z)] - \mathrm{KL}(q \,\|\, p(z))
 
-    The climb starts at the guide's q, at the prior or at Laplace's approximation around one of a few modes, whichever
-    has the largest ELBO. What comes back is never worse than the guide's q, up to the noise of the draws that judge it.
+    The search starts at the guide's q, at the prior or at Laplace's approximation around one of a few modes, whichever
+    has the largest ELBO. The result is never worse than the guide's q, up to the noise of the draws that compare them.
 
     Args:
         model: p(x, z), in evaluation mode if its networks have batch normalisation or dropout.
@@ -110,14 +183,14 @@ def local_guide(
         batch: data, ``x`` of shape (batch, \*event), with context and mask.
         family: "diagonal" or "full" covariances; "guide" for what the guide's own q has.
         steps: at most.
-        starts: climbs to modes, whose Laplace approximations are other places to start: from the guide's mean, from the
-            prior's, and from draws of it.
-        draws: per datum to climb on, at least; whole blocks of 2 D are taken, two or more.
-        report_draws: per datum to judge by, and as many again to measure on, at least.
+        starts: local optimisations to modes (restarts), whose Laplace approximations are further starts: from the
+            guide's mean, from the prior's mean, and from draws of the prior.
+        draws: per example to optimise on, at least; whole blocks of 2 D are taken, two or more.
+        report_draws: per example to compare with the guide's q on, and as many again to measure on, at least.
         tolerance: nats that a further step may still gain.
         generator: the source of randomness.
     Returns:
-        q*, its ELBO and the guide's on the same noise, standard errors, and how the climb went. Nothing has a
+        q*, its ELBO and the guide's on the same noise, standard errors, and how the search went. Nothing has a
         gradient.
     Raises:
         ElbowroomError: an unknown family; "guide" without a guide; a guide that is not normal; a number out of range;
@@ -139,26 +212,26 @@ def local_guide(
         start = _prior_normals(model, batch, generator) if given is None else normals_of(given)
         task = _Task(model, batch, family_of_q, draws, report_draws, start.loc, generator)
         first, spent = _best_start(task, start, starts)
-        climb = _Fit(task, first)
-        climb.run(steps, tolerance)
-        q, own, spent = climb.q, None if given is None else start, spent + climb.spent
-        precision = climb.precision()
+        fit = _Fit(task, first)
+        fit.run(steps, tolerance)
+        q, own, spent = fit.q, None if given is None else start, spent + fit.spent
+        precision = fit.precision()
         if own is not None and (family_of_q == "full" or not isinstance(given, MultivariateNormal)):
             noise = task.report_noise()
             better = task.measure(q, noise, precision).mean(0) >= task.measure(own, noise, precision).mean(0)
             q, spent = q.where(better, own), spent + 2 * noise[:, :, 0, 0].numel()
-        return task.report(q, own, precision, climb.converged, spent)
+        return task.report(q, own, precision, fit.converged, spent)
 
 
 class _Look(NamedTuple):
-    """An ELBO and what a step needs, from the draws that are climbed on."""
+    """An ELBO with its slope and curvature, from the draws that q is optimised on."""
 
     value: Tensor  #: nats, float64, (n,)
     slope: Tensor  #: g, (n, latent)
     curvature: Tensor  #: A, (n, latent, latent)
 
     def finite(self) -> Tensor:
-        """Whether a step can be made of it, bool, (n,)."""
+        """Whether slope and curvature are finite, bool, (n,)."""
         return self.slope.isfinite().all(-1) & self.curvature.isfinite().flatten(1).all(1)
 
 
@@ -182,7 +255,7 @@ class _Task:
         self.noise = _whitened(orthogonal_normals(num_blocks(draws, dim), len(batch), like, generator).flatten(0, 1))
 
     def look(self, q: Normals, rows: Tensor | None = None) -> _Look:
-        """At the data of these positions, or all of them."""
+        """The ELBO of q with its slope and curvature, for the examples at these positions, or all."""
         target = self.target if rows is None else self.target.select(rows)
         noise = self.noise if rows is None else self.noise[:, rows]
         log_joint, gradient = target.evaluate(q.draws(noise))
@@ -238,17 +311,17 @@ def _stderr(blocks: Tensor) -> Tensor:
 
 
 def _best_start(task: _Task, start: Normals, starts: int) -> tuple[Normals, Tensor]:
-    """Of the start, the prior and Laplace's approximations the one with the largest ELBO; and evaluations."""
+    """The candidate with the largest ELBO (the start, the prior, Laplace's approximations); and evaluations."""
     around_prior = _prior_normals(task.model, task.batch, task.generator)
     candidates = [start.projected(task.family), Normals(*(part.to(start.loc) for part in around_prior))]
     spent = torch.zeros(len(start.loc), dtype=torch.float64, device=start.loc.device)
-    if default_metric(task.model.likelihood) == "gauss-newton":  # else there is no curvature, or a dear one
+    if default_metric(task.model.likelihood) == "gauss-newton":  # else the curvature is unknown or expensive
         for z in _points(task, [part.loc for part in candidates], starts):
-            found = laplace(task.model, z, task.batch, tolerance=_SUMMIT)
+            found = laplace(task.model, z, task.batch, tolerance=_MODE_TOLERANCE)
             taken = found.iterations.double()
             spent += (taken + 1) * (1 + z.shape[-1] / 2) + taken
-            summit = Normals(found.mode, covariance_factor(found.precision).to(z))
-            candidates.append(summit.projected(task.family))
+            around_mode = Normals(found.mode, covariance_factor(found.precision).to(z))
+            candidates.append(around_mode.projected(task.family))
     best, value = candidates[0], task.look(candidates[0]).value
     for other in candidates[1:]:
         there = task.look(other).value
@@ -258,7 +331,7 @@ def _best_start(task: _Task, start: Normals, starts: int) -> tuple[Normals, Tens
 
 
 def _points(task: _Task, points: list[Tensor], starts: int) -> list[Tensor]:
-    """Where to climb from: what is known, and draws of the prior with their reflections; places of finite density."""
+    """Starts for the search of modes: the known points, and draws of the prior with their reflections."""
     prior, center, points = task.model.prior(None, task.batch.context), points[-1], [*points]
     while len(points) < starts:
         z = draw(prior, () if prior.batch_shape else (len(center),), generator=task.generator).to(center)
@@ -268,7 +341,7 @@ def _points(task: _Task, points: list[Tensor], starts: int) -> list[Tensor]:
 
 
 class _Fit:
-    """Where every datum stands: its q, what the draws say there, and how long a step it dares."""
+    """The state of the optimisation for each example: its q, the ELBO there, and the share of a Newton step to try."""
 
     def __init__(self, task: _Task, q: Normals) -> None:
         # steps are written in place, and where they begin may be the guide's own q
@@ -276,7 +349,7 @@ class _Fit:
         if not bool(self.look.value.isfinite().all()):
             bad = ~self.look.value.isfinite()
             raise ElbowroomError(
-                f"log p(x, z) is not finite where {int(bad.sum())} of {len(bad)} data start (the first is datum "
+                f"log p(x, z) is not finite where {int(bad.sum())} of {len(bad)} examples start (the first is example "
                 f"{int(bad.nonzero()[0, 0])}).",
                 "Check the data and the weights for NaN and infinity.",
             )
@@ -285,7 +358,7 @@ class _Fit:
         self.converged = torch.zeros_like(self.look.value, dtype=torch.bool)
 
     def run(self, steps: int, tolerance: float) -> None:
-        """Until nothing is left to gain, or nothing gains."""
+        """Take steps until none promises more than the tolerance, or none improves the ELBO."""
         active = torch.arange(len(self.share), device=self.share.device)
         for taken in range(steps + 1):
             step, promise = self._newton(active)
@@ -303,24 +376,24 @@ class _Fit:
         return inverse.mT @ self.look.curvature @ inverse
 
     def _newton(self, active: Tensor) -> tuple[Normals, Tensor]:
-        """The whole step in coordinates in which q is N(0, I), and the nats that a quadratic would gain by it."""
+        """The Newton step where q is N(0, I), and the nats that it would gain if the ELBO were quadratic."""
         slope, curvature = self.look.slope[active], self.look.curvature[active]
         eigenvalues, vectors = torch.linalg.eigh(curvature)
-        believed = eigenvalues.clamp(_WIDEST, _NARROWEST)
+        believed = eigenvalues.clamp(_LEAST_CURVATURE, _MOST_CURVATURE)
         along = (vectors.mT @ slope.unsqueeze(-1)).squeeze(-1)
         move = (vectors @ (along / believed).unsqueeze(-1)).squeeze(-1)
         if self.task.family == "full":
             free = believed
             root = torch.linalg.cholesky((vectors / believed.unsqueeze(-2)) @ vectors.mT)
         else:
-            free = curvature.diagonal(dim1=-2, dim2=-1).clamp(_WIDEST, _NARROWEST)
+            free = curvature.diagonal(dim1=-2, dim2=-1).clamp(_LEAST_CURVATURE, _MOST_CURVATURE)
             root = torch.diag_embed(free.rsqrt())
         # ½ gᵀA⁻¹g for the mean; for the scale, log|C| − ½ tr(CᵀHC) at A⁻¹ and at 1
         promise = 0.5 * ((along.square() / believed).sum(-1) + (free - 1 - free.log()).sum(-1))
         return Normals(move, root), promise.double()
 
     def _try(self, active: Tensor, step: Normals) -> None:
-        """A share of the step for each of these data; those that lose ELBO stay and try half of it next."""
+        """Take a share of the step for each of these examples; where the ELBO would fall, stay and halve the share."""
         old, share = self.q.rows(active), self.share[active].to(step.loc)
         identity = torch.eye(step.loc.shape[-1], dtype=step.root.dtype, device=step.root.device)
         moved = old.loc + share[:, None] * (old.root @ step.loc.unsqueeze(-1)).squeeze(-1)
@@ -335,9 +408,9 @@ class _Fit:
 
 
 def _prior_normals(model: LatentModel, batch: Batch, generator: Generator | None) -> Normals:
-    """The prior's mean and standard deviations, as draws have them, for those priors too that cannot say."""
+    """The prior's mean and standard deviations, estimated from draws, since not every prior has them in closed form."""
     prior = model.prior(None, batch.context)
-    z = draw(prior, (_MOMENTS,), generator=generator)
+    z = draw(prior, (_MOMENT_DRAWS,), generator=generator)
     loc, scale = (part.expand(len(batch), -1) for part in (z.mean(0), z.std(0)))
     return Normals(loc.clone(), torch.diag_embed(scale))
 
@@ -348,7 +421,7 @@ def _resolved(family: str, q: Distribution | None) -> str:
         return family
     if q is None:
         raise ElbowroomError(
-            "The family 'guide' is that of the guide's own q, but there is no guide.",
+            "family='guide' means the family of the guide's q, but there is no guide.",
             "Give family='full' or 'diagonal'.",
         )
     return "full" if isinstance(q, MultivariateNormal) else "diagonal"
@@ -364,5 +437,5 @@ def _check(family: str, steps: int, starts: int, draws: int, report_draws: int, 
     if min(steps, starts) < 0 or not tolerance >= 0:
         raise ElbowroomError(
             f"steps is {steps}, starts {starts} and tolerance {tolerance}, but none of them can be negative.",
-            "Give steps=0 for the better one of the places to start from.",
+            "Give steps=0 to return the best of the starts.",
         )

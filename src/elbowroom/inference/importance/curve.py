@@ -1,10 +1,10 @@
-r"""How the importance-weighted bound grows with the number of draws, from one set of them.
+r"""The importance-weighted bound as a function of the number of draws, from one set of draws.
 
 .. math:: \mathcal{L}_k(x) = \frac{k}{K} \sum_{b=1}^{K/k} \log \frac1k \sum_{i \in \text{block } b} w_i
 
-For each k the K draws are cut into K / k blocks, so that all of them serve every k, and an average of logarithms of
-averages is unbiased for the bound of k draws. Blocks of a larger k are made of whole blocks of a smaller one. By
-Jensen's inequality the curve then rises on every sample, not in expectation alone.
+For each k the K draws are cut into K / k blocks, so that every draw is used for every k. The average over blocks of the
+log of the average weight is unbiased for the bound of k draws. Blocks of a larger k are made of whole blocks of a
+smaller one. By Jensen's inequality the curve then rises on every sample, not in expectation alone.
 
 A curve that still rises at its end has not reached log p(x); the tail of the weights says so too, in one number
 (:mod:`elbowroom.inference.importance.pareto`).
@@ -57,11 +57,12 @@ def importance_curve(
     chunk_elements: int = 2**20,
     generator: torch.Generator | None = None,
 ) -> ImportanceCurve:
-    r"""The importance-weighted bound of each datum for every k.
+    r"""The importance-weighted bound of each example for every k.
 
     Args:
         model: p(x, z), in evaluation mode if its networks have batch normalisation or dropout.
-        q: one proposal for each datum, as in :func:`~elbowroom.inference.importance.estimate.importance_estimate_from`.
+        q: one proposal for each example, as in
+            :func:`~elbowroom.inference.importance.estimate.importance_estimate_from`.
         batch: data, ``x`` of shape (batch, \*event).
         ks: numbers of draws, each of which divides the next; as many draws are made as the last says.
         chunk_elements: as in :func:`~elbowroom.inference.importance.estimate.importance_estimate`.
@@ -79,7 +80,7 @@ def importance_curve(
     ks = tuple(ks)
     if not ks or ks[0] < 1 or any(b <= a or b % a for a, b in pairwise(ks)):
         raise ElbowroomError(
-            f"ks are {', '.join(map(str, ks)) or 'none'}, but the curve's numbers of draws are 1 or more and each "
+            f"ks are {', '.join(map(str, ks)) or 'none'}, but the numbers of draws of a curve are 1 or more and each "
             "divides the next.",
             "Give ks=(1, 10, 100, 1000, 5000), say.",
         )
@@ -98,7 +99,7 @@ def importance_curve(
 
 
 class _Level:
-    """Blocks of so many parts of the level below; those that are not full yet wait."""
+    """Blocks made of a fixed number of smaller blocks; incomplete ones wait for more draws."""
 
     def __init__(self, ratio: int, size: int, device: torch.device) -> None:
         self._ratio = ratio

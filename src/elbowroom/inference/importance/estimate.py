@@ -1,13 +1,13 @@
 r"""log p(x) by importance sampling, with a standard error.
 
-The weights w_k = p(x, z_k) / q(z_k | x) of draws from a proposal q, the guide for one, average to p(x). Their
-logarithm's average over few draws is a training objective; over thousands of draws it is an estimate of log p(x) that
-errs low, on average by about half its squared standard error. Draws come in chunks, and of each chunk three sums
-per datum are kept, in float64, and the largest weights, so that memory hardly grows with the number of draws.
+The weights w_k = p(x, z_k) / q(z_k | x) of draws from a proposal q, such as the guide, have the mean p(x). The
+logarithm of their average over few draws is a training objective. Over thousands of draws it is an estimate of log
+p(x); it is too low on average, by about half its squared standard error. Draws come in chunks. Of each chunk, three
+sums per example are kept in float64, and the largest weights, so that memory hardly grows with the number of draws.
 
-One should not ask more of it than it has: where the effective sample size is a handful, the proposal misses a part of
-the posterior, the weights' variance is itself poorly estimated, and the standard error is too small. The tail of the
-weights tells (:mod:`elbowroom.inference.importance.pareto`).
+Where the effective sample size is only a few draws, do not trust the estimate: the proposal misses a part of the
+posterior, the weights' variance is itself poorly estimated, and the standard error is too small. The tail of the
+weights shows this (:mod:`elbowroom.inference.importance.pareto`).
 :mod:`elbowroom.inference.importance.laplace_proposal` makes proposals that need no guide.
 """
 
@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, MixtureSameFamily, MultivariateNormal
 
 from elbowroom.data.batch import Batch, as_batch
-from elbowroom.errors import ElbowroomError
+from elbowroom.errors import ElbowroomError, check_num_samples
 from elbowroom.inference.importance.pareto import LargestWeights
 from elbowroom.inference.posterior.mlp_target import PerceptronLikelihood
-from elbowroom.inference.soundness import guide_distribution
-from elbowroom.inference.weights import check_num_samples, weigh
+from elbowroom.inference.weights import weigh
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.distributions import DiagonalNormalMixture
+from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.networks import Network
 from elbowroom.numerics import chunks
@@ -44,12 +44,12 @@ __all__ = [
     "weights_in_chunks",
 ]
 
-_CACHED = 2**18  # elements of what a thread computes and reads again: a megabyte, as large as a processor's own cache
-_PIECES = 32  # that are decoded one by one, and weighed together
+_CACHE_ELEMENTS = 2**18  # of a tensor that fits into a processor core's cache: one megabyte of float32
+_MOST_PIECES = 32  # decodings whose draws are made and weighted together
 
 
 class AverageWeight(NamedTuple):
-    """What an average of weights says of each datum; all float64, shape (batch,).
+    """The logarithm of an average of importance weights, per example, with its standard error; float64, shape (batch,).
 
     Attributes:
         log_evidence: log of the average weight, nats; in expectation a lower bound on log p(x).
@@ -63,7 +63,7 @@ class AverageWeight(NamedTuple):
 
 
 class ImportanceEstimate(NamedTuple):
-    """An estimate of the evidence of each datum; all float64, shape (batch,).
+    """An estimate of the evidence of each example; all float64, shape (batch,).
 
     Attributes:
         log_evidence: as in :class:`AverageWeight`.
@@ -79,10 +79,10 @@ class ImportanceEstimate(NamedTuple):
 
 
 class WeightSums(NamedTuple):
-    r"""Running sums over importance weights, per datum, scaled by the largest weight so far.
+    r"""Running sums over importance weights, per example, scaled by the largest weight so far.
 
     Attributes:
-        draws: k, weights seen per datum.
+        draws: k, weights seen per example.
         largest: m = max log w_k, float64, shape (batch,).
         total: Σ exp(log w_k − m), float64, shape (batch,).
         squares: Σ exp(2 (log w_k − m)), float64, shape (batch,).
@@ -95,7 +95,7 @@ class WeightSums(NamedTuple):
 
     @classmethod
     def empty(cls, batch: int, device: torch.device | None = None) -> WeightSums:
-        """No weights yet, for ``batch`` data."""
+        """Sums over no weights, for ``batch`` examples."""
         zeros = torch.zeros(batch, dtype=torch.float64, device=device)
         return cls(0, torch.full_like(zeros, -math.inf), zeros, zeros)
 
@@ -103,7 +103,7 @@ class WeightSums(NamedTuple):
         """The sums with a chunk of log weights, shape (samples, batch), added."""
         log_weights = log_weights.double()
         largest = torch.maximum(self.largest, log_weights.amax(0))
-        # a datum whose weights are all zero so far has m = −∞, which must not meet another −∞
+        # an example whose weights are all zero so far has m = −∞, which must not meet another −∞
         shift = torch.where(largest.isneginf(), 0.0, largest)
         scaled, rescale = (log_weights - shift).exp(), (self.largest - shift).exp()
         return WeightSums(
@@ -129,7 +129,7 @@ class WeightSums(NamedTuple):
 
 
 def _widest(model: LatentModel, q: Distribution, prior: Distribution, batch: Batch) -> int:
-    """Elements of the largest tensor that one draw for one datum takes."""
+    """Elements of the largest tensor that one draw for one example takes."""
     sizes = [batch.x[0].numel(), _latent_elements(q), _latent_elements(prior)]
     for part in model.likelihood.modules():
         if isinstance(part, Network):
@@ -140,7 +140,7 @@ def _widest(model: LatentModel, q: Distribution, prior: Distribution, batch: Bat
 
 
 def _latent_elements(distribution: Distribution) -> int:
-    """Those of one latent vector, at every component of a mixture, or times the triangular factor it is drawn with."""
+    """Elements of one latent vector: times the components of a mixture, or times the triangular factor of a draw."""
     elements = distribution.event_shape.numel()
     if isinstance(distribution, DiagonalNormalMixture) and distribution.by_products:
         return max(elements, distribution.mixture_distribution.logits.shape[-1])
@@ -160,18 +160,18 @@ def importance_estimate(
     chunk_elements: int = 2**20,
     generator: torch.Generator | None = None,
 ) -> ImportanceEstimate:
-    r"""Estimate log p(x) of each datum from exactly ``num_samples`` draws of the guide, without a gradient.
+    r"""Estimate log p(x) of each example from exactly ``num_samples`` draws of the guide, without a gradient.
 
     .. math:: \log \hat{p}(x) = \log \frac{1}{k} \sum_{i=1}^k \frac{p(x, z_i)}{q(z_i | x)}, \qquad z_i \sim q(z | x)
 
     The modules are used as they are: call ``eval()`` on model and guide first, or batch normalisation and dropout
-    behave as in training. Memory is bounded over draws, not over data: the caller divides the data into batches.
+    behave as in training. Memory is bounded over draws, not over examples: the caller divides the data into batches.
 
     Args:
         model: p(x, z).
         guide: q(z | x).
         batch: data, ``x`` of shape (batch, \*event).
-        num_samples: k, draws of z per datum.
+        num_samples: k, draws of z per example.
         chunk_elements: draws are taken a chunk at a time, such that no tensor of a chunk has more elements than this:
             not the data, the latents, the prior's components, the likelihood's parameters nor a layer of its network
             (a chunk has at least one draw). The draws, though not their law, depend on it.
@@ -207,16 +207,16 @@ def importance_estimate_from(
     chunk_elements: int = 2**20,
     generator: torch.Generator | None = None,
 ) -> ImportanceEstimate:
-    r"""Estimate log p(x) of each datum from draws of any proposal: the same formula, wherever q comes from.
+    r"""Estimate log p(x) of each example from draws of any proposal q.
 
     .. math:: \log \hat{p}(x) = \log \frac{1}{k} \sum_{i=1}^k \frac{p(x, z_i)}{q_x(z_i)}, \qquad z_i \sim q_x
 
     Args:
         model: p(x, z).
-        q: one proposal for each datum, batch shape (batch,), event shape (latent,); it has to have mass wherever the
+        q: one proposal for each example, batch shape (batch,), event shape (latent,); it has to have mass wherever the
             posterior has some, and must not depend on the draws.
         batch: data, ``x`` of shape (batch, \*event).
-        num_samples: k, draws of z per datum.
+        num_samples: k, draws of z per example.
         chunk_elements: as in :func:`importance_estimate`.
         generator: the source of randomness.
     Returns:
@@ -262,30 +262,30 @@ def weights_in_chunks(
     if (q.batch_shape, q.event_shape) != wanted:
         raise ElbowroomError(
             f"The proposal has batch shape {tuple(q.batch_shape)} and event shape {tuple(q.event_shape)}, but "
-            f"{len(batch)} data with latents of shape {tuple(prior.event_shape)} need one proposal each.",
+            f"{len(batch)} examples with latents of shape {tuple(prior.event_shape)} need one proposal each.",
             "Give a distribution of batch shape (batch,) and event shape (latent,).",
         )
     per_draw = max(1, len(batch) * _widest(model, q, prior, batch))
     at_once = max(1, chunk_elements // per_draw)
     decode = _decoder(model, batch, at_once)
-    # what is small is drawn and weighed for many decodes together, and few additions are made to the sums
+    # small latents are drawn and weighted for many decodings together, so that the sums are updated less often
     of_latents = max(1, len(batch) * max(_latent_elements(q), _latent_elements(prior)))
-    pieces = max(1, min(_PIECES, chunk_elements // (of_latents * at_once)))
+    pieces = max(1, min(_MOST_PIECES, chunk_elements // (of_latents * at_once)))
     for chunk in chunks(num_samples, pieces * at_once):
         draws = chunk.stop - chunk.start
         yield weigh(model, batch, q, prior, num_samples=draws, decode=decode, generator=generator).log_weights
 
 
 def _decoder(model: LatentModel, batch: Batch, at_once: int) -> Callable[[Tensor], Tensor]:
-    """log p(x | z) as a function of z, so many draws at once: of a perceptron by the road that samplers take.
+    """log p(x | z) as a function of z, ``at_once`` draws at a time; for an MLP by the samplers' faster path.
 
-    The model's own is called for models and layers of one's own, where somebody looks on by hooks, and for batch
-    normalisation that is still learning.
+    The model's own function is used where the network has layers of other classes or hooks, and while batch
+    normalisation is in training mode.
     """
     decode: Callable[[Tensor], Tensor] = partial(model.log_likelihood, batch.x, context=batch.context, mask=batch.mask)
     if _is_perceptron(model, batch):
         target = PerceptronLikelihood(model.likelihood, batch, chunk_elements=sys.maxsize)
-        cached = _CACHED * torch.get_num_threads() // (len(batch) * target.widest)
+        cached = _CACHE_ELEMENTS * torch.get_num_threads() // (len(batch) * target.widest)
         decode, at_once = target.log_density, max(1, min(at_once, cached))
     return lambda z: torch.cat([decode(z[piece]) for piece in chunks(len(z), at_once)])
 

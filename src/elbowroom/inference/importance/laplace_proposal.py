@@ -1,9 +1,9 @@
 r"""log p(x) without a guide: importance sampling from Laplace approximations around several modes.
 
-A model that was learned without an encoder has no guide to draw from, and where there is one, what its draws say of
-the model also depends on how good the guide is. The joint density alone makes a better proposal. For each datum,
-climb to modes :math:`\hat z_1, \ldots, \hat z_S` of p(x, z) from several starts
-(:mod:`elbowroom.inference.gaussian.laplace`), leave out those found twice, and draw from
+A model that was trained without an encoder has no guide to draw from; where there is one, an estimate from its draws
+also depends on how good the guide is. The joint density alone makes a better proposal. For each example, find modes
+:math:`\hat z_1, \ldots, \hat z_S` of p(x, z) by local optimisation from several starts
+(:mod:`elbowroom.inference.gaussian.laplace`), drop duplicates, and draw from
 
 .. math:: q_x(z) = \epsilon \, N(z \,|\, m, V)
     + (1 - \epsilon) \sum_s \pi_s \, N(z \,|\, \hat z_s, \tau^2 H_s^{-1}), \qquad
@@ -12,22 +12,23 @@ climb to modes :math:`\hat z_1, \ldots, \hat z_S` of p(x, z) from several starts
 
 where e_s is Laplace's approximation of what mode s adds to p(x). Most draws of the component of the
 largest e_s come from a normal of larger ELBO that is found from there
-(:mod:`elbowroom.inference.importance.refinement`): nearer the posterior's mean than its mode, it makes draws several
-times as effective. Four more things are for safety and cost little:
+(:mod:`elbowroom.inference.importance.refinement`): its centre is nearer the posterior's mean, which multiplies the
+effective sample size by several. Four more measures are for safety and cost little:
 
 - Widening, τ² > 1. Weights p / q have no bound where q's tails are lighter than the posterior's, and posteriors are
   not normal. If one were, the weights' mean square would be :math:`(\tau^2 / \sqrt{2 \tau^2 - 1})^D` times their
   squared mean, which grows without end in D for a fixed τ², so that τ² − 1 shrinks like D^{-1/2} beyond 20 latents.
-- The square root. e_s is rough, and a mode with too few draws spoils an average more than one with too many.
+- The square root. e_s is a rough estimate, and a mode with too few draws harms an average more than one with too many.
 - Several starts: the guide's mean or the prior's, and draws of the prior in pairs that are reflections of each other,
   z and 2 E[z] − z, because networks often leave signs undetermined.
-- A share ε of draws that knows of no mode, with the prior's mean m and variances V. Under a normal prior no weight
-  exceeds p(x | z) / ε. With a few latents it finds what the climbs have missed, and the effective sample size tells.
+- A share ε of draws from a defensive component that does not depend on the modes: a normal with the prior's mean m and
+  variances V. Under a normal prior no weight exceeds p(x | z) / ε. With a few latents it reaches modes that the local
+  optimisations have missed, and the effective sample size then shows it.
 
 Whatever the modes, the estimate is unbiased for p(x), since q covers all of space and is made before the draws. With
-many latents a mode that no climb has found stays unseen, in the weights too: so this as well is a lower bound, with an
-effective sample size that tells much but not everything. Under a prior with heavier tails than a normal's the weights
-have no variance, and the standard error is too small.
+many latents, a mode that no local optimisation has found stays unseen, in the weights too. So this estimate as well is
+a lower bound in expectation, and its effective sample size can be misleading. Under a prior with heavier tails than a
+normal's the weights have no variance, and the standard error is too small.
 
 Reference:
     Geweke (1989), Bayesian inference in econometric models using Monte Carlo integration, Econometrica 57.
@@ -51,27 +52,27 @@ from elbowroom.inference.gaussian.curvature import covariance_factor
 from elbowroom.inference.gaussian.laplace import Laplace, laplace
 from elbowroom.inference.importance.estimate import importance_estimate_from
 from elbowroom.inference.importance.refinement import Refined, refine
-from elbowroom.inference.soundness import guide_distribution
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw, mean
+from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 
 __all__ = ["LaplaceEvidence", "LaplaceProposal", "default_widening", "laplace_evidence", "laplace_proposal"]
 
-_TEMPER = 0.5  # the exponent of e_s in π_s
-_TOLERANCE = 0.05  # nats; a proposal gains nothing from a summit that is known better
-_REFINED = 0.75  # of the draws about the highest mode; the best normal may be too narrow, between two modes say
-_SAME = 1.0  # in standard deviations: equal normals nearer than two make one summit, not two
+_WEIGHT_EXPONENT = 0.5  # of e_s in π_s
+_TOLERANCE = 0.05  # nats; a proposal gains nothing from a mode that is known more precisely
+_REFINED_SHARE = 0.75  # of the draws about the highest mode; the refined normal may be too narrow to take all
+_SAME_MODE = 1.0  # standard deviations: modes that are nearer to each other than this count as one
 
 
 class LaplaceProposal(NamedTuple):
-    """One proposal for each datum, and how it was found.
+    """One proposal for each example, and how it was found.
 
     Attributes:
         q: batch shape (batch,), event shape (latent,); a mixture of normals.
         num_modes: that are different from each other, int64, shape (batch,).
-        converged: whether the climb to the component with the largest weight arrived, bool, shape (batch,). A component
-            about a place that is no mode is as valid, and less efficient.
+        converged: whether the local optimisation for the component with the largest weight converged, bool, shape
+            (batch,). A component about a point that is not a mode is valid too, but less efficient.
         evaluations: of the decoder, with the gradient, float64, shape (batch,): a Newton step counts one for its trial,
             one for the gradient, and latent / 2 for the Gauss–Newton curvature.
     """
@@ -83,7 +84,7 @@ class LaplaceProposal(NamedTuple):
 
 
 class LaplaceEvidence(NamedTuple):
-    """An estimate of the evidence of each datum; all of shape (batch,).
+    """An estimate of the evidence of each example; all of shape (batch,).
 
     Attributes:
         log_evidence: log of the average weight, nats, float64; in expectation a lower bound on log p(x).
@@ -114,15 +115,15 @@ def laplace_evidence(
     chunk_elements: int = 2**20,
     generator: Generator | None = None,
 ) -> LaplaceEvidence:
-    r"""Estimate log p(x) of each datum from ``k`` draws of a mixture of Laplace approximations.
+    r"""Estimate log p(x) of each example from ``k`` draws of a mixture of Laplace approximations.
 
     .. math:: \log \hat{p}(x) = \log \frac{1}{k} \sum_{i=1}^k \frac{p(x, z_i)}{q_x(z_i)}, \qquad z_i \sim q_x
 
     Args:
         model: p(x, z), in evaluation mode if its networks have batch normalisation or dropout.
-        guide: q(z | x), whose mean is the first place to climb from, and nothing else; None where there is none.
+        guide: q(z | x), only its mean is used, as the first start; None where there is no guide.
         batch: data, ``x`` of shape (batch, \*event).
-        k: draws per datum.
+        k: draws per example.
         starts: as in :func:`laplace_proposal`.
         chunk_elements: of the draws, as in :func:`~elbowroom.inference.importance.estimate.importance_estimate`.
         generator: the source of randomness, of starts and of draws.
@@ -140,7 +141,7 @@ def laplace_evidence(
     """
     batch = as_batch(batch)
     if k < 1:
-        raise ElbowroomError(f"k is {k}, but an average needs at least one draw per datum.", "Give k=1 or more.")
+        raise ElbowroomError(f"k is {k}, but an average needs at least one draw per example.", "Give k=1 or more.")
     proposal = laplace_proposal(model, guide, batch, starts=starts, generator=generator)
     estimate = importance_estimate_from(
         model, proposal.q, batch, num_samples=k, chunk_elements=chunk_elements, generator=generator
@@ -167,11 +168,11 @@ def laplace_proposal(
         model: p(x, z), in evaluation mode if its networks have batch normalisation or dropout.
         guide: q(z | x), for the first start; None starts at the prior's mean.
         batch: data, ``x`` of shape (batch, \*event).
-        starts: S, climbs per datum.
+        starts: S, local optimisations to modes (restarts) per example.
         widening: τ², factor on the covariances; :func:`default_widening` unless given.
         defence: ε, share of the draws that have the prior's mean and variances.
         refinements: steps from the highest mode towards the normal of the largest ELBO.
-        tolerance: nats that a climb may leave to gain, as in :func:`~elbowroom.inference.gaussian.laplace.laplace`.
+        tolerance: nats that a further step may still gain, as in :func:`~elbowroom.inference.gaussian.laplace.laplace`.
         generator: the source of randomness, for the starts.
     Returns:
         The proposals, and how they were found.
@@ -187,7 +188,7 @@ def laplace_proposal(
     """
     batch = as_batch(batch)
     if starts < 1:
-        raise ElbowroomError(f"starts is {starts}, but a mode is climbed to from somewhere.", "Give starts=1 or more.")
+        raise ElbowroomError(f"starts is {starts}, but finding a mode needs a start.", "Give starts=1 or more.")
     if widening is not None and not 1 <= widening < math.inf:
         raise ElbowroomError(
             f"widening is {widening}, but a proposal narrower than the posterior misses its tails.",
@@ -195,23 +196,23 @@ def laplace_proposal(
         )
     if not 0 <= defence < 1:
         raise ElbowroomError(
-            f"defence is {defence}, but is a share of the draws that leaves some for the modes.",
+            f"defence is {defence}, but it is the share of draws that the modes do not get.",
             "Give a number from 0 to below 1, such as 0.1.",
         )
     prior = model.prior(None, batch.context)
     center, variance = (part.expand(len(batch), -1) for part in _moments(prior, generator))
     points = _starting_points(model, guide, batch, prior, center, starts, generator)
     found = [laplace(model, z, batch, tolerance=tolerance) for z in points]
-    climbs = Laplace(*(torch.stack(parts, 1) for parts in zip(*found, strict=True)))  # (batch, S, …)
-    latent_dim = climbs.mode.shape[-1]
-    scale_tril = covariance_factor(climbs.precision)
+    modes = Laplace(*(torch.stack(parts, 1) for parts in zip(*found, strict=True)))  # (batch, S, …)
+    latent_dim = modes.mode.shape[-1]
+    scale_tril = covariance_factor(modes.precision)
     # log e_s = log p(x, mode) + ½ log |2π H⁻¹|, but for (2π)^{D/2}, which all modes share
     log_volume = scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    log_parts = (climbs.log_joint.double() + log_volume).masked_fill(~_distinct(climbs), -math.inf)
+    log_parts = (modes.log_joint.double() + log_volume).masked_fill(~_distinct(modes), -math.inf)
     widening = default_widening(latent_dim) if widening is None else widening
     best = log_parts.argmax(1, keepdim=True)
-    evaluations = _evaluations(climbs.iterations, latent_dim)
-    components = _components(climbs.mode, scale_tril, _TEMPER * log_parts)
+    evaluations = _evaluations(modes.iterations, latent_dim)
+    components = _components(modes.mode, scale_tril, _WEIGHT_EXPONENT * log_parts)
     if refinements:
         loc, tril, _ = components
         better = refine(model, batch, loc[:, 0], tril[:, 0].to(loc), steps=refinements, generator=generator)
@@ -223,7 +224,7 @@ def laplace_proposal(
     return LaplaceProposal(
         _mixture(*components),
         log_parts.isfinite().sum(1),
-        climbs.converged.gather(1, best).squeeze(1),
+        modes.converged.gather(1, best).squeeze(1),
         evaluations,
     )
 
@@ -278,29 +279,29 @@ def _sound(model: LatentModel, batch: Batch, z: Tensor, otherwise: Tensor) -> Te
     return torch.where(finite.unsqueeze(-1), z, otherwise)
 
 
-def _distinct(climbs: Laplace) -> Tensor:
-    """Which climbs ended at a place of their own, shape (batch, S): of those that met, the highest counts."""
-    order = climbs.log_joint.argsort(1, descending=True)
+def _distinct(modes: Laplace) -> Tensor:
+    """Which of the modes found are distinct, shape (batch, S): of those that coincide, the highest counts."""
+    order = modes.log_joint.argsort(1, descending=True)
     rows = torch.arange(len(order), device=order.device).unsqueeze(1)
-    mode, precision = climbs.mode[rows, order], climbs.precision[rows, order]
+    mode, precision = modes.mode[rows, order], modes.precision[rows, order]
     kept = torch.ones_like(order, dtype=torch.bool)
     for s in range(1, order.shape[1]):
         away = mode[:, s : s + 1] - mode[:, :s]  # from each that is higher
         distance = torch.einsum("nsi,nsij,nsj->ns", away, precision[:, :s], away)
-        kept[:, s] = ~((distance < _SAME**2) & kept[:, :s]).any(1)
+        kept[:, s] = ~((distance < _SAME_MODE**2) & kept[:, :s]).any(1)
     return torch.zeros_like(kept).scatter(1, order, kept)
 
 
 def _components(loc: Tensor, scale_tril: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Without those that no datum has; those of some data have no weight for the others. The logits are normalised."""
+    """The mixture's components: those that no example has are left out; the logits are normalised."""
     order = logits.argsort(1, descending=True)[:, : int(logits.isfinite().sum(1).max())]
     rows = torch.arange(len(order), device=order.device).unsqueeze(1)
     return loc[rows, order], scale_tril[rows, order], logits[rows, order].log_softmax(1)
 
 
 def _with_refined(loc: Tensor, scale_tril: Tensor, logits: Tensor, refined: Refined) -> tuple[Tensor, Tensor, Tensor]:
-    """The components and the refined first one, which takes most of that one's draws."""
-    shares = logits.new_tensor([_REFINED, 1 - _REFINED]).log()
+    """The components with the refined normal added, which takes most of the draws of the first one."""
+    shares = logits.new_tensor([_REFINED_SHARE, 1 - _REFINED_SHARE]).log()
     logits = torch.cat([logits[:, :1] + shares, logits[:, 1:]], 1)
     loc = torch.cat([refined.loc.unsqueeze(1), loc], 1)
     return loc, torch.cat([refined.scale_tril.unsqueeze(1).to(scale_tril), scale_tril], 1), logits
@@ -309,7 +310,7 @@ def _with_refined(loc: Tensor, scale_tril: Tensor, logits: Tensor, refined: Refi
 def _defended(
     modes: tuple[Tensor, Tensor, Tensor], center: Tensor, variance: Tensor, share: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The components and one more, which has this share."""
+    """The components with the defensive one added, which has this share."""
     loc, scale_tril, logits = modes
     spread = torch.diag_embed(variance.sqrt()).unsqueeze(1).to(scale_tril)
     logits = torch.cat([logits + math.log1p(-share), torch.full_like(logits[:, :1], math.log(share))], 1)

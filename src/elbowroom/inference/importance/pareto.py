@@ -1,17 +1,17 @@
-r"""Pareto k̂: how heavy the tail of importance weights is, and so whether their average can be trusted.
+r"""Pareto k̂, the shape of the tail of importance weights: whether their average can be trusted.
 
-The largest weights of S draws are, beyond a high enough threshold u, nearly a generalised Pareto distribution,
+Above a high enough threshold u, the largest weights of S draws nearly follow a generalised Pareto distribution,
 
 .. math:: P(w - u > y) = \Big(1 + \frac{k y}{\sigma}\Big)^{-1/k},
     \qquad \text{moments of an order below } 1/k \text{ exist}
 
-With k < ½ the weights have a variance and a standard error means what it says; between ½ and 0.7 averages still
-converge, if more slowly; beyond 0.7 no practical number of draws is enough, and the estimate looks better than it is.
+With k < ½ the weights have a variance, and the standard error is valid; between ½ and 0.7 averages still converge,
+more slowly; above 0.7 no practical number of draws is enough, and the estimate looks better than it is.
 With few draws, k̂ itself is uncertain, and the limit is lower: 1 − 1 / log₁₀ S.
 
 The fit is that of Zhang and Stephens: a posterior mean over a grid of θ = −k/σ, with a profile likelihood for k, and a
-little of a prior at ½, worth ten draws. It needs the M + 1 largest weights and nothing else of the draws, M = min(S/5,
-3 √S), so that they can be seen a chunk at a time.
+weak prior at ½ that weighs as much as ten draws. It needs the M + 1 largest weights and nothing else of the draws, M =
+min(S/5, 3 √S), so that they can be seen a chunk at a time.
 
 Reference:
     Zhang & Stephens (2009), A new and efficient estimation method for the generalized Pareto distribution,
@@ -31,9 +31,9 @@ from elbowroom.numerics import chunks
 
 __all__ = ["LargestWeights", "pareto_k", "pareto_threshold"]
 
-_LEAST_TAIL = 5  # weights; fewer tell nothing of a shape
+_LEAST_TAIL = 5  # weights; fewer do not determine a shape
 _PRIOR_DRAWS, _PRIOR_SHAPE = 10, 0.5
-_EQUAL = 1e-12  # of the largest weight, what rounding leaves between equal ones
+_ROUNDING = 1e-12  # relative difference that rounding leaves between equal weights
 _CHUNK_ELEMENTS = 2**22  # of the largest tensor
 
 
@@ -48,7 +48,7 @@ def pareto_threshold(draws: int) -> float:
 
 
 class LargestWeights(NamedTuple):
-    """The M + 1 largest of S log weights of each datum, from chunks of them.
+    """The M + 1 largest of S log weights of each example, from chunks of them.
 
     Attributes:
         draws: S, how many there will be.
@@ -60,7 +60,7 @@ class LargestWeights(NamedTuple):
 
     @classmethod
     def empty(cls, draws: int, batch: int, device: torch.device | None = None) -> LargestWeights:
-        """None seen yet, of S for each of ``batch`` data."""
+        """No weights yet, of S for each of ``batch`` examples."""
         return cls(draws, torch.empty(0, batch, dtype=torch.float64, device=device))
 
     def add(self, log_weights: Tensor) -> LargestWeights:
@@ -70,7 +70,7 @@ class LargestWeights(NamedTuple):
         return self._replace(kept=known if len(known) <= 2 * wanted else known.topk(wanted, dim=0).values)
 
     def pareto_k(self) -> Tensor:
-        r"""k̂ of each datum, float64, shape (batch,).
+        r"""k̂ of each example, float64, shape (batch,).
 
         −∞ where the largest weights are all the same; ∞ where weight is found in so few draws that the tail holds next
         to none, or in no draw at all; NaN with fewer than 21 draws, and for weights that are no numbers.
@@ -82,7 +82,7 @@ class LargestWeights(NamedTuple):
         top = largest[:, :1]
         scaled = (largest - torch.where(top.isfinite(), top, 0.0)).exp()
         beyond = (scaled[:, :-1] - scaled[:, -1:]).flip(1)  # ascending
-        equal, few = beyond[:, -1] < _EQUAL, beyond[:, _quartile(tail)] <= 0
+        equal, few = beyond[:, -1] < _ROUNDING, beyond[:, _quartile(tail)] <= 0
         usable = ~(equal | few).unsqueeze(1)
         beyond = torch.where(usable, beyond, torch.ones_like(beyond).cumsum(1))  # any, so that the fit has no NaN
         rows = max(1, _CHUNK_ELEMENTS // (tail * _grid(tail)))
@@ -93,7 +93,7 @@ class LargestWeights(NamedTuple):
 
 
 def pareto_k(log_weights: Tensor) -> Tensor:
-    r"""k̂ of each datum's weights.
+    r"""k̂ of each example's weights.
 
     Args:
         log_weights: shape (draws, batch).
@@ -135,5 +135,5 @@ def _fit(x: Tensor) -> Tensor:
 
 
 def _shape_at(theta: Tensor, x: Tensor) -> Tensor:
-    """The k that is likeliest for each θ, shape (data, θ)."""
+    """The maximum-likelihood k for each θ, shape (data, θ)."""
     return torch.log1p(-theta.unsqueeze(2) * x.unsqueeze(1)).mean(2)

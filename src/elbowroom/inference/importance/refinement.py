@@ -1,8 +1,8 @@
-r"""From Laplace's approximation to the best normal one: natural-gradient steps with Gauss–Newton curvature.
+r"""Refinement of Laplace approximations to larger ELBO: natural-gradient steps with Gauss–Newton curvature.
 
-Laplace's normal sits at the posterior's highest point, and its width is the curvature of that one point. Where the
-posterior is skewed or has heavy tails, the normal N(m, S) that maximises the ELBO sits nearer its mean and is as wide
-as it is on average. At that optimum, with expectations over N(m, S),
+Laplace's normal approximation is centred at the posterior's mode, and its width comes from the curvature at that one
+point. Where the posterior is skewed or has heavy tails, the normal N(m, S) that maximises the ELBO is centred nearer
+the posterior's mean, and its width comes from the average curvature. At that optimum, with expectations over N(m, S),
 
 .. math:: \mathbb{E}[\nabla \log p(x, z)] = 0, \qquad S^{-1} = -\mathbb{E}[\nabla^2 \log p(x, z)]
 
@@ -10,9 +10,9 @@ and a step towards it is Newton's with both averaged, the Gauss–Newton H in th
 
 .. math:: S^{-1} \leftarrow \mathbb{E}[H(z)], \qquad m \leftarrow m + S \, \mathbb{E}[\nabla \log p(x, z)]
 
-Two such steps, with eight draws and the curvature at four of them, make the draws of an importance sampler several
-times as effective. Draws come in pairs m ± C ε, whose odd errors cancel, and all steps share the ε, so that the ELBO
-before and after a step differ by the step and not by the noise: a step that lowers a datum's ELBO is not taken.
+Two such steps, with eight draws and the curvature at four of them, multiply the effective sample size of an importance
+sampler by several. Draws come in pairs m ± C ε, whose odd errors cancel, and all steps share the ε, so that the ELBO
+before and after a step differ by the step and not by the noise: a step that lowers an example's ELBO is not taken.
 
 Reference:
     Opper & Archambeau (2009), The variational Gaussian approximation revisited, Neural Computation 21.
@@ -30,7 +30,7 @@ from torch import Generator, Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.gaussian.curvature import covariance_factor, gauss_newton
-from elbowroom.inference.posterior.sample import posterior_target
+from elbowroom.inference.posterior.target import posterior_target
 from elbowroom.model.latent import LatentModel
 
 __all__ = ["Refined", "refine"]
@@ -44,7 +44,7 @@ class Refined(NamedTuple):
         scale_tril: C, lower triangular, S = C Cᵀ, shape (batch, latent, latent).
         elbo: of these normals, from the draws that the steps were made with, nats, float64, shape (batch,).
         gain: in ELBO over where the steps began, nats, float64, shape (batch,); never negative.
-        evaluations: of the decoder, with the gradient, per datum; a curvature counts latent / 2.
+        evaluations: of the decoder, with the gradient, per example; a curvature counts latent / 2.
     """
 
     loc: Tensor
@@ -72,7 +72,7 @@ def refine(
         batch: data, ``x`` of shape (batch, \*event).
         loc: m to begin with, shape (batch, latent), a mode say.
         scale_tril: C to begin with, shape (batch, latent, latent).
-        steps: at most; a datum that a step does not help keeps what it had.
+        steps: at most; an example that a step does not help keeps what it had.
         pairs: of draws, for the averages; of the curvature, which costs more and varies less, over half of them.
         generator: the source of randomness.
     Raises:

@@ -1,22 +1,22 @@
-r"""What was not observed, from what was: draws of the missing elements of x, given the others.
+r"""Imputation: draws of the missing elements of x, given the observed ones.
 
-A model that knows p(z) and p(x | z) says what the missing elements are likely to be:
+A model of p(z) and p(x | z) has a distribution of the missing elements:
 
 .. math:: p(x_m | x_o) = \int p(z | x_o) \, p(x_m | z) \, dz
 
 The draws z ~ p(z | x_o) are those of :mod:`elbowroom.inference.posterior.sample`, with the likelihood taken over the
-observed elements alone. From each, x_m ~ p(x_m | z) is drawn. The guide cannot serve here: it was trained on whole
-data, and takes the filler in a missing place for an observation. It is a start for the chains and nothing more.
+observed elements alone. From each, x_m ~ p(x_m | z) is drawn. Draws of the guide would be wrong: it was trained on
+complete data, and reads the filler in a missing place as an observation. It only gives starting points for the chains.
 
-Three things follow, and are kept apart:
+There are three results:
 
 - The *mean* :math:`\mathbb{E}[x_m | x_o] = \mathbb{E}_z \mathbb{E}[x_m | z]`, averaged over the means of p(x | z),
   whose variance is never above that of an average of draws (Rao–Blackwell). It is the best single guess under squared
-  error, and no datum: it is smooth, and that of a binary element is a probability.
-- The *interval* lies between quantiles of the draws of x_m, and so holds the noise of p(x | z) as well as the
-  uncertainty about z; it is about each element by itself.
-- The *samples* are whole data that belong together (multiple imputation): what depends on several elements at once is
-  computed on each of them, and then averaged.
+  error, but not a possible x: it is smooth, and the mean of a binary element is a probability.
+- The *interval* lies between quantiles of the draws of x_m, and so covers the noise of p(x | z) as well as the
+  uncertainty about z; there is one for each element by itself.
+- The *samples* are complete joint draws (multiple imputation): a quantity that depends on several elements is computed
+  on each sample, and then averaged.
 
 Reference:
     Rubin (1987), Multiple Imputation for Nonresponse in Surveys.
@@ -35,29 +35,30 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
-from elbowroom.inference.posterior.sample import Announce, Method, posterior
+from elbowroom.inference.posterior.sample import Method, posterior
 from elbowroom.memory import require_memory
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw, mean
 from elbowroom.model.latent import LatentModel
 from elbowroom.numerics import chunks
+from elbowroom.progress import Progress
 from elbowroom.samplers.summary import Diagnostics
 
 __all__ = ["Imputation", "impute"]
 
-_WHOLE = (Support.BINARY, Support.BYTES, Support.COUNTS)  # numbers without any between them
+_WHOLE_NUMBERS = (Support.BINARY, Support.BYTES, Support.COUNTS)
 
 
 @dataclass(frozen=True, slots=True)
 class Imputation:
-    """Data with the missing elements filled in, and how well they are known; everything lies on the CPU.
+    """Data with the missing elements filled in, and the uncertainty about them; all tensors are on the CPU.
 
     Where an element was observed, it stands unchanged in ``completed``, ``mean``, ``lower``, ``upper`` and every
-    sample, and its ``stddev`` is 0. Categories name and do not measure, so that they have no mean, deviation or
+    sample, and its ``stddev`` is 0. Categories are names and not quantities, so that they have no mean, deviation or
     interval: these are None, and ``probability`` takes their place.
 
     Attributes:
-        x: the data as given, shape (batch, \\*event); what stands in a missing place means nothing.
+        x: the data as given, shape (batch, \\*event); the values in missing places mean nothing.
         mask: True where observed, bool, shape (batch, \\*event).
         completed: x, with the mean in missing places, and of categories the most probable one. It is not rounded: a
             binary element is filled in with the probability that it is 1.
@@ -67,7 +68,7 @@ class Imputation:
         lower: where the interval begins, shape (batch, \\*event); whole numbers for data that are.
         upper: where it ends.
         probability: of the category in ``completed``, shape (batch, \\*event), 1 where observed; None elsewhere.
-        incomplete: positions of the data that miss something, int64; chains were run for these alone.
+        incomplete: positions of the examples with missing elements, int64; chains were run for these alone.
         diagnostics: of their chains, in that order; None if nothing was missing.
         interval: the probability between ``lower`` and ``upper``.
         settings: of the sampler.
@@ -89,7 +90,7 @@ class Imputation:
 
 
 class _Predicted(NamedTuple):
-    """Of some data, as if all elements were missing; None where categories have no such thing, or numbers none."""
+    """Predictions for some examples, as if all elements were missing; None for what their support does not have."""
 
     guess: Tensor
     samples: Tensor
@@ -112,7 +113,7 @@ def impute(
     num_samples: int = 5,
     chunk_elements: int = 2**22,
     generator: torch.Generator | None = None,
-    announce: Announce | None = None,
+    announce: Progress | None = None,
     **settings: Any,
 ) -> Imputation:
     r"""Fill in the missing elements: draws z ~ p(z | x observed), then x ~ p(x | z).
@@ -130,10 +131,10 @@ def impute(
         batch: data, ``mask`` True where an element was observed; None: nothing is missing.
         method: "nuts" or "hmc".
         draws: kept of each chain.
-        chains: per datum.
+        chains: per example.
         warmup: transitions before the first draw that is kept.
         interval: the probability between ``lower`` and ``upper``, e.g. 0.9.
-        num_samples: data completed by draws, spread over chains and their length.
+        num_samples: completed data sets, from draws spread over the chains.
         chunk_elements: draws of elements that are worked on at a time; it bounds the memory.
         generator: the source of randomness.
         announce: told of every transition.
@@ -189,13 +190,13 @@ def impute(
 
 
 class _Filled:
-    """All data, as they were observed; what is predicted goes where nothing was."""
+    """All examples as observed, to be filled in with predictions where nothing was observed."""
 
     def __init__(self, x: Tensor, mask: Tensor, num_samples: int, num_draws: int) -> None:
         require_memory(
             ((num_samples + 6) * x.numel() + num_draws * math.prod(x.shape[1:])) * x.element_size(),
-            f"{num_samples} completed samples of {len(x):,} data of shape {tuple(x.shape[1:])}, with their intervals,",
-            "Ask for fewer samples or draws, or take the data a part at a time.",
+            f"{num_samples} completed samples of {len(x):,} examples of shape {tuple(x.shape[1:])}, with intervals",
+            "Ask for fewer samples or draws, or fewer examples at a time.",
         )
         self.x, self.mask = x, mask
         self.guess, self.lower, self.upper = x.clone(), x.clone(), x.clone()
@@ -203,7 +204,7 @@ class _Filled:
         self.samples = x.expand(num_samples, *x.shape).clone()
 
     def put(self, rows: Tensor, predicted: _Predicted) -> None:
-        """What was predicted of some rows."""
+        """Fill in the predictions for some rows."""
         self.samples[:, rows] = torch.where(self.mask[rows], self.samples[:, rows], predicted.samples)
         for into, values in (
             (self.guess, predicted.guess),
@@ -225,7 +226,7 @@ def _predict(
     chunk_elements: int,
     generator: torch.Generator | None,
 ) -> _Predicted:
-    """From z of shape (S, n, latent) to what p(x | z) says of every element, on the CPU."""
+    """Predictions of every element by p(x | z), for z of shape (S, n, latent), on the CPU."""
     likelihood, shape = model.likelihood, batch.x.shape
     drawn = torch.empty(len(z), *shape, dtype=batch.x.dtype)
     total: Tensor | float = 0.0
@@ -246,7 +247,7 @@ def _predict(
     for some in chunks(len(missing), max(1, chunk_elements // len(z))):
         values = columns[:, missing[some]].sort(0).values
         stddev[missing[some]] = values.std(0)
-        lower[missing[some]], upper[missing[some]] = _ends(values, interval, whole=likelihood.support in _WHOLE)
+        lower[missing[some]], upper[missing[some]] = _ends(values, interval, whole=likelihood.support in _WHOLE_NUMBERS)
     return _Predicted(average, drawn[kept], stddev.reshape(shape), lower.reshape(shape), upper.reshape(shape), None)
 
 
@@ -261,7 +262,7 @@ def _ends(values: Tensor, interval: float, *, whole: bool) -> tuple[Tensor, Tens
 
 
 def _spread(num_samples: int, draws: int, chains: int) -> Tensor:
-    """Which of draws × chains to keep: one chain after another, at distant places."""
+    """Which of draws × chains to keep: the chains in turn, at draws far apart."""
     sample = torch.arange(num_samples)
     at = (2 * sample + 1) * draws // (2 * num_samples)
     return at * chains + sample % chains
@@ -277,7 +278,7 @@ def _check(model: LatentModel, batch: Batch, interval: float, num_samples: int, 
         )
     if not 0 < interval < 1:
         raise ElbowroomError(
-            f"interval is {interval}, but it is the probability that the interval holds.",
+            f"interval is {interval}, but it is a probability.",
             "Give a number between 0 and 1, such as 0.9.",
         )
     if batch.mask is not None and batch.mask.shape != batch.x.shape:
@@ -286,7 +287,7 @@ def _check(model: LatentModel, batch: Batch, interval: float, num_samples: int, 
             "Give one entry for each element, True where it was observed.",
         )
     if total < 1:
-        return  # too few draws or chains for the sampler, which has the words for it
+        return  # too few draws or chains for the sampler, which refuses them itself
     least = math.ceil(round(2 / (1 - interval) - 1, 6))
     if total < least:
         raise ElbowroomError(
@@ -296,5 +297,6 @@ def _check(model: LatentModel, batch: Batch, interval: float, num_samples: int, 
         )
     if not 1 <= num_samples <= total:
         raise ElbowroomError(
-            f"{num_samples} completed samples were asked for, of {total} draws.", "Give a number from 1 to that."
+            f"{num_samples} completed samples were asked for, but there are {total} draws.",
+            "Give a number from 1 to that.",
         )

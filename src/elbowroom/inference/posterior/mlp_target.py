@@ -1,4 +1,4 @@
-r"""The posterior of a perceptron decoder with its gradient written out: little more than its matrix products.
+r"""The posterior of an MLP decoder with its gradient written by hand: little more than its matrix products.
 
 For :math:`h_i = \phi(W_i h_{i-1} + b_i)`, :math:`o = W h_n + b` and a Bernoulli or Gaussian likelihood, the gradient of
 log p(x | z) with respect to the output is a residual,
@@ -7,14 +7,14 @@ log p(x | z) with respect to the output is a residual,
     δ = \frac{u \, (x - a - u o)}{\sigma^2} \quad \text{(Gaussian with shift a, unit u)},
 
 and :math:`\nabla_z \log p(x | z) = J^\top δ` is the backward pass through the layers. Interior points of a trajectory
-need no more than that: no log density, no graph, no temporaries but those of the two large products. It is the same
-function as autograd's through ``LatentModel.log_joint``, which tests hold it to.
+need no more than that: no log density, no graph, no temporaries but those of the two large products. Tests hold it to
+the gradient that autograd computes through ``LatentModel.log_joint``.
 
-The decoder alone, log p(x | z), is what importance weights ask for, whatever the prior.
+Importance weights need the decoder alone, log p(x | z), under any prior.
 
-Gradients may be taken in bfloat16, about twice as fast where the processor has it. The log density never is: with any
-deterministic gradient a leapfrog step is reversible and keeps volume, so energies that are exact at the ends of a
-trajectory keep the draws exact, and only acceptance can drop.
+Gradients may be taken in bfloat16, about twice as fast where the processor has it. The log density never is. With any
+deterministic gradient a leapfrog step is reversible and preserves volume, so that energies that are exact at the ends
+of a trajectory keep the draws exact; only the acceptance can drop.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class _Layer(NamedTuple):
 
 
 class _Head(NamedTuple):
-    """What a likelihood makes of the output o = W h + b; x and o are flat, shapes (data, E) and (replicas, data, E)."""
+    """Residual and log-likelihood of the output o = W h + b; x has shape (data, E), o (replicas, data, E)."""
 
     sigmoid: bool  #: whether the mean is m = σ(o); m = o otherwise
     residual: Callable[[Tensor, Tensor], Tensor]  #: (m, x) -> δ, the gradient of log p(x | o) in o, in the place of m
@@ -81,7 +81,7 @@ class PerceptronLikelihood(Target):
             the weights, make it anew.
         batch: data, x of shape (batch, \\*event), with their context and mask.
         half: whether gradients are taken in bfloat16.
-        chunk_elements: no tensor has more elements than this, unless a single datum's replicas do.
+        chunk_elements: no tensor has more elements than this, unless the replicas of a single example do.
     Attributes:
         widest: elements of the largest tensor inside, for one z.
     """
@@ -97,7 +97,7 @@ class PerceptronLikelihood(Target):
         weight = layers[0].weight
         self._x = batch.x.flatten(1).to(weight.dtype)
         self._mask = None if batch.mask is None else batch.mask.flatten(1)
-        self._first_bias: Tensor | None = None  # of each datum, where it is not that of all
+        self._first_bias: Tensor | None = None  # of each example, where it is not that of all
         if network.context_dim:  # a context adds to the first layer's input, whatever z is
             latent_dim = math.prod(network.in_shape)
             assert batch.context is not None  # a network with a context refuses to be called without
@@ -109,7 +109,7 @@ class PerceptronLikelihood(Target):
 
     @staticmethod
     def fits(likelihood: Likelihood) -> bool:
-        """Whether the likelihood is of this file's kind: a perceptron, Bernoulli or Gaussian with one σ."""
+        """Whether this module supports the likelihood: an MLP decoder, Bernoulli or Gaussian with one σ."""
         network = likelihood.network
         return (
             type(network) is MLP
@@ -153,8 +153,8 @@ class PerceptronLikelihood(Target):
     def _chunks(self, z: Tensor) -> Iterator[slice]:
         if z.shape[1] != len(self._x):  # slices would take the first of the data for others
             raise ElbowroomError(
-                f"Positions for {z.shape[1]} data were given to a posterior of {len(self._x)} data.",
-                "Give positions of shape (replicas, data, latent), or select() the data.",
+                f"Positions for {z.shape[1]} examples were given to a posterior of {len(self._x)}.",
+                "Give positions of shape (replicas, data, latent), or select() the examples.",
             )
         return chunks(z.shape[1], max(1, self._chunk_elements // (len(z) * self.widest)))
 
@@ -218,7 +218,7 @@ class PerceptronPosterior(PerceptronLikelihood):
 
     @staticmethod
     def fits(model: LatentModel) -> bool:  # type: ignore[override]
-        """Whether the model is of this file's kind: such a decoder, and N(0, I)."""
+        """Whether this module supports the model: such a decoder, and the prior N(0, I)."""
         return type(model.prior) is StandardNormal and PerceptronLikelihood.fits(model.likelihood)
 
     def _backward(self, z: Tensor, steps: list[Tensor], rows: slice, *, half: bool = False) -> Tensor:
@@ -232,7 +232,7 @@ class PerceptronPosterior(PerceptronLikelihood):
 
 
 def _is_known(part: nn.Module) -> bool:
-    """Whether this file computes what the part does; a linear layer may be of a class that makes its weights anew."""
+    """Whether this module supports the layer; a subclass of a known layer may compute something else."""
     if isinstance(part, nn.Linear):
         return type(part).forward is nn.Linear.forward and part.bias is not None
     return isinstance(part, nn.BatchNorm1d) or type(part) in BACKWARD
@@ -260,7 +260,7 @@ def _folded(layer: _Layer, norm: nn.BatchNorm1d) -> _Layer:
 
 
 def _head(likelihood: Likelihood) -> _Head | None:
-    """The residual and log-likelihood of an output; None for a likelihood that has no place in this file."""
+    """The residual and log-likelihood of an output; None for a likelihood that this module does not support."""
     if type(likelihood) in (Bernoulli, CrossEntropy):  # a subclass may be another likelihood
         return _Head(
             True,

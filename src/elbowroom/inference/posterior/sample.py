@@ -1,7 +1,7 @@
-r"""p(z | x) as a sampler's target, and drawing from it: thousands of posteriors at once, by HMC or NUTS.
+r"""Draws from the posteriors p(z | x) of thousands of examples at once, by HMC or NUTS.
 
-The posterior is known up to its constant, log p(x, z), and that is all that a sampler needs. What makes it fast is a
-metric for each datum, in which its posterior is about as wide in every direction:
+A sampler needs the posterior only up to a constant, and log p(x, z) is that. To be fast it also needs a metric for each
+example, in which the posterior has about the same width in every direction:
 
 ================= ==========================================================================================
 metric            where it comes from
@@ -14,13 +14,12 @@ metric            where it comes from
 ``identity``      none
 ================= ==========================================================================================
 
-All of them leave the draws exact; they differ in how many gradients an effective sample takes. The guide enters as
-a metric and a starting point alone, so a poor guide costs time and not correctness.
+The draws are exact with any metric; metrics differ in how many gradients an effective draw takes. The guide only gives
+a metric and starting points, so a poor guide costs time but no correctness.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -30,19 +29,18 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from elbowroom.data.batch import Batch, as_batch
-from elbowroom.errors import ElbowroomError
+from elbowroom.errors import ElbowroomError, check_name
 from elbowroom.inference.gaussian.curvature import gauss_newton, regularized_cholesky
 from elbowroom.inference.gaussian.laplace import laplace
 from elbowroom.inference.posterior.mlp_target import PerceptronPosterior
-from elbowroom.inference.soundness import guide_distribution
-from elbowroom.inference.weights import check_name
+from elbowroom.inference.posterior.target import MetricName, Precision, default_metric, posterior_target
 from elbowroom.memory import require_memory
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
+from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
-from elbowroom.model.likelihoods import DiscretizedLogisticMixture, Likelihood
-from elbowroom.model.networks import Network
 from elbowroom.numerics import chunks
+from elbowroom.progress import BlockProgress, Progress
 from elbowroom.samplers.adaptation import Learn, Warm, learn_dense, learn_diagonal, warm_up
 from elbowroom.samplers.hmc import HMC
 from elbowroom.samplers.kernel import Info, Kernel, Tuning
@@ -50,81 +48,25 @@ from elbowroom.samplers.metric import Metric
 from elbowroom.samplers.nuts import NUTS
 from elbowroom.samplers.sampling import Chains, sample
 from elbowroom.samplers.summary import Diagnostics, Summary, measure
-from elbowroom.samplers.target import Density, Target
 
 __all__ = [
     "METHODS",
     "METRICS",
     "Method",
     "Posterior",
-    "Precision",
-    "default_metric",
     "gauss_newton_learner",
     "make_kernel",
     "posterior",
-    "posterior_target",
     "start_metric",
 ]
 
 Method = Literal["nuts", "hmc"]
-MetricName = Literal["gauss-newton", "guide", "diagonal", "dense", "identity"]
-Precision = Literal["full", "bf16"]
 METHODS, METRICS = get_args(Method), get_args(MetricName)
 
-_SHRINK = 10  # n₀ / D in gauss_newton_learner
-_AVERAGED = 8  # draws of the warm-up whose curvatures are averaged; each costs about ten gradients
-_INFO_BYTES = 50  # acceptance, energy, divergent and num_gradients of a transition, and their joining
-_ACCEPTANCE = 0.65  # as a harmonic mean over chains; the plain mean comes out near 0.8
-
-Announce = Callable[[int, int, Info], None]
-"""(transitions of all data done, transitions of all data to do, what happened in the last)"""
-
-
-def posterior_target(
-    model: LatentModel, batch: Batch | Tensor, *, precision: Precision = "full", chunk_elements: int = 2**20
-) -> Target:
-    """log p(x, z) as a function of z, shape (replicas, data, latent), for samplers.
-
-    Perceptron decoders with a Bernoulli or Gaussian likelihood and the prior N(0, I) take a path written by hand; every
-    other model takes autograd's. Both compute the same function.
-
-    Args:
-        model: p(x, z), in evaluation mode; after an update of its weights, make the target anew.
-        batch: the data.
-        precision: "bf16" takes the gradients inside trajectories in bfloat16 where the path by hand serves, with
-            energies in full precision: draws stay exact.
-        chunk_elements: data are taken a chunk at a time, such that no tensor of a chunk has more elements than this,
-            unless a single datum's replicas do.
-    Raises:
-        ElbowroomError: an unknown precision.
-    """
-    check_name("precision", precision, get_args(Precision))
-    batch = as_batch(batch)
-    if PerceptronPosterior.fits(model):
-        return PerceptronPosterior(model, batch, half=precision == "bf16", chunk_elements=chunk_elements)
-    return _autograd_target(model, batch, chunk_elements)
-
-
-def _autograd_target(model: LatentModel, batch: Batch, chunk_elements: int = 2**20) -> Density:
-    """Through the model's own densities; what is None of a batch stays so."""
-    names = [name for name in ("context", "mask") if getattr(batch, name) is not None]
-    with torch.no_grad():  # a prior that all data share is made once: a VampPrior's is a pass of the guide
-        prior = model.prior(None) if batch.context is None else None
-
-    def log_joint(z: Tensor, x: Tensor, *others: Tensor) -> Tensor:
-        given = dict(zip(names, others, strict=True))
-        log_prior: Tensor = model.log_prior(z, given.get("context")) if prior is None else prior.log_prob(z)
-        return log_prior + model.log_likelihood(x, z, **given)
-
-    of_batch = (getattr(batch, name) for name in names)
-    return Density(log_joint, batch.x, *of_batch, chunk_points=max(1, chunk_elements // widest(model)))
-
-
-def widest(model: LatentModel) -> int:
-    """Elements of the largest tensor that decoding one z makes."""
-    likelihood = model.likelihood
-    layers = [part.widest for part in likelihood.modules() if isinstance(part, Network)]
-    return max(likelihood.num_parameters * math.prod(likelihood.event_shape), *layers, 1)
+_PRIOR_DRAWS = 10  # n₀ / D in gauss_newton_learner
+_CURVATURE_DRAWS = 8  # draws of the warm-up whose curvatures are averaged; each costs about ten gradients
+_INFO_BYTES = 50  # of acceptance, energy, divergent and num_gradients of one transition, twice while they are joined
+_ACCEPTANCE = 0.65  # default target, a harmonic mean over chains; the arithmetic mean is then about 0.8
 
 
 def start_metric(model: LatentModel, guide: Conditional, batch: Batch, name: MetricName) -> Metric:
@@ -144,36 +86,36 @@ def start_metric(model: LatentModel, guide: Conditional, batch: Batch, name: Met
 
 
 def _start(guide: Conditional, batch: Batch) -> Distribution:
-    """q(z | x), which has to be a place where chains can start."""
+    """q(z | x), with finite mean and standard deviation, so that chains can start there."""
     q = guide_distribution(guide, batch)
     bad = ~(torch.isfinite(q.mean) & torch.isfinite(q.stddev)).all(-1)
     if bool(bad.any()):
         raise ElbowroomError(
-            f"The guide's mean or standard deviation is not finite for {int(bad.sum())} of {len(bad)} data, and chains "
-            "start there.",
+            f"The guide's mean or standard deviation is not finite for {int(bad.sum())} of {len(bad)} examples, but "
+            "chains start there.",
             "Check the data for NaN and the guide's weights for infinities.",
         )
     return q
 
 
 def gauss_newton_learner(model: LatentModel, batch: Batch) -> Learn:
-    r"""A warm-up's rule for the metric: the draws' covariance, shrunk towards the inverse of their average curvature.
+    r"""A rule by which a warm-up learns the metric: the draws' covariance, shrunk towards the inverse mean curvature.
 
     .. math:: \Sigma = \frac{n S + n_0 \bar H^{-1}}{n + n_0}, \qquad \bar H = \frac18 \sum_{i=1}^8 H(z_i),
         \qquad n_0 = 10 D
 
-    with S the covariance of n draws in D dimensions. The curvature has no sampling noise and misses what is not normal;
-    the draws know that, and are few.
+    with S the covariance of n draws in D dimensions. The curvature has no sampling noise, but describes only the normal
+    part of a posterior; the draws describe all of it, but are few.
     """
 
     def learn(z: Tensor, metric: Metric) -> Metric:
-        chosen = z[torch.linspace(0, len(z) - 1, min(_AVERAGED, len(z)), device=z.device).round().long()]
+        chosen = z[torch.linspace(0, len(z) - 1, min(_CURVATURE_DRAWS, len(z)), device=z.device).round().long()]
         total = torch.zeros_like(metric.covariance())
         for at in chosen:
             total += gauss_newton(model, batch, at)
         _, factor = regularized_cholesky(total / len(chosen))
         curvature = torch.cholesky_inverse(factor.double())
-        center, prior_count = z.mean(0), _SHRINK * z.shape[-1]
+        center, prior_count = z.mean(0), _PRIOR_DRAWS * z.shape[-1]
         away = (z - center).movedim(0, -1).double()  # (data, dim, n)
         covariance = (away @ away.mT + prior_count * curvature) / (len(z) + prior_count)
         return Metric.dense(covariance, center)
@@ -183,16 +125,16 @@ def gauss_newton_learner(model: LatentModel, batch: Batch) -> Learn:
 
 @dataclass(frozen=True, slots=True)
 class Posterior:
-    """Draws from p(z | x) of each datum, with what tells how far to trust them.
+    """Draws from p(z | x) of each example, with diagnostics of their convergence.
 
     Attributes:
         z: draws, shape (draws, chains, data, latent), on the CPU.
         info: of the transition that led to each draw; every tensor has shape (draws, chains, data).
-        diagnostics: of each datum: R-hat, effective sample sizes, divergences, gradients.
-        tuning: the step sizes and metrics that the draws were made with.
+        diagnostics: of each example: R-hat, effective sample sizes, divergences, gradients.
+        tuning: the step sizes and metrics of the draws.
         warmup_gradients: evaluations of the gradient that the warm-up took, per chain; of its transitions alone.
-        settings: how the draws were made; the precision is that which was used.
-        index: positions of the data in their data set, int64, shape (data,); None where they have none.
+        settings: the sampler's settings, with the precision that was in fact used.
+        index: positions of the examples in their data set, int64, shape (data,); None where they have none.
     """
 
     z: Tensor
@@ -204,7 +146,7 @@ class Posterior:
     index: Tensor | None = None
 
     def summary(self, *, seed: int = 0) -> Summary:
-        """The diagnostics over all data, beside what independent draws would show."""
+        """The diagnostics over all examples, beside those of independent draws."""
         return self.diagnostics.summary(generator=torch.Generator().manual_seed(seed))
 
     def to_datatree(self) -> Any:
@@ -217,7 +159,7 @@ class Posterior:
             from arviz_base import from_dict
         except ImportError as error:
             raise ElbowroomError(
-                "Draws are handed to ArviZ by arviz-base, which is not installed.",
+                "The export to ArviZ needs arviz-base, which is not installed.",
                 "pip install 'elbowroom[arviz]'.",
             ) from error
         info = self.info
@@ -252,12 +194,12 @@ def posterior(
     precision: Precision = "full",
     block: int = 512,
     generator: torch.Generator | None = None,
-    announce: Announce | None = None,
+    announce: Progress | None = None,
 ) -> Posterior:
-    """Draw from the posterior p(z | x) of each datum by Markov chains.
+    """Draw from the posterior p(z | x) of each example by Markov chains.
 
-    Blocks of data are warmed up and drawn from one after the other, so that only the draws themselves take memory
-    that grows with the number of data.
+    Blocks of examples are sampled one after the other, so that only the draws themselves take memory that grows with
+    the number of examples.
 
     Args:
         model: p(x, z), in evaluation mode.
@@ -265,14 +207,14 @@ def posterior(
         batch: data, ``x`` of shape (batch, \\*event).
         method: "nuts" or "hmc".
         draws: kept of each chain; nothing is adapted while they are made.
-        chains: per datum.
+        chains: per example.
         warmup: transitions before the first draw that is kept.
         metric: a name in ``METRICS``; gauss-newton unless given, but dense where the Fisher information has no closed
             form.
         num_steps: of an HMC trajectory; unless given 4 with the metric gauss-newton, 5 with a dense one, else 10.
-        target_acceptance: that the step size aims at, as a harmonic mean over chains; 0.65 unless given.
+        target_acceptance: of the step size, as a harmonic mean over chains; 0.65 unless given.
         precision: "full", or "bf16" for the gradients inside trajectories.
-        block: data at a time.
+        block: examples at a time.
         generator: the source of randomness.
         announce: told of every transition.
     Raises:
@@ -293,18 +235,20 @@ def posterior(
         if number < least:
             raise ElbowroomError(f"{name} is {number}, but {least} is the least.", f"Give {name}={least} or more.")
     if not len(batch):
-        raise ElbowroomError("Posteriors of no data were asked for.", "Give one datum or more.")
+        raise ElbowroomError("Posteriors were asked for, but the batch is empty.", "Give one example or more.")
     kernel = make_kernel(method, metric, num_steps)
     acceptance = _ACCEPTANCE if target_acceptance is None else target_acceptance
     with torch.no_grad():
-        store = _Store(_start(guide, batch.rows(slice(1))).mean, len(batch), draws, chains, warmup, block, announce)
+        store = _Store(_start(guide, batch.rows(slice(1))).mean, len(batch), draws, chains, warmup, block)
+        progress = BlockProgress(announce, "posterior", len(batch) * (warmup + draws))
         for rows in chunks(len(batch), block):
             part = batch.rows(rows)
+            of_block = progress.block(len(part))
             target = posterior_target(model, part, precision=precision)
             first = start_metric(model, guide, part, metric)
             around = first if metric != "identity" else start_metric(model, guide, part, "guide")
-            climb = metric == "gauss-newton"
-            z = _starting_points(model, part, around, chains, generator, climb=climb)
+            at_modes = metric == "gauss-newton"
+            z = _starting_points(model, part, around, chains, generator, at_modes=at_modes)
             learn = _LEARN[metric](model, part)
             warm = warm_up(
                 kernel,
@@ -315,11 +259,9 @@ def posterior(
                 target_acceptance=acceptance,
                 learn=learn,
                 generator=generator,
-                announce=store.announce,
+                announce=of_block,
             )
-            drawn = sample(
-                kernel, target, warm.state, warm.tuning, draws=draws, generator=generator, announce=store.announce
-            )
+            drawn = sample(kernel, target, warm.state, warm.tuning, draws=draws, generator=generator, announce=of_block)
             store.add(rows, drawn, warm)
     settings = {
         "method": method,
@@ -334,26 +276,20 @@ def posterior(
     return store.posterior(settings, batch.index)
 
 
-def default_metric(likelihood: Likelihood) -> MetricName:
-    """gauss-newton, but dense where the Fisher information has no closed form."""
-    known = type(likelihood).fisher_information is not Likelihood.fisher_information
-    return "gauss-newton" if known and not isinstance(likelihood, DiscretizedLogisticMixture) else "dense"
-
-
 def _starting_points(
-    model: LatentModel, batch: Batch, around: Metric, chains: int, generator: torch.Generator | None, *, climb: bool
+    model: LatentModel, batch: Batch, around: Metric, chains: int, generator: torch.Generator | None, *, at_modes: bool
 ) -> Tensor:
-    """Draws from N(m, C Cᵀ) about the guide or the mode; with ``climb``, one chain in two about a mode of its own.
+    """Draws from N(m, C Cᵀ) about the guide or the mode; with ``at_modes``, every second chain about a mode of its own.
 
-    Chains that all start at one mode agree with each other whether or not there is a second one. So every second chain
-    climbs to a mode from a draw of the prior, which knows nothing of the first, and R-hat can tell.
+    Chains that all start at one mode agree with each other even if there is a second mode. So every second chain starts
+    at the mode that a search from a draw of the prior ends at, and R-hat can show that there are several.
     """
     center = around.center
     noise = torch.randn(chains, *center.shape, generator=generator, dtype=center.dtype, device=center.device)
     z = around.to_z(noise)
     prior = model.prior(None, batch.context)
     shape = () if prior.batch_shape else (len(batch),)
-    for chain in range(1, chains if climb else 0, 2):
+    for chain in range(1, chains if at_modes else 0, 2):
         found = laplace(model, draw(prior, shape, generator=generator).to(center), batch)
         z[chain] = Metric.from_precision(found.precision, found.mode).to_z(noise[chain : chain + 1])[0]
     return z
@@ -364,7 +300,7 @@ def make_kernel(method: Method, metric: str, num_steps: int | None) -> Kernel:
 
     Args:
         method: "nuts" or "hmc".
-        metric: that it is to move in.
+        metric: the name of the metric.
         num_steps: of an HMC trajectory; unless given 4 with the metric gauss-newton, 5 with a dense one, else 10.
     Raises:
         ElbowroomError: a number of steps for NUTS.
@@ -392,34 +328,25 @@ _LEARN: dict[str, Callable[[LatentModel, Batch], Learn | None]] = {
 
 
 class _Store:
-    """What the blocks bring together: one place for all the draws, made before the work begins."""
+    """Storage for the draws of all blocks, allocated before sampling begins."""
 
-    def __init__(
-        self, like: Tensor, size: int, draws: int, chains: int, warmup: int, block: int, announce: Announce | None
-    ) -> None:
+    def __init__(self, like: Tensor, size: int, draws: int, chains: int, warmup: int, block: int) -> None:
         dim = like.shape[-1]
-        self._size, self._transitions, self._announce = size, draws + warmup, announce
+        self._size = size
         of_one = draws * chains * (dim * like.element_size() + _INFO_BYTES)  # and as much again for the block at work
         require_memory(
             of_one * (size + min(block, size)),
-            f"To keep {draws:,} draws of {chains:,} chains of {size:,} data in {dim} dimensions",
-            "Ask for fewer draws or chains, or take the data a part at a time.",
+            f"To keep {draws:,} draws of {chains:,} chains of {size:,} examples in {dim} dimensions",
+            "Ask for fewer draws or chains, or take fewer examples at a time.",
         )
         self._z = torch.empty(draws, chains, size, dim, dtype=like.dtype)
         self._infos: list[Info] = []
         self._diagnostics: list[Diagnostics] = []
         self._tunings: list[Tuning] = []
         self._gradients = 0.0
-        self._done = 0
-
-    def announce(self, done: int, total: int, info: Info) -> None:
-        """Every datum's transitions count, so that the last, smaller block is no longer than it is."""
-        self._done += info.acceptance.shape[1]
-        if self._announce is not None:
-            self._announce(self._done, self._size * self._transitions, info)
 
     def add(self, rows: slice, chains: Chains, warm: Warm) -> None:
-        """A block's draws."""
+        """Store the draws of one block."""
         self._z[:, :, rows] = chains.z.cpu()
         info = Info(*(tensor.cpu() for tensor in chains.info))
         self._infos.append(info)

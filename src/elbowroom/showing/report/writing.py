@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from elbowroom.errors import ElbowroomError
+from elbowroom.progress import Announce
 from elbowroom.running.comparison import RECORD, Comparison
 from elbowroom.running.runs import Run, load
 from elbowroom.showing.report.comparison import report_of_comparison
@@ -23,7 +23,7 @@ def report(
     out: str | Path | None = None,
     *,
     device: str | None = None,
-    announce: Callable[[str], None] = print,
+    announce: Announce = print,
 ) -> Path:
     """All that is known of a run, or of a comparison, as one HTML file.
 
@@ -54,7 +54,7 @@ def report(
     return target
 
 
-def _read(folder: Path, device: str | None, announce: Callable[[str], None]) -> Run | Comparison:
+def _read(folder: Path, device: str | None, announce: Announce) -> Run | Comparison:
     if (folder / RECORD).is_file() and not (folder / "config.json").is_file():
         return _complete(Comparison.read(folder))
     return load(folder, device=device, announce=announce)

@@ -2,9 +2,9 @@ r"""KL(q(z | x) ‖ p(z)) in closed form, where there is one.
 
 .. math:: \mathrm{KL}(q \,\|\, p) = \mathbb{E}_q[\log q(z) - \log p(z)]
 
-torch's registry is asked first. It lacks one pair that matters here, a Gaussian with full covariance against a
-factorised one, and that is added below without changing torch. Where there is no closed form (a mixture as prior,
-say) the expectation is taken over draws, by the objective.
+torch's registry of closed forms comes first. It lacks one pair that matters here, a Gaussian with full covariance
+against a factorised one; this module adds it without changing torch. Where there is no closed form, as for a mixture
+prior, the objective estimates the expectation from draws.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["ClosedForm", "closed_form_kl", "factorised_kl", "has_analytic_kl"]
 
 
 class ClosedForm(NamedTuple):
-    """A KL divergence and what is charged for it; they differ under free bits.
+    """A KL divergence and the penalty in the objective; the two differ under free bits.
 
     Attributes:
         kl: KL(q ‖ p), nats, shape (batch,).
@@ -82,7 +82,7 @@ def has_analytic_kl(q: Distribution, p: Distribution) -> bool:
 
 
 def _registered_kl(q: Distribution, p: Distribution) -> Tensor | None:
-    """What torch's registry of divergences knows; it answers a pair it does not know by NotImplementedError."""
+    """The closed form in torch's registry; None for a pair that the registry lacks."""
     try:
         kl: Tensor = kl_divergence(q, p)
     except NotImplementedError:

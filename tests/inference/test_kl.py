@@ -18,7 +18,7 @@ from torch.distributions import (
     kl_divergence,
 )
 
-from elbowroom.inference.divergences import closed_form_kl, factorised_kl, has_analytic_kl
+from elbowroom.inference.kl import closed_form_kl, factorised_kl, has_analytic_kl
 
 BATCH, LATENT = 5, 3
 

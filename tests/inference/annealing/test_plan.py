@@ -136,7 +136,7 @@ def test_a_plan_is_found_the_same_again_and_used_as_it_is() -> None:
         ({"temperatures": 0}, "number of temperatures is 0"),
         ({"pilot_chains": 0}, "pilot_chains is 0"),
         ({"climbs": 0}, "climbs is 0"),
-        ({"target_acceptance": 0.0}, "acceptance to aim at is 0.0"),
+        ({"target_acceptance": 0.0}, "target acceptance is 0.0"),
         ({"schedule": "cubic"}, "schedule 'cubic'"),
     ],
     ids=lambda case: next(iter(case)) if isinstance(case, dict) else "",

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from types import SimpleNamespace
 
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
@@ -94,16 +93,3 @@ def gradient_z_scores(
     noiseless = stderr < 1e-12  # closed form in this component: it must then be exact
     assert (difference[noiseless].abs() < 1e-9).all()
     return difference[~noiseless] / stderr[~noiseless]
-
-
-@pytest.fixture
-def exact() -> SimpleNamespace:
-    """The tools of this file, for the tests beside it."""
-    return SimpleNamespace(
-        linear_gaussian=linear_gaussian,
-        affine_posterior=affine_posterior,
-        closed_form_elbo=closed_form_elbo,
-        parameters_of=parameters_of,
-        flat_gradient=flat_gradient,
-        gradient_z_scores=gradient_z_scores,
-    )

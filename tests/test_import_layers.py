@@ -1,8 +1,8 @@
-"""The house: imports go down, never up, and never in a circle.
+"""Import layers: imports go from a higher layer to a lower one, never up, and never in a cycle.
 
 The checker reads the syntax trees of all source files, so an import counts wherever it stands: at the top, inside a
 function, under ``TYPE_CHECKING``, relative, or as a literal argument of ``import_module``. Nothing is executed. The
-second half plants one violation of each kind in a synthetic house and requires that the checker finds it.
+second half plants one violation of each kind in a small package and requires that the checker finds it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ import pytest
 PACKAGE = "elbowroom"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
-# part of the house -> (floor, height within the floor)
-FLOORS: dict[str, tuple[int, int]] = {
+# folder or file of the package -> (layer, height within the layer)
+LAYERS: dict[str, tuple[int, int]] = {
     "errors": (0, 0),
     "memory": (0, 1),
+    "names": (0, 1),
     "numerics": (0, 1),
+    "progress": (0, 1),
     "sections": (0, 1),
     "data": (0, 2),
     "samplers": (0, 2),
@@ -39,9 +41,9 @@ FLOORS: dict[str, tuple[int, int]] = {
     "cli": (5, 0),
     "__main__": (5, 0),
 }
-STRANGERS = {frozenset({"data", "samplers"})}  # neighbours that must not know each other
-LAZY_ROOM = "learners.svi"  # the one module that may import Pyro
-NAMELESS = {"utils", "common", "types", "base", "constants"}  # names that say nothing of what is inside
+UNRELATED = {frozenset({"data", "samplers"})}  # parts of one layer that must not import each other
+PYRO_MODULE = "learners.svi"  # the one module that may import Pyro
+VAGUE = {"utils", "common", "types", "base", "constants"}  # names that do not say what is inside
 MAX_LINES = 500
 
 
@@ -68,10 +70,10 @@ class Module:
         return self.name.partition(".")[0]
 
 
-House = dict[str, Module]
+Package = dict[str, Module]
 
 
-def read_house(source: Path) -> House:
+def read_package(source: Path) -> Package:
     """All modules of the package whose folder is ``source``."""
     names = {_module_name(source, path): path for path in sorted(source.rglob("*.py"))}
     return {name: _read(name, path, frozenset(names)) for name, path in names.items()}
@@ -126,58 +128,58 @@ def _inside(target: str) -> str | None:
 # --- the rules: each returns the violations as sentences ---------------------------------------------------------
 
 
-def imports_that_go_up(house: House) -> list[str]:
-    """An import from a higher floor, or from a higher place on the lowest one, or between strangers."""
+def imports_that_go_up(package: Package) -> list[str]:
+    """An import from a higher layer, from a higher place in the lowest one, or between unrelated parts of it."""
     found = []
-    for module in house.values():
+    for module in package.values():
         for item in module.imports:
             inside = _inside(item.target)
-            if not module.name or not inside or module.part not in FLOORS:
-                continue  # the root is lazy (see below); a part without a floor is reported on its own
+            if not module.name or not inside or module.part not in LAYERS:
+                continue  # the root is lazy (see below); a part without a layer is reported on its own
             here, there = module.part, inside.partition(".")[0]
             where = f"{module.name}:{item.line} ({here}) imports {inside}"
-            if there in FLOORS and FLOORS[there] > FLOORS[here]:
+            if there in LAYERS and LAYERS[there] > LAYERS[here]:
                 found.append(f"{where}, which lies above it")
-            if frozenset({here, there}) in STRANGERS:
-                found.append(f"{where}, but the two must not know each other")
+            if frozenset({here, there}) in UNRELATED:
+                found.append(f"{where}, but these two must not import each other")
     return found
 
 
-def imports_from_the_roof(house: House) -> list[str]:
+def imports_from_the_root(package: Package) -> list[str]:
     """A public name taken from the package root, which would import everything from anywhere."""
     return [
         f"{module.name}:{item.line} takes {item.name or 'names'} from the package root, not from where it lives"
-        for module in house.values()
+        for module in package.values()
         for item in module.imports
         if _inside(item.target) == "" and item.name != "__version__"
     ]
 
 
-def eager_root(house: House) -> list[str]:
+def eager_root(package: Package) -> list[str]:
     """The package root loads anything but the standard library before a name is asked for."""
     return [
         f"the package root imports {item.target} when it is loaded (line {item.line})"
-        for item in house[""].imports
+        for item in package[""].imports
         if item.on_load and item.target.partition(".")[0] not in sys.stdlib_module_names
     ]
 
 
-def circles(house: House) -> list[str]:
-    """Modules that import each other in a circle, and parts of the house that do."""
-    modules: dict[str, set[str]] = {name: set() for name in house if name}
-    parts: dict[str, set[str]] = {module.part: set() for module in house.values() if module.name}
-    for module in house.values():
+def import_cycles(package: Package) -> list[str]:
+    """Modules that import each other in a cycle, and folders that do."""
+    modules: dict[str, set[str]] = {name: set() for name in package if name}
+    parts: dict[str, set[str]] = {module.part: set() for module in package.values() if module.name}
+    for module in package.values():
         for item in module.imports:
             there = _inside(item.target)
             if module.name and there in modules:
                 modules[module.name].add(there)
                 if (part := there.partition(".")[0]) != module.part:
                     parts[module.part].add(part)
-    return [" -> ".join(loop) for graph in (modules, parts) if (loop := _circle(graph))]
+    return [" -> ".join(loop) for graph in (modules, parts) if (loop := _cycle(graph))]
 
 
-def _circle(graph: dict[str, set[str]]) -> list[str]:
-    """One circle of a directed graph, its first node repeated at the end; empty if there is none."""
+def _cycle(graph: dict[str, set[str]]) -> list[str]:
+    """One cycle of a directed graph, its first node repeated at the end; empty if there is none."""
     done: set[str] = set()
 
     def descend(node: str, trail: list[str]) -> list[str]:
@@ -194,52 +196,52 @@ def _circle(graph: dict[str, set[str]]) -> list[str]:
     return next((loop for node in sorted(graph) if (loop := descend(node, []))), [])
 
 
-def long_files(house: House) -> list[str]:
+def long_files(package: Package) -> list[str]:
     """Files of more than 500 lines."""
-    return [f"{m.path.name} has {m.lines} lines" for m in house.values() if m.lines > MAX_LINES]
+    return [f"{m.path.name} has {m.lines} lines" for m in package.values() if m.lines > MAX_LINES]
 
 
-def names_that_say_nothing(house: House) -> list[str]:
+def vague_names(package: Package) -> list[str]:
     """Folders and files called utils, common, types, base, constants."""
-    return [m.name for m in house.values() if NAMELESS & set(m.name.split("."))]
+    return [m.name for m in package.values() if VAGUE & set(m.name.split("."))]
 
 
-def parts_without_a_floor(house: House) -> list[str]:
-    """A new folder or file at the top that nobody gave a floor."""
-    return sorted({m.part for m in house.values() if m.name and m.part not in FLOORS})
+def parts_without_a_layer(package: Package) -> list[str]:
+    """A folder or file at the top of the package that the table of layers lacks."""
+    return sorted({m.part for m in package.values() if m.name and m.part not in LAYERS})
 
 
-def pyro_elsewhere(house: House) -> list[str]:
-    """Pyro imported outside the one learner that is about it."""
+def pyro_elsewhere(package: Package) -> list[str]:
+    """Pyro imported outside the one module that may."""
     return [
         f"{m.name}:{item.line} imports {item.target}"
-        for m in house.values()
+        for m in package.values()
         for item in m.imports
-        if item.target.partition(".")[0] == "pyro" and m.name != LAZY_ROOM
+        if item.target.partition(".")[0] == "pyro" and m.name != PYRO_MODULE
     ]
 
 
-RULES: list[Callable[[House], list[str]]] = [
-    circles,
+RULES: list[Callable[[Package], list[str]]] = [
+    import_cycles,
     eager_root,
-    imports_from_the_roof,
+    imports_from_the_root,
     imports_that_go_up,
     long_files,
-    names_that_say_nothing,
-    parts_without_a_floor,
+    vague_names,
+    parts_without_a_layer,
     pyro_elsewhere,
 ]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_the_house_stands(rule: Callable[[House], list[str]]) -> None:
-    assert rule(read_house(SOURCE)) == []
+def test_the_package_keeps_the_rules(rule: Callable[[Package], list[str]]) -> None:
+    assert rule(read_package(SOURCE)) == []
 
 
-def test_the_whole_house_is_read() -> None:
-    house = read_house(SOURCE)
-    assert len(house) == len(list(SOURCE.rglob("*.py")))
-    assert "model.conditional" in {_inside(item.target) for item in house["model.latent"].imports}
+def test_all_modules_are_read() -> None:
+    package = read_package(SOURCE)
+    assert len(package) == len(list(SOURCE.rglob("*.py")))
+    assert "model.conditional" in {_inside(item.target) for item in package["model.latent"].imports}
 
 
 # --- the checker itself ------------------------------------------------------------------------------------------
@@ -267,21 +269,21 @@ SOUND = {
 }
 
 
-def build(folder: Path, files: dict[str, str]) -> House:
-    """A house in ``folder``: the sound one, with these files in the place of, or beside, its own."""
+def build(folder: Path, files: dict[str, str]) -> Package:
+    """A package in ``folder``: the one without violations, with these files in the place of, or beside, its own."""
     for name, text in (SOUND | files).items():
         path = folder / PACKAGE / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    return read_house(folder / PACKAGE)
+    return read_package(folder / PACKAGE)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_a_sound_house_passes(rule: Callable[[House], list[str]], tmp_path: Path) -> None:
+def test_a_package_without_violations_passes(rule: Callable[[Package], list[str]], tmp_path: Path) -> None:
     assert rule(build(tmp_path, {})) == []
 
 
-PLANTED: dict[str, tuple[Callable[[House], list[str]], dict[str, str]]] = {
+PLANTED: dict[str, tuple[Callable[[Package], list[str]], dict[str, str]]] = {
     "up": (imports_that_go_up, {"model/latent.py": "from elbowroom.inference.objectives import elbo\n"}),
     "up, a module": (imports_that_go_up, {"model/latent.py": "from elbowroom.inference import objectives\n"}),
     "up, a folder": (imports_that_go_up, {"model/latent.py": "import elbowroom.inference\n"}),
@@ -305,46 +307,46 @@ PLANTED: dict[str, tuple[Callable[[House], list[str]], dict[str, str]]] = {
         imports_that_go_up,
         {"model/latent.py": "import importlib\nplots = importlib.import_module('elbowroom.showing.plots')\n"},
     ),
-    "up, within the lowest floor": (imports_that_go_up, {"numerics.py": "from elbowroom.data.batch import Batch\n"}),
-    "errors knows nothing": (imports_that_go_up, {"errors.py": "import elbowroom.numerics\n"}),
-    "samplers know data": (imports_that_go_up, {"samplers/hmc.py": "from elbowroom.data.batch import Batch\n"}),
-    "data know samplers": (imports_that_go_up, {"data/batch.py": "from elbowroom.samplers import hmc\n"}),
-    "a public name": (imports_from_the_roof, {"model/latent.py": "from elbowroom import load_data\n"}),
-    "all public names": (imports_from_the_roof, {"running/engine.py": "import elbowroom as er\n"}),
+    "up, within the lowest layer": (imports_that_go_up, {"numerics.py": "from elbowroom.data.batch import Batch\n"}),
+    "errors imports nothing": (imports_that_go_up, {"errors.py": "import elbowroom.numerics\n"}),
+    "samplers import data": (imports_that_go_up, {"samplers/hmc.py": "from elbowroom.data.batch import Batch\n"}),
+    "data import samplers": (imports_that_go_up, {"data/batch.py": "from elbowroom.samplers import hmc\n"}),
+    "a public name": (imports_from_the_root, {"model/latent.py": "from elbowroom import load_data\n"}),
+    "all public names": (imports_from_the_root, {"running/engine.py": "import elbowroom as er\n"}),
     "an eager root": (eager_root, {"__init__.py": "from elbowroom.model.latent import LatentModel\n"}),
     "an eager root, relative": (eager_root, {"__init__.py": "from .model import latent\n"}),
     "a root that loads torch": (eager_root, {"__init__.py": "try:\n    import torch\nfinally:\n    pass\n"}),
     "two modules": (
-        circles,
+        import_cycles,
         {
             "model/latent.py": "from elbowroom.model.priors import Prior\n",
             "model/priors.py": "def f():\n    from .latent import L\n",
         },
     ),
     "three modules": (
-        circles,
+        import_cycles,
         {
             "data/a.py": "import elbowroom.data.b\n",
             "data/b.py": "import elbowroom.data.c\n",
             "data/c.py": "import elbowroom.data.a\n",
         },
     ),
-    "a module that imports itself": (circles, {"data/a.py": "from elbowroom.data import a\n"}),
+    "a module that imports itself": (import_cycles, {"data/a.py": "from elbowroom.data import a\n"}),
     "two folders": (
-        circles,
+        import_cycles,
         {
             "learners/aevb.py": "import elbowroom.evaluation.evaluate\n",
             "evaluation/other.py": "import elbowroom.learners.svi\n",
         },
     ),
     "a long file": (long_files, {"model/latent.py": "x = 1\n" * 501}),
-    "utils.py": (names_that_say_nothing, {"model/utils.py": ""}),
-    "common/": (names_that_say_nothing, {"common/thing.py": ""}),
-    "base/ deep down": (names_that_say_nothing, {"model/base/thing.py": ""}),
-    "types.py": (names_that_say_nothing, {"types.py": ""}),
-    "constants/": (names_that_say_nothing, {"constants/__init__.py": ""}),
-    "a new folder": (parts_without_a_floor, {"attic/box.py": ""}),
-    "a new file": (parts_without_a_floor, {"attic.py": ""}),
+    "utils.py": (vague_names, {"model/utils.py": ""}),
+    "common/": (vague_names, {"common/thing.py": ""}),
+    "base/ deep down": (vague_names, {"model/base/thing.py": ""}),
+    "types.py": (vague_names, {"types.py": ""}),
+    "constants/": (vague_names, {"constants/__init__.py": ""}),
+    "a new folder": (parts_without_a_layer, {"attic/box.py": ""}),
+    "a new file": (parts_without_a_layer, {"attic.py": ""}),
     "pyro": (pyro_elsewhere, {"model/latent.py": "import pyro\n"}),
     "a part of pyro, in a function": (pyro_elsewhere, {"cli.py": "def f():\n    from pyro.infer import SVI\n"}),
 }
@@ -353,19 +355,19 @@ PLANTED: dict[str, tuple[Callable[[House], list[str]], dict[str, str]]] = {
 @pytest.mark.parametrize("planted", PLANTED)
 def test_a_planted_violation_is_found(planted: str, tmp_path: Path) -> None:
     rule, files = PLANTED[planted]
-    house = build(tmp_path, files)
-    assert len(rule(house)) == 1
+    package = build(tmp_path, files)
+    assert len(rule(package)) == 1
 
 
 def test_violations_name_their_place(tmp_path: Path) -> None:
-    house = build(tmp_path, {"model/latent.py": "import torch\nfrom elbowroom.running.engine import train\n"})
-    assert imports_that_go_up(house) == ["model.latent:2 (model) imports running.engine, which lies above it"]
+    package = build(tmp_path, {"model/latent.py": "import torch\nfrom elbowroom.running.engine import train\n"})
+    assert imports_that_go_up(package) == ["model.latent:2 (model) imports running.engine, which lies above it"]
 
 
 def test_five_hundred_lines_are_allowed(tmp_path: Path) -> None:
     assert long_files(build(tmp_path, {"model/latent.py": "x = 1\n" * 500})) == []
 
 
-def test_a_circle_is_spelt_out(tmp_path: Path) -> None:
+def test_a_cycle_is_spelt_out(tmp_path: Path) -> None:
     files = {"model/a.py": "import elbowroom.model.b\n", "model/b.py": "import elbowroom.model.a\n"}
-    assert circles(build(tmp_path, files)) == ["model.a -> model.b -> model.a"]
+    assert import_cycles(build(tmp_path, files)) == ["model.a -> model.b -> model.a"]

@@ -1,0 +1,56 @@
+"""The names that a user can choose, each in one place: likelihoods, priors, guides, training methods and so on.
+
+The configuration offers them as choices, the registries beside the implementations (``LIKELIHOODS``, ``PRIORS``, …)
+have one entry for each, the reference has one page for each, and the tests go through them. Only the standard library
+is imported here, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+__all__ = [
+    "NAMES",
+    "EstimatorName",
+    "GuideName",
+    "LearnerName",
+    "LikelihoodName",
+    "MethodName",
+    "ObjectiveName",
+    "PriorName",
+]
+
+#: likelihoods p(x | z), classes of :mod:`elbowroom.model.likelihoods`
+LikelihoodName = Literal[
+    "bernoulli",
+    "continuous-bernoulli",
+    "gaussian",
+    "discretized-logistic-mixture",
+    "categorical",
+    "poisson",
+    "negative-binomial",
+    "cross-entropy",
+]
+#: priors p(z), classes of :mod:`elbowroom.model.priors`
+PriorName = Literal["normal", "mixture", "vamp"]
+#: guides q(z | x), classes of :mod:`elbowroom.model.guides`; "none" is the prior in the place of a guide
+GuideName = Literal["diagonal", "full", "none"]
+#: training methods, built by :mod:`elbowroom.running.build_learner`
+LearnerName = Literal["aevb", "naive", "mcem", "wake-sleep", "svi"]
+#: training objectives, functions of :mod:`elbowroom.inference.objectives`
+ObjectiveName = Literal["elbo", "iwae"]
+#: gradient estimators of the objectives, described in :mod:`elbowroom.inference.weights`
+EstimatorName = Literal["pathwise", "stl", "dreg", "score-function"]
+#: evaluation methods, functions in :data:`elbowroom.evaluation.evaluate.METHODS`
+MethodName = Literal["elbo", "iwae", "laplace-is", "k-curve", "ais", "bdmc", "room", "active-units"]
+
+#: kind -> its names; kinds are called as the folders of the reference are
+NAMES: dict[str, tuple[str, ...]] = {
+    "likelihoods": get_args(LikelihoodName),
+    "priors": get_args(PriorName),
+    "guides": get_args(GuideName),
+    "learners": get_args(LearnerName),
+    "objectives": get_args(ObjectiveName),
+    "estimators": get_args(EstimatorName),
+    "methods": get_args(MethodName),
+}

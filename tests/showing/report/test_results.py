@@ -12,20 +12,19 @@ import pytest
 
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.doctor.diagnose import Diagnosis
-from elbowroom.evaluation.doctor.findings import Evidence, Finding
+from elbowroom.evaluation.doctor.findings import Finding
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.settings import Settings
 from elbowroom.running.diagnosis import Checkup
 from elbowroom.running.folder import RunFolder
 from elbowroom.running.runs import Run
 from elbowroom.showing.figures.style import number
-from elbowroom.showing.report.blocks import Figure, Problem, Prose, Table
-from elbowroom.showing.report.findings import diagnosed
+from elbowroom.showing.report.blocks import Figure, Prose, Table
 from elbowroom.showing.report.records import (
-    Measured,
-    Measurements,
+    StoredResult,
+    StoredResults,
     read_history,
-    read_measurements,
+    read_results,
 )
 from elbowroom.showing.report.results import evaluation, headline, room, tiles
 
@@ -47,17 +46,17 @@ METHODS = {"reconstruction": "elbo", "kl": "elbo", "elbow room": "iwae", "active
            "bdmc lower": "bdmc", "bdmc upper": "bdmc", "bdmc gap": "bdmc"}  # fmt: skip
 
 
-def of(name: str, value: float, stderr: float | None = 0.25, *, step: int | None = 10, **rest: Any) -> Measured:
+def of(name: str, value: float, stderr: float | None = 0.25, *, step: int | None = 10, **rest: Any) -> StoredResult:
     given: dict[str, Any] = {"unit": "nats", "points": 1000, "split": "test", "bound": "lower"}
     told, method = rest.pop("told", {}), rest.pop("method", METHODS.get(name, name.partition(" (")[0]))
     given["asked"] = {key: value for key, value in told.items() if key in Settings.model_fields}
     given["found"] = {key: value for key, value in told.items() if key not in Settings.model_fields}
     given["method"] = method
-    return Measured(Result(name=name, value=value, stderr=stderr, protocol=PROTOCOL, **(given | rest)), step)
+    return StoredResult(Result(name=name, value=value, stderr=stderr, protocol=PROTOCOL, **(given | rest)), step)
 
 
-def found(*all_: Measured) -> Measurements:
-    return Measurements(all_, "mnist", "dynamic", 10)
+def found(*all_: StoredResult) -> StoredResults:
+    return StoredResults(all_, "mnist", "dynamic", 10)
 
 
 def run(*, normalized: bool = True, has_guide: bool = True, step: int = 10) -> Run:
@@ -68,7 +67,7 @@ def run(*, normalized: bool = True, has_guide: bool = True, step: int = 10) -> R
     return cast(Run, stub)
 
 
-def annealed(value: float, points: int, told: dict[str, Any], gap: float) -> list[Measured]:
+def annealed(value: float, points: int, told: dict[str, Any], gap: float) -> list[StoredResult]:
     return [
         of("ais", value, 0.236, points=points, told=told),
         of("bdmc lower", -108.5, split="simulated", told=told),
@@ -129,7 +128,7 @@ def test_with_nothing_measured_training_is_asked() -> None:
     ],
     ids=lambda one: one.result.name,
 )
-def test_what_is_no_bound_on_these_data_is_never_the_headline(never: Measured) -> None:
+def test_what_is_no_bound_on_these_data_is_never_the_headline(never: StoredResult) -> None:
     assert headline(run(), found(never, of("elbo", -93.18)), HISTORY).value == "−93.18 ± 0.25"
 
 
@@ -142,7 +141,7 @@ def test_results_of_other_weights_come_last_and_are_named() -> None:
 
 
 def test_results_on_other_data_come_last_and_are_named() -> None:
-    other = Measured(of("ais", -8.0).result.model_copy(update={"protocol": PROTOCOL | {"dataset": "noise"}}), 10)
+    other = StoredResult(of("ais", -8.0).result.model_copy(update={"protocol": PROTOCOL | {"dataset": "noise"}}), 10)
     assert headline(run(), found(other, of("elbo", -93.0)), HISTORY).value.startswith("−93.00")
     said = " ".join(headline(run(), found(other), HISTORY).details)
     assert "of noise" in said and "not the data" in said
@@ -257,22 +256,11 @@ def test_what_was_not_measured_is_one_line_with_a_command() -> None:
         (evaluation(run(), found()), "elbowroom evaluate runs/x"),
         (evaluation(run(), found(of("elbo", -9.0)))[-1:], "elbowroom evaluate runs/x --methods k-curve"),
         (room(run(), found()), "elbowroom evaluate runs/x --methods room"),
-        (diagnosed(None, Path("runs/x"), 10), "elbowroom doctor runs/x"),
     ):
         (said,) = blocks
         assert isinstance(said, Prose) and said.tone == "missing" and f"`{ask}`" in said.text
     (said,) = room(run(has_guide=False), found())
     assert isinstance(said, Prose) and "without a guide" in said.text
-
-
-def test_the_doctors_words_are_his_own() -> None:
-    evidence = (Evidence("gain", -3.4868, 0.0535), Evidence("broken", math.nan), Evidence("of", 20, None, "of 20"))
-    finding = Finding("holes", "severe", "Holes.", evidence, "Why.", "Do `this`.")
-    verdict, problem, rest = diagnosed(Checkup(Diagnosis((finding,), {"sound": "No data."}, {}), 10), Path("x"), 10)
-    assert verdict == Prose("1 severe finding.")
-    numbers = (("gain", "−3.487 ± 0.053 nats"), ("broken", "not finite nats"), ("of", "20 of 20"))
-    assert problem == Problem("severe", "Holes.", numbers, "Why.", "Do `this`.")
-    assert isinstance(rest, Prose) and rest.text == "Not examined. sound: No data."
 
 
 # --- files -------------------------------------------------------------------------------------------------------
@@ -303,7 +291,7 @@ def with_file(folder: Path, name: str, content: Any) -> RunFolder:
 )
 def test_damaged_results_are_refused(content: Any, tmp_path: Path) -> None:
     with pytest.raises(ElbowroomError, match=r"evaluation\.json"):
-        read_measurements(with_file(tmp_path, "evaluation.json", content), dataset="x", binarization="none", step=1)
+        read_results(with_file(tmp_path, "evaluation.json", content), dataset="x", binarization="none", step=1)
 
 
 @pytest.mark.parametrize("content", ["{\n{}\n", "3\n", '{"step": 1}\n'])
@@ -314,7 +302,7 @@ def test_a_damaged_history_is_refused(content: str, tmp_path: Path) -> None:
 
 def test_what_is_whole_is_read(tmp_path: Path) -> None:
     results = with_file(tmp_path, "evaluation.json", {"results": [ROW, {**ROW, "step": None}]})
-    known = read_measurements(results, dataset="mnist", binarization="dynamic", step=10)
+    known = read_results(results, dataset="mnist", binarization="dynamic", step=10)
     assert [(one.result.value, one.step) for one in known.all] == [(-9.0, 10), (-9.0, None)]
     rows = "".join(json.dumps(row) + "\n" for row in HISTORY)
     assert read_history(with_file(tmp_path, "metrics.jsonl", rows + '{"cut sh')) == HISTORY

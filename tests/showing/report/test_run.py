@@ -20,13 +20,16 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import elbowroom as er
 from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation.doctor.diagnose import Diagnosis
+from elbowroom.evaluation.doctor.findings import Evidence, Finding
+from elbowroom.running.diagnosis import Checkup
 from elbowroom.running.observers import Silent
 from elbowroom.running.runs import Run, load
 from elbowroom.showing import gallery
 from elbowroom.showing.figures.style import new_figure, number, png
 from elbowroom.showing.report import figures
-from elbowroom.showing.report.blocks import Figure, Prose, Report
-from elbowroom.showing.report.run import report_of_run
+from elbowroom.showing.report.blocks import Figure, Problem, Prose, Report
+from elbowroom.showing.report.run import doctor_findings, report_of_run
 
 SMALL = {"encoder": {"hidden": [8]}, "decoder": {"hidden": [8]}}
 LIMIT = 5_000_000
@@ -270,3 +273,20 @@ def test_results_that_are_not_finite_are_shown(copied: Path) -> None:
     report = report_of_run(load(copied))
     assert "not finite" in er.report(copied).read_text(encoding="utf-8")
     assert report.headline.tone == "warning"
+
+
+def test_the_doctors_words_are_his_own() -> None:
+    evidence = (Evidence("gain", -3.4868, 0.0535), Evidence("broken", math.nan), Evidence("of", 20, None, "of 20"))
+    finding = Finding("holes", "severe", "Holes.", evidence, "Why.", "Do `this`.")
+    verdict, problem, rest = doctor_findings(
+        Checkup(Diagnosis((finding,), {"sound": "No data."}, {}), 10), Path("x"), 10
+    )
+    assert verdict == Prose("1 severe finding.")
+    numbers = (("gain", "−3.487 ± 0.053 nats"), ("broken", "not finite nats"), ("of", "20 of 20"))
+    assert problem == Problem("severe", "Holes.", numbers, "Why.", "Do `this`.")
+    assert isinstance(rest, Prose) and rest.text == "Not examined. sound: No data."
+
+
+def test_a_run_without_a_diagnosis_names_the_command() -> None:
+    (said,) = doctor_findings(None, Path("runs/x"), 10)
+    assert isinstance(said, Prose) and said.tone == "missing" and "`elbowroom doctor runs/x`" in said.text

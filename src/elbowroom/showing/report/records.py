@@ -14,7 +14,7 @@ from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.settings import Settings
 from elbowroom.running.folder import RunFolder
 
-__all__ = ["Measured", "Measurements", "read_history", "read_measurements"]
+__all__ = ["StoredResult", "StoredResults", "read_history", "read_results"]
 
 # the tightest first: of bounds on the same data, annealing leaves least room
 _METHODS = ("ais", "laplace-is", "iwae", "k-curve", "log p(x)", "elbo")
@@ -23,7 +23,7 @@ _WORDS = ("ended_by",)  # all else that is found is a number
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class StoredResult:
     """A result, and of which weights it is.
 
     Attributes:
@@ -41,7 +41,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Measurements:
+class StoredResults:
     """All results of a run, and which of them to believe first.
 
     Attributes:
@@ -51,21 +51,21 @@ class Measurements:
         step: of the weights that the run has now.
     """
 
-    all: tuple[Measured, ...]
+    all: tuple[StoredResult, ...]
     dataset: str
     binarization: str
     step: int
 
-    def is_stale(self, measured: Measured) -> bool:
+    def is_stale(self, measured: StoredResult) -> bool:
         """Whether a result is of weights that the run no longer has."""
         return measured.step is not None and measured.step != self.step
 
-    def is_own(self, measured: Measured) -> bool:
+    def is_own(self, measured: StoredResult) -> bool:
         """Whether a result is of the run's own data, under its own protocol."""
         protocol = measured.result.protocol
         return (protocol["dataset"], protocol["binarization"]) == (self.dataset, self.binarization)
 
-    def best(self, wanted: Callable[[Measured], bool]) -> Measured | None:
+    def best(self, wanted: Callable[[StoredResult], bool]) -> StoredResult | None:
         """Of the results that are wanted the one to show.
 
         Those of the present weights come first, then those of the run's own data, of held-out ones, of the tightest
@@ -74,13 +74,13 @@ class Measurements:
         found = [one for one in self.all if wanted(one) and math.isfinite(one.result.value)]
         return max(found, key=self._rank, default=None)
 
-    def bound(self) -> Measured | None:
+    def bound(self) -> StoredResult | None:
         """The lower bound on log p(x) to believe first."""
         return self.best(
             lambda one: (one.result.bound, one.result.unit) == ("lower", "nats") and one.result.name in _METHODS
         )
 
-    def gap_beside(self, measured: Measured) -> Result | None:
+    def gap_beside(self, measured: StoredResult) -> Result | None:
         """The gap between bounds on simulated data, measured in the same way; the latest, if any."""
         same = ("start", "climbs", "temperatures", "tolerance", "schedule", "used_temperatures", "used_chains", "seed")
 
@@ -94,7 +94,7 @@ class Measurements:
         ]
         return gaps[-1] if gaps else None
 
-    def _rank(self, one: Measured) -> tuple[bool, bool, int, int, int, float]:
+    def _rank(self, one: StoredResult) -> tuple[bool, bool, int, int, int, float]:
         result = one.result
         return (
             not self.is_stale(one),
@@ -113,7 +113,7 @@ def _place(names: Sequence[str], name: str) -> int:
 # --- reading -----------------------------------------------------------------------------------------------------
 
 
-def read_measurements(folder: RunFolder, *, dataset: str, binarization: str, step: int) -> Measurements:
+def read_results(folder: RunFolder, *, dataset: str, binarization: str, step: int) -> StoredResults:
     """evaluation.json.
 
     Args:
@@ -126,14 +126,14 @@ def read_measurements(folder: RunFolder, *, dataset: str, binarization: str, ste
     path = folder.path / "evaluation.json"
     rows = folder.evaluations()
     try:
-        found = tuple(Measured(_checked(Result.model_validate(row)), row.get("step")) for row in rows)
+        found = tuple(StoredResult(_checked(Result.model_validate(row)), row.get("step")) for row in rows)
     except (ValidationError, ElbowroomError, TypeError, ValueError, KeyError) as error:
         what = f"{error.error_count()} faults" if isinstance(error, ValidationError) else str(error).split("\n")[0]
         raise ElbowroomError(
             f"{path} holds something that is no result ({type(error).__name__}: {what}).",
             "Restore it, or delete it and evaluate again.",
         ) from error
-    return Measurements(found, dataset, binarization, step)
+    return StoredResults(found, dataset, binarization, step)
 
 
 def _checked(result: Result) -> Result:

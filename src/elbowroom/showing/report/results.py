@@ -15,7 +15,7 @@ from elbowroom.showing import gallery, plots
 from elbowroom.showing.figures.room import by_split
 from elbowroom.showing.report.blocks import Block, Column, Figure, Group, Headline, Prose, Table, Tile
 from elbowroom.showing.report.figures import attempt, chart, k_curve
-from elbowroom.showing.report.records import Measured, Measurements
+from elbowroom.showing.report.records import StoredResult, StoredResults
 from elbowroom.showing.report.words import (
     annealing_remark,
     bits,
@@ -44,7 +44,7 @@ _IN_FULL = {
 
 
 def headline(
-    run: Run, found: Measurements, history: Sequence[dict[str, Any]], checkup: Checkup | None = None
+    run: Run, found: StoredResults, history: Sequence[dict[str, Any]], checkup: Checkup | None = None
 ) -> Headline:
     """The tightest bound that was measured on most data; else the bound that training reported; else that none is."""
     if not run.normalized:
@@ -70,14 +70,14 @@ def headline(
     )
 
 
-def _how_taken(best: Measured) -> str:
+def _how_taken(best: StoredResult) -> str:
     result, how = best.result, _way(best.result)
     name = _IN_FULL.get(result.name, result_name(result)).format(k=result.asked.get("k", 0))
     of = f"{result.points:,} {'' if result.split == 'all' else result.split + ' '}data of {result.protocol['dataset']}"
     return f"{name[:1].upper()}{name[1:]}{': ' + how if how else ''}. {of}, {bits(result.protocol)}."
 
 
-def _what_it_lacks(run: Run, found: Measurements, best: Measured) -> list[str]:
+def _what_it_lacks(run: Run, found: StoredResults, best: StoredResult) -> list[str]:
     """How far below log p(x) the figure may lie, and what else makes it less than it seems."""
     result, said = best.result, []
     gap = found.gap_beside(best) if best.method == "ais" else None
@@ -103,7 +103,7 @@ def _what_it_lacks(run: Run, found: Measurements, best: Measured) -> list[str]:
 
 
 def _no_likelihood(
-    run: Run, found: Measurements, history: Sequence[dict[str, Any]], checkup: Checkup | None
+    run: Run, found: StoredResults, history: Sequence[dict[str, Any]], checkup: Checkup | None
 ) -> Headline:
     """The cross-entropy of grey pixels bounds nothing, and the page begins with that."""
     ask = f"`{command('doctor', run.folder.path)}` says"
@@ -139,7 +139,7 @@ def _last_report(run: Run, history: Sequence[dict[str, Any]]) -> tuple[str, dict
 # --- beside the headline -----------------------------------------------------------------------------------------
 
 
-def tiles(run: Run, found: Measurements, history: Sequence[dict[str, Any]], checkup: Checkup | None) -> list[Tile]:
+def tiles(run: Run, found: StoredResults, history: Sequence[dict[str, Any]], checkup: Checkup | None) -> list[Tile]:
     """Figures beside the headline, as far as they are known."""
     out = []
     elbo = found.best(lambda one: one.result.name == "elbo")
@@ -166,7 +166,7 @@ def _data_of(result: Result) -> str:
     return f"{result.points:,} {result.split} data"
 
 
-def _room_note(found: Measurements, spare: Measured) -> str:
+def _room_note(found: StoredResults, spare: StoredResult) -> str:
     """What of the room the encoder loses, where the room was divided."""
     gap = found.best(lambda one: one.result.name == "amortisation gap")
     return (
@@ -174,7 +174,7 @@ def _room_note(found: Measurements, spare: Measured) -> str:
     )
 
 
-def _examined(checkup: Checkup, found: Measurements) -> str:
+def _examined(checkup: Checkup, found: StoredResults) -> str:
     """How many checks, and of which weights where the run has others now."""
     number = len(checkup.diagnosis.seconds)
     stale = checkup.step not in (None, found.step)
@@ -190,7 +190,7 @@ def _few_words(diagnosis: Diagnosis) -> str:
 # --- the table ---------------------------------------------------------------------------------------------------
 
 
-def evaluation(run: Run, found: Measurements) -> list[Block]:
+def evaluation(run: Run, found: StoredResults) -> list[Block]:
     """Every result of the file, by the data that it is of; a figure of the bounds; what to know of them."""
     if not found.all:
         ask = command("evaluate", run.folder.path)
@@ -209,7 +209,7 @@ def evaluation(run: Run, found: Measurements) -> list[Block]:
     return [*blocks, *_curve_of_k(run, found)]
 
 
-def _comparable(found: Measurements) -> list[Result]:
+def _comparable(found: StoredResults) -> list[Result]:
     """One result of each kind on the headline's data: bounds that can stand on one axis."""
     best = found.bound()
     if best is None:
@@ -240,7 +240,7 @@ def _bounds(run: Run, shown: Sequence[Result]) -> Figure:
     )
 
 
-def _table(found: Measurements) -> Table:
+def _table(found: StoredResults) -> Table:
     columns = ("", "value", "± s.e.", "unit", "data", "bound", "how it was taken")
     groups: dict[str, list[tuple[str, ...]]] = {}
     above: dict[str, str] = {}
@@ -262,7 +262,7 @@ def _table(found: Measurements) -> Table:
     )
 
 
-def _of_what(found: Measurements, one: Measured) -> str:
+def _of_what(found: StoredResults, one: StoredResult) -> str:
     """The data, the protocol, and whether the weights have changed since."""
     protocol, split = one.result.protocol, one.result.split
     what = {"simulated": ["data simulated from the model"], "all": ["all data", str(protocol["dataset"])]}
@@ -313,7 +313,7 @@ def _way(result: Result) -> str:
     return f"{way} from {start}" if start else way
 
 
-def _curve_of_k(run: Run, found: Measurements) -> list[Block]:
+def _curve_of_k(run: Run, found: StoredResults) -> list[Block]:
     """What more draws buy."""
     if not run.normalized or not run.has_guide:
         return []
@@ -335,7 +335,7 @@ def _curve_of_k(run: Run, found: Measurements) -> list[Block]:
 # --- the room ----------------------------------------------------------------------------------------------------
 
 
-def room(run: Run, found: Measurements) -> list[Block]:
+def room(run: Run, found: StoredResults) -> list[Block]:
     """The elbow room of training and test data, divided into what the encoder and what its family costs."""
     if not run.has_guide:
         return [Prose("The run was learned without a guide, so that no guess has a room.", tone="missing")]
@@ -356,7 +356,7 @@ def room(run: Run, found: Measurements) -> list[Block]:
     return [figure, table]
 
 
-def _of_room(found: Measurements, split: str) -> list[Result]:
+def _of_room(found: StoredResults, split: str) -> list[Result]:
     """The results of one measurement of the room: of the present weights, of most data, the latest."""
     top = found.best(lambda one: one.method == "room" and one.result.split == split)
     if top is None:

@@ -312,14 +312,15 @@ def recipe_text(name: str) -> str:
         ElbowroomError: there is no recipe of that name.
     """
     if name not in recipe_names():
-        raise ElbowroomError(f"There is no recipe '{name}'.", did_you_mean(name, recipe_names()))
+        see = "`elbowroom recipes list` names all."
+        raise ElbowroomError(f"There is no recipe '{name}'.", did_you_mean(name, recipe_names(), see=see))
     return (resources.files("elbowroom.running") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
 
 
 def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
     """A recipe as nested keys: a packaged one by its name, the user's own by a path that ends in .toml.
 
-    A key ``extends`` names another recipe, over which this one's keys are laid; a path is taken from the folder of the
+    A key ``extends`` names another recipe, whose keys this one's override; a path is relative to the folder of the
     recipe that names it.
 
     Raises:

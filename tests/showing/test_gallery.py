@@ -256,8 +256,8 @@ def test_results_are_drawn_under_the_runs_name(runs: dict[str, Run], watch: Call
     ("draw", "run", "words"),
     [
         (gallery.manifold, "digits", "this model has 3"),
-        (gallery.manifold, "table", "no pictures"),
-        (gallery.traversals, "table", "no pictures"),
+        (gallery.manifold, "table", "are not images"),
+        (gallery.traversals, "table", "are not images"),
         (lambda run: gallery.samples(run, 0), "table", "--num is 0"),
         (lambda run: gallery.reconstructions(run, -1), "digits", "--num is -1"),
     ],

@@ -1,4 +1,4 @@
-"""A misspelt or ill-valued flag, in elbowroom's own words: what was given, what was expected, the remedy."""
+"""Error messages for flags: what was given, what was expected, the remedy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["explain_flag"]
 
 
 def explain_flag(error: CycloptsError) -> ElbowroomError:
-    """What cyclopts found wrong, as problem and remedy."""
+    """An error of the parser, cyclopts, as problem and remedy."""
     command = " ".join(error.command_chain or ())
     see = f"`{' '.join(filter(None, ['elbowroom', command]))} --help` shows what can be given."
     given = (error.unused_tokens or [""])[0]

@@ -12,12 +12,12 @@ __all__ = ["sample"]
 
 
 def sample(run: RunPath, *, num: int = 25, seed: int = 0, arrays: Path | None = None, device: Device = None) -> None:
-    """Draw from the model: samples, means, traversals; the manifold of two latents.
+    """Draw samples from the model, with means, latent traversals and, for two latent dimensions, the manifold.
 
     Parameters
     ----------
     num
-        How many samples.
+        Number of samples.
     seed
         Seed of the draws.
     arrays

@@ -1,7 +1,7 @@
-"""The pictures of a run: what to show of which model.
+"""The figures of a run: samples, reconstructions, curves, results.
 
-Each function returns a figure, which a report shows and ``keep`` writes into the run's ``figures/`` folder. How a
-picture looks is decided in `plots`; here it is decided what goes into it.
+Each function returns a figure, which a report shows and ``keep`` writes into the run's ``figures/`` folder. `plots`
+decides how a figure looks; this module decides what it contains.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ __all__ = [
     "traversals",
 ]
 
-_TRAVERSED = 8  # latents in the picture of traversals
-_COMPLETED = 10  # data in the picture of completions
+_TRAVERSED = 8  # latent dimensions in the figure of traversals
+_COMPLETED = 10  # examples in the figure of completions
 
 
 def keep(run: Run, name: str, figure: Figure) -> Path:
@@ -72,7 +72,7 @@ def curves(run: Run) -> Figure:
 
 
 def samples(run: Run, num: int = 25, *, seed: int = 0) -> Figure:
-    """Samples and means side by side; a row per class for a model of labels; marginals where data are no pictures."""
+    """Samples and means side by side; a row per class for a model of labels; marginals where data are not images."""
     _check_number(num)
     if not plots.is_image(run.facts.event_shape):
         num = max(num, 1000)
@@ -89,7 +89,7 @@ def samples(run: Run, num: int = 25, *, seed: int = 0) -> Figure:
 
 
 def contexts(run: Run, num: int) -> Tensor | None:
-    """Covariates of training data, for a model that needs some and has no classes to go through; else None."""
+    """Covariates of training examples, for a model that needs covariates other than class labels; else None."""
     if not run.facts.context_dim or run.config.data.context == "labels":
         return None
     given = next(iter(run.dataset().batches("train", num, points=num))).context
@@ -98,7 +98,7 @@ def contexts(run: Run, num: int) -> Tensor | None:
 
 
 def reconstructions(run: Run, num: int = 10, *, split: str = "test", seed: int = 0) -> Figure:
-    """Data above the means (and draws) of p(x | z) for one z ~ q(z | x) each."""
+    """Examples above their reconstructions: means (and samples) of p(x | z) for one z ~ q(z | x) each."""
     _check_number(num)
     images = plots.is_image(run.facts.event_shape)
     found = run.reconstruct(num if images else max(num, 1000), split=split, seed=seed)
@@ -110,10 +110,10 @@ def reconstructions(run: Run, num: int = 10, *, split: str = "test", seed: int =
 
 
 def completions(run: Run, imputed: Imputed) -> Figure:
-    """Data of which a part is missing, beside their completions; the first ones that miss something.
+    """Examples with missing parts, beside their completions; the first ones that miss something.
 
     Raises:
-        ElbowroomError: the data are no pictures.
+        ElbowroomError: the data are not images.
     """
     _needs_images(run)
     rows = imputed.incomplete[:_COMPLETED]
@@ -134,12 +134,12 @@ def manifold(run: Run, r: int = 20) -> Figure:
     """The means over a grid of the prior's quantiles.
 
     Raises:
-        ElbowroomError: the latents are not two, or the data no pictures.
+        ElbowroomError: there are not two latent dimensions, or the data are not images.
     """
     _needs_images(run)
     if run.config.model.latent_dim != 2:
         raise ElbowroomError(
-            f"A manifold is drawn of 2 latents, and this model has {run.config.model.latent_dim}.",
+            f"A manifold needs 2 latent dimensions, but this model has {run.config.model.latent_dim}.",
             "Train with --model.latent-dim 2.",
         )
     means = run.decode(plots.manifold_grid(r).flatten(0, 1)).reshape(r, r, *run.facts.event_shape)
@@ -147,12 +147,12 @@ def manifold(run: Run, r: int = 20) -> Figure:
 
 
 def traversals(run: Run, *, steps: int = 9, reach: float = 2.0) -> Figure:
-    """One latent varied at a time around the posterior mean of a datum, the most active latents first.
+    """Latent traversals: one dimension varied at a time around the posterior mean of an example, the most active first.
 
-    The datum is of the test set, or of the training set where no test set was kept.
+    The example is from the test set, or from the training set where there is no test set.
 
     Raises:
-        ElbowroomError: the data are no pictures.
+        ElbowroomError: the data are not images.
     """
     _needs_images(run)
     data = run.dataset()
@@ -170,22 +170,22 @@ def traversals(run: Run, *, steps: int = 9, reach: float = 2.0) -> Figure:
 
 
 def latents(encoded: Encoded) -> Figure:
-    """Where the guide puts the data."""
+    """A scatter plot of the means of q(z | x)."""
     return plots.latent_scatter(encoded.mean, labels=encoded.labels)
 
 
 def holes(run: Run, aggregate: Aggregate, samples: SampleStudy) -> Figure:
-    """Where data put z and where the prior draws it, and what the decoder makes of either; of the doctor's studies."""
+    """Aggregate posterior against prior, with decoded means from both; from the doctor's studies."""
     grey = _grey(run, samples.data)
     return holes_figure(aggregate, samples, value_range=grey, title=run.folder.path.name)
 
 
 def evaluation(run: Run, results: Sequence[Result]) -> Figure:
-    """Bounds on log p(x), and the room between.
+    """Bounds on log p(x), and the elbow room (inference gap) between the ELBO and the best of them.
 
     Args:
         run: whose results these are.
-        results: on the same data, since what is of different data does not belong on one axis.
+        results: on the same data, since results on different data cannot share an axis.
     Raises:
         ElbowroomError: none of them is finite and bounds log p(x).
     """
@@ -205,19 +205,19 @@ def k_curve(run: Run, results: Sequence[Result]) -> Figure:
 
 
 def room(run: Run, results: Sequence[Result]) -> Figure:
-    """The parts of the room, a bar for each split.
+    """The parts of the elbow room (inference gap), a bar for each split.
 
     Args:
         run: whose results these are.
-        results: of the method room; others are passed over.
+        results: of the method room; others are ignored.
     Raises:
-        ElbowroomError: a split without the room's parts.
+        ElbowroomError: a split without the parts of the elbow room.
     """
     return plots.room_figure(by_split(results), title=run.folder.path.name)
 
 
 def comparison(found: Comparison) -> Figure:
-    """log p(x) of each recipe against time and against work.
+    """log p(x) of each recipe against wall time and against decoder gradients.
 
     Raises:
         ElbowroomError: nothing was measured.
@@ -230,12 +230,12 @@ def comparison(found: Comparison) -> Figure:
 
 def _check_number(num: int) -> None:
     if num < 1:
-        raise ElbowroomError(f"--num is {num}, but a picture shows something.", "Give --num 1 or more.")
+        raise ElbowroomError(f"--num is {num}, but a figure needs at least one example.", "Give --num 1 or more.")
 
 
 def _needs_images(run: Run) -> None:
     if not plots.is_image(run.facts.event_shape):
         raise ElbowroomError(
-            f"Data of shape {run.facts.event_shape} are no pictures, so this cannot be drawn.",
+            f"Data of shape {run.facts.event_shape} are not images, so this cannot be drawn.",
             "`elbowroom sample` draws their marginals.",
         )

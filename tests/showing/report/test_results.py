@@ -85,12 +85,12 @@ def test_the_tightest_bound_on_most_data_comes_first_with_its_own_gap() -> None:
     known = found(of("elbo", -94.9), *few, before, *annealed(-91.346, 10_000, FINER, 0.015),
                   *annealed(-91.375, 10_000, ANNEALED, 0.083), of("iwae", -70.0, told={"k": 5000}))  # fmt: skip
     said = headline(run(), known, HISTORY)
-    assert (said.label, said.value, said.unit) == ("log p(x) ≥", "−91.35 ± 0.24", "nats per datum")
+    assert (said.label, said.value, said.unit) == ("log p(x) ≥", "−91.35 ± 0.24", "nats per example")
     assert said.tone == "plain"
     text = " ".join(said.details)
-    assert "AIS" in text and "16 temperatures × 32 chains" in text and "10,000 test data of mnist" in text
+    assert "AIS" in text and "16 temperatures × 32 chains" in text and "10,000 test examples of mnist" in text
     assert "dynamic binarization, seed 0" in text
-    assert "0.015 ± 0.011 nats apart" in text and "0.083" not in text
+    assert "log p(x) may be higher than this figure by up to 0.015 ± 0.011 nats" in text and "0.083" not in text
 
 
 def test_without_a_gap_it_is_said_how_to_get_one() -> None:
@@ -110,8 +110,8 @@ def test_with_nothing_measured_training_is_asked() -> None:
     said = headline(run(step=5), found(), HISTORY)
     assert said.value == "−118.25 ± 0.50"
     assert said.tone == "warning"
-    assert "ELBO of the validation data, as reported while training" in said.details[0]
-    assert "unknown room" in said.details[1] and "`elbowroom evaluate runs/x`" in said.details[1]
+    assert "ELBO on validation data, as reported during training" in said.details[0]
+    assert "unknown amount" in said.details[1] and "`elbowroom evaluate runs/x`" in said.details[1]
     assert headline(run(), found(), HISTORY[:1]).value == "−120.00"
     assert headline(run(), found(), []).value == "not measured"
 
@@ -136,7 +136,7 @@ def test_results_of_other_weights_come_last_and_are_named() -> None:
     old = of("ais", -80.0, step=3, told=ANNEALED)
     assert headline(run(), found(old, of("elbo", -93.0)), HISTORY).value.startswith("−93.00")
     said = headline(run(), found(old), HISTORY)
-    assert said.value.startswith("−80.00") and "weights of step 3" in " ".join(said.details)
+    assert said.value.startswith("−80.00") and "checkpoint of step 3" in " ".join(said.details)
     assert headline(run(), found(of("ais", -80.0, step=None, told=ANNEALED)), HISTORY).value.startswith("−80.00")
 
 
@@ -144,7 +144,7 @@ def test_results_on_other_data_come_last_and_are_named() -> None:
     other = StoredResult(of("ais", -8.0).result.model_copy(update={"protocol": PROTOCOL | {"dataset": "noise"}}), 10)
     assert headline(run(), found(other, of("elbo", -93.0)), HISTORY).value.startswith("−93.00")
     said = " ".join(headline(run(), found(other), HISTORY).details)
-    assert "of noise" in said and "not the data" in said
+    assert "of noise" in said and "another data set" in said
 
 
 def test_training_data_give_way_to_test_data() -> None:
@@ -165,7 +165,7 @@ def test_what_is_no_likelihood_says_so_first() -> None:
 
 def test_heavy_tails_are_said() -> None:
     said = headline(run(), found(of("iwae", -87.0, told={"k": 5000, "unreliable": 0.4})), HISTORY)
-    assert "Pareto k̂ is too high for 40% of the data" in " ".join(said.details)
+    assert "Pareto k̂ is too high for 40% of the examples" in " ".join(said.details)
 
 
 def test_the_figures_beside_it() -> None:
@@ -175,9 +175,9 @@ def test_the_figures_beside_it() -> None:
     diagnosis = Diagnosis((Finding("holes", "warning", "Holes.", (), "", ""),), {}, {"holes": 1.0})
     shown = {tile.label: (tile.value, tile.note) for tile in tiles(run(), known, HISTORY, Checkup(diagnosis, 10))}
     assert shown == {
-        "ELBO": ("−93.18 ± 0.25", "1,000 test data"),
-        "elbow room": ("≥ 5.25 ± 0.13", "the encoder loses 2.95 ± 0.12"),
-        "latents in use": ("19 of 20", "1,000 test data"),
+        "ELBO": ("−93.18 ± 0.25", "1,000 test examples"),
+        "elbow room": ("≥ 5.25 ± 0.13", "amortisation gap 2.95 ± 0.12"),
+        "active units": ("19 of 20", "1,000 test examples"),
         "the doctor": ("1 warning", "1 check"),
         "trained for": ("4.0 s", "2 epochs, 10 steps"),
     }
@@ -224,7 +224,7 @@ def test_results_stand_under_their_data_and_protocol() -> None:
     titles = [group.title for group in table.groups]
     assert titles[0] == "test data · mnist · dynamic binarization, seed 0"
     assert titles[1] == "data simulated from the model · dynamic binarization, seed 0"
-    assert titles[2] is not None and "weights of step 3, the run has those of 10" in titles[2]
+    assert titles[2] is not None and "checkpoint of step 3, the run's present one is of step 10" in titles[2]
 
 
 def test_the_figure_of_bounds_says_its_numbers() -> None:

@@ -146,13 +146,13 @@ def test_what_was_not_measured_is_named_with_its_command(runs: Path) -> None:
     said, place = prose(report), runs / "bare"
     for ask in (f"evaluate {place}`", f"evaluate {place} --methods room`", f"doctor {place}`"):
         assert f"`elbowroom {ask}" in said
-    assert report.headline.tone == "warning" and "unknown room" in report.headline.details[1]
+    assert report.headline.tone == "warning" and "unknown amount" in report.headline.details[1]
 
 
 def test_what_is_no_likelihood_says_so(runs: Path) -> None:
     report = report_of_run(load(runs / "grey"))
     assert report.headline.label == "Not a log-likelihood"
-    assert "in the place of a likelihood" in report.lead
+    assert "in place of a likelihood" in report.lead
     curves = next(block for block in report.blocks() if isinstance(block, Figure))
     assert "not a log-likelihood" in curves.alt
 
@@ -181,7 +181,7 @@ def test_data_that_are_gone_are_missed(runs: Path, tmp_path: Path) -> None:
         np.save(tmp_path / "own.npy", np.ones((80, 3), dtype=np.float32) * np.arange(80, dtype=np.float32)[:, None])
         (tmp_path / "table" / "config.json").write_text(json.dumps(content))
         said = prose(report_of_run(load(tmp_path / "table")))
-        for what in ("Samples", "Reconstructions", "The places of data"):
+        for what in ("Samples", "Reconstructions", "Encoded examples"):
             assert f"{what} are not shown." in said
 
 
@@ -249,12 +249,14 @@ def test_a_diagnosis_of_other_weights_is_called_that(copied: Path) -> None:
     assert "by now" not in prose(report_of_run(load(copied)))
     path.write_text(json.dumps(content | {"step": 1}))
     stale = report_of_run(load(copied))
-    assert f"weights of step 1; the run has those of step {step:,} by now: `elbowroom doctor {copied}`" in prose(stale)
-    assert [tile.note for tile in stale.tiles if tile.label == "the doctor"] == ["10 checks, weights of step 1"]
+    assert f"checkpoint of step 1; the run's present one is of step {step:,}: `elbowroom doctor {copied}`" in prose(
+        stale
+    )
+    assert [tile.note for tile in stale.tiles if tile.label == "the doctor"] == ["10 checks, checkpoint of step 1"]
     del content["step"]  # version 0.1.0
     path.write_text(json.dumps(content))
     unknown = report_of_run(load(copied))
-    assert "does not say which weights were examined" in prose(unknown)
+    assert "does not say which checkpoint was examined" in prose(unknown)
     assert [tile.note for tile in unknown.tiles if tile.label == "the doctor"] == ["10 checks"]
 
 

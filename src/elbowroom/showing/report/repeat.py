@@ -1,4 +1,4 @@
-"""How to repeat a run: the command that trains it, those that measured it, and its recipe.
+"""How to repeat a run: the commands that train and evaluate it, and its recipe.
 
 A recipe is found among the packaged ones, or made: the keys that differ from the defaults, as TOML. A command is the
 packaged recipe, or data set, from which fewest flags lead to the run's own configuration. A flag of ``evaluate`` stands
@@ -27,20 +27,20 @@ _Flags: TypeAlias = dict[str, str | None]  # by flag; None is the method's own c
 
 
 def how_to_repeat(run: Run, found: StoredResults, sizes: Mapping[str, int], *, diagnosed: bool) -> list[Block]:
-    """Commands in the order of typing, the recipe, and what the data must be.
+    """The commands in order, the recipe, and the checksums of the data.
 
     Args:
         run: to be repeated.
         found: what was measured of it.
-        sizes: data in each split.
-        diagnosed: whether the doctor was asked.
+        sizes: number of examples in each split.
+        diagnosed: whether the doctor was run.
     """
     place = run.folder.path
     blocks: list[Block] = []
     if run.content["data"].get("from_python"):
         blocks.append(
             Prose(
-                "The data were given in Python, so that no command can name them. With the recipe below saved as "
+                "The data were given in Python, so no command can name them. With the recipe below saved as "
                 f'recipe.toml, `er.train(data, config="recipe.toml", out={json.dumps(str(place))})` repeats the run.'
             )
         )
@@ -50,11 +50,11 @@ def how_to_repeat(run: Run, found: StoredResults, sizes: Mapping[str, int], *, d
     checked = [command("doctor", place)] if diagnosed else []
     blocks.append(Commands((*first, *evaluation_commands(place, found, sizes), *checked, command("report", place))))
     blocks.append(Listing("The recipe: every setting that differs from its default", recipe_toml(run.config)))
-    return [*blocks, _digests(run)]
+    return [*blocks, _checksums(run)]
 
 
-def _digests(run: Run) -> FactSheet:
-    """Versions, and the digests of the data: other data under the same name would be noticed."""
+def _checksums(run: Run) -> FactSheet:
+    """Versions, and the checksums of the data: other data under the same name would be noticed."""
     names = {"elbowroom": "elbowroom", "torch": "torch"}
     rows = [(name, str(run.content[key])) for key, name in names.items() if key in run.content]
     rows += [
@@ -62,7 +62,7 @@ def _digests(run: Run) -> FactSheet:
         for key, given in run.content["data"].items()
         if key.startswith("sha256") and given is not None  # a stream has none
     ]
-    return FactSheet((FactList("It was made with", tuple(rows)),))
+    return FactSheet((FactList("Versions and checksums", tuple(rows)),))
 
 
 # --- training ----------------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def evaluation_commands(place: Path, found: StoredResults, sizes: Mapping[str, i
     Args:
         place: the run's folder.
         found: its results.
-        sizes: data in each split.
+        sizes: number of examples in each split.
     """
     groups: list[tuple[_Flags, list[str]]] = []
     for one in found.all:
@@ -175,7 +175,7 @@ def _command(place: Path, asked: _Flags, methods: list[str]) -> str:
 
 
 def _comes_with_another(one: StoredResult, found: StoredResults) -> bool:
-    """The room of training data is measured beside that of the test data."""
+    """Whether another command gives the result too: ``room`` on test data evaluates the training data as well."""
     result = one.result
     return (one.method, result.split) == ("room", "train") and any(
         (other.method, other.result.split, other.result.points, other.step)
@@ -210,7 +210,7 @@ def _unless(given: Any, usual: Any) -> str | None:
 
 def _points(one: StoredResult, sizes: Mapping[str, int]) -> str | None:
     size, usual = sizes.get(one.result.split), POINTS.get(one.method)
-    if size is None:  # other data, of which all are measured unless they are more than usual
+    if size is None:  # other data: all are evaluated, unless there are more than the method takes
         return str(one.result.points) if usual is not None and one.result.points > usual else None
     return _unless(one.result.points, size if usual is None else min(size, usual))
 

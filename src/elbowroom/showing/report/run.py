@@ -29,13 +29,14 @@ from elbowroom.showing.report.words import bits, command, duration, evidence, ne
 
 __all__ = ["doctor_findings", "report_of_run"]
 
-_LEARNERS = {
+_METHODS = {
     "aevb": "variational Bayes with an encoder (aevb)",
     "naive": "Monte Carlo from the prior (naive)",
     "mcem": "Monte Carlo EM (mcem)",
     "wake-sleep": "wake-sleep",
     "svi": "stochastic variational inference in Pyro (svi)",
 }
+_SPLITS = {"train": "training", "validation": "validation", "test": "test"}
 _OBJECTIVES = {"elbo": "ELBO", "iwae": "importance-weighted bound"}
 _PRIORS = {"normal": "standard normal", "mixture": "mixture of {} normals", "vamp": "VampPrior of {} pseudo-inputs"}
 _GUIDES = {"diagonal": "normal, diagonal", "full": "normal, full covariance", "none": "none"}
@@ -63,10 +64,10 @@ def report_of_run(run: Run, *, seed: int = 0) -> Report:
     findings = doctor_findings(checkup, folder.path, run.step)
     commands = how_to_repeat(run, found, parts, diagnosed=checkup is not None)
     sections = (
-        ReportSection("trained", "What was trained on what", "Set-up", (_setup(run, parts, history),)),
+        ReportSection("trained", "Set-up", "Set-up", (_setup(run, parts, history),)),
         *_pictures(run, history, seed),
-        ReportSection("evaluation", "How good it is", "Evaluation", tuple(evaluation(run, found))),
-        ReportSection("room", "The elbow room, divided", "Elbow room", tuple(room(run, found))),
+        ReportSection("evaluation", "Evaluation", "Evaluation", tuple(evaluation(run, found))),
+        ReportSection("room", "The elbow room (inference gap) and its parts", "Elbow room", tuple(room(run, found))),
         ReportSection("doctor", "What the doctor found", "Doctor", tuple(findings)),
         ReportSection("repeat", "How to repeat it", "Repeat", tuple(commands)),
     )
@@ -88,20 +89,20 @@ def _pictures(run: Run, history: Sequence[dict[str, Any]], seed: int) -> list[Re
     def blocks(*drawn: tuple[Callable[[], Figure], str]) -> tuple[Block, ...]:
         return tuple(figures.attempt(draw, what) for draw, what in drawn)
 
-    latent = [(partial(figures.latents, run), "The places of data")]
+    latent = [(partial(figures.latents, run), "Encoded examples")]
     if plots.is_image(run.facts.event_shape):
         if run.config.model.latent_dim == 2:
-            latent.append((partial(figures.manifold, run), "The plane of both latents"))
+            latent.append((partial(figures.manifold, run), "Means over the latent plane"))
         if run.has_guide:
             latent.append((partial(figures.traversals, run), "Traversals"))
-    curves = blocks((partial(figures.curves, run, history), "Curves"))
+    curves = blocks((partial(figures.curves, run, history), "Training curves"))
     samples = blocks((partial(figures.samples, run, seed), "Samples"))
     reconstructions = blocks((partial(figures.reconstructions, run, seed), "Reconstructions"))
     return [
-        ReportSection("curves", "How training went", "Curves", curves),
+        ReportSection("curves", "Training curves", "Curves", curves),
         ReportSection("samples", "Samples and means", "Samples", samples),
         ReportSection("reconstructions", "Reconstructions", "Reconstructions", reconstructions),
-        ReportSection("latents", "The latent space", "Latents", blocks(*latent)),
+        ReportSection("latents", "Latent space", "Latents", blocks(*latent)),
     ]
 
 
@@ -109,20 +110,21 @@ def _pictures(run: Run, history: Sequence[dict[str, Any]], seed: int) -> list[Re
 
 
 def _lead(run: Run, parts: Mapping[str, int], history: Sequence[Mapping[str, Any]]) -> str:
-    """One sentence: what this model is, and what it learned from."""
+    """One sentence: the model, the training method and the training data."""
     settings = run.config
-    data = f" on {parts['train']:,} data" if "train" in parts else ""
+    data = f" on {parts['train']:,} examples" if "train" in parts else ""
     took = f" in {duration(float(history[-1]['seconds']))}" if history else ""
-    dim, learner = settings.model.latent_dim, _LEARNERS[settings.train.learner]
+    dataset = run.content["data"].get("dataset", settings.data.name)
+    dim, method = settings.model.latent_dim, _METHODS[settings.train.learner]
     return (
-        f"A model of {run.content['data'].get('dataset', settings.data.name)} with {dim} latent{'s' * (dim > 1)}, a "
-        f"{_prior(run)} prior and {_likelihood(run)}, learned by {learner}{data}{took}."
+        f"A model of {dataset} with {dim} latent dimension{'s' * (dim > 1)}, "
+        f"a {_prior(run)} prior and {_likelihood(run)}, trained by {method}{data}{took}."
     )
 
 
 def _likelihood(run: Run) -> str:
     name = run.model.likelihood.name
-    return f"a {name} likelihood" if run.normalized else f"a {name} in the place of a likelihood"
+    return f"a {name} likelihood" if run.normalized else f"a {name} loss in place of a likelihood"
 
 
 def _prior(run: Run) -> str:
@@ -130,16 +132,16 @@ def _prior(run: Run) -> str:
 
 
 def _sizes(run: Run) -> dict[str, int]:
-    """How many data each split has; nothing for a stream, which has no splits."""
+    """Number of examples in each split; empty for a stream, which has no splits."""
     if not (run.folder.path / "splits.safetensors").is_file():
         return {}
     found = {split: len(rows) for split, rows in run.folder.read_splits().items()}
-    return {split: found[split] for split in ("train", "validation", "test") if split in found}
+    return {split: found[split] for split in _SPLITS if split in found}
 
 
 def _setup(run: Run, parts: Mapping[str, int], history: Sequence[Mapping[str, Any]]) -> FactSheet:
-    """Data, model, learning, and what it took."""
-    return FactSheet((_data(run, parts), _model(run), _learning(run.config), _record(run, history)))
+    """The run's settings and records: data, model, training, checkpoint, machine."""
+    return FactSheet((_data(run, parts), _model(run), _training(run.config), _record(run, history)))
 
 
 def _data(run: Run, parts: Mapping[str, int]) -> FactList:
@@ -147,15 +149,15 @@ def _data(run: Run, parts: Mapping[str, int]) -> FactList:
     stored = "" if facts.native_support == facts.support else f", stored as {facts.native_support.description}"
     rows = {
         "data set": str(protocol.get("dataset", settings.name)),
-        "a datum": f"{' × '.join(map(str, facts.event_shape))}, {facts.support.description}{stored}",
+        "one example": f"{' × '.join(map(str, facts.event_shape))} values: {facts.support.description}{stored}",
         "protocol": bits({"binarization": settings.binarization, "seed": settings.seed, **protocol}),
-        **{f"{split} data": f"{number:,}" for split, number in parts.items()},
+        **{f"{_SPLITS[split]} examples": f"{number:,}" for split, number in parts.items()},
     }
     if facts.context_dim:
         given = settings.context if isinstance(settings.context, str) else ", ".join(settings.context or ())
         rows["covariates"] = f"{facts.context_dim}{f': {given}' if given else ''}"
     if settings.missing == "mask":
-        rows["missing values"] = "summed out"
+        rows["missing values"] = "marginalised out"
     return FactList("Data", tuple(rows.items()))
 
 
@@ -163,24 +165,24 @@ def _model(run: Run) -> FactList:
     settings = run.config.model
     guide = guide_name(run.config)
     rows = {
-        "latents": str(settings.latent_dim),
+        "latent dimensions": str(settings.latent_dim),
         "prior p(z)": _prior(run),
-        "likelihood p(x | z)": run.model.likelihood.name + ("" if run.normalized else ", which is none"),
+        "likelihood p(x | z)": run.model.likelihood.name + ("" if run.normalized else " (not a likelihood)"),
         "decoder": network(settings.decoder),
-        "guide q(z | x)": _GUIDES[guide],
+        "guide q(z | x), the approximate posterior": _GUIDES[guide],
         **({} if guide == "none" else {"encoder": network(settings.encoder)}),
         "parameters": f"{sum(parameter.numel() for parameter in run.pair.parameters()):,}",
     }
     return FactList("Model", tuple(rows.items()))
 
 
-def _learning(settings: Config) -> FactList:
+def _training(settings: Config) -> FactList:
     objective, optimizer, train = settings.objective, settings.optimizer, settings.train
-    rows = {"learner": _LEARNERS[train.learner]}
+    rows = {"training method": _METHODS[train.learner]}
     if train.learner == "aevb":
         draws = f"{objective.num_samples:,} draw{'s' * (objective.num_samples > 1)} of z"
         rows["objective"] = f"{_OBJECTIVES[objective.name]}, {draws}"
-        rows["gradient"] = objective.estimator
+        rows["gradient estimator"] = objective.estimator
         changed = {
             "β": (objective.beta, 1.0),
             "warm-up epochs": (objective.warmup_epochs, 0.0),
@@ -190,11 +192,17 @@ def _learning(settings: Config) -> FactList:
     elif train.learner == "svi":
         rows["objective"] = f"Pyro's {settings.svi.elbo}, {settings.svi.num_particles:,} particles"
     elif train.learner == "mcem":
-        rows["chains"] = f"{settings.mcem.chains:,} for each datum, {settings.mcem.sampler}, {settings.mcem.start}"
+        rows["chains"] = f"{settings.mcem.chains:,} for each example, {settings.mcem.sampler}, {settings.mcem.start}"
     rows["optimiser"] = f"{optimizer.name}, learning rate {optimizer.lr:g}, {optimizer.schedule}"
-    rows["batches"] = f"of {train.batch_size:,}"
+    rows["batch size"] = f"{train.batch_size:,}"
     rows["seed"] = str(train.seed)
-    return FactList("Learning", tuple(rows.items()))
+    return FactList("Training", tuple(rows.items()))
+
+
+def _checkpoint(run: Run, history: Sequence[Mapping[str, Any]]) -> str:
+    """Which checkpoint the weights are from: one before the last report can only be the best by validation."""
+    best = bool(history) and run.step != history[-1]["step"]
+    return f"{'best' if best else 'last'} checkpoint (step {run.step:,})"
 
 
 def _record(run: Run, history: Sequence[Mapping[str, Any]]) -> FactList:
@@ -205,10 +213,10 @@ def _record(run: Run, history: Sequence[Mapping[str, Any]]) -> FactList:
         rows["steps"] = f"{last['step']:,}{epochs}"
         rows["wall time"] = duration(float(last["seconds"]))
         visits = [row["visits"] for row in history if row.get("visits")]
-        rows |= {"data visited": f"{visits[-1]:,}"} if visits else {}
-    rows["weights of"] = f"step {run.step:,}"
+        rows |= {"examples seen": f"{visits[-1]:,}"} if visits else {}
+    rows["weights"] = _checkpoint(run, history)
     device = run.config.runtime.device
-    rows["device"] = f"auto ({run.device} where this page was made)" if device == "auto" else device
+    rows["device"] = f"auto ({run.device} on the machine that made this page)" if device == "auto" else device
     rows["precision"] = run.config.runtime.dtype
     peak = run.content.get("peak_memory")
     if isinstance(peak, int | float) and math.isfinite(peak):
@@ -222,25 +230,27 @@ def _record(run: Run, history: Sequence[Mapping[str, Any]]) -> FactList:
 
 
 def doctor_findings(checkup: Checkup | None, place: Path, step: int) -> list[Block]:
-    """Of which weights, where these are not the run's; then the findings, the gravest first.
+    """The doctor's findings, the most severe first; a warning before them where they are of another checkpoint.
 
     Args:
-        checkup: what doctor.json holds; None where the doctor was not asked.
-        place: the run's folder, for the command that asks.
-        step: of the weights that the run has now.
+        checkup: what doctor.json holds; None where the doctor was not run.
+        place: the run's folder, for the command that runs the doctor.
+        step: of the run's present weights.
     """
     ask = command("doctor", place)
     if checkup is None:
-        return [Prose(f"The doctor has not been asked yet: `{ask}` does.", tone="missing")]
+        return [Prose(f"The doctor has not been run yet: `{ask}` runs it.", tone="missing")]
     diagnosis = checkup.diagnosis
     said = verdict(diagnosis)
     blocks: list[Block] = [Prose(f"{said[:1].upper()}{said[1:]}")]
     if checkup.step is None:
-        why = f"{FILE} does not say which weights were examined, and the run may have others by now"
-        blocks.append(Prose(f"{why}: `{ask}` examines those of step {step:,}.", tone="warning"))
+        why = f"{FILE} does not say which checkpoint was examined, and the run may have another by now"
+        blocks.append(Prose(f"{why}: `{ask}` examines the present one, of step {step:,}.", tone="warning"))
     elif checkup.step != step:
-        why = f"This is of the weights of step {checkup.step:,}; the run has those of step {step:,} by now"
-        blocks.append(Prose(f"{why}: `{ask}` examines these.", tone="warning"))
+        why = (
+            f"These findings are of the checkpoint of step {checkup.step:,}; the run's present one is of step {step:,}"
+        )
+        blocks.append(Prose(f"{why}: `{ask}` examines it.", tone="warning"))
     for finding in diagnosis.findings:
         numbers = tuple((number.name, evidence(number)) for number in finding.evidence)
         blocks.append(Problem(finding.severity, finding.title, numbers, finding.explanation, finding.remedy))

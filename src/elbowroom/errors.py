@@ -48,9 +48,7 @@ def did_you_mean(given: str, options: Iterable[str], *, see: str | None = None) 
         'The nearest are xray, mnist-5min, mnist. `data list` names all.'
     """
     options = sorted(options)
-    near = get_close_matches(given, options, n=1 if see is None else 3, cutoff=0.6)
-    if near:
-        return f"Did you mean {' or '.join(repr(name) for name in near)}?"
-    if see is None:
-        return f"Choose one of: {', '.join(options)}."
-    return f"The nearest are {', '.join(get_close_matches(given, options, n=3, cutoff=0.0))}. {see}"
+    if see is not None and not get_close_matches(given, options, cutoff=0.6):
+        return f"The nearest are {', '.join(get_close_matches(given, options, n=3, cutoff=0.0))}. {see}"
+    near = get_close_matches(given, options, n=1, cutoff=0.6)
+    return f"Did you mean '{near[0]}'?" if near else f"Choose one of: {', '.join(options)}."

@@ -145,7 +145,7 @@ def test_progress_is_drawn_on_standard_error(
         announce("elbo", 500, 1000)
         announce("elbo", 1000, 1000)
         announce("iwae", 100, 1000)
-    assert "1,000/1,000 examples" in screen.getvalue()
+    assert "1,000/1,000 data" in screen.getvalue()
     assert "iwae" in screen.getvalue()
     assert capsys.readouterr().out == ""
 

@@ -56,7 +56,7 @@ def compare(
     k
         Importance draws per example, from Laplace approximations around modes of p(x, z).
     starts
-        Restarts per example of the local optimiser that searches these modes.
+        Starting points per example (restarts) of the local optimiser that finds these modes.
     seed
         Seed of the importance draws.
     config

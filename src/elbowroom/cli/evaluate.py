@@ -44,7 +44,7 @@ def evaluate(
     loaded = load_run(run, device)
     asked = settings.model_dump(exclude_unset=True)
     names = [name for given in methods or [] for name in given.split(",") if name]
-    with terminal.progress() as announce:
+    with terminal.progress(unit="examples") as announce:
         results = loaded.evaluate(*names, data=data, split=split, announce=announce, **asked)
     peak, own = peak_memory(loaded.device), results[0].split
     if as_json:

@@ -35,32 +35,30 @@ class Settings(Section):
     """
 
     points: Whole | None = None
-    """Number of examples; all of them unless given, but 1,000 for iwae, laplace-is, k-curve and ais, 200 for room."""
+    """How many data; all of them unless given, but 1,000 for iwae, laplace-is, k-curve and ais, 200 for room."""
     k: Whole | None = None
-    """Draws per example of the importance-weighted bounds; unless given 5,000 for iwae, 500 for room and 100 for
+    """Draws per datum of the importance-weighted bounds; unless given 5,000 for iwae, 500 for room and 100 for
     laplace-is."""
     starts: Whole = 4
-    """Restarts per example of the local optimiser that searches modes of the posterior, for laplace-is and room."""
+    """Climbs per datum to modes of the posterior, for laplace-is and room."""
     num_samples: Whole = 1
-    """Draws per example of the ELBO."""
+    """Draws per datum of the ELBO."""
     start: Literal["laplace", "guide", "prior"] | None = None
-    """Initial distribution of annealing; unless given, Laplace approximations where the likelihood allows them."""
+    """Where annealing starts; Laplace approximations where the likelihood allows them unless given."""
     climbs: Whole = 1
-    """Restarts per example of the local optimiser that searches modes, where annealing starts from Laplace
-    approximations."""
+    """Per datum to modes of the posterior, where annealing starts from Laplace approximations."""
     temperatures: Whole | None = None
-    """Number of temperatures of annealing (ais, bdmc); unless given, raised until the gap on simulated data is below
-    the tolerance."""
+    """Of annealing (ais, bdmc); raised until the gap on simulated data is below the tolerance unless given."""
     chains: Whole | None = None
-    """Chains of annealing per example; unless given 32, or 100 or more draws where there is one temperature."""
+    """Of annealing; 32 unless given, and 100 or more draws where there is one temperature."""
     schedule: ScheduleName | None = None
     """Of the temperatures; adapted to the densities from the prior, linear from a nearer start, unless given."""
     tolerance: Amount = 0.1
-    """Largest mean gap between the bounds on simulated data, in nats, where temperatures are not given."""
+    """Nats that the mean gap between the bounds on simulated data may be, where temperatures are not given."""
     budget: Amount | None = None
-    """Seconds after which no more temperatures are tried, evaluation included; no limit unless given."""
+    """Seconds after which no more temperatures are tried, the measuring itself counted in; none unless given."""
     simulated: Whole = 1000
-    """Examples that bdmc simulates, at most as many as the split has."""
+    """Data that bdmc simulates, at most as many as the split has."""
     seed: int = 0
     """Seed of the draws."""
 

@@ -320,7 +320,7 @@ def recipe_text(name: str) -> str:
 def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
     """A recipe as nested keys: a packaged one by its name, the user's own by a path that ends in .toml.
 
-    A key ``extends`` names another recipe, whose keys this one's override; a path is relative to the folder of the
+    A key ``extends`` names another recipe, over which this one's keys are laid; a path is taken from the folder of the
     recipe that names it.
 
     Raises:

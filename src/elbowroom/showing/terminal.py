@@ -44,8 +44,8 @@ def _console() -> Console:
 
 
 @contextmanager
-def progress(unit: str = "examples") -> Iterator[Announce]:
-    """A progress bar on standard error, one line per method, where that is a terminal."""
+def progress(unit: str = "data") -> Iterator[Announce]:
+    """A bar on standard error, one line per method, where that is a terminal."""
     console = Console(file=sys.stderr)
     if not console.is_terminal:
         yield lambda method, done, total: None
@@ -66,7 +66,7 @@ def progress(unit: str = "examples") -> Iterator[Announce]:
 
 @contextmanager
 def sampling_progress() -> Iterator[AnnounceTransition]:
-    """A progress bar of MCMC on standard error, with acceptance rate and divergences, where that is a terminal."""
+    """A bar on standard error with the acceptance of late and the divergences so far, where that is a terminal."""
     console = Console(file=sys.stderr)
     if not console.is_terminal:
         yield lambda done, total, info: None

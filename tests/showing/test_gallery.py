@@ -91,7 +91,7 @@ def test_a_figure_is_kept_under_its_name(runs: dict[str, Run]) -> None:
     run = runs["digits"]
     figure = gallery.samples(run, 4)
     assert not (run.folder.figures / "samples.png").exists()  # a figure alone writes nothing
-    path = gallery.keep(run, "samples", figure)
+    path = gallery.save(run, "samples", figure)
     assert path == run.folder.figures / "samples.png"
     assert path.read_bytes() == png(figure)
 

@@ -19,8 +19,8 @@ from elbowroom.errors import ElbowroomError
 
 __all__ = ["app", "main"]
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 app = App(
     name="elbowroom",
@@ -112,13 +112,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ElbowroomError as error:
         _fail(tokens, error)
     except KeyboardInterrupt:
-        remark(f"{_command(tokens)}: interrupted; what was saved stays{_how_to_go_on(tokens)}.")
+        remark(f"{_command(tokens)}: interrupted; what was saved stays{_resume_hint(tokens)}.")
         raise SystemExit(130) from None
     except BrokenPipeError:  # the reader of a pipe, `head` for example, has closed it
         sys.stderr.close()
         raise SystemExit(0) from None
     except OSError as error:
-        if error.errno not in (*_FULL, *_FORBIDDEN):
+        if error.errno not in (*_DISK_FULL, *_NO_ACCESS):
             raise
         _fail(tokens, _disk_fault(error, tokens))
 
@@ -134,7 +134,7 @@ def _command(tokens: Sequence[str]) -> str:
     return ": ".join(["elbowroom", " ".join(chain)] if chain else ["elbowroom"])
 
 
-def _how_to_go_on(tokens: Sequence[str]) -> str:
+def _resume_hint(tokens: Sequence[str]) -> str:
     if "compare" in tokens[:1]:
         return ", and the same command, without --overwrite, goes on from there"
     return ", and `elbowroom train … --resume` goes on from there" if "train" in tokens[:1] else ""
@@ -142,10 +142,10 @@ def _how_to_go_on(tokens: Sequence[str]) -> str:
 
 def _disk_fault(error: OSError, tokens: Sequence[str]) -> ElbowroomError:
     where = f" at {error.filename}" if error.filename else ""
-    if error.errno in _FULL:
+    if error.errno in _DISK_FULL:
         return ElbowroomError(
             f"The disk{where} is full, so not everything could be written.",
-            f"Make room and try again; what was saved before stays{_how_to_go_on(tokens)}.",
+            f"Make room and try again; what was saved before stays{_resume_hint(tokens)}.",
         )
     return ElbowroomError(
         f"The system refused access{where} ({error.strerror}).", "Check the permissions, or name another place."

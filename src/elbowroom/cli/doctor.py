@@ -53,4 +53,4 @@ def doctor(
     wrote(loaded.folder.path / FILE)
     aggregate, samples = found.studies.aggregate, found.studies.samples
     if aggregate is not None and samples is not None:
-        wrote(gallery.keep(loaded, "holes", gallery.holes(loaded, aggregate, samples)))
+        wrote(gallery.save(loaded, "holes", gallery.holes(loaded, aggregate, samples)))

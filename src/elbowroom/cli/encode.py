@@ -74,7 +74,7 @@ def encode(
         encoded = loaded.encode(data, split=split)
         labels = {} if encoded.labels is None else {"labels": encoded.labels}
         write_arrays(target, mean=encoded.mean, stddev=encoded.stddev, **labels)
-        wrote(gallery.keep(loaded, "latents", gallery.latents(encoded)))
+        wrote(gallery.save(loaded, "latents", gallery.latents(encoded)))
         return
     with terminal.sampling_progress() as announce:
         found = loaded.posterior(data, split=split, announce=announce, method=posterior, **settings)

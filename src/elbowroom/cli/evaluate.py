@@ -61,7 +61,7 @@ def evaluate(
     # results on other data cannot share an axis with these
     shown = [result for result in results if result.split == own]
     if any(result.bound and math.isfinite(result.value) for result in shown):
-        wrote(gallery.keep(loaded, "evaluation", gallery.evaluation(loaded, shown)))
+        wrote(gallery.save(loaded, "evaluation", gallery.evaluation(loaded, shown)))
     if "room" in names:
         terminal.print_table(plots.room_rows(by_split(results)))
-        wrote(gallery.keep(loaded, "room", gallery.room(loaded, results)))
+        wrote(gallery.save(loaded, "room", gallery.room(loaded, results)))

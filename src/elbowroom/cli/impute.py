@@ -98,11 +98,11 @@ def impute(
         assert source is not None
         paths.append(_write_table(source, beside, found, loaded))
     if plots.is_image(loaded.facts.event_shape):
-        paths.append(gallery.keep(loaded, "completions", gallery.completions(loaded, found)))
+        paths.append(gallery.save(loaded, "completions", gallery.completions(loaded, found)))
     if as_json:
         print_json(_report(run, data or split, found, summary) | {"wrote": [str(path) for path in paths]})
         return
-    for line in _sentences(found, summary):
+    for line in _summary_lines(found, summary):
         say(line)
     wrote(*paths)
 
@@ -116,7 +116,7 @@ def _write_arrays(path: Path, found: Imputed) -> Path:
     return path
 
 
-def _sentences(found: Imputed, summary: Summary) -> list[str]:
+def _summary_lines(found: Imputed, summary: Summary) -> list[str]:
     worst, null = summary.rhat, summary.rhat_null
     missing, data = len(found.incomplete), len(found.x)
     lines = [
@@ -126,7 +126,7 @@ def _sentences(found: Imputed, summary: Summary) -> list[str]:
         f"the examples; {summary.divergences:,} divergent transitions",
     ]
     if found.recovery is not None:
-        lines += _recovered(
+        lines += _recovery_lines(
             found.recovery,
             found.interval,
             binary=found.support == "binary",
@@ -135,7 +135,7 @@ def _sentences(found: Imputed, summary: Summary) -> list[str]:
     return lines
 
 
-def _recovered(recovery: Recovery, interval: float, *, binary: bool, discrete: bool) -> list[str]:
+def _recovery_lines(recovery: Recovery, interval: float, *, binary: bool, discrete: bool) -> list[str]:
     lines = []
     if recovery.coverage is not None and not binary:  # both ends, 0 and 1, say nothing
         least = " (of whole numbers, that or more is right)" if discrete else ""

@@ -38,7 +38,7 @@ def reconstruct(
     target = None if arrays is None else checked_target(arrays, suffix=".npz")
     loaded = load_run(run, device)
     figure = gallery.reconstructions(loaded, num, split=split, seed=seed)
-    wrote(gallery.keep(loaded, "reconstructions", figure))
+    wrote(gallery.save(loaded, "reconstructions", figure))
     if target is not None:
         found = loaded.reconstruct(num, split=split, seed=seed)
         write_arrays(target, x=found.x, mean=found.mean, sample=found.sample)

@@ -99,5 +99,5 @@ def train(
     say(f"trained {run.folder.path}: {last:,} steps, {dim} latent dimension{'s' * (dim > 1)}{best}")
     if run.content["peak_memory"] is not None:
         say(f"peak memory {in_words(run.content['peak_memory'])}")
-    wrote(gallery.keep(run, "curves", gallery.curves(run)))
+    wrote(gallery.save(run, "curves", gallery.curves(run)))
     say(f"next: elbowroom evaluate {run.folder.path}")

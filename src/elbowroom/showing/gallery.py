@@ -1,6 +1,6 @@
 """The figures of a run: samples, reconstructions, curves, results.
 
-Each function returns a figure, which a report shows and ``keep`` writes into the run's ``figures/`` folder. `plots`
+Each function returns a figure, which a report shows and ``save`` writes into the run's ``figures/`` folder. `plots`
 decides how a figure looks; this module decides what it contains.
 """
 
@@ -36,12 +36,12 @@ __all__ = [
     "evaluation",
     "holes",
     "k_curve",
-    "keep",
     "latents",
     "manifold",
     "reconstructions",
     "room",
     "samples",
+    "save",
     "traversals",
 ]
 
@@ -49,7 +49,7 @@ _TRAVERSED = 8  # latent dimensions in the figure of traversals
 _COMPLETED = 10  # examples in the figure of completions
 
 
-def keep(run: Run, name: str, figure: Figure) -> Path:
+def save(run: Run, name: str, figure: Figure) -> Path:
     """Writes a figure into the run's folder, as figures/NAME.png.
 
     Raises:
@@ -62,7 +62,7 @@ def _note(run: Run) -> str | None:
     return None if run.normalized else "cross-entropy of grey pixels: not a log-likelihood; samples are Bernoulli draws"
 
 
-def _grey(run: Run, shown: Tensor) -> tuple[float, float]:
+def _value_range(run: Run, shown: Tensor) -> tuple[float, float]:
     return value_range(run.facts.support, shown)
 
 
@@ -83,9 +83,11 @@ def samples(run: Run, num: int = 25, *, seed: int = 0) -> Figure:
         classes = run.facts.context_dim
         drawn = run.sample(classes * 10, seed=seed)
         x, mean = (tensor.reshape(classes, 10, *run.facts.event_shape) for tensor in (drawn.x, drawn.mean))
-        return plots.class_rows_figure(x, mean, range(classes), note=_note(run), value_range=_grey(run, drawn.mean))
+        return plots.class_rows_figure(
+            x, mean, range(classes), note=_note(run), value_range=_value_range(run, drawn.mean)
+        )
     drawn = run.sample(num, context=contexts(run, num), seed=seed)
-    return plots.samples_figure(drawn.x, drawn.mean, note=_note(run), value_range=_grey(run, drawn.mean))
+    return plots.samples_figure(drawn.x, drawn.mean, note=_note(run), value_range=_value_range(run, drawn.mean))
 
 
 def contexts(run: Run, num: int) -> Tensor | None:
@@ -105,7 +107,7 @@ def reconstructions(run: Run, num: int = 10, *, split: str = "test", seed: int =
     if not images:
         return plots.reconstruction_scatter(found.x, found.mean, note=_note(run))
     return plots.reconstruction_figure(
-        found.x, found.mean, samples=found.sample, note=_note(run), value_range=_grey(run, found.x)
+        found.x, found.mean, samples=found.sample, note=_note(run), value_range=_value_range(run, found.x)
     )
 
 
@@ -126,7 +128,7 @@ def completions(run: Run, imputed: Imputed) -> Figure:
         imputed.samples[:, rows],
         truth=truth,
         note=_note(run),
-        value_range=_grey(run, imputed.samples[:, rows]),
+        value_range=_value_range(run, imputed.samples[:, rows]),
     )
 
 
@@ -143,7 +145,7 @@ def manifold(run: Run, r: int = 20) -> Figure:
             "Train with --model.latent-dim 2.",
         )
     means = run.decode(plots.manifold_grid(r).flatten(0, 1)).reshape(r, r, *run.facts.event_shape)
-    return plots.manifold_figure(means, note=_note(run), value_range=_grey(run, means))
+    return plots.manifold_figure(means, note=_note(run), value_range=_value_range(run, means))
 
 
 def traversals(run: Run, *, steps: int = 9, reach: float = 2.0) -> Figure:
@@ -166,7 +168,7 @@ def traversals(run: Run, *, steps: int = 9, reach: float = 2.0) -> Figure:
         z[row, :, dim] = values
     context = None if batch.context is None else batch.context[0].expand(len(dims) * steps, -1)
     decoded = run.decode(z.flatten(0, 1), context=context).reshape(len(dims), steps, *run.facts.event_shape)
-    return plots.traversal_figure(decoded, dims, values.cpu(), note=_note(run), value_range=_grey(run, decoded))
+    return plots.traversal_figure(decoded, dims, values.cpu(), note=_note(run), value_range=_value_range(run, decoded))
 
 
 def latents(encoded: Encoded) -> Figure:
@@ -176,7 +178,7 @@ def latents(encoded: Encoded) -> Figure:
 
 def holes(run: Run, aggregate: Aggregate, samples: SampleStudy) -> Figure:
     """Aggregate posterior against prior, with decoded means from both; from the doctor's studies."""
-    grey = _grey(run, samples.data)
+    grey = _value_range(run, samples.data)
     return holes_figure(aggregate, samples, value_range=grey, title=run.folder.path.name)
 
 

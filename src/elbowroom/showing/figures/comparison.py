@@ -112,7 +112,7 @@ def comparison_figure(
         for curve in curves:
             _draw(axes, curve, against, names.index(curve.recipe), splits.index(curve.split), curve.recipe in failed)
         thin_axes(axes, xlabel=label, ylabel="log p(x) ≥, nats per example" if against == "seconds" else None)
-        _abscissa(axes)
+        _horizontal_axis(axes)
         axes.set_ylim(low, high)
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.ticklabel_format(axis="y", useOffset=False)
@@ -182,17 +182,17 @@ def _draw(axes: Axes, curve: _Curve, against: str, place: int, split: int, faile
         )
 
 
-def _abscissa(axes: Axes) -> None:
+def _horizontal_axis(axes: Axes) -> None:
     axes.set_xscale("log")
     axes.margins(x=0.06)
     low, high = np.log10(axes.get_xlim())
     axes.xaxis.set_major_locator(LogLocator(10, subs=(1.0,) if high - low > 2.5 else (1.0, 2.0, 5.0), numticks=9))
     axes.xaxis.set_minor_locator(LogLocator(10, subs=tuple(range(2, 10)), numticks=40))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick_label(value)))
 
 
-def _power(value: float) -> str:
+def _tick_label(value: float) -> str:
     """A tick label: 0.01, 20, 1000, 5·10⁴."""
     if 1e-3 <= value < 1e4:
         return f"{value:g}"
@@ -240,7 +240,7 @@ def _entries(
         colour, marker = _style(place)
         handle = Line2D([], [], color=colour, linewidth=1.0, marker=marker, markersize=3.2, markeredgewidth=0.5)
         value = "failed" if name in failed else number(last[name]) if name in last else ""
-        entries.append((handle, f"{_fitted(name)}  {value}"))
+        entries.append((handle, f"{_shortened(name)}  {value}"))
     for place, split in enumerate(splits if len(splits) > 1 else []):
         dashes = _DASHES[min(place, len(_DASHES) - 1)]
         face = GREY if place == 0 else "white"
@@ -250,7 +250,7 @@ def _entries(
     return entries
 
 
-def _fitted(name: str) -> str:
+def _shortened(name: str) -> str:
     """A name on one line of at most half a page, its middle left out if need be."""
     name, most = " ".join(name.split()), PAGE / 2 - 0.9
     kept = len(name)

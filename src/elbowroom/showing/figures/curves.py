@@ -84,7 +84,7 @@ def training_curves(
         'nats per example'
     """
     clean = _latest(rows)
-    against = _abscissa(clean)
+    against = _horizontal_axis(clean)
     keys = _shown(clean)
     bound = [
         curve
@@ -134,7 +134,7 @@ def _shown(rows: list[Mapping[str, Any]]) -> list[str]:
     return sorted(known, key=["elbo", "iwae", "laplace-is", "log_joint"].index)
 
 
-def _abscissa(rows: list[Mapping[str, Any]]) -> str:
+def _horizontal_axis(rows: list[Mapping[str, Any]]) -> str:
     """Epochs, unless a split reports more than once in one, or there are none, as in a stream."""
     for split in _SPLITS:
         epochs = [row.get("epoch") for row in rows if row.get("split") == split]

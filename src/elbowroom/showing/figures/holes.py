@@ -37,8 +37,8 @@ __all__ = ["holes_figure"]
 _SOURCES = {"encodings": "z ~ q(z | x) of other data", "learned": "z ~ a learned prior", "prior": "z ~ p(z), the prior"}
 _GRID = 60  # points of a side where the prior's density is drawn
 _LEVELS = (0.05, 0.25, 0.5, 0.75)  # of the largest density
-_SEAM = 0.06  # gap between two pictures, as a share of a picture's width
-_SMOOTH = 1.5  # bandwidth of the kernel density, in units of Scott's rule: contours should not follow single draws
+_GAP = 0.06  # gap between two pictures, as a share of a picture's width
+_BANDWIDTH = 1.5  # bandwidth of the kernel density, in units of Scott's rule: contours should not follow single draws
 
 
 def holes_figure(
@@ -108,7 +108,7 @@ def _latents(axes: Axes, aggregate: Aggregate) -> None:
 def _density(points: Array, at: Array) -> Array:
     """Kernel density estimate from the points."""
     dim = points.shape[1]
-    width = _SMOOTH * np.maximum(points.std(0), 1e-12) * len(points) ** (-1 / (dim + 4))
+    width = _BANDWIDTH * np.maximum(points.std(0), 1e-12) * len(points) ** (-1 / (dim + 4))
     squares = sum(((at[:, None, j] - points[None, :, j]) / width[j]) ** 2 for j in range(dim))
     density: Array = np.exp(-0.5 * squares).mean(1) / np.prod(width * np.sqrt(2 * np.pi))
     return density
@@ -133,7 +133,7 @@ def _rows(figure: Figure, grid: GridSpec, samples: SampleStudy, value_range: tup
 def _strip(pictures: Array) -> Array:
     """Pictures side by side in two rows, with white between."""
     count, height, width, _ = pictures.shape
-    seam, columns = max(1, round(_SEAM * width)), -(-count // 2)
+    seam, columns = max(1, round(_GAP * width)), -(-count // 2)
     paper = np.full((2 * (height + seam) - seam, columns * (width + seam) - seam, 3), 255, dtype=np.uint8)
     for index, picture in enumerate(pictures):
         row, column = divmod(index, columns)

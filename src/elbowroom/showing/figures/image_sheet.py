@@ -42,7 +42,7 @@ _LARGEST_TILE = 1.2  # inches; a single small picture does not fill the column
 _MARGIN, _GAP, _BETWEEN = 0.03, 0.015, 0.16  # inches: around the figure, between pictures, between panels
 _LINE = 1.3  # line height over type size
 _NOT_A_NUMBER = (213, 94, 0)  # vermilion
-_SEAM = (158, 174, 192)  # blue-grey, so that it differs from the pixels of black-and-white pictures
+_GAP_COLOUR = (158, 174, 192)  # blue-grey, so that it differs from the pixels of black-and-white pictures
 
 
 def to_rgb(images: Values, what: str = "images", *, value_range: tuple[float, float] = (0.0, 1.0)) -> Array:
@@ -157,7 +157,7 @@ def _paste(panel: Panel, layout: _Layout) -> Array:
     gap = layout.between(panel)
     for index in range(len(panel.pictures)):
         left, top = layout.corner(panel, index)
-        paper[max(0, top - gap) : top + height + gap, max(0, left - gap) : left + width + gap] = _SEAM
+        paper[max(0, top - gap) : top + height + gap, max(0, left - gap) : left + width + gap] = _GAP_COLOUR
     for index, picture in enumerate(panel.pictures):
         left, top = layout.corner(panel, index)
         big = picture.repeat(layout.scale, 0).repeat(layout.scale, 1)

@@ -155,7 +155,7 @@ def _recipes(found: Comparison) -> list[Block]:
         ("data set", str(method["protocol"]["dataset"])),
         ("protocol", bits(method["protocol"])),
         ("examples", points),
-        ("method", f"{method['method']}, k = {method['k']:,}, {method['starts']} restarts of the optimiser that finds modes"),
+        ("method", f"{method['method']}, k = {method['k']:,}, {method['starts']} restarts of the mode search"),
         ("seed of the draws", str(method["seed"])),
         ("budget of each recipe", amount(found.budget["of"], found.budget["amount"])),
     ))  # fmt: skip

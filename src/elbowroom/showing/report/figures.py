@@ -36,8 +36,8 @@ __all__ = [
 
 _CHART_DPI = 216  #: pixels per inch of a chart: nearly two per CSS pixel
 _CSS_PER_INCH = 120  #: CSS pixels per inch; more than 96, since type of 7 points is small on a screen
-_HEAVIEST = 700_000  #: largest size of one sheet in bytes; a page has four at most, and stays below 5 MB
-_LIGHTER = ((2, 88), (2, 70), (1, 80), (1, 60))  #: (pixels per CSS pixel, JPEG quality), tried in this order
+_MAX_SHEET_BYTES = 700_000  #: largest size of one sheet in bytes; a page has four at most, and stays below 5 MB
+_JPEG_STEPS = ((2, 88), (2, 70), (1, 80), (1, 60))  #: (pixels per CSS pixel, JPEG quality), tried in this order
 _ENCODED = 3000  #: examples in the picture of the latent space
 _RECONSTRUCTED = 10
 
@@ -73,8 +73,8 @@ def sheet(drawing: Drawing, *, alt: str, caption: str, readable: bool = False) -
     """
     image, (width, height) = png(drawing), _size(drawing)
     with Image.open(io.BytesIO(image)) as picture:
-        for fineness, quality in _LIGHTER:
-            if len(image) <= _HEAVIEST:
+        for fineness, quality in _JPEG_STEPS:
+            if len(image) <= _MAX_SHEET_BYTES:
                 break
             lighter = io.BytesIO()
             small = picture.convert("RGB")

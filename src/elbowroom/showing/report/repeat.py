@@ -2,7 +2,7 @@
 
 A recipe is found among the packaged ones, or made: the keys that differ from the defaults, as TOML. A command is the
 packaged recipe, or data set, from which fewest flags lead to the run's own configuration. A flag of ``evaluate`` stands
-in a command only if it differs from what the method would do by itself; methods go into one command where no flag that
+in a command only if it differs from the default of the method; methods go into one command where no flag that
 both were asked has two values.
 """
 
@@ -98,14 +98,14 @@ def _flags(changed: Mapping[str, Any]) -> list[str] | None:
         parts = given if isinstance(given, list) else [given]
         if not parts or any(part is None or part is False for part in parts):
             return None
-        words = [_word(part) for part in parts]
+        words = [_flag_value(part) for part in parts]
         pair = isinstance(parts[0], float)  # of fixed length; lists of any length are one word
         flags.append(f"--{key.replace('_', '-')}")
         flags += [] if given is True else words if pair else [",".join(words)]
     return flags
 
 
-def _word(given: Any) -> str:
+def _flag_value(given: Any) -> str:
     """A number without a superfluous point."""
     short = f"{given:g}" if isinstance(given, float) else str(given)
     return short if not isinstance(given, float) or float(short) == given else repr(given)
@@ -153,8 +153,8 @@ def evaluation_commands(place: Path, found: StoredResults, sizes: Mapping[str, i
     """
     groups: list[tuple[_Flags, list[str]]] = []
     for one in found.all:
-        if one.method in METHODS and not found.is_stale(one) and not _comes_with_another(one, found):
-            asked = _asked(one, sizes)
+        if one.method in METHODS and not found.is_stale(one) and not _is_implied(one, found):
+            asked = _evaluation_flags(one, sizes)
             for flags, methods in groups:
                 if all(flags[name] == asked[name] for name in flags.keys() & asked.keys()):
                     flags |= {name: value for name, value in asked.items() if name not in flags}
@@ -174,7 +174,7 @@ def _command(place: Path, asked: _Flags, methods: list[str]) -> str:
     return command("evaluate", place, *data, *flags)
 
 
-def _comes_with_another(one: StoredResult, found: StoredResults) -> bool:
+def _is_implied(one: StoredResult, found: StoredResults) -> bool:
     """Whether another command gives the result too: ``room`` on test data evaluates the training data as well."""
     result = one.result
     return (one.method, result.split) == ("room", "train") and any(
@@ -184,7 +184,7 @@ def _comes_with_another(one: StoredResult, found: StoredResults) -> bool:
     )  # fmt: skip
 
 
-def _asked(one: StoredResult, sizes: Mapping[str, int]) -> _Flags:
+def _evaluation_flags(one: StoredResult, sizes: Mapping[str, int]) -> _Flags:
     """The flags of a result, in the order of :class:`Settings`."""
     result, flags = one.result, dict(one.result.asked)
     if one.method == "k-curve":
@@ -201,10 +201,10 @@ def _asked(one: StoredResult, sizes: Mapping[str, int]) -> _Flags:
     else:
         asked["split"] = result.split if result.split in ("train", "validation") else None
         asked["points"] = _points(one, sizes)
-    return asked | {name: _unless(flags[name], usual[name]) for name in usual if name in flags}
+    return asked | {name: _unless_default(flags[name], usual[name]) for name in usual if name in flags}
 
 
-def _unless(given: Any, usual: Any) -> str | None:
+def _unless_default(given: Any, usual: Any) -> str | None:
     return None if given is None or given == usual else f"{given}"
 
 
@@ -212,9 +212,9 @@ def _points(one: StoredResult, sizes: Mapping[str, int]) -> str | None:
     size, usual = sizes.get(one.result.split), POINTS.get(one.method)
     if size is None:  # other data: all are evaluated, unless there are more than the method takes
         return str(one.result.points) if usual is not None and one.result.points > usual else None
-    return _unless(one.result.points, size if usual is None else min(size, usual))
+    return _unless_default(one.result.points, size if usual is None else min(size, usual))
 
 
 def _simulated(number: int, sizes: Mapping[str, int]) -> str | None:
     usual = Settings().simulated
-    return _unless(number, min(usual, sizes.get("test", usual)))
+    return _unless_default(number, min(usual, sizes.get("test", usual)))

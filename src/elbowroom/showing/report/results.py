@@ -158,7 +158,7 @@ def tiles(run: Run, found: StoredResults, history: Sequence[dict[str, Any]], che
         count = " ".join(part for part in value(active.result) if part)
         out.append(Tile("active units", count, _examples(active.result)))
     if checkup is not None:
-        out.append(Tile("the doctor", _few_words(checkup.diagnosis), _examined(checkup, found)))
+        out.append(Tile("the doctor", _short_verdict(checkup.diagnosis), _examined(checkup, found)))
     if history:
         last = history[-1]
         epochs = f"{last['epoch']:g} epochs, " if last.get("epoch") else ""
@@ -187,7 +187,7 @@ def _examined(checkup: Checkup, found: StoredResults) -> str:
     return f"{number} check{'s' * (number != 1)}{f', checkpoint of step {checkup.step:,}' if stale else ''}"
 
 
-def _few_words(diagnosis: Diagnosis) -> str:
+def _short_verdict(diagnosis: Diagnosis) -> str:
     return "nothing found" if diagnosis.healthy else verdict(diagnosis).rstrip(".").replace(" findings", "").replace(
         " finding", ""
     )  # fmt: skip
@@ -354,7 +354,7 @@ def room(run: Run, found: StoredResults) -> list[Block]:
     if not results:
         ask = command("evaluate", run.folder.path, "--methods", "room")
         return [Prose(f"The elbow room has not been divided into its parts yet: `{ask}` does.", tone="missing")]
-    figure = attempt(lambda: _bars(run, results), "The parts of the elbow room")
+    figure = attempt(lambda: _gap_bars(run, results), "The parts of the elbow room")
     if isinstance(figure, Prose):
         return [figure]
     rows = plots.room_rows(by_split(results))
@@ -382,7 +382,7 @@ def _of_room(found: StoredResults, split: str) -> list[Result]:
     return list(same.values())
 
 
-def _bars(run: Run, results: Sequence[Result]) -> Figure:
+def _gap_bars(run: Run, results: Sequence[Result]) -> Figure:
     said = []
     for split, rows in by_split(results).items():
         parts = [

@@ -255,6 +255,6 @@ def doctor_findings(checkup: Checkup | None, place: Path, step: int) -> list[Blo
         numbers = tuple((number.name, evidence(number)) for number in finding.evidence)
         blocks.append(Problem(finding.severity, finding.title, numbers, finding.explanation, finding.remedy))
     if diagnosis.not_examined:
-        told = " ".join(f"{check}: {why}" for check, why in diagnosis.not_examined.items())
-        blocks.append(Prose(f"Not examined. {told}", tone="missing"))
+        reasons = " ".join(f"{check}: {why}" for check, why in diagnosis.not_examined.items())
+        blocks.append(Prose(f"Not examined. {reasons}", tone="missing"))
     return blocks

@@ -169,7 +169,7 @@ CASES = [
     case("flag-of-evaluate", "evaluate run --splitt test", "--splitt", "--split"),
     case("root-flag", "--frobnicate", "--frobnicate"),
     case("recipe-or-data", "train mnits", "'mnits'", "'mnist'"),
-    case("nothing-like-it", "train xyzzy", "'xyzzy'", "digits"),
+    case("nothing-like-it", "train xyzzy", "'xyzzy'", "The nearest are", "recipes list"),
     case("recipe-to-show", "recipes show mnits", "'mnits'", "'mnist'"),
     case("data-to-fetch", "data fetch omnigolt", "'omnigolt'", "'omniglot'"),
     case("nothing-to-fetch", "data fetch", "No data set", "data list"),

@@ -34,6 +34,8 @@ from elbowroom.running.checkpoints import full_disk_explained, write_text_atomic
 __all__ = ["RECORD", "VALUES", "Comparison", "Entrant", "Row", "Standing", "amount", "summary"]
 
 RECORD, VALUES = "compare.json", "values.safetensors"
+UNITS = {"seconds": "seconds", "decoder_gradients": "decoder gradients", "visits": "training examples"}
+"""What a budget counts, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,4 +278,4 @@ def amount(unit: str, moment: float) -> str:
     """
     if unit == "seconds":
         return f"{moment:,.0f} s" if moment >= 100 else f"{moment:.3g} s"
-    return f"{moment:,.0f} {unit.replace('_', ' ')}"
+    return f"{moment:,.0f} {UNITS[unit]}"

@@ -303,7 +303,8 @@ def recipe_text(name: str) -> str:
         ElbowroomError: there is no recipe of that name.
     """
     if name not in recipe_names():
-        raise ElbowroomError(f"There is no recipe '{name}'.", did_you_mean(name, recipe_names()))
+        see = "`elbowroom recipes list` names all."
+        raise ElbowroomError(f"There is no recipe '{name}'.", did_you_mean(name, recipe_names(), see=see))
     return (resources.files("elbowroom.running") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
 
 

@@ -75,8 +75,9 @@ def resolve(source: str | Path, overrides: Mapping[str, Any], *, config: str | P
     if text in BUILT_IN or Path(text).exists():
         name = text if text in BUILT_IN else Path(text).resolve().stem
         return Request(name, [*layers, {"data": {"name": text}}, overrides])
-    names = {*recipe_names(), *BUILT_IN}
-    raise ElbowroomError(f"'{text}' is no recipe, no built-in data set and no file.", did_you_mean(text, names))
+    see = "`elbowroom recipes list` and `elbowroom data list` name all."
+    remedy = did_you_mean(text, {*recipe_names(), *BUILT_IN}, see=see)
+    raise ElbowroomError(f"'{text}' is no recipe, no built-in data set and no file.", remedy)
 
 
 def train(

@@ -344,4 +344,4 @@ def test_the_text_has_everything_and_is_narrow() -> None:
 
 def test_healthy_models_are_told_so() -> None:
     found = Diagnosis((_finding("a", "note"),), {}, {"a": 0.5})
-    assert "nothing is wrong" in diagnosis_text("x", found)
+    assert "found nothing wrong" in diagnosis_text("x", found)

@@ -25,6 +25,7 @@ from elbowroom.adopting.output_conventions import ENCODER_OUTPUTS, TO_LOG_VARIAN
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.study import evaluation_mode
+from elbowroom.evaluation.thresholds import CERTAIN_Z, NOTABLE_NATS
 from elbowroom.inference.objectives import elbo_terms
 from elbowroom.model.draws import draw
 from elbowroom.model.guides import DiagonalNormal
@@ -34,8 +35,6 @@ from elbowroom.numerics import mean_and_stderr
 
 __all__ = ["check_conversion", "check_finite", "explain_loss"]
 
-_SURE = 4.0  # z-score
-_BETTER = 1.0  # nats per datum by which another reading has to raise the bound
 _SAME = 1e-3  # relative; a factor or a constant this near is it
 _POSITIVE = ("mean-variance", "mean-scale")
 
@@ -201,7 +200,7 @@ def _compare(
     for reading, bound in sorted(bounds.items(), key=lambda item: -float(item[1].mean())):
         better = torch.where(bound == own, 0.0, bound - own)  # −∞ is no worse than −∞
         gain, stderr = mean_and_stderr(better)
-        if reading != said and (gain == math.inf or (gain > _BETTER and gain > _SURE * stderr)):
+        if reading != said and (gain == math.inf or (gain > NOTABLE_NATS and gain > CERTAIN_Z * stderr)):
             return (
                 own,
                 gain,
@@ -241,7 +240,7 @@ def explain_loss(
         )
     elements, size = batch.x[0].numel(), len(batch)
     mine, (value, error) = float(ours.mean()), mean_and_stderr(ours - theirs)
-    noise = _SURE * (error if math.isfinite(error) else 0.0) + _SAME * abs(mine)
+    noise = CERTAIN_Z * (error if math.isfinite(error) else 0.0) + _SAME * abs(mine)
     if theirs.dim() == 0:
         value = mine - float(theirs)
     if abs(value) <= noise:

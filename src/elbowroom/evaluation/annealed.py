@@ -17,6 +17,7 @@ from elbowroom.data.batch import Batch
 from elbowroom.evaluation.annealing_budget import Effort, find_effort, schedule_of, start_settings
 from elbowroom.evaluation.results import Bound, Result
 from elbowroom.evaluation.study import PerBatch, Study, observed, require_normalized
+from elbowroom.evaluation.thresholds import LOW_ESS_SHARE
 from elbowroom.inference.annealing.ais import AIS, ais
 from elbowroom.inference.annealing.bidirectional import bidirectional, simulate
 from elbowroom.numerics import mean_and_stderr
@@ -24,7 +25,6 @@ from elbowroom.numerics import mean_and_stderr
 __all__ = ["annealed", "sandwiched"]
 
 _BLOCK = 500  # data at a time: what an interruption can cost
-_FEW = 0.1  # of the chains: what an effective sample size below is called
 
 
 def annealed(study: Study) -> list[Result]:
@@ -121,7 +121,7 @@ def _found(values: dict[str, Tensor], effort: Effort) -> dict[str, Any]:
         "search_seconds": effort.seconds,
         "monte_carlo_stderr": float(values["stderr"].square().sum().sqrt()) / len(values["stderr"]),
         "median_ess": float(values["ess"].median()),
-        "low_ess": float((values["ess"] < max(2.0, _FEW * chains)).double().mean()),
+        "low_ess": float((values["ess"] < max(2.0, LOW_ESS_SHARE * chains)).double().mean()),
         "evaluations": float(values["evaluations"].mean()),
     }
     acceptance = mean_and_stderr(values["acceptance"])[0]

@@ -10,15 +10,13 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.curve import unreliable
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.study import Study, observed, require_normalized
+from elbowroom.evaluation.thresholds import ACTIVE_VARIANCE, LOW_ESS_SHARE
 from elbowroom.inference.importance.estimate import importance_estimate
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
 from elbowroom.inference.objectives import elbo_terms
 from elbowroom.model.guides import PriorGuide
 
 __all__ = ["active_units", "elbo", "iwae", "laplace_is"]
-
-_ACTIVE_ABOVE = 0.01  # variance over data of the posterior mean, Burda et al. (2016)
-_FEW = 0.1  # of the draws: what an effective sample size below is called
 
 
 def _elbo_values(study: Study, points: int | None) -> dict[str, Tensor]:
@@ -86,7 +84,7 @@ def laplace_is(study: Study) -> list[Result]:
     values = study.over_data("laplace-is", per_batch, batch_size=100, points=points)
     found = {
         "median_ess": float(values["ess"].median()),
-        "low_ess": float((values["ess"] < _FEW * k).double().mean()),
+        "low_ess": float((values["ess"] < LOW_ESS_SHARE * k).double().mean()),
         "num_modes": float(values["num_modes"].mean()),
         "unconverged": float(1 - values["converged"].mean()),
         "evaluations": float(values["evaluations"].mean()),
@@ -115,9 +113,9 @@ def active_units(study: Study) -> list[Result]:
         raise ElbowroomError(
             "Active units need a variance over data, but there is one point.", "Give --points 2 or more."
         )
-    active = int((means.var(0) > _ACTIVE_ABOVE).sum())
+    active = int((means.var(0) > ACTIVE_VARIANCE).sum())
     return [
         study.count(
-            "active-units", "active units", active, of=means.shape[1], points=len(means), threshold=_ACTIVE_ABOVE
+            "active-units", "active units", active, of=means.shape[1], points=len(means), threshold=ACTIVE_VARIANCE
         )
     ]

@@ -45,6 +45,7 @@ from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.results import Bound, Result
 from elbowroom.evaluation.study import Study, require_normalized
+from elbowroom.evaluation.thresholds import LOW_ESS_SHARE
 from elbowroom.inference.gaussian.optimal_gaussian import local_guide
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
 from elbowroom.inference.posterior.sample import posterior, posterior_target
@@ -53,7 +54,6 @@ from elbowroom.numerics import log_mean_exp
 
 __all__ = ["Room", "decompose", "reference_log_evidence", "room"]
 
-_FEW = 0.1  # of the draws: what an effective sample size below is called
 _BATCH = 100
 _CHECKED = 20  # data on which chains are run
 _CHAINS, _CHAIN = 4, 400  # for each, and draws of one
@@ -179,7 +179,7 @@ def _results(study: Study, values: dict[str, Tensor]) -> list[Result]:
         return [*bounds, amortisation]
     log_p, ess = values["log p"], values["ess"]
     asked = _yardstick_settings(study)
-    trust = {"median_ess": float(ess.median()) * asked["k"], "low_ess": float((ess < _FEW).double().mean())}
+    trust = {"median_ess": float(ess.median()) * asked["k"], "low_ess": float((ess < LOW_ESS_SHARE).double().mean())}
     return [
         *bounds,
         study.average("room", _LOG_P, log_p, bound="lower", asked=asked, found=trust),

@@ -36,6 +36,7 @@ from elbowroom.data.batch import Batch
 from elbowroom.evaluation.doctor.aggregate_posterior import guide_of, held_out, prior_draws
 from elbowroom.evaluation.doctor.findings import DoctorInput, Evidence, Finding, Severity
 from elbowroom.evaluation.study import evaluation_mode
+from elbowroom.evaluation.thresholds import ACTIVE_VARIANCE, CERTAIN_Z, MAIN_SHARE
 from elbowroom.inference.gaussian.optimal_gaussian import local_guide
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence, laplace_proposal
 from elbowroom.inference.posterior.sample import default_metric
@@ -48,7 +49,6 @@ from elbowroom.numerics import chunks, mean_and_stderr
 
 __all__ = ["Ranks", "amortisation", "calibration", "is_affine", "simulated_ranks", "weighted_coverage"]
 
-_SURE = 4.0  # z-score
 _REFITTED = 100  # data at most; a convolutional decoder takes half a minute for them
 _AFFINE = 1e-4  # of the spread of the means, of which a single ReLU bends a tenth
 _ROUNDED = 64  # units in the last place of the largest mean, where their spread is small beside it
@@ -62,7 +62,6 @@ _CENTRAL = 0.8
 _OFF = 0.2  # of the coverage, 60% in place of 80%: mean-field guides of good models have about 65%
 _FAR_OFF = 0.3
 _BIASED = 0.2  # of z* beyond q's median on one side, in excess of a half: q's mean is half its deviation off
-_ACTIVE = 0.01  # variance over data of the posterior mean
 _BATCH = 250
 _WEIGHTED = 200  # draws of the posterior of each datum
 _WEIGHTED_DATA = 100
@@ -104,7 +103,7 @@ def amortisation(inputs: DoctorInput) -> list[Finding]:
         evidence.append(Evidence("elbow room, KL(q ‖ p(z | x))", *mean_and_stderr(room)))
         evidence.append(Evidence("share of the room lost to the encoder", float(share or 0.0), None, "share"))
     evidence.append(Evidence("data for which q* was found", float(found.converged.double().mean()), None, "share"))
-    severity, title, remedy = _amortised(gap, gap > _SURE * stderr, share, affine)
+    severity, title, remedy = _amortised(gap, gap > CERTAIN_Z * stderr, share, affine)
     return [Finding("amortisation", severity, title, tuple(evidence), _AMORTISED, remedy)]
 
 
@@ -124,7 +123,7 @@ def _amortised(gap: float, sure: bool, share: float | None, affine: bool) -> tup
             "Add an activation between its layers: --model.encoder.activation relu. For this model, refitting q for "
             "each datum recovers them.",
         )
-    if not affine and sure and gap >= _LOST and (share is None or share >= 0.5):
+    if not affine and sure and gap >= _LOST and (share is None or share >= MAIN_SHARE):
         return (
             "warning",
             f"The encoder loses {gap:.1f} nats per datum that refitting q for each datum recovers.",
@@ -236,7 +235,7 @@ def simulated_ranks(
         ranks.append((draw(q, (draws,), generator=generator) < z).sum(0))
         errors.append(((z - q.mean) / q.stddev).double())
         means.append(q.mean)
-    return Ranks(torch.cat(ranks), torch.cat(errors), torch.cat(means).var(0) > _ACTIVE, draws)
+    return Ranks(torch.cat(ranks), torch.cat(errors), torch.cat(means).var(0) > ACTIVE_VARIANCE, draws)
 
 
 @torch.no_grad()
@@ -317,8 +316,8 @@ def calibration(inputs: DoctorInput) -> list[Finding]:
     # off on the model's own data alone is a matter of the prior's holes; off is what is off on both
     seen = [coverage] if real is None else [coverage, float(real.mean())]
     error = min((value - _CENTRAL for value in seen), key=abs)
-    sure = abs(coverage - _CENTRAL) > _SURE * stderr
-    one_sided = abs(side - 0.5) > max(_BIASED, _SURE * 0.5 / math.sqrt(len(inside)))
+    sure = abs(coverage - _CENTRAL) > CERTAIN_Z * stderr
+    one_sided = abs(side - 0.5) > max(_BIASED, CERTAIN_Z * 0.5 / math.sqrt(len(inside)))
     severity, title, remedy = _calibrated(error if sure else 0.0, coverage, one_sided, p_value)
     return [Finding("calibration", severity, title, tuple(evidence), _CALIBRATED, remedy)]
 

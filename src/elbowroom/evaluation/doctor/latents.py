@@ -8,6 +8,7 @@ from elbowroom.data.batch import Batch
 from elbowroom.evaluation.doctor.aggregate_posterior import guide_of, held_out, prior_draws
 from elbowroom.evaluation.doctor.findings import DoctorInput, Evidence, Finding, Severity
 from elbowroom.evaluation.study import evaluation_mode
+from elbowroom.evaluation.thresholds import ACTIVE_VARIANCE, CERTAIN_Z
 from elbowroom.inference.objectives import elbo_terms
 from elbowroom.inference.soundness import guide_distribution
 from elbowroom.model.draws import draw, mean
@@ -16,12 +17,10 @@ from elbowroom.numerics import mean_and_stderr
 
 __all__ = ["latents_in_use", "samples_and_means"]
 
-_ACTIVE = 0.01  # variance over data of the posterior mean, Burda et al. (2016)
-_NOTHING = 0.1  # nats: a code that says less of x than this says nothing ...
-_LITTLE = 0.5  # ... and that beyond doubt, if it says less than this with so many standard errors more:
-_SURE = 4.0
-_FEW = 2  # latents in use, where ...
-_MANY = 8  # ... there are as many as this: a plane would have been asked for by --model.latent-dim 2
+_NOTHING = 0.1  # nats: a KL or a gain below it counts as nothing
+_LITTLE = 0.5  # nats: with CERTAIN_Z standard errors added, what counts as nothing still has to lie below this
+_FEW = 2  # this many latents in use, or fewer, are hardly any of _MANY
+_MANY = 8  # latents of a model that was meant to use more than a plane
 
 
 def latents_in_use(inputs: DoctorInput) -> list[Finding]:
@@ -54,7 +53,7 @@ def latents_in_use(inputs: DoctorInput) -> list[Finding]:
         kl = elbo_terms(model, guide, batch, kl="auto", generator=generator).parts["kl"]
         z = draw(q, (), generator=generator)
         told = _log_likelihood(model, batch, z) - _log_likelihood(model, batch, z.roll(1, 0))
-    active, latent_dim = int((variance > _ACTIVE).sum()), len(variance)
+    active, latent_dim = int((variance > ACTIVE_VARIANCE).sum()), len(variance)
     (rate, of_rate), (gain, of_gain) = mean_and_stderr(kl), mean_and_stderr(told)
     evidence = (
         Evidence("latents in use", active, None, f"of {latent_dim}"),
@@ -77,7 +76,7 @@ _IN_USE = (
 
 
 def _is_nothing(value: float, stderr: float) -> bool:
-    return value < _NOTHING and value + _SURE * stderr < _LITTLE
+    return value < _NOTHING and value + CERTAIN_Z * stderr < _LITTLE
 
 
 def _in_use(

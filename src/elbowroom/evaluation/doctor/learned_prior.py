@@ -35,6 +35,7 @@ import torch
 from torch import Generator, Tensor
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
+from elbowroom.evaluation.thresholds import ACTIVE_VARIANCE
 from elbowroom.model.draws import draw
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.noise import uniform
@@ -52,7 +53,6 @@ _LEAST_VARIANCE = 1e-6  # of the average over latents
 _ITERATIONS = 50
 _TOLERANCE = 2e-3  # nats per draw, of a step of EM
 _CHOOSE = 5  # every so many-th datum chooses
-_IDLE = 0.01  # variance of the posterior mean over data, in prior variances: an idle unit of Burda et al. (2016)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +128,8 @@ def learn_priors(
     """
     prior = model.prior(None, context)
     dims = torch.arange(z.shape[-1], device=z.device)
-    if _factorises(prior) and bool((spread > _IDLE).any()):
-        dims = dims[spread.to(z.device) > _IDLE]
+    if _factorises(prior) and bool((spread > ACTIVE_VARIANCE).any()):
+        dims = dims[spread.to(z.device) > ACTIVE_VARIANCE]
     choosing = torch.arange(z.shape[1], device=z.device) % _CHOOSE == 0
     points = z[:, ~choosing][..., dims].flatten(0, 1).double()
     log_prior = _log_prior(prior, z, dims)

@@ -14,6 +14,7 @@ from elbowroom.data.batch import Batch
 from elbowroom.evaluation.doctor.aggregate_posterior import guide_of, held_out, prior_draws
 from elbowroom.evaluation.doctor.findings import DoctorInput, Evidence, Finding
 from elbowroom.evaluation.study import evaluation_mode
+from elbowroom.evaluation.thresholds import CERTAIN_Z, NOTABLE_NATS
 from elbowroom.inference.soundness import guide_distribution
 from elbowroom.model.distributions import ContinuousBernoulli
 from elbowroom.model.draws import draw
@@ -22,9 +23,7 @@ from elbowroom.numerics import mean_and_stderr
 
 __all__ = ["likelihood_fits"]
 
-_SURE = 4.0  # z-score
 _NEAR_BOUND = 1.5  # σ within this factor of the least that can be learned has run into it
-_WRONG_SCALE = 1.0  # nats per datum that another σ would gain
 _VERY_WRONG_SCALE = 0.1  # of a nat per element: σ is off by a factor of 1.25 or more
 _OVERDISPERSED = 1.5  # Pearson's χ² per element, 1 for Poisson counts
 
@@ -108,7 +107,7 @@ def _noise(likelihood: Likelihood, p_x: Distribution, batch: Batch, encoded: boo
     ratio = float(squares.sum() / elements.sum())  # of the residuals' mean square to σ²
     gains = 0.5 * (squares - squares / ratio) - 0.5 * elements * math.log(ratio)
     gain, stderr = mean_and_stderr(gains)
-    if not (gain > _WRONG_SCALE and gain > _SURE * stderr):
+    if not (gain > NOTABLE_NATS and gain > CERTAIN_Z * stderr):
         return None
     wrong = "too small" if ratio > 1 else "too large"
     per_element = gain / float(elements.mean())
@@ -152,7 +151,7 @@ def _counts(likelihood: Likelihood, p_x: Distribution, batch: Batch, encoded: bo
     rate = p_x.mean.double().clamp(min=1e-12)
     pearson = _observed((batch.x.double() - rate).square() / rate, batch) / _elements(batch)
     found, stderr = mean_and_stderr(pearson)
-    if not (found > _OVERDISPERSED and found - 1 > _SURE * stderr):
+    if not (found > _OVERDISPERSED and found - 1 > CERTAIN_Z * stderr):
         return None
     return Finding(
         "likelihood_fits",

@@ -12,12 +12,11 @@ from elbowroom.evaluation.doctor.examination import Examination
 from elbowroom.evaluation.doctor.findings import Evidence, Finding, Severity
 from elbowroom.evaluation.doctor.sample_quality import SampleStudy, share_of_prior
 from elbowroom.evaluation.doctor.two_sample import TwoSampleTest
+from elbowroom.evaluation.thresholds import CERTAIN_Z, MAIN_SHARE, NOTABLE_NATS
 from elbowroom.numerics import mean_and_stderr
 
 __all__ = ["holes", "sample_quality"]
 
-_SURE = 4.0  # z-score
-_GAIN = 1.0  # nats per datum that a learned prior is worth training for
 _POOR = 1 / 3  # of the samples, at the least, lie where data do not
 _HOPELESS = 0.9  # likewise
 _BEYOND_DOUBT = 2.0  # standard errors that a distance has to exceed a limit by
@@ -48,10 +47,10 @@ def holes(inputs: Examination) -> list[Finding]:
         return []
     found = inputs.aggregate
     gain, stderr = mean_and_stderr(found.gains["mixture"])
-    if not (gain >= _GAIN and gain > _SURE * stderr):
+    if not (gain >= NOTABLE_NATS and gain > CERTAIN_Z * stderr):
         return [Finding("holes", "note", _no_holes(gain, found), _hole_numbers(found), _HOLES, "Nothing to do.")]
     samples = inputs.samples
-    spoilt = _surely_above(samples.tests["prior"], _HOPELESS) and share_of_prior(samples.tests) >= 0.5
+    spoilt = _surely_above(samples.tests["prior"], _HOPELESS) and share_of_prior(samples.tests) >= MAIN_SHARE
     title = f"Data and prior put z in different places: a learned prior would gain {gain:.1f} nats per datum."
     return [Finding("holes", "severe" if spoilt else "warning", title, _hole_numbers(found), _HOLES, _LEARN)]
 
@@ -64,7 +63,7 @@ _HOLES = (
 
 
 def _no_holes(gain: float, found: Aggregate) -> str:
-    if gain < 0.05 and found.test.z < _SURE:
+    if gain < 0.05 and found.test.z < CERTAIN_Z:
         return "Data and prior put z in the same places."
     return (
         f"Data and prior put z in nearly the same places: a learned prior would gain {max(gain, 0):.2f} nats per datum."
@@ -106,7 +105,7 @@ def sample_quality(inputs: Examination) -> list[Finding]:
     """
     found = inputs.samples
     of_prior = found.tests["prior"]
-    poor = of_prior.z > _SURE and _surely_above(of_prior, _POOR)
+    poor = of_prior.z > CERTAIN_Z and _surely_above(of_prior, _POOR)
     severity: Severity = "note"
     if poor:
         severity = "severe" if _surely_above(of_prior, _HOPELESS) else "warning"
@@ -123,7 +122,7 @@ def _verdict(found: SampleStudy, poor: bool, normalized: bool) -> tuple[str, str
     of_prior = found.tests["prior"]
     told = f"{of_prior.accuracy:.0%} of guesses which is which are right"
     seen = _SEEN if normalized else f"{_SEEN} The data are grey, and were drawn as bits, as the model's samples are."
-    if of_prior.z <= _SURE:
+    if of_prior.z <= CERTAIN_Z:
         title = f"Samples cannot be told from {of_prior.points:,} held-out data ({told})."
         return title, seen, "Nothing to do; more --points see finer differences."
     if not poor:
@@ -131,7 +130,7 @@ def _verdict(found: SampleStudy, poor: bool, normalized: bool) -> tuple[str, str
     if found.holes is None:
         return f"Samples are unlike data: {told}.", seen, "A guide would tell whether prior or decoder is the reason."
     encodings, share = found.tests["encodings"], share_of_prior(found.tests)
-    if share >= 0.5 and found.holes.z > _SURE:
+    if share >= MAIN_SHARE and found.holes.z > CERTAIN_Z:
         title = f"Samples are unlike data ({told}), and the prior is the main reason."
         because = (
             f"With z from other data's encodings in the place of the prior, the decoder makes samples of which only "

@@ -15,6 +15,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.doctor.aggregate_posterior import guide_of, held_out, prior_draws
 from elbowroom.evaluation.doctor.findings import DoctorInput, Evidence, Finding, Severity
 from elbowroom.evaluation.study import evaluation_mode, observed
+from elbowroom.evaluation.thresholds import CERTAIN_Z, NOTABLE_NATS
 from elbowroom.inference.importance.estimate import importance_estimate
 from elbowroom.inference.objectives import elbo_terms
 from elbowroom.inference.soundness import guide_distribution
@@ -23,7 +24,6 @@ from elbowroom.numerics import mean_and_stderr
 
 __all__ = ["finished", "generalises", "sound"]
 
-_SURE = 4.0  # z-score
 _OUTLIER = 30.0  # median absolute deviations from the median
 _SPIKE = 100.0  # times the median gradient
 _LEAST_REPORTS = 8  # below, there is no last quarter to take a slope of
@@ -31,7 +31,6 @@ _LEAST_STEPS = 200  # updates: hardly any model has learned by then
 _STILL_RISING = 0.5  # nats that as many steps again as the last quarter would gain
 _SCHEDULE_ENDED = 0.05  # of the highest rate
 _FALLEN = 1.0  # nats below the best report
-_OVERFIT = 1.0  # nats
 _BADLY = 0.1  # of −log p(x) for counts of outcomes; nats per element for a density, whose log p(x) depends on a unit
 _DRAWS = 200  # of the importance-weighted bound that training and test data are compared by
 _COMPARED = 500  # data of each
@@ -186,7 +185,7 @@ def finished(inputs: DoctorInput) -> list[Finding]:
         return []
     last = max(_LEAST_REPORTS // 2, len(steps) // 4)
     gain, stderr = _slope(steps[-last:], bound[-last:])
-    if not (gain > _STILL_RISING and gain > _SURE * stderr):
+    if not (gain > _STILL_RISING and gain > CERTAIN_Z * stderr):
         return []
     title = f"The bound was still rising: {gain:.1f} nats over the last quarter of training."
     rise = (Evidence(f"rise over the last {last} reports ({split})", gain, stderr),)
@@ -241,7 +240,7 @@ def generalises(inputs: DoctorInput) -> list[Finding]:
     findings = []
     remark = "" if model.likelihood.normalized else f" ({model.likelihood.name}: not a log-likelihood)"
     gap, error = _difference(bounds["train"], bounds["test"])
-    if gap > _OVERFIT and gap > _SURE * error:
+    if gap > NOTABLE_NATS and gap > CERTAIN_Z * error:
         batch = inputs.batch(held_out(inputs, 2), points)
         severity: Severity = "severe" if _is_bad(gap, bounds["test"], batch, model.likelihood) else "warning"
         evidence = (
@@ -253,7 +252,7 @@ def generalises(inputs: DoctorInput) -> list[Finding]:
         remedy = "Stop earlier (--data.validation 5000 --train.patience 5), use a smaller decoder, or get more data."
         findings.append(Finding("generalises", severity, title, evidence, _OVERFITTING, remedy))
     wider, error = _difference(rooms["test"], rooms["train"])
-    if wider > _OVERFIT and wider > _SURE * error:
+    if wider > NOTABLE_NATS and wider > CERTAIN_Z * error:
         evidence = (
             Evidence("elbow room on training data", *mean_and_stderr(rooms["train"])),
             Evidence("elbow room on held-out data", *mean_and_stderr(rooms["test"])),

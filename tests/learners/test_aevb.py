@@ -20,8 +20,7 @@ from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.objectives import elbo, elbo_terms, iwae_terms
 from elbowroom.learners.aevb import Aevb
 from elbowroom.learners.learner import Pair, StepInfo, TrainingState
-from elbowroom.learners.schedules import cosine
-from elbowroom.learners.update import Update
+from elbowroom.learners.update import Update, cosine
 from elbowroom.model.guides import FullNormal
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Bernoulli, Gaussian

@@ -16,8 +16,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.learners.e_step import Draws, EStep
 from elbowroom.learners.learner import Pair, StepInfo
 from elbowroom.learners.mcem import Mcem, McemState, m_step_terms
-from elbowroom.learners.schedules import cosine
-from elbowroom.learners.update import Update
+from elbowroom.learners.update import Update, cosine
 from elbowroom.model.guides import DiagonalNormal, PriorGuide
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Bernoulli

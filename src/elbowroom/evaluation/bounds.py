@@ -1,4 +1,4 @@
-"""The bounds that draws from a proposal give, and how many latents are in use: elbo, iwae, laplace-is, active-units."""
+"""Lower bounds from draws of a proposal, and active units: elbo, iwae, laplace-is, k-curve, active-units."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.curve import unreliable
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.study import Study, observed, require_normalized
 from elbowroom.evaluation.thresholds import ACTIVE_VARIANCE, LOW_ESS_SHARE
+from elbowroom.inference.importance.curve import importance_curve
 from elbowroom.inference.importance.estimate import importance_estimate
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
+from elbowroom.inference.importance.pareto import pareto_threshold
 from elbowroom.inference.objectives import elbo_terms
+from elbowroom.inference.soundness import guide_distribution
 from elbowroom.model.guides import PriorGuide
 
-__all__ = ["active_units", "elbo", "iwae", "laplace_is"]
+__all__ = ["active_units", "elbo", "iwae", "k_curve", "laplace_is"]
+
+_KS = (1, 10, 100, 1000, 5000)
 
 
 def _elbo_values(study: Study, points: int | None) -> dict[str, Tensor]:
@@ -59,7 +63,7 @@ def iwae(study: Study) -> list[Result]:
 
     points = study.settings.data("iwae")
     values = study.over_data("iwae", per_batch, batch_size=100, points=points)
-    found = {"median_ess": float(values["ess"].median()), **unreliable(values["pareto_k"], k)}
+    found = {"median_ess": float(values["ess"].median()), **_unreliable(values["pareto_k"], k)}
     lower = study.average("iwae", "iwae", values["iwae"], bound="lower", asked={"k": k}, found=found)
     results = study.with_bits(lower, values["iwae"], values["observed"])
     if isinstance(study.guide, PriorGuide):  # no posterior was guessed, so no guess has a room
@@ -88,11 +92,43 @@ def laplace_is(study: Study) -> list[Result]:
         "num_modes": float(values["num_modes"].mean()),
         "unconverged": float(1 - values["converged"].mean()),
         "evaluations": float(values["evaluations"].mean()),
-        **unreliable(values["pareto_k"], k),
+        **_unreliable(values["pareto_k"], k),
     }
     asked = {"k": k, "starts": study.settings.starts}
     lower = study.average("laplace-is", "laplace-is", values["log_evidence"], bound="lower", asked=asked, found=found)
     return study.with_bits(lower, values["log_evidence"], values["observed"])
+
+
+def k_curve(study: Study) -> list[Result]:
+    """The bound of draws from the guide for k = 1, 10, 100, 1000, 5000, from one set of draws; k̂ with the last."""
+    require_normalized(study.model, "k-curve")
+
+    def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        found = importance_curve(
+            study.model, guide_distribution(study.guide, batch), batch, ks=_KS, generator=generator
+        )
+        bounds = {f"k={k}": bound for k, bound in zip(_KS, found.log_evidence, strict=True)}
+        return {**bounds, "ess": found.estimate.ess, "pareto_k": found.estimate.pareto_k, "observed": observed(batch)}
+
+    points = study.settings.data("k-curve")
+    values = study.over_data("k-curve", per_batch, batch_size=100, points=points)
+    results = []
+    for k in _KS:
+        # the tail is that of all draws, and says something of their average alone
+        tail = (
+            {"median_ess": float(values["ess"].median()), **_unreliable(values["pareto_k"], k)} if k == _KS[-1] else {}
+        )
+        results.append(study.average("k-curve", "k-curve", values[f"k={k}"], bound="lower", asked={"k": k}, found=tail))
+    return results
+
+
+def _unreliable(pareto_k: Tensor, draws: int) -> dict[str, float]:
+    """What a result says of the tail: the median k̂, and the share of data whose k̂ is too high."""
+    known = pareto_k[~pareto_k.isnan()]
+    if not len(known):
+        return {}
+    share = float((known > pareto_threshold(draws)).double().mean())
+    return {"median_pareto_k": float(known.clamp(-1e3, 1e3).median()), "unreliable": share}
 
 
 def active_units(study: Study) -> list[Result]:

@@ -29,8 +29,7 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError, did_you_mean
 from elbowroom.evaluation.annealed import annealed, sandwiched
-from elbowroom.evaluation.bounds import active_units, elbo, iwae, laplace_is
-from elbowroom.evaluation.curve import k_curve
+from elbowroom.evaluation.bounds import active_units, elbo, iwae, k_curve, laplace_is
 from elbowroom.evaluation.inference_gaps import room
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.settings import Settings

@@ -19,8 +19,7 @@ from elbowroom.learners.execution import Execution, eager
 from elbowroom.learners.learner import Learner
 from elbowroom.learners.mcem import Mcem
 from elbowroom.learners.naive import naive
-from elbowroom.learners.schedules import SCHEDULES
-from elbowroom.learners.update import Update
+from elbowroom.learners.update import SCHEDULES, Update
 from elbowroom.learners.wakesleep import WakeSleep
 from elbowroom.running.build import guide_name
 from elbowroom.running.config import Config, ObjectiveConfig

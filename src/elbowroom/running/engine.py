@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import copy
 import math
+import signal
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from types import FrameType
 from typing import Any
 
 import torch
@@ -26,10 +30,9 @@ from elbowroom.learners.learner import Learner, Pair, StepInfo, TrainingState
 from elbowroom.numerics import mean_and_stderr
 from elbowroom.running.checkpoints import Checkpoint
 from elbowroom.running.folder import RunFolder
-from elbowroom.running.interrupts import deferred_interrupts
 from elbowroom.running.observers import Observer
 
-__all__ = ["TrainingPlan", "TrainingProgress", "fit", "restore"]
+__all__ = ["TrainingPlan", "TrainingProgress", "deferred_interrupts", "fit", "restore"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +159,33 @@ def _endless_batches(
         if empty:
             raise ElbowroomError("The stream of data gave no batch.", "Give a stream that can be read more than once.")
         epoch, start = epoch + 1, 0
+
+
+@contextmanager
+def deferred_interrupts() -> Iterator[Callable[[], bool]]:
+    """While inside, the first Ctrl-C (or SIGTERM) only sets a flag, and a second one interrupts at once.
+
+    Yields:
+        A function that says whether one has come. Outside the main thread no signal can be caught: it never has.
+    """
+    came = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        if came:
+            raise KeyboardInterrupt
+        came = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, note) for number in signals}
+    try:
+        yield lambda: came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: set outside Python
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ from elbowroom.data.batch import Batch
 from elbowroom.data.dataset import DataSet
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.doctor.diagnose import Diagnosis, diagnose
-from elbowroom.evaluation.doctor.findings import DoctorInput
+from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.evaluate import evaluate
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.study import evaluation_mode

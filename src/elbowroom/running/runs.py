@@ -25,7 +25,7 @@ from elbowroom.data.loading import load_data
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.doctor.diagnose import Diagnosis, diagnose
-from elbowroom.evaluation.doctor.findings import DoctorInput
+from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.evaluate import evaluate, score
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.settings import Settings
@@ -231,7 +231,7 @@ class Run:
         self._require_guide("To score data draws from")
         return Scores(*score(self.model, self.guide, self._batches(source, split, 100), k=k, seed=seed))
 
-    def inputs(self, *, points: int = 1000, seed: int = 0) -> DoctorInput:
+    def doctor_input(self, *, points: int = 1000, seed: int = 0) -> DoctorInput:
         """What the doctor looks at: model and guide, the run's own data, and the history of its training.
 
         Args:
@@ -261,7 +261,7 @@ class Run:
         Raises:
             ElbowroomError: an unknown name; data that are a stream, or are gone; less than two points.
         """
-        found = diagnose(self.inputs(points=points, seed=seed), checks=checks, announce=announce)
+        found = diagnose(self.doctor_input(points=points, seed=seed), checks=checks, announce=announce)
         with self.folder.lock():
             write_checkup(self.folder, Checkup(found, self.step, points, seed))
         return found

@@ -13,7 +13,7 @@ from torch.distributions import MultivariateNormal
 from elbowroom.data.batch import Batch
 from elbowroom.data.loading import load_data
 from elbowroom.data.support import Support
-from elbowroom.evaluation.doctor.findings import DoctorInput, Finding
+from elbowroom.evaluation.doctor.findings import Finding
 from elbowroom.evaluation.doctor.guide import (
     Ranks,
     amortisation,
@@ -22,6 +22,7 @@ from elbowroom.evaluation.doctor.guide import (
     simulated_ranks,
     weighted_coverage,
 )
+from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import DiagonalNormal, FullNormal, InputTransform, PriorGuide
 from elbowroom.model.latent import LatentModel

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from elbowroom.data.loading import load_data
-from elbowroom.evaluation.doctor.findings import DoctorInput
+from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.doctor.latents import _in_use, latents_in_use
 from elbowroom.model.oracles import LinearGaussian
 

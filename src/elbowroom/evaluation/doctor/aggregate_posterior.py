@@ -22,17 +22,15 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.doctor.findings import DoctorInput
+from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.doctor.learned_prior import LearnedPrior, learn_priors
 from elbowroom.evaluation.doctor.two_sample import LEAST_DRAWS, TwoSampleTest, classifier_test
 from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.soundness import guide_distribution
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw, mean
-from elbowroom.model.guides import PriorGuide
-from elbowroom.model.latent import LatentModel
 
-__all__ = ["Aggregate", "aggregate_study", "guide_of", "held_out", "prior_draws"]
+__all__ = ["Aggregate", "aggregate_study"]
 
 _TRAINING = 10  # times the points that are held out
 _BATCH = 500  # data at a time through the guide
@@ -72,34 +70,6 @@ class Aggregate:
         return math.sqrt(max(self.empty * (1 - self.empty), 1 / len(self.prior)) / len(self.prior))
 
 
-def guide_of(inputs: DoctorInput) -> Conditional | None:
-    """The guide that was learned; the prior in its place is none."""
-    return None if isinstance(inputs.guide, PriorGuide) else inputs.guide
-
-
-def held_out(inputs: DoctorInput, least: int = 1) -> str:
-    """The split that was not trained on: test, or else validation.
-
-    Args:
-        inputs: whose data.
-        least: rows that are needed.
-    Raises:
-        ElbowroomError: neither has so many rows.
-    """
-    for split in ("test", "validation"):
-        if (inputs.data.size(split) or 0) >= least:
-            return split
-    raise ElbowroomError(
-        f"No split of {inputs.data.name} that was held out has {least} rows.", "Keep more apart: --data.test 0.2."
-    )
-
-
-def prior_draws(model: LatentModel, batch: Batch, generator: torch.Generator) -> Tensor:
-    """One z ~ p(z | c) for each datum's context, shape (batch, latent)."""
-    prior = model.prior(None, batch.context)
-    return draw(prior, () if prior.batch_shape else (len(batch),), generator=generator)
-
-
 def aggregate_study(inputs: DoctorInput) -> Aggregate:
     """Compare q(z) with p(z).
 
@@ -113,13 +83,13 @@ def aggregate_study(inputs: DoctorInput) -> Aggregate:
 
 
 def _study(inputs: DoctorInput) -> Aggregate:
-    guide, model, generator = guide_of(inputs), inputs.model, inputs.generator("holes")
+    guide, model, generator = inputs.learned_guide, inputs.model, inputs.generator("holes")
     if guide is None:
         raise ElbowroomError("The aggregate posterior was asked for, but there is no guide.", "Train with a guide.")
     learned = _learned(inputs, guide, generator)
-    batch = inputs.batch(held_out(inputs, LEAST_DRAWS), 2 * inputs.points)
+    batch = inputs.batch(inputs.held_out(LEAST_DRAWS), 2 * inputs.points)
     z = draw(guide_distribution(guide, batch), (_DRAWS,), generator=generator)
-    drawn = prior_draws(model, batch, generator)
+    drawn = inputs.prior_draws(batch, generator)
     best = learned["mixture"]
     of_data, of_prior = (
         best.log_ratio(model, at, batch.context) + model.log_prior(at, batch.context) for at in (z[0], drawn)

@@ -25,7 +25,8 @@ from dataclasses import dataclass, field
 from elbowroom.errors import ElbowroomError, did_you_mean
 from elbowroom.evaluation.doctor import guide, latents, likelihood, prior, training
 from elbowroom.evaluation.doctor.examination import Check, Examination, Studies
-from elbowroom.evaluation.doctor.findings import DoctorInput, Finding
+from elbowroom.evaluation.doctor.findings import Finding
+from elbowroom.evaluation.doctor.inputs import DoctorInput
 
 __all__ = ["CHECKS", "Diagnosis", "diagnose"]
 
@@ -87,7 +88,7 @@ def diagnose(
         checks: names from ``CHECKS``; all of them unless given.
         announce: told before every check.
     Raises:
-        ElbowroomError: an unknown name; a patient of less than two points.
+        ElbowroomError: an unknown name; fewer than two points.
     Example:
         >>> from elbowroom.data.loading import load_data
         >>> from elbowroom.model import oracles

@@ -33,8 +33,8 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.batch import Batch
-from elbowroom.evaluation.doctor.aggregate_posterior import guide_of, held_out, prior_draws
-from elbowroom.evaluation.doctor.findings import DoctorInput, Evidence, Finding, Severity
+from elbowroom.evaluation.doctor.findings import Evidence, Finding, Severity
+from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.evaluation.thresholds import ACTIVE_VARIANCE, CERTAIN_Z, MAIN_SHARE
 from elbowroom.inference.gaussian.optimal_gaussian import local_guide
@@ -82,11 +82,11 @@ def amortisation(inputs: DoctorInput) -> list[Finding]:
     Reference:
         Cremer, Li & Duvenaud (2018), Inference suboptimality in variational autoencoders, arXiv:1801.03558.
     """
-    guide, model = guide_of(inputs), inputs.model
+    guide, model = inputs.learned_guide, inputs.model
     if guide is None:
         return []
     batch, generator = (
-        inputs.batch(held_out(inputs), min(inputs.points, _REFITTED)),
+        inputs.batch(inputs.held_out(), min(inputs.points, _REFITTED)),
         inputs.generator("amortisation"),
     )
     with evaluation_mode(model, guide):
@@ -228,8 +228,7 @@ def simulated_ranks(
     ranks, errors, means = [], [], []
     for rows in chunks(len(like), _BATCH):
         part = like.rows(rows)
-        z = prior_draws(model, part, generator)
-        x = draw(model.likelihood(z, part.context), generator=generator)
+        z, x, _ = model.sample(len(part), context=part.context, generator=generator)
         x = x if part.mask is None else torch.where(part.mask, x, part.x)
         q = guide_distribution(guide, Batch(x, part.index, part.context, part.mask))
         ranks.append((draw(q, (draws,), generator=generator) < z).sum(0))
@@ -285,10 +284,10 @@ def calibration(inputs: DoctorInput) -> list[Finding]:
         Talts et al. (2018), Validating Bayesian inference algorithms with simulation-based calibration,
         arXiv:1804.06788.
     """
-    guide, model = guide_of(inputs), inputs.model
+    guide, model = inputs.learned_guide, inputs.model
     if guide is None:
         return []
-    batch, generator = inputs.batch(held_out(inputs)), inputs.generator("calibration")
+    batch, generator = inputs.batch(inputs.held_out()), inputs.generator("calibration")
     with evaluation_mode(model, guide):
         rows = torch.arange(max(inputs.points, _LEAST), device=batch.x.device) % len(batch)
         found = simulated_ranks(model, guide, batch.rows(rows), generator=generator)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from elbowroom.data.batch import Batch
-from elbowroom.evaluation.doctor.aggregate_posterior import guide_of, held_out, prior_draws
-from elbowroom.evaluation.doctor.findings import DoctorInput, Evidence, Finding, Severity
+from elbowroom.evaluation.doctor.findings import Evidence, Finding, Severity
+from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.evaluation.thresholds import ACTIVE_VARIANCE, CERTAIN_Z
 from elbowroom.inference.objectives import elbo_terms
@@ -43,10 +43,10 @@ def latents_in_use(inputs: DoctorInput) -> list[Finding]:
         Bowman et al. (2016), Generating sentences from a continuous space, on collapse, arXiv:1511.06349.
         Burda, Grosse & Salakhutdinov (2016), Importance Weighted Autoencoders, section 5.2, arXiv:1509.00519.
     """
-    guide, model = guide_of(inputs), inputs.model
+    guide, model = inputs.learned_guide, inputs.model
     if guide is None:
         return []
-    batch, generator = inputs.batch(held_out(inputs, 2)), inputs.generator("latents_in_use")
+    batch, generator = inputs.batch(inputs.held_out(2)), inputs.generator("latents_in_use")
     with evaluation_mode(model, guide):
         q = guide_distribution(guide, batch)
         variance = mean(q).double().var(0)
@@ -112,9 +112,9 @@ def samples_and_means(inputs: DoctorInput) -> list[Finding]:
         One note. None for categories, of which there is no mean.
     """
     model, generator = inputs.model, inputs.generator("samples_and_means")
-    batch = inputs.batch(held_out(inputs, 2))
+    batch = inputs.batch(inputs.held_out(2))
     with evaluation_mode(model):
-        z = prior_draws(model, batch, generator)
+        z = inputs.prior_draws(batch, generator)
         p_x = model.likelihood(z, batch.context)
         try:
             means = mean(p_x).double()

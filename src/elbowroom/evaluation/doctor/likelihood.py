@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from elbowroom.data.batch import Batch
-from elbowroom.evaluation.doctor.aggregate_posterior import guide_of, held_out, prior_draws
-from elbowroom.evaluation.doctor.findings import DoctorInput, Evidence, Finding
+from elbowroom.evaluation.doctor.findings import Evidence, Finding
+from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.evaluation.thresholds import CERTAIN_Z, NOTABLE_NATS
 from elbowroom.inference.soundness import guide_distribution
@@ -42,11 +42,11 @@ def likelihood_fits(inputs: DoctorInput) -> list[Finding]:
     likelihood = inputs.model.likelihood
     for kind, look in _LOOKS.items():
         if type(likelihood) is kind:
-            batch, generator = inputs.batch(held_out(inputs)), inputs.generator("likelihood_fits")
+            batch, generator = inputs.batch(inputs.held_out()), inputs.generator("likelihood_fits")
             with evaluation_mode(*[part for part in (inputs.model, inputs.guide) if part is not None]):
-                guide = guide_of(inputs)
+                guide = inputs.learned_guide
                 if guide is None:
-                    z = prior_draws(inputs.model, batch, generator)
+                    z = inputs.prior_draws(batch, generator)
                 else:
                     z = draw(guide_distribution(guide, batch), (), generator=generator)
                 found = look(likelihood, likelihood(z, batch.context), batch, guide is not None)

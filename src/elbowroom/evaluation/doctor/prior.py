@@ -7,7 +7,7 @@ encoder gains; and so is a third of all samples lying where no data are, which o
 
 from __future__ import annotations
 
-from elbowroom.evaluation.doctor.aggregate_posterior import Aggregate, guide_of
+from elbowroom.evaluation.doctor.aggregate_posterior import Aggregate
 from elbowroom.evaluation.doctor.examination import Examination
 from elbowroom.evaluation.doctor.findings import Evidence, Finding, Severity
 from elbowroom.evaluation.doctor.sample_quality import SampleStudy, share_of_prior
@@ -43,7 +43,7 @@ def holes(inputs: Examination) -> list[Finding]:
         Hoffman & Johnson (2016), ELBO surgery. Rosca et al. (2018), Distribution matching in variational inference,
         arXiv:1802.06847.
     """
-    if guide_of(inputs) is None:
+    if inputs.learned_guide is None:
         return []
     found = inputs.aggregate
     gain, stderr = mean_and_stderr(found.gains["mixture"])

@@ -30,8 +30,8 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
-from elbowroom.evaluation.doctor.aggregate_posterior import Aggregate, aggregate_study, guide_of, held_out, prior_draws
-from elbowroom.evaluation.doctor.findings import DoctorInput
+from elbowroom.evaluation.doctor.aggregate_posterior import Aggregate, aggregate_study
+from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.doctor.two_sample import LEAST_DRAWS, TwoSampleTest, classifier_test
 from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.soundness import guide_distribution
@@ -97,7 +97,7 @@ def sample_study(inputs: DoctorInput, aggregate: Aggregate | None = None) -> Sam
 
 def _study(inputs: DoctorInput, aggregate: Aggregate | None) -> SampleStudy:
     model, generator = inputs.model, inputs.generator("sample-quality")
-    batch = inputs.batch(held_out(inputs, 2 * LEAST_DRAWS), 2 * inputs.points)
+    batch = inputs.batch(inputs.held_out(2 * LEAST_DRAWS), 2 * inputs.points)
     # rows are in the data's own order, which may be that of their classes
     order = torch.randperm(len(batch), generator=generator, device=generator.device).to(batch.x.device)
     compared, others = batch.rows(order[: len(batch) // 2]), batch.rows(order[len(batch) // 2 :])
@@ -121,12 +121,12 @@ def _latents(
     inputs: DoctorInput, aggregate: Aggregate | None, others: Batch, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """z by source, each of shape (batch, latent)."""
-    guide, model = guide_of(inputs), inputs.model
-    prior = prior_draws(model, others, generator)
+    guide, model = inputs.learned_guide, inputs.model
+    prior = inputs.prior_draws(others, generator)
     if guide is None:
         return {"prior": prior}
     aggregate = aggregate_study(inputs) if aggregate is None else aggregate
-    learned = aggregate.learned.sample(model, prior_draws(model, others, generator), generator)
+    learned = aggregate.learned.sample(model, inputs.prior_draws(others, generator), generator)
     return {
         "encodings": draw(guide_distribution(guide, others), generator=generator),
         "learned": learned,

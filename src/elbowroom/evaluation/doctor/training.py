@@ -12,8 +12,8 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.doctor.aggregate_posterior import guide_of, held_out, prior_draws
-from elbowroom.evaluation.doctor.findings import DoctorInput, Evidence, Finding, Severity
+from elbowroom.evaluation.doctor.findings import Evidence, Finding, Severity
+from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.study import evaluation_mode, observed
 from elbowroom.evaluation.thresholds import CERTAIN_Z, NOTABLE_NATS
 from elbowroom.inference.importance.estimate import importance_estimate
@@ -45,7 +45,7 @@ def sound(inputs: DoctorInput) -> list[Finding]:
         Severe for what is not finite and for a guide without a positive scale; a warning for data whose log-likelihood
         is far from all others' and for gradients that exploded; nothing otherwise.
     """
-    modules = [part for part in (inputs.model, guide_of(inputs)) if part is not None]
+    modules = [part for part in (inputs.model, inputs.learned_guide) if part is not None]
     broken = [name for part in modules for name, w in part.state_dict().items() if not bool(torch.isfinite(w).all())]
     if broken:
         return [
@@ -57,14 +57,14 @@ def sound(inputs: DoctorInput) -> list[Finding]:
             )
         ]
     findings = _gradients(inputs.history)
-    guide = guide_of(inputs)
-    for split in ("train", held_out(inputs)):
+    guide = inputs.learned_guide
+    for split in ("train", inputs.held_out()):
         if not inputs.data.size(split):
             continue
         batch, generator = inputs.batch(split), inputs.generator(f"sound {split}")
         with evaluation_mode(*modules):
             if guide is None:
-                z = prior_draws(inputs.model, batch, generator)
+                z = inputs.prior_draws(batch, generator)
                 at_prior = inputs.model.log_likelihood(batch.x, z, context=batch.context, mask=batch.mask)
                 found = [_not_finite("log p(x | z) at z of the prior", at_prior.cpu(), _rows(batch), split)]
                 findings += [finding for finding in found if finding is not None]
@@ -226,12 +226,12 @@ def generalises(inputs: DoctorInput) -> list[Finding]:
     Raises:
         ElbowroomError: too few data held out.
     """
-    guide, model = guide_of(inputs), inputs.model
+    guide, model = inputs.learned_guide, inputs.model
     if guide is None or not inputs.data.size("train"):
         return []
     bounds, rooms = {}, {}
     points = min(_COMPARED, inputs.points)
-    for name, split in (("train", "train"), ("test", held_out(inputs, 2))):
+    for name, split in (("train", "train"), ("test", inputs.held_out(2))):
         batch, generator = inputs.batch(split, points), inputs.generator(f"generalises {name}")
         with evaluation_mode(model, guide):
             bound = importance_estimate(model, guide, batch, num_samples=_DRAWS, generator=generator).log_evidence
@@ -241,7 +241,7 @@ def generalises(inputs: DoctorInput) -> list[Finding]:
     remark = "" if model.likelihood.normalized else f" ({model.likelihood.name}: not a log-likelihood)"
     gap, error = _difference(bounds["train"], bounds["test"])
     if gap > NOTABLE_NATS and gap > CERTAIN_Z * error:
-        batch = inputs.batch(held_out(inputs, 2), points)
+        batch = inputs.batch(inputs.held_out(2), points)
         severity: Severity = "severe" if _is_bad(gap, bounds["test"], batch, model.likelihood) else "warning"
         evidence = (
             Evidence(f"bound on training data{remark}", *mean_and_stderr(bounds["train"])),

@@ -75,7 +75,7 @@ def test_a_right_convention_of_a_poor_guide_passes_or_is_told_both_reasons(
     except ElbowroomError as refusal:
         blamed = "the guide is over-confident" if width < 1 else "the guide is too wide"
         assert "Either give encoder_output=" in str(refusal) and blamed in str(refusal)
-        assert "if it is as said, pass check=False" in str(refusal)
+        assert f"if '{truth}' is right, pass check=False" in str(refusal)
     adopted(truth, truth, width=width, shift=shift, check=False)
 
 

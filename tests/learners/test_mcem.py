@@ -454,7 +454,7 @@ def _bias_under_new_bits(transitions: int) -> tuple[float, float]:
         x = (torch.rand(grey.shape, generator=generator, dtype=torch.float64) < grey).double()
         learner.step(state, Batch(x, index), generator=generator)
         assert state.chains is not None
-        value, _ = m_step_terms(state.pair, Batch(x, index), state.chains.find(index).z)
+        value, _ = m_step_terms(state.pair, Batch(x, index), state.chains.read(index).z)
         exact = flat(torch.logsumexp(model.log_joint(x, grid), 0).mean())
         if visit >= 10:
             differences.append(flat(value.mean()) - exact)

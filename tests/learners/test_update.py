@@ -26,7 +26,7 @@ BATCH = Batch(torch.zeros(4, 3))
 def _state(update: Update) -> TrainingState:
     model, guide, _ = ppca(3, 2, seed=0)
     pair = Pair(model, guide)
-    return TrainingState(0, pair, *update.parts(pair))
+    return TrainingState(0, pair, *update.optimizer_and_average(pair))
 
 
 def _update(**settings: Any) -> Update:

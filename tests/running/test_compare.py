@@ -204,14 +204,14 @@ class Kill(KeyboardInterrupt):
 
 
 def _before_measuring(patch: pytest.MonkeyPatch, number: int) -> type[BaseException]:
-    measure, calls = comparing._log_evidence, iter(range(100))
+    measure, calls = comparing._estimate_log_p, iter(range(100))
 
     def stopped(*args: Any) -> Any:
         if next(calls) == number:
             raise Kill
         return measure(*args)
 
-    patch.setattr(comparing, "_log_evidence", stopped)
+    patch.setattr(comparing, "_estimate_log_p", stopped)
     return Kill
 
 

@@ -152,7 +152,7 @@ def adopt(
         p_x = _cast(adopt_decoder(decoder, likelihood, decoder_output, loaded.event_shape, scale=scale), loaded.dtype)
         p_z = adopt_prior(prior, latent_dim, first.context)
         model = LatentModel(_cast(p_z, loaded.dtype) if prior is None else p_z, p_x)
-        _try(model, guide, first)
+        _call_both(model, guide, first)
         loaded = loaded.viewed_as(p_x.support)
         some = next(iter(loaded.batches("test", _CHECKED_ON, points=_CHECKED_ON)))
         if check:
@@ -205,7 +205,7 @@ def _cast(ours: _Module, dtype: torch.dtype) -> _Module:
     return ours
 
 
-def _try(model: LatentModel, guide: DiagonalNormal, batch: Batch) -> None:
+def _call_both(model: LatentModel, guide: DiagonalNormal, batch: Batch) -> None:
     """First calls of both networks, whose faults have words of their own here."""
     encoder, decoder = encoder_of(guide), decoder_of(model)
     z = encoder.outputs(batch.x)[0]

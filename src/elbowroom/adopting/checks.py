@@ -1,13 +1,13 @@
-r"""Does an adopted model mean what its conventions say? Found out on data, by what else its numbers could mean.
+r"""Checks of an adopted model: do its outputs mean what the stated conventions say?
 
-A convention that is wrong shows itself: log-variances are negative where a variance cannot be, logits leave [0, 1], and
-where a number could be either, the true reading usually makes the data far more probable than the false one. So every
-reading is tried. If another one raises the bound by a nat or more beyond doubt, it is named, and beside it the other
-thing that the same numbers can mean: a guide that is too narrow or too wide gains by a wrong reading, too.
+A wrong convention shows in the data. Log-variances are negative where a variance cannot be; logits leave [0, 1]; and
+where a number could be either, the right convention usually makes the data far more probable than the wrong one. So
+every convention is tried. If another one raises the bound by a nat or more with certainty, the message names it, and
+also names the other possible cause: a guide that is too narrow or too wide gains by a wrong convention, too.
 
-A loss that the user trained with can be compared, too: per datum, it should be minus the ELBO. What it differs by is
-often a constant that was left out, ½ D log 2πσ² of a Gaussian say, or a factor, the number of elements that a mean was
-taken over.
+The loss that the user trained with can be compared as well. For each example it should be minus the ELBO. A difference
+is often a constant that was left out, such as ½ D log 2πσ² of a Gaussian, or a factor, such as the number of elements
+that a mean was taken over.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def check_conversion(model: LatentModel, guide: DiagonalNormal, batch: Batch, *,
     """
     check_finite(model, guide, batch)
     with evaluation_mode(model, guide):
-        spreads = _readings_of_spread("encoder", encoder_of(guide).output, encoder_of(guide).outputs(batch.x)[1])
-        parameters = _readings_of_decoder(model, guide, batch, generator)
-        # a wrong reading of one network can make a wrong one of the other look good: the larger gain is named
+        spreads = _conventions_of_spread("encoder", encoder_of(guide).output, encoder_of(guide).outputs(batch.x)[1])
+        parameters = _conventions_of_decoder(model, guide, batch, generator)
+        # a wrong convention of one network can make a wrong one of the other look good: the larger gain is named
         better = [
             _better_encoder(spreads, model, guide, batch, generator),
             _better_decoder(parameters, model, guide, batch, generator),
@@ -96,33 +96,32 @@ def _require_finite(outputs: Sequence[Tensor], who: str, of: str) -> None:
         )
 
 
-_Better = tuple[
-    Tensor, float, ElbowroomError | None
-]  #: the bound as said, the largest gain of another reading, a refusal
+_Alternative = tuple[Tensor, float, ElbowroomError | None]
+"""(the bound under the stated convention, the largest gain of another one, the error that names it)"""
 
 
 def _better_encoder(
-    readings: Sequence[str], model: LatentModel, guide: DiagonalNormal, batch: Batch, generator: Generator
-) -> _Better:
+    conventions: Sequence[str], model: LatentModel, guide: DiagonalNormal, batch: Batch, generator: Generator
+) -> _Alternative:
     encoder = encoder_of(guide)
     said, second = encoder.output, encoder.outputs(batch.x)[1]
 
-    def otherwise(reading: str) -> str:
-        wider = (TO_LOG_VARIANCE[reading](second) - TO_LOG_VARIANCE[said](second)).mean() > 0
+    def otherwise(convention: str) -> str:
+        wider = (TO_LOG_VARIANCE[convention](second) - TO_LOG_VARIANCE[said](second)).mean() > 0
         return f"the guide is {'over-confident' if wider else 'too wide'}"
 
-    def read_as(reading: Any) -> None:
-        encoder.output = reading
+    def use_convention(convention: Any) -> None:
+        encoder.output = convention
 
-    return _compare("encoder_output", said, readings, read_as, otherwise, model, guide, batch, generator)
+    return _compare("encoder_output", said, conventions, use_convention, otherwise, model, guide, batch, generator)
 
 
-def _readings_of_decoder(
+def _conventions_of_decoder(
     model: LatentModel, guide: DiagonalNormal, batch: Batch, generator: Generator
 ) -> Sequence[str]:
     """What the decoder's outputs can be, by the values that they have."""
     decoder, name = decoder_of(model), model.likelihood.name
-    said, readings = decoder.output, DECODER_OUTPUTS.get(name, ())
+    said, conventions = decoder.output, DECODER_OUTPUTS.get(name, ())
     z = draw(guide(batch.x), (), generator=generator)
     if said in ("probabilities", "logits"):
         (values,) = decoder.outputs(z)
@@ -133,7 +132,7 @@ def _readings_of_decoder(
                 f"{float(values.max()):.3g}.",
                 "It looks like logits: decoder_output='logits'.",
             )
-        readings = readings if inside else ("logits",)
+        conventions = conventions if inside else ("logits",)
     elif said in ("rate", "log-rate"):
         positive = bool((decoder.outputs(z)[0] > 0).all())
         if said == "rate" and not positive:
@@ -141,29 +140,31 @@ def _readings_of_decoder(
                 "decoder_output is 'rate', but the decoder also returns values that are not positive.",
                 "It looks like a logarithm: decoder_output='log-rate'.",
             )
-        readings = readings if positive else ("log-rate",)
+        conventions = conventions if positive else ("log-rate",)
     elif said in ENCODER_OUTPUTS:
-        readings = _readings_of_spread("decoder", said, decoder.outputs(z)[1])
+        conventions = _conventions_of_spread("decoder", said, decoder.outputs(z)[1])
     else:
-        readings = (said,)  # a mean alone, or what cannot be read in another way
-    return readings
+        conventions = (said,)  # a mean alone, or what cannot be read in another way
+    return conventions
 
 
 def _better_decoder(
-    readings: Sequence[str], model: LatentModel, guide: DiagonalNormal, batch: Batch, generator: Generator
-) -> _Better:
+    conventions: Sequence[str], model: LatentModel, guide: DiagonalNormal, batch: Batch, generator: Generator
+) -> _Alternative:
     decoder = decoder_of(model)
 
-    def read_as(reading: Any) -> None:
-        decoder.output = reading
+    def use_convention(convention: Any) -> None:
+        decoder.output = convention
 
-    def otherwise(reading: str) -> str:
+    def otherwise(convention: str) -> str:
         return "the decoder fits these data badly"
 
-    return _compare("decoder_output", decoder.output, readings, read_as, otherwise, model, guide, batch, generator)
+    return _compare(
+        "decoder_output", decoder.output, conventions, use_convention, otherwise, model, guide, batch, generator
+    )
 
 
-def _readings_of_spread(who: str, said: str, second: Tensor) -> tuple[str, ...]:
+def _conventions_of_spread(who: str, said: str, second: Tensor) -> tuple[str, ...]:
     """What a spread can be: a logarithm always, more only if it is positive."""
     positive = second > 0
     if bool(positive.all()):
@@ -174,40 +175,41 @@ def _readings_of_spread(who: str, said: str, second: Tensor) -> tuple[str, ...]:
             f"negative or zero, which a {said.removeprefix('mean-')} cannot be.",
             f"It looks like a log-variance: {who}_output='mean-logvar'.",
         )
-    return tuple(reading for reading in ENCODER_OUTPUTS if reading not in _POSITIVE)
+    return tuple(convention for convention in ENCODER_OUTPUTS if convention not in _POSITIVE)
 
 
 def _compare(
     what: str,
     said: str,
-    readings: Sequence[str],
-    read_as: Callable[[Any], None],
+    conventions: Sequence[str],
+    use_convention: Callable[[Any], None],
     otherwise: Callable[[str], str],
     model: LatentModel,
     guide: DiagonalNormal,
     batch: Batch,
     generator: Generator,
-) -> _Better:
-    """The bound under every reading, with the same draws; the one that was said is put back."""
+) -> _Alternative:
+    """The bound under every convention, with the same draws; the stated one is put back."""
     state, bounds = generator.get_state(), {}
-    for reading in readings:
-        read_as(reading)
+    for convention in conventions:
+        use_convention(convention)
         generator.set_state(state)
         bound = elbo_terms(model, guide, batch, num_samples=4, kl="auto", generator=generator).value.double()
-        bounds[reading] = bound.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
-    read_as(said)
+        bounds[convention] = bound.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+    use_convention(said)
     own = bounds[said]
-    for reading, bound in sorted(bounds.items(), key=lambda item: -float(item[1].mean())):
+    for convention, bound in sorted(bounds.items(), key=lambda item: -float(item[1].mean())):
         better = torch.where(bound == own, 0.0, bound - own)  # −∞ is no worse than −∞
         gain, stderr = mean_and_stderr(better)
-        if reading != said and (gain == math.inf or (gain > NOTABLE_NATS and gain > CERTAIN_Z * stderr)):
+        if convention != said and (gain == math.inf or (gain > NOTABLE_NATS and gain > CERTAIN_Z * stderr)):
             return (
                 own,
                 gain,
                 ElbowroomError(
-                    f"{what} is '{said}', but read as '{reading}' the same numbers raise the bound by {gain:.1f} nats "
-                    f"per datum, from {float(own.mean()):.1f} to {float(bound.mean()):.1f}.",
-                    f"Either give {what}='{reading}', or {otherwise(reading)}: if it is as said, pass check=False.",
+                    f"{what} is '{said}', but read as '{convention}' the same numbers raise the bound by "
+                    f"{gain:.1f} nats per example, from {float(own.mean()):.1f} to {float(bound.mean()):.1f}.",
+                    f"Either give {what}='{convention}', or {otherwise(convention)}: if '{said}' is right, pass "
+                    "check=False.",
                 ),
             )
     return own, 0.0, None

@@ -79,7 +79,7 @@ class FixedPrior(Conditional):
         return self.distribution
 
 
-class _Called(Conditional):
+class _FunctionPrior(Conditional):
     """A module or function of nothing that returns a distribution."""
 
     def __init__(self, make: Callable[[], Distribution]) -> None:
@@ -266,7 +266,7 @@ def adopt_prior(
     if isinstance(prior, Conditional):
         wrapped = prior
     else:
-        wrapped = FixedPrior(prior) if isinstance(prior, Distribution) else _Called(prior)
+        wrapped = FixedPrior(prior) if isinstance(prior, Distribution) else _FunctionPrior(prior)
     shape = tuple(wrapped(None, context).event_shape)
     if shape != (latent_dim,):
         raise ElbowroomError(

@@ -72,13 +72,13 @@ def two_outputs(found: Any, who: str, said: str | None = None) -> tuple[Tensor, 
     elif isinstance(found, Distribution):
         base = found.base_dist if isinstance(found, Independent) else found
         if isinstance(base, Normal):
-            _hold_against(said, "mean-scale", f"a {type(base).__name__} distribution, with loc and scale", who)
+            _require_agreement(said, "mean-scale", f"a {type(base).__name__} distribution, with loc and scale", who)
             return base.loc, base.scale
     else:
         named = _by_name(found)
         if named is not None:
             mean, spread = named
-            _hold_against(said, _SPREADS[spread], f"'{mean}' and '{spread}'", who)
+            _require_agreement(said, _SPREADS[spread], f"'{mean}' and '{spread}'", who)
             return _item(found, mean), _item(found, spread)
         if isinstance(found, tuple | list):
             if len(found) == 2 and all(isinstance(part, Tensor) for part in found):
@@ -117,7 +117,7 @@ def _by_name(found: Any) -> tuple[str, str] | None:
     return None
 
 
-def _hold_against(said: str | None, states: str, what: str, who: str) -> None:
+def _require_agreement(said: str | None, states: str, what: str, who: str) -> None:
     if said is not None and said != states:
         raise ElbowroomError(
             f"{who}_output is '{said}', but the {who} returned {what}, which says '{states}'.",

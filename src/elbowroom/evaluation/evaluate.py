@@ -35,9 +35,9 @@ from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.settings import Settings
 from elbowroom.evaluation.study import (
     Announce,
+    EvaluationCache,
     EvaluationData,
     Keep,
-    Parts,
     Study,
     evaluation_mode,
     require_normalized,
@@ -70,7 +70,7 @@ def evaluate(
     split: str = "test",
     announce: Announce = lambda method, done, total: None,
     keep: Keep = lambda method, values: None,
-    parts: Parts | None = None,
+    parts: EvaluationCache | None = None,
     **settings: Any,
 ) -> list[Result]:
     r"""Measures a model by the named methods.

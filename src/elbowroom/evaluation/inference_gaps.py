@@ -178,7 +178,7 @@ def _results(study: Study, values: dict[str, Tensor]) -> list[Result]:
     if remark:
         return [*bounds, amortisation]
     log_p, ess = values["log p"], values["ess"]
-    asked = _yardstick_settings(study)
+    asked = _reference_settings(study)
     trust = {"median_ess": float(ess.median()) * asked["k"], "low_ess": float((ess < LOW_ESS_SHARE).double().mean())}
     return [
         *bounds,
@@ -215,10 +215,10 @@ def _upper_bound(study: Study) -> Result:
         "elbo_of_best_normal": float(values["best"].mean()),
         "log_p": float(values["log p"].mean()),
     }
-    return study.average("room", _UPPER, values["upper"], bound="upper", asked=_yardstick_settings(study), found=found)
+    return study.average("room", _UPPER, values["upper"], bound="upper", asked=_reference_settings(study), found=found)
 
 
-def _yardstick_settings(study: Study) -> dict[str, int]:
+def _reference_settings(study: Study) -> dict[str, int]:
     return {"k": study.settings.draws("room"), "starts": study.settings.starts}
 
 

@@ -24,9 +24,9 @@ from elbowroom.numerics import mean_and_stderr
 
 __all__ = [
     "Announce",
+    "EvaluationCache",
     "EvaluationData",
     "Keep",
-    "Parts",
     "PerBatch",
     "Study",
     "evaluation_mode",
@@ -63,7 +63,7 @@ def stream(device: torch.device, seed: int, *path: int) -> torch.Generator:
     return torch.Generator(device).manual_seed((seed + 0x9E3779B97F4A7C15) % 2**63)
 
 
-class Parts(Protocol):
+class EvaluationCache(Protocol):
     """Where the finished parts of a long evaluation are kept, until all of it has ended."""
 
     def read(self, name: str) -> dict[str, Tensor] | None: ...
@@ -98,7 +98,7 @@ class Study:
     settings: Settings
     announce: Announce
     keep: Keep = lambda method, values: None
-    parts: Parts | None = None
+    parts: EvaluationCache | None = None
     memory: dict[str, Any] = field(default_factory=dict)  #: what one method found and another can use
 
     def over_data(

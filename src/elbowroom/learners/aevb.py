@@ -58,7 +58,7 @@ class Aevb:
 
     def init(self, pair: Pair) -> TrainingState:
         """The state before the first step."""
-        return TrainingState(0, pair, *self.update.parts(pair))
+        return TrainingState(0, pair, *self.update.optimizer_and_average(pair))
 
     def step(self, state: TrainingState, batch: Batch, *, generator: torch.Generator) -> tuple[TrainingState, StepInfo]:
         """One update of the weights of model and guide.
@@ -76,12 +76,12 @@ class Aevb:
         elif self.weighs_kl:
             beta = settings["beta"] = self.beta
         value, parts = self.execution(_terms, state.pair, batch, *weight, generator=generator, **settings)
-        climbed = self.update.apply_gradient(state, self.name, value, parts, batch)
+        updated = self.update.apply_gradient(state, self.name, value, parts, batch)
         state.step += 1
-        terms = climbed.terms
+        terms = updated.terms
         if self.weighs_kl:  # the value holds β·KL and free bits; what is reported as ELBO holds neither
             terms["elbo"] = terms["reconstruction"] - terms["kl"]
-        return state, StepInfo(terms, climbed.lr, num_samples * len(batch), beta, climbed.grad_norm)
+        return state, StepInfo(terms, updated.lr, num_samples * len(batch), beta, updated.grad_norm)
 
     def measure(self, pair: Pair, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """The bound itself, with no weight on its KL term, and its parts; per datum."""

@@ -19,10 +19,10 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.memory import require_memory
 from elbowroom.samplers.metric import Metric
 
-__all__ = ["ChainStore", "Found", "no_positions"]
+__all__ = ["BatchChains", "ChainStore", "no_positions"]
 
 
-class Found(NamedTuple):
+class BatchChains(NamedTuple):
     """What the chains of a batch left.
 
     Attributes:
@@ -89,14 +89,14 @@ class ChainStore:
                 made[name] = torch.from_file(file, shared=True, size=math.prod(shape), dtype=dtype).view(shape)
         return made
 
-    def find(self, index: Tensor | None) -> Found:
+    def read(self, index: Tensor | None) -> BatchChains:
         """What the chains of the data at these positions left."""
         rows = self._rows(index)
         kept = {name: tensor[rows.to(tensor.device)].to(rows.device) for name, tensor in self._tensors.items()}
         metric = Metric(kept["center"], kept["factor"], upper=kept["factor"].dim() == 3)
-        return Found(kept["z"].transpose(0, 1), metric, kept["log_step"], kept["visits"].long())
+        return BatchChains(kept["z"].transpose(0, 1), metric, kept["log_step"], kept["visits"].long())
 
-    def leave(self, index: Tensor | None, found: Found) -> None:
+    def write(self, index: Tensor | None, found: BatchChains) -> None:
         """Keeps what the chains of these data are to find at their next visit."""
         rows = self._rows(index)
         parts = {

@@ -32,7 +32,7 @@ from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.gaussian.laplace import laplace
 from elbowroom.inference.posterior.sample import Method, default_metric, make_kernel, posterior_target, start_metric
 from elbowroom.inference.soundness import guide_distribution
-from elbowroom.learners.chain_store import ChainStore, Found
+from elbowroom.learners.chain_store import BatchChains, ChainStore
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
 from elbowroom.model.latent import LatentModel
@@ -135,41 +135,41 @@ class EStep:
         with evaluation_mode(model, guide):
             target = posterior_target(model, batch)
             kernel = make_kernel(self.sampler, self.metric, self.num_steps)
-            found, cost = self._arrive(model, guide, batch, chains, generator)
+            found, cost = self._load_chains(model, guide, batch, chains, generator)
             first = found.visits == 0
             state = init(target, found.z)  # under the present weights: what was cached under the old ones is stale
             cost += found.z.shape[0] * len(batch)
             if bool(common_log_step.isnan()):
                 guess = initial_step_size(target, state, found.metric, generator=generator)
                 common_log_step.copy_(guess.log().mean())
-            walk = _Walk(kernel, target, state, found, common_log_step, self.target_acceptance, generator)
+            transitions = _Transitions(kernel, target, state, found, common_log_step, self.target_acceptance, generator)
             if bool(first.any()):
                 for _ in range(self.warmup):
-                    walk.step()
+                    transitions.step()
             kept = []
             for _ in range(draws):
                 for _ in range(self.transitions):
-                    walk.step()
-                kept.append(walk.state.z)
+                    transitions.step()
+                kept.append(transitions.state.z)
         if chains is not None:
-            log_step = walk.own_log_step
-            chains.leave(batch.index, Found(walk.state.z, found.metric, log_step, found.visits + 1))
-        return Draws(torch.cat(kept), walk.acceptance, cost + walk.decoder_gradients)
+            log_step = transitions.own_log_step
+            chains.write(batch.index, BatchChains(transitions.state.z, found.metric, log_step, found.visits + 1))
+        return Draws(torch.cat(kept), transitions.acceptance, cost + transitions.decoder_gradients)
 
-    def _arrive(
+    def _load_chains(
         self,
         model: LatentModel,
         guide: Conditional,
         batch: Batch,
         chains: ChainStore | None,
         generator: torch.Generator,
-    ) -> tuple[Found, int]:
+    ) -> tuple[BatchChains, int]:
         """Where the chains are and the metric they move in; and the decoder's gradients that took."""
         if chains is None:
             found = None
             due = torch.arange(len(batch), device=batch.x.device)
         else:
-            found = chains.find(batch.index)
+            found = chains.read(batch.index)
             due = (found.visits % self.refresh == 0).nonzero().flatten()
         if found is not None and not len(due):
             return found, 0
@@ -179,7 +179,7 @@ class EStep:
         fresh = self._starting_points(model, guide, part, metric, generator)
         if found is None or again is None:
             zeros = torch.zeros_like(fresh[0, :, 0])
-            return Found(fresh, metric, zeros, zeros.long()), cost
+            return BatchChains(fresh, metric, zeros, zeros.long()), cost
         z, center, factor = found.z.clone(), found.metric.center.clone(), found.metric.factor.clone()
         z[:, due] = torch.where(again.view(-1, 1), z[:, due], fresh)
         center[due], factor[due] = metric.center, metric.factor
@@ -214,7 +214,7 @@ class EStep:
         return draw(guide_distribution(guide, batch), (self.chains,), generator=generator)
 
 
-class _Walk:
+class _Transitions:
     """Transitions of one visit, and the step sizes that follow their acceptance."""
 
     def __init__(
@@ -222,7 +222,7 @@ class _Walk:
         kernel: Kernel,
         target: Target,
         state: State,
-        found: Found,
+        found: BatchChains,
         common_log_step: Tensor,
         target_acceptance: float,
         generator: torch.Generator,

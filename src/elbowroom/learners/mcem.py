@@ -146,7 +146,7 @@ class Mcem:
             dense = self.e_step.resolved(pair.model).metric == "gauss-newton"
             chains = ChainStore(self.positions, self.e_step.chains, like, dense=dense, folder=self.scratch)
         unknown = torch.tensor(torch.nan, dtype=torch.float64)
-        return McemState(0, pair, *self.update.parts(pair), chains, unknown)
+        return McemState(0, pair, *self.update.optimizer_and_average(pair), chains, unknown)
 
     def step(self, state: TrainingState, batch: Batch, *, generator: torch.Generator) -> tuple[TrainingState, StepInfo]:
         """Draws for a batch, and the updates of the weights by them.
@@ -171,8 +171,8 @@ class Mcem:
         for _ in range(self.updates):
             value, parts = self.execution(m_step_terms, pair, batch, found.z, learns_guide=self.learns_guide)
             parts["acceptance"] = found.acceptance
-            climbed = self.update.apply_gradient(state, "m_step", value, parts, batch)
-            first = first or climbed  # later ones are about draws from a posterior that has moved
+            updated = self.update.apply_gradient(state, "m_step", value, parts, batch)
+            first = first or updated  # later ones are about draws from a posterior that has moved
         assert first is not None
         state.step += 1
         del first.terms["m_step"]

@@ -315,7 +315,7 @@ class Svi:
 
     def init(self, pair: Pair) -> TrainingState:
         """The state before the first step."""
-        return TrainingState(0, pair, *self.update.parts(pair))
+        return TrainingState(0, pair, *self.update.optimizer_and_average(pair))
 
     def step(self, state: TrainingState, batch: Batch, *, generator: torch.Generator) -> tuple[TrainingState, StepInfo]:
         """One step of Pyro's ``SVI``.
@@ -327,23 +327,23 @@ class Svi:
         estimator = ELBOS[self.elbo](
             num_particles=self.num_particles, vectorize_particles=self.num_particles > 1, max_plate_nesting=1
         )
-        climb = _UpdateOptimizer(self.update, self.name, state, batch)
+        optimizer = _UpdateOptimizer(self.update, self.name, state, batch)
 
         def loss_and_grads(model: Callable[..., Tensor], guide: Callable[..., Tensor], given: Batch) -> float:
             state.optimizer.zero_grad(set_to_none=True)
-            climb.loss = float(estimator.loss_and_grads(model, guide, given))
-            return climb.loss
+            optimizer.loss = float(estimator.loss_and_grads(model, guide, given))
+            return optimizer.loss
 
         model = _Model(state.pair.model, "elbowroom.model")
         guide = _Guide(state.pair.guide, "elbowroom.guide", None if self.elbo == "trace" else self.elbo)
         with pyro.get_param_store().scope(), global_generator_seeded_from(generator), warnings.catch_warnings():
             # what Pyro warns of is refused below, with a cause and a remedy
             warnings.filterwarnings("ignore", message="Encountered (NaN|[+-]?inf)", category=UserWarning)
-            svi = SVI(model, guide, climb, estimator.loss, loss_and_grads)  # type: ignore[no-untyped-call]
+            svi = SVI(model, guide, optimizer, estimator.loss, loss_and_grads)  # type: ignore[no-untyped-call]
             svi.step(batch)  # type: ignore[no-untyped-call]
-        climbed = climb.seen
+        updated = optimizer.seen
         state.step += 1
-        return state, StepInfo(climbed.terms, climbed.lr, self.num_particles * len(batch), grad_norm=climbed.grad_norm)
+        return state, StepInfo(updated.terms, updated.lr, self.num_particles * len(batch), grad_norm=updated.grad_norm)
 
     def measure(self, pair: Pair, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """The bound by elbowroom's own objectives, so that validation is the same whoever trains; per datum."""

@@ -94,7 +94,7 @@ class Update:
     clip_norm: float | None = None
     ema: float = 0.0
 
-    def parts(self, pair: Pair) -> tuple[Optimizer, AveragedModel | None]:
+    def optimizer_and_average(self, pair: Pair) -> tuple[Optimizer, AveragedModel | None]:
         """The optimiser of the weights and, where asked for, their moving average: two parts of a `TrainingState`."""
         average = None
         if self.ema:

@@ -31,10 +31,10 @@ from elbowroom.model.draws import draw
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.noise import Source
 
-__all__ = ["Answers", "Dream", "WakeSleep", "answers", "both_phases", "dream", "sleep", "wake"]
+__all__ = ["Dream", "GuideDraws", "WakeSleep", "both_phases", "dream", "guide_draws", "sleep", "wake"]
 
 
-class Answers(NamedTuple):
+class GuideDraws(NamedTuple):
     """What the guide says of data; off the graph."""
 
     z: Tensor  #: draws from q(z | x), shape (samples, batch, latent)
@@ -49,11 +49,11 @@ class Dream(NamedTuple):
 
 
 @torch.no_grad()
-def answers(guide: Conditional, batch: Batch, *, num_samples: int = 1, generator: torch.Generator) -> Answers:
+def guide_draws(guide: Conditional, batch: Batch, *, num_samples: int = 1, generator: torch.Generator) -> GuideDraws:
     """z ~ q(z | x) for the wake phase: no gradient of it may reach the guide."""
     q = guide_distribution(guide, batch)
     z = draw(q, (num_samples,), generator=generator)
-    return Answers(z, q.log_prob(z))
+    return GuideDraws(z, q.log_prob(z))
 
 
 @torch.no_grad()
@@ -100,7 +100,7 @@ def both_phases(
     """Their sum, nats, shape (batch,); and, without a gradient, each phase's own and the ELBO of the same draws.
 
     No weight is in both, so that the gradient of the sum is each phase's own. ``z`` and ``log_q`` are of
-    :class:`Answers`, the others of :class:`Dream`; since everything is drawn, ``generator`` is not used.
+    :class:`GuideDraws`, the others of :class:`Dream`; since everything is drawn, ``generator`` is not used.
     """
     log_joint, asleep = wake(pair.model, batch, z), sleep(pair.guide, batch, Dream(dreamt_z, dreamt_x))
     awake, bound = log_joint.mean(0), (log_joint.detach() - log_q).mean(0)
@@ -128,7 +128,7 @@ class WakeSleep:
 
     def init(self, pair: Pair) -> TrainingState:
         """The state before the first step."""
-        return TrainingState(0, pair, *self.update.parts(pair))
+        return TrainingState(0, pair, *self.update.optimizer_and_average(pair))
 
     def step(self, state: TrainingState, batch: Batch, *, generator: torch.Generator) -> tuple[TrainingState, StepInfo]:
         """One update of θ by the wake phase and of φ by the sleep phase.
@@ -137,13 +137,13 @@ class WakeSleep:
             ElbowroomError: a phase's value or gradient is not finite; the weights are left as they were.
         """
         model, guide = state.pair.model, state.pair.guide
-        answered = answers(guide, batch, num_samples=self.num_samples, generator=generator)
+        drawn = guide_draws(guide, batch, num_samples=self.num_samples, generator=generator)
         dreamt = dream(model, batch, num_samples=self.num_samples, generator=generator)
-        value, parts = self.execution(both_phases, state.pair, batch, *answered, *dreamt)
-        climbed = self.update.apply_gradient(state, "wake + sleep", value, parts, batch)
+        value, parts = self.execution(both_phases, state.pair, batch, *drawn, *dreamt)
+        updated = self.update.apply_gradient(state, "wake + sleep", value, parts, batch)
         state.step += 1
-        del climbed.terms["wake + sleep"]  # a sum of unlike things
-        return state, StepInfo(climbed.terms, climbed.lr, self.num_samples * len(batch), grad_norm=climbed.grad_norm)
+        del updated.terms["wake + sleep"]  # a sum of unlike things
+        return state, StepInfo(updated.terms, updated.lr, self.num_samples * len(batch), grad_norm=updated.grad_norm)
 
     def measure(self, pair: Pair, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
         """The ELBO and its two terms, per datum."""

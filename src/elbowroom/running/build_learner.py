@@ -26,7 +26,9 @@ from elbowroom.running.config import Config, ObjectiveConfig
 
 __all__ = ["RunLength", "build_learner"]
 
-_FORGETTING = 4  # transitions; one leaves the M-step's gradient off by half its length, four by nothing that shows
+_TRANSITIONS_OF_DYNAMIC = (
+    4  # transitions; one leaves the M-step's gradient off by half its length, four by nothing that shows
+)
 
 
 class RunLength(NamedTuple):
@@ -155,7 +157,7 @@ def _mcem(config: Config, update: Update, length: RunLength, execution: Executio
     if m.warmup is None:
         settings["warmup"] = 5 if m.start == "persistent" else 20
     if m.transitions is None:  # a chain that has met other bits has to forget them
-        settings["transitions"] = _FORGETTING if config.data.binarization == "dynamic" else 1
+        settings["transitions"] = _TRANSITIONS_OF_DYNAMIC if config.data.binarization == "dynamic" else 1
     return Mcem(
         update=update,
         e_step=EStep(**settings),

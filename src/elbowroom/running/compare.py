@@ -29,11 +29,11 @@ from elbowroom.data.binarization import mix
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
-from elbowroom.running.comparison import RECORD, VALUES, Comparison, Entrant, Row, amount, summary
+from elbowroom.running.comparison import RECORD, VALUES, ComparedRecipe, Comparison, Row, amount, summary
 from elbowroom.running.config import configure, nested, read_recipe
 from elbowroom.running.folder import RunFolder
 from elbowroom.running.observers import Silent
-from elbowroom.running.preflight import NO_LIMIT, Rehearsed, check_yardsticks, rehearse
+from elbowroom.running.preflight import NO_LIMIT, CheckedRecipe, check_comparable, check_recipe
 from elbowroom.running.runs import Run
 from elbowroom.running.runtime import make_generator
 from elbowroom.running.train import train
@@ -43,14 +43,14 @@ __all__ = ["compare"]
 _UNITS = {"seconds": "seconds", "decoder_gradients": "decoder gradients", "visits": "visits"}
 _SHORTEST = {"seconds": 0.01, "decoder_gradients": 1.0, "visits": 1.0}
 _BATCH = 100  # points measured at a time
-_YARDSTICK = 4  # what tells its draws from all others made of the same seed
+_MEASURING = 4  # what tells its draws from all others made of the same seed
 _NOTHING = {".lock", f".{RECORD}.writing"}  # what a comparison killed at its very start leaves
 # faults of one recipe, which must not cost the others what they have
 _FAULTS = (ElbowroomError, torch.linalg.LinAlgError, torch.OutOfMemoryError)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, slots=True)
-class _Moment:
+class _Measurement:
     """One thing to do: train a recipe to a moment, and measure it on every split."""
 
     recipe: str
@@ -125,11 +125,11 @@ def compare(
     folder = Path(out) if out is not None else Path("runs") / "compare"
     _check_place(folder, overwrite=overwrite)
     over = nested(config) if isinstance(config, Mapping) else {} if config is None else read_recipe(config)
-    checked: dict[str, Rehearsed] = {}
+    checked: dict[str, CheckedRecipe] = {}
     for name, source in sources.items():
         settings = configure(read_recipe(source), over, NO_LIMIT, source=name)
-        checked[name] = rehearse(name, settings, measured, points=points, data=[c.data for c in checked.values()])
-    check_yardsticks(checked, measured)
+        checked[name] = check_recipe(name, settings, measured, points=points, data=[c.data for c in checked.values()])
+    check_comparable(checked, measured)
     first = next(iter(checked.values()))
     asked = Comparison(
         folder=folder,
@@ -143,8 +143,8 @@ def compare(
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     with RunFolder(folder).lock():
-        comparison = _opened(asked, overwrite=overwrite)
-        _carry_out(comparison, sources, announce)
+        comparison = _open_or_create(asked, overwrite=overwrite)
+        _measure_all(comparison, sources, announce)
     return comparison
 
 
@@ -220,13 +220,13 @@ def _check_place(folder: Path, *, overwrite: bool) -> None:
         Comparison.read(folder)
 
 
-def _opened(asked: Comparison, *, overwrite: bool) -> Comparison:
+def _open_or_create(asked: Comparison, *, overwrite: bool) -> Comparison:
     """What is there already, if it is the same comparison; else what was asked for, with nothing done."""
     record = asked.folder / RECORD
     if record.is_file() and overwrite:
         _clear(asked.folder)
     elif record.is_file():
-        found = _continued(Comparison.read(asked.folder), asked)
+        found = _with_both_moments(Comparison.read(asked.folder), asked)
         for row in found.rows:
             if not (found.folder / row.recipe / "config.json").is_file():
                 raise ElbowroomError(
@@ -248,7 +248,7 @@ def _clear(folder: Path) -> None:
     (folder / RECORD).unlink()
 
 
-def _continued(found: Comparison, asked: Comparison) -> Comparison:
+def _with_both_moments(found: Comparison, asked: Comparison) -> Comparison:
     """The comparison that was found, with the moments of both.
 
     Raises:
@@ -295,13 +295,13 @@ def _difference(found: Comparison, asked: Comparison) -> tuple[str, Any, Any] | 
 # --- doing it ----------------------------------------------------------------------------------------------------
 
 
-def _carry_out(comparison: Comparison, sources: Mapping[str, str], announce: Callable[[str], None]) -> None:
+def _measure_all(comparison: Comparison, sources: Mapping[str, str], announce: Callable[[str], None]) -> None:
     """Every measurement that lacks, moment after moment, recipe after recipe."""
     splits, unit = comparison.yardstick["splits"], comparison.budget["of"]
     for entrant in comparison.entrants.values():  # what failed is tried again: a machine's memory comes and goes
         entrant.failed = None
     lacking = [
-        _Moment(name, moment)
+        _Measurement(name, moment)
         for moment in comparison.moments
         for name in comparison.entrants
         if any(comparison.row(name, split, moment) is None for split in splits)
@@ -311,7 +311,7 @@ def _carry_out(comparison: Comparison, sources: Mapping[str, str], announce: Cal
         if entrant.failed is not None:
             continue
         try:
-            run = _train_leg(comparison, entrant, sources[task.recipe], task.at)
+            run = _train_until(comparison, entrant, sources[task.recipe], task.at)
             for split in splits:
                 if comparison.row(task.recipe, split, task.at) is None:
                     row = _measured(comparison, run, entrant, split, task.at)
@@ -328,7 +328,7 @@ def _carry_out(comparison: Comparison, sources: Mapping[str, str], announce: Cal
             announce(f"{amount(unit, task.at)} · {task.recipe} failed: {entrant.failed}")
 
 
-def _train_leg(comparison: Comparison, entrant: Entrant, source: str, moment: float) -> Run:
+def _train_until(comparison: Comparison, entrant: ComparedRecipe, source: str, moment: float) -> Run:
     """The recipe's run, trained to a moment of the budget, with the weights it has then."""
     path, unit = comparison.folder / entrant.recipe, comparison.budget["of"]
     if unit == "visits":
@@ -336,25 +336,25 @@ def _train_leg(comparison: Comparison, entrant: Entrant, source: str, moment: fl
     else:
         limit = {unit: int(moment) if unit == "decoder_gradients" else moment}
     if (path / "config.json").is_file():
-        run = train(out=path, resume=True, observers=[Silent()], announce=_hush, train=limit)
+        run = train(out=path, resume=True, observers=[Silent()], announce=_ignore, train=limit)
     else:
         keys = {**entrant.config, "train": {**entrant.config["train"], **limit}}
-        run = train(source, out=path, observers=[Silent()], announce=_hush, **keys)
-    return Run(run.folder, checkpoint="latest", data=run.data, announce=_hush)
+        run = train(source, out=path, observers=[Silent()], announce=_ignore, **keys)
+    return Run(run.folder, checkpoint="latest", data=run.data, announce=_ignore)
 
 
-def _hush(remark: str) -> None:
+def _ignore(remark: str) -> None:
     """That a run goes on, and from where, is no news at every leg."""
 
 
-def _measured(comparison: Comparison, run: Run, entrant: Entrant, split: str, moment: float) -> Row:
+def _measured(comparison: Comparison, run: Run, entrant: ComparedRecipe, split: str, moment: float) -> Row:
     """A new row, entered and written."""
     before = comparison.curve(entrant.recipe, split)
     if before and before[-1].step == run.step:  # the budget grew by less than a step: the weights are the same
         median_ess = before[-1].median_ess
         values = comparison.values[comparison.key(entrant.recipe, split, before[-1].moment)].clone()
     else:
-        values, ess = _log_evidence(run, split, comparison.yardstick)
+        values, ess = _estimate_log_p(run, split, comparison.yardstick)
         median_ess = float(ess.median())
     report = [row for row in run.history if row["split"] == "train"][-1]
     value, stderr = summary(values)
@@ -376,14 +376,14 @@ def _measured(comparison: Comparison, run: Run, entrant: Entrant, split: str, mo
     return row
 
 
-def _log_evidence(run: Run, split: str, yardstick: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+def _estimate_log_p(run: Run, split: str, yardstick: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     """log p(x) and effective draws of every point, float64, shape (points,).
 
     Raises:
         ElbowroomError: a value that is not finite.
     """
     values, ess = [], []
-    generator = make_generator(run.device, mix(_YARDSTICK, yardstick["seed"]) >> 1)
+    generator = make_generator(run.device, mix(_MEASURING, yardstick["seed"]) >> 1)
     with evaluation_mode(run.pair):
         for batch in run.dataset().batches(split, _BATCH, points=yardstick["points"][split]):
             found = laplace_evidence(

@@ -31,7 +31,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.numerics import mean_and_stderr
 from elbowroom.running.checkpoints import full_disk_explained, write_text_atomically
 
-__all__ = ["RECORD", "VALUES", "Comparison", "Entrant", "Row", "Standing", "amount", "summary"]
+__all__ = ["RECORD", "VALUES", "ComparedRecipe", "Comparison", "RankedRecipe", "Row", "amount", "summary"]
 
 RECORD, VALUES = "compare.json", "values.safetensors"
 
@@ -70,7 +70,7 @@ class Row:
 
 
 @dataclass(slots=True)
-class Entrant:
+class ComparedRecipe:
     """A recipe that takes part.
 
     Attributes:
@@ -91,7 +91,7 @@ class Entrant:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class RankedRecipe:
     """A recipe at the end; all None but the names where it failed before.
 
     Attributes:
@@ -134,7 +134,7 @@ class Comparison:
     budget: dict[str, Any]
     moments: list[float]
     yardstick: dict[str, Any]
-    entrants: dict[str, Entrant]
+    entrants: dict[str, ComparedRecipe]
     rows: list[Row] = field(default_factory=list)
     values: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
@@ -158,7 +158,7 @@ class Comparison:
         """All that was measured of a recipe, by moment."""
         return sorted((r for r in self.rows if (r.recipe, r.split) == (recipe, split)), key=lambda r: r.moment)
 
-    def standings(self, split: str | None = None) -> list[Standing]:
+    def standings(self, split: str | None = None) -> list[RankedRecipe]:
         """The recipes at the last moment, best first, those that failed last.
 
         Args:
@@ -170,15 +170,15 @@ class Comparison:
         best = ranked[0] if ranked else None
         out = [self._standing(row, best or row) for row in ranked]
         return out + [
-            Standing(name, entrant.learner, failed=entrant.failed)
+            RankedRecipe(name, entrant.learner, failed=entrant.failed)
             for name, entrant in self.entrants.items()
             if last[name] is None
         ]
 
-    def _standing(self, row: Row, best: Row) -> Standing:
+    def _standing(self, row: Row, best: Row) -> RankedRecipe:
         difference, stderr = (0.0, math.nan) if row is best else self._difference(row, best)
         epochs = row.visits / self.entrants[row.recipe].train_size
-        return Standing(
+        return RankedRecipe(
             recipe=row.recipe,
             learner=row.learner,
             value=row.value,
@@ -237,7 +237,7 @@ class Comparison:
                 budget=content["budget"],
                 moments=content["moments"],
                 yardstick=content["yardstick"],
-                entrants={entry["recipe"]: Entrant(**entry) for entry in content["recipes"]},
+                entrants={entry["recipe"]: ComparedRecipe(**entry) for entry in content["recipes"]},
                 rows=rows,
                 values=load_file(folder / VALUES) if rows else {},
             )

@@ -82,7 +82,7 @@ class TrainingProgress:
             self.sums[name] = self.sums.get(name, 0.0) + value * size
         self.count += size
 
-    def close(self) -> dict[str, float]:
+    def take_means(self) -> dict[str, float]:
         """Means over the data since the last report, and a fresh page."""
         means = {name: total / self.count for name, total in self.sums.items()}
         self.sums, self.count = {}, 0
@@ -214,13 +214,13 @@ class _Recorder:
         tail: dict[str, float] = {"lr": info.lr}
         tail |= {name: value for name in ("beta", "grad_norm") if (value := getattr(info, name)) is not None}
         tail |= {"visits": self.progress.visits, "decoder_gradients": self.progress.decoder_gradients}
-        rows: list[dict[str, Any]] = [head | {"split": "train"} | self.progress.close() | tail]
+        rows: list[dict[str, Any]] = [head | {"split": "train"} | self.progress.take_means() | tail]
         if isinstance(self.data, DataSet) and self.data.size("validation"):
             began = time.perf_counter()
             terms = self._validate(state, self.data)
             self.started += time.perf_counter() - began  # the clock is learning's: measuring stops it
             rows.append(head | {"split": "validation"} | terms)
-            self._compare(state, terms[self.learner.name])
+            self._note_best(state, terms[self.learner.name])
         self.folder.append_metrics(rows)
         for observer in self.observers:
             observer.report(rows)
@@ -233,8 +233,8 @@ class _Recorder:
             for batch in data.batches("validation", 1000):
                 for name, value in self.learner.measure(pair, batch, generator=generator).items():
                     values.setdefault(name, []).append(value)
-        moments = {name: mean_and_stderr(torch.cat(parts)) for name, parts in values.items()}
-        means = {name: mean for name, (mean, _) in moments.items()}
+        summaries = {name: mean_and_stderr(torch.cat(parts)) for name, parts in values.items()}
+        means = {name: mean for name, (mean, _) in summaries.items()}
         bad = [name for name, mean in means.items() if not math.isfinite(mean)]
         if bad:
             shown = ", ".join(f"{name} = {means[name]:.4g}" for name in bad)
@@ -243,10 +243,10 @@ class _Recorder:
                 f"{shown}. The weights have grown too large, as a learning rate that is too large makes them.",
                 "Lower --optimizer.lr, or set --optimizer.clip-norm 10; the last good checkpoint is kept.",
             )
-        stderr = moments[self.learner.name][1]  # unknown from one datum, and JSON has no NaN
+        stderr = summaries[self.learner.name][1]  # unknown from one datum, and JSON has no NaN
         return means | ({"stderr": stderr} if math.isfinite(stderr) else {})
 
-    def _compare(self, state: TrainingState, value: float) -> None:
+    def _note_best(self, state: TrainingState, value: float) -> None:
         self.progress.reports_since_best += 1
         if self.progress.best_value is None or value > self.progress.best_value:
             self.progress.best_value, self.progress.best_step, self.progress.reports_since_best = value, state.step, 0

@@ -23,12 +23,12 @@ from torch import Tensor
 
 from elbowroom.running.checkpoints import full_disk_explained
 
-__all__ = ["FileParts"]
+__all__ = ["FileCache"]
 
 _GIVEN_UP = 24 * 60 * 60  # seconds since the last part was written
 
 
-class FileParts:
+class FileCache:
     """Parts as files of safetensors, each written under another name first.
 
     Args:

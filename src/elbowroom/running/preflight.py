@@ -26,7 +26,7 @@ from elbowroom.evaluation.study import evaluation_mode
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
 from elbowroom.running.build import build_data, build_pair, facts_of, initialise
 from elbowroom.running.build_learner import RunLength, build_learner
-from elbowroom.running.comparison import Entrant
+from elbowroom.running.comparison import ComparedRecipe
 from elbowroom.running.config import Config
 from elbowroom.running.runtime import (
     autocast_dtype,
@@ -37,7 +37,7 @@ from elbowroom.running.runtime import (
     use_threads,
 )
 
-__all__ = ["NO_LIMIT", "Rehearsed", "check_yardsticks", "rehearse"]
+__all__ = ["NO_LIMIT", "CheckedRecipe", "check_comparable", "check_recipe"]
 
 #: What a budget puts in the place of a recipe's own length.
 NO_LIMIT: dict[str, Any] = {"train": {"steps": None, "seconds": None, "decoder_gradients": None, "patience": None}}
@@ -47,7 +47,7 @@ _NEVER = 10**9  # steps between reports
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsed:
+class CheckedRecipe:
     """A recipe that works.
 
     Attributes:
@@ -58,21 +58,21 @@ class Rehearsed:
         data: for the next recipe, if it is on the same.
     """
 
-    entrant: Entrant
+    entrant: ComparedRecipe
     sizes: dict[str, int]
     facts: dict[str, Any]
     yardstick: dict[str, Any]
     data: tuple[Config, DataSet] = field(repr=False)
 
 
-def rehearse(
+def check_recipe(
     name: str,
     settings: Config,
     splits: Sequence[str],
     *,
     points: int,
     data: Sequence[tuple[Config, DataSet]] = (),
-) -> Rehearsed:
+) -> CheckedRecipe:
     """Builds a recipe and tries it on two data.
 
     Args:
@@ -85,36 +85,36 @@ def rehearse(
         ElbowroomError: whatever is wrong with it.
     """
     try:
-        return _rehearse(name, settings, splits, points, data)
+        return _checked(name, settings, splits, points, data)
     except ElbowroomError as error:
         flags = re.search(r"--[a-z]+\.", error.remedy)
         where = " A comparison takes such keys from the recipe's file, or from --config FILE." if flags else ""
         raise ElbowroomError(f"{name}: {error.problem}", error.remedy + where) from error
 
 
-def _rehearse(
+def _checked(
     name: str, settings: Config, splits: Sequence[str], points: int, others: Sequence[tuple[Config, DataSet]]
-) -> Rehearsed:
+) -> CheckedRecipe:
     if settings.optimizer.schedule != "constant":
         raise ElbowroomError(
             f"A comparison stops and goes on, but a {settings.optimizer.schedule} schedule is laid out for one length.",
             'Set schedule = "constant" under [optimizer], for all recipes with --config FILE.',
         )
     data = _data(settings, others)
-    yardstick, facts, sizes = _yardstick(data, splits, points)
+    yardstick, facts, sizes = _points_measured(data, splits, points)
     _try(settings, data, splits[0])
     if settings.train.report_every is None and data.size("validation"):
         # nothing is made of the validation data's figures, which take a learner without a guide longer than an epoch
         train = settings.train.model_copy(update={"report_every": _NEVER})
         settings = settings.model_copy(update={"train": train})
-    entrant = Entrant(
+    entrant = ComparedRecipe(
         recipe=name,
         learner=settings.train.learner,
         latent_dim=settings.model.latent_dim,
         train_size=data.size("train"),
         config=settings.model_dump(mode="json"),
     )
-    return Rehearsed(entrant, sizes, facts, yardstick, (settings, data))
+    return CheckedRecipe(entrant, sizes, facts, yardstick, (settings, data))
 
 
 def _data(settings: Config, others: Sequence[tuple[Config, DataSet]]) -> DataSet:
@@ -161,7 +161,7 @@ def _try(settings: Config, data: DataSet, split: str) -> None:
 # --- one yardstick -----------------------------------------------------------------------------------------------
 
 
-def _yardstick(
+def _points_measured(
     data: DataSet, splits: Sequence[str], points: int
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, int]]:
     """What the measurement of these data is known by: for the record, for the comparison with others, and how many."""
@@ -194,7 +194,7 @@ def _bytes(tensor: Tensor) -> bytes:
     return tensor.cpu().contiguous().numpy().tobytes()
 
 
-def check_yardsticks(checked: Mapping[str, Rehearsed], splits: Sequence[str]) -> None:
+def check_comparable(checked: Mapping[str, CheckedRecipe], splits: Sequence[str]) -> None:
     """Refuses recipes whose log p(x) are not of the same points.
 
     Raises:

@@ -41,7 +41,7 @@ from elbowroom.model.latent import LatentModel, Sample
 from elbowroom.running.build import DataFacts, build_data, build_pair
 from elbowroom.running.config import Config, configure
 from elbowroom.running.diagnosis import Checkup, write_checkup
-from elbowroom.running.evaluation_cache import FileParts
+from elbowroom.running.evaluation_cache import FileCache
 from elbowroom.running.folder import RunFolder
 from elbowroom.running.own_data import check_fits, check_same_data, with_recorded_splits
 from elbowroom.running.runtime import dtype_of, make_generator, pick_device
@@ -212,7 +212,7 @@ class Run:
             split=split,
             announce=announce,
             keep=values.__setitem__,
-            parts=FileParts(self.folder.path / "evaluation" / "unfinished", identity),
+            parts=FileCache(self.folder.path / "evaluation" / "unfinished", identity),
             **settings,
         )
         with self.folder.lock():

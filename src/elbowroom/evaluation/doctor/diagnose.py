@@ -43,7 +43,7 @@ CHECKS: dict[str, Check] = {
     "samples_and_means": latents.samples_and_means,
 }
 
-_GRAVITY = {"severe": 0, "warning": 1, "note": 2}
+_SEVERITY_ORDER = {"severe": 0, "warning": 1, "note": 2}
 _NEEDS_SOUND = "The model's terms are not sound."
 
 Announce = Callable[[str, int, int], None]
@@ -119,5 +119,5 @@ def diagnose(
             not_examined[name] = reason.problem
         seconds[name] = time.monotonic() - began
     announce("", len(names), len(names))
-    findings.sort(key=lambda finding: _GRAVITY[finding.severity])
+    findings.sort(key=lambda finding: _SEVERITY_ORDER[finding.severity])
     return Diagnosis(tuple(findings), not_examined, seconds, examined.studies)

@@ -50,7 +50,7 @@ def holes(inputs: Examination) -> list[Finding]:
     if not (gain >= NOTABLE_NATS and gain > CERTAIN_Z * stderr):
         return [Finding("holes", "note", _no_holes(gain, found), _hole_numbers(found), _HOLES, "Nothing to do.")]
     samples = inputs.samples
-    spoilt = _surely_above(samples.tests["prior"], _HOPELESS) and share_of_prior(samples.tests) >= MAIN_SHARE
+    spoilt = _certainly_above(samples.tests["prior"], _HOPELESS) and share_of_prior(samples.tests) >= MAIN_SHARE
     title = f"Data and prior put z in different places: a learned prior would gain {gain:.1f} nats per datum."
     return [Finding("holes", "severe" if spoilt else "warning", title, _hole_numbers(found), _HOLES, _LEARN)]
 
@@ -105,15 +105,15 @@ def sample_quality(inputs: Examination) -> list[Finding]:
     """
     found = inputs.samples
     of_prior = found.tests["prior"]
-    poor = of_prior.z > CERTAIN_Z and _surely_above(of_prior, _POOR)
+    poor = of_prior.z > CERTAIN_Z and _certainly_above(of_prior, _POOR)
     severity: Severity = "note"
     if poor:
-        severity = "severe" if _surely_above(of_prior, _HOPELESS) else "warning"
+        severity = "severe" if _certainly_above(of_prior, _HOPELESS) else "warning"
     title, explanation, remedy = _verdict(found, poor, bool(inputs.model.likelihood.normalized))
     return [Finding("sample_quality", severity, title, _sample_numbers(found), explanation, remedy)]
 
 
-def _surely_above(test: TwoSampleTest, distance: float) -> bool:
+def _certainly_above(test: TwoSampleTest, distance: float) -> bool:
     return test.distance - _BEYOND_DOUBT * 2 * test.stderr > distance
 
 

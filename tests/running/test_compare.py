@@ -96,13 +96,13 @@ def test_the_clock_is_a_budget_too() -> None:
 
 
 def test_the_clock_stops_while_validation_data_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    measure = engine._Desk._validate
+    measure = engine._Recorder._validate
 
     def slowly(desk: Any, state: Any, data: Any) -> dict[str, float]:
         time.sleep(0.4)
         return measure(desk, state, data)
 
-    monkeypatch.setattr(engine._Desk, "_validate", slowly)
+    monkeypatch.setattr(engine._Recorder, "_validate", slowly)
     found = go("aevb.toml", decoder_gradients=None, seconds=0.2, moments=2)
     assert found.rows[-1].step > found.rows[0].step  # the first leg's 0.4 s would have been the whole budget
     assert found.rows[-1].seconds < 0.4

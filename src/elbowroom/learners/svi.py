@@ -293,7 +293,7 @@ class Svi:
         >>> from elbowroom.model import oracles
         >>> model, guide, x = oracles.ppca(dim=8, latent_dim=2, seed=0)
         >>> adam = functools.partial(torch.optim.Adam, lr=1e-2)
-        >>> learner = Svi(elbo="trace", ascent=Ascent(optimizer=adam, total_steps=10))
+        >>> learner = Svi(elbo="trace", update=Update(optimizer=adam, total_steps=10))
         >>> state = learner.init(Pair(model, guide))
         >>> state, info = learner.step(state, Batch(x), generator=torch.Generator().manual_seed(0))
         >>> list(info.terms), info.decoder_gradients

@@ -110,7 +110,7 @@ def test_a_stream_is_trained_on_for_so_many_steps(hold: Any, tmp_path: Path) -> 
     run = tiny(hold(x), tmp_path / "run", train={"steps": 13, "batch_size": 10, "report_every": 5})
     assert [row["step"] for row in run.history] == [5, 10, 13]
     assert {row["split"] for row in run.history} == {"train"}
-    with pytest.raises(ElbowroomError, match="said in steps"):
+    with pytest.raises(ElbowroomError, match="needed in steps"):
         tiny(hold(x), tmp_path / "epochs")
     assert not (tmp_path / "epochs").exists()
 

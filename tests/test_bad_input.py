@@ -198,7 +198,7 @@ CASES = [
     case("zero-points", "evaluate run --points 0", "--points is 0", "greater than 0"),
     case("zero-draws", "evaluate run --num-samples 0", "--num-samples is 0", "greater than 0"),
     case("several-settings", "evaluate run --k 0 --start gide", "--k is 0", "--start is gide", "'guide'"),
-    case("one-point-of-active-units", "evaluate run --methods active-units --points 1", "one point", "2 or more"),
+    case("one-point-of-active-units", "evaluate run --methods active-units --points 1", "one example", "2 or more"),
     case("zero-samples", "sample run --num 0", "--num is 0", "1 or more"),
     case("zero-samples-of-a-table", "sample mine --num 0", "--num is 0", "1 or more"),
     case("zero-reconstructions", "reconstruct run --num 0", "--num is 0", "1 or more"),

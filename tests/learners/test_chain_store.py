@@ -108,7 +108,7 @@ def test_only_the_named_positions_have_chains_and_others_are_refused() -> None:
     chains.write(index, marked)
     assert chains.read(torch.tensor([3, 8, 9])).log_step.tolist() == pytest.approx([0.3, 0.0, 0.9])
     for stranger in (0, 4, 10):
-        with pytest.raises(ElbowroomError, match="not among the training data's"):
+        with pytest.raises(ElbowroomError, match="not in the training set"):
             chains.read(torch.tensor([3, stranger]))
 
 

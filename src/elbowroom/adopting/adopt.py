@@ -111,7 +111,7 @@ def adopt(
 
     Args:
         encoder: x to the mean of q(z | x) and its spread: a pair, a record with names, one tensor that holds both, or a
-            normal distribution; the same for a datum alone as among others.
+            normal distribution; the same for an example alone as among others.
         decoder: z of shape (n, latent) to the parameters of p(x | z).
         encoder_output: what the spread is: "mean-logvar", "mean-variance", "mean-scale" (a standard deviation) or
             "mean-logscale"; names of outputs (mu, logvar) must not contradict it.
@@ -124,7 +124,7 @@ def adopt(
         scale: σ of a Gaussian whose decoder returns a mean alone.
         binarization: of grey data: none, static, dynamic or threshold.
         input_shape: that the encoder takes x in; the data's unless given.
-        loss: x to the loss of each datum that the model was trained with; compared with −ELBO.
+        loss: x to the loss of each example that the model was trained with; compared with −ELBO.
         check: whether conventions under which the data are far less probable than under others are refused.
         seed: of the checks and the binarisation.
     Raises:

@@ -92,7 +92,7 @@ def _require_finite(outputs: Sequence[Tensor], who: str, of: str) -> None:
     if not bool(good.all()):
         raise ElbowroomError(
             f"The {who} returns NaN or infinity for {int((~good).sum())} of {len(good)} {of}.",
-            "Its weights or its input are not finite, or not what it was trained on: look at one datum.",
+            "Its weights or its input are not finite, or not what it was trained on: look at one example.",
         )
 
 
@@ -232,12 +232,12 @@ def explain_loss(
     with evaluation_mode(model, guide):
         terms = elbo_terms(model, guide, batch, num_samples=16, kl="auto", generator=generator)
         ours = -terms.value.double()
-        remedy = "Give a function of x alone, in the shape that data have, to the loss of each datum."
+        remedy = "Give a function of x alone, in the shape that data have, to the loss of each example."
         theirs = torch.as_tensor(first_call(loss, batch.x, "loss", remedy)).double()
     if theirs.shape not in ((len(batch),), ()):
         raise ElbowroomError(
-            f"The loss has shape {tuple(theirs.shape)} for {len(batch)} data, but is one number for each datum, or one "
-            "for all.",
+            f"The loss has shape {tuple(theirs.shape)} for {len(batch)} data, but is one number for each example, or "
+            "one for all.",
             f"Return shape ({len(batch)},), loss.flatten(1).sum(1) say, or shape (), loss.mean().",
         )
     elements, size = batch.x[0].numel(), len(batch)
@@ -252,15 +252,15 @@ def explain_loss(
         constant = 0.5 * elements * math.log(2 * math.pi * likelihood.scale**2)
         if abs(value - constant) <= noise:
             return (
-                f"The loss leaves out a constant of {constant:.2f} nats per datum, ½ · {elements} · log 2πσ² with σ = "
-                f"{likelihood.scale:g}: what it gives is not −log p(x)."
+                f"The loss leaves out a constant of {constant:.2f} nats per example, ½ · {elements} · log 2πσ² with σ "
+                f"= {likelihood.scale:g}: what it gives is not −log p(x)."
             )
     average = float(theirs.mean())
     for factor, words in (
-        (elements, f"a mean over the {elements} elements of a datum, where a log-likelihood is a sum"),
+        (elements, f"a mean over the {elements} elements of an example, where a log-likelihood is a sum"),
         (1 / size, f"a sum over the {size} data of a batch"),
         (elements * size, f"a mean over all {elements * size} elements of a batch"),
     ):
         if abs(average * factor - mine) <= max(noise, 0.02 * abs(mine)):
             return f"The loss is −ELBO divided by {factor:g}: {words}."
-    return f"The loss differs from −ELBO by {value:.2f} nats per datum on average, for no reason that is known here."
+    return f"The loss differs from −ELBO by {value:.2f} nats per example on average, for no reason that is known here."

@@ -3,7 +3,7 @@
 A decoder is often no module but a function around one, ``lambda z: net(z)``. Whoever would put it into evaluation mode
 has to find ``net`` first: in the function's closure, among the globals that its code names, on the object whose method
 it is. What cannot be found can still be tried: a network in training mode that normalises over its batch answers
-differently to a datum alone, and one with dropout answers differently the second time.
+differently to an example alone, and one with dropout answers differently the second time.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def shape_remedy(event_shape: Sequence[int]) -> str:
     else:
         picture = (1, side, side) if side * side == size else (1, size)
     return (
-        f"Say in which shape it takes a datum of {size} elements: input_shape=({size},) flat, input_shape={picture} "
+        f"Say in which shape it takes an example of {size} elements: input_shape=({size},) flat, input_shape={picture} "
         "for convolutions; or give the data that it was trained for."
     )
 
@@ -161,7 +161,7 @@ def require_same_answer(read: Callable[[Tensor], Sequence[Tensor]], argument: Te
     alone = call(argument[:1])
     for others, what in (
         (again, "called twice with the same, it answers differently"),
-        (alone, "what it says of a datum depends on the other data of its batch"),
+        (alone, "what it says of an example depends on the other data of its batch"),
     ):
         for one, other in zip(first, others, strict=True):
             rows, largest = min(len(one), len(other)), float(one.nan_to_num(0.0, 0.0, 0.0).abs().max())

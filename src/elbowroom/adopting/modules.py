@@ -129,7 +129,7 @@ class _Encoder(nn.Module):
             raise ElbowroomError(
                 f"The encoder returned shapes {tuple(mean.shape)} and {tuple(second.shape)} for {leading.numel()} data,"
                 " but a mean and a spread of each are needed, for every element of z.",
-                "Check the shape that it takes a datum in, input_shape=(1, 8, 8) say, and that z is one vector.",
+                "Check the shape that it takes an example in, input_shape=(1, 8, 8) say, and that z is one vector.",
             )
         return mean.reshape(*leading, -1), second.reshape(*leading, -1)
 

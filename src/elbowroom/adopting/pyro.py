@@ -63,7 +63,7 @@ def from_pyro(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) -
 
 
 def _read(model: Callable[..., Any], guide: Callable[..., Any], row: Tensor) -> FromPyro:
-    """From one datum, which both are run on."""
+    """From one example, which both are run on."""
 
     def observed(z: Tensor) -> Any:
         rows = row.expand(len(z), *row.shape[1:])
@@ -81,7 +81,7 @@ def _read(model: Callable[..., Any], guide: Callable[..., Any], row: Tensor) -> 
         latent = [site for site in _sites(guide, row) if not site["is_observed"]]
         if len(latent) != 1:
             raise ElbowroomError(
-                f"The Pyro guide has {len(latent)} latent sites, but one is needed, a vector z for each datum.",
+                f"The Pyro guide has {len(latent)} latent sites, but one is needed, a vector z for each example.",
                 "Join them into one vector.",
             )
         name = latent[0]["name"]

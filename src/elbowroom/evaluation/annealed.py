@@ -1,7 +1,8 @@
-"""log p(x) by annealing, with what it can be wrong by: the methods ais and bdmc.
+"""The methods ais and bdmc: log p(x) by annealed importance sampling, and the error it can have.
 
-``ais`` measures real data: a lower bound. ``bdmc`` measures data that the model itself has drawn, in the same way, from
-below and from above: the gap between the two is what the first can be expected to lack.
+``ais`` measures real data: a lower bound. ``bdmc`` (bidirectional Monte Carlo) measures data that are simulated from
+the model, in the same way, from below and from above. The gap between the two bounds is what the first can be expected
+to be too low by.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ from elbowroom.numerics import mean_and_stderr
 
 __all__ = ["annealed", "sandwiched"]
 
-_BLOCK = 500  # data at a time: what an interruption can cost
+_BLOCK = 500  # examples at a time: what an interruption can lose
 
 
 def annealed(study: Study) -> list[Result]:
-    """log p(x) of the data by annealed importance sampling."""
+    """log p(x) of the data, by annealed importance sampling: a lower bound."""
     require_normalized(study.model, "ais")
     choice, asked = _choice(study)
 
     def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         found = ais(study.model, batch, generator=generator, **_settings(study, choice))
-        return {**_per_datum(found), "observed": observed(batch)}
+        return {**_per_example(found), "observed": observed(batch)}
 
     values, found = _measure(study, choice, "ais", per_batch, study.settings.data("ais"))
     lower = study.average("ais", "ais", values["log_evidence"], bound="lower", asked=asked, found=found)
@@ -42,15 +43,15 @@ def annealed(study: Study) -> list[Result]:
 
 
 def sandwiched(study: Study) -> list[Result]:
-    """Both bounds on log p(x) of data that the model has drawn, and the gap between them."""
+    """Lower and upper bound on log p(x) of data simulated from the model, and the gap between them."""
     require_normalized(study.model, "bdmc")
     choice, asked = _choice(study)
 
     def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        # drawn first, so that the data do not depend on how they are measured: two ways can be compared on the same
+        # simulated first, so that the data do not depend on how they are measured, and settings can be compared on them
         data = simulate(study.model, batch, generator=generator)
         found = bidirectional(study.model, data, generator=generator, **_settings(study, choice))
-        return {**_per_datum(found.forward), "upper": found.upper, "gap": found.gap}
+        return {**_per_example(found.forward), "upper": found.upper, "gap": found.gap}
 
     values, found = _measure(study, choice, "bdmc", per_batch, study.settings.simulated, simulated=True)
     found["largest_gap"] = float(values["gap"].max())
@@ -73,14 +74,14 @@ def _measure(
     *,
     simulated: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The figures of every datum, and what a result says of how they came about."""
+    """The values of every example, and what a result reports about how they were found."""
     began = time.monotonic()
     values = study.over_data(method, per_batch, batch_size=_BLOCK, points=points, resumable=True, simulated=simulated)
     return values, {**_found(values, choice), "seconds": time.monotonic() - began}
 
 
 def _choice(study: Study) -> tuple[AnnealingChoice, dict[str, Any]]:
-    """Found once for both methods; and the settings that a result depends on."""
+    """The annealing, chosen once for both methods; and the settings that a result depends on."""
     settings, size = study.settings, study.data.size(study.split)
     if "choice" not in study.memory:
         work = min(settings.data("ais") or size, size) + settings.simulated
@@ -103,7 +104,7 @@ def _settings(study: Study, choice: AnnealingChoice) -> dict[str, Any]:
     return {"temperatures": choice.plan, "chains": choice.size.chains, "block": _BLOCK, **start_settings(study)}
 
 
-def _per_datum(found: AIS) -> dict[str, Tensor]:
+def _per_example(found: AIS) -> dict[str, Tensor]:
     size = len(found.log_evidence)
     cost = found.num_gradients + found.start_gradients
     return {
@@ -116,7 +117,7 @@ def _per_datum(found: AIS) -> dict[str, Tensor]:
 
 
 def _found(values: dict[str, Tensor], choice: AnnealingChoice) -> dict[str, Any]:
-    """What a result says of how it came about."""
+    """What a result reports about how it was found."""
     chains = choice.size.chains
     found = {
         "used_temperatures": choice.size.temperatures,

@@ -1,11 +1,11 @@
-"""How much annealing is enough: more of it until data of the model's own say that log p(x) is known well enough.
+"""How much annealing is enough: temperatures are added until simulated data show that log p(x) is known well enough.
 
-The gap between a lower and an upper bound can be measured on simulated data alone. So the number of temperatures is
-raised, rung by size, until the mean gap on some of these, with its standard error, is below the tolerance; or until a
-further rung would take longer than the budget leaves. The first rungs have one temperature and many draws, which is
-importance sampling: where the start is good it is the cheapest. Which rung is taken is decided by simulated data of
-their own, never by the data to be measured, so that their estimates stay unbiased; and the gap that is reported beside
-them is measured anew, on other simulated data.
+The gap between a lower and an upper bound can be measured on simulated data only. So the number of temperatures is
+raised, candidate by candidate, until the mean gap on simulated data, with its standard error, is below the tolerance,
+or until the next candidate would exceed the time budget. The first candidates have one temperature and many draws,
+which is importance sampling: from a good start it is the cheapest. The choice is made on simulated data of its own,
+never on the data to be measured, so that their estimates stay unbiased. The gap that is reported beside them is
+measured again, on other simulated data.
 """
 
 from __future__ import annotations
@@ -31,32 +31,32 @@ __all__ = ["CANDIDATES", "AnnealingChoice", "AnnealingSize", "choose_annealing",
 
 
 class AnnealingSize(NamedTuple):
-    """T temperatures and C chains, per datum."""
+    """Number of temperatures, and of chains per example."""
 
     temperatures: int
     chains: int
 
 
-#: what the automatic mode tries, in this order; a few chains tell their own spread, and more temperatures serve better
+#: what the automatic mode tries, in this order; beyond 32 chains, more temperatures help more than more chains
 CANDIDATES = (AnnealingSize(1, 100), AnnealingSize(1, 200), *(AnnealingSize(2**power, 32) for power in range(3, 13)))
-_TRIED_ON = 512  # simulated data that a rung is judged by
-_PILOT = 64  # simulated data that temperatures and step sizes are found on
-_SEARCH = 2**31  # the stream of what is tried, apart from those of the batches that are measured
+_TRIED_ON = 512  # simulated examples for each candidate
+_PILOT = 64  # simulated examples on which temperatures and step sizes are found
+_SEARCH = 2**31  # random stream of the search, other than those of the measured batches
 
 Why = Literal["given", "tolerance", "budget", "ladder"]
 
 
 @dataclass(frozen=True, slots=True)
 class AnnealingChoice:
-    """What was chosen, and why.
+    """The annealing that was chosen, and the reason.
 
     Attributes:
         size: temperatures and chains.
         plan: temperatures and step sizes, frozen.
-        why: "given" by the user; the "tolerance" was met; the "budget" ended; the "ladder" did.
-        gap: mean on the data that the rung was judged by, nats; None where it was given.
+        why: "given" by the user; "tolerance", it was met; "budget", it ended; "ladder", all candidates were tried.
+        gap: mean gap on the data of the search, nats; None where there was no search.
         gap_stderr: its standard error.
-        seconds: that the search took.
+        seconds: run time of the search.
     """
 
     size: AnnealingSize
@@ -72,7 +72,7 @@ class AnnealingChoice:
         return None if self.why == "given" else self.why == "tolerance"
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """To be kept among the parts of an evaluation."""
+        """As tensors, for the cache of an unfinished evaluation."""
         unknown = math.nan
         gap = (
             (self.gap, self.gap_stderr) if self.gap is not None and self.gap_stderr is not None else (unknown, unknown)
@@ -96,11 +96,11 @@ class AnnealingChoice:
 
 
 def choose_annealing(study: Study, work: int) -> AnnealingChoice:
-    """The rung that the settings ask for, or the first that meets their tolerance within their budget.
+    """The annealing that the settings ask for, or the first candidate that meets the tolerance within the budget.
 
     Args:
         study: model, data and settings.
-        work: data that are to be measured with it, for the budget.
+        work: number of examples to be measured with it, for the budget.
     """
     settings, began = study.settings, time.monotonic()
     generator = stream(device_of(study), study.settings.seed, _SEARCH)
@@ -129,31 +129,34 @@ def choose_annealing(study: Study, work: int) -> AnnealingChoice:
             next_trial, whole = spent * longer, spent * longer * work / len(like)
             if tried.seconds + next_trial + whole > settings.budget:
                 return AnnealingChoice(size, frozen, "budget", gap, stderr, tried.seconds)
-    assert tried is not None  # the ladder has rungs
+    assert tried is not None  # there are candidates
     return tried
 
 
 def device_of(study: Study) -> torch.device:
-    """Where the model is."""
+    """The device of the model."""
     return next((parameter.device for parameter in study.model.parameters()), torch.device("cpu"))
 
 
 def examples_like(study: Study, points: int) -> Batch:
-    """So many of the data, for their contexts and masks; in turn again where there are fewer."""
+    """So many examples, for their contexts and masks; repeated where there are fewer."""
     size = min(points, study.data.size(study.split))
     batch = next(iter(study.data.batches(study.split, size, points=size)))
     return batch if size == points else batch.rows(torch.arange(points, device=batch.x.device) % size)
 
 
 def start_settings(study: Study) -> dict[str, Any]:
-    """Where chains start, as keywords of :func:`~elbowroom.inference.annealing.ais.ais`."""
+    """The start of the chains, as keywords of :func:`~elbowroom.inference.annealing.ais.ais`."""
     guide = None if isinstance(study.guide, PriorGuide) else study.guide
     start = study.settings.start or default_start(study.model, guide)
     return {"guide": guide, "start": start, "climbs": study.settings.climbs}
 
 
 def schedule_of(study: Study) -> ScheduleName:
-    """Where the start is good, data with heavy tails decide the mean gap, and even steps serve these best."""
+    """The schedule of the settings; by default adapted from the prior, and linear from a nearer start.
+
+    From a good start the mean gap is decided by a few examples with heavy tails, for which even steps are best.
+    """
     if study.settings.schedule is not None:
         return study.settings.schedule
     return "adapted" if start_settings(study)["start"] == "prior" else "linear"

@@ -34,7 +34,7 @@ def _elbo_values(study: Study, points: int | None) -> dict[str, Tensor]:
 
 
 def elbo(study: Study) -> list[Result]:
-    """The evidence lower bound and its two terms."""
+    """The evidence lower bound and its two terms, reconstruction and KL."""
     values, asked = _elbo_values(study, study.settings.data("elbo")), {"num_samples": study.settings.num_samples}
     likelihood = study.model.likelihood
     remark = "" if likelihood.normalized else f" ({likelihood.name}: not a log-likelihood)"
@@ -47,7 +47,7 @@ def elbo(study: Study) -> list[Result]:
 
 
 def iwae(study: Study) -> list[Result]:
-    """The importance-weighted bound, and the elbow room between it and the ELBO on the same data."""
+    """The importance-weighted bound, and the elbow room: the inference gap between it and the ELBO on the same data."""
     require_normalized(study.model, "iwae")
     k = study.settings.draws("iwae")
 
@@ -66,7 +66,7 @@ def iwae(study: Study) -> list[Result]:
     found = {"median_ess": float(values["ess"].median()), **_unreliable(values["pareto_k"], k)}
     lower = study.average("iwae", "iwae", values["iwae"], bound="lower", asked={"k": k}, found=found)
     results = study.with_bits(lower, values["iwae"], values["observed"])
-    if isinstance(study.guide, PriorGuide):  # no posterior was guessed, so no guess has a room
+    if isinstance(study.guide, PriorGuide):  # without a guide there is no inference gap
         return results
     room = values["iwae"] - _elbo_values(study, points)["elbo"]
     asked = {"k": k, "num_samples": study.settings.num_samples}
@@ -74,7 +74,7 @@ def iwae(study: Study) -> list[Result]:
 
 
 def laplace_is(study: Study) -> list[Result]:
-    """The importance-weighted bound of draws from Laplace approximations around the posterior's modes."""
+    """The importance-weighted bound with draws from Laplace approximations around the modes of the posterior."""
     require_normalized(study.model, "laplace-is")
     k = study.settings.draws("laplace-is")
 
@@ -100,7 +100,7 @@ def laplace_is(study: Study) -> list[Result]:
 
 
 def k_curve(study: Study) -> list[Result]:
-    """The bound of draws from the guide for k = 1, 10, 100, 1000, 5000, from one set of draws; k̂ with the last."""
+    """The importance-weighted bound for k = 1, 10, 100, 1000, 5000 draws, from one set of draws; k̂ with the last."""
     require_normalized(study.model, "k-curve")
 
     def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -114,7 +114,7 @@ def k_curve(study: Study) -> list[Result]:
     values = study.over_data("k-curve", per_batch, batch_size=100, points=points)
     results = []
     for k in _KS:
-        # the tail is that of all draws, and says something of their average alone
+        # k̂ is that of all draws, and so belongs to the bound of all draws
         tail = (
             {"median_ess": float(values["ess"].median()), **_unreliable(values["pareto_k"], k)} if k == _KS[-1] else {}
         )
@@ -123,7 +123,7 @@ def k_curve(study: Study) -> list[Result]:
 
 
 def _unreliable(pareto_k: Tensor, draws: int) -> dict[str, float]:
-    """What a result says of the tail: the median k̂, and the share of data whose k̂ is too high."""
+    """Reliability of the weights: the median Pareto k̂, and the share of examples whose k̂ is too high."""
     known = pareto_k[~pareto_k.isnan()]
     if not len(known):
         return {}
@@ -132,11 +132,11 @@ def _unreliable(pareto_k: Tensor, draws: int) -> dict[str, float]:
 
 
 def active_units(study: Study) -> list[Result]:
-    """How many latent dimensions have a posterior mean that varies with the data."""
+    """Active units: the number of latent dimensions whose posterior mean varies with the data."""
     if isinstance(study.guide, PriorGuide):
         raise ElbowroomError(
-            "active-units counts latents whose mean under the guide varies with the data, and there is no guide.",
-            "Measure with --methods laplace-is.",
+            "active-units counts latents whose mean under the guide varies with the data, but this model has no guide.",
+            "Evaluate with --methods laplace-is, which needs none.",
         )
 
     def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -147,7 +147,7 @@ def active_units(study: Study) -> list[Result]:
     ]
     if len(means) < 2:
         raise ElbowroomError(
-            "Active units need a variance over data, but there is one point.", "Give --points 2 or more."
+            "Active units need a variance over examples, but there is one example.", "Give --points 2 or more."
         )
     active = int((means.var(0) > ACTIVE_VARIANCE).sum())
     return [

@@ -1,6 +1,6 @@
 r"""What a comparison has found: its rows, the values behind them, and the standings they make.
 
-All recipes are measured on the same points, so what one gains over another is judged datum by datum,
+All recipes are measured on the same points, so what one gains over another is judged example by example,
 
 .. math:: \bar{d} = \frac1n \sum_{i=1}^n d_i, \qquad d_i = \log \hat{p}_a(x_i) - \log \hat{p}_b(x_i), \qquad
     \mathrm{stderr}(\bar{d}) = s_d / \sqrt{n}
@@ -96,7 +96,7 @@ class RankedRecipe:
 
     Attributes:
         recipe, learner, value, stderr, seconds, decoder_gradients: as in :class:`Row`.
-        difference: from the best, nats per datum; 0 for the best itself.
+        difference: from the best, nats per example; 0 for the best itself.
         difference_stderr: its standard error, from the differences of the single data; None for the best.
         epochs: visits over the size of its training set.
         seconds_per_epoch: wall time over epochs.

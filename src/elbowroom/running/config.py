@@ -161,9 +161,9 @@ class ObjectiveConfig(Section):
     name: Literal["elbo", "iwae"] = "elbo"
     """Evidence lower bound, or importance-weighted bound."""
     num_samples: Annotated[int, Field(gt=0)] = 1
-    """Draws of z per datum (k of the importance-weighted bound; of the prior, 2 or more, for the learner naive)."""
+    """Draws of z per example (k of the importance-weighted bound; of the prior, 2 or more, for the learner naive)."""
     last_samples: Annotated[int, Field(gt=0)] | None = None
-    """Draws of z per datum at the end of training, where they should be more than before."""
+    """Draws of z per example at the end of training, where they should be more than before."""
     last_share: Annotated[float, Field(gt=0, le=1)] = 0.25
     """Share of the training, its last, that takes last_samples."""
     estimator: Literal["pathwise", "stl", "dreg", "score-function"] = "pathwise"
@@ -205,13 +205,13 @@ class McemConfig(Section):
     sampler: Literal["hmc", "nuts"] = "hmc"
     """Kernel of the E-step."""
     start: Literal["persistent", "guide", "prior"] = "persistent"
-    """Where a datum's chains start at a visit: where they were, or anew from the guide or the prior."""
+    """Where an example's chains start at a visit: where they were, or anew from the guide or the prior."""
     chains: Annotated[int, Field(gt=0)] = 1
-    """Chains per datum."""
+    """Chains per example."""
     metric: Literal["auto", "gauss-newton", "guide", "identity"] = "auto"
     """Shape of the steps; 'auto': gauss-newton where the likelihood has a Fisher information, else identity."""
     refresh: Annotated[int, Field(gt=0)] = 10
-    """Visits of a datum after which its metric is computed anew."""
+    """Visits of an example after which its metric is computed anew."""
     num_steps: Annotated[int, Field(gt=0)] | None = None
     """Steps of an HMC trajectory; unless given 4 with the metric gauss-newton, else 10."""
     target_acceptance: Annotated[float, Field(gt=0, lt=1)] = 0.8
@@ -236,7 +236,7 @@ class SviConfig(Section):
     elbo: Literal["trace", "trace-mean-field", "renyi"] = "trace"
     """Trace_ELBO, TraceMeanField_ELBO, or RenyiELBO of order 0 (the importance-weighted bound)."""
     num_particles: Annotated[int, Field(gt=0)] = 1
-    """Draws of z per datum."""
+    """Draws of z per example."""
 
 
 class TrainConfig(Section):

@@ -68,7 +68,7 @@ class TrainingProgress:
 
     sums: dict[str, float] = field(default_factory=dict)  #: of the terms since the last report, over data
     count: int = 0  #: data since the last report
-    best_value: float | None = None  #: validation, nats per datum; None before the first report
+    best_value: float | None = None  #: validation, nats per example; None before the first report
     best_step: int = 0
     reports_since_best: int = 0
     seconds: float = 0.0  #: wall time of earlier sessions, validation and checkpoints not counted
@@ -243,7 +243,7 @@ class _Recorder:
                 f"{shown}. The weights have grown too large, as a learning rate that is too large makes them.",
                 "Lower --optimizer.lr, or set --optimizer.clip-norm 10; the last good checkpoint is kept.",
             )
-        stderr = summaries[self.learner.name][1]  # unknown from one datum, and JSON has no NaN
+        stderr = summaries[self.learner.name][1]  # unknown from one example, and JSON has no NaN
         return means | ({"stderr": stderr} if math.isfinite(stderr) else {})
 
     def _note_best(self, state: TrainingState, value: float) -> None:

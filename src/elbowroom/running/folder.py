@@ -7,7 +7,7 @@ runs/NAME/
   checkpoints/         see `running.checkpoints`
   chains/              of Monte Carlo EM, where they are kept on disk while it trains
   evaluation.json      results of `evaluate`
-  evaluation/          METHOD-SPLIT.csv, the same for every datum; `unfinished` while a long one runs
+  evaluation/          METHOD-SPLIT.csv, the same for every example; `unfinished` while a long one runs
   doctor.json          what the doctor found, and in which weights
   figures/
 """
@@ -244,7 +244,7 @@ class RunFolder:
             ) from error
 
     def write_values(self, name: str, values: Mapping[str, Tensor]) -> None:
-        """The figures of every datum, as evaluation/NAME.csv: its row in the data set, and what was found."""
+        """The figures of every example, as evaluation/NAME.csv: its row in the data set, and what was found."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(values)

@@ -106,7 +106,7 @@ def impute(
         run: a run, or the folder of one.
         source: the data, NaN where missing: a path, an array, a data frame; a split of the run's own unless given.
         mask: more that is missing: an array, a .npy file, or a .npz file with an array named mask; 1 or True where an
-            element was observed, of the shape of all data or of one datum.
+            element was observed, of the shape of all data or of one example.
         hide: what to hide on purpose: "top", "bottom", "left" or "right", half of a picture; or a number, the
             probability with which each element is hidden.
         split: which split, where no source is given.
@@ -222,7 +222,7 @@ def _read_mask(mask: Any, size: int, event_shape: tuple[int, ...]) -> Tensor:
     wanted = (size, *event_shape)
     if array.shape not in (wanted, event_shape):
         raise ElbowroomError(
-            f"The mask has shape {array.shape}, but should have that of the data, {wanted}, or of one datum, "
+            f"The mask has shape {array.shape}, but should have that of the data, {wanted}, or of one example, "
             f"{event_shape}.",
             "Give one entry for each element, 1 where it was observed and 0 where it is missing.",
         )

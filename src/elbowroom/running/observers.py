@@ -119,7 +119,7 @@ class Terminal:
             if "reconstruction" in row:
                 figure += f" (reconstruction {row['reconstruction']:.2f}, KL {row['kl']:.2f})"
             parts.append(figure)
-        unit = "nats per datum" if self._normalized else "per datum, cross-entropy: not a log-likelihood"
+        unit = "nats per example" if self._normalized else "per example, cross-entropy: not a log-likelihood"
         return " · ".join(parts) + f" · {unit} · {rows[-1]['seconds']:.0f} s"
 
 

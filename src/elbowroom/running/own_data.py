@@ -60,7 +60,7 @@ def check_fits(data: DataSet, facts: DataFacts) -> None:
         raise ElbowroomError(
             f"{data.name} holds data of shape {tuple(data.event_shape)}, "
             f"but the model was trained on shape {facts.event_shape}.",
-            "Give data of the same shape, one datum a row.",
+            "Give data of the same shape, one example a row.",
         )
     if data.context_dim != facts.context_dim:
         raise ElbowroomError(

@@ -58,7 +58,7 @@ class Reconstruction(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """The guide's posterior of each datum."""
+    """The guide's posterior of each example."""
 
     mean: Tensor  #: (n, latent)
     stddev: Tensor  #: (n, latent)
@@ -66,7 +66,7 @@ class Encoded(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """log p(x) of each datum, as the importance-weighted bound."""
+    """log p(x) of each example, as the importance-weighted bound."""
 
     log_evidence: Tensor  #: (n,) nats
     stderr: Tensor  #: (n,) of the Monte Carlo average
@@ -118,7 +118,7 @@ class Run:
 
     @property
     def has_guide(self) -> bool:
-        """Whether q(z | x) was learned; without one it is the prior, which looks at no datum."""
+        """Whether q(z | x) was learned; without one it is the prior, which looks at no example."""
         return not isinstance(self.guide, PriorGuide)
 
     @property
@@ -175,7 +175,7 @@ class Run:
         announce: Announce = lambda method, done, total: None,
         **settings: Any,
     ) -> list[Result]:
-        """Measures the model, adds the results to evaluation.json, and writes the figures of every datum as CSV.
+        """Measures the model, adds the results to evaluation.json, and writes the figures of every example as CSV.
 
         The file also states ``step``, of the weights, and ``peak_memory``, the bytes that the process has held at most.
         Without names: every method that the likelihood allows. With ``data`` (a path, an array, what `read` gives)
@@ -223,7 +223,7 @@ class Run:
         return results
 
     def score(self, source: Any = None, *, split: str = "test", k: int = 1000, seed: int = 0) -> Scores:
-        """log p(x) of every datum of ``source`` (a path, an array, what `read` gives), or of a split of its own.
+        """log p(x) of every example of ``source`` (a path, an array, what `read` gives), or of a split of its own.
 
         Raises:
             ElbowroomError: a likelihood that is none; a run that has no guide to draw from.
@@ -353,7 +353,7 @@ class Run:
         announce: Transition | None = None,
         **settings: Any,
     ) -> Posterior:
-        """Draws from p(z | x) of each datum, by Markov chains: what `encode` approximates.
+        """Draws from p(z | x) of each example, by Markov chains: what `encode` approximates.
 
         Args:
             source: a path, an array, what `read` gives; a split of the run's own data unless given. NaN is a missing

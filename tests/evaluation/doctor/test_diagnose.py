@@ -199,12 +199,12 @@ def negative_scale() -> DoctorInput:
 FAULTS: dict[str, tuple[Callable[[], DoctorInput], str, str, str]] = {
     # name -> (input, check, least severity, word of the title)
     "collapsed": (collapsed, "latents_in_use", "severe", "collapsed"),
-    "deaf decoder": (deaf, "latents_in_use", "severe", "listen"),
+    "deaf decoder": (deaf, "latents_in_use", "severe", "ignores z"),
     "dead units": (mostly_dead, "latents_in_use", "warning", "of 10 latents"),
-    "cross-entropy on grey": (grey, "likelihood_fits", "severe", "no log-likelihood"),
+    "cross-entropy on grey": (grey, "likelihood_fits", "severe", "not a log-likelihood"),
     "σ at its bound": (at_bound, "likelihood_fits", "severe", "bound"),
     "σ of a squared error": (wrong_scale, "likelihood_fits", "severe", "too large"),
-    "counts that vary more": (overdispersed, "likelihood_fits", "warning", "times as much"),
+    "counts that vary more": (overdispersed, "likelihood_fits", "warning", "times as large"),
     "five steps": (five_steps, "finished", "warning", "5 updates"),
     "still rising": (still_rising, "finished", "warning", "still rising"),
     "fell at the end": (fell, "finished", "warning", "fell"),

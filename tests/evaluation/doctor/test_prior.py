@@ -102,7 +102,7 @@ def test_holes_cost_what_quadrature_says():
     ]
     assert sum(parts) == pytest.approx(value)
     assert parts[2] > 0.5  # clusters, beyond scale
-    assert _number(finding, "prior draws where hardly any data are (1% by chance)")[0] > 0.3
+    assert _number(finding, "prior draws in regions without data (1% by chance)")[0] > 0.3
     found = inputs.aggregate
     assert found.test.z > 4
     assert float(found.variance) == pytest.approx(2.5**2 * 0.785 + 0.2, rel=0.15)  # of q(z); that of p(z) is 1

@@ -1,14 +1,14 @@
-r"""The aggregate posterior against the prior: where data put z, and where the model draws it from.
+r"""The aggregate posterior against the prior: where the encoder puts z, and where the model draws z from.
 
 .. math:: q(z) = \frac1N \sum_n q(z | x_n), \qquad p(z)
 
-A model is drawn from by z ~ p(z), and its decoder has been taught on z ~ q(z). Where the two differ, the decoder is
-asked about places that it has never seen: reconstructions are good and samples are poor. Three numbers say how much,
-all on data held out:
+A sample of the model begins with z ~ p(z), but its decoder was trained on z ~ q(z). Where the two differ, the decoder
+gets z that it was never trained on: reconstructions are good and samples are poor. Three numbers measure the
+difference, all on held-out data:
 
-- how often a classifier tells one draw of q(z) from one of p(z) (:mod:`elbowroom.evaluation.doctor.two_sample`);
-- what a learned prior would gain in nats (:mod:`elbowroom.evaluation.doctor.learned_prior`), and from what;
-- the share of prior draws in no man's land, where the density of the learned prior is below that of all but 1% of the
+- the accuracy of a classifier between draws of q(z) and of p(z) (:mod:`elbowroom.evaluation.doctor.two_sample`);
+- the gain of a learned prior in nats (:mod:`elbowroom.evaluation.doctor.learned_prior`), and its causes;
+- the share of prior draws in empty regions, where the density of the learned prior is below that of all but 1% of the
   held-out encodings.
 """
 
@@ -32,25 +32,25 @@ from elbowroom.model.draws import draw, mean
 
 __all__ = ["Aggregate", "aggregate_study"]
 
-_TRAINING = 10  # times the points that are held out
-_BATCH = 500  # data at a time through the guide
-_DRAWS = 4  # of q(z | x) for each datum, where a mean over q is taken
-_LEAST_TRAINING = 2000  # draws of q(z) in all that a mixture is fitted to, however few the data
-_RARE = 0.01  # share of the encodings that lie where the density is low
+_TRAINING = 10  # training examples for each held-out one
+_BATCH = 500  # examples at a time through the guide
+_DRAWS = 4  # draws of q(z | x) for each example, where a mean over q is taken
+_LEAST_TRAINING = 2000  # draws of q(z) that a mixture is fitted to, at the least
+_RARE = 0.01  # share of the encodings in regions that count as empty
 
 
 @dataclass(frozen=True, eq=False)
 class Aggregate:
-    """The aggregate posterior of held-out data beside the prior.
+    """The aggregate posterior of held-out data, compared with the prior.
 
     Attributes:
-        encodings: a draw of q(z | x) for each datum, shape (n, latent).
-        prior: as many draws of p(z), with the data's contexts.
-        learned: the mixture in the prior's place.
-        gains: by candidate, E_q[log r(z) − log p(z)] of each datum, nats, float64, shape (n,).
-        test: encodings against draws of the prior.
-        empty: share of prior draws in no man's land; of encodings it is 1%.
-        variance: of each latent under q(z), over that under the prior; shape (latent,).
+        encodings: a draw of q(z | x) for each example, shape (n, latent).
+        prior: as many draws of p(z), with the same contexts.
+        learned: the mixture that could replace the prior.
+        gains: by candidate, E_q[log r(z) − log p(z)] of each example, nats, float64, shape (n,).
+        test: classifier between encodings and draws of the prior.
+        empty: share of prior draws in empty regions; for encodings it is 1%.
+        variance: of each latent under q(z), divided by that under the prior; shape (latent,).
         plane: the two directions in which the clusters of q(z) lie farthest apart, orthonormal, shape (latent, 2);
             (latent, 1) for a single latent.
     """
@@ -71,12 +71,12 @@ class Aggregate:
 
 
 def aggregate_study(inputs: DoctorInput) -> Aggregate:
-    """Compare q(z) with p(z).
+    """Compares q(z) with p(z).
 
     Args:
         inputs: a trained model with a guide, and its data.
     Raises:
-        ElbowroomError: no guide; too few data held out.
+        ElbowroomError: no guide; too few held-out examples.
     """
     with evaluation_mode(inputs.model, *([] if inputs.guide is None else [inputs.guide])):
         return _study(inputs)
@@ -85,7 +85,9 @@ def aggregate_study(inputs: DoctorInput) -> Aggregate:
 def _study(inputs: DoctorInput) -> Aggregate:
     guide, model, generator = inputs.learned_guide, inputs.model, inputs.generator("holes")
     if guide is None:
-        raise ElbowroomError("The aggregate posterior was asked for, but there is no guide.", "Train with a guide.")
+        raise ElbowroomError(
+            "The aggregate posterior is that of a guide, but this model has no guide.", "Train with a guide (encoder)."
+        )
     learned = _learned(inputs, guide, generator)
     batch = inputs.batch(inputs.held_out(LEAST_DRAWS), 2 * inputs.points)
     z = draw(guide_distribution(guide, batch), (_DRAWS,), generator=generator)
@@ -107,7 +109,7 @@ def _study(inputs: DoctorInput) -> Aggregate:
 
 
 def _learned(inputs: DoctorInput, guide: Conditional, generator: torch.Generator) -> dict[str, LearnedPrior]:
-    """The candidates, fitted to draws of q(z | x) of training data."""
+    """The candidates for a learned prior, fitted to draws of q(z | x) of training data."""
     points = min(_TRAINING * inputs.points, inputs.data.size("train"))
     draws = -(-_LEAST_TRAINING // max(points, 1))
     means, z, contexts = [], [], []
@@ -141,5 +143,5 @@ def _plane(learned: LearnedPrior, z: Tensor) -> Tensor:
 
 
 def _with(z: Tensor, batch: Batch) -> Tensor:
-    """z and the context that it belongs to: under a prior p(z | c) these have to agree."""
+    """z joined with its context, because a prior p(z | c) depends on it."""
     return z if batch.context is None else torch.cat([z, batch.context.to(z)], 1)

@@ -226,7 +226,7 @@ CASES = [
     case("one-row", tr("{bad}/one.npy"), "one row", "at least 2"),
     case("one-row-of-csv", tr("{bad}/one.csv"), "one row", "at least 2"),
     case("no-row", tr("{bad}/none.npy"), "no rows"),
-    case("constant-column", tr("{bad}/constant.npy"), "never vary", "1", "Drop"),
+    case("constant-column", tr("{bad}/constant.npy"), "are constant", "1", "Drop"),
     case("grey-under-bernoulli", tr("{bad}/grey.npy --model.likelihood bernoulli"), "between 0 and 1",
          "--data.binarization dynamic", "continuous-bernoulli"),
     case("reals-under-bernoulli", tr("{bad}/reals.npy --model.likelihood bernoulli"), "reals", "bernoulli"),

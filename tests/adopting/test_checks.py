@@ -103,9 +103,9 @@ class Spoiled(nn.Module):
 def test_numbers_that_are_not_finite_are_named_first(value: float) -> None:
     weight, _, to_mean, scale = linear()
     encoder = Spoiled(lambda x: (x @ to_mean, scale.expand(len(x), -1)), value)
-    with pytest.raises(ElbowroomError, match=r"The encoder returns NaN or infinity for \d+ of 200 data"):
+    with pytest.raises(ElbowroomError, match=r"The encoder returns NaN or infinity for \d+ of 200 examples"):
         adopted("mean-scale", "mean-scale", encoder=encoder)
-    with pytest.raises(ElbowroomError, match=r"The decoder returns NaN or infinity for \d+ of 200 data"):
+    with pytest.raises(ElbowroomError, match=r"The decoder returns NaN or infinity for \d+ of 200 examples"):
         adopted("mean-scale", "mean-scale", decoder=Spoiled(lambda z: z @ weight, value))
 
 

@@ -151,7 +151,7 @@ def test_nothing_but_failures_is_an_error(ask: Ask) -> None:
     [
         (("wake.toml",), "A comparison has one budget, but none was given"),
         (("wake.toml", "--seconds", "1", "--visits", "3"), "2 were given (seconds, visits)"),
-        (("--seconds", "1"), "No recipe was named"),
+        (("--seconds", "1"), "No recipe was given"),
         (("wake.toml", "wake.toml", "--seconds", "1"), "Two recipes are called 'wake'"),
         (("wake.toml", "--seconds", "1", "--out", "bits.npy"), "bits.npy is a file"),
         (("wake.toml", "--secnods", "1"), "There is no flag --secnods"),

@@ -196,7 +196,7 @@ def test_categories_are_recovered_by_name(tmp_path: Path) -> None:
 # --- what is refused ---------------------------------------------------------------------------------------------
 
 REFUSED = [
-    ("impute run", ("None of the 10 data has a missing value", "--hide bottom")),
+    ("impute run", ("None of the 10 examples has a missing value", "--hide bottom")),
     ("impute mine whole.csv", ("None of the 200 data", "--mask")),
     ("impute run --hide botom", ("'botom'", "'bottom'")),
     ("impute run --hide 1.5", ("--hide is 1.5", "between 0 and 1")),

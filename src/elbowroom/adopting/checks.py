@@ -40,15 +40,15 @@ _POSITIVE = ("mean-variance", "mean-scale")
 
 
 def check_conversion(model: LatentModel, guide: DiagonalNormal, batch: Batch, *, generator: Generator) -> None:
-    """Refuse conventions under which the data are far less probable than under others.
+    """Refuses conventions under which the data are far less probable than under others.
 
     Args:
-        model: adopted.
-        guide: adopted.
-        batch: some data; 200 are enough.
+        model: the adopted model.
+        guide: the adopted guide.
+        batch: some examples; 200 are enough.
         generator: the source of randomness.
     Raises:
-        ElbowroomError: names what the numbers look like, and what was said of them; outputs that are not finite.
+        ElbowroomError: names the stated convention and the more likely one; outputs that are not finite.
     """
     check_finite(model, guide, batch)
     with evaluation_mode(model, guide):
@@ -65,26 +65,26 @@ def check_conversion(model: LatentModel, guide: DiagonalNormal, batch: Batch, *,
     lost = int((~bound.isfinite()).sum())
     if lost:
         raise ElbowroomError(
-            f"The bound of {lost} of {len(bound)} data is not a finite number, though all outputs are.",
+            f"The bound of {lost} of {len(bound)} examples is not a finite number, although all outputs are finite.",
             f"Check encoder_output='{encoder_of(guide).output}' and decoder_output='{decoder_of(model).output}': a "
-            "spread of zero, or one so large that draws of z are infinite, is no spread.",
+            "spread must not be zero, nor so large that draws of z are infinite.",
         )
 
 
 def check_finite(model: LatentModel, guide: DiagonalNormal, batch: Batch) -> None:
-    """Refuse networks that return NaN or infinity: of such numbers no comparison is ever true.
+    """Refuses networks that return NaN or infinity, which cannot be compared.
 
     Args:
-        model: adopted.
-        guide: adopted.
-        batch: some data.
+        model: the adopted model.
+        guide: the adopted guide.
+        batch: some examples.
     Raises:
-        ElbowroomError: names encoder or decoder, and for how many data.
+        ElbowroomError: names encoder or decoder, and the number of examples.
     """
     with evaluation_mode(model, guide):
-        _require_finite(encoder_of(guide).outputs(batch.x), "encoder", "data")
-        mean = encoder_of(guide).outputs(batch.x)[0]  # no draws: those depend on what the spread is taken for
-        _require_finite(decoder_of(model).outputs(mean), "decoder", "data, at the encoder's mean")
+        _require_finite(encoder_of(guide).outputs(batch.x), "encoder", "examples")
+        mean = encoder_of(guide).outputs(batch.x)[0]  # no draws, because they depend on the convention of the spread
+        _require_finite(decoder_of(model).outputs(mean), "decoder", "examples, at the encoder's mean")
 
 
 def _require_finite(outputs: Sequence[Tensor], who: str, of: str) -> None:
@@ -92,7 +92,8 @@ def _require_finite(outputs: Sequence[Tensor], who: str, of: str) -> None:
     if not bool(good.all()):
         raise ElbowroomError(
             f"The {who} returns NaN or infinity for {int((~good).sum())} of {len(good)} {of}.",
-            "Its weights or its input are not finite, or not what it was trained on: look at one example.",
+            "Its weights or its input are not finite, or the data are not like those that it was trained on. Check one "
+            "example.",
         )
 
 
@@ -119,7 +120,7 @@ def _better_encoder(
 def _conventions_of_decoder(
     model: LatentModel, guide: DiagonalNormal, batch: Batch, generator: Generator
 ) -> Sequence[str]:
-    """What the decoder's outputs can be, by the values that they have."""
+    """The conventions that the values of the decoder's outputs allow."""
     decoder, name = decoder_of(model), model.likelihood.name
     said, conventions = decoder.output, DECODER_OUTPUTS.get(name, ())
     z = draw(guide(batch.x), (), generator=generator)
@@ -144,7 +145,7 @@ def _conventions_of_decoder(
     elif said in ENCODER_OUTPUTS:
         conventions = _conventions_of_spread("decoder", said, decoder.outputs(z)[1])
     else:
-        conventions = (said,)  # a mean alone, or what cannot be read in another way
+        conventions = (said,)  # only one convention is possible
     return conventions
 
 
@@ -165,7 +166,7 @@ def _better_decoder(
 
 
 def _conventions_of_spread(who: str, said: str, second: Tensor) -> tuple[str, ...]:
-    """What a spread can be: a logarithm always, more only if it is positive."""
+    """The conventions that a spread allows: logarithms always, others only if it is positive."""
     positive = second > 0
     if bool(positive.all()):
         return ENCODER_OUTPUTS
@@ -218,13 +219,13 @@ def _compare(
 def explain_loss(
     model: LatentModel, guide: DiagonalNormal, batch: Batch, loss: Callable[[Tensor], Tensor], *, generator: Generator
 ) -> str | None:
-    r"""What a loss differs from −ELBO by, in one sentence; None where it does not.
+    r"""The difference between a loss and −ELBO, explained in one sentence; None if there is none.
 
     Args:
-        model: adopted.
-        guide: adopted.
-        batch: some data.
-        loss: x of shape (batch, \*event) to the loss that the model was trained with, of shape (batch,) or ().
+        model: the adopted model.
+        guide: the adopted guide.
+        batch: some examples.
+        loss: maps x of shape (batch, \*event) to the training loss, of shape (batch,) or ().
         generator: the source of randomness.
     Raises:
         ElbowroomError: the loss fails, or returns another shape.
@@ -232,13 +233,13 @@ def explain_loss(
     with evaluation_mode(model, guide):
         terms = elbo_terms(model, guide, batch, num_samples=16, kl="auto", generator=generator)
         ours = -terms.value.double()
-        remedy = "Give a function of x alone, in the shape that data have, to the loss of each example."
+        remedy = "Give a function that takes only x, in the shape of the data, and returns the loss of each example."
         theirs = torch.as_tensor(first_call(loss, batch.x, "loss", remedy)).double()
     if theirs.shape not in ((len(batch),), ()):
         raise ElbowroomError(
             f"The loss has shape {tuple(theirs.shape)} for {len(batch)} data, but is one number for each example, or "
             "one for all.",
-            f"Return shape ({len(batch)},), loss.flatten(1).sum(1) say, or shape (), loss.mean().",
+            f"Return shape ({len(batch)},), for instance loss.flatten(1).sum(1), or shape (), loss.mean().",
         )
     elements, size = batch.x[0].numel(), len(batch)
     mine, (value, error) = float(ours.mean()), mean_and_stderr(ours - theirs)
@@ -257,10 +258,10 @@ def explain_loss(
             )
     average = float(theirs.mean())
     for factor, words in (
-        (elements, f"a mean over the {elements} elements of an example, where a log-likelihood is a sum"),
-        (1 / size, f"a sum over the {size} data of a batch"),
+        (elements, f"a mean over the {elements} elements of an example, but a log-likelihood is their sum"),
+        (1 / size, f"a sum over the {size} examples of a batch"),
         (elements * size, f"a mean over all {elements * size} elements of a batch"),
     ):
         if abs(average * factor - mine) <= max(noise, 0.02 * abs(mine)):
             return f"The loss is −ELBO divided by {factor:g}: {words}."
-    return f"The loss differs from −ELBO by {value:.2f} nats per example on average, for no reason that is known here."
+    return f"The loss differs from −ELBO by {value:.2f} nats per example on average, for an unknown reason."

@@ -1,4 +1,4 @@
-"""What a run can do as one call, with the run or its folder: ``er.doctor`` and ``er.posterior``."""
+"""Functions of a run or its folder: ``er.doctor`` and ``er.posterior``."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["doctor", "posterior"]
 
 
 def doctor(run: Run | str | Path, **settings: Any) -> Diagnosis:
-    """What is wrong with a run's model; it is kept in doctor.json, where the report reads it.
+    """Checks a run's model for faults, and writes the findings to doctor.json, where the report reads them.
 
     Args:
         run: a run, or the folder of one.
-        **settings: of :meth:`Run.doctor`: checks, points, seed, announce.
+        **settings: those of :meth:`Run.doctor`: checks, points, seed, announce.
     Raises:
-        ElbowroomError: an unknown name; data that are a stream, or are gone.
+        ElbowroomError: an unknown check; data that are a stream, or are no longer there.
     Example:
         >>> import elbowroom as er
         >>> found = er.doctor("runs/digits")                             # doctest: +SKIP
@@ -30,12 +30,12 @@ def doctor(run: Run | str | Path, **settings: Any) -> Diagnosis:
 
 
 def posterior(run: Run | str | Path, source: Any = None, **settings: Any) -> Posterior:
-    """Draws from p(z | x) of a run's model.
+    """Draws from the posterior p(z | x) of a run's model, by Markov chains.
 
     Args:
         run: a run, or the folder of one.
-        source: the data: a path, an array; the run's own test set unless given.
-        **settings: of :meth:`Run.posterior`.
+        source: the data: a path or an array; by default the run's own test set.
+        **settings: those of :meth:`Run.posterior`.
     Example:
         >>> import elbowroom as er
         >>> found = er.posterior("runs/digits", method="nuts", draws=200, chains=4)  # doctest: +SKIP

@@ -38,7 +38,7 @@ from elbowroom.running.runtime import (
 
 __all__ = ["resolve", "train"]
 
-# What may differ when a run goes on: how long, how often, on which machine. The rest would make it another run.
+# Settings that may change when a run is resumed: length, checkpoints, machine. Others would make it another run.
 _MAY_CHANGE = {
     "train.epochs",
     "train.steps",
@@ -53,19 +53,19 @@ _MAY_CHANGE = {
 
 
 class Request(NamedTuple):
-    """What to train: a name for the run, and layers of nested configuration keys."""
+    """A request for training: the name of the run, and layers of nested configuration keys."""
 
     name: str
     layers: list[Mapping[str, Any]]
 
 
 def resolve(source: str | Path, overrides: Mapping[str, Any], *, config: str | Path | None = None) -> Request:
-    """What a recipe's name, a recipe file, a built-in data set's name or a path of data stands for.
+    """The request for a recipe, a recipe file, a built-in data set or a data file, given by name or path.
 
-    A name that is both a recipe's and a data set's (mnist, digits) is the recipe's.
+    A name of both a recipe and a data set (mnist, digits) means the recipe.
 
     Raises:
-        ElbowroomError: it is none of these; names the nearest that is.
+        ElbowroomError: it is none of these; names the nearest one.
     """
     layers: list[Mapping[str, Any]] = [] if config is None else [read_recipe(config)]
     text = str(source)
@@ -75,7 +75,7 @@ def resolve(source: str | Path, overrides: Mapping[str, Any], *, config: str | P
         name = text if text in BUILT_IN else Path(text).resolve().stem
         return Request(name, [*layers, {"data": {"name": text}}, overrides])
     names = {*recipe_names(), *BUILT_IN}
-    raise ElbowroomError(f"'{text}' is no recipe, no built-in data set and no file.", did_you_mean(text, names))
+    raise ElbowroomError(f"'{text}' is neither a recipe nor a built-in data set nor a file.", did_you_mean(text, names))
 
 
 def train(
@@ -94,23 +94,23 @@ def train(
     """Trains a model and returns the run.
 
     Args:
-        source: a recipe's name or file, a built-in data set, a path; or data: an array, a tensor, a data frame, a
-            torch ``Dataset``, ``IterableDataset`` or ``DataLoader``. Unless given: with ``resume`` the run's own,
-            otherwise "digits".
-        out: the run folder; ``runs/NAME`` unless given.
+        source: a recipe's name or file, a built-in data set, a path of data; or data: an array, a tensor, a data frame,
+            a torch ``Dataset``, ``IterableDataset`` or ``DataLoader``. By default "digits", or with ``resume`` the data
+            of the run.
+        out: the run folder; by default ``runs/NAME``.
         resume: go on with the run in ``out`` (with its own configuration) from its latest checkpoint.
         overwrite: replace the run in ``out``.
-        config: a recipe, by name or file, whose keys are laid over.
+        config: a recipe, by name or file, whose keys override those of the source.
         context: covariates of data from Python, shape (n, context_dim).
         labels: class labels of data from Python, shape (n,).
-        observers: who is told how it goes; the terminal unless given.
-        announce: where remarks go.
+        observers: objects that report the training; by default the terminal.
+        announce: called with remarks.
         overrides: any key of :class:`~elbowroom.running.config.Config`, as ``model={"latent_dim": 2}`` or
             ``model__latent_dim=2``.
     Returns:
         The run, with its best weights (by validation; the latest where there is no validation set).
     Raises:
-        ElbowroomError: anything that the user can put right.
+        ElbowroomError: anything that the user can correct.
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is written; ``resume`` goes on.
     """
     keys = nested(overrides)
@@ -122,7 +122,7 @@ def train(
     if resume:
         settings = _recorded_settings(folder, settings, source, keys, config)
 
-    # everything is built and tried in memory first: what is wrong with the request is said before there are files
+    # everything is built and tried in memory first, so that errors in the request come before there are files
     use_threads(settings.runtime.threads)
     device = pick_device(settings.runtime.device)
     data = _load(settings, source if from_python else None, device, context=context, labels=labels)
@@ -218,8 +218,8 @@ def _recorded_settings(
     longer = any(old[f"train.{key}"] != new[f"train.{key}"] for key in lengths)
     if longer and recorded.optimizer.schedule != "constant":
         raise ElbowroomError(
-            f"The run's {recorded.optimizer.schedule} schedule was laid out for its own length, so --resume cannot "
-            "change the length.",
+            f"The run's {recorded.optimizer.schedule} schedule depends on its length, so --resume cannot change the "
+            "length.",
             "Leave --train.epochs and --train.steps out, or train a new run.",
         )
     return asked
@@ -267,7 +267,7 @@ def _learner(
         folder: of the run.
         fresh: whether no checkpoint will fill the weights.
         compiled: what an earlier session of the run decided; None for a new run.
-        announce: where remarks go.
+        announce: called with remarks.
     """
     positions = data.splits["train"] if isinstance(data, DataSet) else None
     length = RunLength(plan.total_steps, plan.steps_per_epoch, positions, folder.path / "chains")
@@ -348,7 +348,7 @@ def _restore_latest(
 
 
 def _content(settings: Config, facts: DataFacts, data: DataSet | StreamSet, *, from_python: bool) -> dict[str, Any]:
-    """config.json: all that is needed to repeat the run."""
+    """The content of config.json: everything that is needed to repeat the run."""
     return {
         "elbowroom": __version__,
         "torch": torch.__version__,

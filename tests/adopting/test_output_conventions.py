@@ -69,7 +69,9 @@ def test_names_are_held_against_what_was_said(names: tuple[str, str], states: st
     assert two_outputs(found, "encoder", states) == (MEAN, SPREAD)
     assert two_outputs(found, "encoder") == (MEAN, SPREAD)
     for other in set(ENCODER_OUTPUTS) - {states}:
-        with pytest.raises(ElbowroomError, match=f"is '{other}'.*'{names[0]}' and '{names[1]}', which means '{states}'"):
+        with pytest.raises(
+            ElbowroomError, match=f"is '{other}'.*'{names[0]}' and '{names[1]}', which means '{states}'"
+        ):
             two_outputs(found, "encoder", other)
 
 

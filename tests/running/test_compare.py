@@ -393,7 +393,7 @@ def test_a_model_without_a_finite_value_has_failed(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(comparing, "laplace_evidence", nowhere)
     found = go(moments=1)
     assert not found.rows
-    assert "log p(x) of 20 of 20 test points is not finite at step 20" in str(found.entrants["aevb"].failed)
+    assert "log p(x) of 20 of 20 test examples is not finite at step 20" in str(found.entrants["aevb"].failed)
 
 
 def test_a_full_disk_is_not_the_recipes_fault(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -417,7 +417,7 @@ def test_a_full_disk_is_not_the_recipes_fault(monkeypatch: pytest.MonkeyPatch) -
     [
         ({"decoder_gradients": None}, "none was given", "--seconds or --decoder-gradients or --visits"),
         ({"seconds": 1}, r"2 were given \(seconds, decoder_gradients\)", "Give one of"),
-        ({"decoder_gradients": 0}, "0 decoder gradients, but there is no training", "above 0"),
+        ({"decoder_gradients": 0}, "0 decoder gradients, which is too little to train", "above 0"),
         ({"decoder_gradients": None, "seconds": -1}, "-1 seconds", "--seconds"),
         ({"decoder_gradients": math.inf}, "inf", "--decoder-gradients"),
         ({"decoder_gradients": math.nan}, "nan", "--decoder-gradients"),
@@ -433,8 +433,8 @@ def test_a_full_disk_is_not_the_recipes_fault(monkeypatch: pytest.MonkeyPatch) -
         ({"recipes": ["aevb.toml", "aevb.toml"]}, "Two recipes are called 'aevb'", "once"),
         ({"recipes": ["mnits"]}, "no recipe 'mnits'", "Did you mean 'mnist'"),
         ({"recipes": ["none.toml"]}, "no recipe file none.toml", "Check the path"),
-        ({"config": {"model": {"guide": "none"}}}, "aevb: The learner aevb learns a guide", "mcem"),
-        ({"config": {"optimizer": {"schedule": "cosine"}}}, "aevb: .*cosine schedule is laid out", "constant"),
+        ({"config": {"model": {"guide": "none"}}}, "aevb: The learner aevb trains a guide", "mcem"),
+        ({"config": {"optimizer": {"schedule": "cosine"}}}, "aevb: .*cosine schedule needs one fixed length", "constant"),
         ({"config": {"model": {"likelihood": "cross-entropy"}}}, "cross-entropy.*does not integrate", "binarization"),
         ({"config": {"data": {"test": 0}}}, "aevb: bits.npy has no test rows", "or from --config FILE"),
         ({"config": {"optimizer": {"lr": 0}}}, "aevb: optimizer.lr is 0", "describes --optimizer.lr"),

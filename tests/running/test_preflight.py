@@ -1,4 +1,4 @@
-"""What is found before a comparison trains: recipes that cannot work, and log p(x) that are not of the same examples."""
+"""Checks before a comparison trains: recipes that cannot work, and log p(x) that are not of the same examples."""
 
 from __future__ import annotations
 

@@ -101,7 +101,9 @@ def test_a_validation_value_that_is_not_finite_stops(
         return {name: values * math.nan for name, values in honest(self, *arguments, **settings).items()}
 
     monkeypatch.setattr(Aevb, "measure", broken)
-    with pytest.raises(ElbowroomError, match=r"At step 5 the objective is not finite on the validation data.*elbo = nan"):
+    with pytest.raises(
+        ElbowroomError, match=r"At step 5 the objective is not finite on the validation data.*elbo = nan"
+    ):
         er.train(table, out=tmp_path / "run", **TINY)
     assert not (tmp_path / "run" / "metrics.jsonl").read_text().count("NaN")
 

@@ -128,7 +128,7 @@ def impute(
     """
     run = run if isinstance(run, Run) else load(run)
     if num is not None and num < 1:
-        raise ElbowroomError(f"num is {num}, but at least one example is needed.", "Give 1 or more.")
+        raise ElbowroomError(f"{num} examples were asked for, but at least one is needed.", "Give 1 or more.")
     hides = None if hide is None else _parse_hide(hide, run.facts.event_shape)
     if source is None:
         data, name = run.dataset(), split

@@ -280,7 +280,9 @@ class Run:
             ElbowroomError: n below one, or a conditional model and no context.
         """
         if num_samples < 1:
-            raise ElbowroomError(f"The number of samples is {num_samples}, but must be 1 or more.", "Give 1 or more.")
+            raise ElbowroomError(
+                f"{num_samples} samples were asked for, but at least one is needed.", "Give 1 or more."
+            )
         if context is None and self.facts.context_dim:
             context = self.class_contexts(num_samples)
         if context is not None:

@@ -204,7 +204,7 @@ CASES = [
     case("zero-reconstructions", "reconstruct run --num 0", "--num is 0", "1 or more"),
     case("zero-k-of-score", "score run --k 0", "0", "1 or more"),
     # data
-    case("missing-file", tr("{bad}/missing.npy"), "missing.npy", "no file"),
+    case("missing-file", tr("{bad}/missing.npy"), "missing.npy", "nor a file"),
     case("missing-file-to-show", "data show {bad}/missing.npy", "missing.npy", "Check the path"),
     case("missing-file-to-score", "score mine {bad}/missing.npy", "missing.npy", "Check the path"),
     case("empty-file", tr("{bad}/empty.npy"), "empty.npy", "0 bytes"),

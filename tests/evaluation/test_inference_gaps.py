@@ -156,7 +156,7 @@ def test_the_upper_bound_lies_above(monkeypatch):
 
 
 def bound_by_chains(given: Study, draws: int, monkeypatch: pytest.MonkeyPatch) -> Result:
-    monkeypatch.setattr(gaps, "_CHAIN", draws)
+    monkeypatch.setattr(gaps, "_DRAWS", draws)
     return measured(given, check=True)["upper bound by HMC draws"]
 
 

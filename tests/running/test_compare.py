@@ -434,7 +434,7 @@ def test_a_full_disk_is_not_the_recipes_fault(monkeypatch: pytest.MonkeyPatch) -
         ({"recipes": ["mnits"]}, "no recipe 'mnits'", "Did you mean 'mnist'"),
         ({"recipes": ["none.toml"]}, "no recipe file none.toml", "Check the path"),
         ({"config": {"model": {"guide": "none"}}}, "aevb: The learner aevb trains a guide", "mcem"),
-        ({"config": {"optimizer": {"schedule": "cosine"}}}, "aevb: .*cosine schedule needs one fixed length", "constant"),
+        ({"config": {"optimizer": {"schedule": "cosine"}}}, "aevb: .*cosine schedule needs one fixed", "constant"),
         ({"config": {"model": {"likelihood": "cross-entropy"}}}, "cross-entropy.*does not integrate", "binarization"),
         ({"config": {"data": {"test": 0}}}, "aevb: bits.npy has no test rows", "or from --config FILE"),
         ({"config": {"optimizer": {"lr": 0}}}, "aevb: optimizer.lr is 0", "describes --optimizer.lr"),

@@ -135,7 +135,7 @@ mixed = er.train(SOURCE, out=folder / "mixture", observers=[], model=learned, **
 rise, rise_error = mean_and_stderr(mixed.score(k=200).log_evidence - run.score(k=200).log_evidence)
 print(f"log p(x) of test images rises by {rise:.2f} ± {rise_error:.2f} nats (importance-weighted bounds, k = 200)")
 
-inputs = mixed.inputs()
+inputs = mixed.doctor_input()
 treated = aggregate_study(inputs)
 left, left_error = mean_and_stderr(treated.gains["mixture"])
 told, told_before = sample_study(inputs, treated).tests["prior"], samples.tests["prior"]

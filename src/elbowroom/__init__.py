@@ -45,7 +45,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "objectives": ("elbowroom.inference.objectives", None),
     "oracles": ("elbowroom.model.oracles", None),
     "plots": ("elbowroom.showing.plots", None),
-    "posterior": ("elbowroom.running.sampling", "posterior"),
+    "posterior": ("elbowroom.running.api", "posterior"),
     "prior_sampling_study": ("elbowroom.studies.prior_sampling", "prior_sampling_study"),
     "priors": ("elbowroom.model.priors", None),
     "report": ("elbowroom.showing.report.writing", "report"),

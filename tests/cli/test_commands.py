@@ -93,7 +93,7 @@ def test_train_writes_the_run_folder(say: Say) -> None:
 def test_train_reports_to_standard_error(say: Say) -> None:
     out, err = say("train", "digits", *TINY[:-1], "--out", "spoken")
     assert "step 30/30" in err
-    assert "nats per datum" in err
+    assert "nats per example" in err
     assert "step 30/30" not in out
 
 

@@ -149,15 +149,15 @@ def test_nothing_but_failures_is_an_error(ask: Ask) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("wake.toml",), "A comparison has one budget, but none was given"),
+        (("wake.toml",), "A comparison needs one budget, but none was given"),
         (("wake.toml", "--seconds", "1", "--visits", "3"), "2 were given (seconds, visits)"),
-        (("--seconds", "1"), "No recipe was named"),
+        (("--seconds", "1"), "No recipe was given"),
         (("wake.toml", "wake.toml", "--seconds", "1"), "Two recipes are called 'wake'"),
         (("wake.toml", "--seconds", "1", "--out", "bits.npy"), "bits.npy is a file"),
         (("wake.toml", "--secnods", "1"), "There is no flag --secnods"),
-        (("wake.toml", *QUICK), "recipes = [red]$a_b, wake, and now it is wake"),
+        (("wake.toml", *QUICK), "recipes = [red]$a_b, wake, but now it is wake"),
         (("tutorial-pyro", "--seconds", "1"), "tutorial-pyro: "),
-        (("digits", "--seconds", "1"), "digits: A comparison stops and goes on, but a one-cycle schedule"),
+        (("digits", "--seconds", "1"), "digits: A comparison trains in parts, but a one-cycle schedule"),
     ],
 )
 def test_a_mistake_is_a_sentence(argv: tuple[str, ...], message: str, ask: Ask) -> None:

@@ -196,14 +196,14 @@ def test_categories_are_recovered_by_name(tmp_path: Path) -> None:
 # --- what is refused ---------------------------------------------------------------------------------------------
 
 REFUSED = [
-    ("impute run", ("None of the 10 data has a missing value", "--hide bottom")),
-    ("impute mine whole.csv", ("None of the 200 data", "--mask")),
+    ("impute run", ("None of the 10 examples has a missing value", "--hide bottom")),
+    ("impute mine whole.csv", ("None of the 200 examples", "--mask")),
     ("impute run --hide botom", ("'botom'", "'bottom'")),
     ("impute run --hide 1.5", ("--hide is 1.5", "between 0 and 1")),
     ("impute run --hide 0", ("--hide is 0", "between 0 and 1")),
     ("impute run --hide nan", ("--hide is nan", "between 0 and 1")),
-    ("impute mine --hide top", ("no pictures", "--hide 0.3")),
-    ("impute run --mask gone.npy", ("no mask gone.npy", "Check the path")),
+    ("impute mine --hide top", ("not pictures", "--hide 0.3")),
+    ("impute run --mask gone.npy", ("no mask file gone.npy", "Check the path")),
     ("impute run --mask flat.npy", ("(64,)", "(8, 8)", "1 where it was observed")),
     ("impute run --mask levels.npy", ("other values than 0 and 1",)),
     ("impute run --mask text.npy", ("text.npy", "numpy.save")),

@@ -295,7 +295,7 @@ def do_less(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("elbowroom.running.train.configure", lambda *layers, **about: small(configure(*layers, **about)))
     at_most(patch, runs, "evaluate", points=16, k=50, simulated=16, budget=1.0)
     at_most(patch, runs, "score", k=50)
-    at_most(patch, runs.Run, "inputs", points=60)
+    at_most(patch, runs.Run, "doctor_input", points=60)
     at_most(patch, runs, "posterior", draws=20, warmup=20, chains=2)
     at_most(patch, impute, "impute_batch", draws=20, warmup=20, chains=2)
     at_most(patch, compare, "compare", seconds=2.0, visits=2000, decoder_gradients=2000, moments=2, points=20, k=20)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from elbowroom.running.comparison import Comparison, Standing
+from elbowroom.running.comparison import Comparison, RankedRecipe
 
 __all__ = ["figure", "headline", "standings", "trajectories"]
 
@@ -44,7 +44,7 @@ def figure(value: float | None, spec: str = ".2f") -> str:
     return "" if value is None else format(value, spec) if math.isfinite(value) else "not finite"
 
 
-def _standing(found: Comparison, standing: Standing, split: str) -> dict[str, str]:
+def _standing(found: Comparison, standing: RankedRecipe, split: str) -> dict[str, str]:
     last = found.row(standing.recipe, split, found.moments[-1])
     nothing = "failed" if standing.failed else "not measured"
     return {

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from elbowroom.data.loading import load_data
-from elbowroom.evaluation.doctor.findings import DoctorInput
+from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.doctor.latents import _in_use, latents_in_use
 from elbowroom.model.oracles import LinearGaussian
 
@@ -23,11 +23,11 @@ def _inputs(strength: float, points: int) -> DoctorInput:
 @pytest.mark.parametrize(
     ("rate", "gain", "severity", "words"),
     [
-        ((3.0, 0.1), (-0.21, 0.67), "note", "cannot be told from 100 data"),
-        ((3.0, 0.1), (-0.02, 0.05), "severe", "does not listen"),
-        ((3.0, 0.1), (0.09, 0.2), "note", "cannot be told"),
+        ((3.0, 0.1), (-0.21, 0.67), "note", "100 examples are too few"),
+        ((3.0, 0.1), (-0.02, 0.05), "severe", "ignores z"),
+        ((3.0, 0.1), (0.09, 0.2), "note", "are too few"),
         ((3.0, 0.1), (2.0, 0.6), "note", "All 3"),
-        ((0.05, 0.3), (2.0, 0.1), "note", "cannot be told"),
+        ((0.05, 0.3), (2.0, 0.1), "note", "are too few"),
         ((0.05, 0.01), (2.0, 0.1), "severe", "collapsed"),
     ],
 )
@@ -51,4 +51,4 @@ def test_a_decoder_that_is_deaf_stays_severe() -> None:
     inputs = _inputs(1.0, 400)
     deaf = LinearGaussian(torch.zeros(20, 2), torch.zeros(20), scale=1.0)
     (finding,) = latents_in_use(DoctorInput(deaf, inputs.guide, inputs.data, points=400))
-    assert finding.severity == "severe" and "listen" in finding.title
+    assert finding.severity == "severe" and "ignores z" in finding.title

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.data.loading import load_data
-from elbowroom.evaluation.doctor.findings import DoctorInput, Finding
+from elbowroom.evaluation.doctor.findings import Finding
+from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.doctor.training import _is_bad, generalises
 from elbowroom.model.conditional import Likelihood
 from elbowroom.model.likelihoods import LIKELIHOODS

@@ -32,13 +32,15 @@ import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
 import elbowroom as er
-from elbowroom.numerics import mean_and_stderr
-from elbowroom.showing.figures.style import BLUE, COLUMN, SMALL, VERMILION, new_figure, thin_axes
 
 # %matplotlib inline
-truth, _, train = er.oracles.ppca(dim=10, latent_dim=3, seed=0, num_data=100)  # here nature, for once, is known
+# here nature, for once, is known
+truth, _, train = er.oracles.ppca(dim=10, latent_dim=3, seed=0, num_data=100)
 test = truth.sample(20_000, generator=torch.Generator().manual_seed(1)).x
-print(f"{len(train)} data to learn from, {len(test):,} to judge by, of {test.shape[1]} numbers each")
+print(
+    f"{len(train)} data to learn from, {len(test):,} to judge by, "
+    f"of {test.shape[1]} numbers each"
+)
 
 # %% [markdown]
 # ## Maximum likelihood is the nearest model
@@ -81,7 +83,9 @@ def marginal(model):
 
 
 models = {latents: fit(train, latents) for latents in range(1, 10)}
-distance = {latents: kl_divergence(marginal(truth), marginal(m)).item() for latents, m in models.items()}
+distance = {
+    latents: kl_divergence(marginal(truth), marginal(m)).item() for latents, m in models.items()
+}
 with torch.no_grad():
     of_train = {latents: m.log_evidence(train).mean().item() for latents, m in models.items()}
     of_test = {latents: m.log_evidence(test) for latents, m in models.items()}
@@ -89,35 +93,58 @@ with torch.no_grad():
 entropy = marginal(truth).entropy().item()
 print("latents   log p, train   log p, held out   KL, exact   −H − log p, held out")
 for latents, values in of_test.items():
-    mean, error = mean_and_stderr(values)
+    mean, error = er.mean_and_stderr(values)
     held_out = f"{mean:11.3f} ± {error:.3f}"
-    print(f"{latents:7}{of_train[latents]:15.3f}{held_out}{distance[latents]:12.4f}{-entropy - mean:16.3f}")
+    print(
+        f"{latents:7}{of_train[latents]:15.3f}{held_out}"
+        f"{distance[latents]:12.4f}{-entropy - mean:16.3f}"
+    )
 
 # %% [markdown]
 # The last two columns agree, within the error of an average over 20,000 data. Most of that error is common to all
 # models, because it comes from the data. Datum by datum against the truth, little of it is left:
 
 # %%
-excess = {latents: mean_and_stderr(of_truth - values) for latents, values in of_test.items()}  # estimates the KL
-z_scores = {latents: (mean - distance[latents]) / error for latents, (mean, error) in excess.items()}
+# estimates the KL
+excess = {latents: er.mean_and_stderr(of_truth - values) for latents, values in of_test.items()}
+z_scores = {
+    latents: (mean - distance[latents]) / error for latents, (mean, error) in excess.items()
+}
 print("mean of log p_data(x) − log p(x), less the exact KL, in standard errors:")
 print("  ".join(f"{latents}: {z:+.1f}" for latents, z in z_scores.items()))
 by_distance = sorted(models, key=lambda latents: distance[latents])
 by_test = sorted(models, key=lambda latents: -of_test[latents].mean().item())
 by_train = sorted(models, key=lambda latents: -of_train[latents])
-print(f"best first, by exact KL {by_distance}, by held-out data {by_test}, by training data {by_train}")
+print(
+    f"best first, by exact KL {by_distance}, by held-out data {by_test}, "
+    f"by training data {by_train}"
+)
 
 # %% mystnb={"image": {"alt": "Training log density rises with every latent; held-out log density peaks at three"}}
-figure = new_figure(COLUMN, 2.2)
+figure = er.plots.new_figure(er.plots.COLUMN, 2.2)
 axes = figure.add_subplot()
 held_out = [values.mean().item() for values in of_test.values()]
 axes.plot(
-    list(models), list(of_train.values()), "o-", color=VERMILION, markersize=3, linewidth=1, label="training data"
+    list(models),
+    list(of_train.values()),
+    "o-",
+    color=er.plots.VERMILION,
+    markersize=3,
+    linewidth=1,
+    label="training data",
 )
-axes.plot(list(models), held_out, "o-", color=BLUE, markersize=3, linewidth=1, label="held-out data")
+axes.plot(
+    list(models),
+    held_out,
+    "o-",
+    color=er.plots.BLUE,
+    markersize=3,
+    linewidth=1,
+    label="held-out data",
+)
 axes.axhline(-entropy, color="#777777", linewidth=0.8, linestyle="--", label="the truth")
-axes.legend(frameon=False, fontsize=SMALL)
-thin_axes(axes, xlabel="latents of the model", ylabel="log p(x), nats per datum")
+axes.legend(frameon=False, fontsize=er.plots.SMALL)
+er.plots.thin_axes(axes, xlabel="latents of the model", ylabel="log p(x), nats per datum")
 figure
 
 # %% [markdown]
@@ -138,9 +165,15 @@ figure
 # of nats and decide with near certainty:
 
 # %%
-ahead, error = mean_and_stderr(of_test[3] - of_test[4])
-print(f"three latents are {ahead:.4f} ± {error:.4f} nats per datum better than four: {ahead / math.log(2):.4f} bits;")
-print(f"after 1,000 data the odds for three are e^{1000 * ahead:.0f}, {math.exp(1000 * ahead):.1e} to 1")
+ahead, error = er.mean_and_stderr(of_test[3] - of_test[4])
+print(
+    f"three latents are {ahead:.4f} ± {error:.4f} nats per datum better than four: "
+    f"{ahead / math.log(2):.4f} bits;"
+)
+print(
+    f"after 1,000 data the odds for three are e^{1000 * ahead:.0f}, "
+    f"{math.exp(1000 * ahead):.1e} to 1"
+)
 
 # %% [markdown]
 # Where x is real, a log density depends on the unit of measurement. In millimetres in the place of centimetres every
@@ -151,13 +184,20 @@ print(f"after 1,000 data the odds for three are e^{1000 * ahead:.0f}, {math.exp(
 # %%
 def in_millimetres(model):
     """The same model of 10 x."""
-    return er.oracles.LinearGaussian(10 * model.weight.detach(), 10 * model.bias.detach(), 10 * model.noise_scale)
+    return er.oracles.LinearGaussian(
+        10 * model.weight.detach(), 10 * model.bias.detach(), 10 * model.noise_scale
+    )
 
 
 with torch.no_grad():
     shift = (in_millimetres(models[3]).log_evidence(10 * test) - of_test[3]).mean().item()
-same = kl_divergence(marginal(in_millimetres(truth)), marginal(in_millimetres(models[3]))).item()
-print(f"log p shifts by {shift:.3f} = −10 log 10 nats; the KL was {distance[3]:.6f} and is {same:.6f}")
+same = kl_divergence(
+    marginal(in_millimetres(truth)), marginal(in_millimetres(models[3]))
+).item()
+print(
+    f"log p shifts by {shift:.3f} = −10 log 10 nats; "
+    f"the KL was {distance[3]:.6f} and is {same:.6f}"
+)
 
 # %% [markdown]
 # ## What stands in the way
@@ -176,9 +216,15 @@ grid_errors = {}
 for points in (9, 17, 33, 65):
     found = er.oracles.quadrature_log_evidence(flat, data, points=points)
     grid_errors[points] = (found - exact).abs().max().item()
-    print(f"{points:3} points a side: {points**2:5,} evaluations, largest error {grid_errors[points]:.1e} nats")
+    print(
+        f"{points:3} points a side: {points**2:5,} evaluations, "
+        f"largest error {grid_errors[points]:.1e} nats"
+    )
 for dim in (2, 5, 20):
-    print(f"{dim:3} latents with 65 points a side: {65.0**dim:.1e} evaluations of the model for each datum")
+    print(
+        f"{dim:3} latents with 65 points a side: "
+        f"{65.0**dim:.1e} evaluations of the model for each datum"
+    )
 
 # %% [markdown]
 # :::{admonition} The usual tutorial: "infeasible already in our small example"
@@ -205,10 +251,12 @@ for dim in (2, 5, 20):
 
 # %%
 assert all(abs(z) < 4 for z in z_scores.values())  # held-out log densities estimate the KL,
-assert by_test == by_distance and by_distance[0] == 3  # rank the models as it does, and find the truth's size;
+# rank the models as it does, and find the truth's size;
+assert by_test == by_distance and by_distance[0] == 3
 assert by_train == list(range(9, 0, -1))  # training data ask for ever more latents,
 assert of_train[9] > truth.log_evidence(train).mean().item()  # beyond the truth
 assert distance[9] > distance[3] + 0.05 and all(kl > 0 for kl in distance.values())
 assert ahead > 4 * error
-assert abs(shift + 10 * math.log(10)) < 1e-9 and abs(same - distance[3]) < 1e-9  # units shift log p, and no KL
+# units shift log p, and no KL
+assert abs(shift + 10 * math.log(10)) < 1e-9 and abs(same - distance[3]) < 1e-9
 assert grid_errors[65] < 1e-6 < 1e-2 < grid_errors[17]  # a grid serves for two latents

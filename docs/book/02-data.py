@@ -21,10 +21,6 @@ import torch
 from torch.distributions import Bernoulli
 
 import elbowroom as er
-from elbowroom.data.support import Support
-from elbowroom.model.distributions import ContinuousBernoulli
-from elbowroom.numerics import mean_and_stderr
-from elbowroom.showing.figures.image_sheet import Panel, draw_sheet, to_rgb
 
 # %matplotlib inline
 NAME = "mnist" if os.environ.get("ELBOWROOM_DOCS") == "full" else "digits"
@@ -57,7 +53,10 @@ er.plots.image_grid(grey[:24].unflatten(1, data.event_shape), titles=labels, col
 levels = grey.unique()
 zeros, ones = (grey == 0).double().mean().item(), (grey == 1).double().mean().item()
 print(f"stored as {data.native_support.description}; {len(levels)} different values occur")
-print(f"exactly 0: {zeros:.1%} of the pixels, exactly 1: {ones:.1%}, between: {1 - zeros - ones:.1%}")
+print(
+    f"exactly 0: {zeros:.1%} of the pixels, exactly 1: {ones:.1%}, "
+    f"between: {1 - zeros - ones:.1%}"
+)
 
 # %% [markdown]
 # :::{admonition} The usual tutorial: X has the sample space $[0, 1]^{28 \times 28}$
@@ -86,7 +85,9 @@ p = torch.linspace(0.001, 0.999, 1000, dtype=torch.float64)  # one half is not a
 x = (torch.arange(2000, dtype=torch.float64) + 0.5).unsqueeze(1) / 2000
 mass = Bernoulli(p, validate_args=False).log_prob(x).exp().mean(0)  # by the midpoint rule
 formula = (2 * p - 1) / p.logit()
-print(f"∫ is at most {mass.max():.4f}; at p = 0.1 it is {mass[99]:.3f}, at p = 0.01 {mass[9]:.3f}")
+print(
+    f"∫ is at most {mass.max():.4f}; at p = 0.1 it is {mass[99]:.3f}, at p = 0.01 {mass[9]:.3f}"
+)
 print(f"formula and midpoint rule differ by {(mass - formula).abs().max():.1e}")
 
 # %% [markdown]
@@ -97,14 +98,19 @@ print(f"formula and midpoint rule differ by {(mass - formula).abs().max():.1e}")
 # %%
 mean = grey.mean(0).clamp(0.001, 0.999)
 cross_entropy = Bernoulli(mean, validate_args=False).log_prob(grey_test).sum(1)
-normalised = ContinuousBernoulli(mean.logit()).log_prob(grey_test).sum(1)  # the same p, with the constant
-at_its_best = ContinuousBernoulli.with_mean(mean).log_prob(grey_test).sum(1)
+# the same p, with the constant
+normalised = er.distributions.ContinuousBernoulli(mean.logit()).log_prob(grey_test).sum(1)
+at_its_best = er.distributions.ContinuousBernoulli.with_mean(mean).log_prob(grey_test).sum(1)
 constant, whole = (normalised - cross_entropy).mean().item(), PIXELS * math.log(2)
-lost, lost_error = mean_and_stderr(at_its_best - normalised)
+lost, lost_error = er.mean_and_stderr(at_its_best - normalised)
 print(f"the formula alone: {cross_entropy.mean():9.2f} 'nats' per held-out digit")
-print(f"with its constant: {normalised.mean():9.2f} nats, {constant:.2f} more; {PIXELS} log 2 is {whole:.2f}")
 print(
-    f"at the best p:     {at_its_best.mean():9.2f} nats, {lost:.2f} ± {lost_error:.2f} more than at the pixels' means"
+    f"with its constant: {normalised.mean():9.2f} nats, "
+    f"{constant:.2f} more; {PIXELS} log 2 is {whole:.2f}"
+)
+print(
+    f"at the best p:     {at_its_best.mean():9.2f} nats, "
+    f"{lost:.2f} ± {lost_error:.2f} more than at the pixels' means"
 )
 
 # %% [markdown]
@@ -121,7 +127,9 @@ print(
 
 # %%
 try:
-    er.load_data(NAME, test=0.2).viewed_as(Support.BINARY, needed_by="a Bernoulli likelihood")
+    er.train(
+        NAME, data={"binarization": "none"}, model={"likelihood": "bernoulli"}, out="refused"
+    )
     refusal = ""
 except er.ElbowroomError as error:
     refusal = str(error)
@@ -148,23 +156,36 @@ print(refusal)
 # %%
 def visits(how, count=1, seed=0):
     """The first eight training images as a learner meets them, at so many visits."""
-    delivered = er.load_data(NAME, test=0.2, binarization=how, support="unit-interval" if how == "none" else "auto")
+    delivered = er.load_data(
+        NAME, test=0.2, binarization=how, support="unit-interval" if how == "none" else "auto"
+    )
     draws = torch.Generator().manual_seed(seed)
-    return [next(delivered.training_batches(8, seed=0, epoch=0, generator=draws)).x.double() for _ in range(count)]
+    return [
+        next(delivered.training_batches(8, seed=0, epoch=0, generator=draws)).x.double()
+        for _ in range(count)
+    ]
 
 
 shown = {"grey": visits("none"), "threshold": visits("threshold")}
 shown |= {kind: visits(kind, 2) for kind in ("static", "dynamic")}
-names = [name if k == 0 else f"{name}, again" for name, seen in shown.items() for k in range(len(seen))]
+names = [
+    name if k == 0 else f"{name}, again"
+    for name, seen in shown.items()
+    for k in range(len(seen))
+]
 
 # %% mystnb={"image": {"alt": "Eight digits as grey pixels and as bits: threshold, static twice, dynamic twice"}}
-draw_sheet([Panel(to_rgb(torch.cat([x for seen in shown.values() for x in seen])), 8, row_labels=names)])
+images = torch.cat([x for seen in shown.values() for x in seen])
+er.plots.image_grid(images, columns=8, row_labels=names)
 
 # %%
 many, greys = torch.stack(visits("dynamic", 400)), shown["grey"][0]
 unsure = (greys > 0) & (greys < 1)
 z = ((many.mean(0) - greys) / (greys * (1 - greys) / len(many)).sqrt())[unsure]
-print(f"dynamic bits, mean of {len(many)} visits against grey: mean square of z {z.square().mean():.2f}, 1 is right")
+print(
+    f"dynamic bits, mean of {len(many)} visits against grey: "
+    f"mean square of z {z.square().mean():.2f}, 1 is right"
+)
 fixed = {kind: torch.equal(*seen) for kind, seen in shown.items() if len(seen) == 2}
 twice = [rows("test", binarization="dynamic") for _ in range(2)]
 print(f"the same at both visits: {fixed}; in evaluation, dynamic: {torch.equal(*twice)}")
@@ -178,11 +199,13 @@ scores = {}
 for how in ("threshold", "static", "dynamic"):
     p = rows("train", binarization=how).mean(0).clamp(0.001, 0.999)
     scores[how] = Bernoulli(p).log_prob(rows("test", binarization=how)).sum(1)
-    value, error = mean_and_stderr(scores[how])
+    value, error = er.mean_and_stderr(scores[how])
     print(f"{how:<10} {value:8.2f} ± {error:.2f} nats per held-out digit")
-noise = Bernoulli(grey_test.clamp(1e-12, 1 - 1e-12)).entropy().sum(1)  # of the bits, for somebody who knows the greys
+# of the bits, for somebody who knows the greys
+noise = Bernoulli(grey_test.clamp(1e-12, 1 - 1e-12)).entropy().sum(1)
 print(
-    f"the drawing of bits alone has {noise.mean():.2f} nats of entropy: no model of such bits can do better than that"
+    f"the drawing of bits alone has {noise.mean():.2f} nats of entropy: "
+    "no model of such bits can do better than that"
 )
 
 # %% [markdown]
@@ -192,7 +215,12 @@ print(
 
 # %%
 protocol = er.load_data(NAME, test=0.2, binarization="dynamic").protocol()
-print({key: f"{value[:12]}…" if key.startswith("sha256") else value for key, value in protocol.items()})
+print(
+    {
+        key: f"{value[:12]}…" if key.startswith("sha256") else value
+        for key, value in protocol.items()
+    }
+)
 
 # %% [markdown]
 # :::{admonition} The usual tutorial: "only a tiny subset of these points correspond to meaningful images"
@@ -205,19 +233,25 @@ print({key: f"{value[:12]}…" if key.startswith("sha256") else value for key, v
 
 # %%
 share = (-scores["dynamic"].mean().item() - whole) / math.log(10)
-print(f"e^{-scores['dynamic'].mean():.1f} typical images of e^{whole:.1f}: a share of 10^{share:.0f}")
+print(
+    f"e^{-scores['dynamic'].mean():.1f} typical images of e^{whole:.1f}: "
+    f"a share of 10^{share:.0f}"
+)
 
 # %% [markdown]
 # ## The claims of this page, as code
 
 # %%
-assert torch.allclose(mass, formula, atol=1e-5) and mass.max() < 0.5  # grey under a Bernoulli: at most one half
+# grey under a Bernoulli: at most one half
+assert torch.allclose(mass, formula, atol=1e-5) and mass.max() < 0.5
 assert constant > whole  # so that each pixel lacks log 2, and more
 assert lost > 4 * lost_error  # and the optimum lies elsewhere
 assert "binarization" in refusal and "continuous-bernoulli" in refusal  # refused, with remedies
 assert zeros > 0.1 and len(levels) < 300  # atoms: no density
 assert 0.6 < z.square().mean() < 1.5  # dynamic bits are 1 as often as the grey value says,
-assert fixed == {"static": True, "dynamic": False} and torch.equal(*twice)  # drawn anew to learn, fixed to judge
+# drawn anew to learn, fixed to judge
+assert fixed == {"static": True, "dynamic": False} and torch.equal(*twice)
 assert torch.equal(shown["threshold"][0], (greys >= 0.5).double())
-assert -scores["dynamic"].mean() > noise.mean() > 1  # above a floor that a threshold does not have
+# above a floor that a threshold does not have
+assert -scores["dynamic"].mean() > noise.mean() > 1
 assert share < -5  # few images are digits

@@ -23,7 +23,6 @@ import torch
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 import elbowroom as er
-from elbowroom.numerics import log_mean_exp, mean_and_stderr
 
 # %matplotlib inline
 FULL = os.environ.get("ELBOWROOM_DOCS") == "full"
@@ -44,15 +43,20 @@ generator = torch.Generator().manual_seed(0)
 small, _, x = er.oracles.ppca(dim=2, latent_dim=1, seed=1, num_data=50)
 prior = er.guides.PriorGuide(small.prior)
 with torch.no_grad():
-    log_w = er.objectives.log_weights(small, prior, x, 40_000, generator=generator) - small.log_evidence(x)
-ratio, ratio_error = mean_and_stderr(log_w.exp())
+    log_w = er.objectives.log_weights(
+        small, prior, x, 40_000, generator=generator
+    ) - small.log_evidence(x)
+ratio, ratio_error = er.mean_and_stderr(log_w.exp())
 print(f"mean of p̂ / p: {ratio:.4f} ± {ratio_error:.4f}")
 biases = {}
 for count in (1, 10, 100, 1000):
-    of_logarithm, error = mean_and_stderr(-log_mean_exp(log_w.unflatten(0, (-1, count)), 1))
+    of_logarithm, error = er.mean_and_stderr(
+        math.log(count) - log_w.unflatten(0, (-1, count)).logsumexp(1)
+    )
     biases[count] = (of_logarithm, error, log_w.exp().var(0).mean().item() / (2 * count))
     print(
-        f"K = {count:4}: log p̂ is {of_logarithm:.4f} ± {error:.4f} nats too low; Var(w) / 2K = {biases[count][2]:.4f}"
+        f"K = {count:4}: log p̂ is {of_logarithm:.4f} ± {error:.4f} nats too low; "
+        f"Var(w) / 2K = {biases[count][2]:.4f}"
     )
 
 # %% [markdown]
@@ -68,9 +72,15 @@ exact = model.log_evidence(x).detach()
 missing, effective = {}, {}
 for count in (1, 100, 10_000):
     found = er.importance_estimate(model, prior, x, num_samples=count, generator=generator)
-    missing[count], effective[count] = mean_and_stderr(exact - found.log_evidence), found.ess.median().item()
+    missing[count], effective[count] = (
+        er.mean_and_stderr(exact - found.log_evidence),
+        found.ess.median().item(),
+    )
     mean, error = missing[count]
-    print(f"K = {count:6,}: {mean:7.1f} ± {error:.1f} nats too low, effective draws {effective[count]:.2f}")
+    print(
+        f"K = {count:6,}: {mean:7.1f} ± {error:.1f} nats too low, "
+        f"effective draws {effective[count]:.2f}"
+    )
 
 # %% [markdown]
 # Unbiased, and yet always too low? The average over all imaginable samples is right because once in a blue moon a z
@@ -93,7 +103,10 @@ with torch.no_grad():
     posterior, standard = model.posterior(x), model.prior(None).base_dist
     normal = MultivariateNormal(standard.loc, torch.diag_embed(standard.scale.square()))
     divergence = kl_divergence(posterior, normal).mean().item()
-print(f"here: {divergence:.1f} nats on average: it takes about e^{divergence:.1f} = {math.exp(divergence):.0e} draws")
+print(
+    f"here: {divergence:.1f} nats on average: "
+    f"it takes about e^{divergence:.1f} = {math.exp(divergence):.0e} draws"
+)
 
 # %% [markdown]
 # To measure the law, the information has to be set by hand: $x \mid z \sim N(\sqrt{s}\, z, I)$ in d dimensions has
@@ -103,16 +116,24 @@ print(f"here: {divergence:.1f} nats on average: it takes about e^{divergence:.1f
 # ({doc}`10-how-good`).
 
 # %%
-settings = {} if FULL else {"dims": (1, 2, 4, 6, 8, 12, 16), "replicates": 8, "most_draws": 2**15}
+settings = (
+    {} if FULL else {"dims": (1, 2, 4, 6, 8, 12, 16), "replicates": 8, "most_draws": 2**15}
+)
 study = er.prior_sampling_study(**settings, generator=generator)
 rates = {(rate.method, rate.information): rate for rate in study.rates}
 for rate in study.rates:
     law = "exp({} d)" if rate.law == "exponential" else "d to the power {}"
     theory = "" if rate.theory is None else f", in theory {rate.theory:.2f} for large d"
-    print(f"{rate.information:4} nat, {rate.method:<6}" + law.format(f"({rate.rate:.3f} ± {rate.stderr:.3f})") + theory)
+    print(
+        f"{rate.information:4} nat, {rate.method:<6}"
+        + law.format(f"({rate.rate:.3f} ± {rate.stderr:.3f})")
+        + theory
+    )
 
 # %% mystnb={"image": {"alt": "Evaluations against dimensions: prior exponential, guide flat, annealing a power"}}
-er.plots.prior_sampling_figure(*([row._asdict() for row in table] for table in (study.costs, study.ess, study.rates)))
+er.plots.prior_sampling_figure(
+    *([row._asdict() for row in table] for table in (study.costs, study.ess, study.rates))
+)
 
 # %% [markdown]
 # A guide does not abolish the law. It makes the exponent small: it is $\mathrm{KL}(p(z \mid x) \,\|\, q(z \mid x))$
@@ -132,15 +153,19 @@ er.plots.prior_sampling_figure(*([row._asdict() for row in table] for table in (
 # %%
 sigma, r = 0.7, torch.linspace(-8, 8, 4001, dtype=torch.float64)
 printed = torch.exp(-(r**2) / sigma**2)
-implied = math.sqrt(((r**2 * printed).sum() / printed.sum()).item())  # the scale that the printed exponent belongs to
-log_ratio = (Normal(0.0, sigma).log_prob(r) - Normal(0.0, sigma).log_prob(torch.zeros(()))).double()
+# the scale that the printed exponent belongs to
+implied = math.sqrt(((r**2 * printed).sum() / printed.sum()).item())
+log_ratio = (
+    Normal(0.0, sigma).log_prob(r) - Normal(0.0, sigma).log_prob(torch.zeros(()))
+).double()
 print(f"printed exponent: a normal of scale {implied:.4f} = σ / √2, where σ = {sigma}")
 print(f"logarithm of the true one over r² / σ²: {(log_ratio / r**2 * sigma**2)[0]:.3f}")
 
 # %%
 s = math.expm1(2.0)  # one nat in each dimension
 hits = {
-    d: torch.special.gammainc(torch.tensor(d / 2), torch.tensor(0.5 / (1 + 2 * s))).item() for d in (1, 2, 5, 10, 20)
+    d: torch.special.gammainc(torch.tensor(d / 2), torch.tensor(0.5 / (1 + 2 * s))).item()
+    for d in (1, 2, 5, 10, 20)
 }
 own = {d: torch.special.gammainc(torch.tensor(d / 2), torch.tensor(0.5)).item() for d in hits}
 print("  d      exp(−d)   a prior draw hits   the z that made x does")
@@ -148,7 +173,9 @@ for d in hits:
     print(f"{d:3}{math.exp(-d):13.1e}{hits[d]:20.1e}{own[d]:25.1e}")
 z, z0 = (torch.randn(100_000, 2, generator=generator) for _ in range(2))
 noise = torch.randn(100_000, 2, generator=generator)
-seen, seen_error = mean_and_stderr(((noise + math.sqrt(s) * (z0 - z)).square().sum(1) < 1).double())
+seen, seen_error = er.mean_and_stderr(
+    ((noise + math.sqrt(s) * (z0 - z)).square().sum(1) < 1).double()
+)
 print(f"by simulation, d = 2: {seen:.4f} ± {seen_error:.4f}")
 
 # %% [markdown]
@@ -170,7 +197,9 @@ print(f"by simulation, d = 2: {seen:.4f} ± {seen_error:.4f}")
 # %%
 NAME, EPOCHS = ("mnist", 10) if FULL else ("digits", 60)
 out = Path(tempfile.mkdtemp()) / "run"
-run = er.train(NAME, out=out, observers=[], data={"validation": 0, "test": 0.2}, train={"epochs": EPOCHS})
+run = er.train(
+    NAME, out=out, observers=[], data={"validation": 0, "test": 0.2}, train={"epochs": EPOCHS}
+)
 kl = next(result for result in run.evaluate("elbo") if result.name == "kl").value
 batch = run.dataset().take("test", torch.arange(200))
 guides = {"guide": run.guide, "prior": er.guides.PriorGuide(run.model.prior)}
@@ -178,11 +207,16 @@ found = {
     name: er.importance_estimate(run.model, q, batch, num_samples=1000, generator=generator)
     for name, q in guides.items()
 }
-behind, behind_error = mean_and_stderr(found["guide"].log_evidence - found["prior"].log_evidence)
+behind, behind_error = er.mean_and_stderr(
+    found["guide"].log_evidence - found["prior"].log_evidence
+)
 for name, estimate in found.items():
     print(f"draws of the {name}: median effective number {estimate.ess.median():.1f} of 1,000")
 print(f"KL term {kl:.1f} nats, e^{kl:.1f} = {math.exp(kl):,.0f}")
-print(f"log p(x) by the prior's draws is {behind:.2f} ± {behind_error:.2f} nats below that by the guide's")
+print(
+    f"log p(x) by the prior's draws is {behind:.2f} ± {behind_error:.2f} "
+    "nats below that by the guide's"
+)
 
 # %% [markdown]
 # :::{admonition} The usual tutorial: one "would require a very large number of samples"
@@ -197,14 +231,25 @@ print(f"log p(x) by the prior's draws is {behind:.2f} ± {behind_error:.2f} nats
 
 # %%
 assert abs(ratio - 1) < 4 * ratio_error  # p̂ is unbiased,
-assert all(bias > 4 * error for bias, error, _ in list(biases.values())[:3])  # log p̂ is too low,
-assert abs(biases[100][0] - biases[100][2]) < 4 * biases[100][1] + 0.1 * biases[100][2]  # by Var(w) / 2K
-assert missing[1][0] > missing[100][0] > missing[10_000][0] > 2 and effective[10_000] < 10  # ten latents: hopeless
+# log p̂ is too low,
+assert all(bias > 4 * error for bias, error, _ in list(biases.values())[:3])
+# by Var(w) / 2K
+assert abs(biases[100][0] - biases[100][2]) < 4 * biases[100][1] + 0.1 * biases[100][2]
+# ten latents: hopeless
+assert missing[1][0] > missing[100][0] > missing[10_000][0] > 2 and effective[10_000] < 10
 slow, fast = rates["prior", 0.25], rates["prior", 1.0]
-assert abs(fast.rate - 1) < 0.15 and abs(slow.rate - 0.25) < 0.08  # the law: exp(nats per dimension × d)
-assert all(cost.reached and cost.evaluations < 20 for cost in study.costs if cost.method == "guide")  # small exponents
-assert rates["ais", 1.0].law == "power" and rates["ais", 1.0].rate < 3  # annealing: a power of d
-assert abs(implied - sigma / math.sqrt(2)) < 1e-6 and abs(float((log_ratio / r**2 * sigma**2)[0]) + 0.5) < 1e-5
+# the law: exp(nats per dimension × d)
+assert abs(fast.rate - 1) < 0.15 and abs(slow.rate - 0.25) < 0.08
+# small exponents
+assert all(
+    cost.reached and cost.evaluations < 20 for cost in study.costs if cost.method == "guide"
+)
+# annealing: a power of d
+assert rates["ais", 1.0].law == "power" and rates["ais", 1.0].rate < 3
+assert (
+    abs(implied - sigma / math.sqrt(2)) < 1e-6
+    and abs(float((log_ratio / r**2 * sigma**2)[0]) + 0.5) < 1e-5
+)
 assert abs(seen - hits[2]) < 4 * seen_error  # the event's probability is what was said,
 falls = [math.log(hits[a] / hits[b]) / (b - a) for a, b in ((1, 2), (2, 5), (5, 10), (10, 20))]
 assert falls == sorted(falls) and falls[-1] > 2  # no exponential of d, but less;

@@ -11,6 +11,7 @@
 # {cite:p}`dempster1977` averages over it.
 
 # %%
+import math
 import os
 import tempfile
 from itertools import pairwise
@@ -19,13 +20,6 @@ from pathlib import Path
 import torch
 
 import elbowroom as er
-from elbowroom.inference.posterior.sample import posterior_target
-from elbowroom.learners.learner import Pair
-from elbowroom.learners.mcem import m_step_terms
-from elbowroom.model.draws import draw
-from elbowroom.numerics import log_mean_exp, mean_and_stderr
-from elbowroom.samplers import HMC, Metric, Tuning, ess_mean, init, sample
-from elbowroom.showing.figures.style import BLUE, GREY, PAGE, VERMILION, new_figure, thin_axes
 
 # %matplotlib inline
 FULL = os.environ.get("ELBOWROOM_DOCS") == "full"
@@ -80,11 +74,17 @@ def climb(weight, rounds=200):
 models, path = climb(0.01 * torch.randn(8, 2, generator=generator))
 _, stuck = climb(torch.zeros(8, 2))
 values, vectors = torch.linalg.eigh(torch.cov(x.T, correction=0))
-best = er.oracles.LinearGaussian(vectors[:, -2:] * (values[-2:] - 0.7**2).sqrt(), x.mean(0), scale=0.7)
+best = er.oracles.LinearGaussian(
+    vectors[:, -2:] * (values[-2:] - 0.7**2).sqrt(), x.mean(0), scale=0.7
+)
 highest = best.log_evidence(x).mean().item()
 print("rounds        0       1       3      10     200   maximum")
 for name, seen in {"W small": path, "W = 0": stuck}.items():
-    print(f"{name:<8}" + "".join(f"{seen[k]:8.3f}" for k in (0, 1, 3, 10, 200)) + f"{highest:10.3f}")
+    print(
+        f"{name:<8}"
+        + "".join(f"{seen[k]:8.3f}" for k in (0, 1, 3, 10, 200))
+        + f"{highest:10.3f}"
+    )
 
 # %% [markdown]
 # :::{admonition} The usual tutorial: "in general" EM converges to $\arg\max_\theta p_\theta(x)$
@@ -111,13 +111,16 @@ for name, seen in {"W small": path, "W = 0": stuck}.items():
 # %%
 model = models[3]
 (exact,) = torch.autograd.grad(model.log_evidence(x).mean(), model.weight)
-pair, q, blocks = Pair(model, model.exact_guide()), model.posterior(x), []
+q, blocks = model.posterior(x), []
 for _ in range(200):
-    value, _ = m_step_terms(pair, er.Batch(x), draw(q, (20,), generator=generator).detach())
-    blocks.append(torch.autograd.grad(value.mean(), model.weight)[0])
+    z = er.draw(q, (20,), generator=generator).detach()
+    blocks.append(torch.autograd.grad(model.log_joint(x, z).mean(), model.weight)[0])
 blocks = torch.stack(blocks)
 fisher_z = (blocks.mean(0) - exact) / (blocks.std(0) / len(blocks) ** 0.5)
-print(f"z-scores of the weights: mean square {fisher_z.square().mean():.2f}, largest {fisher_z.abs().max():.1f}")
+print(
+    f"z-scores of the weights: mean square {fisher_z.square().mean():.2f}, "
+    f"largest {fisher_z.abs().max():.1f}"
+)
 
 # %% [markdown]
 # :::{admonition} The usual tutorial estimates the E-step by $\sum_i^n \log P_\theta(x, z_i)$
@@ -130,9 +133,14 @@ print(f"z-scores of the weights: mean square {fisher_z.square().mean():.2f}, lar
 # %%
 step = 0.05 * blocks[:50].mean(0)  # the average of 1,000 draws for each datum
 with torch.no_grad():
-    moved = [er.oracles.LinearGaussian(model.weight + n * step, model.bias, 0.7) for n in (1, 1000)]
+    moved = [
+        er.oracles.LinearGaussian(model.weight + n * step, model.bias, 0.7) for n in (1, 1000)
+    ]
 by_average, by_sum = (model.log_evidence(x).mean().item() for model in moved)
-print(f"log p before {path[3]:.3f}; after a step along the average {by_average:.3f}, along the sum {by_sum:.3f}")
+print(
+    f"log p before {path[3]:.3f}; after a step along the average {by_average:.3f}, "
+    f"along the sum {by_sum:.3f}"
+)
 
 # %% [markdown]
 # ## A model whose posterior is not normal
@@ -147,17 +155,32 @@ print(f"log p before {path[3]:.3f}; after a step along the average {by_average:.
 NAME, EPOCHS = ("mnist", 20) if FULL else ("digits", 20)
 settings = {
     "model": {"latent_dim": 2},
-    "data": {"binarization": "static", "validation": 0, "test": 0.2, "train": 5000 if FULL else None},
+    "data": {
+        "binarization": "static",
+        "validation": 0,
+        "test": 0.2,
+        "train": 5000 if FULL else None,
+    },
     "optimizer": {"lr": 3e-3, "schedule": "constant"},
     "train": {"learner": "mcem", "epochs": 1},
 }
 run = er.train(NAME, out=folder / "em", observers=[], **settings)
 images = next(iter(run.dataset().batches("test", 40, points=40)))
 early = er.oracles.quadrature_log_evidence(run.model, images.x, points=101, limit=6.0)
-run = er.train(NAME, out=folder / "em", observers=[], announce=lambda text: None, resume=True, train={"epochs": EPOCHS})
+run = er.train(
+    NAME,
+    out=folder / "em",
+    observers=[],
+    announce=lambda text: None,
+    resume=True,
+    train={"epochs": EPOCHS},
+)
 late = er.oracles.quadrature_log_evidence(run.model, images.x, points=101, limit=6.0)
-gain, gain_error = mean_and_stderr(late - early)
-print(f"log p(x), exact, of {len(images)} held-out digits: {early.mean():.2f}, then {late.mean():.2f}")
+gain, gain_error = er.mean_and_stderr(late - early)
+print(
+    f"log p(x), exact, of {len(images)} held-out digits: "
+    f"{early.mean():.2f}, then {late.mean():.2f}"
+)
 print(f"a gain of {gain:.2f} ± {gain_error:.2f} nats")
 
 # %% [markdown]
@@ -168,14 +191,21 @@ print(f"a gain of {gain:.2f} ± {gain_error:.2f} nats")
 # sample size says how many independent draws they are worth.
 
 # %%
-found = {name: er.posterior(run, points=40, method=name, draws=250, chains=4, warmup=100) for name in ("hmc", "nuts")}
+found = {
+    name: er.posterior(run, points=40, method=name, draws=250, chains=4, warmup=100)
+    for name in ("hmc", "nuts")
+}
 for name, chains in found.items():
     seen, price = chains.diagnostics, chains.info.num_gradients.sum().item()
     print(
-        f"{name:<5} median R̂ {seen.rhat.median():.3f}, above 1.05 for {(seen.rhat > 1.05).any(1).sum()} of 40 digits;",
+        f"{name:<5} median R̂ {seen.rhat.median():.3f}, "
+        f"above 1.05 for {(seen.rhat > 1.05).any(1).sum()} of 40 digits;",
         end=" ",
     )
-    print(f"median effective size {seen.ess_bulk.median():,.0f} of 1,000; {price / 40 / 1000:.1f} gradients a draw")
+    print(
+        f"median effective size {seen.ess_bulk.median():,.0f} of 1,000; "
+        f"{price / 40 / 1000:.1f} gradients a draw"
+    )
 
 # %% [markdown]
 # A digit or two have an R̂ far from 1, and that is no fault of the diagnostic: with two latents a digit often has two
@@ -188,34 +218,60 @@ for name, chains in found.items():
 axis = torch.linspace(-6, 6, 121)
 grid = torch.cartesian_prod(axis, axis)
 with torch.no_grad():
-    log_joint = torch.cat([run.model.log_joint(images.x, z.unsqueeze(1)) for z in grid.split(2000)])  # (grid, data)
+    # (grid, data)
+    log_joint = torch.cat(
+        [run.model.log_joint(images.x, z.unsqueeze(1)) for z in grid.split(2000)]
+    )
 weights = log_joint.double().softmax(0)
 mean = weights.T @ grid.double()
 deviation = (weights.T @ grid.double().square() - mean.square()).sqrt()
 chain_z, mixed = {}, {}
 for name, chains in found.items():
-    error = deviation / ess_mean(chains.z.double()).sqrt()
+    error = deviation / er.samplers.ess_mean(chains.z.double()).sqrt()
     mixed[name] = chains.diagnostics.rhat.amax(1) < 1.05
     chain_z[name] = ((chains.z.double().mean((0, 1)) - mean) / error)[mixed[name]].abs()
     within, middle = (chain_z[name] < 2).double().mean(), chain_z[name].median()
     print(
-        f"{name:<5} {len(chain_z[name])} digits: median |z| {middle:.2f} (0.67 is right), below 2 in {within:.0%} (95%)"
+        f"{name:<5} {len(chain_z[name])} digits: median |z| {middle:.2f} (0.67 is right), "
+        f"below 2 in {within:.0%} (95%)"
     )
 
 # %% mystnb={"image": {"alt": "A posterior of two hills; three chains walk to one; a thousand draws lie on both"}}
-widest = int((weights * weights.clamp(min=1e-30).log()).sum(0).argmin())  # of the largest entropy
-target = posterior_target(run.model, images).select(torch.tensor([widest]))
+# of the largest entropy
+widest = int((weights * weights.clamp(min=1e-30).log()).sum(0).argmin())
+target = er.samplers.Density(
+    lambda z, x: run.model.log_joint(x, z), images.x[widest : widest + 1]
+)
 start = torch.tensor([[-3.0, 3.0], [3.0, 3.0], [0.0, -3.5]]).unsqueeze(1)
-tuning = Tuning(torch.tensor([0.1]), Metric.identity(start))
-walks = sample(HMC(num_steps=4), target, init(target, start), tuning, draws=40, generator=generator).z[:, :, 0]
-figure, height = new_figure(PAGE, 3.2), (weights[:, widest] / weights[:, widest].max()).view(121, 121)
-for axes, title in zip(figure.subplots(1, 2), ("HMC: three chains, 40 transitions", "NUTS: 1,000 draws"), strict=True):
-    axes.contour(axis, axis, height.T, colors=GREY, linewidths=0.6, levels=[0.001, 0.01, 0.1, 0.3, 0.6, 0.9])
-    thin_axes(axes, title=title, xlabel="z[0]", ylabel="z[1]")
+tuning = er.samplers.Tuning(torch.tensor([0.1]), er.samplers.Metric.identity(start))
+hmc, here = er.samplers.HMC(num_steps=4), er.samplers.init(target, start)
+walks = er.samplers.sample(hmc, target, here, tuning, draws=40, generator=generator).z[:, :, 0]
+figure, height = (
+    er.plots.new_figure(er.plots.PAGE, 3.2),
+    (weights[:, widest] / weights[:, widest].max()).view(121, 121),
+)
+for axes, title in zip(
+    figure.subplots(1, 2),
+    ("HMC: three chains, 40 transitions", "NUTS: 1,000 draws"),
+    strict=True,
+):
+    axes.contour(
+        axis,
+        axis,
+        height.T,
+        colors=er.plots.GREY,
+        linewidths=0.6,
+        levels=[0.001, 0.01, 0.1, 0.3, 0.6, 0.9],
+    )
+    er.plots.thin_axes(axes, title=title, xlabel="z[0]", ylabel="z[1]")
     axes.set(xlim=(-4, 4), ylim=(-4, 4), aspect="equal")
-for k, colour in enumerate((BLUE, VERMILION, "#009E73")):
-    figure.axes[0].plot(*torch.cat([start[k], walks[:, k]]).T, "o-", color=colour, markersize=2, linewidth=0.6)
-figure.axes[1].scatter(*found["nuts"].z[:, :, widest].flatten(0, 1).T, s=1, color=BLUE, linewidths=0)
+for k, colour in enumerate((er.plots.BLUE, er.plots.VERMILION, "#009E73")):
+    figure.axes[0].plot(
+        *torch.cat([start[k], walks[:, k]]).T, "o-", color=colour, markersize=2, linewidth=0.6
+    )
+figure.axes[1].scatter(
+    *found["nuts"].z[:, :, widest].flatten(0, 1).T, s=1, color=er.plots.BLUE, linewidths=0
+)
 figure
 
 # %% [markdown]
@@ -234,14 +290,23 @@ spread_z, ess, harmonic = {}, {}, {}
 for d in (2, 5, 20):
     oracle, _, data = er.oracles.ppca(dim=30, latent_dim=d, seed=0, num_data=50)
     with torch.no_grad():
-        z = draw(oracle.posterior(data), (1000,), generator=generator)
-        variance, error = mean_and_stderr(oracle.log_joint(data, z).var(0))
-        inverse = -log_mean_exp(-oracle.log_likelihood(data, z))  # the harmonic mean of p(x | z)
-        harmonic[d] = mean_and_stderr(inverse - oracle.log_evidence(data))
+        z = er.draw(oracle.posterior(data), (1000,), generator=generator)
+        variance, error = er.mean_and_stderr(oracle.log_joint(data, z).var(0))
+        # the harmonic mean of p(x | z)
+        inverse = math.log(len(z)) - (-oracle.log_likelihood(data, z)).logsumexp(0)
+        harmonic[d] = er.mean_and_stderr(inverse - oracle.log_evidence(data))
     prior = er.guides.PriorGuide(oracle.prior)
-    ess[d] = er.importance_estimate(oracle, prior, data, num_samples=2000, generator=generator).ess.mean().item()
+    ess[d] = (
+        er.importance_estimate(oracle, prior, data, num_samples=2000, generator=generator)
+        .ess.mean()
+        .item()
+    )
     spread_z[d] = (variance - d / 2) / error
-    print(f"d = {d:2}: Var of log p(x, z) {variance:6.2f}, of 2,000 prior draws count {ess[d]:6.1f};", end=" ")
+    print(
+        f"d = {d:2}: Var of log p(x, z) {variance:6.2f}, "
+        f"of 2,000 prior draws count {ess[d]:6.1f};",
+        end=" ",
+    )
     print(f"harmonic mean off by {harmonic[d][0]:+.1f} ± {harmonic[d][1]:.1f} nats")
 
 # %% [markdown]
@@ -264,14 +329,18 @@ for d in (2, 5, 20):
 # ## The claims of this page, as code
 
 # %%
-assert all(b >= a - 1e-12 for a, b in pairwise(path)) and highest - path[-1] < 1e-6  # EM climbs,
+# EM climbs,
+assert all(b >= a - 1e-12 for a, b in pairwise(path)) and highest - path[-1] < 1e-6
 assert stuck[-1] == stuck[0] and highest - stuck[-1] > 1  # but not from a saddle
 assert fisher_z.abs().max() < 4.5 and exact.norm() > 0.01  # Fisher's identity
 assert by_average > path[3] and by_sum < path[3] - 1  # the missing 1/n
 assert gain > 4 * gain_error  # Monte Carlo EM raises the exact evidence
 for name, z in chain_z.items():
-    assert mixed[name].double().mean() > 0.6 and found[name].info.divergent.sum() == 0, name  # most chains mix,
-    assert 0.4 < z.median() < 1.0 and (z < 4).double().mean() > 0.95, name  # and then have the grid's means
+    # most chains mix,
+    assert mixed[name].double().mean() > 0.6 and found[name].info.divergent.sum() == 0, name
+    # and then have the grid's means
+    assert 0.4 < z.median() < 1.0 and (z < 4).double().mean() > 0.95, name
 assert all(abs(z) < 4 for z in spread_z.values())  # Var of log p(x, z) is d / 2,
 assert ess[2] > 10 * ess[20] and ess[20] < 3  # while the prior's draws run out,
-assert harmonic[20][0] > 4 * harmonic[20][1] and harmonic[20][0] > 1  # and the harmonic mean is far too high
+# and the harmonic mean is far too high
+assert harmonic[20][0] > 4 * harmonic[20][1] and harmonic[20][0] > 1

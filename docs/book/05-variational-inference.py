@@ -17,13 +17,9 @@
 import math
 
 import torch
-from torch.distributions import kl_divergence
+from torch.distributions import MultivariateNormal, kl_divergence
 
 import elbowroom as er
-from elbowroom.inference.gaussian.normals import normals_of
-from elbowroom.model.draws import draw
-from elbowroom.numerics import mean_and_stderr
-from elbowroom.showing.figures.style import BLUE, COLUMN, GREY, SMALL, VERMILION, new_figure, thin_axes
 
 # %matplotlib inline
 generator = torch.Generator().manual_seed(0)
@@ -31,12 +27,16 @@ u, v = torch.randn(2, 8, generator=generator, dtype=torch.float64)
 weight = torch.stack(
     [u, u + 0.5 * v], 1
 )  # both latents do nearly the same, so that the posterior is narrow and slanted
-model = er.oracles.LinearGaussian(weight, torch.zeros(8).double(), scale=0.7).requires_grad_(False)
+model = er.oracles.LinearGaussian(weight, torch.zeros(8).double(), scale=0.7).requires_grad_(
+    False
+)
 x, later = model.sample(200, generator=generator).x, model.sample(5000, generator=generator).x
 exact, posterior = model.log_evidence(x), model.posterior(x)
 covariance = posterior.covariance_matrix[0]
 correlation = (covariance[0, 1] / covariance.diagonal().prod().sqrt()).item()
-print(f"{len(x)} data; in the posterior the two latents have a correlation of {correlation:.2f}")
+print(
+    f"{len(x)} data; in the posterior the two latents have a correlation of {correlation:.2f}"
+)
 
 # %% [markdown]
 # ## The bound, derived twice
@@ -71,7 +71,7 @@ def affine(family, outputs):
 guide = affine(er.guides.DiagonalNormal, (2, 2))
 with torch.no_grad():
     q = guide(x)
-    z = draw(q, (100,), generator=generator)
+    z = er.draw(q, (100,), generator=generator)
     log_w = model.log_joint(x, z) - q.log_prob(z)
     room_of_draw = q.log_prob(z) - posterior.log_prob(z)
 pointwise = (log_w + room_of_draw - exact).abs().max().item()
@@ -83,19 +83,29 @@ print(f"draw by draw: log w + log q / posterior − log p(x) is at most {pointwi
 
 
 # %%
+def factor(q):
+    """C of a normal distribution with the covariance C Cᵀ."""
+    full = isinstance(q, MultivariateNormal)
+    return q.scale_tril if full else torch.diag_embed(q.stddev)
+
+
 def exact_elbo(model, guide, x):
     """E_q[log p(x, z)] + H(q), of a linear-Gaussian model and a normal guide, with no draws."""
     q = guide(x)
-    dim = q.event_shape[0]
-    points = math.sqrt(dim) * torch.cat([torch.eye(dim), -torch.eye(dim)]).double().unsqueeze(1)
-    return model.log_joint(x, normals_of(q).draws(points.expand(-1, len(x), -1))).mean(0) + q.entropy()
+    steps = math.sqrt(q.event_shape[0]) * factor(q).movedim(-1, 0)  # √D C e_j, for each j
+    points = torch.cat([q.mean + steps, q.mean - steps])
+    return model.log_joint(x, points).mean(0) + q.entropy()
 
 
 with torch.no_grad():
     bound = exact_elbo(model, guide, x)
-    room = kl_divergence(normals_of(guide(x)).distribution("full"), posterior)
+    q = guide(x)
+    room = kl_divergence(MultivariateNormal(q.mean, scale_tril=factor(q)), posterior)
 identity = (bound + room - exact).abs().max().item()
-print(f"ELBO {bound.mean():.3f} + KL {room.mean():.3f} = {(bound + room).mean():.3f}; log p(x) = {exact.mean():.3f}")
+print(
+    f"ELBO {bound.mean():.3f} + KL {room.mean():.3f} = {(bound + room).mean():.3f}; "
+    f"log p(x) = {exact.mean():.3f}"
+)
 print(f"largest difference of one datum: {identity:.1e}")
 tight = (exact_elbo(model, model.exact_guide(), x) - exact).abs().max().item()
 print(f"with the posterior for a guide, ELBO − log p(x): {tight:.1e}")
@@ -118,7 +128,9 @@ print(f"with the posterior for a guide, ELBO − log p(x): {tight:.1e}")
 # %%
 def climb(parameters, objective):
     """To the top of an objective that has no noise; returns its value there."""
-    optimizer = torch.optim.LBFGS(parameters, max_iter=2000, tolerance_change=1e-14, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        parameters, max_iter=2000, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
 
     def loss():
         optimizer.zero_grad()
@@ -139,10 +151,17 @@ foretold = 0.5 * (precision.diagonal().log().sum() - precision.logdet()).item()
 gaps, gaps_later = {}, {}
 for name, learned_guide in {"diagonal": diagonal, "full": full}.items():
     gaps[name] = (exact - exact_elbo(model, learned_guide, x)).mean().item()
-    gaps_later[name] = (model.log_evidence(later) - exact_elbo(model, learned_guide, later)).mean().item()
-    print(f"{name:<9} room {gaps[name]:.4f} nats, on 5,000 data never seen {gaps_later[name]:.4f}")
+    gaps_later[name] = (
+        (model.log_evidence(later) - exact_elbo(model, learned_guide, later)).mean().item()
+    )
+    print(
+        f"{name:<9} room {gaps[name]:.4f} nats, on 5,000 data never seen {gaps_later[name]:.4f}"
+    )
 narrow = (diagonal(x[:1]).stddev / posterior.stddev[:1]).squeeze()
-print(f"foretold for the diagonal: {foretold:.4f}; its standard deviations over the posterior's: {narrow.tolist()}")
+print(
+    f"foretold for the diagonal: {foretold:.4f}; "
+    f"its standard deviations over the posterior's: {narrow.tolist()}"
+)
 
 # %% [markdown]
 # The full covariance loses nothing: here the posterior *is* normal, its mean affine in x. The diagonal one loses what
@@ -158,26 +177,44 @@ print(f"foretold for the diagonal: {foretold:.4f}; its standard deviations over 
 # %% mystnb={"image": {"alt": "A slanted posterior with the full guide on top of it and the diagonal guide inside"}}
 axis = torch.linspace(-1.2, 1.2, 200, dtype=torch.float64)
 grid = torch.cartesian_prod(axis, axis).unsqueeze(1)
-figure = new_figure(COLUMN, 2.9)
+figure = er.plots.new_figure(er.plots.COLUMN, 2.9)
 axes = figure.add_subplot()
 first = model.posterior(x[:1])
 looks = {
-    "posterior": (first, GREY, "-"),
-    "full": (full(x[:1]), BLUE, "--"),
-    "diagonal": (diagonal(x[:1]), VERMILION, "-"),
+    "posterior": (first, er.plots.GREY, "-"),
+    "full": (full(x[:1]), er.plots.BLUE, "--"),
+    "diagonal": (diagonal(x[:1]), er.plots.VERMILION, "-"),
 }
 for name, (q, colour, line) in looks.items():
-    depth = q.log_prob(grid + first.mean) - q.log_prob(q.mean)  # −2 on the ellipse of two standard deviations
-    axes.contour(axis, axis, depth.view(200, 200).T, levels=[-2.0, -0.5], colors=colour, linestyles=line, linewidths=1)
+    # −2 on the ellipse of two standard deviations
+    depth = q.log_prob(grid + first.mean) - q.log_prob(q.mean)
+    axes.contour(
+        axis,
+        axis,
+        depth.view(200, 200).T,
+        levels=[-2.0, -0.5],
+        colors=colour,
+        linestyles=line,
+        linewidths=1,
+    )
     axes.plot([], [], color=colour, linestyle=line, label=name)
-axes.legend(frameon=False, fontsize=SMALL)
-thin_axes(axes, xlabel="z[0] − posterior mean", ylabel="z[1] − posterior mean")
+axes.legend(frameon=False, fontsize=er.plots.SMALL)
+er.plots.thin_axes(axes, xlabel="z[0] − posterior mean", ylabel="z[1] − posterior mean")
 figure
 
 # %% mystnb={"image": {"alt": "ELBO of the diagonal guide well below log p(x), that of the full guide on it"}}
-bounds = {"ELBO, diagonal": exact_elbo(model, diagonal, x), "ELBO, full": exact_elbo(model, full, x), "log p(x)": exact}
-rows = [(name, *mean_and_stderr(v), "exact" if v is exact else "lower") for name, v in bounds.items()]
-er.plots.evaluation_figure([dict(zip(("name", "value", "stderr", "bound"), row, strict=True)) for row in rows])
+bounds = {
+    "ELBO, diagonal": exact_elbo(model, diagonal, x),
+    "ELBO, full": exact_elbo(model, full, x),
+    "log p(x)": exact,
+}
+rows = [
+    (name, *er.mean_and_stderr(v), "exact" if v is exact else "lower")
+    for name, v in bounds.items()
+]
+er.plots.evaluation_figure(
+    [dict(zip(("name", "value", "stderr", "bound"), row, strict=True)) for row in rows]
+)
 
 # %% [markdown]
 # ## When the model learns as well
@@ -194,7 +231,11 @@ er.plots.evaluation_figure([dict(zip(("name", "value", "stderr", "bound"), row, 
 def gap(precision, kind):
     """The least KL(q ‖ N(m, Λ⁻¹)) over q of a kind, nats."""
     isotropic = len(precision) * (precision.trace() / len(precision)).log()
-    volume = {"full": precision.logdet(), "diagonal": precision.diagonal().log().sum(), "isotropic": isotropic}
+    volume = {
+        "full": precision.logdet(),
+        "diagonal": precision.diagonal().log().sum(),
+        "isotropic": isotropic,
+    }
     return 0.5 * (volume[kind] - precision.logdet())
 
 
@@ -206,17 +247,29 @@ def learned(kind, data):
     def precision():
         return model.posterior(data[:1]).precision_matrix[0]  # the same for every x
 
-    elbo = climb([model.weight], lambda: model.log_evidence(data).mean() - gap(precision(), kind))
+    elbo = climb(
+        [model.weight], lambda: model.log_evidence(data).mean() - gap(precision(), kind)
+    )
     return elbo, model.log_evidence(data).mean().item(), precision().detach()
 
 
 directions = torch.linalg.qr(torch.randn(8, 3, generator=generator, dtype=torch.float64))[0]
-nature = er.oracles.LinearGaussian(directions * torch.tensor([6.0, 2.0, 1.0]), torch.zeros(8).double(), scale=0.7)
+nature = er.oracles.LinearGaussian(
+    directions * torch.tensor([6.0, 2.0, 1.0]), torch.zeros(8).double(), scale=0.7
+)
 data = nature.sample(2000, generator=generator).x
 found = {kind: learned(kind, data) for kind in ("full", "diagonal", "isotropic")}
 for kind, (elbo, log_p, shape) in found.items():
-    off = (shape / shape.diagonal().outer(shape.diagonal()).sqrt() - torch.eye(3)).abs().max().item()
-    print(f"{kind:<10} ELBO {elbo:.4f}, log p(x) {log_p:.4f}, largest off-diagonal of the scaled Λ {off:.1e}")
+    off = (
+        (shape / shape.diagonal().outer(shape.diagonal()).sqrt() - torch.eye(3))
+        .abs()
+        .max()
+        .item()
+    )
+    print(
+        f"{kind:<10} ELBO {elbo:.4f}, log p(x) {log_p:.4f}, "
+        f"largest off-diagonal of the scaled Λ {off:.1e}"
+    )
 
 # %% [markdown]
 # The diagonal guide costs nothing in the end, and for a reason: a turn of the latents, $W \to WR$, changes no
@@ -246,12 +299,16 @@ for kind, (elbo, log_p, shape) in found.items():
 # ## The claims of this page, as code
 
 # %%
-assert pointwise < 1e-9 and identity < 1e-9  # ELBO + KL = log p(x), draw by draw and in expectation
+# ELBO + KL = log p(x), draw by draw and in expectation
+assert pointwise < 1e-9 and identity < 1e-9
 assert room.min() > 0 and tight < 1e-9  # below log p(x), and on it where q is the posterior
-assert abs(gaps["diagonal"] - foretold) < 1e-3 and gaps["full"] < 1e-3 < 0.1 < foretold  # what a diagonal loses
-assert abs(gaps_later["diagonal"] - gaps["diagonal"]) < 0.01 and gaps_later["full"] < 0.01  # amortised: new data too
+# what a diagonal loses
+assert abs(gaps["diagonal"] - foretold) < 1e-3 and gaps["full"] < 1e-3 < 0.1 < foretold
+# amortised: new data too
+assert abs(gaps_later["diagonal"] - gaps["diagonal"]) < 0.01 and gaps_later["full"] < 0.01
 assert bool((narrow < 0.9).all())  # too sure
 highest = found["full"][1]
-assert abs(found["diagonal"][1] - highest) < 1e-4 and abs(found["diagonal"][0] - highest) < 1e-4  # the model turns,
+# the model turns,
+assert abs(found["diagonal"][1] - highest) < 1e-4 and abs(found["diagonal"][0] - highest) < 1e-4
 assert found["isotropic"][1] < highest - 0.01  # or is bent,
 assert found["isotropic"][0] < found["isotropic"][1] - 0.1  # and still has room

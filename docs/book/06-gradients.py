@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 
 import elbowroom as er
-from elbowroom.inference.gaussian.normals import normals_of
 
 # %matplotlib inline
 FULL = os.environ.get("ELBOWROOM_DOCS") == "full"
@@ -38,7 +37,7 @@ def exact_elbo():
     """With no draws: 2 D points integrate the quadratic log p(x, z) (see the page before)."""
     q = guide(x)
     points = math.sqrt(2) * torch.cat([torch.eye(2), -torch.eye(2)]).double().unsqueeze(1)
-    return model.log_joint(x, normals_of(q).draws(points.expand(-1, len(x), -1))).mean(0) + q.entropy()
+    return model.log_joint(x, q.mean + q.stddev * points).mean(0) + q.entropy()
 
 
 exact = gradient(exact_elbo(), phi)
@@ -84,14 +83,21 @@ estimators = {
     "path, KL in closed form": lambda: er.objectives.elbo(model, guide, x, generator=generator),
     "path": lambda: er.objectives.elbo(model, guide, x, **sampled),
     "STL": lambda: er.objectives.elbo(model, guide, x, estimator="stl", **sampled),
-    "score function": lambda: er.objectives.elbo(model, guide, x, estimator="score-function", **sampled),
+    "score function": lambda: er.objectives.elbo(
+        model, guide, x, estimator="score-function", **sampled
+    ),
     "score, two draws, baseline": lambda: er.objectives.elbo(
         model, guide, x, estimator="score-function", num_samples=2, **sampled
     ),
-    "naive": lambda: er.objectives.log_weights(model, guide, x, estimator="score-function", generator=generator),
+    "naive": lambda: er.objectives.log_weights(
+        model, guide, x, estimator="score-function", generator=generator
+    ),
 }
 DRAWS = 400
-drawn = {name: torch.stack([gradient(of(), phi) for _ in range(DRAWS)]) for name, of in estimators.items()}
+drawn = {
+    name: torch.stack([gradient(of(), phi) for _ in range(DRAWS)])
+    for name, of in estimators.items()
+}
 errors = {name: g.std(0) / math.sqrt(DRAWS) for name, g in drawn.items()}
 z_scores = {name: (g.mean(0) - exact) / errors[name] for name, g in drawn.items()}
 variance = {name: g.var(0).sum().item() for name, g in drawn.items()}
@@ -141,12 +147,18 @@ print(f"the naive one against zero: mean square of z {square:.2f}, largest {larg
 # %%
 printed = -drawn["path"].mean(0)
 cosine = torch.cosine_similarity(printed, exact, dim=0).item()
-before, after, here = exact_elbo().mean().item(), {}, torch.nn.utils.parameters_to_vector(phi).detach()
+before, after, here = (
+    exact_elbo().mean().item(),
+    {},
+    torch.nn.utils.parameters_to_vector(phi).detach(),
+)
 for name, direction in {"the right sign": -printed, "as printed": printed}.items():
     torch.nn.utils.vector_to_parameters(here + 0.001 * direction, phi)
     after[name] = exact_elbo().mean().item()
 torch.nn.utils.vector_to_parameters(here, phi)
-print(f"cosine with the exact gradient {cosine:.4f}; ELBO {before:.4f}, after a small step", after)
+print(
+    f"cosine with the exact gradient {cosine:.4f}; ELBO {before:.4f}, after a small step", after
+)
 
 # %% [markdown]
 # ## The model's side
@@ -160,7 +172,10 @@ of_bound, of_evidence = gradient(exact_elbo(), theta), gradient(model.log_eviden
 by_draws = torch.stack([gradient(estimators["path"](), theta) for _ in range(300)])
 theta_z = (by_draws.mean(0) - of_bound) / (by_draws.std(0) / math.sqrt(len(by_draws)))
 apart = ((of_bound - of_evidence).norm() / of_evidence.norm()).item()
-print(f"estimate against ∇ELBO: mean square of z {theta_z.square().mean():.2f}; ∇ELBO and ∇log p differ by {apart:.0%}")
+print(
+    f"estimate against ∇ELBO: mean square of z {theta_z.square().mean():.2f}; "
+    f"∇ELBO and ∇log p differ by {apart:.0%}"
+)
 
 # %% [markdown]
 # ## Where the guide is good
@@ -170,7 +185,13 @@ print(f"estimate against ∇ELBO: mean square of z {theta_z.square().mean():.2f}
 
 # %%
 perfect = er.gradient_study(
-    model, model.exact_guide(), x, estimators=["pathwise", "stl"], kl="monte-carlo", draws=50, generator=generator
+    model,
+    model.exact_guide(),
+    x,
+    estimators=["pathwise", "stl"],
+    kl="monte-carlo",
+    draws=50,
+    generator=generator,
 )
 landing = {one.estimator: one.variance for one in perfect if one.wrt == "guide"}
 print("at the exact posterior:", {name: f"{value:.1e}" for name, value in landing.items()})
@@ -188,7 +209,10 @@ for k in (1, 10, 100):
     options = {"objective": "iwae", "num_samples": k, "draws": 200, "generator": generator}
     study = er.gradient_study(model, guide, x, estimators=["pathwise", "dreg"], **options)
     snr |= {(one.estimator, k): one.snr for one in study if one.wrt == "guide"}
-    print(f"K = {k:3}: signal over noise, path {snr['pathwise', k]:6.2f}, DReG {snr['dreg', k]:6.2f}")
+    print(
+        f"K = {k:3}: signal over noise, path {snr['pathwise', k]:6.2f}, "
+        f"DReG {snr['dreg', k]:6.2f}"
+    )
 
 # %% [markdown]
 # ## A network
@@ -200,16 +224,30 @@ for k in (1, 10, 100):
 NAME, EPOCHS = ("mnist", 1) if FULL else ("digits", 5)
 out = Path(tempfile.mkdtemp()) / "run"
 run = er.train(
-    NAME, out=out, observers=[], data={"validation": 0}, train={"epochs": EPOCHS}, optimizer={"schedule": "constant"}
+    NAME,
+    out=out,
+    observers=[],
+    data={"validation": 0},
+    train={"epochs": EPOCHS},
+    optimizer={"schedule": "constant"},
 )
 batch = run.dataset().take("train", torch.arange(100))
 names = ["pathwise", "stl", "score-function", "naive"]
 study = er.gradient_study(
-    run.model, run.guide, batch, estimators=names, kl="monte-carlo", draws=150, generator=generator
+    run.model,
+    run.guide,
+    batch,
+    estimators=names,
+    kl="monte-carlo",
+    draws=150,
+    generator=generator,
 )
 of_guide = {one.estimator: one for one in study if one.wrt == "guide"}
 for name, one in of_guide.items():
-    print(f"{name:<15} variance {one.variance:10.3g}, signal / noise {one.snr:6.3f}, z of the bias {one.bias_z:+.1f}")
+    print(
+        f"{name:<15} variance {one.variance:10.3g}, signal / noise {one.snr:6.3f}, "
+        f"z of the bias {one.bias_z:+.1f}"
+    )
 er.plots.gradient_figure([one._asdict() for one in study])
 
 # %% [markdown]
@@ -222,9 +260,12 @@ er.plots.gradient_figure([one._asdict() for one in study])
 right = [name for name in estimators if name != "naive"]
 for name in right:
     assert z_scores[name].abs().max() < 4.5, name  # unbiased
-assert z_scores["naive"].abs().max() > 20 and of_nothing.abs().max() < 4.5  # nothing, on average
-assert variance["score function"] > 10 * variance["path"]  # the score function is the noisy one,
-assert variance["score, two draws, baseline"] < variance["score function"] / 2  # a baseline helps by more than draws do
+# nothing, on average
+assert z_scores["naive"].abs().max() > 20 and of_nothing.abs().max() < 4.5
+# the score function is the noisy one,
+assert variance["score function"] > 10 * variance["path"]
+# a baseline helps by more than draws do
+assert variance["score, two draws, baseline"] < variance["score function"] / 2
 assert cosine < -0.99 and after["as printed"] < before < after["the right sign"]  # the sign
 assert theta_z.abs().max() < 4.5 and apart > 0.05  # the slope of the bound, and not of log p(x)
 assert landing["stl"] < 1e-20 < 1e-3 < landing["pathwise"]  # the landing sticks

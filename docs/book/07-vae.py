@@ -42,7 +42,9 @@ def rows(split, **how):
 grey = rows("train", support="unit-interval")  # between 0 and 1
 test = rows("test", binarization="dynamic")  # bits, the same at every look
 PIXELS = grey.shape[1]
-print(f"{len(grey):,} images to learn from, {len(test):,} to be judged by, {PIXELS} pixels each")
+print(
+    f"{len(grey):,} images to learn from, {len(test):,} to be judged by, {PIXELS} pixels each"
+)
 
 # %% [markdown]
 # ## The model
@@ -90,7 +92,8 @@ def elbo(encoder, decoder, x, epsilon):
 
 torch.manual_seed(0)
 encoder = Encoder()
-decoder = nn.Sequential(nn.Linear(LATENTS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, PIXELS))  # z to logits
+# z to logits
+decoder = nn.Sequential(nn.Linear(LATENTS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, PIXELS))
 
 # %% [markdown]
 # And the loop. The loss is the mean over the batch, so that neither its value nor the step depends on how many images
@@ -102,7 +105,9 @@ optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=
 for _ in range(EPOCHS):
     for batch in torch.randperm(len(grey), generator=generator).split(128):
         x = torch.bernoulli(grey[batch], generator=generator)
-        loss = -elbo(encoder, decoder, x, torch.randn(len(x), LATENTS, generator=generator)).mean()
+        loss = -elbo(
+            encoder, decoder, x, torch.randn(len(x), LATENTS, generator=generator)
+        ).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -110,7 +115,10 @@ for _ in range(EPOCHS):
 with torch.no_grad():
     noises = (torch.randn(len(test), LATENTS, generator=generator) for _ in range(100))
     by_hand = sum(elbo(encoder, decoder, test, epsilon) for epsilon in noises) / 100
-print(f"ELBO of {len(test):,} test images: {by_hand.mean():.2f} ± {by_hand.std() / len(test) ** 0.5:.2f} nats")
+print(
+    f"ELBO of {len(test):,} test images: "
+    f"{by_hand.mean():.2f} ± {by_hand.std() / len(test) ** 0.5:.2f} nats"
+)
 
 # %% [markdown]
 # ## Five lines
@@ -118,13 +126,29 @@ print(f"ELBO of {len(test):,} test images: {by_hand.mean():.2f} ± {by_hand.std(
 # The same in elbowroom: what was chosen above is said, and nothing of loops, losses and shapes.
 
 # %%
-model = {"latent_dim": LATENTS, "encoder": {"hidden": [HIDDEN]}, "decoder": {"hidden": [HIDDEN]}, "output_bias": "zero"}
-data, optimizer = {"binarization": "dynamic", "validation": 0, "test": 0.2}, {"lr": 1e-3, "schedule": "constant"}
-chosen = {"model": model, "data": data, "optimizer": optimizer, "train": {"epochs": EPOCHS, "batch_size": 128}}
+model = {
+    "latent_dim": LATENTS,
+    "encoder": {"hidden": [HIDDEN]},
+    "decoder": {"hidden": [HIDDEN]},
+    "output_bias": "zero",
+}
+data, optimizer = (
+    {"binarization": "dynamic", "validation": 0, "test": 0.2},
+    {"lr": 1e-3, "schedule": "constant"},
+)
+chosen = {
+    "model": model,
+    "data": data,
+    "optimizer": optimizer,
+    "train": {"epochs": EPOCHS, "batch_size": 128},
+}
 run = er.train(NAME, **chosen, out=folder / "vae", observers=[])
 results = run.evaluate("elbo", "iwae", k=500, num_samples=100)
 for result in results:
-    print(f"{result.name:<15}{result.value:8.2f} ± {result.stderr:.2f} {result.unit}, {result.bound or 'no'} bound")
+    print(
+        f"{result.name:<15}{result.value:8.2f} ± {result.stderr:.2f} {result.unit}, "
+        f"{result.bound or 'no'} bound"
+    )
 
 # %% mystnb={"image": {"alt": "A sheet of sampled digits, black and white, beside their grey means"}}
 drawn = run.sample(25)
@@ -136,10 +160,15 @@ er.plots.samples_figure(drawn.x, drawn.mean)
 # same noise.
 
 # %%
-guide = er.guides.DiagonalNormal(er.networks.MLP((PIXELS,), (2, LATENTS), hidden=(HIDDEN,)), LATENTS)
-likelihood = er.likelihoods.Bernoulli(er.networks.MLP((LATENTS,), (1, PIXELS), hidden=(HIDDEN,)), (PIXELS,))
+guide = er.guides.DiagonalNormal(
+    er.networks.MLP((PIXELS,), (2, LATENTS), hidden=(HIDDEN,)), LATENTS
+)
+likelihood = er.likelihoods.Bernoulli(
+    er.networks.MLP((LATENTS,), (1, PIXELS), hidden=(HIDDEN,)), (PIXELS,)
+)
 model = er.LatentModel(er.priors.StandardNormal(LATENTS), likelihood)
-heads = nn.Linear(HIDDEN, 2 * LATENTS)  # elbowroom has one last layer for both: means first, then log-variances
+# elbowroom has one last layer for both: means first, then log-variances
+heads = nn.Linear(HIDDEN, 2 * LATENTS)
 heads.weight.data = torch.cat([encoder.mean.weight, encoder.log_variance.weight]).detach()
 heads.bias.data = torch.cat([encoder.mean.bias, encoder.log_variance.bias]).detach()
 layers = [*guide.network.layers, *likelihood.network.layers]
@@ -149,13 +178,21 @@ for module in (encoder, decoder, model, guide):
     module.double()
 
 x = test[:100].double()
-first = elbo(encoder, decoder, x, torch.randn(100, LATENTS, dtype=x.dtype, generator=generator.manual_seed(1)))
+first = elbo(
+    encoder,
+    decoder,
+    x,
+    torch.randn(100, LATENTS, dtype=x.dtype, generator=generator.manual_seed(1)),
+)
 second = er.objectives.elbo(model, guide, x, generator=generator.manual_seed(1))
 (gradient,) = torch.autograd.grad(first.mean(), encoder.hidden.weight)
 (same_gradient,) = torch.autograd.grad(second.mean(), guide.network.layers[0].weight)
 bound_differs = (first - second).abs().max().item()
 gradient_differs = ((gradient - same_gradient).norm() / gradient.norm()).item()
-print(f"bounds differ by {bound_differs:.1e} nats, gradients by {gradient_differs:.1e} of their size")
+print(
+    f"bounds differ by {bound_differs:.1e} nats, "
+    f"gradients by {gradient_differs:.1e} of their size"
+)
 
 # %% [markdown]
 # ## What the usual tutorial prints
@@ -173,7 +210,8 @@ def superposition_error(f):
 
 
 with torch.no_grad():
-    printed = nn.Sequential(nn.Linear(PIXELS, HIDDEN), nn.Linear(HIDDEN, LATENTS)).double()  # no activation
+    # no activation
+    printed = nn.Sequential(nn.Linear(PIXELS, HIDDEN), nn.Linear(HIDDEN, LATENTS)).double()
     linear, curved = superposition_error(printed), superposition_error(lambda x: encoder(x)[0])
     one_layer = F.linear(x, printed[1].weight @ printed[0].weight, printed[1](printed[0].bias))
     two_layers_differ = (one_layer - printed(x)).abs().max().item()
@@ -205,8 +243,11 @@ best = some.clamp(1e-12, 1 - 1e-12)  # the answer p = x: none has a lower loss
 least_loss = F.binary_cross_entropy(best, some, reduction="none").sum(1).mean().item()
 with torch.no_grad():
     z = guide(some).mean
-    kinds = (er.likelihoods.ContinuousBernoulli, er.likelihoods.CrossEntropy)  # with the constant, and without
-    density, not_one = (er.LatentModel(model.prior, kind(likelihood.network, (PIXELS,))) for kind in kinds)
+    # with the constant, and without
+    kinds = (er.likelihoods.ContinuousBernoulli, er.likelihoods.CrossEntropy)
+    density, not_one = (
+        er.LatentModel(model.prior, kind(likelihood.network, (PIXELS,))) for kind in kinds
+    )
     left_out = (density.log_likelihood(some, z) - not_one.log_likelihood(some, z)).mean().item()
 print("∫ for p =", ", ".join(f"{a:.3g}: {b:.2f}" for a, b in zip(p, mass, strict=True)))
 print(f"a perfect reconstruction of grey images still has a loss of {least_loss:.1f} nats")
@@ -230,9 +271,14 @@ print(f"constant left out, at this network's answers: {left_out:.0f} nats for {P
 answer, image = torch.rand(PIXELS, generator=generator), test[0]
 minus_bce = -F.binary_cross_entropy(answer, image, reduction="sum").item()
 bernoulli = torch.distributions.Bernoulli(answer).log_prob(image).sum().item()
-misprint, of_negative = ((x * answer.log() + (1 - x) * answer.log()).sum().item() for x in (image, 1 - image))
+misprint, of_negative = (
+    (x * answer.log() + (1 - x) * answer.log()).sum().item() for x in (image, 1 - image)
+)
 exchanged = (answer * image.log() + (1 - answer) * image.log()).sum().item()
-print(f"Bernoulli {bernoulli:.3f}, −BCE {minus_bce:.3f}; misprinted {misprint:.3f}, of the negative {of_negative:.3f}")
+print(
+    f"Bernoulli {bernoulli:.3f}, −BCE {minus_bce:.3f}; misprinted {misprint:.3f}, "
+    f"of the negative {of_negative:.3f}"
+)
 
 # %% [markdown]
 # **Divided twice.** The loss of a batch is its mean already, and is printed divided by the batch size. The test loss
@@ -241,16 +287,24 @@ print(f"Bernoulli {bernoulli:.3f}, −BCE {minus_bce:.3f}; misprinted {misprint:
 
 # %%
 meant = -by_hand.mean().item()
-shown = {size: sum(-part.mean().item() for part in by_hand.split(size)) / len(by_hand) for size in (64, 128)}
-print(f"meant: {meant:.2f}; printed with batches of 64: {shown[64]:.3f}, of 128: {shown[128]:.3f}")
+shown = {
+    size: sum(-part.mean().item() for part in by_hand.split(size)) / len(by_hand)
+    for size in (64, 128)
+}
+print(
+    f"meant: {meant:.2f}; printed with batches of 64: {shown[64]:.3f}, of 128: {shown[128]:.3f}"
+)
 
 # %% [markdown]
 # **An interval taken for a switch.** The call is `train(loader, epoch, REPORT_INTERVAL)`, and the third parameter is
 # another one. Nothing fails: 100 is as good as `True`, and the interval keeps its default.
 
 # %%
-as_printed = inspect.signature(lambda loader, epoch_number=None, verbose=True, report_interval=100: None)
-got = as_printed.bind("loader", 1, 500).arguments  # train(loader, epoch, REPORT_INTERVAL), with 500 asked for
+as_printed = inspect.signature(
+    lambda loader, epoch_number=None, verbose=True, report_interval=100: None
+)
+# train(loader, epoch, REPORT_INTERVAL), with 500 asked for
+got = as_printed.bind("loader", 1, 500).arguments
 print(got)
 
 # %% [markdown]
@@ -260,13 +314,18 @@ print(got)
 # ## The claims of this page, as code
 
 # %%
-assert bound_differs < 1e-9 and gradient_differs < 1e-9  # the same weights and noise: one function, one gradient
+# the same weights and noise: one function, one gradient
+assert bound_differs < 1e-9 and gradient_differs < 1e-9
 assert abs(results[0].value + meant) < 1.0  # two trainings, other seeds: within a nat
-assert linear < 1e-9 < 0.1 < curved and two_layers_differ < 1e-9  # without the ReLU the encoder is one affine map
-assert torch.allclose(mass, formula, atol=1e-6) and bool((mass < 0.5).all())  # grey: at most one half
-assert least_loss > 1 and left_out > PIXELS * math.log(2)  # a loss that cannot vanish; a constant for every pixel
+# without the ReLU the encoder is one affine map
+assert linear < 1e-9 < 0.1 < curved and two_layers_differ < 1e-9
+# grey: at most one half
+assert torch.allclose(mass, formula, atol=1e-6) and bool((mass < 0.5).all())
+# a loss that cannot vanish; a constant for every pixel
+assert least_loss > 1 and left_out > PIXELS * math.log(2)
 assert abs(minus_bce - bernoulli) < 1e-3  # bits: −BCE is the log-likelihood
-assert abs(misprint - of_negative) < 1e-3 and exchanged == -float("inf")  # neither formula, as printed, is
+# neither formula, as printed, is
+assert abs(misprint - of_negative) < 1e-3 and exchanged == -float("inf")
 assert 0.9 < shown[64] / shown[128] / 2 < 1.1  # twice the batch, half the loss
 assert 0.8 < meant / shown[128] / 128 < 1.2  # too small by about the batch size
 assert got["verbose"] == 500 and "report_interval" not in got

@@ -29,7 +29,6 @@ from pyro.infer import SVI, Trace_ELBO
 from torch.distributions import Independent, Normal
 
 import elbowroom as er
-from elbowroom.numerics import mean_and_stderr
 
 FULL = os.environ.get("ELBOWROOM_DOCS") == "full"
 NAME, LATENTS, HIDDEN, EPOCHS = ("mnist", 20, 400, 2) if FULL else ("digits", 8, 200, 60)
@@ -42,7 +41,9 @@ def networks():
     """A fresh encoder, x to (mean, log-variance), and a fresh model p(x, z)."""
     torch.manual_seed(0)
     shape = data.event_shape
-    likelihood = er.likelihoods.Bernoulli(er.networks.MLP((LATENTS,), (1, *shape), hidden=(HIDDEN,)), shape)
+    likelihood = er.likelihoods.Bernoulli(
+        er.networks.MLP((LATENTS,), (1, *shape), hidden=(HIDDEN,)), shape
+    )
     encoder = er.networks.MLP(shape, (2, LATENTS), hidden=(HIDDEN,))
     return encoder, er.LatentModel(er.priors.StandardNormal(LATENTS), likelihood)
 
@@ -62,7 +63,11 @@ def pyro_model(x):
     pyro.module("decoder", model.likelihood)
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Normal(torch.zeros(len(x), LATENTS), 1.0).to_event(1))
-        pyro.sample("x", dist.Bernoulli(logits=model.likelihood.network(z).squeeze(1)).to_event(2), obs=x)
+        pyro.sample(
+            "x",
+            dist.Bernoulli(logits=model.likelihood.network(z).squeeze(1)).to_event(2),
+            obs=x,
+        )
 
 
 def pyro_guide(x):
@@ -85,7 +90,10 @@ with torch.no_grad():
     pyro.set_rng_seed(0)
     z = poutine.trace(pyro_guide).get_trace(test.x).nodes["z"]["value"]  # the same draw again
     by_elbowroom = (guide(test.x).log_prob(z) - model.log_joint(test.x, z)).sum().item()
-print(f"log q(z | x) − log p(x, z) of {len(test)} images: Pyro {by_pyro:.3f}, elbowroom {by_elbowroom:.3f}")
+print(
+    f"log q(z | x) − log p(x, z) of {len(test)} images: "
+    f"Pyro {by_pyro:.3f}, elbowroom {by_elbowroom:.3f}"
+)
 
 # %% [markdown]
 # ## Three ways
@@ -99,21 +107,30 @@ def train(programs, epochs=EPOCHS):
     """Plain Pyro; the loss of every step, per image."""
     svi = SVI(*programs, pyro.optim.Adam({"lr": 1e-3}), loss=Trace_ELBO())
     bits = torch.Generator().manual_seed(0)
-    epochs_of_batches = (data.training_batches(128, seed=0, epoch=e, generator=bits) for e in range(epochs))
-    return [svi.step(batch.x) / len(batch) for batches in epochs_of_batches for batch in batches]
+    epochs_of_batches = (
+        data.training_batches(128, seed=0, epoch=e, generator=bits) for e in range(epochs)
+    )
+    return [
+        svi.step(batch.x) / len(batch) for batches in epochs_of_batches for batch in batches
+    ]
 
 
 @torch.no_grad()
 def bound(guide):
     """The ELBO of each test image under the trained model, on common noise."""
-    return er.objectives.elbo(model, guide, test, num_samples=20, generator=torch.Generator().manual_seed(1))
+    return er.objectives.elbo(
+        model, guide, test, num_samples=20, generator=torch.Generator().manual_seed(1)
+    )
 
 
 pyro.clear_param_store()
 pyro.set_rng_seed(0)
 corrected_losses = train(er.to_pyro(model, guide))
 corrected = bound(guide)
-print(f"{len(corrected_losses):,} steps of Pyro's SVI: ELBO of test images {corrected.mean():.2f} nats")
+print(
+    f"{len(corrected_losses):,} steps of Pyro's SVI: "
+    f"ELBO of test images {corrected.mean():.2f} nats"
+)
 
 # %% [markdown]
 # **Inside the engine.** With `train.learner = "svi"` Pyro computes the bound and its gradient, and everything else,
@@ -123,7 +140,11 @@ print(f"{len(corrected_losses):,} steps of Pyro's SVI: ELBO of test images {corr
 # %%
 chosen = {
     "data": {"binarization": "dynamic", "validation": 0, "test": 0.2},
-    "model": {"latent_dim": LATENTS, "encoder": {"hidden": [HIDDEN]}, "decoder": {"hidden": [HIDDEN]}},
+    "model": {
+        "latent_dim": LATENTS,
+        "encoder": {"hidden": [HIDDEN]},
+        "decoder": {"hidden": [HIDDEN]},
+    },
     "optimizer": {"lr": 1e-3, "schedule": "constant"},
 }
 values = {}
@@ -133,7 +154,10 @@ for learner in ("aevb", "svi"):
     values[learner] = run.evaluate("elbo", num_samples=20)[0].value
 adopted = er.adopt_pyro(pyro_model, pyro_guide, test.x)
 adopted_elbo = adopted.evaluate("elbo", num_samples=20)[0].value
-print(f"ELBO: learner aevb {values['aevb']:.2f}, svi {values['svi']:.2f}; adopted programs {adopted_elbo:.2f}")
+print(
+    f"ELBO: learner aevb {values['aevb']:.2f}, svi {values['svi']:.2f}; "
+    f"adopted programs {adopted_elbo:.2f}"
+)
 
 # %% [markdown]
 # :::{admonition} The usual tutorial: Pyro achieves "the same", "considerably more concisely"
@@ -192,7 +216,8 @@ pyro.clear_param_store()
 pyro.set_rng_seed(0)
 pyro.enable_validation(False)
 with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", message="Encountered NaN")  # the one line that Pyro still prints
+    # the one line that Pyro still prints
+    warnings.filterwarnings("ignore", message="Encountered NaN")
     printed_losses = train((pyro_model, printed_guide))
 pyro.enable_validation(True)
 nans = sum(map(math.isnan, printed_losses))
@@ -213,16 +238,23 @@ class Printed(er.Conditional):
 
     def forward(self, given, context=None):
         mean, log_variance = self.encoder(given).unbind(-2)
-        return Independent(Normal(mean, self.sign(log_variance), validate_args=False), 1, validate_args=False)
+        return Independent(
+            Normal(mean, self.sign(log_variance), validate_args=False), 1, validate_args=False
+        )
 
 
-finite = all(bool(weight.isfinite().all()) for weight in [*encoder.parameters(), *model.parameters()])
+finite = all(
+    bool(weight.isfinite().all()) for weight in [*encoder.parameters(), *model.parameters()]
+)
 with torch.no_grad():
     negative = (encoder(test.x)[:, 1] < 0).double().mean().item()
     as_printed = bound(Printed(encoder, torch.abs))
-lost, lost_error = mean_and_stderr(corrected - as_printed)
+lost, lost_error = er.mean_and_stderr(corrected - as_printed)
 print(f"weights finite: {finite}; negative scales: {negative:.0%}")
-print(f"true bound {as_printed.mean():.2f}, corrected {corrected.mean():.2f}: {lost:.2f} ± {lost_error:.2f} nats lost")
+print(
+    f"true bound {as_printed.mean():.2f}, corrected {corrected.mean():.2f}: "
+    f"{lost:.2f} ± {lost_error:.2f} nats lost"
+)
 
 # %% [markdown]
 # :::{admonition} The usual tutorial: Pyro "rids us of error-prone implementations"
@@ -248,10 +280,14 @@ attempts = (
     lambda: er.to_pyro(model, Printed(encoder)).guide(test),
     lambda: er.objectives.elbo(model, Printed(encoder), test),
     lambda: er.adopt(
-        encoder=lambda x: encoder(x).unbind(1), decoder=lambda z: model.likelihood.network(z).squeeze(1),
-        encoder_output="mean-scale", decoder_output="logits", likelihood="bernoulli", data=test.x,
+        encoder=lambda x: encoder(x).unbind(1),
+        decoder=lambda z: model.likelihood.network(z).squeeze(1),
+        encoder_output="mean-scale",
+        decoder_output="logits",
+        likelihood="bernoulli",
+        data=test.x,
     ),
-)  # fmt: skip
+)
 for attempt in attempts:
     try:
         attempt()
@@ -263,11 +299,16 @@ for attempt in attempts:
 # ## The claims of this page, as code
 
 # %%
-assert abs(by_pyro - by_elbowroom) < 1e-5 * abs(by_pyro)  # one draw, one number: Pyro's loss is a sum over images
-assert abs(values["svi"] - values["aevb"]) < 1.0  # one learner as good as the other, up to the noise of training
+# one draw, one number: Pyro's loss is a sum over images
+assert abs(by_pyro - by_elbowroom) < 1e-5 * abs(by_pyro)
+# one learner as good as the other, up to the noise of training
+assert abs(values["svi"] - values["aevb"]) < 1.0
 assert math.isnan(loss.item()) and scale.grad.item() == 2.0  # NaN forwards, −1/s backwards
 assert "scale" in complaint  # validation would have told
-assert nans == len(printed_losses) and not any(map(math.isnan, corrected_losses))  # all NaN; corrected, none
+# all NaN; corrected, none
+assert nans == len(printed_losses) and not any(map(math.isnan, corrected_losses))
 assert finite and 0.1 < negative < 0.9  # nothing else betrays it
 assert lost > 4 * lost_error  # and it is worse, beyond doubt
-assert len(refusals) == len(attempts) and all("negative" in refusal or "scale" in refusal for refusal in refusals)
+assert len(refusals) == len(attempts) and all(
+    "negative" in refusal or "scale" in refusal for refusal in refusals
+)

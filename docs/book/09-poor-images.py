@@ -23,11 +23,6 @@ import tempfile
 from pathlib import Path
 
 import elbowroom as er
-from elbowroom.evaluation.doctor.aggregate_posterior import aggregate_study
-from elbowroom.evaluation.doctor.sample_quality import sample_study, share_of_prior
-from elbowroom.numerics import mean_and_stderr
-from elbowroom.showing.diagnosis import diagnosis_text
-from elbowroom.showing.figures.holes import holes_figure
 
 # %matplotlib inline
 FULL = os.environ.get("ELBOWROOM_DOCS") == "full"
@@ -36,7 +31,11 @@ if FULL:
     SOURCE, OPTIONS, MODEL = "mnist", {}, {}
 else:  # half of the digits are held out: to tell samples from data takes many of both
     digits = er.load_data("digits", test=0)
-    SOURCE = next(iter(digits.batches("train", len(digits)))).x.repeat_interleave(3, 1).repeat_interleave(3, 2)
+    SOURCE = (
+        next(iter(digits.batches("train", len(digits))))
+        .x.repeat_interleave(3, 1)
+        .repeat_interleave(3, 2)
+    )
     MODEL = {"latent_dim": 16, "encoder": {"hidden": [200]}, "decoder": {"hidden": [200]}}
     OPTIONS = {
         "data": {"binarization": "dynamic", "test": 0.5, "validation": 0},
@@ -64,13 +63,18 @@ er.plots.samples_figure(drawn.x, drawn.mean)
 
 # %%
 many = run.sample(4000, seed=2)
-x, p = many.x.flatten(1).double(), many.mean.flatten(1).double()  # bits, and their probabilities given z
+# bits, and their probabilities given z
+x, p = many.x.flatten(1).double(), many.mean.flatten(1).double()
 of_samples = x.var(0).sum().item()
 of_means, of_noise = p.var(0).sum().item(), (p * (1 - p)).mean(0).sum().item()
-print(f"variance of samples {of_samples:.2f} = {of_means:.2f} of means + {of_noise:.2f} of the pixels given z")
+print(
+    f"variance of samples {of_samples:.2f} = {of_means:.2f} of means "
+    f"+ {of_noise:.2f} of the pixels given z"
+)
 print(f"pictures of means leave out {of_noise / of_samples:.0%}")
 mean = p.mean(0)
-beyond, error = mean_and_stderr(((x - mean) ** 2 - (p - mean) ** 2 - p * (1 - p)).sum(1))  # 0 if the law holds
+# 0 if the law holds
+beyond, error = er.mean_and_stderr(((x - mean) ** 2 - (p - mean) ** 2 - p * (1 - p)).sum(1))
 
 # %% [markdown]
 # ## The suspects, examined
@@ -80,8 +84,10 @@ beyond, error = mean_and_stderr(((x - mean) ** 2 - (p - mean) ** 2 - p * (1 - p)
 # which lets a classifier guess what is a sample and what a digit.
 
 # %%
-found = run.doctor(checks=["finished", "latents_in_use", "amortisation", "holes", "sample_quality"])
-print(diagnosis_text(run.folder.path.name, found))
+found = run.doctor(
+    checks=["finished", "latents_in_use", "amortisation", "holes", "sample_quality"]
+)
+print(er.diagnosis_text(run.folder.path.name, found))
 
 # %% [markdown]
 # **The encoder cannot be the reason.** It takes no part in the making of an image: z comes from the prior, x from the
@@ -96,11 +102,15 @@ print(diagnosis_text(run.folder.path.name, found))
 # %%
 samples, aggregate = found.studies.samples, found.studies.aggregate
 for source, test in samples.tests.items():
-    print(f"z from {source:<10} told from data in {test.accuracy:.1%} ± {test.stderr:.1%} of guesses; 50% is chance")
-print(f"share of the prior: {share_of_prior(samples.tests):.0%}")
+    print(
+        f"z from {source:<10} told from data in {test.accuracy:.1%} ± "
+        f"{test.stderr:.1%} of guesses; 50% is chance"
+    )
+share = 1 - samples.tests["encodings"].distance / samples.tests["prior"].distance
+print(f"share of the prior: {share:.0%}")
 
 # %% mystnb={"image": {"alt": "Encodings in clusters over the prior's circles; images from three sources of z"}}
-holes_figure(aggregate, samples, value_range=(0, 1))
+er.plots.holes_figure(aggregate, samples, value_range=(0, 1))
 
 # %% [markdown]
 # ## The hole in the prior
@@ -119,7 +129,7 @@ holes_figure(aggregate, samples, value_range=(0, 1))
 # to encodings of training data and measured on held-out ones:
 
 # %%
-gain, gain_error = mean_and_stderr(aggregate.gains["mixture"])
+gain, gain_error = er.mean_and_stderr(aggregate.gains["mixture"])
 print(f"a learned prior would gain {gain:.2f} ± {gain_error:.2f} nats per image")
 print(f"{aggregate.empty:.0%} of the prior's draws lie where 1% of the data's do")
 
@@ -132,15 +142,25 @@ print(f"{aggregate.empty:.0%} of the prior's draws lie where 1% of the data's do
 # %%
 learned = {**MODEL, "prior": "mixture", "prior_components": 500 if FULL else 50}
 mixed = er.train(SOURCE, out=folder / "mixture", observers=[], model=learned, **OPTIONS)
-rise, rise_error = mean_and_stderr(mixed.score(k=200).log_evidence - run.score(k=200).log_evidence)
-print(f"log p(x) of test images rises by {rise:.2f} ± {rise_error:.2f} nats (importance-weighted bounds, k = 200)")
+rise, rise_error = er.mean_and_stderr(
+    mixed.score(k=200).log_evidence - run.score(k=200).log_evidence
+)
+print(
+    f"log p(x) of test images rises by {rise:.2f} ± {rise_error:.2f} "
+    "nats (importance-weighted bounds, k = 200)"
+)
 
-inputs = mixed.inputs()
-treated = aggregate_study(inputs)
-left, left_error = mean_and_stderr(treated.gains["mixture"])
-told, told_before = sample_study(inputs, treated).tests["prior"], samples.tests["prior"]
-print(f"what a learned prior would still gain: {left:.2f} ± {left_error:.2f} nats; before {gain:.2f}")
-print(f"samples told from data: {told.accuracy:.1%} ± {told.stderr:.1%}; before {told_before.accuracy:.1%}")
+treated = mixed.doctor(checks=["holes", "sample_quality"]).studies
+left, left_error = er.mean_and_stderr(treated.aggregate.gains["mixture"])
+told, told_before = treated.samples.tests["prior"], samples.tests["prior"]
+print(
+    "what a learned prior would still gain: "
+    f"{left:.2f} ± {left_error:.2f} nats; before {gain:.2f}"
+)
+print(
+    f"samples told from data: {told.accuracy:.1%} ± {told.stderr:.1%}; "
+    f"before {told_before.accuracy:.1%}"
+)
 
 # %% mystnb={"image": {"alt": "Samples and means of the model with a learned prior; fewer are malformed"}}
 drawn = mixed.sample(36, seed=1)
@@ -171,9 +191,10 @@ er.plots.samples_figure(drawn.x, drawn.mean)
 # %%
 if FULL:
     tutorial = er.train("tutorial-pytorch", out=folder / "tutorial", observers=[])
-    print(diagnosis_text("tutorial-pytorch", er.doctor(tutorial)))
+    print(er.diagnosis_text("tutorial-pytorch", er.doctor(tutorial)))
 else:
-    print("With MNIST (make docs-full) this cell trains tutorial-pytorch and prints the doctor's report.")
+    print("With MNIST (make docs-full) this cell trains the recipe tutorial-pytorch,")
+    print("and prints the doctor's report on it.")
 
 # %% [markdown]
 # ## The claims of this page, as code
@@ -186,9 +207,11 @@ assert of_noise > 0.2 * of_samples  # a mean is no sample
 assert gain > 4 * gain_error  # there is a hole,
 assert aggregate.empty > 0.01 + 4 * aggregate.empty_stderr  # into which the prior's draws fall,
 of_prior, of_encodings = samples.tests["prior"], samples.tests["encodings"]
-assert of_prior.z > 4 and samples.holes.z > 4  # and samples are unlike data, and unlike those from encodings,
+# and samples are unlike data, and unlike those from encodings,
+assert of_prior.z > 4 and samples.holes.z > 4
 better_by = of_prior.accuracy - of_encodings.accuracy
-assert better_by > 3 * 1.5 * math.hypot(of_prior.stderr, of_encodings.stderr)  # which come nearer to data
+# which come nearer to data
+assert better_by > 3 * 1.5 * math.hypot(of_prior.stderr, of_encodings.stderr)
 assert rise > 4 * rise_error  # a learned prior raises log p(x),
 assert left < gain - 4 * (gain_error**2 + left_error**2) ** 0.5  # fills much of the hole,
 assert told.accuracy < told_before.accuracy  # and makes better samples

@@ -23,7 +23,6 @@ from pathlib import Path
 import torch
 
 import elbowroom as er
-from elbowroom.numerics import mean_and_stderr
 
 # %matplotlib inline
 FULL = os.environ.get("ELBOWROOM_DOCS") == "full"
@@ -41,16 +40,27 @@ generator = torch.Generator().manual_seed(0)
 oracle, guide, x = er.oracles.ppca(dim=20, latent_dim=5, seed=0, num_data=300)
 with torch.no_grad():
     exact = oracle.log_evidence(x)
-    estimates = (er.objectives.elbo(oracle, guide, x, kl="monte-carlo", generator=generator) for _ in range(200))
+    estimates = (
+        er.objectives.elbo(oracle, guide, x, kl="monte-carlo", generator=generator)
+        for _ in range(200)
+    )
     draws = torch.stack(list(estimates))
 elbo = draws.mean(0)
-room, room_error = mean_and_stderr(exact - elbo)
-kl = torch.distributions.kl_divergence(  # of one normal from another, in closed form: the room, foretold
-    torch.distributions.MultivariateNormal(guide(x).mean, torch.diag_embed(guide(x).variance)), oracle.posterior(x)
+room, room_error = er.mean_and_stderr(exact - elbo)
+# of one normal from another, in closed form: the room, foretold
+kl = torch.distributions.kl_divergence(
+    torch.distributions.MultivariateNormal(guide(x).mean, torch.diag_embed(guide(x).variance)),
+    oracle.posterior(x),
 )
 too_high = (draws > exact).double().mean().item()
-print(f"log p(x) {exact.mean():.3f}, ELBO {elbo.mean():.3f}: a room of {room:.3f} ± {room_error:.3f} nats")
-print(f"KL(q ‖ posterior) {kl.mean():.3f}; single estimates of the ELBO above log p(x): {too_high:.0%}")
+print(
+    f"log p(x) {exact.mean():.3f}, ELBO {elbo.mean():.3f}: "
+    f"a room of {room:.3f} ± {room_error:.3f} nats"
+)
+print(
+    f"KL(q ‖ posterior) {kl.mean():.3f}; "
+    f"single estimates of the ELBO above log p(x): {too_high:.0%}"
+)
 
 # %% [markdown]
 # :::{admonition} The usual tutorial: "the ELBO is always smaller than the log-likelihood"
@@ -74,7 +84,10 @@ print(f"KL(q ‖ posterior) {kl.mean():.3f}; single estimates of the ELBO above 
 
 # %%
 curve = er.importance_curve(oracle, guide(x), x, ks=(1, 10, 100, 1000), generator=generator)
-missing = {k: mean_and_stderr(exact - bound) for k, bound in zip(curve.ks, curve.log_evidence, strict=True)}
+missing = {
+    k: er.mean_and_stderr(exact - bound)
+    for k, bound in zip(curve.ks, curve.log_evidence, strict=True)
+}
 for k, (nats, error) in missing.items():
     print(f"k = {k:>4}: {nats:.4f} ± {error:.4f} nats below log p(x)")
 print(f"median Pareto k̂: {curve.estimate.pareto_k.median():.2f}")
@@ -98,22 +111,35 @@ print(f"median Pareto k̂: {curve.estimate.pareto_k.median():.2f}")
 simulated = er.simulate(oracle, 300, generator=generator)
 truth = oracle.log_evidence(simulated.batch.x).detach()
 sandwiches = {
-    steps: er.bidirectional(oracle, simulated, start="prior", temperatures=steps, chains=8, generator=generator)
+    steps: er.bidirectional(
+        oracle, simulated, start="prior", temperatures=steps, chains=8, generator=generator
+    )
     for steps in (1, 4, 16, 64)
 }
 for steps, found in sandwiches.items():
-    below, above = mean_and_stderr(found.lower - truth), mean_and_stderr(found.upper - truth)
-    print(f"T = {steps:>2}: lower {below[0]:+8.3f} ± {below[1]:.3f}, upper {above[0]:+7.3f} ± {above[1]:.3f} nats off")
+    below, above = (
+        er.mean_and_stderr(found.lower - truth),
+        er.mean_and_stderr(found.upper - truth),
+    )
+    print(
+        f"T = {steps:>2}: lower {below[0]:+8.3f} ± {below[1]:.3f}, "
+        f"upper {above[0]:+7.3f} ± {above[1]:.3f} nats off"
+    )
 
 # %% mystnb={"image": {"alt": "ELBO, importance-weighted bound, both bounds of the sandwich, and the exact value"}}
 best = sandwiches[64]
 measured = [
-    ("ELBO", elbo, "lower"), ("IWAE, k = 10", curve.log_evidence[1], "lower"), ("exact, the same data", exact, "exact"),
-    ("BDMC lower, simulated", best.lower, "lower"), ("BDMC upper, simulated", best.upper, "upper"),
+    ("ELBO", elbo, "lower"),
+    ("IWAE, k = 10", curve.log_evidence[1], "lower"),
+    ("exact, the same data", exact, "exact"),
+    ("BDMC lower, simulated", best.lower, "lower"),
+    ("BDMC upper, simulated", best.upper, "upper"),
     ("exact, simulated", truth, "exact"),
-]  # fmt: skip
-rows = [(name, *mean_and_stderr(values), bound) for name, values, bound in measured]
-er.plots.evaluation_figure([dict(zip(("name", "value", "stderr", "bound"), row, strict=True)) for row in rows])
+]
+rows = [(name, *er.mean_and_stderr(values), bound) for name, values, bound in measured]
+er.plots.evaluation_figure(
+    [dict(zip(("name", "value", "stderr", "bound"), row, strict=True)) for row in rows]
+)
 
 # %% [markdown]
 # ## A trained model, and still the exact answer
@@ -129,11 +155,21 @@ images = small.dataset().take("test", torch.arange(200))
 grid = er.oracles.quadrature_log_evidence(small.model, images.x, points=121, limit=6.0)
 generator = torch.Generator().manual_seed(1)
 with torch.no_grad():
-    of_guide = er.objectives.elbo(small.model, small.guide, images, num_samples=200, generator=generator)
-weighted = er.importance_estimate(small.model, small.guide, images, num_samples=1000, generator=generator)
-annealed = er.ais(small.model, images, guide=small.guide, temperatures=32, chains=32, generator=generator)
-for name, values in {"ELBO": of_guide, "IWAE, k = 1000": weighted.log_evidence, "AIS": annealed.log_evidence}.items():
-    off, error = mean_and_stderr(values - grid)
+    of_guide = er.objectives.elbo(
+        small.model, small.guide, images, num_samples=200, generator=generator
+    )
+weighted = er.importance_estimate(
+    small.model, small.guide, images, num_samples=1000, generator=generator
+)
+annealed = er.ais(
+    small.model, images, guide=small.guide, temperatures=32, chains=32, generator=generator
+)
+for name, values in {
+    "ELBO": of_guide,
+    "IWAE, k = 1000": weighted.log_evidence,
+    "AIS": annealed.log_evidence,
+}.items():
+    off, error = er.mean_and_stderr(values - grid)
     print(f"{name:<15} {off:+.4f} ± {error:.4f} nats off the grid's log p(x)")
 
 # %% [markdown]
@@ -145,10 +181,15 @@ for name, values in {"ELBO": of_guide, "IWAE, k = 1000": weighted.log_evidence, 
 
 # %%
 run = er.train(NAME, out=folder / "run", observers=[], **options)
-results = run.evaluate("elbo", "iwae", "ais", "bdmc", k=1000, points=200, num_samples=20, simulated=200)
+results = run.evaluate(
+    "elbo", "iwae", "ais", "bdmc", k=1000, points=200, num_samples=20, simulated=200
+)
 shown = [r for r in results if r.unit == "nats" and r.name not in ("reconstruction", "kl")]
 for result in shown:
-    print(f"{result.name:<12}{result.value:9.3f} ± {result.stderr:.3f}  {result.split:<10} {result.bound or ''}")
+    print(
+        f"{result.name:<12}{result.value:9.3f} ± {result.stderr:.3f} "
+        f" {result.split:<10} {result.bound or ''}"
+    )
 
 # %% mystnb={"image": {"alt": "Bounds on log p(x) of the trained model, the elbow room shaded"}}
 er.plots.evaluation_figure([result.model_dump() for result in shown if result.split == "test"])
@@ -176,10 +217,13 @@ er.plots.evaluation_figure([result.model_dump() for result in shown if result.sp
 # The first asks for a richer family. The second asks for a better encoder.
 
 # %% mystnb={"image": {"alt": "Stacked bars from the ELBO up to log p(x): amortisation gap, approximation gap"}}
-both = run.evaluate("room", points=100)  # of the test data, and beside them of the training data
+# of the test data, and beside them of the training data
+both = run.evaluate("room", points=100)
 splits = {split: [r for r in both if r.split == split] for split in ("train", "test")}
 print(*(f"{r.name}: {r.value:.2f} ± {r.stderr:.2f}" for r in splits["test"]), sep="\n")
-er.plots.room_figure({name: [result.model_dump() for result in found] for name, found in splits.items()})
+er.plots.room_figure(
+    {name: [result.model_dump() for result in found] for name, found in splits.items()}
+)
 
 # %% [markdown]
 # ## The claims of this page, as code
@@ -189,24 +233,32 @@ er.plots.room_figure({name: [result.model_dump() for result in found] for name, 
 
 # %%
 def z_score(difference):
-    mean, error = mean_and_stderr(difference)
+    mean, error = er.mean_and_stderr(difference)
     return mean / error
 
 
 assert abs(z_score(exact - elbo - kl)) < 4  # the room is KL(q ‖ posterior),
-assert z_score(exact - elbo) > 4 and 0.001 < too_high < 0.5  # and the ELBO a bound on average, not draw by draw
+# and the ELBO a bound on average, not draw by draw
+assert z_score(exact - elbo) > 4 and 0.001 < too_high < 0.5
 assert bool((curve.log_evidence.diff(dim=0) >= -1e-9).all())  # the curve rises on every datum
-assert z_score(exact - curve.log_evidence[-1]) > -4 and missing[1000][0] < 0.05 < missing[1][0]  # up to log p(x)
+# up to log p(x)
+assert z_score(exact - curve.log_evidence[-1]) > -4 and missing[1000][0] < 0.05 < missing[1][0]
 for found in sandwiches.values():
-    assert z_score(truth - found.lower) > -4 and z_score(found.upper - truth) > -4  # lower ≤ exact ≤ upper,
-assert sandwiches[64].gap.mean() < 0.1 * sandwiches[4].gap.mean() < 0.1 * sandwiches[1].gap.mean()  # and closing
+    # lower ≤ exact ≤ upper,
+    assert z_score(truth - found.lower) > -4 and z_score(found.upper - truth) > -4
+# and closing
+assert (
+    sandwiches[64].gap.mean() < 0.1 * sandwiches[4].gap.mean() < 0.1 * sandwiches[1].gap.mean()
+)
 assert abs(z_score(annealed.log_evidence - grid)) < 4  # annealing finds the grid's value,
 assert z_score(grid - of_guide) > 4  # and the ELBO does not
 named = {result.name: result for result in results}
 gap = named["bdmc gap"]
 assert gap.value > -4 * gap.stderr and gap.value < 0.1 + 4 * gap.stderr  # within the tolerance
 assert named["elbow room"].value > 4 * named["elbow room"].stderr  # the room is real,
-assert named["ais"].value > named["iwae"].value - 0.05 > named["elbo"].value  # and the bounds are ordered
+# and the bounds are ordered
+assert named["ais"].value > named["iwae"].value - 0.05 > named["elbo"].value
 parts = {result.name: result.value for result in splits["test"]}
-assert abs(parts["amortisation gap"] + parts["approximation gap"] - parts["elbow room"]) < 1e-6  # two parts make it
+# two parts make it
+assert abs(parts["amortisation gap"] + parts["approximation gap"] - parts["elbow room"]) < 1e-6
 assert parts["amortisation gap"] > 0 and parts["approximation gap"] > 0

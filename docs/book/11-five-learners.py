@@ -27,7 +27,6 @@ from pathlib import Path
 import numpy as np
 
 import elbowroom as er
-from elbowroom.numerics import mean_and_stderr
 
 # %matplotlib inline
 FULL = os.environ.get("ELBOWROOM_DOCS") == "full"
@@ -69,7 +68,11 @@ if FULL:
     recipes = [f"aevb-fig3-n1000-{learner}" for learner in LEARNERS]
 else:
     digits = er.load_data("digits", test=0)
-    images = next(iter(digits.batches("train", len(digits)))).x.repeat_interleave(3, 1).repeat_interleave(3, 2)
+    images = (
+        next(iter(digits.batches("train", len(digits))))
+        .x.repeat_interleave(3, 1)
+        .repeat_interleave(3, 2)
+    )
     np.save(folder / "digits.npy", images.numpy())
     recipes = [folder / f"{learner}.toml" for learner in LEARNERS]
     for learner, path in zip(LEARNERS, recipes, strict=True):
@@ -86,11 +89,24 @@ else:
 # by image, which makes their errors much smaller than those of the two means.
 
 # %%
-budget = {"seconds": 40.0, "moments": 6, "points": 1000} if FULL else {"seconds": 1.2, "moments": 3, "points": 100}
-found = er.compare(recipes, **budget, k=50, starts=2, out=folder / "compare", announce=lambda remark: None)
+budget = (
+    {"seconds": 40.0, "moments": 6, "points": 1000}
+    if FULL
+    else {"seconds": 1.2, "moments": 3, "points": 100}
+)
+found = er.compare(
+    recipes, **budget, k=50, starts=2, out=folder / "compare", announce=lambda remark: None
+)
 for s in found.standings():
-    behind = "" if s.difference_stderr is None else f"{s.difference:+8.2f} ± {s.difference_stderr:.2f} from the best"
-    print(f"{s.learner:<11}{s.value:9.2f} ± {s.stderr:.2f} nats after {s.epochs:7.1f} epochs {behind}")
+    behind = (
+        ""
+        if s.difference_stderr is None
+        else f"{s.difference:+8.2f} ± {s.difference_stderr:.2f} from the best"
+    )
+    print(
+        f"{s.learner:<11}{s.value:9.2f} ± {s.stderr:.2f} nats "
+        f"after {s.epochs:7.1f} epochs {behind}"
+    )
 
 # %% mystnb={"image": {"alt": "log p(x) against seconds and decoder gradients, a line for each of five learners"}}
 er.plots.comparison_figure(found.content()["rows"])
@@ -102,11 +118,19 @@ er.plots.comparison_figure(found.content()["rows"])
 
 # %%
 gradients = {"decoder_gradients": 500_000 if FULL else 30_000, "moments": 1, "points": 100}
-equal = er.compare(recipes, **gradients, k=50, starts=2, out=folder / "equal", announce=lambda remark: None)
-last = {s.learner: equal.values[equal.key(s.recipe, "test", equal.moments[-1])] for s in equal.standings()}
+equal = er.compare(
+    recipes, **gradients, k=50, starts=2, out=folder / "equal", announce=lambda remark: None
+)
+last = {
+    s.learner: equal.values[equal.key(s.recipe, "test", equal.moments[-1])]
+    for s in equal.standings()
+}
 for s in equal.standings():
-    ahead, error = mean_and_stderr(last[s.learner] - last["naive"])
-    print(f"{s.learner:<11}{s.value:9.2f} nats after {s.epochs:5.1f} epochs, {ahead:+7.2f} ± {error:.2f} beside naive")
+    ahead, error = er.mean_and_stderr(last[s.learner] - last["naive"])
+    print(
+        f"{s.learner:<11}{s.value:9.2f} nats after {s.epochs:5.1f} epochs, "
+        f"{ahead:+7.2f} ± {error:.2f} beside naive"
+    )
 
 # %% [markdown]
 # ## On MNIST
@@ -152,13 +176,17 @@ for s in equal.standings():
 # at equal decoder evaluations.
 
 # %%
-assert len(found.rows) == len(recipes) * budget["moments"] and not any(s.failed for s in found.standings())
+assert len(found.rows) == len(recipes) * budget["moments"] and not any(
+    s.failed for s in found.standings()
+)
 assert all(bool(values.isfinite().all()) for values in found.values.values())
-assert len({values.shape for values in found.values.values()}) == 1  # one yardstick: the same images for all
+# one yardstick: the same images for all
+assert len({values.shape for values in found.values.values()}) == 1
 assert all(budget["seconds"] <= s.seconds for s in found.standings())  # one clock
 for learner in ("aevb", "mcem", "wake-sleep", "svi"):
-    ahead, error = mean_and_stderr(last[learner] - last["naive"])
+    ahead, error = er.mean_and_stderr(last[learner] - last["naive"])
     assert ahead > 4 * error, learner  # whoever looks at x before it draws z beats the prior
 for learner in ("aevb", "wake-sleep", "svi"):
-    ahead, error = mean_and_stderr(last[learner] - last["mcem"])
-    assert ahead > 4 * error, learner  # and so early, an encoder that is shared by all images beats chains of their own
+    ahead, error = er.mean_and_stderr(last[learner] - last["mcem"])
+    # and so early, an encoder that is shared by all images beats chains of their own
+    assert ahead > 4 * error, learner

@@ -11,7 +11,7 @@ RIVALS  := .venv-rivals
 RUN     ?= runs/mnist
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint bench bench-records bench-samplers bench-yardstick bench-memory docs docs-full
+.PHONY: help setup demo test test-all lint bench bench-records bench-samplers bench-bounds bench-memory docs docs-full
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -53,7 +53,7 @@ lint: setup  ## style, formatting, types, and the floors of the house
 	$(BIN)/mypy bench
 	$(BIN)/python -m pytest -q tests/test_floors.py
 
-bench: setup $(RIVALS)/.setup-done  ## training, importance sampling and AIS beside rivals, in turns; rewrites bench/RESULTS.md
+bench: setup $(RIVALS)/.setup-done  ## speed of training, importance sampling and AIS beside other libraries; rewrites bench/RESULTS.md
 	$(BIN)/python -m bench.run --rivals-python $(RIVALS)/bin/python
 
 bench-records: setup  ## trains the recipes against the clock and measures them, over an hour; rewrites bench/RECORDS.md
@@ -62,8 +62,8 @@ bench-records: setup  ## trains the recipes against the clock and measures them,
 bench-samplers: setup $(RIVALS)/.setup-done  ## HMC and NUTS beside BlackJAX and Pyro, on RUN=runs/mnist; rewrites bench/SAMPLERS.md
 	$(BIN)/python -m bench.samplers $(RUN)
 
-bench-yardstick: setup  ## the gap between bounds on log p(x) against its cost, on RUN=runs/mnist
-	$(BIN)/python -m bench.yardstick $(RUN)
+bench-bounds: setup  ## the gap between bounds on log p(x) against its cost, on RUN=runs/mnist
+	$(BIN)/python -m bench.bounds $(RUN)
 
 bench-memory: setup  ## a memory-mapped file beside an array, and start-up; rewrites bench/MEMORY.md
 	$(BIN)/python -m bench.memory

@@ -224,7 +224,7 @@ print(
 #
 # **True.** With its own model, 20 latents on MNIST, the KL term is 25.7 nats, and $e^{25.7}$ is 145 billion draws for
 # each picture and each gradient step. Learning with few draws nevertheless is possible, and what comes of it is
-# measured in {doc}`11-five-learners`.
+# measured in {doc}`11-training-methods`.
 # :::
 #
 # ## The claims of this page, as code

@@ -324,7 +324,7 @@ for d in (2, 5, 20):
 # :::
 #
 # What EM pays is time: a posterior draw costs gradients of the decoder, for each datum and visit. Whether that is
-# "too long" is measured in {doc}`11-five-learners`.
+# "too long" is measured in {doc}`11-training-methods`.
 #
 # ## The claims of this page, as code
 

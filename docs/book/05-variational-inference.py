@@ -293,7 +293,7 @@ for kind, (elbo, log_p, shape) in found.items():
 # :::
 #
 # What a network's guide loses by its family and what by amortisation is measured in {doc}`10-how-good`; what it gains
-# in speed, in {doc}`11-five-learners`. How to follow the slope of $\mathcal{L}$ when it is known from draws only is the
+# in speed, in {doc}`11-training-methods`. How to follow the slope of $\mathcal{L}$ when it is known from draws only is the
 # subject of {doc}`the next page <06-gradients>`.
 #
 # ## The claims of this page, as code

@@ -165,7 +165,7 @@ print(
 #
 # **True with a condition.** It is the same bound, as just tested, once the guide is the right one. It takes longer:
 # 5.3 to 5.6 seconds an epoch of MNIST where elbowroom's own learner takes 3.0, with the same ELBO
-# (`elbowroom train mnist-clock-aevb`, with and without `--train.learner svi`; {doc}`the commands <../learners>`).
+# (`elbowroom train mnist-clock-aevb`, with and without `--train.learner svi`; {doc}`the commands <../training-methods>`).
 # Times are not asserted on this page.
 # :::
 #

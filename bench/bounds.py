@@ -61,7 +61,9 @@ class Row:
 
 def main() -> None:
     """Measures, prints, and writes a page where --out says."""
-    parser = argparse.ArgumentParser(prog="python -m bench.bounds", description="The gap between bounds on log p(x), and its cost.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.bounds", description="The gap between bounds on log p(x), and its cost."
+    )
     parser.add_argument("run", type=Path, help="run folder of a trained model")
     parser.add_argument("--data", type=int, default=512, help="simulated data")
     parser.add_argument("--starts", default="laplace,guide,prior", help="those to try, with commas between")

@@ -292,8 +292,8 @@ for kind, (elbo, log_p, shape) in found.items():
 # covariance. The difference between the two families is that between the last two rows.
 # :::
 #
-# What a network's guide loses by its family and what by amortisation is measured in {doc}`10-how-good`; what it gains
-# in speed, in {doc}`11-training-methods`. How to follow the slope of $\mathcal{L}$ when it is known from draws only is the
+# {doc}`10-how-good` measures what a network's guide loses by its family and what by amortisation, and
+# {doc}`11-training-methods` what it gains in speed. How to estimate the gradient of $\mathcal{L}$ from draws is the
 # subject of {doc}`the next page <06-gradients>`.
 #
 # ## The claims of this page, as code

@@ -163,10 +163,10 @@ print(
 # :::{admonition} The usual tutorial: Pyro achieves "the same", "considerably more concisely"
 # :class: note
 #
-# **True with a condition.** It is the same bound, as just tested, once the guide is the right one. It takes longer:
-# 5.3 to 5.6 seconds an epoch of MNIST where elbowroom's own learner takes 3.0, with the same ELBO
-# (`elbowroom train mnist-clock-aevb`, with and without `--train.learner svi`; {doc}`the commands <../training-methods>`).
-# Times are not asserted on this page.
+# **True with a condition.** It is the same bound, as just tested, once the guide is the right one. It takes longer: 5.3
+# to 5.6 seconds an epoch of MNIST, where elbowroom's own `aevb` takes 3.0, with the same ELBO (`elbowroom train
+# mnist-clock-aevb`, with and without `--train.learner svi`; {doc}`the commands <../training-methods>`). Times are not
+# asserted on this page.
 # :::
 #
 # ## The NaN

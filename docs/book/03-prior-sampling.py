@@ -160,7 +160,8 @@ log_ratio = (
 ).double()
 print(f"printed exponent: a normal of scale {implied:.4f} = σ / √2, where σ = {sigma}")
 print(
-    f"the exponent of a normal distribution over r² / σ²: {(log_ratio / r**2 * sigma**2)[0]:.3f}"
+    "the exponent of a normal distribution over r² / σ²: "
+    f"{(log_ratio / r**2 * sigma**2)[0]:.3f}"
 )
 
 # %%

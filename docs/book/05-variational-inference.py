@@ -35,7 +35,8 @@ exact, posterior = model.log_evidence(x), model.posterior(x)
 covariance = posterior.covariance_matrix[0]
 correlation = (covariance[0, 1] / covariance.diagonal().prod().sqrt()).item()
 print(
-    f"{len(x)} examples; in the posterior the two latents have a correlation of {correlation:.2f}"
+    f"{len(x)} examples; "
+    f"in the posterior the two latents have a correlation of {correlation:.2f}"
 )
 
 # %% [markdown]

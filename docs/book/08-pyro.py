@@ -4,13 +4,13 @@
 # ---
 
 # %% [markdown]
-# # The same in Pyro, and the NaN that nobody sees
+# # The same in Pyro, and a loss that is NaN
 #
-# In Pyro {cite:p}`bingham2019` a model is a program that draws: z from the prior, x from the likelihood. The guide is
-# a second program that draws z. Pyro runs both, records what was drawn with which log-probability, and forms the bound
-# from the records. That spares the loop of the last page most of its lines. This page checks that it is the same
-# bound, shows three ways to use Pyro with elbowroom, and then what the usual tutorial's Pyro code does when it runs as
-# printed: every loss is NaN, and nobody sees it.
+# In Pyro {cite:p}`bingham2019` a model is a program that draws z from the prior and x from the likelihood. The guide is
+# a second program, which draws z. Pyro runs both, records each draw with its log-probability, and computes the bound
+# from these records. This replaces most of the code of the last page. This page checks that it is the same bound, and
+# shows three ways to use Pyro with elbowroom. Then it runs the usual tutorial's Pyro code as printed: every loss is
+# NaN, and no error is raised.
 #
 # The data are the 8 × 8 digits again (MNIST with `make docs-full`). Pyro is an extra: `pip install 'elbowroom[pyro]'`.
 
@@ -51,8 +51,8 @@ def networks():
 # %% [markdown]
 # ## Two programs
 #
-# The networks are elbowroom's; the programs are written by hand. A plate says that images are independent, and
-# `to_event` how many of a distribution's last axes make one draw.
+# The networks are elbowroom's; the programs are written by hand. A `plate` says that images are independent, and
+# `to_event` says how many of a distribution's last axes form one draw.
 
 # %%
 encoder, model = networks()
@@ -78,9 +78,9 @@ def pyro_guide(x):
 
 
 # %% [markdown]
-# For one and the same draw of z, Pyro's loss has to be the number that elbowroom computes,
-# $\log q(z \mid x) - \log p(x, z)$, summed over the images. (elbowroom's objectives return a value for each image, and
-# its learners take the mean.)
+# For the same draw of z, Pyro's loss has to equal the number that elbowroom computes, $\log q(z \mid x) - \log p(x,
+# z)$, summed over the images. (elbowroom's objectives return one value for each image, and its training methods take
+# the mean.)
 
 # %%
 pyro.clear_param_store()
@@ -98,13 +98,13 @@ print(
 # %% [markdown]
 # ## Three ways
 #
-# **Programs from objects.** `er.to_pyro(model, guide)` returns two such programs, which any of Pyro's tools takes. The
-# weights are shared, not copied.
+# **From objects to programs.** `er.to_pyro(model, guide)` returns two such programs, which work with all of Pyro's
+# tools. The weights are shared, not copied.
 
 
 # %%
 def train(programs, epochs=EPOCHS):
-    """Plain Pyro; the loss of every step, per image."""
+    """Training with plain Pyro; returns the loss of every step, per image."""
     svi = SVI(*programs, pyro.optim.Adam({"lr": 1e-3}), loss=Trace_ELBO())
     bits = torch.Generator().manual_seed(0)
     epochs_of_batches = (
@@ -117,7 +117,7 @@ def train(programs, epochs=EPOCHS):
 
 @torch.no_grad()
 def bound(guide):
-    """The ELBO of each test image under the trained model, on common noise."""
+    """The ELBO of each test image under the trained model, always with the same noise."""
     return er.objectives.elbo(
         model, guide, test, num_samples=20, generator=torch.Generator().manual_seed(1)
     )
@@ -133,9 +133,9 @@ print(
 )
 
 # %% [markdown]
-# **Inside the engine.** With `train.learner = "svi"` Pyro computes the bound and its gradient, and everything else,
-# checkpoints, reports, evaluation, is as for the other learners. **The other way round**,
-# `er.adopt_pyro(model, guide, data)` takes programs that were trained elsewhere, and measures them.
+# **Inside elbowroom's training.** With `train.learner = "svi"` Pyro computes the bound and its gradient. Everything
+# else (checkpoints, reports, evaluation) is as for the other training methods. **From programs to objects.**
+# `er.adopt_pyro(model, guide, data)` takes programs that were trained elsewhere, and evaluates them.
 
 # %%
 chosen = {
@@ -155,7 +155,7 @@ for learner in ("aevb", "svi"):
 adopted = er.adopt_pyro(pyro_model, pyro_guide, test.x)
 adopted_elbo = adopted.evaluate("elbo", num_samples=20)[0].value
 print(
-    f"ELBO: learner aevb {values['aevb']:.2f}, svi {values['svi']:.2f}; "
+    f"ELBO: method aevb {values['aevb']:.2f}, svi {values['svi']:.2f}; "
     f"adopted programs {adopted_elbo:.2f}"
 )
 
@@ -171,16 +171,16 @@ print(
 #
 # ## The NaN
 #
-# In the usual tutorial's guide stands `dist.Normal(z_loc, z_scale)`, with `z_loc, z_scale = self.encoder(x)`. But that
-# encoder, taken over from the PyTorch part, returns a *log-variance*. About half of the scales are negative at the
-# start. A negative scale s has no log-density,
+# The usual tutorial's guide draws from `dist.Normal(z_loc, z_scale)`, with `z_loc, z_scale = self.encoder(x)`. But that
+# encoder, taken from the PyTorch part, returns a *log-variance*. About half of the scales are negative at the start. A
+# negative scale s has no log-density,
 #
 # $$ \log q(z \mid x) = -\log s - \tfrac12 \log 2\pi - \frac{(z - \mu)^2}{2 s^2},
 #    \qquad \log s = \text{NaN for } s < 0, $$
 #
-# and yet nothing stops. The draw $z = \mu + s \epsilon$ is finite. So is the gradient, since automatic differentiation
-# takes $1 / s$ for the derivative of $\log s$ without a look at the sign, and that happens to be the derivative of
-# $\log |s|$:
+# and yet the program does not stop. The draw $z = \mu + s \epsilon$ is finite, and so is the gradient: automatic
+# differentiation uses $1 / s$ as the derivative of $\log s$ whatever the sign of s, and this happens to be the
+# derivative of $\log |s|$:
 
 # %%
 scale = torch.tensor(-0.5, requires_grad=True)
@@ -189,8 +189,8 @@ loss.backward()
 print(f"loss {loss.item()}, gradient {scale.grad.item()}")
 
 # %% [markdown]
-# So the training minimises a loss that it can only print as NaN: that of a guide whose standard deviation is |s|. Near
-# s = 0 its gradients 1/s are enormous. Pyro would refuse such a scale, had the tutorial not begun with
+# So the training minimises a loss that it can only print as NaN. It is the loss of a guide whose standard deviation is
+# |s|. Near s = 0 its gradient 1/s is very large. Pyro would refuse such a scale, but the tutorial begins with
 # `enable_validation(False)`. Here is its guide, with validation and without.
 
 # %%
@@ -216,7 +216,7 @@ pyro.clear_param_store()
 pyro.set_rng_seed(0)
 pyro.enable_validation(False)
 with warnings.catch_warnings():
-    # the one line that Pyro still prints
+    # The only warning that Pyro still gives.
     warnings.filterwarnings("ignore", message="Encountered NaN")
     printed_losses = train((pyro_model, printed_guide))
 pyro.enable_validation(True)
@@ -224,8 +224,8 @@ nans = sum(map(math.isnan, printed_losses))
 print(f"without: {nans} of {len(printed_losses)} losses are NaN")
 
 # %% [markdown]
-# What was learned can be measured all the same. $\mu + s \epsilon$ is distributed as $N(\mu, s^2)$ whatever the sign
-# of s, so the guide that was really drawn from has the standard deviation |s|, and a bound of its own.
+# The trained guide can still be measured. $\mu + s \epsilon$ has the distribution $N(\mu, s^2)$ whatever the sign of s.
+# So the guide that was really used has the standard deviation |s|, and a bound of its own.
 
 
 # %%
@@ -260,18 +260,18 @@ print(
 # :::{admonition} The usual tutorial: Pyro "rids us of error-prone implementations"
 # :class: warning
 #
-# **Wrong**, and in this very code. The bound that is lost is small on these digits and large on MNIST:
-# `python examples/tutorial_guide.py` finds 938 of 938 losses NaN after two epochs, 38 to 70% of the scales negative,
-# and a true bound between −131 and −218 nats for four seeds, where the corrected guide reaches −117. Nor would the
-# test loss have told: it is reported where `epoch % 100 == 0`, once in 20 epochs. (And the comment "50-dimensional"
+# **Wrong**, and in this very code. The loss of bound is small on these digits and large on MNIST: `python
+# examples/tutorial_guide.py` finds 938 of 938 losses NaN after two epochs, 38 to 70% of the scales negative, and a true
+# bound between −131 and −218 nats for four seeds, where the corrected guide reaches −117. The test loss would not have
+# shown it either: it is reported where `epoch % 100 == 0`, so once in 20 epochs. (And the comment "50-dimensional"
 # stands above a default of 20.)
 # :::
 #
 # ## What elbowroom says
 #
-# A guide with a scale that is not positive is refused, in training, in evaluation and in `to_pyro`, whatever
-# validation is set to. The same mistake in a model that is brought along is refused too: what the encoder's second
-# output means has to be said, and is compared with the data.
+# elbowroom refuses a guide with a scale that is not positive: in training, in evaluation and in `to_pyro`, whatever
+# Pyro's validation is set to. It also refuses the same mistake in a model that you bring. There you have to say what
+# the encoder's second output means, and this is checked against the data.
 
 # %%
 refusals = []
@@ -299,16 +299,20 @@ for attempt in attempts:
 # ## The claims of this page, as code
 
 # %%
-# one draw, one number: Pyro's loss is a sum over images
+# For the same draw both give the same number; Pyro's loss is a sum over images.
 assert abs(by_pyro - by_elbowroom) < 1e-5 * abs(by_pyro)
-# one learner as good as the other, up to the noise of training
+# Both training methods reach the same ELBO, up to the noise of training.
 assert abs(values["svi"] - values["aevb"]) < 1.0
-assert math.isnan(loss.item()) and scale.grad.item() == 2.0  # NaN forwards, −1/s backwards
-assert "scale" in complaint  # validation would have told
-# all NaN; corrected, none
+# The loss is NaN, and its gradient is −1/s.
+assert math.isnan(loss.item()) and scale.grad.item() == 2.0
+# Validation refuses the scale.
+assert "scale" in complaint
+# As printed all losses are NaN, corrected none is.
 assert nans == len(printed_losses) and not any(map(math.isnan, corrected_losses))
-assert finite and 0.1 < negative < 0.9  # nothing else betrays it
-assert lost > 4 * lost_error  # and it is worse, beyond doubt
+# The weights are finite, so nothing else shows the error.
+assert finite and 0.1 < negative < 0.9
+# The bound is worse, by more than four standard errors.
+assert lost > 4 * lost_error
 assert len(refusals) == len(attempts) and all(
     "negative" in refusal or "scale" in refusal for refusal in refusals
 )

@@ -31,11 +31,8 @@ if FULL:
     SOURCE, OPTIONS, MODEL = "mnist", {}, {}
 else:  # half of the digits are held out, since the classifier needs many
     digits = er.load_data("digits", test=0)
-    SOURCE = (
-        next(iter(digits.batches("train", len(digits))))
-        .x.repeat_interleave(3, 1)
-        .repeat_interleave(3, 2)
-    )
+    images = next(iter(digits.batches("train", len(digits)))).x
+    SOURCE = images.repeat_interleave(3, 1).repeat_interleave(3, 2)
     MODEL = {"latent_dim": 16, "encoder": {"hidden": [200]}, "decoder": {"hidden": [200]}}
     OPTIONS = {
         "data": {"binarization": "dynamic", "test": 0.5, "validation": 0},
@@ -63,7 +60,7 @@ er.plots.samples_figure(drawn.x, drawn.mean)
 
 # %%
 many = run.sample(4000, seed=2)
-# bits, and their probabilities
+# Bits, and their probabilities given z.
 x, p = many.x.flatten(1).double(), many.mean.flatten(1).double()
 of_samples = x.var(0).sum().item()
 of_means, of_noise = p.var(0).sum().item(), (p * (1 - p)).mean(0).sum().item()
@@ -73,7 +70,7 @@ print(
 )
 print(f"pictures of means leave out {of_noise / of_samples:.0%}")
 mean = p.mean(0)
-# 0 if the law holds
+# The mean of this difference is 0 if the law holds.
 beyond, error = er.mean_and_stderr(((x - mean) ** 2 - (p - mean) ** 2 - p * (1 - p)).sum(1))
 
 # %% [markdown]
@@ -104,8 +101,8 @@ print(er.diagnosis_text(run.folder.path.name, found))
 samples, aggregate = found.studies.samples, found.studies.aggregate
 for source, test in samples.tests.items():
     print(
-        f"z from {source:<10} told from data in {test.accuracy:.1%} ± "
-        f"{test.stderr:.1%} of guesses; 50% is chance"
+        f"z from {source:<10} classifier right in {test.accuracy:.1%} ± {test.stderr:.1%}; "
+        "50% is chance"
     )
 share = 1 - samples.tests["encodings"].distance / samples.tests["prior"].distance
 print(f"share of the prior: {share:.0%}")
@@ -157,8 +154,7 @@ treated = mixed.doctor(checks=["holes", "sample_quality"]).studies
 left, left_error = er.mean_and_stderr(treated.aggregate.gains["mixture"])
 told, told_before = treated.samples.tests["prior"], samples.tests["prior"]
 print(
-    "what a learned prior would still gain: "
-    f"{left:.2f} ± {left_error:.2f} nats; before {gain:.2f}"
+    f"a learned prior would still gain: {left:.2f} ± {left_error:.2f} nats; before {gain:.2f}"
 )
 print(
     f"classifier right: {told.accuracy:.1%} ± {told.stderr:.1%}; "

@@ -4,19 +4,19 @@
 # ---
 
 # %% [markdown]
-# # Five learners on one clock
+# # Five training methods compared
 #
-# The usual tutorial tells a story of progress: draws from the prior fail, Monte Carlo EM works but is too slow for
-# large data, and variational inference is so much quicker that it wins although its objective is another one. All of
-# this can be measured, and hardly ever is: the methods come with different models, budgets and yardsticks. Here they
-# share the model, the data, the optimiser, the clock and the yardstick.
+# The usual tutorial tells a story of progress. Draws from the prior fail. Monte Carlo EM works but is too slow for
+# large data. Variational inference is so much faster that it wins, although it maximises something else. All of this
+# can be measured, but rarely is, because the methods come with different models, budgets and evaluations. Here they
+# share the model, the data, the optimiser, the time budget and the evaluation.
 #
-# | learner | $\theta$ follows the gradient of | z from |
+# | method | $\theta$ follows the gradient of | z from |
 # |---|---|---|
 # | `naive` | $\log \frac1K \sum_k p(x \mid z_k)$ | the prior |
 # | `mcem` | $\mathbb{E}\,[\log p(x, z)]$ | the posterior, by Hamiltonian Monte Carlo |
-# | `wake-sleep` | $\mathbb{E}\,[\log p(x, z)]$ | a guide, taught on the model's dreams |
-# | `aevb` | the ELBO, together with the guide | a guide, differentiated through |
+# | `wake-sleep` | $\mathbb{E}\,[\log p(x, z)]$ | a guide, trained on samples of the model |
+# | `aevb` | the ELBO, together with the guide | a guide, by reparameterisation |
 # | `svi` | the ELBO, by Pyro | the same |
 
 # %%
@@ -37,9 +37,9 @@ LEARNERS = ("aevb", "mcem", "wake-sleep", "svi", "naive")
 # ## One recipe, five times
 #
 # Kingma and Welling compared three of these in figure 3 of {cite:t}`kingma2014`. The recipes `aevb-fig3-…` hold its
-# settings, for MNIST, and are what `make docs-full` runs here. The fast version of this page takes a model of the same
-# kind, 3 latents and 100 hidden tanh units, with static bits and Adam, and the 8 × 8 digits with each pixel enlarged
-# to 3 × 3 bits, so that an image says enough for the differences to show.
+# settings for MNIST, and `make docs-full` runs them here. The fast version of this page uses a model of the same kind,
+# with 3 latents and 100 hidden tanh units, static bits and Adam. Its data are the 8 × 8 digits with each pixel enlarged
+# to 3 × 3 bits, so that an image holds enough information for the differences to show.
 
 # %%
 BASE = """
@@ -80,13 +80,13 @@ else:
         path.write_text(recipe.replace("DRAWS", "100" if learner == "naive" else "1"))
 
 # %% [markdown]
-# ## The clock and the yardstick
+# ## The same time, the same evaluation
 #
-# `er.compare` trains each recipe to the same moments of one budget of wall time, in turns, so that whatever else the
-# machine does falls on all alike. At each moment all are measured on the same held-out images, by importance sampling
-# around the modes of $p(z \mid x)$. That is a function of the model alone: a learner gains nothing by a good guide,
-# and one without a guide is not at a loss. Only learning is on the clock. Differences between learners are taken image
-# by image, which makes their errors much smaller than those of the two means.
+# `er.compare` trains each recipe to the same moments of one budget of wall time. The recipes take turns, so that other
+# load on the machine affects all of them alike. At each moment all are evaluated on the same held-out images, by
+# importance sampling around the modes of $p(z \mid x)$. The result depends on the model alone, so a method gains
+# nothing by a good guide, and loses nothing by having none. Only training counts as time. Differences between methods
+# are taken image by image, which makes their errors much smaller than the errors of the two means.
 
 # %%
 budget = (
@@ -108,13 +108,14 @@ for s in found.standings():
         f"after {s.epochs:7.1f} epochs {behind}"
     )
 
-# %% mystnb={"image": {"alt": "log p(x) against seconds and decoder gradients, a line for each of five learners"}}
+# %% mystnb={"image": {"alt": "log p(x) against seconds and decoder gradients, a line for each of five methods"}}
 er.plots.comparison_figure(found.content()["rows"])
 
 # %% [markdown]
-# On the left the clock decides, on the right the number of decoder evaluations with their gradient, which no machine
-# can speed up. A second comparison has these for its budget, and so gives the same figures everywhere. A guide's draw
-# takes one of them; draws from the prior take a hundred for an image here, a draw by Hamiltonian Monte Carlo several.
+# The left panel shows wall time. The right panel shows the number of decoder evaluations with their gradient, which
+# does not depend on the machine. A second comparison uses this number as its budget, and so gives the same results
+# everywhere. One draw from a guide takes one such evaluation. Draws from the prior take a hundred for an image here,
+# and a draw by Hamiltonian Monte Carlo several.
 
 # %%
 gradients = {"decoder_gradients": 500_000 if FULL else 30_000, "moments": 1, "points": 100}
@@ -135,8 +136,9 @@ for s in equal.standings():
 # %% [markdown]
 # ## On MNIST
 #
-# Measured with the recipes of figure 3, one core for each learner, 1,000 test digits, lower bounds on $\log p(x)$ in
-# nats; standard errors 1.3 to 1.8, of differences 0.5 to 1. The commands:
+# These results are measured with the recipes of figure 3, on one core for each method, with 1,000 test digits. They are
+# lower bounds on $\log p(x)$ in nats. Their standard errors are 1.3 to 1.8, those of differences 0.5 to 1. The commands
+# are:
 #
 #     elbowroom compare aevb-fig3-n1000-{aevb,wake-sleep,mcem,naive,svi,aevb-modern,mcem-modern} \
 #         --seconds 40 --moments 6
@@ -156,37 +158,39 @@ for s in equal.standings():
 # :::{admonition} The usual tutorial: "takes too long when the datasets become too large"
 # :class: note
 #
-# **True with a condition.** At 50,000 digits Monte Carlo EM needs 6.8 s an epoch against 1.6 and is 15 nats behind
-# after 40 s; on all of MNIST with 20 latents 10.6 ± 0.4 nats after 160 s
-# (`elbowroom compare mnist-clock-aevb mnist-clock-mcem --seconds 160 --moments 5 --points 500`). Slow, and not
-# impossible. At 1,000 digits it is ahead: by 1.0 ± 0.5 nats after 40 s with the paper's settings, by 4.6 ± 0.9 with
-# modern ones, because the other model has begun to overfit by then.
+# **True with a condition.** With 50,000 digits Monte Carlo EM takes 6.8 s per epoch, variational inference 1.6, and it
+# is 15 nats behind after 40 s. On all of MNIST with 20 latents it is 10.6 ± 0.4 nats behind after 160 s (`elbowroom
+# compare mnist-clock-aevb mnist-clock-mcem --seconds 160 --moments 5 --points 500`). So it is slow, but not impossible.
+# With 1,000 digits it is ahead: by 1.0 ± 0.5 nats after 40 s with the paper's settings, and by 4.6 ± 0.9 with modern
+# settings, because by then the other model has begun to overfit.
 # :::
 #
 # :::{admonition} The usual tutorial: quicker sampling will "buy us the time to overall reach a better value"
 # :class: note
 #
-# **True for large data, wrong for small**, by the same table. And it is not the only thing that decides: Adam in the
-# place of Adagrad gains `aevb` 15 nats at 50,000 digits, as much as the choice between the two ways of learning.
+# **True for large data, wrong for small data**, by the same table. And the method is not all that matters: Adam instead
+# of Adagrad gains `aevb` 15 nats with 50,000 digits, as much as the difference between the two methods.
 # :::
 #
 # ## The claims of this page, as code
 #
-# Of the clock nothing is asserted but that it was shared: another machine has another clock. The orderings are those
-# at equal decoder evaluations.
+# About time it is only asserted that all methods had the same, since other machines have other speeds. The order of the
+# methods is asserted for equal numbers of decoder evaluations.
 
 # %%
 assert len(found.rows) == len(recipes) * budget["moments"] and not any(
     s.failed for s in found.standings()
 )
 assert all(bool(values.isfinite().all()) for values in found.values.values())
-# one yardstick: the same images for all
+# All methods are evaluated on the same images.
 assert len({values.shape for values in found.values.values()}) == 1
-assert all(budget["seconds"] <= s.seconds for s in found.standings())  # one clock
+# All methods had the same time.
+assert all(budget["seconds"] <= s.seconds for s in found.standings())
 for learner in ("aevb", "mcem", "wake-sleep", "svi"):
     ahead, error = er.mean_and_stderr(last[learner] - last["naive"])
-    assert ahead > 4 * error, learner  # whoever looks at x before it draws z beats the prior
+    # A method that looks at x before it draws z is better than draws from the prior.
+    assert ahead > 4 * error, learner
 for learner in ("aevb", "wake-sleep", "svi"):
     ahead, error = er.mean_and_stderr(last[learner] - last["mcem"])
-    # and so early, an encoder that is shared by all images beats chains of their own
+    # This early in training, an encoder shared by all images is better than their chains.
     assert ahead > 4 * error, learner

@@ -203,7 +203,7 @@ print(
 )
 
 # %% [markdown]
-# ## What stands in the way
+# ## Why the integral is difficult
 #
 # For models that are not linear and Gaussian, the integral over z has no formula. In one or two dimensions a sum over a
 # grid does well,

@@ -157,7 +157,7 @@ print(refusal)
 
 
 # %%
-def visits(how, count=1, seed=0):
+def in_training(how, count=1, seed=0):
     """The first eight training images as a model is trained on them, in several epochs."""
     delivered = er.load_data(
         NAME, test=0.2, binarization=how, support="unit-interval" if how == "none" else "auto"
@@ -169,8 +169,8 @@ def visits(how, count=1, seed=0):
     ]
 
 
-shown = {"grey": visits("none"), "threshold": visits("threshold")}
-shown |= {kind: visits(kind, 2) for kind in ("static", "dynamic")}
+shown = {"grey": in_training("none"), "threshold": in_training("threshold")}
+shown |= {kind: in_training(kind, 2) for kind in ("static", "dynamic")}
 names = [
     name if k == 0 else f"{name}, again"
     for name, seen in shown.items()
@@ -182,7 +182,7 @@ images = torch.cat([x for seen in shown.values() for x in seen])
 er.plots.image_grid(images, columns=8, row_labels=names)
 
 # %%
-many, greys = torch.stack(visits("dynamic", 400)), shown["grey"][0]
+many, greys = torch.stack(in_training("dynamic", 400)), shown["grey"][0]
 unsure = (greys > 0) & (greys < 1)
 z = ((many.mean(0) - greys) / (greys * (1 - greys) / len(many)).sqrt())[unsure]
 print(

@@ -248,10 +248,10 @@ def learned(kind, data):
 
 
 directions = torch.linalg.qr(torch.randn(8, 3, generator=generator, dtype=torch.float64))[0]
-nature = er.oracles.LinearGaussian(
+truth = er.oracles.LinearGaussian(
     directions * torch.tensor([6.0, 2.0, 1.0]), torch.zeros(8).double(), scale=0.7
 )
-data = nature.sample(2000, generator=generator).x
+data = truth.sample(2000, generator=generator).x
 found = {kind: learned(kind, data) for kind in ("full", "diagonal", "isotropic")}
 for kind, (elbo, log_p, shape) in found.items():
     scaled = shape / shape.diagonal().outer(shape.diagonal()).sqrt()

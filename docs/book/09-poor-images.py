@@ -152,13 +152,12 @@ print(
 
 treated = mixed.doctor(checks=["holes", "sample_quality"]).studies
 left, left_error = er.mean_and_stderr(treated.aggregate.gains["mixture"])
-told, told_before = treated.samples.tests["prior"], samples.tests["prior"]
+after, before = treated.samples.tests["prior"], samples.tests["prior"]
 print(
     f"a learned prior would still gain: {left:.2f} ± {left_error:.2f} nats; before {gain:.2f}"
 )
 print(
-    f"classifier right: {told.accuracy:.1%} ± {told.stderr:.1%}; "
-    f"before {told_before.accuracy:.1%}"
+    f"classifier right: {after.accuracy:.1%} ± {after.stderr:.1%}; before {before.accuracy:.1%}"
 )
 
 # %% mystnb={"image": {"alt": "Samples and means of the model with a learned prior; fewer are malformed"}}
@@ -217,4 +216,4 @@ assert better_by > 3 * 1.5 * math.hypot(of_prior.stderr, of_encodings.stderr)
 # A learned prior raises log p(x), removes most of the mismatch, and makes better samples.
 assert rise > 4 * rise_error
 assert left < gain - 4 * (gain_error**2 + left_error**2) ** 0.5
-assert told.accuracy < told_before.accuracy
+assert after.accuracy < before.accuracy

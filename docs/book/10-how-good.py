@@ -111,13 +111,13 @@ print(f"median Pareto k̂: {curve.estimate.pareto_k.median():.2f}")
 # %%
 simulated = er.simulate(oracle, 300, generator=generator)
 truth = oracle.log_evidence(simulated.batch.x).detach()
-sandwiches = {
+both_bounds = {
     steps: er.bidirectional(
         oracle, simulated, start="prior", temperatures=steps, chains=8, generator=generator
     )
     for steps in (1, 4, 16, 64)
 }
-for steps, found in sandwiches.items():
+for steps, found in both_bounds.items():
     below, above = (
         er.mean_and_stderr(found.lower - truth),
         er.mean_and_stderr(found.upper - truth),
@@ -128,7 +128,7 @@ for steps, found in sandwiches.items():
     )
 
 # %% mystnb={"image": {"alt": "ELBO, importance-weighted bound, both bounds of BDMC, and the exact value"}}
-best = sandwiches[64]
+best = both_bounds[64]
 measured = [
     ("ELBO", elbo, "lower"),
     ("IWAE, k = 10", curve.log_evidence[1], "lower"),
@@ -244,12 +244,14 @@ assert z_score(exact - elbo) > 4 and 0.001 < too_high < 0.5
 # The curve rises for every example, up to log p(x).
 assert bool((curve.log_evidence.diff(dim=0) >= -1e-9).all())
 assert z_score(exact - curve.log_evidence[-1]) > -4 and missing[1000][0] < 0.05 < missing[1][0]
-for found in sandwiches.values():
+for found in both_bounds.values():
     # lower ≤ exact ≤ upper.
     assert z_score(truth - found.lower) > -4 and z_score(found.upper - truth) > -4
 # The gap between the bounds shrinks.
 assert (
-    sandwiches[64].gap.mean() < 0.1 * sandwiches[4].gap.mean() < 0.1 * sandwiches[1].gap.mean()
+    both_bounds[64].gap.mean()
+    < 0.1 * both_bounds[4].gap.mean()
+    < 0.1 * both_bounds[1].gap.mean()
 )
 # Annealing finds the value of the grid, and the ELBO is below it.
 assert abs(z_score(annealed.log_evidence - grid)) < 4

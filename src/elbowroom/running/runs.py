@@ -365,7 +365,7 @@ class Run:
             seed: of the chains.
             announce: told of every transition.
             **settings: method, draws, chains, warmup, metric, … of
-            :func:`elbowroom.inference.posterior.sample.posterior`.
+                :func:`elbowroom.inference.posterior.sample.posterior`.
         Raises:
             ElbowroomError: see there.
         """

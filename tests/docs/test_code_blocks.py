@@ -287,10 +287,10 @@ def do_less(patch: pytest.MonkeyPatch) -> None:
     from elbowroom.running.config import configure
 
     def small(settings: Any) -> Any:
-        course = settings.train
-        fewer = {"epochs": min(course.epochs, 2), "seconds": course.seconds and min(course.seconds, 2)}
-        steps = course.steps and min(course.steps, 20)
-        return settings.model_copy(update={"train": course.model_copy(update={**fewer, "steps": steps})})
+        length = settings.train
+        fewer = {"epochs": min(length.epochs, 2), "seconds": length.seconds and min(length.seconds, 2)}
+        steps = length.steps and min(length.steps, 20)
+        return settings.model_copy(update={"train": length.model_copy(update={**fewer, "steps": steps})})
 
     patch.setattr("elbowroom.running.train.configure", lambda *layers, **about: small(configure(*layers, **about)))
     at_most(patch, runs, "evaluate", points=16, k=50, simulated=16, budget=1.0)

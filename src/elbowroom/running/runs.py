@@ -366,7 +366,7 @@ class Run:
             seed: of the chains.
             announce: called at every transition.
             **settings: method, draws, chains, warmup, metric, … of
-            :func:`elbowroom.inference.posterior.sample.posterior`.
+                :func:`elbowroom.inference.posterior.sample.posterior`.
         Raises:
             ElbowroomError: as there.
         """

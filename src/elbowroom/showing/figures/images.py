@@ -37,6 +37,7 @@ def image_grid(
     images: Values,
     *,
     titles: Sequence[object] | None = None,
+    row_labels: Sequence[object] | None = None,
     columns: int | None = None,
     title: str | None = None,
     note: str | None = None,
@@ -48,6 +49,7 @@ def image_grid(
     Args:
         images: shape (n, H, W), (n, 1, H, W) or (n, 3, H, W).
         titles: one above each picture, e.g. labels.
+        row_labels: one to the left of each row.
         columns: pictures in a row; by default as many as make the grid square.
         title: above the grid.
         note: below the grid.
@@ -56,7 +58,7 @@ def image_grid(
     Returns:
         The figure.
     Raises:
-        ElbowroomError: no pictures, titles that are too few or too many.
+        ElbowroomError: no pictures; titles or row labels that are too few or too many.
     Example:
         >>> import torch
         >>> figure = image_grid(torch.rand(9, 28, 28, generator=torch.Generator().manual_seed(0)))
@@ -69,7 +71,13 @@ def image_grid(
         raise ElbowroomError(
             f"there are {len(titles)} titles, but {len(pictures)} images.", "Give one title for every image."
         )
-    panel = Panel(pictures, columns, title=title, captions=[str(text) for text in titles or ()])
+    rows = -(-len(pictures) // columns)
+    if row_labels is not None and len(row_labels) != rows:
+        raise ElbowroomError(
+            f"there are {len(row_labels)} row labels, but {rows} rows.", "Give one label for every row of pictures."
+        )
+    captions, labels = ([str(text) for text in texts or ()] for texts in (titles, row_labels))
+    panel = Panel(pictures, columns, title=title, captions=captions, row_labels=labels)
     return draw_sheet([panel], note=note, path=path)
 
 

@@ -11,7 +11,7 @@ RIVALS  := .venv-rivals
 RUN     ?= runs/mnist
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint bench bench-records bench-samplers bench-yardstick bench-memory docs docs-full
+.PHONY: help setup demo test test-all lint bench bench-records bench-samplers bench-bounds bench-memory docs docs-full
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -67,8 +67,8 @@ bench-records: setup  ## train and measure the recipes mnist-5min, -15min, -45mi
 bench-samplers: setup $(RIVALS)/.setup-done  ## times of HMC and NUTS beside BlackJAX's and Pyro's, on RUN=runs/mnist; rewrites bench/SAMPLERS.md
 	$(BIN)/python -m bench.samplers $(RUN)
 
-bench-yardstick: setup  ## what a smaller gap between bounds on log p(x) costs, on RUN=runs/mnist
-	$(BIN)/python -m bench.yardstick $(RUN)
+bench-bounds: setup  ## what a smaller gap between bounds on log p(x) costs, on RUN=runs/mnist
+	$(BIN)/python -m bench.bounds $(RUN)
 
 bench-memory: setup  ## memory for a memory-mapped file and for an array, time to start; rewrites bench/MEMORY.md
 	$(BIN)/python -m bench.memory

@@ -111,7 +111,7 @@ def report(
     speeds = [one["speed"] / other["speed"] for other, one in runs]
     above = gib(file, "VmHWM") - gib(memory, "VmHWM")
     lines = [
-        "# Memory and start-up",
+        "# Benchmarks: memory and start-up",
         "",
         f"A file of {rows * WIDTH / 2**30:.1f} GiB, {rows:,} rows of {WIDTH} bytes, memory-mapped, beside an array of "
         f"{ROWS_IN_MEMORY:,} of them:",

@@ -18,7 +18,7 @@ def page(sections: Sequence[str], *, rounds: int, about: Mapping[str, str], riva
     """All of it, in Markdown."""
     versions = ", ".join(f"{name} {version}" for name, version in rivals.items()) or "none"
     lines = [
-        "# elbowroom beside its rivals",
+        "# Benchmarks: training and evaluation speed",
         "",
         "Each contender is a process of its own; they take turns, and only one computes at a time, all with the",
         f"same number of threads and processors. {rounds} rounds after a warm-up; a ratio is formed within a round.",
@@ -30,7 +30,7 @@ def page(sections: Sequence[str], *, rounds: int, about: Mapping[str, str], riva
         "## Leapfrogs of trained posteriors, effective samples, and the gap of the bounds",
         "",
         "[SAMPLERS.md](SAMPLERS.md), by `make bench-samplers`: gradients and effective samples per second beside",
-        "BlackJAX and Pyro. [YARDSTICK.md](YARDSTICK.md), by `make bench-yardstick`: what it costs to know log p(x).",
+        "BlackJAX and Pyro. [BOUNDS.md](BOUNDS.md), by `make bench-bounds`: what it costs to know log p(x).",
         "",
         "Machine: " + ", ".join(f"{key} {value}" for key, value in about.items()) + ".",
         f"The rivals' environment: {versions}.",

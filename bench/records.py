@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.records", description="Time to a likelihood.")
+    parser = argparse.ArgumentParser(prog="python -m bench.records", description="log p(x) for a given training time.")
     parser.add_argument("--recipes", default=RECIPES, help="with commas between")
     parser.add_argument("--runs", type=Path, default=Path("runs/records"), help="where runs are kept")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
@@ -111,7 +111,7 @@ def _results(folder: Path, k: int) -> dict[str, Any] | None:
 def page(rows: list[dict[str, Any]]) -> str:
     """The table, with the published figures that each row passes."""
     lines = [
-        "# Time to a likelihood",
+        "# Benchmarks: log p(x) for a given training time",
         "",
         f"Dynamic MNIST, all 60,000 training digits, measured on all {TEST:,} test digits by the bound from k draws",
         "of the guide (nats per digit, higher is better). Training is timed from the command to its end. Settings were",

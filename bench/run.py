@@ -1,4 +1,4 @@
-"""elbowroom beside its rivals, in turns: writes bench/RESULTS.md and bench/results.json. ``make bench``.
+"""Speed of training and evaluation beside other libraries; writes bench/RESULTS.md and results.json. ``make bench``.
 
 python -m bench.run [--only training|importance|ais] [--rounds 5] [--rows 60000] [--threads 2]
                     [--rivals-python .venv-rivals/bin/python] [--out FOLDER]
@@ -79,7 +79,9 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.run", description="elbowroom beside its rivals, in turns.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.run", description="Speed of training and evaluation beside other libraries, in turns."
+    )
     parser.add_argument("--only", choices=PARTS, help="one part of the report")
     parser.add_argument("--rounds", type=int, default=FULL_ROUNDS, help="turns of each contender")
     parser.add_argument("--rows", type=int, help="images to train on (all 60,000); shortens the evaluations, too")

@@ -128,7 +128,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
 def _page(found: dict[str, Any]) -> str:
     latent, hidden, event = found["layers"]
     lines = [
-        "# Samplers",
+        "# Benchmarks: samplers",
         "",
         f"Posteriors of {found['count']} test data of {found['data']} under a trained Bernoulli decoder,",
         f"{latent}-{hidden}-{event}. Everything here was measured in one run, one process at a time. `bench/README.md`",

@@ -6,13 +6,13 @@
 # %% [markdown]
 # # The variational autoencoder, from scratch and in five lines
 #
-# All parts are there: a model $p_\theta(x, z) = p(z)\, p_\theta(x \mid z)$, a guide $q_\phi(z \mid x)$, a bound, and a
-# gradient that flows through the draws. Together they are the variational autoencoder of {cite:t}`kingma2014` and
-# {cite:t}`rezende2014`. Here it is written in plain PyTorch, then in five lines of elbowroom. That both are one
-# function is not claimed but tested. At the end the faults of the usual tutorial's code are shown one by one, and
-# measured.
+# All parts are there now: a model $p_\theta(x, z) = p(z)\, p_\theta(x \mid z)$, a guide $q_\phi(z \mid x)$, a bound,
+# and a gradient that passes through the draws. Together they are the variational autoencoder of {cite:t}`kingma2014`
+# and {cite:t}`rezende2014`. This page writes it in plain PyTorch, then in five lines of elbowroom, and tests that both
+# compute the same function. At the end it shows the errors of the usual tutorial's code one by one, and measures them.
 #
-# The data are scikit-learn's 8 × 8 digits, so that the page takes seconds; `make docs-full` runs it on MNIST.
+# The data are scikit-learn's digits of 8 × 8 pixels, so that the page runs in seconds; `make docs-full` runs it on
+# MNIST.
 
 # %%
 import inspect
@@ -34,15 +34,15 @@ folder = Path(tempfile.mkdtemp())
 
 
 def rows(split, **how):
-    """All rows of a split, one a line."""
+    """All examples of a split, one row each."""
     data = er.load_data(NAME, test=0.2, **how)
     return next(iter(data.batches(split, data.size(split)))).x.flatten(1)
 
 
 grey = rows("train", support="unit-interval")  # between 0 and 1
-test = rows("test", binarization="dynamic")  # bits, the same at every look
+test = rows("test", binarization="dynamic")  # bits, the same each time
 PIXELS = grey.shape[1]
-print(f"{len(grey):,} images to learn from, {len(test):,} to be judged by, {PIXELS} pixels each")
+print(f"{len(grey):,} training images, {len(test):,} test images, {PIXELS} pixels each")
 
 # %% [markdown]
 # ## The model
@@ -52,8 +52,8 @@ print(f"{len(grey):,} images to learn from, {len(test):,} to be judged by, {PIXE
 #
 # $$ q_\phi(z \mid x) = \prod_j N\big(z_j \mid \mu_j, \sigma_j^2\big), \qquad (\mu, \log \sigma^2) = g_\phi(x). $$
 #
-# Pixels are bits: a grey pixel of 0.3 is a bit that is 1 three times in ten, drawn anew at every visit. The bound on
-# one image's $\log p(x)$ has one term that is sampled and one that is known,
+# Pixels are bits: a grey pixel of 0.3 becomes a bit that is 1 with probability 0.3, drawn anew in each epoch. The bound
+# on one image's $\log p(x)$ has one term that is estimated from draws and one that has a closed form,
 #
 # $$ \mathcal{L}(x) = \mathbb{E}_{q(z \mid x)}\big[\log p_\theta(x \mid z)\big]
 #    - \mathrm{KL}\big(q_\phi(z \mid x) \,\|\, p(z)\big),
@@ -61,8 +61,8 @@ print(f"{len(grey):,} images to learn from, {len(test):,} to be judged by, {PIXE
 #
 # $$ \mathrm{KL} = \tfrac12 \sum_j \big(\mu_j^2 + \sigma_j^2 - 1 - \log \sigma_j^2\big), $$
 #
-# since $\mathbb{E}_q \log N(z_j \mid 0, 1) = -\frac12 (\log 2\pi + \mu_j^2 + \sigma_j^2)$ and
-# $\mathbb{E}_q \log q(z_j) = -\frac12 (\log 2\pi + \log \sigma_j^2 + 1)$. This is all of it:
+# since $\mathbb{E}_q \log N(z_j \mid 0, 1) = -\frac12 (\log 2\pi + \mu_j^2 + \sigma_j^2)$ and $\mathbb{E}_q \log q(z_j)
+# = -\frac12 (\log 2\pi + \log \sigma_j^2 + 1)$. The whole program is:
 
 
 # %%
@@ -90,11 +90,12 @@ def elbo(encoder, decoder, x, epsilon):
 
 torch.manual_seed(0)
 encoder = Encoder()
-decoder = nn.Sequential(nn.Linear(LATENTS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, PIXELS))  # z to logits
+# From z to logits.
+decoder = nn.Sequential(nn.Linear(LATENTS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, PIXELS))
 
 # %% [markdown]
-# And the loop. The loss is the mean over the batch, so that neither its value nor the step depends on how many images
-# are in it. Apart from the initial weights, one generator is the source of all randomness.
+# Next is the training loop. The loss is the mean over the batch, so neither its value nor the step depends on the
+# number of images in the batch. Apart from the initial weights, all randomness comes from one generator.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -102,7 +103,8 @@ optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=
 for _ in range(EPOCHS):
     for batch in torch.randperm(len(grey), generator=generator).split(128):
         x = torch.bernoulli(grey[batch], generator=generator)
-        loss = -elbo(encoder, decoder, x, torch.randn(len(x), LATENTS, generator=generator)).mean()
+        epsilon = torch.randn(len(x), LATENTS, generator=generator)
+        loss = -elbo(encoder, decoder, x, epsilon).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -110,36 +112,58 @@ for _ in range(EPOCHS):
 with torch.no_grad():
     noises = (torch.randn(len(test), LATENTS, generator=generator) for _ in range(100))
     by_hand = sum(elbo(encoder, decoder, test, epsilon) for epsilon in noises) / 100
-print(f"ELBO of {len(test):,} test images: {by_hand.mean():.2f} ± {by_hand.std() / len(test) ** 0.5:.2f} nats")
+print(
+    f"ELBO of {len(test):,} test images: "
+    f"{by_hand.mean():.2f} ± {by_hand.std() / len(test) ** 0.5:.2f} nats"
+)
 
 # %% [markdown]
 # ## Five lines
 #
-# The same in elbowroom: what was chosen above is said, and nothing of loops, losses and shapes.
+# The same model in elbowroom. Only the choices made above are stated; there is no loop, no loss and no shape.
 
 # %%
-model = {"latent_dim": LATENTS, "encoder": {"hidden": [HIDDEN]}, "decoder": {"hidden": [HIDDEN]}, "output_bias": "zero"}
-data, optimizer = {"binarization": "dynamic", "validation": 0, "test": 0.2}, {"lr": 1e-3, "schedule": "constant"}
-chosen = {"model": model, "data": data, "optimizer": optimizer, "train": {"epochs": EPOCHS, "batch_size": 128}}
+model = {
+    "latent_dim": LATENTS,
+    "encoder": {"hidden": [HIDDEN]},
+    "decoder": {"hidden": [HIDDEN]},
+    "output_bias": "zero",
+}
+data = {"binarization": "dynamic", "validation": 0, "test": 0.2}
+optimizer = {"lr": 1e-3, "schedule": "constant"}
+chosen = {
+    "model": model,
+    "data": data,
+    "optimizer": optimizer,
+    "train": {"epochs": EPOCHS, "batch_size": 128},
+}
 run = er.train(NAME, **chosen, out=folder / "vae", observers=[])
 results = run.evaluate("elbo", "iwae", k=500, num_samples=100)
 for result in results:
-    print(f"{result.name:<15}{result.value:8.2f} ± {result.stderr:.2f} {result.unit}, {result.bound or 'no'} bound")
+    print(
+        f"{result.name:<15}{result.value:8.2f} ± {result.stderr:.2f} {result.unit}, "
+        f"{result.bound or 'no'} bound"
+    )
 
 # %% mystnb={"image": {"alt": "A sheet of sampled digits, black and white, beside their grey means"}}
 drawn = run.sample(25)
 er.plots.samples_figure(drawn.x, drawn.mean)
 
 # %% [markdown]
-# The two ELBOs are close and not equal: other initial weights, another order, other noise. That would hide a small
-# mistake. So the weights of the first are now put into networks of the second, in double precision, and both get the
-# same noise.
+# The two ELBOs are close but not equal, because the initial weights, the order of the images and the noise differ. Such
+# a difference could hide a small error. So the weights of the first program are now copied into the networks of the
+# second, in double precision, and both use the same noise.
 
 # %%
-guide = er.guides.DiagonalNormal(er.networks.MLP((PIXELS,), (2, LATENTS), hidden=(HIDDEN,)), LATENTS)
-likelihood = er.likelihoods.Bernoulli(er.networks.MLP((LATENTS,), (1, PIXELS), hidden=(HIDDEN,)), (PIXELS,))
+guide = er.guides.DiagonalNormal(
+    er.networks.MLP((PIXELS,), (2, LATENTS), hidden=(HIDDEN,)), LATENTS
+)
+likelihood = er.likelihoods.Bernoulli(
+    er.networks.MLP((LATENTS,), (1, PIXELS), hidden=(HIDDEN,)), (PIXELS,)
+)
 model = er.LatentModel(er.priors.StandardNormal(LATENTS), likelihood)
-heads = nn.Linear(HIDDEN, 2 * LATENTS)  # elbowroom has one last layer for both: means first, then log-variances
+# elbowroom has one last layer for both, with the means first, then the log-variances.
+heads = nn.Linear(HIDDEN, 2 * LATENTS)
 heads.weight.data = torch.cat([encoder.mean.weight, encoder.log_variance.weight]).detach()
 heads.bias.data = torch.cat([encoder.mean.bias, encoder.log_variance.bias]).detach()
 layers = [*guide.network.layers, *likelihood.network.layers]
@@ -149,20 +173,24 @@ for module in (encoder, decoder, model, guide):
     module.double()
 
 x = test[:100].double()
-first = elbo(encoder, decoder, x, torch.randn(100, LATENTS, dtype=x.dtype, generator=generator.manual_seed(1)))
+noise = torch.randn(100, LATENTS, dtype=x.dtype, generator=generator.manual_seed(1))
+first = elbo(encoder, decoder, x, noise)
 second = er.objectives.elbo(model, guide, x, generator=generator.manual_seed(1))
 (gradient,) = torch.autograd.grad(first.mean(), encoder.hidden.weight)
 (same_gradient,) = torch.autograd.grad(second.mean(), guide.network.layers[0].weight)
 bound_differs = (first - second).abs().max().item()
 gradient_differs = ((gradient - same_gradient).norm() / gradient.norm()).item()
-print(f"bounds differ by {bound_differs:.1e} nats, gradients by {gradient_differs:.1e} of their size")
+print(
+    f"bounds differ by {bound_differs:.1e} nats, "
+    f"gradients by {gradient_differs:.1e} of their size"
+)
 
 # %% [markdown]
-# ## What the usual tutorial prints
+# ## Errors in the usual tutorial's code
 #
-# **The missing ReLU.** Its encoder is two linear layers with nothing in between. Such a map can foretell its answer to
-# $a + b - c$ from those to $a$, $b$ and $c$, so superposition unmasks it without a look at the code; and two affine
-# maps in a row are one, so that the 400 hidden units are none.
+# **The missing ReLU.** The tutorial's encoder is two linear layers with no activation between them. The output of such
+# a map at $a + b - c$ follows from its outputs at $a$, $b$ and $c$, so a test of superposition finds this without a
+# look at the code. And two affine maps in a row are one affine map, so the 400 hidden units have no effect.
 
 
 # %%
@@ -173,7 +201,8 @@ def superposition_error(f):
 
 
 with torch.no_grad():
-    printed = nn.Sequential(nn.Linear(PIXELS, HIDDEN), nn.Linear(HIDDEN, LATENTS)).double()  # no activation
+    # There is no activation between the layers.
+    printed = nn.Sequential(nn.Linear(PIXELS, HIDDEN), nn.Linear(HIDDEN, LATENTS)).double()
     linear, curved = superposition_error(printed), superposition_error(lambda x: encoder(x)[0])
     one_layer = F.linear(x, printed[1].weight @ printed[0].weight, printed[1](printed[0].bias))
     two_layers_differ = (one_layer - printed(x)).abs().max().item()
@@ -184,14 +213,14 @@ print(f"two layers and one differ by {two_layers_differ:.1e}")
 # :::{admonition} The usual tutorial: "simple neural networks for both encoder and decoder"
 # :class: warning
 #
-# **Wrong for the encoder**, which is linear. On MNIST that costs 4.8 nats of its loss, 108.44 ± 0.26 against 103.64 ±
-# 0.25 with the ReLU put back (`elbowroom train tutorial-pytorch`, `elbowroom train tutorial-pytorch-fixed`, then
+# **Wrong for the encoder**, which is linear. On MNIST this costs 4.8 nats of its loss: 108.44 ± 0.26, against 103.64 ±
+# 0.25 with the ReLU added (`elbowroom train tutorial-pytorch`, `elbowroom train tutorial-pytorch-fixed`, then
 # `elbowroom evaluate`). The doctor finds it in the same way: "The encoder is linear". The text also splits the output
-# of the *decoder* into mean and variance; it is the encoder's.
+# of the *decoder* into mean and variance; it should be the encoder's.
 # :::
 #
-# **Grey pixels.** Grey values go into the Bernoulli's formula, which is then no density. What is missing depends on
-# $p$, the network's answer:
+# **Grey pixels.** The code puts grey values into the Bernoulli's formula, which is then not a density. The missing
+# factor depends on $p$, the network's output:
 #
 # $$ \int_0^1 p^x (1 - p)^{1 - x} \, dx = \frac{2p - 1}{\log p - \log (1 - p)} \le \tfrac12. $$
 
@@ -201,72 +230,95 @@ at = (torch.arange(100_000, dtype=torch.float64) + 0.5).unsqueeze(1) / 100_000
 mass = (p**at * (1 - p) ** (1 - at)).mean(0)
 formula = (2 * p - 1) / (p.log() - (1 - p).log())
 some = grey[:500].double()
-best = some.clamp(1e-12, 1 - 1e-12)  # the answer p = x: none has a lower loss
+best = some.clamp(1e-12, 1 - 1e-12)  # no output has a lower loss than p = x
 least_loss = F.binary_cross_entropy(best, some, reduction="none").sum(1).mean().item()
 with torch.no_grad():
     z = guide(some).mean
-    kinds = (er.likelihoods.ContinuousBernoulli, er.likelihoods.CrossEntropy)  # with the constant, and without
-    density, not_one = (er.LatentModel(model.prior, kind(likelihood.network, (PIXELS,))) for kind in kinds)
+    # The first has the normalising constant, the second does not.
+    kinds = (er.likelihoods.ContinuousBernoulli, er.likelihoods.CrossEntropy)
+    density, not_one = (
+        er.LatentModel(model.prior, kind(likelihood.network, (PIXELS,))) for kind in kinds
+    )
     left_out = (density.log_likelihood(some, z) - not_one.log_likelihood(some, z)).mean().item()
 print("∫ for p =", ", ".join(f"{a:.3g}: {b:.2f}" for a, b in zip(p, mass, strict=True)))
 print(f"a perfect reconstruction of grey images still has a loss of {least_loss:.1f} nats")
-print(f"constant left out, at this network's answers: {left_out:.0f} nats for {PIXELS} pixels")
+print(f"constant left out, at this network's outputs: {left_out:.0f} nats for {PIXELS} pixels")
 
 # %% [markdown]
 # :::{admonition} The usual tutorial: the term is "exactly the (negative of) the BCELoss"
 # :class: warning
 #
-# **True of bits, wrong of grey pixels.** For these it is no log-likelihood, so that no bound on $\log p(x)$ follows
-# and the number compares with no other model's. On MNIST the constant left out is 1,621 nats at that network's own
-# outputs (`elbowroom doctor runs/tutorial-pytorch`). elbowroom refuses grey data under a Bernoulli: they are
-# binarised, or given the density with its constant, the continuous Bernoulli of {cite:t}`loaiza2019`.
+# **True of bits, wrong of grey pixels.** For grey pixels it is not a log-likelihood. It is no bound on $\log p(x)$, and
+# cannot be compared with any other model's value. On MNIST the constant left out is 1,621 nats at that network's own
+# outputs (`elbowroom doctor runs/tutorial-pytorch`). elbowroom refuses grey data under a Bernoulli. They have to be
+# binarised, or modelled by the density with its constant, the continuous Bernoulli of {cite:t}`loaiza2019`.
 #
-# The formulas beside the claim are both misprinted. The first, $x \log y + (1 - x) \log y$, is $\log y$: the image has
-# dropped out. The second has $p$ and $x$ exchanged, $p \log x + (1 - p) \log x$, and is $-\infty$ for a black pixel.
-# Right is $x \log p + (1 - x) \log (1 - p)$.
+# Both formulas beside the claim are misprinted. The first, $x \log y + (1 - x) \log y$, equals $\log y$, so the image
+# drops out. The second has $p$ and $x$ exchanged, $p \log x + (1 - p) \log x$, and is $-\infty$ for a black pixel. The
+# right formula is $x \log p + (1 - x) \log (1 - p)$.
 # :::
 
 # %%
 answer, image = torch.rand(PIXELS, generator=generator), test[0]
 minus_bce = -F.binary_cross_entropy(answer, image, reduction="sum").item()
 bernoulli = torch.distributions.Bernoulli(answer).log_prob(image).sum().item()
-misprint, of_negative = ((x * answer.log() + (1 - x) * answer.log()).sum().item() for x in (image, 1 - image))
+misprint, of_negative = (
+    (x * answer.log() + (1 - x) * answer.log()).sum().item() for x in (image, 1 - image)
+)
 exchanged = (answer * image.log() + (1 - answer) * image.log()).sum().item()
-print(f"Bernoulli {bernoulli:.3f}, −BCE {minus_bce:.3f}; misprinted {misprint:.3f}, of the negative {of_negative:.3f}")
+print(
+    f"Bernoulli {bernoulli:.3f}, −BCE {minus_bce:.3f}; misprinted {misprint:.3f}, "
+    f"of the negative {of_negative:.3f}"
+)
 
 # %% [markdown]
-# **Divided twice.** The loss of a batch is its mean already, and is printed divided by the batch size. The test loss
-# is a sum of batch means, divided by the number of *images*. Both come out too small by about the batch size (0.86
-# where 108 is meant), and twice the batch would halve them:
+# **Divided twice.** The loss of a batch is already a mean, and is divided by the batch size once more before it is
+# printed. The test loss is a sum of batch means, divided by the number of *images*. Both are too small by about the
+# batch size (0.86 instead of 108), and twice the batch size would halve them:
 
 # %%
 meant = -by_hand.mean().item()
-shown = {size: sum(-part.mean().item() for part in by_hand.split(size)) / len(by_hand) for size in (64, 128)}
-print(f"meant: {meant:.2f}; printed with batches of 64: {shown[64]:.3f}, of 128: {shown[128]:.3f}")
+shown = {
+    size: sum(-part.mean().item() for part in by_hand.split(size)) / len(by_hand)
+    for size in (64, 128)
+}
+print(
+    f"right: {meant:.2f}; printed with batches of 64: {shown[64]:.3f}, of 128: {shown[128]:.3f}"
+)
 
 # %% [markdown]
-# **An interval taken for a switch.** The call is `train(loader, epoch, REPORT_INTERVAL)`, and the third parameter is
-# another one. Nothing fails: 100 is as good as `True`, and the interval keeps its default.
+# **An interval passed as a switch.** The call is `train(loader, epoch, REPORT_INTERVAL)`, but the third parameter is
+# another one. Nothing fails: 100 counts as `True`, and the interval keeps its default.
 
 # %%
-as_printed = inspect.signature(lambda loader, epoch_number=None, verbose=True, report_interval=100: None)
-got = as_printed.bind("loader", 1, 500).arguments  # train(loader, epoch, REPORT_INTERVAL), with 500 asked for
+as_printed = inspect.signature(
+    lambda loader, epoch_number=None, verbose=True, report_interval=100: None
+)
+# train(loader, epoch, REPORT_INTERVAL), with 500 asked for
+got = as_printed.bind("loader", 1, 500).arguments
 print(got)
 
 # %% [markdown]
-# Smaller ones: the test set is looked at in every epoch, with gradients recorded; a last, smaller batch weighs as much
-# as a full one; and the pictures at the end are means and no samples ({doc}`09-poor-images`).
+# There are smaller errors: the test set is evaluated in every epoch with gradients recorded; a last, smaller batch has
+# the same weight as a full one; and the pictures at the end are means, not samples ({doc}`09-poor-images`).
 #
 # ## The claims of this page, as code
 
 # %%
-assert bound_differs < 1e-9 and gradient_differs < 1e-9  # the same weights and noise: one function, one gradient
-assert abs(results[0].value + meant) < 1.0  # two trainings, other seeds: within a nat
-assert linear < 1e-9 < 0.1 < curved and two_layers_differ < 1e-9  # without the ReLU the encoder is one affine map
-assert torch.allclose(mass, formula, atol=1e-6) and bool((mass < 0.5).all())  # grey: at most one half
-assert least_loss > 1 and left_out > PIXELS * math.log(2)  # a loss that cannot vanish; a constant for every pixel
-assert abs(minus_bce - bernoulli) < 1e-3  # bits: −BCE is the log-likelihood
-assert abs(misprint - of_negative) < 1e-3 and exchanged == -float("inf")  # neither formula, as printed, is
-assert 0.9 < shown[64] / shown[128] / 2 < 1.1  # twice the batch, half the loss
-assert 0.8 < meant / shown[128] / 128 < 1.2  # too small by about the batch size
+# With the same weights and noise both programs give the same value and the same gradient.
+assert bound_differs < 1e-9 and gradient_differs < 1e-9
+# Two trainings with different seeds agree within a nat.
+assert abs(results[0].value + meant) < 1.0
+# Without the ReLU the encoder is one affine map.
+assert linear < 1e-9 < 0.1 < curved and two_layers_differ < 1e-9
+# For grey values the integral is at most one half.
+assert torch.allclose(mass, formula, atol=1e-6) and bool((mass < 0.5).all())
+# The loss of grey images cannot be zero, and a constant is missing for every pixel.
+assert least_loss > 1 and left_out > PIXELS * math.log(2)
+# For bits, −BCE is the log-likelihood. Neither formula, as printed, is.
+assert abs(minus_bce - bernoulli) < 1e-3
+assert abs(misprint - of_negative) < 1e-3 and exchanged == -float("inf")
+# The printed loss is too small by about the batch size: twice the batch size halves it.
+assert 0.9 < shown[64] / shown[128] / 2 < 1.1
+assert 0.8 < meant / shown[128] / 128 < 1.2
 assert got["verbose"] == 500 and "report_interval" not in got

@@ -32,16 +32,24 @@ class ElbowroomError(Exception):
         self.remedy = remedy
 
 
-def did_you_mean(given: str, options: Iterable[str]) -> str:
+def did_you_mean(given: str, options: Iterable[str], *, see: str | None = None) -> str:
     """The remedy for a misspelt name: the nearest option, or else all of them.
 
+    Args:
+        given: the misspelt name.
+        options: the names that exist.
+        see: for many options, a sentence that says how to list them; then only the three nearest are named.
     Example:
         >>> did_you_mean("mnits", ["mnist", "digits"])
         "Did you mean 'mnist'?"
         >>> did_you_mean("x", ["mnist", "digits"])
         'Choose one of: digits, mnist.'
+        >>> did_you_mean("x", ["mnist", "mnist-5min", "xray", "digits"], see="`data list` names all.")
+        'The nearest are xray, mnist-5min, mnist. `data list` names all.'
     """
     options = sorted(options)
+    if see is not None and not get_close_matches(given, options, cutoff=0.6):
+        return f"The nearest are {', '.join(get_close_matches(given, options, n=3, cutoff=0.0))}. {see}"
     near = get_close_matches(given, options, n=1, cutoff=0.6)
     return f"Did you mean '{near[0]}'?" if near else f"Choose one of: {', '.join(options)}."
 

@@ -102,7 +102,7 @@ def test_a_network_that_cannot_be_found_is_found_out(part: str) -> None:
             return self.call(given)
 
     net = normalising() if part == "decoder" else nn.Sequential(Encoder().layer, nn.Dropout(0.5))
-    with pytest.raises(ElbowroomError, match=f"The {part} (is not a fixed function|fails)") as refusal:
+    with pytest.raises(ElbowroomError, match=f"The {part} (is not a deterministic function|fails)") as refusal:
         wrap(**{part: Hidden(net)})
     assert "Call .eval() on the network first" in str(refusal.value)
     net.eval()
@@ -143,12 +143,12 @@ def test_the_networks_precision_is_kept(functions: bool, data: torch.dtype, weig
     [
         ({"encoder": Convolutional()}, r"The encoder fails on a tensor of shape \(8, 64\)", "input_shape=(1, 8, 8)"),
         ({"encoder": Convolutional(), "data": bits().view(-1, 8, 8)}, r"shape \(8, 8, 8\)", "input_shape=(1, 8, 8)"),
-        ({"data": bits()[:, :60]}, r"shape \(8, 60\)", "the data that it was trained for"),
+        ({"data": bits()[:, :60]}, r"shape \(8, 60\)", "data like those that it was trained on"),
         ({"decoder": nn.Linear(3, DIM)}, r"The decoder fails on a tensor of shape \(8, 2\)", "z has 2 elements"),
-        ({"input_shape": (1, 8, 4)}, "input_shape is \\(1, 8, 4\\), of 32 elements", "input_shape=(64,)"),
+        ({"input_shape": (1, 8, 4)}, "input_shape is \\(1, 8, 4\\), with 32 elements", "input_shape=(64,)"),
         ({"encoder": Encoder("triple")}, "a tuple of 3", "net(x)[1:3]"),
-        ({"encoder": Encoder("distribution")}, "says 'mean-scale'", "encoder_output='mean-scale'"),
-        ({"encoder": Encoder("log-sigma")}, "says 'mean-logscale'", "encoder_output='mean-logscale'"),
+        ({"encoder": Encoder("distribution")}, "means 'mean-scale'", "encoder_output='mean-scale'"),
+        ({"encoder": Encoder("log-sigma")}, "means 'mean-logscale'", "encoder_output='mean-logscale'"),
         (
             {"decoder": lambda z: {"mean": z @ torch.ones(2, DIM), "scale": z.exp() @ torch.ones(2, DIM)},
              "likelihood": "gaussian", "decoder_output": "mean-logvar"},
@@ -199,7 +199,7 @@ def test_data_sets_of_torch_are_taken(source: Any) -> None:
         ({"data": DataLoader(TensorDataset(bits()))}, "data is a DataLoader", "data=dataset.tensors[0]"),
         ({"train": DataLoader(TensorDataset(bits()))}, "train is a DataLoader", "train=dataset.tensors[0]"),
         ({"data": "digits.npy"}, "data is a str", "an array of shape"),
-        ({"train": bits()[:, :60]}, r"\(64,\) each, but those in train \(60,\)", "one shape"),
+        ({"train": bits()[:, :60]}, r"\(64,\), but those in train \(60,\)", "the same shape"),
     ],
     ids=["loader", "training-loader", "path", "shapes"],
 )

@@ -75,7 +75,7 @@ def test_a_right_convention_of_a_poor_guide_passes_or_is_told_both_reasons(
     except ElbowroomError as refusal:
         blamed = "the guide is over-confident" if width < 1 else "the guide is too wide"
         assert "Either give encoder_output=" in str(refusal) and blamed in str(refusal)
-        assert "if it is as said, pass check=False" in str(refusal)
+        assert f"if '{truth}' is right, pass check=False" in str(refusal)
     adopted(truth, truth, width=width, shift=shift, check=False)
 
 
@@ -103,9 +103,9 @@ class Spoiled(nn.Module):
 def test_numbers_that_are_not_finite_are_named_first(value: float) -> None:
     weight, _, to_mean, scale = linear()
     encoder = Spoiled(lambda x: (x @ to_mean, scale.expand(len(x), -1)), value)
-    with pytest.raises(ElbowroomError, match=r"The encoder returns NaN or infinity for \d+ of 200 data"):
+    with pytest.raises(ElbowroomError, match=r"The encoder returns NaN or infinity for \d+ of 200 examples"):
         adopted("mean-scale", "mean-scale", encoder=encoder)
-    with pytest.raises(ElbowroomError, match=r"The decoder returns NaN or infinity for \d+ of 200 data"):
+    with pytest.raises(ElbowroomError, match=r"The decoder returns NaN or infinity for \d+ of 200 examples"):
         adopted("mean-scale", "mean-scale", decoder=Spoiled(lambda z: z @ weight, value))
 
 

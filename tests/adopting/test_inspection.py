@@ -101,7 +101,7 @@ def test_the_remedy_names_shapes_of_these_data(event: tuple[int, ...], picture: 
     [
         (nn.Dropout(0.5), "called twice"),
         (nn.BatchNorm1d(4), "fails on a tensor of shape \\(1, 4\\)"),
-        (lambda z: z - z.mean(0), "the other data of its batch"),
+        (lambda z: z - z.mean(0), "the other examples of the batch"),
     ],
     ids=["dropout", "batch-norm", "centred"],
 )

@@ -49,7 +49,7 @@ def test_a_prior_of_another_size_is_refused(prior: Any) -> None:
 )
 def test_a_spread_has_the_shape_of_its_mean(outputs: Any) -> None:
     guide = adopt_encoder(outputs, "mean-scale", (4,), 2)
-    with pytest.raises(ElbowroomError, match="a mean and a spread of each are needed"):
+    with pytest.raises(ElbowroomError, match="a mean and a spread are needed"):
         guide(torch.ones(3, 4))
 
 

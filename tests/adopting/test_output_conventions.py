@@ -69,7 +69,9 @@ def test_names_are_held_against_what_was_said(names: tuple[str, str], states: st
     assert two_outputs(found, "encoder", states) == (MEAN, SPREAD)
     assert two_outputs(found, "encoder") == (MEAN, SPREAD)
     for other in set(ENCODER_OUTPUTS) - {states}:
-        with pytest.raises(ElbowroomError, match=f"is '{other}'.*'{names[0]}' and '{names[1]}', which says '{states}'"):
+        with pytest.raises(
+            ElbowroomError, match=f"is '{other}'.*'{names[0]}' and '{names[1]}', which means '{states}'"
+        ):
             two_outputs(found, "encoder", other)
 
 
@@ -78,7 +80,7 @@ def test_a_normal_distribution_states_a_scale(wrap: Any) -> None:
     q = wrap(Normal(MEAN, SPREAD))
     mean, scale = two_outputs(q, "encoder", "mean-scale")
     assert torch.equal(mean, MEAN) and torch.equal(scale, SPREAD)
-    with pytest.raises(ElbowroomError, match="Normal distribution, with loc and scale, which says 'mean-scale'"):
+    with pytest.raises(ElbowroomError, match="Normal distribution, with loc and scale, which means 'mean-scale'"):
         two_outputs(q, "encoder", "mean-logvar")
     with pytest.raises(ElbowroomError, match="returned a Gamma"):
         two_outputs(Gamma(SPREAD, SPREAD), "encoder", "mean-scale")

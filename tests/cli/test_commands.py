@@ -74,7 +74,7 @@ def paths_in(out: str) -> list[str]:
 def test_train_writes_the_run_folder(say: Say) -> None:
     out, err = say("train", "digits", *TINY, "--out", "fresh")
     assert err == ""  # --quiet
-    assert out.splitlines()[0] == "trained fresh: 30 steps, 8 latents"
+    assert out.splitlines()[0] == "trained fresh: 30 steps, 8 latent dimensions"
     assert re.fullmatch(r"peak memory [\d.]+ [MG]B", out.splitlines()[1])
     assert paths_in(out) == ["fresh/figures/curves.png"]
     assert is_picture("fresh/figures/curves.png")
@@ -93,7 +93,7 @@ def test_train_writes_the_run_folder(say: Say) -> None:
 def test_train_reports_to_standard_error(say: Say) -> None:
     out, err = say("train", "digits", *TINY[:-1], "--out", "spoken")
     assert "step 30/30" in err
-    assert "nats per datum" in err
+    assert "nats per example" in err
     assert "step 30/30" not in out
 
 
@@ -378,7 +378,16 @@ def test_recipes_list(say: Say) -> None:
     for row in rows:
         assert len(row["description"]) > 20
         assert not row["description"].endswith("et al")
-    assert "digits" in say("recipes", "list")[0]
+
+
+def test_recipes_list_shows_each_recipe_once_and_replications_as_groups(say: Say) -> None:
+    out = say("recipes", "list")[0]
+    table, groups = out.split("replications of papers")
+    names = re.findall(r"^([\w-]+)  ", table, re.MULTILINE)[1:]  # without the heading
+    for prefix, endings in re.findall(r"^([\w-]+)….*\n((?:  .*\n?)+)", groups, re.MULTILINE):
+        names += [prefix + ending for ending in re.findall(r"[\w-]+", endings)]
+    assert sorted(names) == recipe_names()
+    assert groups.count("aevb-fig2-…") == 1 and "nz3, nz3-modern, nz3-wake-sleep, nz5," in groups
 
 
 @pytest.mark.parametrize("name", recipe_names())

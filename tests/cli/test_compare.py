@@ -69,7 +69,7 @@ def _there(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_tables(ask: Ask) -> None:
     code, out, err = ask("[red]$a_b.toml", "wake.toml", *QUICK)
     assert code == 0 and err == ""  # it was finished
-    assert out.startswith("bits.npy · 20 test points · each recipe trained for 400 decoder gradients\n")
+    assert out.startswith("bits.npy · 20 test examples · each recipe trained for 400 decoder gradients\n")
     assert "a lower bound" in out
     assert out.count("\n[red]$a_b ") == out.count("\nwake ") == 2  # in both tables
     content = json.loads(Path("o/compare.json").read_text())
@@ -77,12 +77,12 @@ def test_the_tables(ask: Ask) -> None:
     first = {row["recipe"]: row for row in content["rows"] if row["moment"] == 200}
     best, other = sorted(final, key=lambda name: -final[name]["value"])
     lines = [line.split() for line in out.splitlines()]
-    assert lines[6][:6] == [best, {"wake": "wake-sleep"}.get(best, "aevb"), f"{final[best]['value']:.2f}",
+    assert lines[7][:6] == [best, {"wake": "wake-sleep"}.get(best, "aevb"), f"{final[best]['value']:.2f}",
                             f"{final[best]['stderr']:.2f}", f"{final[best]['median_ess']:.0f}", "best"]  # fmt: skip
-    assert lines[7][5] == f"{final[other]['value'] - final[best]['value']:+.2f}"
-    assert lines[7][-1] == f"{final[other]['decoder_gradients']}"
-    assert lines[10] == ["recipe", "200", "400"]
-    assert lines[11] == [best, f"{first[best]['value']:.2f}", f"{final[best]['value']:.2f}"]
+    assert lines[8][5] == f"{final[other]['value'] - final[best]['value']:+.2f}"
+    assert lines[8][-1] == f"{final[other]['decoder_gradients']}"
+    assert lines[11] == ["recipe", "200", "400"]
+    assert lines[12] == [best, f"{first[best]['value']:.2f}", f"{final[best]['value']:.2f}"]
     assert out.splitlines()[-3:] == ["wrote o/compare.json", "wrote o/values.safetensors", "wrote o/compare.png"]
 
 
@@ -149,15 +149,15 @@ def test_nothing_but_failures_is_an_error(ask: Ask) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("wake.toml",), "A comparison has one budget, but none was given"),
+        (("wake.toml",), "A comparison needs one budget, but none was given"),
         (("wake.toml", "--seconds", "1", "--visits", "3"), "2 were given (seconds, visits)"),
-        (("--seconds", "1"), "No recipe was named"),
+        (("--seconds", "1"), "No recipe was given"),
         (("wake.toml", "wake.toml", "--seconds", "1"), "Two recipes are called 'wake'"),
         (("wake.toml", "--seconds", "1", "--out", "bits.npy"), "bits.npy is a file"),
         (("wake.toml", "--secnods", "1"), "There is no flag --secnods"),
-        (("wake.toml", *QUICK), "recipes = [red]$a_b, wake, and now it is wake"),
+        (("wake.toml", *QUICK), "recipes = [red]$a_b, wake, but now it is wake"),
         (("tutorial-pyro", "--seconds", "1"), "tutorial-pyro: "),
-        (("digits", "--seconds", "1"), "digits: A comparison stops and goes on, but a one-cycle schedule"),
+        (("digits", "--seconds", "1"), "digits: A comparison trains in parts, but a one-cycle schedule"),
     ],
 )
 def test_a_mistake_is_a_sentence(argv: tuple[str, ...], message: str, ask: Ask) -> None:

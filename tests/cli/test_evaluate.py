@@ -66,8 +66,8 @@ def test_simulated_data_are_named_and_stay_out_of_the_figure(capsys: pytest.Capt
     ]
     main(["evaluate", "runs/digits", *few])
     out = capsys.readouterr().out
-    assert "annealed from laplace: 2 temperatures × 3 chains" in out
-    assert "BDMC is of data simulated from the model" in out
+    assert "Annealing from Laplace approximations: 2 temperatures × 3 chains" in out
+    assert "BDMC is measured on simulated data" in out
     assert {path.name for path in Path("runs/digits/evaluation").iterdir()} >= {
         "ais-test.csv",
         "bdmc-simulated-test.csv",

@@ -68,7 +68,7 @@ def test_half_hidden_digits_are_completed(ask: Ask) -> None:
     code, out, err = ask("impute", "run", "--hide", "bottom", "--num", "6", *QUICK)
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0] == "filled in 192 of 384 values, in 6 of 6 data"
+    assert lines[0] == "filled in 192 of 384 values, in 6 of 6 examples"
     assert "2 chains of 20 draws each: R-hat" in lines[1]
     assert lines[2].startswith("log-loss ")  # intervals of zeros and ones hold both, and are not spoken of
     assert lines[3:] == ["wrote run/imputed.npz", "wrote run/figures/completions.png"]
@@ -88,7 +88,7 @@ def test_half_hidden_digits_are_completed(ask: Ask) -> None:
 def test_a_table_trained_whole_fills_in_one_with_holes(ask: Ask) -> None:
     code, out, err = ask("impute", "mine", "holes.csv", "--out", "filled.npz", *QUICK)
     assert (code, err) == (0, "")
-    assert out.splitlines()[0] == "filled in 2 of 9 values, in 2 of 3 data"
+    assert out.splitlines()[0] == "filled in 2 of 9 values, in 2 of 3 examples"
     assert out.splitlines()[-2:] == ["wrote filled.npz", "wrote filled.csv"]
     rows = [line.split(",") for line in Path("filled.csv").read_text().splitlines()]
     assert rows[0] == ["age", "size", "weight"]
@@ -196,14 +196,14 @@ def test_categories_are_recovered_by_name(tmp_path: Path) -> None:
 # --- what is refused ---------------------------------------------------------------------------------------------
 
 REFUSED = [
-    ("impute run", ("None of the 10 data has a missing value", "--hide bottom")),
-    ("impute mine whole.csv", ("None of the 200 data", "--mask")),
+    ("impute run", ("None of the 10 examples has a missing value", "--hide bottom")),
+    ("impute mine whole.csv", ("None of the 200 examples", "--mask")),
     ("impute run --hide botom", ("'botom'", "'bottom'")),
     ("impute run --hide 1.5", ("--hide is 1.5", "between 0 and 1")),
     ("impute run --hide 0", ("--hide is 0", "between 0 and 1")),
     ("impute run --hide nan", ("--hide is nan", "between 0 and 1")),
-    ("impute mine --hide top", ("no pictures", "--hide 0.3")),
-    ("impute run --mask gone.npy", ("no mask gone.npy", "Check the path")),
+    ("impute mine --hide top", ("not pictures", "--hide 0.3")),
+    ("impute run --mask gone.npy", ("no mask file gone.npy", "Check the path")),
     ("impute run --mask flat.npy", ("(64,)", "(8, 8)", "1 where it was observed")),
     ("impute run --mask levels.npy", ("other values than 0 and 1",)),
     ("impute run --mask text.npy", ("text.npy", "numpy.save")),

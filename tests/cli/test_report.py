@@ -160,7 +160,7 @@ def test_its_numbers_are_those_of_the_comparison() -> None:
     best, second = found.standings()[:2]
     assert best.value is not None and best.stderr is not None and second.difference is not None
     assert report.headline.value == f"{best.value:.2f} ± {best.stderr:.2f}".replace("-", "−")
-    assert f"It is {-second.difference:.2f}" in report.headline.details[1]
+    assert f" by {-second.difference:.2f}" in report.headline.details[1]
     tables = [block for block in report.blocks() if isinstance(block, Table)]
     standings = {row[0]: row for row in tables[0].groups[0].rows}
     assert standings[best.recipe][5] == "best" and standings["wild"][2] == "failed"

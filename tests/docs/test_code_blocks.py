@@ -287,15 +287,15 @@ def do_less(patch: pytest.MonkeyPatch) -> None:
     from elbowroom.running.config import configure
 
     def small(settings: Any) -> Any:
-        course = settings.train
-        fewer = {"epochs": min(course.epochs, 2), "seconds": course.seconds and min(course.seconds, 2)}
-        steps = course.steps and min(course.steps, 20)
-        return settings.model_copy(update={"train": course.model_copy(update={**fewer, "steps": steps})})
+        length = settings.train
+        fewer = {"epochs": min(length.epochs, 2), "seconds": length.seconds and min(length.seconds, 2)}
+        steps = length.steps and min(length.steps, 20)
+        return settings.model_copy(update={"train": length.model_copy(update={**fewer, "steps": steps})})
 
     patch.setattr("elbowroom.running.train.configure", lambda *layers, **about: small(configure(*layers, **about)))
     at_most(patch, runs, "evaluate", points=16, k=50, simulated=16, budget=1.0)
     at_most(patch, runs, "score", k=50)
-    at_most(patch, runs.Run, "inputs", points=60)
+    at_most(patch, runs.Run, "doctor_input", points=60)
     at_most(patch, runs, "posterior", draws=20, warmup=20, chains=2)
     at_most(patch, impute, "impute_batch", draws=20, warmup=20, chains=2)
     at_most(patch, compare, "compare", seconds=2.0, visits=2000, decoder_gradients=2000, moments=2, points=20, k=20)

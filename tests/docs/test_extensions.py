@@ -78,7 +78,7 @@ def test_stars_and_bars_mean_themselves(line: str, read: str) -> None:
         ("speed", "../src/elbowroom/model/fused.py", "_modules/elbowroom/model/fused.html"),
         ("speed", "../bench/RESULTS.md", "bench/results.html"),
         ("index", "CONTRIBUTING.md", "howto/contributing.html"),
-        ("index", "docs/learners.md#on-one-clock", "learners.html#on-one-clock"),
+        ("index", "docs/training-methods.md#on-one-clock", "training-methods.html#on-one-clock"),
         ("index", "examples/adopt.py", "files/examples/adopt.py.txt"),
         ("speed", "../nowhere.md", None),
         ("speed", "../../outside.md", None),

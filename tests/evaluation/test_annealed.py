@@ -14,7 +14,7 @@ from elbowroom.data.loading import load_data
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation import annealed as module
 from elbowroom.evaluation import annealing_budget as search
-from elbowroom.evaluation.annealing_budget import LADDER, Effort, Rung
+from elbowroom.evaluation.annealing_budget import CANDIDATES, AnnealingChoice, AnnealingSize
 from elbowroom.evaluation.evaluate import evaluate
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.settings import Settings
@@ -94,8 +94,8 @@ def test_the_same_data_are_simulated_whatever_the_settings() -> None:
 
 
 def test_temperatures_are_raised_until_the_gap_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    ladder = (Rung(1, 2), Rung(2, 2), Rung(8, 4), Rung(64, 8), Rung(256, 8))
-    monkeypatch.setattr(search, "LADDER", ladder)
+    sizes = tuple(AnnealingSize(*size) for size in [(1, 2), (2, 2), (8, 4), (64, 8), (256, 8)])
+    monkeypatch.setattr(search, "CANDIDATES", sizes)
     case = _case()
     used = {}
     for tolerance in (2.0, 0.4, 0.05):
@@ -109,7 +109,7 @@ def test_temperatures_are_raised_until_the_gap_is_small(monkeypatch: pytest.Monk
 
 
 def test_a_budget_ends_the_search_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "LADDER", (Rung(1, 2), Rung(4096, 16)))
+    monkeypatch.setattr(search, "CANDIDATES", (AnnealingSize(1, 2), AnnealingSize(4096, 16)))
     found = _measure(_case(), "ais", start="guide", tolerance=1e-9, budget=1.0)["ais"].found
     assert (found["ended_by"], found["used_temperatures"]) == ("budget", 1)
     assert found["search_gap"] > 0
@@ -125,16 +125,16 @@ def test_what_is_given_is_not_searched_for() -> None:
 
 def test_both_methods_share_one_search(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    original = module.find_effort
-    monkeypatch.setattr(module, "find_effort", lambda study, work: calls.append(work) or original(study, work))
+    original = module.choose_annealing
+    monkeypatch.setattr(module, "choose_annealing", lambda study, work: calls.append(work) or original(study, work))
     _measure(_case(), "ais", "bdmc", temperatures=2, simulated=50)
     assert calls == [200 + 50]
 
 
-def test_the_ladder_rises() -> None:
-    temperatures = [rung.temperatures for rung in LADDER]
+def test_the_candidates_rise() -> None:
+    temperatures = [size.temperatures for size in CANDIDATES]
     assert temperatures == sorted(temperatures)
-    assert len(set(LADDER)) == len(LADDER)
+    assert len(set(CANDIDATES)) == len(CANDIDATES)
 
 
 @pytest.mark.parametrize("after", [1, 2, 3])
@@ -169,25 +169,27 @@ def test_the_figures_of_every_datum_are_handed_over() -> None:
     assert "row" not in kept["bdmc-simulated"] and len(kept["bdmc-simulated"]["gap"]) == 30
 
 
-def test_an_effort_survives_being_kept() -> None:
-    for effort in (
-        Effort(
-            Rung(3, 7),
+def test_a_choice_survives_being_kept() -> None:
+    for choice in (
+        AnnealingChoice(
+            AnnealingSize(3, 7),
             AnnealingPlan(torch.linspace(0, 1, 4).double(), torch.ones(2).double(), 5),
             "given",
             None,
             None,
             0.5,
         ),
-        Effort(Rung(1, 9), AnnealingPlan(torch.tensor([0.0, 1.0]), torch.empty(0)), "budget", 0.25, 0.125, 2.0),
+        AnnealingChoice(
+            AnnealingSize(1, 9), AnnealingPlan(torch.tensor([0.0, 1.0]), torch.empty(0)), "budget", 0.25, 0.125, 2.0
+        ),
     ):
-        again = Effort.of_tensors(effort.to_tensors())
-        assert torch.equal(again.plan.betas, effort.plan.betas)
-        assert torch.equal(again.plan.step_sizes, effort.plan.step_sizes)
-        assert (again.rung, again.why, again.gap, again.gap_stderr, again.seconds, again.plan.num_gradients) == (
-            effort.rung, effort.why, effort.gap, effort.gap_stderr, effort.seconds, effort.plan.num_gradients,
+        again = AnnealingChoice.of_tensors(choice.to_tensors())
+        assert torch.equal(again.plan.betas, choice.plan.betas)
+        assert torch.equal(again.plan.step_sizes, choice.plan.step_sizes)
+        assert (again.size, again.why, again.gap, again.gap_stderr, again.seconds, again.plan.num_gradients) == (
+            choice.size, choice.why, choice.gap, choice.gap_stderr, choice.seconds, choice.plan.num_gradients,
         )  # fmt: skip
-        assert again.reached is (None if effort.why == "given" else False)
+        assert again.reached is (None if choice.why == "given" else False)
 
 
 def test_without_a_guide() -> None:
@@ -248,7 +250,7 @@ def test_bad_settings(settings: dict[str, Any], message: str) -> None:
 
 def test_few_data_do_not_make_the_search_blind(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gap is of the model, not of the split: as many data are simulated for a split of two."""
-    monkeypatch.setattr(search, "LADDER", (Rung(1, 50), Rung(512, 64)))
+    monkeypatch.setattr(search, "CANDIDATES", (AnnealingSize(1, 50), AnnealingSize(512, 64)))
     found = _measure(_case(latent_dim=2, num_data=2), "ais", tolerance=0.1)["ais"].found
     assert (found["ended_by"], found["used_temperatures"]) == ("tolerance", 1)
     assert math.isfinite(found["search_gap_stderr"])

@@ -156,7 +156,7 @@ def test_laplace_is_needs_no_guide() -> None:
 
 def test_without_a_guide_there_are_no_active_units() -> None:
     model, _, x = _oracle(20)
-    with pytest.raises(ElbowroomError, match="there is no guide") as caught:
+    with pytest.raises(ElbowroomError, match="has no guide") as caught:
         _measure(model, PriorGuide(model.prior), _data(x), "active-units")
     assert "laplace-is" in caught.value.remedy
 
@@ -278,7 +278,7 @@ def test_active_units_are_those_whose_mean_has_variance_above_a_hundredth() -> N
     model = LinearGaussian(torch.zeros(2, 6).double(), torch.zeros(2).double(), 1.0)
     found = _measure(model, guide, _data(x), "active-units")["active units"]
     assert (found.value, found.found["of"], found.unit, found.stderr) == (3, 6, "units", None)
-    with pytest.raises(ElbowroomError, match="one point"):
+    with pytest.raises(ElbowroomError, match="there is one example"):
         _measure(model, guide, _data(x), "active-units", points=1)
 
 

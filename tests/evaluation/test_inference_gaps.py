@@ -156,7 +156,7 @@ def test_the_upper_bound_lies_above(monkeypatch):
 
 
 def bound_by_chains(given: Study, draws: int, monkeypatch: pytest.MonkeyPatch) -> Result:
-    monkeypatch.setattr(gaps, "_CHAIN", draws)
+    monkeypatch.setattr(gaps, "_DRAWS", draws)
     return measured(given, check=True)["upper bound by HMC draws"]
 
 
@@ -193,11 +193,11 @@ def test_a_decoder_that_knows_its_training_data_generalises_badly():
 def test_other_results_are_no_room(which):
     good = [result("elbow room", 5.0, 0.1, "train")]
     other = [good[0].model_copy(update={"method": "iwae"})]  # of the method iwae
-    with pytest.raises(ElbowroomError, match=f"results of the {which} data do not hold it"):
+    with pytest.raises(ElbowroomError, match=f"results of the {which} data do not contain it"):
         decompose(*((other, good) if which == "training" else (good, other)))
 
 
 def test_no_guide_no_room():
     model, _, x = ppca(DIM, LATENT, seed=3, num_data=20)
-    with pytest.raises(ElbowroomError, match="there is no guide"):
+    with pytest.raises(ElbowroomError, match="has no guide"):
         measured(study(model, PriorGuide(model.prior), x))

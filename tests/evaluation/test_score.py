@@ -48,5 +48,5 @@ def test_score_errs_by_its_standard_error() -> None:
 
 def test_nothing_has_no_score() -> None:
     model, guide, _ = _oracle(4)
-    with pytest.raises(ElbowroomError, match="no data to score"):
+    with pytest.raises(ElbowroomError, match="no examples to score"):
         score(model, guide, [])

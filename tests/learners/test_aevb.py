@@ -19,8 +19,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.inference.objectives import elbo, elbo_terms, iwae_terms
 from elbowroom.learners.aevb import Aevb
 from elbowroom.learners.learner import StepInfo, TrainingState
-from elbowroom.learners.schedules import cosine
-from elbowroom.learners.update import Update
+from elbowroom.learners.update import Update, cosine
 from elbowroom.model.guides import FullNormal
 from elbowroom.model.latent import LatentModel, Pair, evaluation_mode
 from elbowroom.model.likelihoods import Bernoulli, Gaussian

@@ -71,9 +71,9 @@ class Scene:
         """Puts every chain at an independent draw from the exact posterior."""
         assert self.chains is not None
         index = torch.arange(len(self.x))
-        found = self.chains.find(index)
+        found = self.chains.read(index)
         epsilon = torch.randn(found.z.shape, generator=self.generator, dtype=torch.float64)
-        self.chains.leave(index, found._replace(z=self.colour(epsilon)))
+        self.chains.write(index, found._replace(z=self.colour(epsilon)))
 
     def colour(self, epsilon: Tensor) -> Tensor:
         with torch.no_grad():
@@ -113,7 +113,7 @@ def test_exact_draws_stay_exact_from_visit_to_visit(e_step: EStep) -> None:
     white = scene.whiten(found.z[0], index)
     assert _z_scores(_statements(white)).abs().max() < 4
     # the same, as the next visit will find them
-    left = scene.chains.find(index) if scene.chains is not None else None
+    left = scene.chains.read(index) if scene.chains is not None else None
     assert left is not None
     assert torch.equal(left.z[0], found.z[0])
     assert left.visits.unique().tolist() == [13]
@@ -176,7 +176,7 @@ def test_several_chains_and_draws_lie_side_by_side() -> None:
         assert _z_scores(_statements(draw)).abs().max() < 4.5
     assert len(found.z.unique(dim=0)) == 12
     assert scene.chains is not None
-    assert torch.equal(scene.chains.find(torch.arange(500)).z, found.z[-3:])
+    assert torch.equal(scene.chains.read(torch.arange(500)).z, found.z[-3:])
 
 
 # --- what was cached is stale ------------------------------------------------------------------------------------
@@ -217,8 +217,8 @@ def test_a_density_that_is_kept_over_an_update_is_seen(e_step: EStep, monkeypatc
 def test_the_chains_of_another_datum_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted: positions off by one, so that every datum goes on with its neighbour's chain."""
     scene = Scene(EStep(metric="identity", num_steps=1, warmup=0), num_data=4_000)
-    find = ChainStore.find
-    monkeypatch.setattr(ChainStore, "find", lambda self, index: find(self, (index + 1) % 4_000))
+    read = ChainStore.read
+    monkeypatch.setattr(ChainStore, "read", lambda self, index: read(self, (index + 1) % 4_000))
     scene.visit()
     scene.start_exactly()
     _, found = scene.shuffled_visit()
@@ -263,9 +263,9 @@ def test_a_metric_made_anew_is_that_of_the_present_weights_and_moves_no_chain() 
     scene.visit()
     with torch.no_grad():
         scene.model.weight.mul_(0.5)
-    before = scene.chains.find(index)
+    before = scene.chains.read(index)
     scene.visit(draws=1)
-    found = scene.chains.find(index)
+    found = scene.chains.read(index)
     with torch.no_grad():
         posterior = scene.model.posterior(scene.x)
     torch.testing.assert_close(found.metric.covariance(), posterior.covariance_matrix)
@@ -313,7 +313,7 @@ def test_each_datum_finds_a_step_size_of_its_own() -> None:
             generator=scene.generator,
         )
         accepted.append(found.acceptance)
-    own = scene.chains.find(index).log_step
+    own = scene.chains.read(index).log_step
     assert own[::2].mean() - own[1::2].mean() > 0.2
     groups = torch.stack(accepted[-50:]).mean(0)
     assert groups[::2].mean().item() == pytest.approx(groups[1::2].mean().item(), abs=0.05)
@@ -327,11 +327,11 @@ def test_new_data_start_from_the_common_step_size() -> None:
     for _ in range(60):
         scene.visit(old)
     common = scene.common.clone()
-    assert scene.chains.find(new).log_step.abs().max() == 0
+    assert scene.chains.read(new).log_step.abs().max() == 0
     found = scene.visit(new)
     assert found.acceptance.mean().item() == pytest.approx(0.8, abs=0.1)
     assert (scene.common - common).abs() < 0.1
-    assert scene.chains.find(old).log_step.abs().max() > 0
+    assert scene.chains.read(old).log_step.abs().max() > 0
 
 
 def test_a_step_size_does_not_grow_past_the_longest_while_all_is_accepted() -> None:
@@ -343,7 +343,7 @@ def test_a_step_size_does_not_grow_past_the_longest_while_all_is_accepted() -> N
     longest = 0.7 * math.pi / 4
     assert scene.common.exp().item() == pytest.approx(longest)
     assert scene.chains is not None
-    assert scene.chains.find(torch.arange(50)).log_step.max() < 1e-9
+    assert scene.chains.read(torch.arange(50)).log_step.max() < 1e-9
 
 
 # --- what it takes -----------------------------------------------------------------------------------------------

@@ -16,8 +16,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.learners.e_step import Draws, EStep
 from elbowroom.learners.learner import StepInfo
 from elbowroom.learners.mcem import Mcem, McemState, m_step_terms
-from elbowroom.learners.schedules import cosine
-from elbowroom.learners.update import Update
+from elbowroom.learners.update import Update, cosine
 from elbowroom.model.guides import DiagonalNormal, PriorGuide
 from elbowroom.model.latent import LatentModel, Pair
 from elbowroom.model.likelihoods import Bernoulli
@@ -455,7 +454,7 @@ def _bias_under_new_bits(transitions: int) -> tuple[float, float]:
         x = (torch.rand(grey.shape, generator=generator, dtype=torch.float64) < grey).double()
         learner.step(state, Batch(x, index), generator=generator)
         assert state.chains is not None
-        value, _ = m_step_terms(state.pair, Batch(x, index), state.chains.find(index).z)
+        value, _ = m_step_terms(state.pair, Batch(x, index), state.chains.read(index).z)
         exact = flat(torch.logsumexp(model.log_joint(x, grid), 0).mean())
         if visit >= 10:
             differences.append(flat(value.mean()) - exact)

@@ -22,9 +22,8 @@ from elbowroom.errors import ElbowroomError  # noqa: E402
 from elbowroom.inference.objectives import elbo, elbo_terms, iwae, iwae_terms  # noqa: E402
 from elbowroom.learners.aevb import Aevb  # noqa: E402
 from elbowroom.learners.learner import StepInfo, TrainingState  # noqa: E402
-from elbowroom.learners.schedules import cosine  # noqa: E402
 from elbowroom.learners.svi import ELBOS, Svi, to_pyro  # noqa: E402
-from elbowroom.learners.update import Update  # noqa: E402
+from elbowroom.learners.update import Update, cosine  # noqa: E402
 from elbowroom.model.conditional import Conditional  # noqa: E402
 from elbowroom.model.guides import DiagonalNormal, FullNormal, PriorGuide  # noqa: E402
 from elbowroom.model.latent import LatentModel, Pair, evaluation_mode  # noqa: E402

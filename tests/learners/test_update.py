@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.learners.execution import eager
 from elbowroom.learners.learner import TrainingState
-from elbowroom.learners.schedules import cosine
-from elbowroom.learners.update import Update, UpdateInfo
+from elbowroom.learners.update import SCHEDULES, Update, UpdateInfo, constant, cosine, iwae_stages, one_cycle
 from elbowroom.model.latent import Pair
 from elbowroom.model.oracles import ppca
 
@@ -27,7 +27,7 @@ BATCH = Batch(torch.zeros(4, 3))
 def _state(update: Update) -> TrainingState:
     model, guide, _ = ppca(3, 2, seed=0)
     pair = Pair(model, guide)
-    return TrainingState(0, pair, *update.parts(pair))
+    return TrainingState(0, pair, *update.optimizer_and_average(pair))
 
 
 def _update(**settings: Any) -> Update:
@@ -168,3 +168,57 @@ def test_a_part_that_is_not_finite_is_named() -> None:
     state = _state(update)
     with pytest.raises(ElbowroomError, match="beside"):
         _climb(update, state, beside=torch.tensor([1.0, math.nan]).double())
+
+
+# --- schedules: pure functions of progress; torch's schedulers, which keep state, are the oracle --------------------
+
+
+def _rates(make: type[LRScheduler], steps: int, **settings: float) -> list[float]:
+    weight = torch.nn.Parameter(torch.zeros(()))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    scheduler = make(optimizer, **settings)
+    rates = []
+    for _ in range(steps):
+        rates.append(float(optimizer.param_groups[0]["lr"]))
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize("steps", [7, 100])
+def test_cosine_is_torchs(steps: int) -> None:
+    ours = [cosine(step / steps) for step in range(steps)]
+    assert ours == pytest.approx(_rates(CosineAnnealingLR, steps, T_max=steps), abs=1e-12)
+
+
+def test_one_cycle_is_torchs_step_by_step() -> None:
+    """Torch is at its end in the last step and at its peak in step pct_start · n − 1, so progress is step / (n − 1)."""
+    steps = 101
+    theirs = _rates(OneCycleLR, steps, max_lr=1.0, total_steps=steps, pct_start=31 / steps, final_div_factor=1e4)
+    ours = [one_cycle(step / (steps - 1)) for step in range(steps)]
+    assert ours == pytest.approx(theirs, abs=1e-12)
+
+
+def test_one_cycle_peaks_at_three_tenths() -> None:
+    assert one_cycle(0.0) == pytest.approx(1 / 25)
+    assert one_cycle(0.3) == pytest.approx(1.0)
+    assert one_cycle(1.0) == pytest.approx(4e-6)
+
+
+def test_iwae_stages_are_the_papers() -> None:
+    """Stage i has 3^i epochs at 10^(−i/7) of the peak: 1, 3, 9, …, 2187 epochs, 3,280 in all."""
+    factors = [iwae_stages(epoch / 3280) for epoch in range(3280)]
+    expected = [10 ** (-i / 7) for i in range(8) for _ in range(3**i)]
+    assert factors == pytest.approx(expected)
+    assert factors[-1] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULES))
+def test_a_factor_lies_between_0_and_1(name: str) -> None:
+    factors = [SCHEDULES[name](step / 997) for step in range(997)]
+    assert all(math.isfinite(factor) and 0 < factor <= 1 + 1e-12 for factor in factors)
+    assert max(factors) == pytest.approx(1, abs=1e-4)
+
+
+def test_constant_is_one() -> None:
+    assert {constant(step / 10) for step in range(10)} == {1.0}

@@ -16,7 +16,7 @@ import elbowroom.learners.wakesleep as module
 from elbowroom.data.batch import Batch
 from elbowroom.inference.objectives import elbo_terms
 from elbowroom.learners.update import Update
-from elbowroom.learners.wakesleep import Answers, WakeSleep, answers, dream
+from elbowroom.learners.wakesleep import GuideDraws, WakeSleep, dream, guide_draws
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
 from elbowroom.model.guides import DiagonalNormal
@@ -45,7 +45,7 @@ def _gradient(value: Tensor, part: nn.Module) -> Tensor:
 
 def wake(model: LatentModel, guide: Conditional, batch: Batch, **noise: Any) -> tuple[Tensor, Tensor]:
     """What the wake phase ascends of each datum, and the ELBO of the same draws."""
-    z, log_q = answers(guide, batch, **noise)
+    z, log_q = guide_draws(guide, batch, **noise)
     log_joint = module.wake(model, batch, z)
     return log_joint.mean(0), (log_joint.detach() - log_q).mean(0)
 
@@ -94,12 +94,12 @@ def test_a_step_moves_each_by_its_own_phase_alone() -> None:
 def test_a_leak_from_wake_into_the_guide_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted: draws that are differentiated through, as an ELBO's are."""
 
-    def leaking(guide: Conditional, batch: Batch, *, num_samples: int = 1, generator: Any) -> Answers:
+    def leaking(guide: Conditional, batch: Batch, *, num_samples: int = 1, generator: Any) -> GuideDraws:
         q = guide(batch.x, batch.context)
         z = draw(q, (num_samples,), generator=generator)
-        return Answers(z, q.log_prob(z).detach())
+        return GuideDraws(z, q.log_prob(z).detach())
 
-    monkeypatch.setattr(module, "answers", leaking)
+    monkeypatch.setattr(module, "guide_draws", leaking)
     with pytest.raises(AssertionError):
         test_a_step_moves_each_by_its_own_phase_alone()
 

@@ -301,7 +301,7 @@ def test_chains_that_do_not_fit_into_memory(monkeypatch: pytest.MonkeyPatch, out
     monkeypatch.setattr(elbowroom.memory, "available_memory", lambda: 1_000)
     settings = {"learner": "mcem", "steps": 2, "batch_size": 10}
     error = _refused(lambda: tiny(reals(), out, train=settings))
-    assert "for each of 37 data" in error.problem
+    assert "for each of 37 examples" in error.problem
     assert "--mcem.storage disk" in error.remedy
     assert not out.exists()
     tiny(reals(), out, train=settings, mcem={"storage": "disk"})

@@ -204,14 +204,14 @@ class Kill(KeyboardInterrupt):
 
 
 def _before_measuring(patch: pytest.MonkeyPatch, number: int) -> type[BaseException]:
-    measure, calls = comparing._log_evidence, iter(range(100))
+    measure, calls = comparing._estimate_log_p, iter(range(100))
 
     def stopped(*args: Any) -> Any:
         if next(calls) == number:
             raise Kill
         return measure(*args)
 
-    patch.setattr(comparing, "_log_evidence", stopped)
+    patch.setattr(comparing, "_estimate_log_p", stopped)
     return Kill
 
 
@@ -292,15 +292,15 @@ def test_a_larger_budget_goes_on(moments: int, undisturbed: Comparison) -> None:
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"k": 6}, "k = 5, and now it is 6"),
-        ({"seed": 1}, "seed = 0, and now it is 1"),
+        ({"k": 6}, "k = 5, but now it is 6"),
+        ({"seed": 1}, "seed = 0, but now it is 1"),
         ({"points": 10}, "points ="),
         ({"splits": ["train"]}, "splits ="),
-        ({"config": {"model": {"latent_dim": 5}}}, "aevb: model.latent_dim = 2, and now it is 5"),
-        ({"decoder_gradients": None, "visits": 400}, "the budget's unit = decoder_gradients, and now it is visits"),
-        ({"decoder_gradients": 200, "moments": 2}, "training cannot go back to measure at 100, 200"),
-        ({"decoder_gradients": 600}, "training cannot go back to measure at 150, 300"),
-        ({"recipes": ["aevb.toml"]}, "recipes = aevb, wake, and now it is aevb"),
+        ({"config": {"model": {"latent_dim": 5}}}, "aevb: model.latent_dim = 2, but now it is 5"),
+        ({"decoder_gradients": None, "visits": 400}, "the budget's unit = decoder_gradients, but now it is visits"),
+        ({"decoder_gradients": 200, "moments": 2}, "training cannot go back to evaluate at 100, 200"),
+        ({"decoder_gradients": 600}, "training cannot go back to evaluate at 150, 300"),
+        ({"recipes": ["aevb.toml"]}, "recipes = aevb, wake, but now it is aevb"),
     ],
     ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
 )
@@ -327,7 +327,7 @@ def test_overwriting_replaces_the_comparison_and_nothing_else() -> None:
 
 @pytest.mark.parametrize(
     ("file", "problem"),
-    [("values.safetensors", "cannot be read"), ("compare.json", "it is no comparison"), ("aevb", "is gone")],
+    [("values.safetensors", "cannot be read"), ("compare.json", "it is not a comparison"), ("aevb", "is missing")],
 )
 def test_what_is_missing_is_named(file: str, problem: str) -> None:
     go(moments=1)
@@ -349,7 +349,7 @@ def test_somebody_elses_folder_is_left_alone() -> None:
     Path("o/aevb").mkdir(parents=True)
     Path("o/aevb/config.json").write_text("{}")
     for overwrite in (False, True):
-        with pytest.raises(ElbowroomError, match="it is no comparison"):
+        with pytest.raises(ElbowroomError, match="it is not a comparison"):
             go(overwrite=overwrite)
     assert Path("o/aevb/config.json").read_text() == "{}"
 
@@ -393,7 +393,7 @@ def test_a_model_without_a_finite_value_has_failed(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(comparing, "laplace_evidence", nowhere)
     found = go(moments=1)
     assert not found.rows
-    assert "log p(x) of 20 of 20 test points is not finite at step 20" in str(found.entrants["aevb"].failed)
+    assert "log p(x) of 20 of 20 test examples is not finite at step 20" in str(found.entrants["aevb"].failed)
 
 
 def test_a_full_disk_is_not_the_recipes_fault(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -417,7 +417,7 @@ def test_a_full_disk_is_not_the_recipes_fault(monkeypatch: pytest.MonkeyPatch) -
     [
         ({"decoder_gradients": None}, "none was given", "--seconds or --decoder-gradients or --visits"),
         ({"seconds": 1}, r"2 were given \(seconds, decoder_gradients\)", "Give one of"),
-        ({"decoder_gradients": 0}, "0 decoder gradients, but there is no training", "above 0"),
+        ({"decoder_gradients": 0}, "0 decoder gradients, which is too little to train", "above 0"),
         ({"decoder_gradients": None, "seconds": -1}, "-1 seconds", "--seconds"),
         ({"decoder_gradients": math.inf}, "inf", "--decoder-gradients"),
         ({"decoder_gradients": math.nan}, "nan", "--decoder-gradients"),
@@ -429,12 +429,12 @@ def test_a_full_disk_is_not_the_recipes_fault(monkeypatch: pytest.MonkeyPatch) -
         ({"starts": 0}, "starts is 0", "--starts 1"),
         ({"splits": []}, "splits is 0", "--splits"),
         ({"splits": ["tset"]}, "aevb: There is no split 'tset'", "Did you mean 'test'"),
-        ({"recipes": []}, "No recipe was named", "recipes list"),
+        ({"recipes": []}, "No recipe was given", "recipes list"),
         ({"recipes": ["aevb.toml", "aevb.toml"]}, "Two recipes are called 'aevb'", "once"),
         ({"recipes": ["mnits"]}, "no recipe 'mnits'", "Did you mean 'mnist'"),
         ({"recipes": ["none.toml"]}, "no recipe file none.toml", "Check the path"),
-        ({"config": {"model": {"guide": "none"}}}, "aevb: The learner aevb learns a guide", "mcem"),
-        ({"config": {"optimizer": {"schedule": "cosine"}}}, "aevb: .*cosine schedule is laid out", "constant"),
+        ({"config": {"model": {"guide": "none"}}}, "aevb: The learner aevb trains a guide", "mcem"),
+        ({"config": {"optimizer": {"schedule": "cosine"}}}, "aevb: .*cosine schedule needs one fixed", "constant"),
         ({"config": {"model": {"likelihood": "cross-entropy"}}}, "cross-entropy.*does not integrate", "binarization"),
         ({"config": {"data": {"test": 0}}}, "aevb: bits.npy has no test rows", "or from --config FILE"),
         ({"config": {"optimizer": {"lr": 0}}}, "aevb: optimizer.lr is 0", "describes --optimizer.lr"),

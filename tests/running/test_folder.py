@@ -101,7 +101,7 @@ def test_two_processes_do_not_write_at_once(tmp_path: Path) -> None:
     assert other.stdin is not None
     try:
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(ElbowroomError, match="still alive"), folder.lock():
+        with pytest.raises(ElbowroomError, match="still running"), folder.lock():
             pytest.fail("the lock was granted twice")
     finally:
         other.kill()

@@ -43,7 +43,7 @@ def test_a_log_gets_a_line_a_report_but_not_too_many(monkeypatch: pytest.MonkeyP
     assert [line.split(" ·")[0] for line in lines] == ["step 4/40", "step 12/40", "step 40/40"]
     assert "train ELBO -3.00 (reconstruction -2.00, KL 1.00)" in lines[0]
     assert "validation ELBO -3.00" in lines[0]
-    assert "nats per datum" in lines[0]
+    assert "nats per example" in lines[0]
 
 
 def test_what_is_no_log_likelihood_says_so_on_every_line() -> None:

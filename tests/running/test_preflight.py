@@ -1,4 +1,4 @@
-"""What is found before a comparison trains: recipes that cannot work, and log p(x) that are not of the same points."""
+"""Checks before a comparison trains: recipes that cannot work, and log p(x) that are not of the same examples."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_fault_of_the_last_recipe_is_found_before_the_first_is_trained() -> No
 )
 def test_what_is_not_of_the_same_points_is_not_compared(old: str, new: str, what: str) -> None:
     Path("wake.toml").write_text(Path("wake.toml").read_text().replace(old, new))
-    with pytest.raises(ElbowroomError, match=f"aevb and wake differ in their {what}.*not of the same points"):
+    with pytest.raises(ElbowroomError, match=f"aevb and wake differ in their {what}.*not of the same examples"):
         go()
     assert not Path("o").exists()
 

@@ -67,7 +67,7 @@ def test_covariates_can_be_given_again(out: Path) -> None:
     assert scored.log_evidence.shape == (4,)
     with pytest.raises(ElbowroomError, match="0 covariates, but the model was trained with 2"):
         again.score(reals(4))
-    with pytest.raises(ElbowroomError, match="2 covariates, and none were given"):
+    with pytest.raises(ElbowroomError, match="2 covariates, but none were given"):
         again.sample(3)
     assert again.sample(3, context=context[:3]).x.shape == (3, 6)
 

@@ -91,7 +91,7 @@ def test_a_figure_is_kept_under_its_name(runs: dict[str, Run]) -> None:
     run = runs["digits"]
     figure = gallery.samples(run, 4)
     assert not (run.folder.figures / "samples.png").exists()  # a figure alone writes nothing
-    path = gallery.keep(run, "samples", figure)
+    path = gallery.save(run, "samples", figure)
     assert path == run.folder.figures / "samples.png"
     assert path.read_bytes() == png(figure)
 
@@ -256,8 +256,8 @@ def test_results_are_drawn_under_the_runs_name(runs: dict[str, Run], watch: Call
     ("draw", "run", "words"),
     [
         (gallery.manifold, "digits", "this model has 3"),
-        (gallery.manifold, "table", "no pictures"),
-        (gallery.traversals, "table", "no pictures"),
+        (gallery.manifold, "table", "are not images"),
+        (gallery.traversals, "table", "are not images"),
         (lambda run: gallery.samples(run, 0), "table", "--num is 0"),
         (lambda run: gallery.reconstructions(run, -1), "digits", "--num is -1"),
     ],

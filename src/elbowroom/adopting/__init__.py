@@ -1,1 +1,1 @@
-"""Somebody else's model: look at it, convert it, check the conversion, wrap it as a run."""
+"""Adopting a model that was trained elsewhere: inspect it, convert it, check the conversion, wrap it for evaluation."""

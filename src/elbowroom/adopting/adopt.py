@@ -1,4 +1,4 @@
-"""Bring your own model: ``er.adopt`` wraps trained networks, so that everything that measures works on them."""
+"""``er.adopt``: wraps networks that were trained elsewhere, so that all evaluation methods work on them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from elbowroom.data.batch import Batch
 from elbowroom.data.dataset import DataSet
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.doctor.diagnose import Diagnosis, diagnose
-from elbowroom.evaluation.doctor.findings import DoctorInput
+from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.evaluate import evaluate
 from elbowroom.evaluation.results import Result
 from elbowroom.inference.posterior.imputation import Imputation, impute
@@ -30,40 +30,40 @@ from elbowroom.model.latent import LatentModel, Sample, evaluation_mode
 
 __all__ = ["Adopted", "adopt", "adopt_pyro", "adopt_pythae"]
 
-_CHECKED_ON = 200  # data
-_TRIED_ON = 8  # data of the first calls
+_CHECKED_ON = 200  # examples for the checks
+_TRIED_ON = 8  # examples for the first calls
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
 class Adopted:
-    """A model from elsewhere, as measured here.
+    """A model from elsewhere, with its data, ready for evaluation.
 
     Attributes:
         model: p(x, z), in evaluation mode.
         guide: q(z | x), in evaluation mode.
         data: with the splits train and test.
-        remark: what the user's own loss differs from −ELBO by; None where it was not given or does not differ.
+        remark: the difference between the user's own loss and −ELBO; None if no loss was given or it does not differ.
     """
 
     def __init__(self, model: LatentModel, guide: DiagonalNormal, data: DataSet, remark: str | None = None) -> None:
         self.model, self.guide, self.data, self.remark = model.eval(), guide.eval(), data, remark
 
     def evaluate(self, *methods: str, split: str = "test", **settings: Any) -> list[Result]:
-        """As :func:`elbowroom.evaluation.evaluate.evaluate`."""
+        """Evaluates the model, as :func:`elbowroom.evaluation.evaluate.evaluate`."""
         every = ("elbo", "iwae", "active-units") if self.model.likelihood.normalized else ("elbo", "active-units")
         return evaluate(self.model, self.guide, self.data, methods=methods or every, split=split, **settings)
 
     def doctor(self, *, checks: Sequence[str] | None = None, points: int = 1000, seed: int = 0) -> Diagnosis:
-        """As :func:`elbowroom.evaluation.doctor.diagnose.diagnose`; there is no history to look at."""
+        """Checks the model for faults, as :func:`elbowroom.evaluation.doctor.diagnose.diagnose`, without a history."""
         return diagnose(DoctorInput(self.model, self.guide, self.data, points=points, seed=seed), checks=checks)
 
     def posterior(self, *, points: int = 64, split: str = "test", seed: int = 0, **settings: Any) -> Posterior:
-        """Draws from p(z | x) of some data, as :func:`elbowroom.inference.posterior.sample.posterior`."""
+        """Draws from p(z | x) of some examples, as :func:`elbowroom.inference.posterior.sample.posterior`."""
         with evaluation_mode(self.model, self.guide):
             return posterior(self.model, self.guide, self._some(split, points), generator=_seeded(seed), **settings)
 
     def impute(self, x: Tensor, *, seed: int = 0, **settings: Any) -> Imputation:
-        r"""Fills in missing elements, NaN in x of shape (n, \*event), by
+        r"""Imputation: fills in missing elements, NaN in x of shape (n, \*event), by
         :func:`elbowroom.inference.posterior.imputation.impute`.
         """
         x = x.to(self.data.dtype)
@@ -102,33 +102,34 @@ def adopt(
     check: bool = True,
     seed: int = 0,
 ) -> Adopted:
-    r"""Wrap a trained encoder and decoder; on the CPU, in their own precision.
+    r"""Wraps a trained encoder and decoder; on the CPU, in their own precision.
 
-    Nothing of them is copied, cast or trained. But they are in evaluation mode from then on, those inside functions too
-    as far as they can be found (closures, globals, methods): call ``.train()`` on them to go on training. Where they
-    are refused, they are left in the mode that they were in.
+    They are not copied, cast or trained. But they are put into evaluation mode, including networks inside functions
+    as far as these can be found (closures, globals, methods): call ``.train()`` to go on training. If an error is
+    raised, they stay in the mode that they were in.
 
     Args:
-        encoder: x to the mean of q(z | x) and its spread: a pair, a record with names, one tensor that holds both, or a
-            normal distribution; the same for a datum alone as among others.
-        decoder: z of shape (n, latent) to the parameters of p(x | z).
+        encoder: maps x to the mean and the spread of q(z | x): a pair, a record with names, one tensor with both, or a
+            normal distribution. The result for an example must not depend on the rest of the batch.
+        decoder: maps z of shape (n, latent) to the parameters of p(x | z).
         encoder_output: what the spread is: "mean-logvar", "mean-variance", "mean-scale" (a standard deviation) or
             "mean-logscale"; names of outputs (mu, logvar) must not contradict it.
         decoder_output: what the parameters are: "logits" or "probabilities"; "mean" with ``scale``, "mean-logvar",
             "mean-variance", "mean-scale", "mean-logscale"; "log-rate" or "rate".
         likelihood: bernoulli, continuous-bernoulli, cross-entropy, gaussian, poisson, or another of the package's.
-        data: held-out data, an array of shape (n, \*event) or a map-style ``Dataset``, on which all is measured.
-        train: the data that it was trained on, for what compares the two.
-        prior: N(0, I) unless given: a distribution over the latent vector, a function that returns one, a conditional.
-        scale: σ of a Gaussian whose decoder returns a mean alone.
+        data: held-out data for the evaluation, an array of shape (n, \*event) or a map-style ``Dataset``.
+        train: the training data, for checks that compare the two.
+        prior: a distribution over the latent vector, a function that returns one, or a conditional; by default
+            N(0, I).
+        scale: σ of a Gaussian whose decoder returns only a mean.
         binarization: of grey data: none, static, dynamic or threshold.
-        input_shape: that the encoder takes x in; the data's unless given.
-        loss: x to the loss of each datum that the model was trained with; compared with −ELBO.
-        check: whether conventions under which the data are far less probable than under others are refused.
+        input_shape: shape of x that the encoder expects; by default that of the data.
+        loss: maps x to the training loss of each example; it is compared with −ELBO.
+        check: whether to refuse conventions under which the data are far less probable than under others.
         seed: of the checks and the binarisation.
     Raises:
-        ElbowroomError: data that the likelihood does not fit; networks of two precisions, or that fail on the data, or
-            whose answers are not fixed; outputs of another shape; a convention that the numbers contradict.
+        ElbowroomError: data that the likelihood does not fit; networks of two precisions, that fail on the data or are
+            not deterministic; outputs of another shape; a convention that the numbers contradict.
     Example:
         >>> from torch import nn
         >>> encoder, decoder = nn.Linear(6, 4), nn.Linear(2, 6)
@@ -151,7 +152,7 @@ def adopt(
         p_x = _cast(adopt_decoder(decoder, likelihood, decoder_output, loaded.event_shape, scale=scale), loaded.dtype)
         p_z = adopt_prior(prior, latent_dim, first.context)
         model = LatentModel(_cast(p_z, loaded.dtype) if prior is None else p_z, p_x)
-        _try(model, guide, first)
+        _call_both(model, guide, first)
         loaded = loaded.viewed_as(p_x.support)
         some = next(iter(loaded.batches("test", _CHECKED_ON, points=_CHECKED_ON)))
         if check:
@@ -163,24 +164,22 @@ def adopt(
 def _precision(
     encoder: Callable[..., Any], decoder: Callable[..., Any], data: DataSet, inner: Sequence[int]
 ) -> torch.dtype:
-    """That of the networks: of those given as such, or else of those found in functions; that of the data without."""
+    """The precision of the networks, whether given as modules or found inside functions; else that of the data."""
     given = precisions(*(part for part in (encoder, decoder) if isinstance(part, nn.Module)))
     if len(given) > 1:
         names = " and ".join(str(dtype).removeprefix("torch.") for dtype in given)
         raise ElbowroomError(
-            f"The networks hold weights of {names}, but a model has one precision.",
-            "Bring them to one: encoder.double() and decoder.double(), or .float(); it changes them in place.",
+            f"The networks have weights of {names}, but a model needs one precision.",
+            "Convert them to one: encoder.double() and decoder.double(), or .float(); this changes them in place.",
         )
     if given:
         return given[0]
     likely = [*precisions(*networks_of(encoder, decoder)), data.dtype, torch.get_default_dtype()]
     x = next(iter(data.batches("test", 2, points=2))).x.reshape(-1, *inner)
-    for (
-        dtype
-    ) in likely:  # networks inside a function need not be what it takes, which may convert: what it returns decides
+    for dtype in likely:  # a function may convert its input, so the precision of its output decides
         try:
             mean, _ = two_outputs(encoder(x.to(dtype)), "encoder")
-        except Exception:  # if none fits, the call that follows fails in the same way, and says why
+        except Exception:  # if none fits, the next call fails in the same way, with a message
             continue
         if mean.dtype == dtype:
             return dtype
@@ -191,21 +190,21 @@ def _input_shape(given: Sequence[int] | None, event_shape: Sequence[int]) -> tup
     shape = tuple(event_shape if given is None else given)
     if math.prod(shape) != math.prod(event_shape):
         raise ElbowroomError(
-            f"input_shape is {shape}, of {math.prod(shape)} elements, but data have shape {tuple(event_shape)}.",
+            f"input_shape is {shape}, with {math.prod(shape)} elements, but an example has shape {tuple(event_shape)}.",
             shape_remedy(event_shape),
         )
     return shape
 
 
 def _cast(ours: _Module, dtype: torch.dtype) -> _Module:
-    """The package's own buffers and parameters in another precision; those of networks inside are not touched."""
+    """Converts the package's own buffers and parameters to another precision, but not those of the wrapped networks."""
     for tensor in [*ours.buffers(recurse=False), *ours.parameters(recurse=False)]:
         tensor.data = tensor.data.to(dtype)
     return ours
 
 
-def _try(model: LatentModel, guide: DiagonalNormal, batch: Batch) -> None:
-    """First calls of both networks, whose faults have words of their own here."""
+def _call_both(model: LatentModel, guide: DiagonalNormal, batch: Batch) -> None:
+    """Calls both networks for the first time; errors become messages with a remedy."""
     encoder, decoder = encoder_of(guide), decoder_of(model)
     z = encoder.outputs(batch.x)[0]
     remedy = (
@@ -221,15 +220,16 @@ def _try(model: LatentModel, guide: DiagonalNormal, batch: Batch) -> None:
 
 
 def adopt_pythae(vae: nn.Module, data: Any, **settings: Any) -> Adopted:
-    """Wrap a pythae ``VAE``: an encoder of mean and log-variance, and a decoder whose loss says what it returns.
+    """Wraps a pythae ``VAE``: the encoder returns mean and log-variance, and the loss tells what the decoder returns.
 
-    pythae's "bce" takes the decoder's output for probabilities; its "mse" is ½ Σ (x − mean)², a Gaussian of σ = 1
-    without its constant, which is put back here.
+    pythae's "bce" takes the decoder's output as probabilities. Its "mse" is ½ Σ (x − mean)², a Gaussian with σ = 1
+    without its constant, which is added here.
 
     Args:
         vae: with ``encoder``, ``decoder`` and ``model_config.reconstruction_loss``.
         data: held-out data.
-        **settings: others of :func:`adopt`; a binarization for grey data under "bce", or likelihood="cross-entropy".
+        **settings: other arguments of :func:`adopt`; for grey data under "bce" a binarization or
+            likelihood="cross-entropy".
     Raises:
         ElbowroomError: another loss; as for :func:`adopt`.
     """
@@ -240,22 +240,22 @@ def adopt_pythae(vae: nn.Module, data: Any, **settings: Any) -> Adopted:
     }
     if loss not in known:
         raise ElbowroomError(
-            f"The VAE's model_config.reconstruction_loss is {loss}, but 'bce' and 'mse' are what is known of pythae.",
-            "Use er.adopt(encoder=vae.encoder, decoder=vae.decoder, …), and say what they return.",
+            f"The VAE's model_config.reconstruction_loss is {loss}, but only 'bce' and 'mse' are supported.",
+            "Use er.adopt(encoder=vae.encoder, decoder=vae.decoder, …), with encoder_output and decoder_output.",
         )
     given = {**known[loss], "encoder_output": "mean-logvar", **settings}
     return adopt(encoder=vae.encoder, decoder=vae.decoder, data=data, **given)  # type: ignore[arg-type]
 
 
 def adopt_pyro(model: Callable[..., Any], guide: Callable[..., Any], data: Any, **settings: Any) -> Adopted:
-    """Wrap a Pyro model and guide: functions of x with one latent site, of normal prior and guide, and one observed.
+    """Wraps a Pyro model and guide: functions of x with one observed and one latent site, with normal prior and guide.
 
     Args:
         model: called as ``model(x)``; x Bernoulli, Normal or Poisson given z.
         guide: called as ``guide(x)``.
-        data: held-out data; in the precision of the programs' networks, or in their own where there are none.
-        **settings: others of :func:`adopt`: train, binarization, loss, check, seed. No convention is in question here,
-            so that ``check`` looks for numbers that are not finite, and no more.
+        data: held-out data, which are converted to the precision of the programs' networks, if there are any.
+        **settings: other arguments of :func:`adopt`: train, binarization, loss, check, seed. Conventions are known
+            here, so ``check`` only looks for numbers that are not finite.
     Raises:
         ElbowroomError: Pyro is not installed; other sites or families; as for :func:`adopt`.
     """
@@ -275,7 +275,7 @@ def adopt_pyro(model: Callable[..., Any], guide: Callable[..., Any], data: Any, 
         likelihood=found.likelihood,
         prior=prior,
         data=splits,
-        check=False,  # the traces say which families and parameters these are: there is nothing to guess
+        check=False,  # the traces tell the families and parameters, so no convention has to be checked
         **settings,
     )
     if check:

@@ -1,13 +1,13 @@
-r"""Does an adopted model mean what its conventions say? Found out on data, by what else its numbers could mean.
+r"""Checks of an adopted model: do its outputs mean what the stated conventions say?
 
-A convention that is wrong shows itself: log-variances are negative where a variance cannot be, logits leave [0, 1], and
-where a number could be either, the true reading usually makes the data far more probable than the false one. So every
-reading is tried. If another one raises the bound by a nat or more beyond doubt, it is named, and beside it the other
-thing that the same numbers can mean: a guide that is too narrow or too wide gains by a wrong reading, too.
+A wrong convention shows in the data. Log-variances are negative where a variance cannot be; logits leave [0, 1]; and
+where a number could be either, the right convention usually makes the data far more probable than the wrong one. So
+every convention is tried. If another one raises the bound by a nat or more with certainty, the message names it, and
+also names the other possible cause: a guide that is too narrow or too wide gains by a wrong convention, too.
 
-A loss that the user trained with can be compared, too: per datum, it should be minus the ELBO. What it differs by is
-often a constant that was left out, ½ D log 2πσ² of a Gaussian say, or a factor, the number of elements that a mean was
-taken over.
+The loss that the user trained with can be compared as well. For each example it should be minus the ELBO. A difference
+is often a constant that was left out, such as ½ D log 2πσ² of a Gaussian, or a factor, such as the number of elements
+that a mean was taken over.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from elbowroom.adopting.modules import DECODER_OUTPUTS, decoder_of, encoder_of
 from elbowroom.adopting.output_conventions import ENCODER_OUTPUTS, TO_LOG_VARIANCE
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation.thresholds import CERTAIN_Z, NOTABLE_NATS
 from elbowroom.inference.objectives import elbo_terms
 from elbowroom.model.draws import draw
 from elbowroom.model.guides import DiagonalNormal
@@ -33,28 +34,26 @@ from elbowroom.numerics import mean_and_stderr
 
 __all__ = ["check_conversion", "check_finite", "explain_loss"]
 
-_SURE = 4.0  # z-score
-_BETTER = 1.0  # nats per datum by which another reading has to raise the bound
 _SAME = 1e-3  # relative; a factor or a constant this near is it
 _POSITIVE = ("mean-variance", "mean-scale")
 
 
 def check_conversion(model: LatentModel, guide: DiagonalNormal, batch: Batch, *, generator: Generator) -> None:
-    """Refuse conventions under which the data are far less probable than under others.
+    """Refuses conventions under which the data are far less probable than under others.
 
     Args:
-        model: adopted.
-        guide: adopted.
-        batch: some data; 200 are enough.
+        model: the adopted model.
+        guide: the adopted guide.
+        batch: some examples; 200 are enough.
         generator: the source of randomness.
     Raises:
-        ElbowroomError: names what the numbers look like, and what was said of them; outputs that are not finite.
+        ElbowroomError: names the stated convention and the more likely one; outputs that are not finite.
     """
     check_finite(model, guide, batch)
     with evaluation_mode(model, guide):
-        spreads = _readings_of_spread("encoder", encoder_of(guide).output, encoder_of(guide).outputs(batch.x)[1])
-        parameters = _readings_of_decoder(model, guide, batch, generator)
-        # a wrong reading of one network can make a wrong one of the other look good: the larger gain is named
+        spreads = _conventions_of_spread("encoder", encoder_of(guide).output, encoder_of(guide).outputs(batch.x)[1])
+        parameters = _conventions_of_decoder(model, guide, batch, generator)
+        # a wrong convention of one network can make a wrong one of the other look good: the larger gain is named
         better = [
             _better_encoder(spreads, model, guide, batch, generator),
             _better_decoder(parameters, model, guide, batch, generator),
@@ -65,26 +64,26 @@ def check_conversion(model: LatentModel, guide: DiagonalNormal, batch: Batch, *,
     lost = int((~bound.isfinite()).sum())
     if lost:
         raise ElbowroomError(
-            f"The bound of {lost} of {len(bound)} data is not a finite number, though all outputs are.",
+            f"The bound of {lost} of {len(bound)} examples is not a finite number, although all outputs are finite.",
             f"Check encoder_output='{encoder_of(guide).output}' and decoder_output='{decoder_of(model).output}': a "
-            "spread of zero, or one so large that draws of z are infinite, is no spread.",
+            "spread must not be zero, nor so large that draws of z are infinite.",
         )
 
 
 def check_finite(model: LatentModel, guide: DiagonalNormal, batch: Batch) -> None:
-    """Refuse networks that return NaN or infinity: of such numbers no comparison is ever true.
+    """Refuses networks that return NaN or infinity, which cannot be compared.
 
     Args:
-        model: adopted.
-        guide: adopted.
-        batch: some data.
+        model: the adopted model.
+        guide: the adopted guide.
+        batch: some examples.
     Raises:
-        ElbowroomError: names encoder or decoder, and for how many data.
+        ElbowroomError: names encoder or decoder, and the number of examples.
     """
     with evaluation_mode(model, guide):
-        _require_finite(encoder_of(guide).outputs(batch.x), "encoder", "data")
-        mean = encoder_of(guide).outputs(batch.x)[0]  # no draws: those depend on what the spread is taken for
-        _require_finite(decoder_of(model).outputs(mean), "decoder", "data, at the encoder's mean")
+        _require_finite(encoder_of(guide).outputs(batch.x), "encoder", "examples")
+        mean = encoder_of(guide).outputs(batch.x)[0]  # no draws, because they depend on the convention of the spread
+        _require_finite(decoder_of(model).outputs(mean), "decoder", "examples, at the encoder's mean")
 
 
 def _require_finite(outputs: Sequence[Tensor], who: str, of: str) -> None:
@@ -92,37 +91,37 @@ def _require_finite(outputs: Sequence[Tensor], who: str, of: str) -> None:
     if not bool(good.all()):
         raise ElbowroomError(
             f"The {who} returns NaN or infinity for {int((~good).sum())} of {len(good)} {of}.",
-            "Its weights or its input are not finite, or not what it was trained on: look at one datum.",
+            "Its weights or its input are not finite, or the data are not like those that it was trained on. Check one "
+            "example.",
         )
 
 
-_Better = tuple[
-    Tensor, float, ElbowroomError | None
-]  #: the bound as said, the largest gain of another reading, a refusal
+_Alternative = tuple[Tensor, float, ElbowroomError | None]
+"""(the bound under the stated convention, the largest gain of another one, the error that names it)"""
 
 
 def _better_encoder(
-    readings: Sequence[str], model: LatentModel, guide: DiagonalNormal, batch: Batch, generator: Generator
-) -> _Better:
+    conventions: Sequence[str], model: LatentModel, guide: DiagonalNormal, batch: Batch, generator: Generator
+) -> _Alternative:
     encoder = encoder_of(guide)
     said, second = encoder.output, encoder.outputs(batch.x)[1]
 
-    def otherwise(reading: str) -> str:
-        wider = (TO_LOG_VARIANCE[reading](second) - TO_LOG_VARIANCE[said](second)).mean() > 0
+    def otherwise(convention: str) -> str:
+        wider = (TO_LOG_VARIANCE[convention](second) - TO_LOG_VARIANCE[said](second)).mean() > 0
         return f"the guide is {'over-confident' if wider else 'too wide'}"
 
-    def read_as(reading: Any) -> None:
-        encoder.output = reading
+    def use_convention(convention: Any) -> None:
+        encoder.output = convention
 
-    return _compare("encoder_output", said, readings, read_as, otherwise, model, guide, batch, generator)
+    return _compare("encoder_output", said, conventions, use_convention, otherwise, model, guide, batch, generator)
 
 
-def _readings_of_decoder(
+def _conventions_of_decoder(
     model: LatentModel, guide: DiagonalNormal, batch: Batch, generator: Generator
 ) -> Sequence[str]:
-    """What the decoder's outputs can be, by the values that they have."""
+    """The conventions that the values of the decoder's outputs allow."""
     decoder, name = decoder_of(model), model.likelihood.name
-    said, readings = decoder.output, DECODER_OUTPUTS.get(name, ())
+    said, conventions = decoder.output, DECODER_OUTPUTS.get(name, ())
     z = draw(guide(batch.x), (), generator=generator)
     if said in ("probabilities", "logits"):
         (values,) = decoder.outputs(z)
@@ -133,7 +132,7 @@ def _readings_of_decoder(
                 f"{float(values.max()):.3g}.",
                 "It looks like logits: decoder_output='logits'.",
             )
-        readings = readings if inside else ("logits",)
+        conventions = conventions if inside else ("logits",)
     elif said in ("rate", "log-rate"):
         positive = bool((decoder.outputs(z)[0] > 0).all())
         if said == "rate" and not positive:
@@ -141,30 +140,32 @@ def _readings_of_decoder(
                 "decoder_output is 'rate', but the decoder also returns values that are not positive.",
                 "It looks like a logarithm: decoder_output='log-rate'.",
             )
-        readings = readings if positive else ("log-rate",)
+        conventions = conventions if positive else ("log-rate",)
     elif said in ENCODER_OUTPUTS:
-        readings = _readings_of_spread("decoder", said, decoder.outputs(z)[1])
+        conventions = _conventions_of_spread("decoder", said, decoder.outputs(z)[1])
     else:
-        readings = (said,)  # a mean alone, or what cannot be read in another way
-    return readings
+        conventions = (said,)  # only one convention is possible
+    return conventions
 
 
 def _better_decoder(
-    readings: Sequence[str], model: LatentModel, guide: DiagonalNormal, batch: Batch, generator: Generator
-) -> _Better:
+    conventions: Sequence[str], model: LatentModel, guide: DiagonalNormal, batch: Batch, generator: Generator
+) -> _Alternative:
     decoder = decoder_of(model)
 
-    def read_as(reading: Any) -> None:
-        decoder.output = reading
+    def use_convention(convention: Any) -> None:
+        decoder.output = convention
 
-    def otherwise(reading: str) -> str:
+    def otherwise(convention: str) -> str:
         return "the decoder fits these data badly"
 
-    return _compare("decoder_output", decoder.output, readings, read_as, otherwise, model, guide, batch, generator)
+    return _compare(
+        "decoder_output", decoder.output, conventions, use_convention, otherwise, model, guide, batch, generator
+    )
 
 
-def _readings_of_spread(who: str, said: str, second: Tensor) -> tuple[str, ...]:
-    """What a spread can be: a logarithm always, more only if it is positive."""
+def _conventions_of_spread(who: str, said: str, second: Tensor) -> tuple[str, ...]:
+    """The conventions that a spread allows: logarithms always, others only if it is positive."""
     positive = second > 0
     if bool(positive.all()):
         return ENCODER_OUTPUTS
@@ -174,40 +175,41 @@ def _readings_of_spread(who: str, said: str, second: Tensor) -> tuple[str, ...]:
             f"negative or zero, which a {said.removeprefix('mean-')} cannot be.",
             f"It looks like a log-variance: {who}_output='mean-logvar'.",
         )
-    return tuple(reading for reading in ENCODER_OUTPUTS if reading not in _POSITIVE)
+    return tuple(convention for convention in ENCODER_OUTPUTS if convention not in _POSITIVE)
 
 
 def _compare(
     what: str,
     said: str,
-    readings: Sequence[str],
-    read_as: Callable[[Any], None],
+    conventions: Sequence[str],
+    use_convention: Callable[[Any], None],
     otherwise: Callable[[str], str],
     model: LatentModel,
     guide: DiagonalNormal,
     batch: Batch,
     generator: Generator,
-) -> _Better:
-    """The bound under every reading, with the same draws; the one that was said is put back."""
+) -> _Alternative:
+    """The bound under every convention, with the same draws; the stated one is put back."""
     state, bounds = generator.get_state(), {}
-    for reading in readings:
-        read_as(reading)
+    for convention in conventions:
+        use_convention(convention)
         generator.set_state(state)
         bound = elbo_terms(model, guide, batch, num_samples=4, kl="auto", generator=generator).value.double()
-        bounds[reading] = bound.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
-    read_as(said)
+        bounds[convention] = bound.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+    use_convention(said)
     own = bounds[said]
-    for reading, bound in sorted(bounds.items(), key=lambda item: -float(item[1].mean())):
+    for convention, bound in sorted(bounds.items(), key=lambda item: -float(item[1].mean())):
         better = torch.where(bound == own, 0.0, bound - own)  # −∞ is no worse than −∞
         gain, stderr = mean_and_stderr(better)
-        if reading != said and (gain == math.inf or (gain > _BETTER and gain > _SURE * stderr)):
+        if convention != said and (gain == math.inf or (gain > NOTABLE_NATS and gain > CERTAIN_Z * stderr)):
             return (
                 own,
                 gain,
                 ElbowroomError(
-                    f"{what} is '{said}', but read as '{reading}' the same numbers raise the bound by {gain:.1f} nats "
-                    f"per datum, from {float(own.mean()):.1f} to {float(bound.mean()):.1f}.",
-                    f"Either give {what}='{reading}', or {otherwise(reading)}: if it is as said, pass check=False.",
+                    f"{what} is '{said}', but read as '{convention}' the same numbers raise the bound by "
+                    f"{gain:.1f} nats per example, from {float(own.mean()):.1f} to {float(bound.mean()):.1f}.",
+                    f"Either give {what}='{convention}', or {otherwise(convention)}: if '{said}' is right, pass "
+                    "check=False.",
                 ),
             )
     return own, 0.0, None
@@ -216,13 +218,13 @@ def _compare(
 def explain_loss(
     model: LatentModel, guide: DiagonalNormal, batch: Batch, loss: Callable[[Tensor], Tensor], *, generator: Generator
 ) -> str | None:
-    r"""What a loss differs from −ELBO by, in one sentence; None where it does not.
+    r"""The difference between a loss and −ELBO, explained in one sentence; None if there is none.
 
     Args:
-        model: adopted.
-        guide: adopted.
-        batch: some data.
-        loss: x of shape (batch, \*event) to the loss that the model was trained with, of shape (batch,) or ().
+        model: the adopted model.
+        guide: the adopted guide.
+        batch: some examples.
+        loss: maps x of shape (batch, \*event) to the training loss, of shape (batch,) or ().
         generator: the source of randomness.
     Raises:
         ElbowroomError: the loss fails, or returns another shape.
@@ -230,17 +232,17 @@ def explain_loss(
     with evaluation_mode(model, guide):
         terms = elbo_terms(model, guide, batch, num_samples=16, kl="auto", generator=generator)
         ours = -terms.value.double()
-        remedy = "Give a function of x alone, in the shape that data have, to the loss of each datum."
+        remedy = "Give a function that takes only x, in the shape of the data, and returns the loss of each example."
         theirs = torch.as_tensor(first_call(loss, batch.x, "loss", remedy)).double()
     if theirs.shape not in ((len(batch),), ()):
         raise ElbowroomError(
-            f"The loss has shape {tuple(theirs.shape)} for {len(batch)} data, but is one number for each datum, or one "
-            "for all.",
-            f"Return shape ({len(batch)},), loss.flatten(1).sum(1) say, or shape (), loss.mean().",
+            f"The loss has shape {tuple(theirs.shape)} for {len(batch)} data, but is one number for each example, or "
+            "one for all.",
+            f"Return shape ({len(batch)},), for instance loss.flatten(1).sum(1), or shape (), loss.mean().",
         )
     elements, size = batch.x[0].numel(), len(batch)
     mine, (value, error) = float(ours.mean()), mean_and_stderr(ours - theirs)
-    noise = _SURE * (error if math.isfinite(error) else 0.0) + _SAME * abs(mine)
+    noise = CERTAIN_Z * (error if math.isfinite(error) else 0.0) + _SAME * abs(mine)
     if theirs.dim() == 0:
         value = mine - float(theirs)
     if abs(value) <= noise:
@@ -250,15 +252,15 @@ def explain_loss(
         constant = 0.5 * elements * math.log(2 * math.pi * likelihood.scale**2)
         if abs(value - constant) <= noise:
             return (
-                f"The loss leaves out a constant of {constant:.2f} nats per datum, ½ · {elements} · log 2πσ² with σ = "
-                f"{likelihood.scale:g}: what it gives is not −log p(x)."
+                f"The loss leaves out a constant of {constant:.2f} nats per example, ½ · {elements} · log 2πσ² with σ "
+                f"= {likelihood.scale:g}: what it gives is not −log p(x)."
             )
     average = float(theirs.mean())
     for factor, words in (
-        (elements, f"a mean over the {elements} elements of a datum, where a log-likelihood is a sum"),
-        (1 / size, f"a sum over the {size} data of a batch"),
+        (elements, f"a mean over the {elements} elements of an example, but a log-likelihood is their sum"),
+        (1 / size, f"a sum over the {size} examples of a batch"),
         (elements * size, f"a mean over all {elements * size} elements of a batch"),
     ):
         if abs(average * factor - mine) <= max(noise, 0.02 * abs(mine)):
             return f"The loss is −ELBO divided by {factor:g}: {words}."
-    return f"The loss differs from −ELBO by {value:.2f} nats per datum on average, for no reason that is known here."
+    return f"The loss differs from −ELBO by {value:.2f} nats per example on average, for an unknown reason."

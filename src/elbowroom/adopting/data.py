@@ -1,4 +1,4 @@
-"""Data for a model from elsewhere: held-out and training data as one set with two splits, from what people have."""
+"""Data for an adopted model: held-out and training data as one data set with two splits."""
 
 from __future__ import annotations
 
@@ -21,19 +21,21 @@ def held_out_and_training(data: Any, train: Any, binarization: str, seed: int) -
     r"""One data set, with the splits train and test.
 
     Args:
-        data: held out: an array of shape (n, \*event), or a map-style ``Dataset`` of x or (x, …); a ``DataSet`` is
+        data: held-out data: an array of shape (n, \*event), or a map-style ``Dataset`` of x or (x, …); a ``DataSet`` is
             returned as it is.
-        train: the same, of training data; None without.
+        train: training data in the same form, or None.
         binarization: of grey data.
         seed: of the binarisation.
     Returns:
-        In the floating-point type of the data; integers, and NumPy's float64, in torch's default.
+        The data set, in the floating-point type of the data; integers and NumPy's float64 in torch's default type.
     Raises:
-        ElbowroomError: a stream; what is no array; shapes that differ.
+        ElbowroomError: a stream; something that is not an array; shapes that differ.
     """
     if isinstance(data, DataSet):
         if train is not None:
-            raise ElbowroomError("A DataSet has its own split 'train', but train was given too.", "Give one of them.")
+            raise ElbowroomError(
+                "A DataSet has its own split 'train', but train was given, too.", "Give only one of them."
+            )
         return data
     test = _rows(data, "data")
     rows = test
@@ -41,8 +43,9 @@ def held_out_and_training(data: Any, train: Any, binarization: str, seed: int) -
         known = _rows(train, "train")
         if known.shape[1:] != test.shape[1:]:
             raise ElbowroomError(
-                f"The data have shape {tuple(test.shape[1:])} each, but those in train {tuple(known.shape[1:])}.",
-                "Give both in one shape.",
+                f"The examples in data have shape {tuple(test.shape[1:])}, but those in train "
+                f"{tuple(known.shape[1:])}.",
+                "Give both in the same shape.",
             )
         rows = torch.cat([known, test])
     loaded = load_data(rows, binarization=binarization, test=0.0, validation=0.0, seed=seed)
@@ -54,10 +57,10 @@ def held_out_and_training(data: Any, train: Any, binarization: str, seed: int) -
 
 
 def _rows(source: Any, name: str) -> Tensor:
-    """As one tensor, in memory."""
+    """The rows of a source as one tensor, in memory."""
     if isinstance(source, DataLoader | IterableDataset):
         raise ElbowroomError(
-            f"{name} is a {type(source).__name__}, which hands out batches in an order of its own, but data are rows.",
+            f"{name} is a {type(source).__name__}, which gives batches in its own order, but rows are needed.",
             f"Give an array: {name}=dataset.tensors[0], or torch.cat([x for x, *_ in loader]).",
         )
     if isinstance(source, TensorDataset):
@@ -68,7 +71,7 @@ def _rows(source: Any, name: str) -> Tensor:
         rows = torch.as_tensor(source)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ElbowroomError(
-            f"{name} is a {type(source).__name__}, of which no tensor can be made: {error}.",
+            f"{name} is a {type(source).__name__}, which cannot be converted to a tensor: {error}.",
             "Give an array of shape (n, *event).",
         ) from error
     return rows[:, None] if rows.dim() == 1 else rows

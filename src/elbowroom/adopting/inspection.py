@@ -1,9 +1,9 @@
-"""Somebody else's functions: the networks inside them, and first calls whose failures have words.
+"""Inspection of foreign functions: find the networks inside them, and explain errors of their first calls.
 
-A decoder is often no module but a function around one, ``lambda z: net(z)``. Whoever would put it into evaluation mode
-has to find ``net`` first: in the function's closure, among the globals that its code names, on the object whose method
-it is. What cannot be found can still be tried: a network in training mode that normalises over its batch answers
-differently to a datum alone, and one with dropout answers differently the second time.
+A decoder is often not a module but a function around one, ``lambda z: net(z)``. To put ``net`` into evaluation mode, it
+has to be found first: in the function's closure, among the globals that its code names, or on the object whose method
+it is. If it cannot be found, it can still be tested: a network in training mode with batch normalisation gives another
+result for an example alone than in a batch, and one with dropout gives another result the second time.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from elbowroom.errors import ElbowroomError
 
 __all__ = ["first_call", "networks_of", "precisions", "require_same_answer", "shape_remedy"]
 
-_SAME = 1e-3  # of the largest output: more than rounding, in float32, and less than any batch statistics
+_SAME = 1e-3  # of the largest output: more than rounding in float32, less than the effect of batch statistics
 
 
 def networks_of(*programs: Any) -> list[nn.Module]:
-    """The networks that functions call, as far as they can be seen.
+    """The networks that functions call, as far as they can be found.
 
     Args:
         programs: modules, methods, functions, partial functions, objects.
     Returns:
-        Modules, each once; one inside another is not named again.
+        Modules, each once; submodules are not listed.
     Example:
         >>> net = nn.Linear(2, 3)
         >>> networks_of(lambda z: net(z)) == [net]
@@ -46,7 +46,7 @@ def networks_of(*programs: Any) -> list[nn.Module]:
 
 
 def _search(thing: Any, seen: set[int], home: str | None) -> Iterator[nn.Module]:
-    """Modules in a thing; functions of a Python module other than ``home`` are followed only if handed over."""
+    """Modules inside an object; functions from another Python module than ``home`` are searched only if given."""
     if id(thing) in seen:
         return
     seen.add(id(thing))
@@ -86,31 +86,31 @@ def _search_function(function: FunctionType, seen: set[int]) -> Iterator[nn.Modu
 def _filled(cell: Any) -> bool:
     try:
         return cell.cell_contents is not None
-    except ValueError:  # a name that is given its value later
+    except ValueError:  # a name without a value yet
         return False
 
 
 def _names(code: CodeType) -> list[str]:
-    """Names that a function's code uses, that of functions inside it too."""
+    """Names that the code of a function uses, including that of inner functions."""
     inner = [name for constant in code.co_consts if isinstance(constant, CodeType) for name in _names(constant)]
     return list(dict.fromkeys([*code.co_names, *inner]))
 
 
 def precisions(*modules: nn.Module) -> list[torch.dtype]:
-    """The floating-point types of their weights, each once."""
+    """The floating-point types of the modules' weights, each once."""
     return list(dict.fromkeys(w.dtype for m in modules for w in m.parameters() if w.dtype.is_floating_point))
 
 
 def first_call(program: Callable[..., Any], argument: Tensor, who: str, remedy: str) -> Any:
-    """Call somebody else's function; what it raises is explained by what it was given.
+    """Calls a foreign function; an exception becomes an error that names the input.
 
     Args:
         program: a function of one tensor.
-        argument: what it is called with.
+        argument: its argument.
         who: its name in messages.
-        remedy: what to do about it.
+        remedy: the remedy of the error.
     Raises:
-        ElbowroomError: whatever it raised, chained.
+        ElbowroomError: for any exception, which is chained.
     """
     try:
         return program(argument)
@@ -127,7 +127,7 @@ def first_call(program: Callable[..., Any], argument: Tensor, who: str, remedy: 
 
 
 def shape_remedy(event_shape: Sequence[int]) -> str:
-    """In which shapes an encoder may want data of this one."""
+    """A remedy: shapes in which an encoder may expect examples of this shape."""
     size = math.prod(event_shape)
     side = math.isqrt(size)
     if len(event_shape) >= 2:
@@ -135,41 +135,39 @@ def shape_remedy(event_shape: Sequence[int]) -> str:
     else:
         picture = (1, side, side) if side * side == size else (1, size)
     return (
-        f"Say in which shape it takes a datum of {size} elements: input_shape=({size},) flat, input_shape={picture} "
-        "for convolutions; or give the data that it was trained for."
+        f"Give the shape in which it takes an example of {size} elements: input_shape=({size},) flat, "
+        f"input_shape={picture} for convolutions; or give data like those that it was trained on."
     )
 
 
 @torch.no_grad()
 def require_same_answer(read: Callable[[Tensor], Sequence[Tensor]], argument: Tensor, who: str) -> None:
-    """Refuse a network whose answer depends on the rest of its batch, or on chance.
+    """Refuses a network whose output depends on the rest of its batch, or is random.
 
     Args:
-        read: the network, as a function of a batch to tensors with one row for each of its rows.
-        argument: a batch, with two rows or more if there are as many.
+        read: the network, as a function from a batch to tensors with one row for each of its rows.
+        argument: a batch, if possible with two rows or more.
         who: its name in messages.
     Raises:
-        ElbowroomError: it names which of the two.
+        ElbowroomError: names which of the two.
     """
     call = partial(first_call, read, who=who, remedy=_EVAL)
     first = call(argument)
     with torch.random.fork_rng(devices=()):
-        torch.default_generator.manual_seed(
-            20170801
-        )  # another stream than that of the first call, if there are draws at all
+        torch.default_generator.manual_seed(20170801)  # another seed than that of the first call, in case it draws
         again = call(argument)
     alone = call(argument[:1])
     for others, what in (
-        (again, "called twice with the same, it answers differently"),
-        (alone, "what it says of a datum depends on the other data of its batch"),
+        (again, "called twice with the same input, it returns different outputs"),
+        (alone, "its output for an example depends on the other examples of the batch"),
     ):
         for one, other in zip(first, others, strict=True):
             rows, largest = min(len(one), len(other)), float(one.nan_to_num(0.0, 0.0, 0.0).abs().max())
             if not torch.allclose(one[:rows], other[:rows], rtol=0.0, atol=_SAME * largest, equal_nan=True):
-                raise ElbowroomError(f"The {who} is not a fixed function: {what}.", _EVAL)
+                raise ElbowroomError(f"The {who} is not a deterministic function of each example: {what}.", _EVAL)
 
 
 _EVAL = (
-    "Call .eval() on the network first: dropout draws and batch normalisation looks at the batch in training mode. If "
-    "it draws z itself, give a function that leaves the draw out."
+    "Call .eval() on the network first: in training mode, dropout is random and batch normalisation uses the batch. If "
+    "it draws z itself, give a function without the draw."
 )

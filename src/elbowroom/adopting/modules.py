@@ -1,9 +1,9 @@
-r"""Somebody else's encoder and decoder, as guide and likelihood: what their outputs mean is said explicitly.
+r"""Guide and likelihood around a foreign encoder and decoder, with explicit conventions for their outputs.
 
-A trained pair of networks is a model only together with conventions that the code around it holds: whether the
-encoder's second output is a log-variance, a variance or a standard deviation, and whether the decoder's is a logit, a
-probability or a mean. The same numbers under another convention are another density. So they are named here, and
-translated into what the package's own likelihoods and guides take; no weight of the networks is changed.
+A trained pair of networks is a model only together with conventions of the code around it: whether the encoder's second
+output is a log-variance, a variance or a standard deviation, and whether the decoder's output is a logit, a probability
+or a mean. The same numbers under another convention are another density. So the conventions are named here, and outputs
+are converted to what the package's own likelihoods and guides take; the weights of the networks are not changed.
 
 =============================================== ================================================================
 likelihood                                      decoder_output
@@ -50,7 +50,7 @@ __all__ = [
     "encoder_of",
 ]
 
-#: likelihood -> what its decoder may return
+#: likelihood -> conventions of its decoder
 DECODER_OUTPUTS: dict[str, tuple[str, ...]] = {
     "bernoulli": ("logits", "probabilities"),
     "continuous-bernoulli": ("logits", "probabilities"),
@@ -60,15 +60,15 @@ DECODER_OUTPUTS: dict[str, tuple[str, ...]] = {
 }
 _OTHER = ("parameters",)
 
-_LEAST_SCALE = 1e-6  # of a Gaussian whose scale comes from a network of somebody else's
+_LEAST_SCALE = 1e-6  # of a Gaussian whose scale comes from a foreign network
 
 
 class FixedPrior(Conditional):
-    """A distribution that does not depend on anything, as a prior.
+    """A fixed distribution as a prior.
 
     Args:
-        distribution: over the latent vector: event shape (latent,), batch shape (); one with independent elements in
-            its batch shape counts as such.
+        distribution: over the latent vector, with event shape (latent,) and batch shape (); or with batch shape
+            (latent,), whose elements are then independent.
     """
 
     def __init__(self, distribution: Distribution) -> None:
@@ -79,8 +79,8 @@ class FixedPrior(Conditional):
         return self.distribution
 
 
-class _Called(Conditional):
-    """A module or function of nothing that returns a distribution."""
+class _FunctionPrior(Conditional):
+    """A prior from a module or function without arguments that returns a distribution."""
 
     def __init__(self, make: Callable[[], Distribution]) -> None:
         super().__init__()
@@ -96,14 +96,14 @@ def _of_one_vector(distribution: Distribution) -> Distribution:
     if len(distribution.event_shape) != 1 or distribution.batch_shape:
         raise ElbowroomError(
             f"The prior has batch shape {tuple(distribution.batch_shape)} and event shape "
-            f"{tuple(distribution.event_shape)}, but is a distribution over one latent vector.",
-            "Give one of event shape (latent,), Independent(Normal(loc, scale), 1) say.",
+            f"{tuple(distribution.event_shape)}, but must be a distribution over one latent vector.",
+            "Give one with event shape (latent,), for instance Independent(Normal(loc, scale), 1).",
         )
     return distribution
 
 
 def _hidden_in(function: Callable[..., Any]) -> nn.ModuleList:
-    """The networks that a function calls, so that evaluation mode reaches them; a module is reached as it is."""
+    """The networks inside a function, so that they get evaluation mode; empty for a module, which gets it anyway."""
     return nn.ModuleList([] if isinstance(function, nn.Module) else networks_of(function))
 
 
@@ -122,14 +122,15 @@ class _Encoder(nn.Module):
         return torch.stack([mean, TO_LOG_VARIANCE[self.output](second)], -2)
 
     def outputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Both outputs as the module gives them, shape (\\*, latent)."""
+        """Both outputs as the module returns them, shape (\\*, latent)."""
         leading = x.shape[: x.dim() - len(self.event_shape)]
         mean, second = two_outputs(self.module(x.reshape(-1, *self.inner)), "encoder")
         if len(mean) != leading.numel() or second.shape != mean.shape:
             raise ElbowroomError(
-                f"The encoder returned shapes {tuple(mean.shape)} and {tuple(second.shape)} for {leading.numel()} data,"
-                " but a mean and a spread of each are needed, for every element of z.",
-                "Check the shape that it takes a datum in, input_shape=(1, 8, 8) say, and that z is one vector.",
+                f"The encoder returned shapes {tuple(mean.shape)} and {tuple(second.shape)} for {leading.numel()} "
+                "examples, but a mean and a spread are needed for every element of z.",
+                "Check the shape in which it takes an example, for instance input_shape=(1, 8, 8), and that z is one "
+                "vector.",
             )
         return mean.reshape(*leading, -1), second.reshape(*leading, -1)
 
@@ -156,7 +157,7 @@ class _Decoder(nn.Module):
         return _RAW[self.output](self._shaped(only, z)).unsqueeze(-1 - len(self.event_shape))
 
     def outputs(self, z: Tensor) -> tuple[Tensor, ...]:
-        """One output or two, as the module gives them."""
+        """One output or two, as the module returns them."""
         found = self.module(z.reshape(-1, z.shape[-1]))
         return two_outputs(found, "decoder") if self.output.startswith("mean-") else (only_output(found),)
 
@@ -193,11 +194,11 @@ def adopt_encoder(
     """A guide around an encoder.
 
     Args:
-        encoder: x of shape (n, \\*input_shape) to two outputs, see :func:`two_outputs`.
-        output: what the second one is.
+        encoder: maps x of shape (n, \\*input_shape) to two outputs, see :func:`two_outputs`.
+        output: convention of the second output.
         event_shape: of the data.
         latent_dim: D.
-        input_shape: that the encoder takes; the data's unless given.
+        input_shape: shape that the encoder expects; by default that of the data.
     Raises:
         ElbowroomError: an unknown convention.
     """
@@ -218,12 +219,12 @@ def adopt_decoder(
     """A likelihood around a decoder.
 
     Args:
-        decoder: z of shape (n, latent) to its output.
+        decoder: maps z of shape (n, latent) to its output.
         likelihood: a name in ``LIKELIHOODS``.
-        output: what the decoder returns, see the table above.
+        output: convention of the output, see the table above.
         event_shape: of the data.
-        scale: σ of a Gaussian whose decoder returns a mean alone.
-        **settings: others of the likelihood.
+        scale: σ of a Gaussian whose decoder returns only a mean.
+        **settings: other settings of the likelihood.
     Raises:
         ElbowroomError: an unknown name; a Gaussian mean without σ.
     """
@@ -236,8 +237,8 @@ def adopt_decoder(
     if kind is Gaussian:
         if output == "mean" and scale is None:
             raise ElbowroomError(
-                "The decoder of a Gaussian returns a mean, but nothing says how large its noise is.",
-                "Give scale=σ. A loss of ½ Σ (x − mean)² is σ = 1; a plain squared error is σ = 0.7071.",
+                "The decoder of the Gaussian returns only a mean, so its noise σ is not known.",
+                "Give scale=σ. A loss of ½ Σ (x − mean)² means σ = 1; a plain squared error means σ = 0.7071.",
             )
         chosen: float | Literal["per-element"] = "per-element" if scale is None else scale
         parameters = Gaussian.parameter_shape((), scale=chosen)[0]
@@ -252,21 +253,21 @@ def adopt_prior(
     latent_dim: int,
     context: Tensor | None = None,
 ) -> Conditional:
-    """A prior: N(0, I) for None, otherwise what was given, wrapped.
+    """A prior: N(0, I) for None, otherwise the given one, wrapped.
 
     Args:
-        prior: a distribution, a function that returns one, a conditional.
-        latent_dim: D, as the encoder has it.
-        context: of some data, for a conditional that needs one.
+        prior: a distribution, a function that returns one, or a conditional.
+        latent_dim: D of the encoder.
+        context: of some examples, for a conditional that needs one.
     Raises:
-        ElbowroomError: it is not over one latent vector, or over one of another size.
+        ElbowroomError: a prior that is not over one latent vector of this size.
     """
     if prior is None:
         return StandardNormal(latent_dim)
     if isinstance(prior, Conditional):
         wrapped = prior
     else:
-        wrapped = FixedPrior(prior) if isinstance(prior, Distribution) else _Called(prior)
+        wrapped = FixedPrior(prior) if isinstance(prior, Distribution) else _FunctionPrior(prior)
     shape = tuple(wrapped(None, context).event_shape)
     if shape != (latent_dim,):
         raise ElbowroomError(

@@ -1,8 +1,8 @@
-r"""What networks from elsewhere return: pairs, joined tensors, mappings, records and distributions, read by one rule.
+r"""Outputs of foreign networks: pairs, joined tensors, mappings, records and distributions, read by one rule.
 
-Two outputs are a mean and a spread. What the spread is, :math:`\log \sigma^2`, :math:`\sigma^2`, :math:`\sigma` or
-:math:`\log \sigma`, is said by the user. But where outputs have names, the names say it too, and a distribution says it
-by what it is. If the two contradict each other, one of them is wrong, and nobody but the user knows which.
+Two outputs are a mean and a spread. The user states what the spread is: :math:`\log \sigma^2`, :math:`\sigma^2`,
+:math:`\sigma` or :math:`\log \sigma`. If the outputs have names, the names state it too, and so does a distribution.
+If the two contradict each other, one of them is wrong, and only the user can know which.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ _SPREADS = {
 
 
 def two_outputs(found: Any, who: str, said: str | None = None) -> tuple[Tensor, Tensor]:
-    """Mean and spread, from a pair, a mapping or record with names, a normal distribution, or one tensor of both.
+    """Mean and spread from a pair, a mapping or record with names, a normal distribution, or one tensor with both.
 
     Args:
-        found: what the network returned; a tensor holds both in its last axis, the mean first.
+        found: what the network returned; a tensor has both in its last axis, the mean first.
         who: "encoder" or "decoder", for messages.
-        said: the convention that the user stated, which names and distributions are held against.
+        said: the convention that the user stated; names and distributions must agree with it.
     Raises:
-        ElbowroomError: anything else; names or a distribution that contradict what was said.
+        ElbowroomError: anything else; names or a distribution that contradict the stated convention.
     Example:
         >>> import torch
         >>> two_outputs({"mu": torch.zeros(2), "logvar": torch.ones(2)}, "encoder", "mean-logvar")
@@ -72,13 +72,13 @@ def two_outputs(found: Any, who: str, said: str | None = None) -> tuple[Tensor, 
     elif isinstance(found, Distribution):
         base = found.base_dist if isinstance(found, Independent) else found
         if isinstance(base, Normal):
-            _hold_against(said, "mean-scale", f"a {type(base).__name__} distribution, with loc and scale", who)
+            _require_agreement(said, "mean-scale", f"a {type(base).__name__} distribution, with loc and scale", who)
             return base.loc, base.scale
     else:
         named = _by_name(found)
         if named is not None:
             mean, spread = named
-            _hold_against(said, _SPREADS[spread], f"'{mean}' and '{spread}'", who)
+            _require_agreement(said, _SPREADS[spread], f"'{mean}' and '{spread}'", who)
             return _item(found, mean), _item(found, spread)
         if isinstance(found, tuple | list):
             if len(found) == 2 and all(isinstance(part, Tensor) for part in found):
@@ -87,20 +87,20 @@ def two_outputs(found: Any, who: str, said: str | None = None) -> tuple[Tensor, 
     shape = f" of shape {tuple(found.shape)}" if isinstance(found, Tensor) else ""
     raise ElbowroomError(
         f"The {who} returned a {type(found).__name__}{shape}, but two outputs are needed: a mean and a spread.",
-        "Return a pair of tensors, or one whose last axis holds first the one and then the other.",
+        "Return a pair of tensors, or one tensor whose last axis has first the mean and then the spread.",
     )
 
 
 def _not_a_pair(found: tuple[Any, ...] | list[Any], who: str) -> ElbowroomError:
-    """Which two of them are mean and spread cannot be known: many return a draw of z first."""
+    """The error for several outputs: it is unknown which are mean and spread, since many return a draw of z first."""
     kinds = ", ".join(
         f"shape {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__ for part in found
     )
     given = "x" if who == "encoder" else "z"
     return ElbowroomError(
         f"The {who} returned a {type(found).__name__} of {len(found)} ({kinds}), but a pair of tensors is needed, a "
-        "mean and a spread, and nothing says which these are.",
-        f"Pick them in a function: {who}=lambda {given}: net({given})[1:3] of (z, mean, log-variance), say.",
+        "mean and a spread, and it is unknown which these are.",
+        f"Pick them in a function, for instance {who}=lambda {given}: net({given})[1:3] for (z, mean, log-variance).",
     )
 
 
@@ -109,7 +109,7 @@ def _item(found: Any, name: str) -> Any:
 
 
 def _by_name(found: Any) -> tuple[str, str] | None:
-    """The names of the two outputs, if it has such."""
+    """The names of the two outputs, if it has names."""
     for spread in _SPREADS:
         for mean in _MEANS:
             if isinstance(_item(found, mean), Tensor) and isinstance(_item(found, spread), Tensor):
@@ -117,16 +117,16 @@ def _by_name(found: Any) -> tuple[str, str] | None:
     return None
 
 
-def _hold_against(said: str | None, states: str, what: str, who: str) -> None:
+def _require_agreement(said: str | None, states: str, what: str, who: str) -> None:
     if said is not None and said != states:
         raise ElbowroomError(
-            f"{who}_output is '{said}', but the {who} returned {what}, which says '{states}'.",
+            f"{who}_output is '{said}', but the {who} returned {what}, which means '{states}'.",
             f"Give {who}_output='{states}'; or, if the names mislead, return a plain pair of tensors.",
         )
 
 
 def only_output(found: Any) -> Tensor:
-    """One tensor, or that of a record called reconstruction."""
+    """The only output: a tensor, or the one called reconstruction in a record."""
     if isinstance(found, Tensor):
         return found
     inner = _item(found, "reconstruction")

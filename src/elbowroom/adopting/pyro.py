@@ -1,9 +1,9 @@
-"""Somebody else's Pyro model and guide as plain functions: encoder, decoder and prior, read off their traces.
+"""A Pyro model and guide as plain functions: encoder, decoder and prior, read from their traces.
 
-A model is run with its latent site conditioned on z, and the distribution of its observed site is p(x | z); a guide is
-run on x, and the distribution of its latent site is q(z | x). Both are run on as many rows as there are z, so that what
-one program says of a plate is what the other says of a batch. Here the networks that the programs call are
-in evaluation mode; whoever uses the functions afterwards has to see to that, too.
+The model is run with its latent site conditioned on z: the distribution of its observed site is p(x | z). The guide is
+run on x: the distribution of its latent site is q(z | x). Both are run on as many rows as there are z, so that a plate
+of a program is a batch. The networks that the programs call are in evaluation mode here; whoever uses the functions
+later has to put them into evaluation mode again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from elbowroom.model.latent import evaluation_mode
 
 __all__ = ["FromPyro", "from_pyro"]
 
-#: Pyro's name of a family -> (likelihood, what the decoder then returns, how to read it)
+#: Pyro's name of a family -> (likelihood, convention of the decoder's output, how to read it)
 _FAMILIES: dict[str, tuple[str, str, Callable[[Any], Any]]] = {
     "Bernoulli": ("bernoulli", "logits", lambda d: d.logits),
     "Normal": ("gaussian", "mean-scale", lambda d: (d.loc, d.scale)),
@@ -31,12 +31,12 @@ _FAMILIES: dict[str, tuple[str, str, Callable[[Any], Any]]] = {
 
 
 class FromPyro(NamedTuple):
-    """What a pair of Pyro's functions says, as functions of tensors.
+    """A Pyro model and guide, as functions of tensors.
 
     Attributes:
-        encoder: x to the mean and the standard deviation of z.
-        decoder: z to the parameters of x.
-        decoder_output: what they are: "logits", "mean-scale" or "rate".
+        encoder: maps x to the mean and the standard deviation of z.
+        decoder: maps z to the parameters of x.
+        decoder_output: their convention: "logits", "mean-scale" or "rate".
         likelihood: the package's name for the family.
         prior: p(z), event shape (latent,).
     """
@@ -49,21 +49,21 @@ class FromPyro(NamedTuple):
 
 
 def from_pyro(model: Callable[..., Any], guide: Callable[..., Any], x: Tensor) -> FromPyro:
-    """Read a pair of Pyro's functions of x.
+    """Reads a Pyro model and guide.
 
     Args:
         model: with one latent site, of normal prior, and one observed site; called as ``model(x)``.
         guide: with a normal distribution at the latent site; called as ``guide(x)``.
-        x: some data, shape (n, \\*event), to run both on.
+        x: some examples, shape (n, \\*event), to run both on.
     Raises:
-        ElbowroomError: other sites than these, or families that are not known.
+        ElbowroomError: other sites than these, or unknown families.
     """
     with evaluation_mode(*networks_of(model, guide)):
         return _read(model, guide, x[:1])
 
 
 def _read(model: Callable[..., Any], guide: Callable[..., Any], row: Tensor) -> FromPyro:
-    """From one datum, which both are run on."""
+    """Reads both from a run on one example."""
 
     def observed(z: Tensor) -> Any:
         rows = row.expand(len(z), *row.shape[1:])
@@ -81,8 +81,8 @@ def _read(model: Callable[..., Any], guide: Callable[..., Any], row: Tensor) -> 
         latent = [site for site in _sites(guide, row) if not site["is_observed"]]
         if len(latent) != 1:
             raise ElbowroomError(
-                f"The Pyro guide has {len(latent)} latent sites, but one is needed, a vector z for each datum.",
-                "Join them into one vector.",
+                f"The Pyro guide has {len(latent)} latent sites, but one is needed, a vector z for each example.",
+                "Join them into one vector at one site.",
             )
         name = latent[0]["name"]
         prior_site = next((site for site in _sites(model, row) if site["name"] == name), None)
@@ -95,8 +95,8 @@ def _read(model: Callable[..., Any], guide: Callable[..., Any], row: Tensor) -> 
     family = type(observed(z.reshape(1, -1))).__name__
     if family not in _FAMILIES:
         raise ElbowroomError(
-            f"The Pyro model's x is {family}, of which it is not known what the package calls it.",
-            f"Known are {', '.join(_FAMILIES)}; or use er.adopt with the networks themselves.",
+            f"The Pyro model's x is {family}, for which the package has no likelihood here.",
+            f"Supported are {', '.join(_FAMILIES)}; or use er.adopt with the networks themselves.",
         )
     likelihood, output, read = _FAMILIES[family]
 
@@ -111,8 +111,11 @@ def _read(model: Callable[..., Any], guide: Callable[..., Any], row: Tensor) -> 
 
 
 def _sites(program: Callable[..., Any], x: Tensor) -> list[Any]:
-    """Sample sites, without plates."""
-    remedy = "Model and guide are called with x alone, of shape (n, *event), in the precision of their networks."
+    """The sample sites of a program, without plates."""
+    remedy = (
+        "Model and guide are called with x as their only argument, of shape (n, *event), in the precision of their "
+        "networks."
+    )
     nodes = first_call(poutine.trace(program).get_trace, x, "Pyro program", remedy).nodes.values()
     return [node for node in nodes if node["type"] == "sample" and type(node["fn"]).__name__ != "_Subsample"]
 

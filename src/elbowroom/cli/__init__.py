@@ -1,4 +1,4 @@
-"""The command line: what the user types, and what is printed back. The work is done elsewhere.
+"""The command line: parses arguments and prints results; the work is done elsewhere.
 
 A command's module is imported when the command is called, so that ``elbowroom --help`` imports neither torch nor
 scikit-learn nor pydantic. A user's mistake prints its message and exits with 2, Ctrl-C with 130; a bug shows its
@@ -19,8 +19,8 @@ from elbowroom.errors import ElbowroomError
 
 __all__ = ["app", "main"]
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 app = App(
     name="elbowroom",
@@ -28,55 +28,80 @@ app = App(
     version=__version__,
     default_parameter=Parameter(negative=()),
     result_action="return_value",
-    suppress_keyboard_interrupt=False,  # `main` has something to say
+    suppress_keyboard_interrupt=False,  # `main` prints a message
 )
-_data = App(name="data", help="Built-in data sets, and what elbowroom sees in your own.")
-_recipes = App(name="recipes", help="Configurations that come with the package.")
-_runs = App(name="runs", help="Trained runs.")
+_data = App(name="data", help="List, show and download built-in data sets; show how elbowroom reads your own.")
+_recipes = App(name="recipes", help="List and show the recipes, configurations that come with the package.")
+_runs = App(name="runs", help="List and show trained runs.")
 for _group in (_data, _recipes, _runs):
     app.command(_group)
 
-# group, command, module, function; the sentence is that of the function's docstring, which is not imported for it
+# group, command, module:function, first line of the function's docstring (the module is not imported for it)
 _COMMANDS: tuple[tuple[App, str, str, str], ...] = (
     (app, "train", "train:train", "Train a model."),
-    (app, "evaluate", "evaluate:evaluate", "Measure a run, in nats per datum with standard errors."),
+    (
+        app,
+        "evaluate",
+        "evaluate:evaluate",
+        "Evaluate a run: bounds on log p(x) in nats per example, with standard errors.",
+    ),
     (
         app,
         "compare",
         "compare:compare",
-        "Train recipes side by side under one budget, and measure all by one yardstick.",
+        "Train several recipes with the same budget, and evaluate all of them in the same way.",
     ),
-    (app, "doctor", "doctor:doctor", "Say what is wrong with a model, with evidence and remedies."),
+    (
+        app,
+        "doctor",
+        "doctor:doctor",
+        "Check a trained model for common faults; each finding has evidence and a remedy.",
+    ),
     (
         app,
         "report",
         "report:report",
-        "Write all that is known of a run, or of a comparison, as one HTML file that needs no network.",
+        "Write a report of a run, or of a comparison, as one HTML file that needs no network.",
     ),
-    (app, "score", "score:score", "Write log p(x) of every datum with its standard error, as CSV."),
-    (app, "sample", "sample:sample", "Draw from the model: samples, means, traversals; the manifold of two latents."),
-    (app, "reconstruct", "reconstruct:reconstruct", "Show data beside what the model makes of them."),
+    (app, "score", "score:score", "Write a lower bound on log p(x) of every example, with its standard error, as CSV."),
+    (
+        app,
+        "sample",
+        "sample:sample",
+        "Draw samples from the model, with means, latent traversals and, for two latent dimensions, the manifold.",
+    ),
+    (app, "reconstruct", "reconstruct:reconstruct", "Show examples beside their reconstructions."),
     (
         app,
         "encode",
         "encode:encode",
-        "Write mean and standard deviation of q(z | x) as .npz, with a picture; or draw from p(z | x) itself.",
+        "Write mean and standard deviation of q(z | x) as .npz, with a picture; or sample p(z | x) by MCMC.",
     ),
-    (app, "impute", "impute:impute", "Fill in missing values, each with an interval; complete half-hidden pictures."),
-    (_data, "list", "data:data_list", "The built-in data sets, and where each would be taken from."),
-    (_data, "show", "data:data_show", "Shape, support and splits of a data set, and a picture of its first data."),
-    (_data, "fetch", "data:data_fetch", "Fetch built-in data sets and check their digests."),
-    (_recipes, "list", "recipes:recipes_list", "The recipes, with the first sentence of each."),
-    (_recipes, "show", "recipes:recipes_show", "A recipe's TOML, ready to be copied and changed."),
-    (_runs, "list", "runs:runs_list", "The runs in a folder."),
-    (_runs, "show", "runs:runs_show", "A run's settings, progress and results."),
+    (
+        app,
+        "impute",
+        "impute:impute",
+        "Fill in missing values, each with a credible interval; complete partly hidden pictures.",
+    ),
+    (_data, "list", "data:data_list", "List the built-in data sets, and where each is found or downloaded from."),
+    (
+        _data,
+        "show",
+        "data:data_show",
+        "Show shape, support and splits of a data set, and a picture of its first examples.",
+    ),
+    (_data, "fetch", "data:data_fetch", "Download built-in data sets and verify their checksums."),
+    (_recipes, "list", "recipes:recipes_list", "List the recipes, with a short description of each."),
+    (_recipes, "show", "recipes:recipes_show", "Print a recipe as TOML, ready to be copied and changed."),
+    (_runs, "list", "runs:runs_list", "List the runs in a folder."),
+    (_runs, "show", "runs:runs_show", "Show settings, progress and results of a run."),
 )
 for _app, _name, _function, _sentence in _COMMANDS:
     _app.command(f"elbowroom.cli.{_function}", name=_name, help=_sentence)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point; exits with 0, 2 (something the user can put right) or 130 (Ctrl-C)."""
+    """Entry point; exits with 0, 2 (an error that the user can correct) or 130 (Ctrl-C)."""
     tokens = list(sys.argv[1:] if argv is None else argv)
     try:
         app(tokens, exit_on_error=False, print_error=False)
@@ -87,13 +112,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ElbowroomError as error:
         _fail(tokens, error)
     except KeyboardInterrupt:
-        remark(f"{_command(tokens)}: interrupted; what was saved stays{_how_to_go_on(tokens)}.")
+        remark(f"{_command(tokens)}: interrupted; what was saved stays{_resume_hint(tokens)}.")
         raise SystemExit(130) from None
-    except BrokenPipeError:  # the reader, `head` say, has seen enough
+    except BrokenPipeError:  # the reader of a pipe, `head` for example, has closed it
         sys.stderr.close()
         raise SystemExit(0) from None
     except OSError as error:
-        if error.errno not in (*_FULL, *_FORBIDDEN):
+        if error.errno not in (*_DISK_FULL, *_NO_ACCESS):
             raise
         _fail(tokens, _disk_fault(error, tokens))
 
@@ -104,12 +129,12 @@ def _fail(tokens: Sequence[str], error: ElbowroomError) -> None:
 
 
 def _command(tokens: Sequence[str]) -> str:
-    """``elbowroom: data show``, say."""
+    """The command as the prefix of a message, such as ``elbowroom: data show``."""
     chain, _, _ = app.parse_commands(list(tokens))
     return ": ".join(["elbowroom", " ".join(chain)] if chain else ["elbowroom"])
 
 
-def _how_to_go_on(tokens: Sequence[str]) -> str:
+def _resume_hint(tokens: Sequence[str]) -> str:
     if "compare" in tokens[:1]:
         return ", and the same command, without --overwrite, goes on from there"
     return ", and `elbowroom train … --resume` goes on from there" if "train" in tokens[:1] else ""
@@ -117,10 +142,10 @@ def _how_to_go_on(tokens: Sequence[str]) -> str:
 
 def _disk_fault(error: OSError, tokens: Sequence[str]) -> ElbowroomError:
     where = f" at {error.filename}" if error.filename else ""
-    if error.errno in _FULL:
+    if error.errno in _DISK_FULL:
         return ElbowroomError(
             f"The disk{where} is full, so not everything could be written.",
-            f"Make room and try again; what was saved before stays{_how_to_go_on(tokens)}.",
+            f"Make room and try again; what was saved before stays{_resume_hint(tokens)}.",
         )
     return ElbowroomError(
         f"The system refused access{where} ({error.strerror}).", "Check the permissions, or name another place."

@@ -35,36 +35,36 @@ def compare(
     overwrite: bool = False,
     as_json: Json = False,
 ) -> None:
-    """Train recipes side by side under one budget, and measure all by one yardstick.
+    """Train several recipes with the same budget, and evaluate all of them in the same way.
 
     Parameters
     ----------
     recipes
-        Names of recipes (`elbowroom recipes list`), or files of your own (.toml).
+        Names of recipes (`elbowroom recipes list`), or recipe files of your own (.toml).
     seconds
-        Budget: wall time of training for each.
+        Budget: wall time of training of each recipe.
     decoder_gradients
-        Budget: evaluations of the decoder with its gradient, over data and draws.
+        Budget: evaluations of the decoder with its gradient, summed over examples and draws.
     visits
-        Budget: data learned from, each as often as it is seen.
+        Budget: training examples seen; an example counts each time that it is seen.
     moments
-        How often all are measured, at the budget, half of it, a quarter …
+        Number of measurement points (checkpoints): at the budget, at half of it, at a quarter …
     splits
-        Where to measure: test (unless given), validation, train. The first ranks.
+        Data to evaluate on: test (the default), validation, train. The first split decides the ranking.
     points
-        How many data of each split.
+        Number of examples of each split.
     k
-        Draws for each point, from Laplace approximations around modes of p(x, z).
+        Importance draws per example, from Laplace approximations around modes of p(x, z).
     starts
-        Climbs for each point to such modes.
+        Starting points per example (restarts) of the local optimiser that finds these modes.
     seed
-        Seed of these draws.
+        Seed of the importance draws.
     config
-        A recipe file whose keys are laid over every recipe.
+        A recipe file whose keys override those of every recipe.
     out
-        The folder; runs/compare unless given. The same command again goes on where it stopped.
+        The folder (default: runs/compare). The same command again resumes an unfinished comparison.
     overwrite
-        Replace a comparison that exists.
+        Replace an existing comparison.
     """
     from elbowroom.running import compare as comparing
     from elbowroom.running.comparison import RECORD, VALUES
@@ -99,27 +99,32 @@ def compare(
     if len(failed) == len(found.entrants):
         raise ElbowroomError(
             "No recipe reached the end of the budget.",
-            "See above what each failed by; the same command tries again, a changed recipe needs --overwrite.",
+            "The reasons are above. The same command tries again; a changed recipe needs --overwrite.",
         )
 
 
 def _print_tables(found: Comparison) -> None:
-    from elbowroom.running.comparison import amount
-    from elbowroom.showing.standings import course, headline, standings
+    from elbowroom.running.comparison import UNITS, amount
+    from elbowroom.showing.standings import headline, standings, trajectories
 
-    yardstick = found.yardstick
+    method = found.yardstick
     say(f"{headline(found)} · each recipe trained for {amount(found.budget['of'], found.budget['amount'])}")
-    say(f"log p(x) ≥, in nats per datum: a lower bound, by importance sampling around modes, k = {yardstick['k']:,};")
-    say("ESS is the effective number of these draws, the median over points: where it is small, the bound is loose")
-    say("gradients are evaluations of the decoder with its gradient; ± paired is the error of the difference\n")
-    for split in yardstick["splits"]:
-        if split != yardstick["splits"][0]:
-            say(f"{split}, {yardstick['points'][split]:,} points")
+    say("log p(x) ≥, in nats per example: a lower bound, by importance sampling from Laplace approximations,")
+    say(
+        f"k = {method['k']:,} draws per example. ESS is their effective sample size, the median over examples: where it"
+    )
+    say(
+        "is small, the bound is loose. ± paired is the standard error of the difference from the best; gradients counts"
+    )
+    say("evaluations of the decoder with its gradient.\n")
+    for split in method["splits"]:
+        if split != method["splits"][0]:
+            say(f"{split}, {method['points'][split]:,} examples")
         _print_aligned(standings(found, split))
         say()
         if len(found.moments) > 1:
-            say(f"{split} log p(x) ≥ after so many {found.budget['of'].replace('_', ' ')}")
-            _print_aligned(course(found, split))
+            say(f"{split} log p(x) ≥ after so many {UNITS[found.budget['of']]}")
+            _print_aligned(trajectories(found, split))
             say()
     for name, entrant in found.entrants.items():
         if entrant.failed is not None:
@@ -127,12 +132,12 @@ def _print_tables(found: Comparison) -> None:
 
 
 def _print_aligned(rows: Sequence[Mapping[str, Any]]) -> None:
-    """A table whose words stand left and whose numbers stand right."""
+    """Prints a table with words aligned to the left and numbers to the right."""
     from rich.markup import escape
 
     from elbowroom.showing import terminal
 
-    words = {"recipe", "learner"}
+    words = {"recipe", "training method"}
     widths = {key: max(len(key), *(len(row[key]) for row in rows)) for key in rows[0]}
     terminal.print_table(
         [

@@ -1,4 +1,4 @@
-"""``elbowroom data list``, ``show`` and ``fetch``: built-in data sets, and what elbowroom sees in your own."""
+"""``elbowroom data list``, ``show`` and ``fetch``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["data_fetch", "data_list", "data_show"]
 
 
 def data_list(*, as_json: Json = False) -> None:
-    """The built-in data sets, and where each would be taken from."""
+    """List the built-in data sets, and where each is found or downloaded from."""
     from elbowroom.data.sources import available
     from elbowroom.showing import terminal
 
@@ -35,14 +35,14 @@ def data_show(
     data: Annotated[DataConfig, Parameter(group="Data")] = DataConfig(),  # noqa: B008
     as_json: Json = False,
 ) -> None:
-    """Shape, support and splits of a data set, and a picture of its first data.
+    """Show shape, support and splits of a data set, and a picture of its first examples.
 
     Parameters
     ----------
     source
-        A built-in name or a path.
+        Name of a built-in data set, or a path.
     out
-        The picture; NAME.png in this folder unless given.
+        The picture (default: NAME.png in the current folder).
     """
     from elbowroom.data.dataset import DataSet
     from elbowroom.running.build import load_configured
@@ -63,12 +63,12 @@ def data_show(
 
 
 def data_fetch(*names: str) -> None:
-    """Fetch built-in data sets and check their digests.
+    """Download built-in data sets and verify their checksums.
 
     Parameters
     ----------
     names
-        Their names.
+        Names of data sets (`elbowroom data list`).
     """
     from elbowroom.data.sources import fetch
 
@@ -76,4 +76,4 @@ def data_fetch(*names: str) -> None:
         raise ElbowroomError("No data set was named.", "`elbowroom data list` names them.")
     for name in names:
         paths = fetch(name, announce=remark)
-        say(f"{name}: {'built in' if not paths else f'{paths[0].parent}, digests right'}")
+        say(f"{name}: {'built in' if not paths else f'{paths[0].parent}, checksums match'}")

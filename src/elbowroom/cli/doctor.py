@@ -21,15 +21,15 @@ def doctor(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Say what is wrong with a model, with evidence and remedies.
+    """Check a trained model for common faults; each finding has evidence and a remedy.
 
     Parameters
     ----------
     checks
         sound, likelihood_fits, finished, latents_in_use, generalises, amortisation, calibration, holes, sample_quality,
-        samples_and_means; all of them unless given. Several: with commas or spaces between.
+        samples_and_means (default: all). Separate several by commas or spaces.
     points
-        How many data a check looks at.
+        Number of examples that each check uses.
     seed
         Seed of all draws.
     """
@@ -53,4 +53,4 @@ def doctor(
     wrote(loaded.folder.path / FILE)
     aggregate, samples = found.studies.aggregate, found.studies.samples
     if aggregate is not None and samples is not None:
-        wrote(gallery.keep(loaded, "holes", gallery.holes(loaded, aggregate, samples)))
+        wrote(gallery.save(loaded, "holes", gallery.holes(loaded, aggregate, samples)))

@@ -1,4 +1,4 @@
-"""``elbowroom encode``: what the guide says of z given x, or draws from the posterior itself."""
+"""``elbowroom encode``: means of q(z | x), or posterior draws by MCMC."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ def encode(
     out: Path | None = None,
     device: Device = None,
 ) -> None:
-    """Write mean and standard deviation of q(z | x) as .npz, with a picture; or draw from p(z | x) itself.
+    """Write mean and standard deviation of q(z | x) as .npz, with a picture; or sample p(z | x) by MCMC.
 
     Parameters
     ----------
     data
-        A path or a built-in name; a split of the run's own data unless given.
+        Other data: a path or a built-in name (default: a split of the run's own data).
     split
-        Which split, where no data are named.
+        Split of the run's own data, if no DATA is given.
     posterior
-        Draw from the posterior itself, by the No-U-Turn sampler or by Hamiltonian Monte Carlo; with diagnostics.
+        Sample the posterior itself, by the No-U-Turn sampler or by Hamiltonian Monte Carlo, with diagnostics.
     points
-        How many data of the split to draw the posteriors of; all of them unless given.
+        Number of examples of the split whose posteriors are sampled (default: all).
     draws
-        Kept of each chain; 400 unless given.
+        Draws that each chain keeps (default: 400).
     chains
-        For each datum; 4 unless given.
+        Chains per example (default: 4).
     warmup
-        Transitions before the first draw that is kept; 200 unless given.
+        Warm-up transitions of each chain, before the first draw that is kept (default: 200).
     metric
-        What makes a posterior round: the curvature of the likelihood (the default), the guide's variance, or the
-        warm-up's draws.
+        Metric (mass matrix) of the sampler: from the curvature of the likelihood (gauss-newton, the default), the
+        guide's variance, or the draws of the warm-up (diagonal, dense); or none (identity).
     precision
-        bf16 takes the gradients inside trajectories in half precision; draws stay exact.
+        bf16 computes the gradients inside trajectories in half precision; the draws stay exact.
     seed
-        Seed of the chains; 0 unless given.
+        Seed of the chains (default: 0).
     out
-        The .npz file; RUN/encoded.npz unless given, and RUN/posterior.npz with --posterior.
+        The .npz file (default: RUN/encoded.npz, or RUN/posterior.npz with --posterior).
     """
     from elbowroom.showing import gallery, terminal
 
@@ -64,7 +64,7 @@ def encode(
     settings = {name: value for name, value in chosen.items() if value is not None}
     if posterior is None and settings:
         raise ElbowroomError(
-            f"--{next(iter(settings))} is about drawing from the posterior, but --posterior was not given.",
+            f"--{next(iter(settings))} is about sampling the posterior, but --posterior was not given.",
             "Add --posterior nuts (or hmc), or leave it out.",
         )
     name = "encoded.npz" if posterior is None else "posterior.npz"
@@ -74,7 +74,7 @@ def encode(
         encoded = loaded.encode(data, split=split)
         labels = {} if encoded.labels is None else {"labels": encoded.labels}
         write_arrays(target, mean=encoded.mean, stddev=encoded.stddev, **labels)
-        wrote(gallery.keep(loaded, "latents", gallery.latents(encoded)))
+        wrote(gallery.save(loaded, "latents", gallery.latents(encoded)))
         return
     with terminal.sampling_progress() as announce:
         found = loaded.posterior(data, split=split, announce=announce, method=posterior, **settings)

@@ -1,4 +1,4 @@
-"""``elbowroom evaluate``: what a run is worth, in nats with standard errors."""
+"""``elbowroom evaluate``: bounds on log p(x) with standard errors."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ def evaluate(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a run, in nats per datum with standard errors.
+    """Evaluate a run: bounds on log p(x) in nats per example, with standard errors.
 
     Parameters
     ----------
     data
-        Other data to measure on, all of them: a path or a built-in name; a split of the run's own unless given.
+        Other data to evaluate on, a path or a built-in name (default: a split of the run's own data).
     methods
-        elbo, iwae, active-units, k-curve, laplace-is, ais, bdmc, room. Unless given the first three; laplace-is for a
-        run without a guide. Several: with commas or spaces between.
+        elbo, iwae, active-units, k-curve, laplace-is, ais, bdmc, room (default: the first three; laplace-is for a run
+        without a guide). Separate several by commas or spaces. room is the elbow room, i.e. the inference gap
+        KL(q ‖ p(z | x)), divided into amortisation gap and approximation gap.
     split
-        The data to measure on.
+        Split of the run's own data, if no DATA is given.
     """
     from elbowroom.memory import in_words, peak_memory
     from elbowroom.showing import gallery, plots, terminal
@@ -43,7 +44,7 @@ def evaluate(
     loaded = load_run(run, device)
     asked = settings.model_dump(exclude_unset=True)
     names = [name for given in methods or [] for name in given.split(",") if name]
-    with terminal.progress() as announce:
+    with terminal.progress(unit="examples") as announce:
         results = loaded.evaluate(*names, data=data, split=split, announce=announce, **asked)
     peak, own = peak_memory(loaded.device), results[0].split
     if as_json:
@@ -57,10 +58,10 @@ def evaluate(
         say(f"peak memory {in_words(peak)}")
     wrote(loaded.folder.path / "evaluation.json")
     wrote(loaded.folder.path / "evaluation")
-    # what was measured of other data does not belong on one axis with what was measured of these
+    # results on other data cannot share an axis with these
     shown = [result for result in results if result.split == own]
     if any(result.bound and math.isfinite(result.value) for result in shown):
-        wrote(gallery.keep(loaded, "evaluation", gallery.evaluation(loaded, shown)))
+        wrote(gallery.save(loaded, "evaluation", gallery.evaluation(loaded, shown)))
     if "room" in names:
         terminal.print_table(plots.room_rows(by_split(results)))
-        wrote(gallery.keep(loaded, "room", gallery.room(loaded, results)))
+        wrote(gallery.save(loaded, "room", gallery.room(loaded, results)))

@@ -1,4 +1,4 @@
-"""A misspelt or ill-valued flag, in elbowroom's own words: what was given, what was expected, the remedy."""
+"""Error messages for flags: what was given, what was expected, the remedy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["explain_flag"]
 
 
 def explain_flag(error: CycloptsError) -> ElbowroomError:
-    """What cyclopts found wrong, as problem and remedy."""
+    """An error of the parser, cyclopts, as problem and remedy."""
     command = " ".join(error.command_chain or ())
     see = f"`{' '.join(filter(None, ['elbowroom', command]))} --help` shows what can be given."
     given = (error.unused_tokens or [""])[0]
@@ -37,7 +37,7 @@ def explain_flag(error: CycloptsError) -> ElbowroomError:
                 return ElbowroomError(f"{name.lstrip('-').upper()} is missing.", see)
             return ElbowroomError(f"{name} lacks its value.", see)
         case cyclopts.CoercionError() if error.token is not None:
-            return _unfit_value(error, see)
+            return _invalid_value(error, see)
     error.verbose = False
     return ElbowroomError(" ".join(str(error).split()), see)
 
@@ -55,7 +55,7 @@ def _unknown_command(error: CycloptsError, given: str, see: str) -> ElbowroomErr
     return ElbowroomError(f"There is no command '{given}'{within}.", did_you_mean(given, names))
 
 
-def _unfit_value(error: Any, see: str) -> ElbowroomError:
+def _invalid_value(error: Any, see: str) -> ElbowroomError:
     token, target = error.token, error.target_type
     name = token.keyword or (error.argument.name.lstrip("-").upper() if error.argument else "the value")
     options = [str(option) for option in get_args(target)] if get_origin(target) is Literal else []

@@ -38,35 +38,36 @@ def impute(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Fill in missing values, each with an interval; complete half-hidden pictures.
+    """Fill in missing values, each with a credible interval; complete partly hidden pictures.
 
     Parameters
     ----------
     data
-        A path or a built-in name, NaN or an empty cell where a value is missing; a split of the run's own unless given.
+        A path or a built-in name, with NaN or an empty cell where a value is missing (default: a split of the run's
+        own data).
     mask
-        A .npy file that is 1 where a value was observed, of the shape of all data or of one datum.
+        A .npy file that is 1 where a value was observed, of the shape of all the data or of one example.
     hide
-        Hide what is known, to see how well it is recovered: top, bottom, left or right (half of a picture), or a rate
-        such as 0.3.
+        Hide known values, to see how well they are recovered: top, bottom, left or right (half of a picture), or a
+        rate such as 0.3.
     split
-        Which split, where no data are named.
+        Split of the run's own data, if no DATA is given.
     num
-        How many data; all of DATA, and 10 of a split, unless given.
+        Number of examples (default: all of DATA, or 10 of a split).
     method
-        How the posterior of the latents is drawn from: the No-U-Turn sampler, or Hamiltonian Monte Carlo.
+        Sampler of the latents' posterior: the No-U-Turn sampler, or Hamiltonian Monte Carlo.
     draws
-        Kept of each chain.
+        Draws that each chain keeps.
     chains
-        For each datum.
+        Chains per example.
     warmup
-        Transitions before the first draw that is kept.
+        Warm-up transitions of each chain, before the first draw that is kept.
     interval
-        The probability that an interval holds.
+        Probability of the credible intervals.
     seed
-        Seed of the chains, and of what is hidden by chance.
+        Seed of the chains, and of the values hidden at random.
     out
-        The .npz file; RUN/imputed.npz unless given. Of a table, the completed table is written beside it as .csv.
+        The .npz file (default: RUN/imputed.npz). For a table, the completed table is written beside it as .csv.
     """
     import torch
 
@@ -74,10 +75,10 @@ def impute(
     from elbowroom.showing import gallery, plots, terminal
 
     if num is not None and num < 1:
-        raise ElbowroomError(f"--num is {num}, but a datum is the least.", "Give --num 1 or more.")
+        raise ElbowroomError(f"--num is {num}, but at least one example is needed.", "Give --num 1 or more.")
     target = checked_target(out or run / "imputed.npz", folder=run, suffix=".npz")
     source = None if data is None else Path(data).expanduser()
-    # a table is completed, and not spoilt by what was hidden for a test
+    # a table is written only if its missing values are real, not hidden for a test
     table = source is not None and hide is None and source.suffix.lower() in _TABLES and source.is_file()
     beside = target.with_suffix(".csv") if table else None
     if beside is not None and source is not None and beside.exists() and beside.samefile(source):
@@ -97,11 +98,11 @@ def impute(
         assert source is not None
         paths.append(_write_table(source, beside, found, loaded))
     if plots.is_image(loaded.facts.event_shape):
-        paths.append(gallery.keep(loaded, "completions", gallery.completions(loaded, found)))
+        paths.append(gallery.save(loaded, "completions", gallery.completions(loaded, found)))
     if as_json:
         print_json(_report(run, data or split, found, summary) | {"wrote": [str(path) for path in paths]})
         return
-    for line in _sentences(found, summary):
+    for line in _summary_lines(found, summary):
         say(line)
     wrote(*paths)
 
@@ -115,17 +116,17 @@ def _write_arrays(path: Path, found: Imputed) -> Path:
     return path
 
 
-def _sentences(found: Imputed, summary: Summary) -> list[str]:
+def _summary_lines(found: Imputed, summary: Summary) -> list[str]:
     worst, null = summary.rhat, summary.rhat_null
     missing, data = len(found.incomplete), len(found.x)
     lines = [
-        f"filled in {found.num_missing:,} of {found.mask.numel():,} values, in {missing:,} of {data:,} data",
+        f"filled in {found.num_missing:,} of {found.mask.numel():,} values, in {missing:,} of {data:,} examples",
         f"{summary.num_replicas} chains of {summary.num_draws:,} draws each: R-hat 99 % quantile {worst.q99:.3f} "
         f"({null.q99:.3f} if the draws were independent); bulk ESS at least {summary.ess_bulk.q99:,.0f} for 99 % of "
-        f"the data; {summary.divergences:,} divergent transitions",
+        f"the examples; {summary.divergences:,} divergent transitions",
     ]
     if found.recovery is not None:
-        lines += _recovered(
+        lines += _recovery_lines(
             found.recovery,
             found.interval,
             binary=found.support == "binary",
@@ -134,7 +135,7 @@ def _sentences(found: Imputed, summary: Summary) -> list[str]:
     return lines
 
 
-def _recovered(recovery: Recovery, interval: float, *, binary: bool, discrete: bool) -> list[str]:
+def _recovery_lines(recovery: Recovery, interval: float, *, binary: bool, discrete: bool) -> list[str]:
     lines = []
     if recovery.coverage is not None and not binary:  # both ends, 0 and 1, say nothing
         least = " (of whole numbers, that or more is right)" if discrete else ""
@@ -169,12 +170,12 @@ def _report(run: Path, data: str, found: Imputed, summary: Summary) -> dict[str,
 
 
 def _is_the_table(found: Imputed, run: Run) -> bool:
-    """Whether the values are the table's own, in its units."""
+    """Whether the values are in the units of the table."""
     return found.as_stored and len(run.facts.event_shape) == 1
 
 
 def _write_table(source: Path, target: Path, found: Imputed, run: Run) -> Path:
-    """The table with its missing cells filled in, every other cell as it was; as many rows as were taken."""
+    """Writes the table with its missing cells filled in and all others unchanged, as many rows as were used."""
     from elbowroom.data.tables import read_table
     from elbowroom.running.checkpoints import write_text_atomically
 
@@ -185,7 +186,7 @@ def _write_table(source: Path, target: Path, found: Imputed, run: Run) -> Path:
     completed, observed = found.completed.double().numpy(), found.mask.numpy()
     for place, name in enumerate(columns):
         if not observed[:, place].all():
-            text = frame[name].cast(str).to_list()  # an observed cell is not so much as rounded
+            text = frame[name].cast(str).to_list()  # observed cells keep their text, unrounded
             filled = [f"{value:.6g}" for value in completed[:, place].tolist()]
             cells = [old if seen else new for old, new, seen in zip(text, filled, observed[:, place], strict=True)]
             frame = frame.with_columns(type(frame[name])(name, cells))

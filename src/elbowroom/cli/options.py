@@ -17,11 +17,11 @@ __all__ = ["Device", "Json", "RunPath", "Split", "load_run"]
 Split = Literal["train", "validation", "test"]
 RunPath = Annotated[Path, Parameter(help="The run folder.")]
 Json = Annotated[bool, Parameter(name="--json", help="Print one JSON object and nothing else on standard output.")]
-Device = Annotated[str | None, Parameter(help="Where to compute; the run's own device unless given.")]
+Device = Annotated[str | None, Parameter(help="Where to compute: cpu, cuda, mps (default: the run's own setting).")]
 
 
 def load_run(run: Path, device: str | None = None) -> Run:
-    """The run in a folder; says on standard error which damaged checkpoints were passed over."""
+    """Loads the run in a folder; says on standard error which damaged checkpoints were skipped."""
     from elbowroom.running.runs import load
 
     return load(run, device=device, announce=remark)

@@ -1,4 +1,4 @@
-"""``elbowroom reconstruct``: data beside what the model makes of them."""
+"""``elbowroom reconstruct``: examples beside their reconstructions."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def reconstruct(
     arrays: Path | None = None,
     device: Device = None,
 ) -> None:
-    """Show data beside what the model makes of them.
+    """Show examples beside their reconstructions.
 
     Parameters
     ----------
     num
-        How many data.
+        Number of examples.
     split
-        Which data.
+        Split of the run's data.
     seed
         Seed of the draws.
     arrays
@@ -38,7 +38,7 @@ def reconstruct(
     target = None if arrays is None else checked_target(arrays, suffix=".npz")
     loaded = load_run(run, device)
     figure = gallery.reconstructions(loaded, num, split=split, seed=seed)
-    wrote(gallery.keep(loaded, "reconstructions", figure))
+    wrote(gallery.save(loaded, "reconstructions", figure))
     if target is not None:
         found = loaded.reconstruct(num, split=split, seed=seed)
         write_arrays(target, x=found.x, mean=found.mean, sample=found.sample)

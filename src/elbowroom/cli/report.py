@@ -14,18 +14,18 @@ __all__ = ["report"]
 
 
 def report(
-    run: Annotated[Path, Parameter(help="The folder of a run, or that of a comparison.")],
+    run: Annotated[Path, Parameter(help="The folder of a run or of a comparison.")],
     *,
     out: Path | None = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Write all that is known of a run, or of a comparison, as one HTML file that needs no network.
+    """Write a report of a run, or of a comparison, as one HTML file that needs no network.
 
     Parameters
     ----------
     out
-        The file; report.html in the folder unless given.
+        The file (default: report.html in the folder).
     """
     from elbowroom.showing.report import writing
 

@@ -1,4 +1,4 @@
-"""``elbowroom runs list`` and ``show``: trained runs."""
+"""``elbowroom runs list`` and ``show``."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["runs_list", "runs_show"]
 
 
 def runs_list(folder: Path = Path("runs"), *, as_json: Json = False) -> None:
-    """The runs in a folder.
+    """List the runs in a folder.
 
     Parameters
     ----------
     folder
-        Where to look.
+        The folder that holds the runs.
     """
     from elbowroom.running.folder import runs_in
     from elbowroom.showing import terminal
@@ -37,7 +37,7 @@ def runs_list(folder: Path = Path("runs"), *, as_json: Json = False) -> None:
 
 
 def runs_show(run: RunPath, *, as_json: Json = False) -> None:
-    """A run's settings, progress and results."""
+    """Show settings, progress and results of a run."""
     from elbowroom.running.folder import RunFolder
     from elbowroom.showing import terminal
 

@@ -12,12 +12,12 @@ __all__ = ["sample"]
 
 
 def sample(run: RunPath, *, num: int = 25, seed: int = 0, arrays: Path | None = None, device: Device = None) -> None:
-    """Draw from the model: samples, means, traversals; the manifold of two latents.
+    """Draw samples from the model, with means, latent traversals and, for two latent dimensions, the manifold.
 
     Parameters
     ----------
     num
-        How many samples.
+        Number of samples.
     seed
         Seed of the draws.
     arrays
@@ -27,11 +27,11 @@ def sample(run: RunPath, *, num: int = 25, seed: int = 0, arrays: Path | None = 
 
     target = None if arrays is None else checked_target(arrays, suffix=".npz")
     loaded = load_run(run, device)
-    wrote(gallery.keep(loaded, "samples", gallery.samples(loaded, num, seed=seed)))
+    wrote(gallery.save(loaded, "samples", gallery.samples(loaded, num, seed=seed)))
     if plots.is_image(loaded.facts.event_shape):
-        wrote(gallery.keep(loaded, "traversals", gallery.traversals(loaded)))
+        wrote(gallery.save(loaded, "traversals", gallery.traversals(loaded)))
         if loaded.config.model.latent_dim == 2:
-            wrote(gallery.keep(loaded, "manifold", gallery.manifold(loaded)))
+            wrote(gallery.save(loaded, "manifold", gallery.manifold(loaded)))
     if target is not None:
         drawn = loaded.sample(num, context=gallery.contexts(loaded, num), seed=seed)
         write_arrays(target, z=drawn.z, x=drawn.x, mean=drawn.mean)

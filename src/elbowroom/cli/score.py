@@ -1,4 +1,4 @@
-"""``elbowroom score``: log p(x) of every observation, as CSV."""
+"""``elbowroom score``: a lower bound on log p(x) of every example, as CSV."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def score(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Write log p(x) of every datum with its standard error, as CSV.
+    """Write a lower bound on log p(x) of every example, with its standard error, as CSV.
 
     Parameters
     ----------
     data
-        A path or a built-in name; a split of the run's own data unless given.
+        Other data: a path or a built-in name (default: a split of the run's own data).
     split
-        Which split, where no data are named.
+        Split of the run's own data, if no DATA is given.
     k
-        Draws per datum.
+        Draws per example of the importance-weighted bound.
     seed
         Seed of the draws.
     out
-        The CSV file; RUN/scores.csv unless given.
+        The CSV file (default: RUN/scores.csv).
     """
     from elbowroom.numerics import mean_and_stderr
 
@@ -53,9 +53,8 @@ def score(
         print_json({"run": str(run), "data": data or split, "unit": "nats", "bound": "lower", "k": k, "scores": values})
         return
     _write_csv(path, ["row", "log_p", "stderr"], ((i, *row) for i, row in enumerate(rows)))
-    say(
-        f"mean log p(x) ≥ {mean:.3f} ± {stderr:.3f} nats over {len(rows):,} data (importance-weighted bound, k = {k:,})"
-    )
+    bound = f"importance-weighted bound, k = {k:,}"
+    say(f"mean log p(x) ≥ {mean:.3f} ± {stderr:.3f} nats over {len(rows):,} examples ({bound})")
     wrote(path)
 
 

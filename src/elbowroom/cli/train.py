@@ -26,7 +26,7 @@ __all__ = ["train"]
 
 
 def _section(title: str, place: int, kind: type[Section]) -> Any:
-    """One section of the configuration, its keys under a heading of their own."""
+    """The flags of one section of the configuration, under a heading of their own."""
     return Parameter(group=Group(title, help=(kind.__doc__ or "").split("\n")[0], sort_key=place))
 
 
@@ -53,17 +53,17 @@ def train(
     ----------
     source
         A recipe (`elbowroom recipes list`), a recipe file (.toml), a built-in data set (`elbowroom data list`), or a
-        path of your own: .npy, .npz, .csv, .parquet, a folder of images.
+        path to your own data: .npy, .npz, .csv, .parquet, a folder of images.
     config
-        A recipe file whose keys are laid over.
+        A recipe file whose keys override those of SOURCE.
     out
-        The run folder; runs/NAME unless given.
+        The run folder (default: runs/NAME).
     resume
-        Go on with the run from its latest checkpoint.
+        Continue the run from its latest checkpoint.
     overwrite
-        Replace a run that exists.
+        Replace an existing run.
     quiet
-        Say nothing until the end.
+        Print nothing until the end.
     """
     from elbowroom.running import train as training
     from elbowroom.running.observers import Silent
@@ -71,7 +71,7 @@ def train(
 
     if source is None and config is None:
         raise ElbowroomError(
-            "Nothing was named to train on.", "`elbowroom train digits` is a start; or give a path of data."
+            "Nothing was named to train on.", "Give a recipe or a path to data; `elbowroom train digits` is a start."
         )
     sections = {
         "data": data,
@@ -94,10 +94,10 @@ def train(
         announce=remark,
         **keys,
     )
-    last = run.history[-1]["step"]
-    best = "" if run.step == last else f", the best weights from step {run.step:,}"
-    say(f"trained {run.folder.path}: {last:,} steps, {run.config.model.latent_dim} latents{best}")
+    last, dim = run.history[-1]["step"], run.config.model.latent_dim
+    best = "" if run.step == last else f", best checkpoint (step {run.step:,})"
+    say(f"trained {run.folder.path}: {last:,} steps, {dim} latent dimension{'s' * (dim > 1)}{best}")
     if run.content["peak_memory"] is not None:
         say(f"peak memory {in_words(run.content['peak_memory'])}")
-    wrote(gallery.keep(run, "curves", gallery.curves(run)))
+    wrote(gallery.save(run, "curves", gallery.curves(run)))
     say(f"next: elbowroom evaluate {run.folder.path}")

@@ -1,4 +1,4 @@
-"""Files that the user names: checked before the work is done, replaced in one step after it."""
+"""Output files named by the user: checked before the work, written atomically after it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["checked_target", "save_arrays", "write_arrays"]
 
 
 def checked_target(path: Path, *, folder: Path | None = None, suffix: str | None = None) -> Path:
-    """The path, if a file can stand there.
+    """The path, if a file can be written there.
 
     Args:
         path: where to write.
-        folder: one that is checked elsewhere.
+        folder: a folder that is checked elsewhere.
         suffix: the ending that the name must have.
     Raises:
         ElbowroomError: it is a folder, it would lie in a folder that does not exist, or its name ends otherwise.
@@ -39,13 +39,13 @@ def checked_target(path: Path, *, folder: Path | None = None, suffix: str | None
 
 
 def write_arrays(path: Path, **tensors: Tensor) -> None:
-    """Arrays by name, as .npz; says so."""
+    """Writes arrays by name, as .npz, and prints the path."""
     save_arrays(path, **tensors)
     wrote(path)
 
 
 def save_arrays(path: Path, **tensors: Tensor) -> None:
-    """Arrays by name, as .npz, in silence."""
+    """Writes arrays by name, as .npz."""
     import numpy as np
 
     arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}

@@ -82,7 +82,7 @@ def _idx_files(folder: str, digests: dict[str, str], *, of_content: bool) -> dic
 _SOURCES = (
     Source(
         name="digits",
-        description="1,797 handwritten digits, 8x8 grey; ships inside scikit-learn, needs no network",
+        description="1,797 handwritten digits, 8x8 grey, in scikit-learn; the recipe digits binarises them dynamically",
         licence="CC BY 4.0",
         citation="Alpaydin & Kaynak (1998), Optical Recognition of Handwritten Digits, doi:10.24432/C50P49",
         event_shape=(8, 8),
@@ -90,7 +90,7 @@ _SOURCES = (
     ),
     Source(
         name="mnist",
-        description="70,000 handwritten digits, 28x28 grey",
+        description="70,000 handwritten digits, 28x28 grey; the recipe mnist binarises them dynamically",
         licence="CC BY-SA 3.0",
         citation="LeCun, Bottou, Bengio & Haffner (1998), Gradient-based learning applied to document recognition",
         event_shape=(28, 28),

@@ -1,1 +1,1 @@
-"""Judging what was learned: results that carry their meaning."""
+"""Evaluation: results that state what was measured, on which data, and with which error."""

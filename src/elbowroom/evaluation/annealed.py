@@ -1,7 +1,8 @@
-"""log p(x) by annealing, with what it can be wrong by: the methods ais and bdmc.
+"""The methods ais and bdmc: log p(x) by annealed importance sampling, and the error it can have.
 
-``ais`` measures real data: a lower bound. ``bdmc`` measures data that the model itself has drawn, in the same way, from
-below and from above: the gap between the two is what the first can be expected to lack.
+``ais`` measures real data: a lower bound. ``bdmc`` (bidirectional Monte Carlo) measures data that are simulated from
+the model, in the same way, from below and from above. The gap between the two bounds is what the first can be expected
+to be too low by.
 """
 
 from __future__ import annotations
@@ -14,45 +15,45 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.batch import Batch
-from elbowroom.evaluation.annealing_budget import Effort, chain_settings, find_effort, schedule_of
+from elbowroom.evaluation.annealing_budget import AnnealingChoice, chain_settings, choose_annealing, schedule_of
 from elbowroom.evaluation.results import Bound, Result
 from elbowroom.evaluation.study import PerBatch, Study, observed, require_normalized
+from elbowroom.evaluation.thresholds import LOW_ESS_SHARE
 from elbowroom.inference.annealing.ais import AIS, ais
 from elbowroom.inference.annealing.bidirectional import bidirectional, simulate
 from elbowroom.numerics import mean_and_stderr
 
 __all__ = ["annealed", "sandwiched"]
 
-_BLOCK = 500  # data at a time: what an interruption can cost
-_FEW = 0.1  # of the chains: what an effective sample size below is called
+_BLOCK = 500  # examples at a time: what an interruption can lose
 
 
 def annealed(study: Study) -> list[Result]:
-    """log p(x) of the data by annealed importance sampling."""
+    """log p(x) of the data, by annealed importance sampling: a lower bound."""
     require_normalized(study.model, "ais")
-    effort, asked = _effort(study)
+    choice, asked = _choice(study)
 
     def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        found = ais(study.model, batch, generator=generator, **_settings(study, effort))
-        return {**_per_datum(found), "observed": observed(batch)}
+        found = ais(study.model, batch, generator=generator, **_settings(study, choice))
+        return {**_per_example(found), "observed": observed(batch)}
 
-    values, found = _measure(study, effort, "ais", per_batch, study.settings.data("ais"))
+    values, found = _measure(study, choice, "ais", per_batch, study.settings.data("ais"))
     lower = study.average("ais", "ais", values["log_evidence"], bound="lower", asked=asked, found=found)
     return study.with_bits(lower, values["log_evidence"], values["observed"])
 
 
 def sandwiched(study: Study) -> list[Result]:
-    """Both bounds on log p(x) of data that the model has drawn, and the gap between them."""
+    """Lower and upper bound on log p(x) of data simulated from the model, and the gap between them."""
     require_normalized(study.model, "bdmc")
-    effort, asked = _effort(study)
+    choice, asked = _choice(study)
 
     def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        # drawn first, so that the data do not depend on how they are measured: two ways can be compared on the same
+        # simulated first, so that the data do not depend on how they are measured, and settings can be compared on them
         data = simulate(study.model, batch, generator=generator)
-        found = bidirectional(study.model, data, generator=generator, **_settings(study, effort))
-        return {**_per_datum(found.forward), "upper": found.upper, "gap": found.gap}
+        found = bidirectional(study.model, data, generator=generator, **_settings(study, choice))
+        return {**_per_example(found.forward), "upper": found.upper, "gap": found.gap}
 
-    values, found = _measure(study, effort, "bdmc", per_batch, study.settings.simulated, simulated=True)
+    values, found = _measure(study, choice, "bdmc", per_batch, study.settings.simulated, simulated=True)
     found["largest_gap"] = float(values["gap"].max())
     sides: tuple[tuple[str, str, Bound | None], ...] = (
         ("bdmc lower", "log_evidence", "lower"), ("bdmc upper", "upper", "upper"), ("bdmc gap", "gap", None),
@@ -65,22 +66,28 @@ def sandwiched(study: Study) -> list[Result]:
 
 
 def _measure(
-    study: Study, effort: Effort, method: str, per_batch: PerBatch, points: int | None, *, simulated: bool = False
+    study: Study,
+    choice: AnnealingChoice,
+    method: str,
+    per_batch: PerBatch,
+    points: int | None,
+    *,
+    simulated: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The figures of every datum, and what a result says of how they came about."""
+    """The values of every example, and what a result reports about how they were found."""
     began = time.monotonic()
     values = study.over_data(method, per_batch, batch_size=_BLOCK, points=points, resumable=True, simulated=simulated)
-    return values, {**_found(values, effort), "seconds": time.monotonic() - began}
+    return values, {**_found(values, choice), "seconds": time.monotonic() - began}
 
 
-def _effort(study: Study) -> tuple[Effort, dict[str, Any]]:
-    """Found once for both methods; and the settings that a result depends on."""
+def _choice(study: Study) -> tuple[AnnealingChoice, dict[str, Any]]:
+    """The annealing, chosen once for both methods; and the settings that a result depends on."""
     settings, size = study.settings, study.data.size(study.split)
-    if "effort" not in study.memory:
+    if "choice" not in study.memory:
         work = min(settings.data("ais") or size, size) + settings.simulated
-        found = study.part("effort", lambda: find_effort(study, work).to_tensors())
-        study.memory["effort"] = Effort.of_tensors(found)
-    effort: Effort = study.memory["effort"]
+        found = study.part("choice", lambda: choose_annealing(study, work).to_tensors())
+        study.memory["choice"] = AnnealingChoice.of_tensors(found)
+    choice: AnnealingChoice = study.memory["choice"]
     asked = {
         "start": chain_settings(study)["start"],
         "climbs": settings.climbs,
@@ -91,14 +98,14 @@ def _effort(study: Study) -> tuple[Effort, dict[str, Any]]:
     }
     if settings.temperatures is None:
         asked |= {"tolerance": settings.tolerance, "budget": settings.budget}
-    return effort, asked
+    return choice, asked
 
 
-def _settings(study: Study, effort: Effort) -> dict[str, Any]:
-    return {"temperatures": effort.plan, "chains": effort.rung.chains, "block": _BLOCK, **chain_settings(study)}
+def _settings(study: Study, choice: AnnealingChoice) -> dict[str, Any]:
+    return {"temperatures": choice.plan, "chains": choice.size.chains, "block": _BLOCK, **chain_settings(study)}
 
 
-def _per_datum(found: AIS) -> dict[str, Tensor]:
+def _per_example(found: AIS) -> dict[str, Tensor]:
     size = len(found.log_evidence)
     cost = found.num_gradients + found.start_gradients
     return {
@@ -110,19 +117,19 @@ def _per_datum(found: AIS) -> dict[str, Tensor]:
     }
 
 
-def _found(values: dict[str, Tensor], effort: Effort) -> dict[str, Any]:
-    """What a result says of how it came about."""
-    chains = effort.rung.chains
+def _found(values: dict[str, Tensor], choice: AnnealingChoice) -> dict[str, Any]:
+    """What a result reports about how it was found."""
+    chains = choice.size.chains
     found = {
-        "used_temperatures": effort.rung.temperatures,
+        "used_temperatures": choice.size.temperatures,
         "used_chains": chains,
-        "ended_by": effort.why,
-        "search_gap": effort.gap,
-        "search_gap_stderr": effort.gap_stderr,
-        "search_seconds": effort.seconds,
+        "ended_by": choice.why,
+        "search_gap": choice.gap,
+        "search_gap_stderr": choice.gap_stderr,
+        "search_seconds": choice.seconds,
         "monte_carlo_stderr": float(values["stderr"].square().sum().sqrt()) / len(values["stderr"]),
         "median_ess": float(values["ess"].median()),
-        "low_ess": float((values["ess"] < max(2.0, _FEW * chains)).double().mean()),
+        "low_ess": float((values["ess"] < max(2.0, LOW_ESS_SHARE * chains)).double().mean()),
         "evaluations": float(values["evaluations"].mean()),
     }
     acceptance = mean_and_stderr(values["acceptance"])[0]

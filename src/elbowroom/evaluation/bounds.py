@@ -1,4 +1,4 @@
-"""The bounds that draws from a proposal give, and how many latents are in use: elbo, iwae, laplace-is, active-units."""
+"""Lower bounds from draws of a proposal, and active units: elbo, iwae, laplace-is, k-curve, active-units."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.curve import unreliable
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.study import Study, observed, require_normalized
+from elbowroom.evaluation.thresholds import ACTIVE_VARIANCE, LOW_ESS_SHARE
+from elbowroom.inference.importance.curve import importance_curve
 from elbowroom.inference.importance.estimate import importance_estimate
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
+from elbowroom.inference.importance.pareto import pareto_threshold
 from elbowroom.inference.objectives import elbo_terms
-from elbowroom.model.guides import PriorGuide
+from elbowroom.model.guides import PriorGuide, guide_distribution
 
-__all__ = ["active_units", "elbo", "iwae", "laplace_is"]
+__all__ = ["active_units", "elbo", "iwae", "k_curve", "laplace_is"]
 
-_ACTIVE_ABOVE = 0.01  # variance over data of the posterior mean, Burda et al. (2016)
-_FEW = 0.1  # of the draws: what an effective sample size below is called
+_KS = (1, 10, 100, 1000, 5000)
 
 
 def _elbo_values(study: Study, points: int | None) -> dict[str, Tensor]:
@@ -32,7 +33,7 @@ def _elbo_values(study: Study, points: int | None) -> dict[str, Tensor]:
 
 
 def elbo(study: Study) -> list[Result]:
-    """The evidence lower bound and its two terms."""
+    """The evidence lower bound and its two terms, reconstruction and KL."""
     values, asked = _elbo_values(study, study.settings.data("elbo")), {"num_samples": study.settings.num_samples}
     likelihood = study.model.likelihood
     remark = "" if likelihood.normalized else f" ({likelihood.name}: not a log-likelihood)"
@@ -45,7 +46,7 @@ def elbo(study: Study) -> list[Result]:
 
 
 def iwae(study: Study) -> list[Result]:
-    """The importance-weighted bound, and the elbow room between it and the ELBO on the same data."""
+    """The importance-weighted bound, and the elbow room: the inference gap between it and the ELBO on the same data."""
     require_normalized(study.model, "iwae")
     k = study.settings.draws("iwae")
 
@@ -61,10 +62,10 @@ def iwae(study: Study) -> list[Result]:
 
     points = study.settings.data("iwae")
     values = study.over_data("iwae", per_batch, batch_size=100, points=points)
-    found = {"median_ess": float(values["ess"].median()), **unreliable(values["pareto_k"], k)}
+    found = {"median_ess": float(values["ess"].median()), **_unreliable(values["pareto_k"], k)}
     lower = study.average("iwae", "iwae", values["iwae"], bound="lower", asked={"k": k}, found=found)
     results = study.with_bits(lower, values["iwae"], values["observed"])
-    if isinstance(study.guide, PriorGuide):  # no posterior was guessed, so no guess has a room
+    if isinstance(study.guide, PriorGuide):  # without a guide there is no inference gap
         return results
     room = values["iwae"] - _elbo_values(study, points)["elbo"]
     asked = {"k": k, "num_samples": study.settings.num_samples}
@@ -72,7 +73,7 @@ def iwae(study: Study) -> list[Result]:
 
 
 def laplace_is(study: Study) -> list[Result]:
-    """The importance-weighted bound of draws from Laplace approximations around the posterior's modes."""
+    """The importance-weighted bound with draws from Laplace approximations around the modes of the posterior."""
     require_normalized(study.model, "laplace-is")
     k = study.settings.draws("laplace-is")
 
@@ -86,23 +87,55 @@ def laplace_is(study: Study) -> list[Result]:
     values = study.over_data("laplace-is", per_batch, batch_size=100, points=points)
     found = {
         "median_ess": float(values["ess"].median()),
-        "low_ess": float((values["ess"] < _FEW * k).double().mean()),
+        "low_ess": float((values["ess"] < LOW_ESS_SHARE * k).double().mean()),
         "num_modes": float(values["num_modes"].mean()),
         "unconverged": float(1 - values["converged"].mean()),
         "evaluations": float(values["evaluations"].mean()),
-        **unreliable(values["pareto_k"], k),
+        **_unreliable(values["pareto_k"], k),
     }
     asked = {"k": k, "starts": study.settings.starts}
     lower = study.average("laplace-is", "laplace-is", values["log_evidence"], bound="lower", asked=asked, found=found)
     return study.with_bits(lower, values["log_evidence"], values["observed"])
 
 
+def k_curve(study: Study) -> list[Result]:
+    """The importance-weighted bound for k = 1, 10, 100, 1000, 5000 draws, from one set of draws; k̂ with the last."""
+    require_normalized(study.model, "k-curve")
+
+    def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        found = importance_curve(
+            study.model, guide_distribution(study.guide, batch), batch, ks=_KS, generator=generator
+        )
+        bounds = {f"k={k}": bound for k, bound in zip(_KS, found.log_evidence, strict=True)}
+        return {**bounds, "ess": found.estimate.ess, "pareto_k": found.estimate.pareto_k, "observed": observed(batch)}
+
+    points = study.settings.data("k-curve")
+    values = study.over_data("k-curve", per_batch, batch_size=100, points=points)
+    results = []
+    for k in _KS:
+        # k̂ is that of all draws, and so belongs to the bound of all draws
+        tail = (
+            {"median_ess": float(values["ess"].median()), **_unreliable(values["pareto_k"], k)} if k == _KS[-1] else {}
+        )
+        results.append(study.average("k-curve", "k-curve", values[f"k={k}"], bound="lower", asked={"k": k}, found=tail))
+    return results
+
+
+def _unreliable(pareto_k: Tensor, draws: int) -> dict[str, float]:
+    """Reliability of the weights: the median Pareto k̂, and the share of examples whose k̂ is too high."""
+    known = pareto_k[~pareto_k.isnan()]
+    if not len(known):
+        return {}
+    share = float((known > pareto_threshold(draws)).double().mean())
+    return {"median_pareto_k": float(known.clamp(-1e3, 1e3).median()), "unreliable": share}
+
+
 def active_units(study: Study) -> list[Result]:
-    """How many latent dimensions have a posterior mean that varies with the data."""
+    """Active units: the number of latent dimensions whose posterior mean varies with the data."""
     if isinstance(study.guide, PriorGuide):
         raise ElbowroomError(
-            "active-units counts latents whose mean under the guide varies with the data, and there is no guide.",
-            "Measure with --methods laplace-is.",
+            "active-units counts latents whose mean under the guide varies with the data, but this model has no guide.",
+            "Evaluate with --methods laplace-is, which needs none.",
         )
 
     def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -113,11 +146,11 @@ def active_units(study: Study) -> list[Result]:
     ]
     if len(means) < 2:
         raise ElbowroomError(
-            "Active units need a variance over data, but there is one point.", "Give --points 2 or more."
+            "Active units need a variance over examples, but there is one example.", "Give --points 2 or more."
         )
-    active = int((means.var(0) > _ACTIVE_ABOVE).sum())
+    active = int((means.var(0) > ACTIVE_VARIANCE).sum())
     return [
         study.count(
-            "active-units", "active units", active, of=means.shape[1], points=len(means), threshold=_ACTIVE_ABOVE
+            "active-units", "active units", active, of=means.shape[1], points=len(means), threshold=ACTIVE_VARIANCE
         )
     ]

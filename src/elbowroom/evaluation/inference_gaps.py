@@ -1,21 +1,21 @@
-r"""The elbow room, decomposed: how much the encoder costs, how much its family, and what training data flatter.
+r"""The elbow room (inference gap) and its parts: the amortisation gap and the approximation gap.
 
 .. math:: \underbrace{\log p(x) - \mathcal{L}[q]}_{\text{elbow room}}
     = \underbrace{\log p(x) - \mathcal{L}[q^*]}_{\text{approximation gap}}
     + \underbrace{\mathcal{L}[q^*] - \mathcal{L}[q]}_{\text{amortisation gap}}
 
-where q is the guide's answer to a datum and q* the best member of the guide's family for that datum alone
-(:mod:`elbowroom.inference.gaussian.optimal_gaussian`). A large amortisation gap asks for a better encoder, or for
-refining q at test time; a large approximation gap for a richer family. On training and test data side by side,
+Here q is the guide's distribution for an example, and q* the best member of the guide's family for that example
+(:mod:`elbowroom.inference.gaussian.optimal_gaussian`). A large amortisation gap calls for a better encoder, or for
+refining q at test time; a large approximation gap calls for a richer family. Between training and test data,
 
-.. math:: \text{generalisation} = \overline{\log p}_\text{train} - \overline{\log p}_\text{test}, \qquad
-    \text{encoder's overfitting} = \overline{\text{room}}_\text{test} - \overline{\text{room}}_\text{train},
+.. math:: \text{generalisation gap} = \overline{\log p}_\text{train} - \overline{\log p}_\text{test}, \qquad
+    \text{encoder's overfitting} = \overline{\text{room}}_\text{test} - \overline{\text{room}}_\text{train}
 
-two different faults: of the decoder, which knows its training data too well, and of the encoder, which does.
+are two different faults: overfitting of the decoder, and overfitting of the encoder.
 
-All three figures of a datum come from the same x, L[q] and L[q*] from the same noise, and differences are taken datum
-by datum, so that their standard errors are those of paired means. :math:`\log p(x)` is estimated from below, by
-:func:`reference_log_evidence`; so the approximation gap and the room are, if anything, larger.
+All three values of an example use the same x, L[q] and L[q*] use the same noise, and differences are taken for each
+example, so that their standard errors are those of paired means. :math:`\log p(x)` is estimated from below, by
+:func:`reference_log_evidence`; so the true approximation gap and elbow room can only be larger.
 
 Draws of the posterior give a bound from the other side. Any normalised q has :math:`\mathbb{E}_{p(z|x)}[q / p(x, z)] =
 1 / p(x)`, so that by Jensen's inequality, for any number of draws,
@@ -23,8 +23,8 @@ Draws of the posterior give a bound from the other side. Any normalised q has :m
 .. math:: \mathbb{E}\Big[{-\log} \frac{1}{K} \sum_{k=1}^K \frac{q(z_k)}{p(x, z_k)}\Big] \ge \log p(x),
     \qquad z_k \sim p(z | x).
 
-For K = 1 it is :math:`\log p(x) + \mathrm{KL}(p(z|x) \,\|\, q)`. With the best full normal as q, and many draws,
-it is tight; it holds as far as the chains have converged.
+For K = 1 it is :math:`\log p(x) + \mathrm{KL}(p(z|x) \,\|\, q)`. It is tight for many draws and the best full normal
+as q, and it is valid as far as the chains have converged.
 
 Reference:
     Cremer, Li & Duvenaud (2018), Inference suboptimality in variational autoencoders, arXiv:1801.03558.
@@ -45,6 +45,7 @@ from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.results import Bound, Result
 from elbowroom.evaluation.study import Study, require_normalized
+from elbowroom.evaluation.thresholds import LOW_ESS_SHARE
 from elbowroom.inference.gaussian.optimal_gaussian import local_guide
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
 from elbowroom.inference.posterior.sample import posterior
@@ -54,10 +55,10 @@ from elbowroom.numerics import log_mean_exp
 
 __all__ = ["Room", "decompose", "reference_log_evidence", "room"]
 
-_FEW = 0.1  # of the draws: what an effective sample size below is called
-_BATCH = 100
-_CHECKED = 20  # data on which chains are run
-_CHAINS, _CHAIN = 4, 400  # for each, and draws of one
+_BATCH = 100  # examples at a time
+_CHECKED = 20  # examples for which chains are run
+_CHAINS = 4  # per example
+_DRAWS = 400  # of each chain
 
 _ELBO, _BEST, _LOG_P = "elbo", "elbo of q*", "log p(x)"
 _AMORTISATION, _APPROXIMATION, _ROOM = "amortisation gap", "approximation gap", "elbow room"
@@ -65,13 +66,13 @@ _UPPER = "upper bound by HMC draws"
 
 
 class Room(NamedTuple):
-    """Training and test data side by side.
+    """The gaps on training and on test data, and their differences.
 
     Attributes:
-        train: what :func:`room` says of training data.
-        test: what it says of the other data.
+        train: results of :func:`room` on training data.
+        test: results on the other data.
         generalisation: log p(x), train − test; None where the likelihood has no log p(x).
-        overfitting: the elbow room, test − train; of a likelihood without log p(x), the amortisation gap.
+        overfitting: the elbow room, test − train; the amortisation gap where the likelihood has no log p(x).
     """
 
     train: list[Result]
@@ -81,24 +82,24 @@ class Room(NamedTuple):
 
 
 def room(study: Study, *, check: bool = False) -> list[Result]:
-    """The ELBO, that of the best q of the guide's family for each datum, log p(x), and the gaps between them.
+    """The ELBO, the ELBO of the best q of the guide's family for each example, log p(x), and the gaps between them.
 
     Args:
-        study: of it are used the model, the guide, the split, and of its settings ``points``, ``k`` (draws of the
-            estimate of log p(x)) and ``starts``.
-        check: whether to run chains on the first 20 data, for an upper bound.
+        study: model, guide, split and settings, of which ``points``, ``k`` (draws for log p(x)) and ``starts`` are
+            used.
+        check: whether to run Markov chains on the first 20 examples, for an upper bound.
     Returns:
         Results in nats, each with the standard error of its paired mean: "elbo", "elbo of q*", "log p(x)",
-        "amortisation gap", "approximation gap", "elbow room"; with a check also "upper bound by HMC draws", which
-        says what the largest R-hat is, on which it rests, and the lower bounds on the same data. A likelihood that is
-        not normalised has no log p(x): what is left then is called "not a log-likelihood".
+        "amortisation gap", "approximation gap", "elbow room". With a check also "upper bound by HMC draws", which
+        reports the largest R-hat, on which it depends, and the lower bounds on the same data. A likelihood that is not
+        normalised has no log p(x); the other results are then marked "not a log-likelihood".
     Raises:
         ElbowroomError: there is no guide; a guide that is not normal; a check where there is no log p(x).
     """
     if isinstance(study.guide, PriorGuide):
         raise ElbowroomError(
-            "room divides the distance between a guide's bound and log p(x), and there is no guide.",
-            "Measure with --methods laplace-is.",
+            "room measures the gap between a guide's bound and log p(x), but this model has no guide.",
+            "Evaluate with --methods laplace-is, which needs none.",
         )
     normalized = study.model.likelihood.normalized
     if check:
@@ -122,10 +123,10 @@ def room(study: Study, *, check: bool = False) -> list[Result]:
 
 
 def reference_log_evidence(study: Study, batch: Batch, generator: Generator) -> dict[str, Tensor]:
-    """What room takes for log p(x): a lower bound in expectation, nats, and how far it can be trusted.
+    """The estimate of log p(x) that room uses: a lower bound in expectation, and its effective sample size.
 
     Returns:
-        "log p" and "ess", the share of draws that are effective; each of shape (batch,).
+        "log p" in nats, and "ess", the share of draws that are effective; each of shape (batch,).
     """
     k = study.settings.draws("room")
     found = laplace_evidence(study.model, study.guide, batch, k=k, starts=study.settings.starts, generator=generator)
@@ -133,23 +134,23 @@ def reference_log_evidence(study: Study, batch: Batch, generator: Generator) -> 
 
 
 def decompose(train: Sequence[Result], test: Sequence[Result]) -> Room:
-    """Two splits side by side, with the differences between them.
+    """The gaps of two splits and the differences between them.
 
     Args:
-        train: of :func:`room` on training data; results of other methods are passed over.
-        test: of :func:`room` on other data, that the model did not learn from.
+        train: results of :func:`room` on training data; results of other methods are ignored.
+        test: results of :func:`room` on data that the model was not trained on.
     Returns:
-        Both, and the differences; the splits are independent, so their standard errors add in squares.
+        Both and their differences. The splits are independent, so the squares of their standard errors add.
     Raises:
-        ElbowroomError: a split without what :func:`room` returns.
+        ElbowroomError: a split without results of :func:`room`.
     """
     before, after = _named(train), _named(test)
     what = _ROOM if _ROOM in (*before, *after) else _AMORTISATION
     for split, found in (("training", before), ("test", after)):
         if what not in found:
             raise ElbowroomError(
-                f"The elbow room is compared between splits, but the results of the {split} data do not hold it.",
-                "Measure both splits with --methods room.",
+                f"The elbow room is compared between splits, but the results of the {split} data do not contain it.",
+                "Evaluate both splits with --methods room.",
             )
     generalisation = None
     if _LOG_P in before and _LOG_P in after:
@@ -179,8 +180,8 @@ def _results(study: Study, values: dict[str, Tensor]) -> list[Result]:
     if remark:
         return [*bounds, amortisation]
     log_p, ess = values["log p"], values["ess"]
-    asked = _yardstick_settings(study)
-    trust = {"median_ess": float(ess.median()) * asked["k"], "low_ess": float((ess < _FEW).double().mean())}
+    asked = _reference_settings(study)
+    trust = {"median_ess": float(ess.median()) * asked["k"], "low_ess": float((ess < LOW_ESS_SHARE).double().mean())}
     return [
         *bounds,
         study.average("room", _LOG_P, log_p, bound="lower", asked=asked, found=trust),
@@ -191,12 +192,12 @@ def _results(study: Study, values: dict[str, Tensor]) -> list[Result]:
 
 
 def _upper_bound(study: Study) -> Result:
-    """By draws of the posterior, beside the best full normal's ELBO and the yardstick on the same data."""
+    """Upper bound by draws of the posterior, with the lower bounds on the same data."""
 
     def per_batch(batch: Batch, generator: Generator) -> dict[str, Tensor]:
         best = local_guide(study.model, study.guide, batch, family="full", generator=generator)
         drawn = posterior(
-            study.model, study.guide, batch, method="hmc", draws=_CHAIN, chains=_CHAINS, generator=generator
+            study.model, study.guide, batch, method="hmc", draws=_DRAWS, chains=_CHAINS, generator=generator
         )
         z = drawn.z.flatten(0, 1).to(batch.x.device)
         log_ratio = posterior_target(study.model, batch).log_density(z) - best.q.log_prob(z)
@@ -211,15 +212,15 @@ def _upper_bound(study: Study) -> Result:
     values = study.over_data("room-check", per_batch, batch_size=_CHECKED, points=points)
     found = {
         "chains": _CHAINS,
-        "draws": _CHAIN,
+        "draws": _DRAWS,
         "rhat": float(values["rhat"].max()),
         "elbo_of_best_normal": float(values["best"].mean()),
         "log_p": float(values["log p"].mean()),
     }
-    return study.average("room", _UPPER, values["upper"], bound="upper", asked=_yardstick_settings(study), found=found)
+    return study.average("room", _UPPER, values["upper"], bound="upper", asked=_reference_settings(study), found=found)
 
 
-def _yardstick_settings(study: Study) -> dict[str, int]:
+def _reference_settings(study: Study) -> dict[str, int]:
     return {"k": study.settings.draws("room"), "starts": study.settings.starts}
 
 
@@ -229,12 +230,12 @@ def _remark(study: Study) -> str:
 
 
 def _named(results: Sequence[Result]) -> dict[str, Result]:
-    """Those of :func:`room`, by their names without a remark."""
+    """The results of :func:`room`, by their names without a remark."""
     return {r.name.partition(" (")[0]: r for r in results if r.method == "room"}
 
 
 def _difference(name: str, a: Result, b: Result) -> Result:
-    """a − b, of different data."""
+    """The difference a − b of results on different data."""
     stderr = None if a.stderr is None or b.stderr is None else math.hypot(a.stderr, b.stderr)
     _, bracket, remark = a.name.partition(" (")
     return Result(

@@ -1,7 +1,7 @@
-"""Results that version 0.1.0 wrote, in today's form.
+"""Results that version 0.1.0 wrote, converted to today's form.
 
-They had ``settings`` in which stood together what was asked and what was found, and did not say by which method they
-were measured. Both can be told from the names, and this is the only place that does.
+Their key ``settings`` held both what was asked and what was found, and they did not name their method. Both can be
+inferred from the names, and only this module does so.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _METHODS = {"reconstruction": "elbo", "kl": "elbo", "elbow room": "iwae", "activ
 
 
 def modernised(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A result with ``method``, ``asked`` and ``found``; one that has no ``settings`` is given back as it is.
+    """A result with ``method``, ``asked`` and ``found``; a result without ``settings`` is returned unchanged.
 
     Example:
         >>> row = modernised({"name": "iwae", "settings": {"k": 50, "median_ess": 31.0, "seed": 0}})
@@ -59,7 +59,7 @@ def modernised(row: Mapping[str, Any]) -> dict[str, Any]:
     if "used_chains" in found:
         asked["chains"] = _chains_asked(asked, found)
     if (method, name) == ("iwae", "elbow room"):
-        asked.setdefault("num_samples", 1)  # of the ELBO's draws; what it is unless given
+        asked.setdefault("num_samples", 1)  # draws of the ELBO: the default
     if asked.get("temperatures") == "automatic":
         asked["temperatures"] = None
     known = {key: value for key, value in row.items() if key != "settings"}
@@ -67,7 +67,7 @@ def modernised(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _chains_asked(asked: Mapping[str, Any], found: Mapping[str, Any]) -> int | None:
-    """The number of chains, which was not written down, where annealing would not have taken it by itself."""
+    """The number of chains, if it is not the one that annealing takes by default; it was not recorded."""
     chains: int = found["used_chains"]
     usual = {32}
     if found.get("used_temperatures") == 1:

@@ -1,4 +1,4 @@
-"""A figure that carries its meaning: what was measured, on what, how, and which side it bounds."""
+"""A result: a number with what was measured, on which data, how, and which side it bounds."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ Bound = Literal["lower", "upper"]
 
 
 class Result(BaseModel):
-    """A figure that carries its meaning.
+    """A number with what it measures, on which data, how, and with which error.
 
     Attributes:
-        name: of the figure: "elbo", "kl", "elbow room", …
-        method: that found it, one of :data:`~elbowroom.evaluation.evaluate.METHODS`.
+        name: what was measured: "elbo", "kl", "elbow room", …
+        method: the method, one of :data:`~elbowroom.evaluation.evaluate.METHODS`.
         value: in ``unit``.
         stderr: standard error of ``value``; None where there is none.
         unit: "nats", "bits/dim" or "units".
-        points: data that were measured.
-        split: that they are of; "simulated" by the model, "all" for data from elsewhere.
-        bound: the side from which ``value`` bounds what it estimates; None for no bound.
-        asked: the settings that the figure depends on, by their names in
-            :class:`~elbowroom.evaluation.settings.Settings`; the method's own choices stand in where none was given.
-        found: what else the method has to say: effective sample size, k̂, seconds, temperatures used, …
+        points: number of examples.
+        split: "train", "validation" or "test"; "simulated" from the model; "all" for other data.
+        bound: whether ``value`` is a "lower" or "upper" bound of what it estimates; None for neither.
+        asked: the settings that the value depends on, by their names in
+            :class:`~elbowroom.evaluation.settings.Settings`; defaults of the method are filled in.
+        found: what else the method reports: effective sample size, k̂, seconds, temperatures used, …
         protocol: data set, binarisation and its seed.
     """
 

@@ -1,8 +1,8 @@
-"""What the methods of evaluation can be asked for, and what they do unless asked.
+"""Settings of the evaluation methods, with their defaults.
 
 One definition is the keyword of :func:`~elbowroom.evaluation.evaluate.evaluate` and of `Run.evaluate`, the flag of
-``elbowroom evaluate`` and the key under which a result says what was asked. Nothing heavier than pydantic is imported
-here, so that ``elbowroom evaluate --help`` is quick.
+``elbowroom evaluate``, and the key in a result's ``asked``. Nothing heavier than pydantic is imported here, so that
+``elbowroom evaluate --help`` is quick.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Whole = Annotated[int, Field(gt=0)]
 Amount = Annotated[float, Field(gt=0)]
 
 POINTS = {"iwae": 1000, "laplace-is": 1000, "k-curve": 1000, "ais": 1000, "room": 200}
-"""How many data of a split a method takes unless asked for another number; the other methods take all."""
+"""Default number of examples of a split, by method; the other methods use all of them."""
 DRAWS = {"iwae": 5000, "room": 500, "laplace-is": 100}
-"""k of a method, per datum, unless asked for another."""
+"""Default number of draws k per example, by method."""
 
 
 class Settings(Section):
-    """How the methods measure; each looks at those settings that concern it.
+    """Settings of the methods; each method reads those that concern it.
 
     Example:
         >>> Settings.of({"k": 100}).draws("iwae"), Settings().draws("iwae"), Settings().data("room")
@@ -35,39 +35,42 @@ class Settings(Section):
     """
 
     points: Whole | None = None
-    """How many data; all of them unless given, but 1,000 for iwae, laplace-is, k-curve and ais, 200 for room."""
+    """Number of examples; by default all of them, but 1,000 for iwae, laplace-is, k-curve and ais, 200 for room."""
     k: Whole | None = None
-    """Draws per datum of the importance-weighted bounds; unless given 5,000 for iwae, 500 for room and 100 for
+    """Draws per example of the importance-weighted bounds; by default 5,000 for iwae, 500 for room and 100 for
     laplace-is."""
     starts: Whole = 4
-    """Climbs per datum to modes of the posterior, for laplace-is and room."""
+    """Starting points per example of the optimisation that finds modes of the posterior, for laplace-is and room."""
     num_samples: Whole = 1
-    """Draws per datum of the ELBO."""
+    """Draws of z per example for the ELBO."""
     start: Literal["laplace", "guide", "prior"] | None = None
-    """Where annealing starts; Laplace approximations where the likelihood allows them unless given."""
+    """Initial distribution of annealing; by default Laplace approximations where the likelihood allows them."""
     climbs: Whole = 1
-    """Per datum to modes of the posterior, where annealing starts from Laplace approximations."""
+    """Starting points per example of the optimisation that finds modes of the posterior, where annealing starts from
+    Laplace approximations."""
     temperatures: Whole | None = None
-    """Of annealing (ais, bdmc); raised until the gap on simulated data is below the tolerance unless given."""
+    """Number of temperatures of annealing (ais, bdmc); by default raised until the gap on simulated data is below the
+    tolerance."""
     chains: Whole | None = None
-    """Of annealing; 32 unless given, and 100 or more draws where there is one temperature."""
+    """Number of annealing chains per example; by default 32, and 100 or more where there is one temperature."""
     schedule: ScheduleName | None = None
-    """Of the temperatures; adapted to the densities from the prior, linear from a nearer start, unless given."""
+    """Spacing of the temperatures; by default adapted to the densities where annealing starts from the prior, else
+    linear."""
     precision: Literal["full", "bf16"] = "full"
-    """Of the gradients that move the chains of ais and bdmc: bf16 computes them in bfloat16 where the decoder is a
-    perceptron, which is quicker for wide ones. Energies and weights stay in full precision, so bounds stay valid."""
+    """Precision of the gradients that move the chains of ais and bdmc: bf16 computes them in bfloat16 where the decoder
+    is a perceptron, which is quicker for wide ones. Energies and weights stay in full precision: bounds stay valid."""
     tolerance: Amount = 0.1
-    """Nats that the mean gap between the bounds on simulated data may be, where temperatures are not given."""
+    """Largest mean gap between the bounds on simulated data, in nats, if the number of temperatures is not given."""
     budget: Amount | None = None
-    """Seconds after which no more temperatures are tried, the measuring itself counted in; none unless given."""
+    """Seconds that the search for temperatures and the measurement together may take; by default unlimited."""
     simulated: Whole = 1000
-    """Data that bdmc simulates, at most as many as the split has."""
+    """Number of examples that bdmc simulates, at most as many as the split has."""
     seed: int = 0
     """Seed of the draws."""
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Settings:
-        """From keywords.
+        """Settings from keywords.
 
         Raises:
             ElbowroomError: a name that does not exist (with the nearest that does), or a value that is not allowed;
@@ -79,9 +82,9 @@ class Settings(Section):
             raise explain(error, cls, command="evaluate", source="evaluate") from error
 
     def data(self, method: str) -> int | None:
-        """How many data of a split a method takes; None for all."""
+        """Number of examples of a split for a method; None for all."""
         return POINTS.get(method) if self.points is None else self.points
 
     def draws(self, method: str) -> int:
-        """k of a method, per datum."""
+        """Number of draws k per example for a method."""
         return DRAWS[method] if self.k is None else self.k

@@ -1,4 +1,4 @@
-"""What the methods of evaluation share: the model, the data, the settings, and the making of results."""
+"""What the evaluation methods share: model, data and settings of one evaluation, and how results are made."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from elbowroom.numerics import mean_and_stderr
 from elbowroom.progress import Progress
 
 __all__ = [
+    "EvaluationCache",
     "EvaluationData",
     "Keep",
-    "Parts",
     "PerBatch",
     "Study",
     "observed",
@@ -36,13 +36,13 @@ __all__ = [
 _IN_BITS = {Support.BYTES, Support.COUNTS, Support.CATEGORIES}
 
 Keep = Callable[[str, dict[str, Tensor]], None]
-"""(method, figures of every datum by name, each of shape (n,))"""
+"""(method, values of every example by name, each of shape (n,))"""
 PerBatch = Callable[[Batch, torch.Generator], dict[str, Tensor]]
-"""Figures of every datum of a batch, by name, each of shape (batch, …)."""
+"""(batch, generator) to values of every example by name, each of shape (batch, …)."""
 
 
 class EvaluationData(Protocol):
-    """What evaluation needs of a data set; :class:`elbowroom.data.dataset.DataSet` is one."""
+    """The interface of a data set that evaluation needs; :class:`elbowroom.data.dataset.DataSet` is one."""
 
     def size(self, split: str) -> int: ...
 
@@ -52,15 +52,15 @@ class EvaluationData(Protocol):
 
 
 def stream(device: torch.device, seed: int, *path: int) -> torch.Generator:
-    """The draws of an evaluation; of a part of it, where a path leads to one."""
+    """The random stream of an evaluation, or of the part of it that ``path`` numbers."""
     for number in path:
         seed = (seed * 0x5851F42D4C957F2D + number + 1) % 2**63
-    # data that were themselves drawn with this seed hold its first numbers: the draws of z must not be those again
+    # data may themselves be drawn with this seed: the draws of z must not repeat the same numbers
     return torch.Generator(device).manual_seed((seed + 0x9E3779B97F4A7C15) % 2**63)
 
 
-class Parts(Protocol):
-    """Where the finished parts of a long evaluation are kept, until all of it has ended."""
+class EvaluationCache(Protocol):
+    """A cache for the finished parts of a long evaluation, kept until all of it has ended."""
 
     def read(self, name: str) -> dict[str, Tensor] | None: ...
 
@@ -71,7 +71,7 @@ class Parts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """What the methods share: the model, the data, the settings and the making of results."""
+    """One evaluation: the model, the data and the settings that its methods share, and how they make results."""
 
     model: LatentModel
     guide: Conditional
@@ -80,8 +80,8 @@ class Study:
     settings: Settings
     announce: Progress
     keep: Keep = lambda method, values: None
-    parts: Parts | None = None
-    memory: dict[str, Any] = field(default_factory=dict)  #: what one method found and another can use
+    parts: EvaluationCache | None = None
+    memory: dict[str, Any] = field(default_factory=dict)  #: what one method computed and another can use
 
     def over_data(
         self,
@@ -93,10 +93,10 @@ class Study:
         resumable: bool = False,
         simulated: bool = False,
     ) -> dict[str, Tensor]:
-        """Per-datum values by name, concatenated over the split: every datum weighs the same, whatever its batch.
+        """Values of every example by name, concatenated over the split, so that every example has the same weight.
 
-        What is ``resumable`` draws from a stream of its own for each batch, so that it does not matter which batches
-        were finished before an interruption. What is of ``simulated`` data belongs to no row of the data set.
+        A ``resumable`` method has its own random stream for each batch, so that it does not matter which batches were
+        finished before an interruption. Values of ``simulated`` data belong to no row of the data set.
         """
         total = self.data.size(self.split) if points is None else min(points, self.data.size(self.split))
         values: dict[str, list[Tensor]] = {}
@@ -118,7 +118,7 @@ class Study:
         return joined
 
     def part(self, name: str, make: Callable[[], dict[str, Tensor]], *, resumable: bool = True) -> dict[str, Tensor]:
-        """What was made before an interruption, or else is made now and kept."""
+        """A part from the cache, or else computed now and cached."""
         if self.parts is None or not resumable:
             return make()
         known = self.parts.read(name)
@@ -137,22 +137,22 @@ class Study:
         asked: Mapping[str, Any],
         found: Mapping[str, Any] | None = None,
     ) -> Result:
-        """The mean over data, with the standard error of that mean.
+        """A result: the mean over examples, with the standard error of that mean.
 
         Args:
-            method: the name by which it was asked for.
-            name: of the figure.
-            values: of every datum, nats, shape (n,).
-            bound: the side that the mean bounds.
+            method: name of the method.
+            name: name of the result.
+            values: of every example, nats, shape (n,).
+            bound: whether the mean is a lower or an upper bound.
             asked: the settings that it depends on; the seed is added.
-            found: what else there is to say.
+            found: what else to report.
         """
         value, stderr = mean_and_stderr(values)
         return Result(
             name=name,
             method=method,
             value=value,
-            stderr=stderr if math.isfinite(stderr) else None,  # that of a single datum is not
+            stderr=stderr if math.isfinite(stderr) else None,  # unknown for a single example
             unit="nats",
             points=len(values),
             split=self.split,
@@ -163,7 +163,7 @@ class Study:
         )
 
     def count(self, method: str, name: str, number: int, *, of: int, points: int, **found: Any) -> Result:
-        """So many units of those that there are, as a set of data shows."""
+        """A result that counts units."""
         return Result(
             name=name,
             method=method,
@@ -179,13 +179,13 @@ class Study:
         )
 
     def with_bits(self, result: Result, values: Tensor, observed: Tensor) -> list[Result]:
-        r"""The result, and beside it bits per dimension where the data are bytes, counts or categories.
+        r"""The result, and the same in bits per dimension where the data are bytes, counts or categories.
 
         .. math:: b = -\frac{\sum_n v_n}{\log 2 \, \sum_n d_n}, \qquad
             \mathrm{stderr} = \frac{1}{\bar{d}} \, \mathrm{stderr}\Big(\frac{v_n}{\log 2} + b \, d_n\Big)
 
-        with :math:`v_n` the bound of datum n and :math:`d_n` the number of its elements that were observed. Binary
-        data are left out: their bound is quoted in nats.
+        with :math:`v_n` the bound of example n and :math:`d_n` the number of its observed elements. Bounds of binary
+        data are usually given in nats, so they have no bits per dimension.
         """
         if self.model.likelihood.support not in _IN_BITS:
             return [result]
@@ -203,21 +203,22 @@ class Study:
 
 
 def observed(batch: Batch) -> Tensor:
-    """How many elements of each datum were observed, shape (batch,)."""
+    """Number of observed elements of each example, shape (batch,)."""
     if batch.mask is None:
         return torch.full((len(batch),), batch.x[0].numel())
     return batch.mask.flatten(1).sum(1)
 
 
 def require_normalized(model: LatentModel, method: str) -> None:
-    """Refuses to call something a likelihood that is none.
+    """Refuses a likelihood that is not normalised.
 
     Raises:
         ElbowroomError: the likelihood is not normalised.
     """
     if not model.likelihood.normalized:
         raise ElbowroomError(
-            f"{method} estimates log p(x), but {model.likelihood.name} does not integrate to one, so there is none.",
+            f"{method} estimates log p(x), but {model.likelihood.name} does not integrate to one, so log p(x) does "
+            "not exist.",
             "Train with --data.binarization dynamic, or with --model.likelihood continuous-bernoulli; "
-            "--methods elbo,active-units works as it is.",
+            "--methods elbo,active-units works without log p(x).",
         )

@@ -1,1 +1,1 @@
-"""Ways to learn a latent-variable model: the only place that averages over a batch and touches an optimiser."""
+"""Learners, the training methods: only here are losses averaged over a batch and weights updated."""

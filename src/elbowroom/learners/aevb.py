@@ -1,4 +1,4 @@
-r"""Auto-encoding variational Bayes: ascend a bound on log p(x) in model and guide together.
+r"""Auto-encoding variational Bayes: maximise a bound on log p(x) over model and guide (encoder) together.
 
 .. math:: (\theta, \phi) \leftarrow (\theta, \phi)
     + \eta \, \nabla_{\theta, \phi} \frac{1}{B} \sum_{b=1}^B \mathcal{L}(x_b)
@@ -29,19 +29,19 @@ __all__ = ["Aevb"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aevb:
-    """Any objective × estimator × optimiser.
+    """Auto-encoding variational Bayes with any objective, gradient estimator and optimiser.
 
     Args:
-        name: what the objective is called in reports.
+        name: name of the objective in reports.
         objective: (model, guide, batch, num_samples=…, generator=…, beta=…) to
             :class:`~elbowroom.inference.objectives.Terms`; ``beta`` is passed only where ``weighs_kl``.
         update: optimiser, schedule, clipping, moving average.
-        num_samples: draws of z per datum.
-        last_samples: those from step ``last_from`` on, and in `measure` always, so that its figures compare; None for
-            ``num_samples`` throughout.
-        last_from: a step.
-        weighs_kl: whether the objective has a KL term to weigh.
-        beta: its weight.
+        num_samples: draws of z per example.
+        last_samples: draws of z per example from step ``last_from`` on. `measure` always uses them, so that its values
+            can be compared over training. None for ``num_samples`` throughout.
+        last_from: step from which ``last_samples`` are drawn.
+        weighs_kl: whether the objective has a KL term that can be weighted.
+        beta: weight of the KL term.
         warmup_steps: steps over which that weight grows linearly from 0.
         execution: how objective and gradient are computed, eagerly or compiled; `measure` is always eager.
     """
@@ -59,7 +59,7 @@ class Aevb:
 
     def init(self, pair: Pair) -> TrainingState:
         """The state before the first step."""
-        return TrainingState(0, pair, *self.update.parts(pair))
+        return TrainingState(0, pair, *self.update.optimizer_and_average(pair))
 
     def step(self, state: TrainingState, batch: Batch, *, generator: torch.Generator) -> tuple[TrainingState, StepInfo]:
         """One update of the weights of model and guide.
@@ -71,25 +71,25 @@ class Aevb:
         num_samples = self.num_samples if state.step < self.last_from else self._last_samples
         beta, weight = None, []
         settings: dict[str, Any] = {"bound": self.objective, "num_samples": num_samples}
-        if self.warmup_steps and self.weighs_kl:  # what changes from step to step is an input, not a setting
+        if self.warmup_steps and self.weighs_kl:  # it changes from step to step, so it is an input and not a setting
             beta = self.beta * min(1.0, state.step / self.warmup_steps)
             weight = [torch.tensor(beta, dtype=torch.float64, device=batch.x.device)]
         elif self.weighs_kl:
             beta = settings["beta"] = self.beta
         value, parts = self.execution(_terms, state.pair, batch, *weight, generator=generator, **settings)
-        climbed = self.update.apply_gradient(state, self.name, value, parts, batch)
+        updated = self.update.apply_gradient(state, self.name, value, parts, batch)
         state.step += 1
-        terms = climbed.terms
-        if self.weighs_kl:  # the value holds β·KL and free bits; what is reported as ELBO holds neither
+        terms = updated.terms
+        if self.weighs_kl:  # the value includes β and free bits; the reported ELBO includes neither
             terms["elbo"] = terms["reconstruction"] - terms["kl"]
-        return state, StepInfo(terms, climbed.lr, num_samples * len(batch), beta, climbed.grad_norm)
+        return state, StepInfo(terms, updated.lr, num_samples * len(batch), beta, updated.grad_norm)
 
     def measure(self, pair: Pair, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """The bound itself, with no weight on its KL term, and its parts; per datum."""
+        """The bound of each example, without a weight on the KL term, and its parts."""
         settings: dict[str, Any] = {"bound": self.objective, "num_samples": self._last_samples}
         terms = _terms(pair, batch, generator=generator, **settings)
         values = {self.name: terms.value, **terms.parts}
-        if self.weighs_kl:  # free bits, too, are for training only
+        if self.weighs_kl:  # without free bits, which are for training only
             values["elbo"] = terms.parts["reconstruction"] - terms.parts["kl"]
         return values
 
@@ -107,7 +107,7 @@ def _terms(
     generator: NoiseSource | None,
     **settings: Any,
 ) -> Terms:
-    """The objective of model and guide, as an :class:`~elbowroom.learners.execution.Execution` takes it."""
+    """The objective of a pair, in the form that an :class:`~elbowroom.learners.execution.Execution` takes it."""
     if beta is not None:
         settings["beta"] = beta
     return bound(pair.model, pair.guide, batch, generator=generator, **settings)

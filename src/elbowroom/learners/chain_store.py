@@ -1,7 +1,7 @@
-"""Markov chains that live as long as the training: what they leave at one visit of a datum and find at the next.
+"""Persistent Markov chains: the state of every example's chains between two visits.
 
-Kept for each datum, by its position in the data set: where its chains are, their metric, how its step size differs
-from the common one, and how often it was visited. In memory, or memory-mapped in a file for each tensor.
+Stored for each example, by its position in the data set: the positions of its chains, their metric, the offset of its
+step size from the common one, and its number of visits. In memory, or memory-mapped, one file for each tensor.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.memory import require_memory
 from elbowroom.samplers.metric import Metric
 
-__all__ = ["ChainStore", "Found", "no_positions"]
+__all__ = ["BatchChains", "ChainStore", "no_positions"]
 
 
-class Found(NamedTuple):
-    """What the chains of a batch left.
+class BatchChains(NamedTuple):
+    """State of the chains of a batch.
 
     Attributes:
-        z: where they are, shape (chains, batch, latent).
-        metric: theirs.
-        log_step: how log ε of each datum differs from the common one, shape (batch,).
-        visits: so far, int64, shape (batch,); where it is 0 the rest means nothing.
+        z: positions of the chains, shape (chains, batch, latent).
+        metric: of the chains, one for each example.
+        log_step: log ε of each example minus the common log ε, shape (batch,).
+        visits: number of visits so far, int64, shape (batch,); where it is 0, the rest is not set.
     """
 
     z: Tensor
@@ -39,16 +39,16 @@ class Found(NamedTuple):
 
 
 class ChainStore:
-    """All data's chains.
+    """The chains of all training examples.
 
     Args:
-        positions: of the data in the data set, ascending, int64, shape (data,).
-        chains: per datum.
-        like: a tensor of the model's type, on its device; its last axis is the latent dimension.
+        positions: of the examples in the data set, ascending, int64, shape (examples,).
+        chains: number of chains per example.
+        like: a tensor with the dtype and device of the model; its last axis is the latent dimension.
         dense: whether metrics are matrices.
-        folder: where to map files; None keeps everything in memory.
+        folder: where to write memory-mapped files; None keeps everything in memory.
     Raises:
-        ElbowroomError: they do not fit into memory.
+        ElbowroomError: the chains do not fit into memory.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class ChainStore:
         if folder is None:
             require_memory(
                 like.element_size() * sum(math.prod(shape) for shape in self._shapes.values()),
-                f"To keep {chains:,} chains in {dim} dimensions for each of {num_data:,} data, with their metrics,",
+                f"To keep {chains:,} chains in {dim} dimensions for each of {num_data:,} examples, with their metrics,",
                 "Keep them on disk with --mcem.storage disk, use --mcem.metric identity, or restart them with "
                 "--mcem.start prior.",
                 like.device,
@@ -75,7 +75,7 @@ class ChainStore:
 
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
-        """Made when they are first needed: before that, a run that cannot begin leaves no files."""
+        """The tensors by name, made when first needed, so that a run that cannot begin leaves no files."""
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
         made: dict[str, Tensor] = {}
@@ -85,19 +85,19 @@ class ChainStore:
                 made[name] = torch.zeros(shape, dtype=dtype, device=self._like.device)
             else:
                 file = str(self._folder / f"{name}.bin")
-                Path(file).unlink(missing_ok=True)  # a new file is all zeros, and takes no room where it stays so
+                Path(file).unlink(missing_ok=True)  # a new file is all zeros, and sparse
                 made[name] = torch.from_file(file, shared=True, size=math.prod(shape), dtype=dtype).view(shape)
         return made
 
-    def find(self, index: Tensor | None) -> Found:
-        """What the chains of the data at these positions left."""
+    def read(self, index: Tensor | None) -> BatchChains:
+        """The chains of the examples at these positions."""
         rows = self._rows(index)
         kept = {name: tensor[rows.to(tensor.device)].to(rows.device) for name, tensor in self._tensors.items()}
         metric = Metric(kept["center"], kept["factor"], upper=kept["factor"].dim() == 3)
-        return Found(kept["z"].transpose(0, 1), metric, kept["log_step"], kept["visits"].long())
+        return BatchChains(kept["z"].transpose(0, 1), metric, kept["log_step"], kept["visits"].long())
 
-    def leave(self, index: Tensor | None, found: Found) -> None:
-        """Keeps what the chains of these data are to find at their next visit."""
+    def write(self, index: Tensor | None, found: BatchChains) -> None:
+        """Stores the chains of the examples at these positions, for their next visit."""
         rows = self._rows(index)
         parts = {
             "z": found.z.transpose(0, 1),
@@ -111,12 +111,12 @@ class ChainStore:
             tensor[rows.to(tensor.device)] = part.to(device=tensor.device, dtype=tensor.dtype)
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """Everything, to be written down."""
+        """All tensors, to be saved."""
         return self._tensors
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes :meth:`tensors` back."""
+        """Restores what :meth:`tensors` returned."""
         for name, tensor in self._tensors.items():
             tensor.copy_(tensors[name])
 
@@ -127,16 +127,16 @@ class ChainStore:
         rows = torch.searchsorted(self._positions, index).clamp(max=len(self._positions) - 1)
         if not bool((self._positions[rows] == index).all()):
             raise ElbowroomError(
-                "A batch holds data at positions that are not among the training data's, so they have no chains.",
-                "Learn from the data set that the learner was built for.",
+                "The batch has examples at positions that are not in the training set, so they have no chains.",
+                "Train on the data set that the learner was built for.",
             )
         return rows
 
 
 def no_positions() -> ElbowroomError:
-    """Data that cannot be told apart when they come again."""
+    """The error for data without positions, whose examples cannot be recognised at a second visit."""
     return ElbowroomError(
-        "Monte Carlo EM keeps the chains of each datum between visits by its position in the data set, which data from "
-        "a stream do not have.",
+        "Monte Carlo EM keeps the chains of each example between visits by its position in the data set, which data "
+        "from a stream do not have.",
         "Start them anew at every visit, with --mcem.start prior (or guide), or give the data as an array or a file.",
     )

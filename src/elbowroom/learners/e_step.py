@@ -1,15 +1,15 @@
-r"""The E-step by Markov chains: draws from p(z | x) under the present weights.
+r"""The E-step by Markov chain Monte Carlo: draws from p(z | x) under the current weights.
 
-Chains are either persistent, each going on from where it was when its datum was last seen, or started anew at every
-visit. A persistent chain has not forgotten its past after a few transitions, and need not: the weights have moved
-little since, so that it follows the moving posterior, and its draws average over visits (stochastic approximation EM).
+Chains are persistent, or started anew at every visit of their example. A persistent chain continues from where it was
+at the last visit. It need not converge within one visit: the weights have changed little since, so it follows the
+changing posterior, and its draws average over visits (stochastic approximation EM).
 
-Whatever was computed under the old weights is computed anew: log densities and gradients at every visit, a metric
-after every ``refresh`` visits. A metric is a matter of speed and never of correctness, as long as it does not depend
-on where the chain is; so it is taken near the posterior's mode, which is followed by Newton steps of its own.
+Whatever was computed under old weights is computed again: log densities and gradients at every visit, a metric after
+every ``refresh`` visits. A metric affects speed, never correctness, as long as it does not depend on the position of
+the chain. So it is computed near the mode of the posterior, which is tracked by separate Newton steps.
 
-Step sizes have a common part, which follows the batch's acceptance quickly, since that is an average over many chains,
-and a part of each datum's own, which follows the difference from it, slowly.
+Step sizes have a common part and an offset for each example. The common part adapts quickly to the acceptance of the
+batch, an average over many chains; the offset adapts slowly to the example's difference from that average.
 
 Reference:
     Delyon, Lavielle & Moulines (1999), Convergence of a stochastic approximation version of the EM algorithm.
@@ -31,7 +31,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.inference.gaussian.laplace import laplace
 from elbowroom.inference.posterior.sample import Method, make_kernel, start_metric
 from elbowroom.inference.posterior.target import default_metric, posterior_target
-from elbowroom.learners.chain_store import ChainStore, Found
+from elbowroom.learners.chain_store import BatchChains, ChainStore
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
 from elbowroom.model.guides import guide_distribution
@@ -43,21 +43,22 @@ from elbowroom.samplers.target import Target
 
 __all__ = ["Draws", "EStep"]
 
-_NEWTON_STEPS = 2  # towards the mode; the next refresh goes on from where they ended, as the weights do from theirs
-_NEAR_ENOUGH = 0.1  # nats below the mode: the metric is a matter of speed
-_COMMON_GAIN = 0.5  # of the common step size: nats per unit of acceptance
-_LEAST_GAIN = 0.05  # of a datum's own step size: the weights move, so it is never frozen
-_LIMIT = 20.0  # of |log ε|
+_NEWTON_STEPS = 2  # towards the mode; the next refresh continues from where they ended
+_NEAR_ENOUGH = 0.1  # nats below the mode where the Newton steps may stop: the metric affects speed only
+_COMMON_GAIN = 0.5  # adaptation rate of the common log step size, per unit of acceptance
+_LEAST_GAIN = 0.05  # least adaptation rate of an example's offset: the weights change, so it is never frozen
+_LIMIT = 20.0  # largest |log ε|
 
 
 class Draws(NamedTuple):
-    """What an E-step found.
+    """The draws of an E-step, and their cost.
 
     Attributes:
         z: approximate draws from p(z | x), shape (draws · chains, batch, latent).
-        acceptance: of each datum's transitions, shape (batch,).
-        decoder_gradients: that it took, over all data and chains; a Gauss–Newton curvature in D dimensions, D
-            derivatives forward, counts as D / 2. The search for the very first step size, once in a run, is left out.
+        acceptance: mean acceptance of each example's transitions, shape (batch,).
+        decoder_gradients: evaluations of the decoder with its gradient, over all examples and chains; a Gauss–Newton
+            curvature in D dimensions (D forward derivatives) counts as D / 2. The search for the first step size, once
+            in a run, is not counted.
     """
 
     z: Tensor
@@ -67,18 +68,18 @@ class Draws(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EStep:
-    """Draws from the posteriors of a batch.
+    """The E-step: draws from the posteriors of a batch.
 
     Args:
         sampler: "hmc" or "nuts".
-        start: "persistent", or "guide" or "prior" to start anew at every visit.
-        chains: per datum.
+        start: "persistent" chains; or "guide" or "prior", from which chains start anew at every visit.
+        chains: number of chains per example.
         metric: "auto", "gauss-newton", "guide" or "identity".
-        refresh: visits of a datum after which its metric is computed anew.
-        num_steps: of an HMC trajectory; None: 4 with the metric gauss-newton, else 10.
-        target_acceptance: mean acceptance that the step sizes aim at.
+        refresh: number of visits of an example after which its metric is computed again.
+        num_steps: leapfrog steps of an HMC trajectory; None: 4 with the metric gauss-newton, else 10.
+        target_acceptance: mean acceptance that the step sizes are adapted to.
         warmup: transitions of a chain before its first draw.
-        transitions: per draw.
+        transitions: transitions per draw.
     Raises:
         ElbowroomError: ``num_steps`` for NUTS.
     """
@@ -96,12 +97,12 @@ class EStep:
     def __post_init__(self) -> None:
         if self.sampler == "nuts" and self.num_steps is not None:
             raise ElbowroomError(
-                f"mcem.num_steps is {self.num_steps}, but NUTS finds the length of a trajectory by itself.",
+                f"mcem.num_steps is {self.num_steps}, but NUTS chooses the length of a trajectory itself.",
                 "Leave it out, or use --mcem.sampler hmc.",
             )
 
     def resolved(self, model: LatentModel) -> EStep:
-        """With the metric that "auto" stands for."""
+        """The same E-step with the metric that "auto" stands for."""
         if self.metric != "auto":
             return self
         known = default_metric(model.likelihood) == "gauss-newton"
@@ -119,15 +120,16 @@ class EStep:
         draws: int,
         generator: torch.Generator,
     ) -> Draws:
-        """One visit of a batch: find the chains, move them, leave them.
+        """One visit of a batch: read its chains, move them, store them.
 
         Args:
-            model: p(x, z), with its present weights.
+            model: p(x, z), with its current weights.
             guide: q(z | x), or the prior where there is none.
-            batch: data, with their positions if chains are persistent.
-            chains: what persists; None if they start anew.
-            common_log_step: logarithm of the common step size, a scalar that is changed; NaN before the first visit.
-            draws: of each chain.
+            batch: examples, with their positions if chains are persistent.
+            chains: the persistent chains; None if chains start anew.
+            common_log_step: logarithm of the common step size, a scalar that is updated in place; NaN before the first
+                visit.
+            draws: number of draws of each chain.
             generator: the source of randomness.
         Raises:
             ElbowroomError: a density that is not finite where the chains are; data without positions.
@@ -135,41 +137,41 @@ class EStep:
         with evaluation_mode(model, guide):
             target = posterior_target(model, batch)
             kernel = make_kernel(self.sampler, self.metric, self.num_steps)
-            found, cost = self._arrive(model, guide, batch, chains, generator)
+            found, cost = self._load_chains(model, guide, batch, chains, generator)
             first = found.visits == 0
-            state = init(target, found.z)  # under the present weights: what was cached under the old ones is stale
+            state = init(target, found.z)  # log density and gradient under the current weights
             cost += found.z.shape[0] * len(batch)
             if bool(common_log_step.isnan()):
                 guess = initial_step_size(target, state, found.metric, generator=generator)
                 common_log_step.copy_(guess.log().mean())
-            walk = _Walk(kernel, target, state, found, common_log_step, self.target_acceptance, generator)
+            transitions = _Transitions(kernel, target, state, found, common_log_step, self.target_acceptance, generator)
             if bool(first.any()):
                 for _ in range(self.warmup):
-                    walk.step()
+                    transitions.step()
             kept = []
             for _ in range(draws):
                 for _ in range(self.transitions):
-                    walk.step()
-                kept.append(walk.state.z)
+                    transitions.step()
+                kept.append(transitions.state.z)
         if chains is not None:
-            log_step = walk.own_log_step
-            chains.leave(batch.index, Found(walk.state.z, found.metric, log_step, found.visits + 1))
-        return Draws(torch.cat(kept), walk.acceptance, cost + walk.decoder_gradients)
+            log_step = transitions.own_log_step
+            chains.write(batch.index, BatchChains(transitions.state.z, found.metric, log_step, found.visits + 1))
+        return Draws(torch.cat(kept), transitions.acceptance, cost + transitions.decoder_gradients)
 
-    def _arrive(
+    def _load_chains(
         self,
         model: LatentModel,
         guide: Conditional,
         batch: Batch,
         chains: ChainStore | None,
         generator: torch.Generator,
-    ) -> tuple[Found, int]:
-        """Where the chains are and the metric they move in; and the decoder's gradients that took."""
+    ) -> tuple[BatchChains, int]:
+        """The chains of the batch with their metric, and the decoder gradients that were needed for it."""
         if chains is None:
             found = None
             due = torch.arange(len(batch), device=batch.x.device)
         else:
-            found = chains.find(batch.index)
+            found = chains.read(batch.index)
             due = (found.visits % self.refresh == 0).nonzero().flatten()
         if found is not None and not len(due):
             return found, 0
@@ -179,7 +181,7 @@ class EStep:
         fresh = self._starting_points(model, guide, part, metric, generator)
         if found is None or again is None:
             zeros = torch.zeros_like(fresh[0, :, 0])
-            return Found(fresh, metric, zeros, zeros.long()), cost
+            return BatchChains(fresh, metric, zeros, zeros.long()), cost
         z, center, factor = found.z.clone(), found.metric.center.clone(), found.metric.factor.clone()
         z[:, due] = torch.where(again.view(-1, 1), z[:, due], fresh)
         center[due], factor[due] = metric.center, metric.factor
@@ -202,7 +204,7 @@ class EStep:
     def _starting_points(
         self, model: LatentModel, guide: Conditional, batch: Batch, metric: Metric, generator: torch.Generator
     ) -> Tensor:
-        """For chains that have been nowhere yet, shape (chains, batch, latent)."""
+        """Initial positions of chains, shape (chains, batch, latent)."""
         if self.start == "persistent" and self.metric == "gauss-newton":
             shape = (self.chains, *metric.center.shape)
             noise = torch.randn(shape, generator=generator, dtype=metric.center.dtype, device=metric.center.device)
@@ -214,15 +216,15 @@ class EStep:
         return draw(guide_distribution(guide, batch), (self.chains,), generator=generator)
 
 
-class _Walk:
-    """Transitions of one visit, and the step sizes that follow their acceptance."""
+class _Transitions:
+    """The transitions of one visit, and the step sizes that adapt to their acceptance."""
 
     def __init__(
         self,
         kernel: Kernel,
         target: Target,
         state: State,
-        found: Found,
+        found: BatchChains,
         common_log_step: Tensor,
         target_acceptance: float,
         generator: torch.Generator,
@@ -237,7 +239,7 @@ class _Walk:
 
     @property
     def acceptance(self) -> Tensor:
-        """Of each datum, on average over the transitions taken."""
+        """Mean acceptance of each example over the transitions so far."""
         return self.accepted / max(1, self.taken)
 
     def step(self) -> None:
@@ -250,7 +252,7 @@ class _Walk:
         gain = (1.0 + self.visits + self.taken).pow(-0.6).clamp(min=_LEAST_GAIN).to(acceptance)
         self.own_log_step += gain * (acceptance - average)
         self.common_log_step += _COMMON_GAIN * (average - self.target_acceptance).to(self.common_log_step)
-        # what grew past the longest step while all was accepted would have to shrink as far before it is felt
+        # without this limit, a step size that grew while everything was accepted would take as long to shrink again
         self.common_log_step.clamp_(-_LIMIT, self.ceiling)
         self.own_log_step.clamp_(max=self.ceiling - float(self.common_log_step))
         self.accepted += acceptance

@@ -1,8 +1,8 @@
-"""How an objective and its gradient are computed: by PyTorch, operation after operation, or by one compiled function.
+"""Execution of an objective and its gradient: operation by operation in PyTorch, or as one compiled function.
 
-A learner hands its objective to an :class:`Execution`. There are two: :func:`eager`, which calls it and differentiates
-it, and :class:`elbowroom.learners.compiled.Compiled`, which compiles both into one. They give the same numbers to
-floating-point precision, from the same random numbers.
+A learner hands its objective to an :class:`Execution`. There are two: :func:`eager` calls the objective and
+differentiates it; :class:`elbowroom.learners.compiled.Compiled` compiles both into one function. They give the same
+numbers up to floating-point rounding, from the same random numbers.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ Objective = Callable[..., tuple[Tensor, dict[str, Tensor]]]
 
 
 class ObjectiveValue(NamedTuple):
-    """An objective at a batch; the gradient of minus its mean stands in the weights' ``.grad``."""
+    """Value of an objective at a batch; the gradient of minus its mean is in the ``.grad`` of the weights."""
 
-    value: Tensor  #: the mean over the batch, a scalar, off the graph
+    value: Tensor  #: the mean over the batch, a detached scalar
     parts: dict[str, Tensor]  #: likewise, by name
 
 
@@ -41,15 +41,15 @@ class Execution(Protocol):
         generator: torch.Generator | None = None,
         **settings: Any,
     ) -> ObjectiveValue:
-        """Means over the batch; the gradient of minus the objective's is left in the weights' ``.grad``.
+        """Computes means over the batch, and the gradient of minus the objective in the ``.grad`` of the weights.
 
         Args:
-            objective: the same function at every call.
+            objective: the objective, the same function at every call.
             pair: model and guide.
-            batch: data.
-            *tensors: what else changes from step to step: a weight, draws of a Markov chain.
+            batch: examples.
+            *tensors: other inputs that change from step to step, such as a weight or draws of a Markov chain.
             generator: the source of randomness; None where the objective draws nothing.
-            **settings: what stays, such as the number of draws; hashable.
+            **settings: constants, such as the number of draws; hashable.
         """
         ...
 
@@ -62,7 +62,7 @@ def eager(
     generator: torch.Generator | None = None,
     **settings: Any,
 ) -> ObjectiveValue:
-    """Calls the objective, and differentiates it."""
+    """Calls the objective and differentiates it."""
     value, parts = objective(pair, batch, *tensors, generator=generator, **settings)
     mean = value.mean()
     pair.zero_grad(set_to_none=True)

@@ -1,15 +1,16 @@
-"""What a learner is: ``init(pair) -> state``, ``step(state, batch) -> (state, info)``.
+"""The learner protocol: ``init(pair) -> state``, ``step(state, batch) -> (state, info)``.
 
-A learner maximises something over (θ, φ), the weights of model and guide, one batch at a time. It is the only thing
-that averages over a batch and updates weights; how often, on which data, and what is kept, is the engine's affair.
+A learner is a training method. It maximises an objective over (θ, φ), the weights of model and guide, one batch at a
+time. Only learners average over a batch and update weights. How often, on which data, and what is saved is decided by
+the training loop (:mod:`elbowroom.running.engine`).
 
 =============== =========================================== ========================================================
 learner         maximises                                   with draws of z from
 =============== =========================================== ========================================================
 ``aevb``        a bound on log p(x), in (θ, φ)              the guide, differentiated through
 ``naive``       log (1/K) Σ p(x | z_k), in θ                the prior
-``mcem``        E log p(x, z), in θ                         the posterior, by Markov chains that follow it
-``wake-sleep``  E log p(x, z) in θ, E log q(z | x) in φ     the guide for θ; with dreamt data, the model itself for φ
+``mcem``        E log p(x, z), in θ                         the posterior, by Markov chains
+``wake-sleep``  E log p(x, z) in θ, E log q(z | x) in φ     the guide for θ; the model, with simulated x, for φ
 ``svi``         a bound on log p(x), in (θ, φ)              the guide, in Pyro
 =============== =========================================== ========================================================
 """
@@ -37,12 +38,12 @@ __all__ = ["Learner", "StepInfo", "TrainingState", "check_finite", "untouched"]
 
 @dataclass(slots=True)
 class TrainingState:
-    """Where learning stands.
+    """The state of training between two steps.
 
     Attributes:
-        step: batches learned from so far.
-        pair: the weights that are being updated.
-        optimizer: and its moments.
+        step: number of batches so far.
+        pair: model and guide, whose weights are updated.
+        optimizer: the optimiser, with its moments.
         average: the exponential moving average of the weights, where there is one.
     """
 
@@ -53,7 +54,7 @@ class TrainingState:
 
     @property
     def learned(self) -> Pair:
-        """The weights to measure and keep: the moving average, where there is one."""
+        """The pair to evaluate and save: the moving average, where there is one."""
         if self.average is None:
             return self.pair
         averaged = self.average.module
@@ -61,7 +62,7 @@ class TrainingState:
         return averaged
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything beside the learned weights that the next step depends on, by name."""
+        """Everything except the learned weights that the next step depends on, by name."""
         tensors: dict[str, Tensor] = {}
         for index, moments in self.optimizer.state_dict()["state"].items():
             for name, value in moments.items():
@@ -74,7 +75,7 @@ class TrainingState:
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes :meth:`tensors` back, into a fresh state whose learned weights are those of the same moment."""
+        """Restores what :meth:`tensors` returned, into a fresh state with the learned weights of the same step."""
         moments: dict[int, dict[str, Any]] = {}
         for key, value in tensors.items():
             kind, *rest = key.split(".", 2)
@@ -90,7 +91,7 @@ class TrainingState:
 
 @contextmanager
 def untouched(pair: Pair) -> Iterator[None]:
-    """For trying something out: weights and buffers are put back afterwards, and there are no gradients."""
+    """A context for trials: afterwards weights and buffers are as before, and there are no gradients."""
     before = [(tensor, tensor.detach().clone()) for tensor in _unique_tensors(pair).values()]
     try:
         yield
@@ -107,21 +108,21 @@ def _unique_tensors(pair: Pair) -> dict[str, Tensor]:
 
 
 class StepInfo(NamedTuple):
-    """What one step did: means over the batch."""
+    """What one step reports: means over the batch."""
 
-    terms: dict[str, float]  #: nats per datum: what is maximised under its own name, its parts; and ess or acceptance
+    terms: dict[str, float]  #: nats per example: the objective and its parts, by name; and ess or acceptance
     lr: float  #: the learning rate that was used
-    decoder_gradients: int  #: evaluations of the decoder with its gradient, over all data and draws of z
+    decoder_gradients: int  #: evaluations of the decoder with its gradient, over all examples and draws of z
     beta: float | None = None  #: the weight of the KL term that was used, where there is one
     grad_norm: float | None = None  #: of all weights together, before clipping; None where none is clipped
 
 
 class Learner(Protocol):
-    """A way of learning; the table above names the implementations."""
+    """A training method; the table above names the implementations."""
 
     @property
     def name(self) -> str:
-        """The figure by which validation compares weights, higher being better; a key of `measure`'s terms."""
+        """Name of the value by which validation compares weights, higher is better; a key of `measure`."""
         ...
 
     def init(self, pair: Pair) -> TrainingState:
@@ -129,7 +130,7 @@ class Learner(Protocol):
         ...
 
     def step(self, state: TrainingState, batch: Batch, *, generator: torch.Generator) -> tuple[TrainingState, StepInfo]:
-        """Learns from one batch.
+        """Updates the weights with one batch.
 
         Raises:
             ElbowroomError: the objective or its gradient is not finite; the weights are left as they were.
@@ -137,21 +138,21 @@ class Learner(Protocol):
         ...
 
     def measure(self, pair: Pair, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """What validation looks at: per-datum values in nats, shape (batch,), higher is better."""
+        """Values for validation: nats of each example, shape (batch,), higher is better."""
         ...
 
 
 def check_finite(
     step: int, terms: Mapping[str, float], lr: float, *, grad_norm: float | None = None, batch: Batch | None = None
 ) -> None:
-    """Stops at a batch mean or a gradient that is not a finite number, before it reaches the weights.
+    """Raises an error at a batch mean or a gradient that is not finite, before the weights are updated.
 
     Args:
-        step: the one that is being made, counted from 1.
-        terms: batch means, nats per datum.
+        step: number of the current step, from 1.
+        terms: batch means, nats per example.
         lr: the learning rate.
-        grad_norm: of the gradients that are watched.
-        batch: the data, of which NaN and infinities are looked for before anything else is blamed.
+        grad_norm: norm of the gradients that are checked.
+        batch: the examples, which are checked for NaN and infinity first.
     Raises:
         ElbowroomError: names the step, the term and the likely cause.
     """
@@ -165,25 +166,25 @@ def check_finite(
             "Clean the data, or pass --data.missing mask if NaN means 'not observed'.",
         )
     values = ", ".join(f"{name} = {value:.4g}" for name, value in terms.items())
-    if step == 1:  # no update was made yet, so the learning rate is not to blame
+    if step == 1:  # no update yet, so the learning rate is not the cause
         what = f"{' and '.join(bad)} of the objective" if bad else "the gradient"
         raise ElbowroomError(
             f"At the first step, before any update, {what} is not finite: {values}. The likely cause is the scale of "
             "the data, or settings of the model or the objective.",
-            "Look at the data's range and bring them to a scale of about 1, or use the defaults of --model.",
+            "Check the range of the data and scale them to about 1, or use the defaults of --model.",
         )
     if not bad:
         raise ElbowroomError(
-            f"At step {step} the gradient stopped being finite, though the objective is: {values}. A derivative "
-            f"overflowed, as in a network whose outputs have grown too large (the learning rate is {lr:.3g}).",
+            f"At step {step} the gradient stopped being finite, although the objective is finite: {values}. A "
+            f"derivative overflowed, for instance in a network with too large outputs (the learning rate is {lr:.3g}).",
             "Lower --optimizer.lr; the last good checkpoint is kept.",
         )
     if "kl" in bad and "reconstruction" not in bad:
-        cause = "The guide's scale over- or underflowed, which a learning rate that is too large does"
+        cause = "The scale of the guide overflowed or underflowed, probably because the learning rate is too large"
     elif "reconstruction" in bad and "kl" not in bad:
-        cause = "The likelihood's parameters overflowed, by data of an unexpected size or a learning rate too large"
+        cause = "The parameters of the likelihood overflowed: values in the data or the learning rate are too large"
     else:
-        cause = "The weights have diverged, as a learning rate that is too large makes them"
+        cause = "The weights have diverged, probably because the learning rate is too large"
     raise ElbowroomError(
         f"At step {step} the objective stopped being finite: {values}. {cause} (it is {lr:.3g}).",
         "Lower --optimizer.lr, or set --optimizer.clip-norm 10; the last good checkpoint is kept.",

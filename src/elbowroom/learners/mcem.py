@@ -8,8 +8,8 @@ By Fisher's identity, :math:`\nabla_\theta \log p_\theta(x) = \mathbb{E}_{p_\the
 z)]`, the first update of an M-step follows the gradient of log p(x) itself and not of a bound, as far as the chains
 have converged. EM finds a stationary point, not the global maximum.
 
-A guide, where there is one, is taught by the same draws, :math:`\max_\phi \log q_\phi(z | x)`, and takes no part in
-the model's learning but as a place for chains to start.
+If there is a guide, it is trained on the same draws, :math:`\max_\phi \log q_\phi(z | x)`. The model does not use it,
+except as a place where chains can start.
 
 Reference:
     Wei & Tanner (1990), A Monte Carlo implementation of the EM algorithm.
@@ -40,16 +40,16 @@ from elbowroom.model.noise import NoiseSource
 
 __all__ = ["Mcem", "McemState", "m_step_terms"]
 
-_MEASURED_WITH = 8  # draws from Laplace's approximation for each validation datum
+_MEASURED_WITH = 8  # draws from the Laplace approximation for each validation example
 
 
 @dataclass(slots=True)
 class McemState(TrainingState):
-    """Where learning stands, the chains too.
+    """The state of training, with the chains.
 
     Attributes:
-        chains: of all data, where they persist.
-        common_log_step: log ε, what all chains share of it; NaN before the first visit. A scalar in float64.
+        chains: of all training examples, if they are persistent.
+        common_log_step: the part of log ε that all chains share, a float64 scalar; NaN before the first visit.
     """
 
     chains: ChainStore | None = None
@@ -76,16 +76,17 @@ class McemState(TrainingState):
 def m_step_terms(
     pair: Pair, batch: Batch, z: Tensor, *, learns_guide: bool = False, generator: NoiseSource | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """What the M-step ascends, for draws z that are held fixed.
+    """The objective of the M-step, for fixed draws z.
 
     Args:
         pair: model and guide.
-        batch: data.
+        batch: examples.
         z: draws from p(z | x), shape (samples, batch, latent).
-        learns_guide: whether the guide is taught beside the model.
+        learns_guide: whether the guide is trained too.
         generator: not used, since z is given.
     Returns:
-        The sum of the averages of log p(x, z) and, if so, of log q(z | x), nats, shape (batch,); and the two by name.
+        The average of log p(x, z) over draws, plus that of log q(z | x) if the guide is trained, nats, shape (batch,);
+        and the two by name.
     """
     log_joint = pair.model.log_joint(batch.x, z, context=batch.context, mask=batch.mask).mean(0)
     if not learns_guide:
@@ -100,19 +101,18 @@ class Mcem:
 
     Args:
         update: optimiser, schedule, clipping, moving average.
-        e_step: how draws are made.
+        e_step: the E-step, which makes the draws.
         latent_dim: dimensions of z.
-        positions: where in the data set the training data stand, ascending, int64, for chains that persist; None for a
-            stream.
-        draws: of each chain per visit, to begin with.
+        positions: of the training examples in the data set, ascending, int64, for persistent chains; None for a stream.
+        draws: draws of each chain per visit, at the beginning.
         growth_per_step: draws added per step, rounded down in total.
-        updates: of the weights per E-step.
-        learns_guide: whether the pair's guide is fitted alongside.
-        scratch: a folder in which to map the chains; None keeps them in memory.
+        updates: updates of the weights per E-step.
+        learns_guide: whether the guide is trained too.
+        scratch: a folder for memory-mapped chains; None keeps them in memory.
         execution: how the M-step's objective and gradient are computed.
     Raises:
-        ElbowroomError: persistent chains of a stream; chains that start from, or move in the metric of, a guide that
-            there is not.
+        ElbowroomError: persistent chains for a stream; chains that start from a guide or use its metric, without a
+            guide.
     """
 
     name: ClassVar[str] = "laplace-is"
@@ -133,12 +133,12 @@ class Mcem:
         for key in ("start", "metric"):
             if getattr(self.e_step, key) == "guide" and not self.learns_guide:
                 raise ElbowroomError(
-                    f"mcem.{key} is guide, but Monte Carlo EM has no guide unless it is given one.",
+                    f"mcem.{key} is guide, but by default Monte Carlo EM trains no guide.",
                     f"Give --model.guide diagonal, or leave --mcem.{key} out.",
                 )
 
     def init(self, pair: Pair) -> McemState:
-        """The state before the first step; no chain has been anywhere yet."""
+        """The state before the first step; chains are empty."""
         weight = next(pair.model.parameters())
         chains = None
         if self.e_step.start == "persistent":
@@ -147,14 +147,14 @@ class Mcem:
             dense = self.e_step.resolved(pair.model).metric == "gauss-newton"
             chains = ChainStore(self.positions, self.e_step.chains, like, dense=dense, folder=self.scratch)
         unknown = torch.tensor(torch.nan, dtype=torch.float64)
-        return McemState(0, pair, *self.update.parts(pair), chains, unknown)
+        return McemState(0, pair, *self.update.optimizer_and_average(pair), chains, unknown)
 
     def step(self, state: TrainingState, batch: Batch, *, generator: torch.Generator) -> tuple[TrainingState, StepInfo]:
-        """Draws for a batch, and the updates of the weights by them.
+        """Draws z for a batch (E-step), and updates the weights with them (M-step).
 
         Raises:
             ElbowroomError: a density or a gradient that is not finite, in which case the weights are those of the last
-                update of this step that was sound; data without positions where chains persist.
+                good update; examples without positions where chains are persistent.
         """
         assert isinstance(state, McemState) and state.common_log_step is not None
         pair = state.pair
@@ -172,8 +172,8 @@ class Mcem:
         for _ in range(self.updates):
             value, parts = self.execution(m_step_terms, pair, batch, found.z, learns_guide=self.learns_guide)
             parts["acceptance"] = found.acceptance
-            climbed = self.update.apply_gradient(state, "m_step", value, parts, batch)
-            first = first or climbed  # later ones are about draws from a posterior that has moved
+            updated = self.update.apply_gradient(state, "m_step", value, parts, batch)
+            first = first or updated  # later updates use draws from a posterior that has changed
         assert first is not None
         state.step += 1
         del first.terms["m_step"]
@@ -181,6 +181,6 @@ class Mcem:
         return state, StepInfo(first.terms, first.lr, gradients, grad_norm=first.grad_norm)
 
     def measure(self, pair: Pair, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """log p(x) by importance sampling around the posterior's mode, which needs no guide."""
+        """log p(x) of each example by importance sampling around the mode of the posterior, which needs no guide."""
         found = laplace_evidence(pair.model, pair.guide, batch, k=_MEASURED_WITH, starts=2, generator=generator)
         return {self.name: found.log_evidence}

@@ -1,7 +1,8 @@
-r"""Stochastic variational inference by Pyro, over the same model and guide.
+r"""Stochastic variational inference (SVI) by Pyro, with the same model and guide.
 
-Pyro writes a model as a program that draws: inside a plate over the batch, z from the prior and the observed x from
-the likelihood; the guide is a second program that draws z. From the traces of the two it forms, for a batch of B data,
+In Pyro a model is a program that draws: inside a plate over the batch, z from the prior and the observed x from the
+likelihood. The guide is a second program that draws z. From the traces of the two, Pyro computes for a batch of B
+examples
 
 ==================== ======================= ===================================================================
 name                 Pyro's class            minus the loss
@@ -11,12 +12,12 @@ name                 Pyro's class            minus the loss
 ``renyi``            ``RenyiELBO(alpha=0)``  :math:`\sum_b \log \frac1K \sum_k p(x_b, z_{bk}) / q(z_{bk} | x_b)`
 ==================== ======================= ===================================================================
 
-which are the ELBO and the importance-weighted bound of :mod:`elbowroom.inference.objectives`, but for one thing: Pyro's
-loss is the *sum* over the batch, and elbowroom's the mean. The gradient is therefore divided by B after Pyro has
+which are the ELBO and the importance-weighted bound of :mod:`elbowroom.inference.objectives`, with one difference:
+Pyro's loss is the *sum* over the batch, and elbowroom's is the mean. So the gradient is divided by B after Pyro has
 computed it. A ``poutine.scale`` of 1/B inside would do the same for the ELBO, but not for the importance-weighted
 bound, whose weights it would raise to the power 1/B.
 
-This is the only module that imports Pyro, and it is imported when it is first used.
+This is the only module that imports Pyro, and it is imported when first used.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class PyroPair(NamedTuple):
 
 
 def to_pyro(model: LatentModel, guide: Conditional, *, name: str = "elbowroom") -> PyroPair:
-    r"""Model and guide as Pyro's, for use with any of Pyro's tools.
+    r"""Model and guide as Pyro programs, for use with any of Pyro's tools.
 
     The weights are shared, not copied: what Pyro trains is trained here.
 
@@ -94,14 +95,14 @@ def to_pyro(model: LatentModel, guide: Conditional, *, name: str = "elbowroom") 
     Args:
         model: p(x, z).
         guide: q(z | x).
-        name: under which the weights stand in Pyro's parameter store, as ``NAME.model$$$…`` and ``NAME.guide$$$…``.
+        name: prefix of the weights in Pyro's parameter store, as ``NAME.model$$$…`` and ``NAME.guide$$$…``.
     Returns:
-        Two callables. Both take the data, shape (batch, \*event), or a ``Batch``; a context of shape (batch,
+        Two callables. Both take the examples, shape (batch, \*event), or a ``Batch``; a context of shape (batch,
         context_dim); and a mask of shape (batch, \*event), True where x was observed. To draw x instead of observing
         it, wrap the model in ``pyro.poutine.uncondition``.
     Raises:
-        ElbowroomError: when called: another model's weights stand in the store under this name; a weight that Pyro
-            would copy; a guide whose scale is not positive.
+        ElbowroomError: when called: the store has another model's weights under this name; a weight that Pyro would
+            copy; a guide whose scale is not positive.
     Reference:
         Bingham et al. (2019), Pyro: Deep Universal Probabilistic Programming, arXiv:1810.09538.
     Example:
@@ -159,14 +160,14 @@ class _Guide:
 
 
 def _joined(x: Batch | Tensor, context: Tensor | None, mask: Tensor | None) -> Batch:
-    """One batch from what was given; an argument goes before the batch's own part."""
+    """One batch from the arguments; context and mask replace those of the batch."""
     if not isinstance(x, Batch):
         return Batch(x, None, context, mask)
     return Batch(x.x, x.index, x.context if context is None else context, x.mask if mask is None else mask)
 
 
 def _register(name: str, module: nn.Module) -> None:
-    """Weights into Pyro's parameter store, the same tensors: Pyro would silently prefer others it already has."""
+    """Enters the weights into Pyro's parameter store, and checks that Pyro trains these tensors and no others."""
     held = dict(pyro.get_param_store().named_parameters())
     frozen = False
     for key, weight in module.named_parameters():
@@ -182,10 +183,10 @@ def _register(name: str, module: nn.Module) -> None:
         if not weight.is_contiguous():
             raise ElbowroomError(
                 f"The weight '{key}' of '{name}' is not contiguous in memory, so that Pyro would train a copy of it.",
-                "Make it so: weight.data = weight.data.contiguous().",
+                "Make it contiguous: weight.data = weight.data.contiguous().",
             )
     with warnings.catch_warnings() if frozen else nullcontext():
-        if frozen:  # a weight that is held fixed on purpose is no news
+        if frozen:  # a weight can be fixed on purpose
             warnings.filterwarnings("ignore", message=".* was not registered in the param store")
         pyro.module(name, module)
 
@@ -194,7 +195,7 @@ def _register(name: str, module: nn.Module) -> None:
 
 
 class _Likelihood(dist.TorchDistribution):
-    """p(x | z) over a whole datum; its density is `LatentModel.log_likelihood`, which is written there alone."""
+    """p(x | z) as a Pyro distribution over a whole example; its density is `LatentModel.log_likelihood`."""
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
     has_rsample = False
@@ -212,7 +213,7 @@ class _Likelihood(dist.TorchDistribution):
 
 
 class _Foreign(dist.TorchDistribution):
-    """A distribution over z that is none of Pyro's own, with its own draws and density."""
+    """A distribution over z that Pyro does not have, with its own draws and density."""
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
 
@@ -241,19 +242,19 @@ class _Foreign(dist.TorchDistribution):
 
 
 class _FullNormal(dist.MultivariateNormal):
-    """Pyro's, under a name to which the divergence from a factorised prior can be tied: torch knows none."""
+    """Pyro's MultivariateNormal as a type of its own, for which a KL to a factorised prior is registered below."""
 
 
 @register_kl(_FullNormal, Independent)  # type: ignore[no-untyped-call,untyped-decorator]  # torch's
 def _kl_full_factorised(q: _FullNormal, p: Independent[Distribution]) -> Tensor:
     closed = closed_form_kl(q, p)
     if closed is None:
-        raise NotImplementedError  # by this Pyro knows that it has to take draws
+        raise NotImplementedError  # tells Pyro to use draws
     return closed.kl
 
 
 def _as_pyro(distribution: Distribution) -> Any:
-    """The same distribution as one of Pyro's, with its own choice about checking arguments."""
+    """The same distribution as one of Pyro's; whether arguments are checked stays as it is."""
     checked = distribution._validate_args
     match distribution:
         case TorchDistributionMixin():
@@ -277,22 +278,22 @@ def _as_pyro(distribution: Distribution) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Svi:
-    """Pyro's ``SVI`` with an estimator of Pyro's; optimiser, schedule and checks are elbowroom's.
+    """Pyro's ``SVI`` with one of Pyro's ELBOs; optimiser, schedule and checks are elbowroom's.
 
-    Every step has a parameter store of its own, so that nothing of the user's in Pyro is touched and no learner meets
-    another; and Pyro's draws come from torch's global generator, which is seeded for the step and put back.
+    Every step has its own parameter store, so that the user's parameter store and other learners are not affected.
+    Pyro draws from torch's global generator, which is seeded for the step and restored afterwards.
 
     Args:
         elbo: "trace", "trace-mean-field" or "renyi"; the table in :mod:`elbowroom.learners.svi`.
         update: optimiser, schedule, clipping, moving average.
-        num_particles: draws of z per datum, all at once.
+        num_particles: number of draws of z per example, in parallel.
     Raises:
-        ElbowroomError: an unknown ELBO, or no particles.
+        ElbowroomError: an unknown ELBO, or fewer than one draw.
     Example:
         >>> from elbowroom.model import oracles
         >>> model, guide, x = oracles.ppca(dim=8, latent_dim=2, seed=0)
         >>> adam = functools.partial(torch.optim.Adam, lr=1e-2)
-        >>> learner = Svi(elbo="trace", ascent=Ascent(optimizer=adam, total_steps=10))
+        >>> learner = Svi(elbo="trace", update=Update(optimizer=adam, total_steps=10))
         >>> state = learner.init(Pair(model, guide))
         >>> state, info = learner.step(state, Batch(x), generator=torch.Generator().manual_seed(0))
         >>> list(info.terms), info.decoder_gradients
@@ -309,12 +310,12 @@ class Svi:
 
     @property
     def name(self) -> str:
-        """What the estimator is one of: "iwae" for "renyi", else "elbo"."""
+        """The bound that is estimated: "iwae" for "renyi", else "elbo"."""
         return "iwae" if self.elbo == "renyi" else "elbo"
 
     def init(self, pair: Pair) -> TrainingState:
         """The state before the first step."""
-        return TrainingState(0, pair, *self.update.parts(pair))
+        return TrainingState(0, pair, *self.update.optimizer_and_average(pair))
 
     def step(self, state: TrainingState, batch: Batch, *, generator: torch.Generator) -> tuple[TrainingState, StepInfo]:
         """One step of Pyro's ``SVI``.
@@ -326,26 +327,26 @@ class Svi:
         estimator = ELBOS[self.elbo](
             num_particles=self.num_particles, vectorize_particles=self.num_particles > 1, max_plate_nesting=1
         )
-        climb = _UpdateOptimizer(self.update, self.name, state, batch)
+        optimizer = _UpdateOptimizer(self.update, self.name, state, batch)
 
         def loss_and_grads(model: Callable[..., Tensor], guide: Callable[..., Tensor], given: Batch) -> float:
             state.optimizer.zero_grad(set_to_none=True)
-            climb.loss = float(estimator.loss_and_grads(model, guide, given))
-            return climb.loss
+            optimizer.loss = float(estimator.loss_and_grads(model, guide, given))
+            return optimizer.loss
 
         model = _Model(state.pair.model, "elbowroom.model")
         guide = _Guide(state.pair.guide, "elbowroom.guide", None if self.elbo == "trace" else self.elbo)
         with pyro.get_param_store().scope(), global_generator_seeded_from(generator), warnings.catch_warnings():
-            # what Pyro warns of is refused below, with a cause and a remedy
+            # the check below raises an error with cause and remedy instead
             warnings.filterwarnings("ignore", message="Encountered (NaN|[+-]?inf)", category=UserWarning)
-            svi = SVI(model, guide, climb, estimator.loss, loss_and_grads)  # type: ignore[no-untyped-call]
+            svi = SVI(model, guide, optimizer, estimator.loss, loss_and_grads)  # type: ignore[no-untyped-call]
             svi.step(batch)  # type: ignore[no-untyped-call]
-        climbed = climb.seen
+        updated = optimizer.seen
         state.step += 1
-        return state, StepInfo(climbed.terms, climbed.lr, self.num_particles * len(batch), grad_norm=climbed.grad_norm)
+        return state, StepInfo(updated.terms, updated.lr, self.num_particles * len(batch), grad_norm=updated.grad_norm)
 
     def measure(self, pair: Pair, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """The bound by elbowroom's own objectives, so that validation is the same whoever trains; per datum."""
+        """The bound of each example by elbowroom's objectives, so that validation is the same as for other learners."""
         terms: Terms
         if self.elbo == "renyi":
             terms = iwae_terms(pair.model, pair.guide, batch, num_samples=self.num_particles, generator=generator)
@@ -357,10 +358,10 @@ class Svi:
 
 
 class _UpdateOptimizer(PyroOptim):
-    """What ``SVI`` takes for its optimiser: one update of all weights together, by an `Update`.
+    """An optimiser for ``SVI`` that updates all weights together, by an `Update`.
 
-    Pyro's own has an optimiser for every weight, which could neither clip their joint gradient nor be saved beside
-    the other learners'.
+    Pyro's own has a separate optimiser for each weight. So it can neither clip their joint gradient nor be saved like
+    those of the other learners.
     """
 
     seen: UpdateInfo
@@ -374,6 +375,6 @@ class _UpdateOptimizer(PyroOptim):
         size = len(self.batch)
         for weight in self.state.pair.parameters():
             if weight.grad is not None:
-                weight.grad.div_(size)  # Pyro's sum to a mean
+                weight.grad.div_(size)  # from Pyro's sum to the mean
         value = next(self.state.pair.parameters()).new_tensor(-self.loss / size)
         self.seen = self.update.apply_gradient(self.state, self.name, value, {}, self.batch)

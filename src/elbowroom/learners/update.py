@@ -1,11 +1,15 @@
-"""Gradient ascent on a batch's mean: what all learners do once they have something to climb.
+"""Updates of the weights: gradient ascent on a batch's mean, as all learners do it.
 
-Optimiser, learning rate, the check that nothing is infinite *before* it reaches the weights, clipping, and the moving
-average of the weights.
+An update sets the learning rate, checks that nothing is infinite *before* it reaches the weights, clips the gradient,
+calls the optimiser, and updates the moving average of the weights.
+
+Learning rates are pure functions of progress, so that there is nothing to save or restore: each maps progress, the
+share of the run's steps already made, in [0, 1), to a factor of the peak learning rate.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,29 +21,74 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from elbowroom.data.batch import Batch
 from elbowroom.learners.learner import TrainingState, check_finite
-from elbowroom.learners.schedules import Schedule, constant
 from elbowroom.model.latent import Pair
 
-__all__ = ["Update", "UpdateInfo"]
+__all__ = ["SCHEDULES", "Schedule", "Update", "UpdateInfo", "constant", "cosine", "iwae_stages", "one_cycle"]
+
+# --- learning rates ----------------------------------------------------------------------------------------------
+
+Schedule = Callable[[float], float]
+
+
+def constant(progress: float) -> float:
+    """The same learning rate throughout."""
+    return 1.0
+
+
+def cosine(progress: float) -> float:
+    """Half a cosine from 1 to 0 (Loshchilov & Hutter 2017, SGDR, eq. 5, one period, arXiv:1608.03983)."""
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def one_cycle(progress: float) -> float:
+    """Up from 1/25 over the first 30% and down to 4e-6, along cosines (Smith & Topin 2019, arXiv:1708.07120).
+
+    The shape and constants of ``torch.optim.lr_scheduler.OneCycleLR``, which also cycles the momentum; this does not.
+    """
+    first, start, end = 0.3, 1 / 25, 4e-6
+    if progress < first:
+        return start + (1 - start) * (1 - cosine(progress / first))
+    return end + (1 - end) * cosine((progress - first) / (1 - first))
+
+
+def iwae_stages(progress: float) -> float:
+    r"""Eight stages of :math:`3^i` epochs at :math:`10^{-i/7}` times the peak, i = 0…7, 3,280 epochs in all.
+
+    A shorter run keeps the stages' proportions (Burda et al. 2016, section 5, arXiv:1509.00519).
+    """
+    # stages 0..i end at (3^(i+1) − 1) / 2 of 3,280 epochs
+    stage = next(i for i in range(8) if progress * 3280 < (3 ** (i + 1) - 1) / 2 or i == 7)
+    return float(10 ** (-stage / 7))
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "constant": constant,
+    "cosine": cosine,
+    "one-cycle": one_cycle,
+    "iwae-stages": iwae_stages,
+}
+
+
+# --- updates -----------------------------------------------------------------------------------------------------
 
 
 class UpdateInfo(NamedTuple):
-    """What one update saw."""
+    """What one update reports."""
 
     terms: dict[str, float]  #: batch means by name
     lr: float  #: the learning rate that was used
-    grad_norm: float | None  #: before clipping; None where none is clipped
+    grad_norm: float | None  #: norm of the gradient before clipping; None without clipping
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
-    """How weights go uphill.
+    """The rule by which weights are updated.
 
     Args:
-        optimizer: makes the optimiser of the weights.
-        total_steps: length of the run, for the schedule; None where it is not known, as under a time limit.
+        optimizer: makes the optimiser for the weights.
+        total_steps: length of the run, for the schedule; None where it is not known, for instance under a time limit.
         schedule: factor of the learning rate as a function of progress.
-        clip_norm: the largest gradient norm.
+        clip_norm: largest gradient norm; None for no clipping.
         ema: decay of the moving average of the weights; 0 for none.
     """
 
@@ -49,8 +98,8 @@ class Update:
     clip_norm: float | None = None
     ema: float = 0.0
 
-    def parts(self, pair: Pair) -> tuple[Optimizer, AveragedModel | None]:
-        """The optimiser of the weights and, where asked for, their moving average: two parts of a `TrainingState`."""
+    def optimizer_and_average(self, pair: Pair) -> tuple[Optimizer, AveragedModel | None]:
+        """The optimiser of the weights and, if asked for, their moving average, for a `TrainingState`."""
         average = None
         if self.ema:
             update = get_ema_multi_avg_fn(self.ema)  # type: ignore[no-untyped-call]
@@ -63,14 +112,14 @@ class Update:
     def apply_gradient(
         self, state: TrainingState, name: str, value: Tensor, parts: Mapping[str, Tensor], batch: Batch
     ) -> UpdateInfo:
-        """One update of the weights by the gradient of −value that stands in their ``.grad``.
+        """Updates the weights by the gradient of −value in their ``.grad``.
 
         Args:
-            state: its weights are changed, and its moving average; its step is the learner's to count.
-            name: what the value is called in reports and messages.
-            value: what is ascended, a scalar: the batch's mean.
-            parts: to be reported beside it, means or one number for each datum.
-            batch: the data, for the message if something is not finite.
+            state: its weights and moving average are changed; its step is counted by the learner.
+            name: name of the value in reports and messages.
+            value: the objective, a scalar: the mean over the batch.
+            parts: reported beside it, means or one number for each example.
+            batch: the examples, for the message if something is not finite.
         Raises:
             ElbowroomError: the value, a part or the gradient is not finite; names the step, the term and the likely
                 cause, and leaves the weights as they were.
@@ -94,10 +143,10 @@ class Update:
         return float(state.optimizer.param_groups[0]["lr"])
 
     def _watched_gradients(self, weights: Iterable[Tensor]) -> list[Tensor]:
-        """All of them to clip; otherwise the biases', to see that they are finite.
+        """All gradients if they are clipped; otherwise those of the biases, to check that they are finite.
 
-        A bias's gradient is the sum of all that flows back through its layer, so it is not finite where that is not;
-        reading every weight's gradient again would cost a twentieth of the step.
+        The gradient of a bias is the sum of all gradients through its layer, so it is not finite where one of them is
+        not. Reading the gradients of all weights would cost a twentieth of the step.
         """
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         if self.clip_norm is not None:

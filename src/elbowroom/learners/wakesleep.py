@@ -1,11 +1,11 @@
-r"""Wake-sleep: the model learns from the guide's draws, the guide from the model's dreams.
+r"""Wake-sleep: the model is trained on draws from the guide, the guide on data simulated from the model (dreams).
 
 .. math:: \text{wake:} \quad \max_\theta \; \mathbb{E}_{q_\phi(z|x)} [\log p_\theta(x, z)],
     \qquad \text{sleep:} \quad \max_\phi \; \mathbb{E}_{p_\theta(x, z)} [\log q_\phi(z | x)]
 
-Wake ascends the ELBO in θ. Sleep does not ascend it in φ: it lowers KL(p(z|x) ‖ q(z|x)), the other way round, averaged
-over data that the model dreams and not over those there are. So the two have no objective in common and need not
-converge together; no draw is differentiated through, though, so z may be of any kind.
+The wake phase increases the ELBO in θ. The sleep phase does not increase it in φ: it reduces the reversed divergence
+KL(p(z|x) ‖ q(z|x)), averaged over simulated data instead of real ones. So the two phases have no common objective, and
+need not converge together. But no draw is differentiated through, so z can be of any kind.
 
 Reference:
     Hinton, Dayan, Frey & Neal (1995), The wake-sleep algorithm for unsupervised neural networks.
@@ -31,29 +31,29 @@ from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel, Pair
 from elbowroom.model.noise import NoiseSource
 
-__all__ = ["Answers", "Dream", "WakeSleep", "answers", "both_phases", "dream", "sleep", "wake"]
+__all__ = ["Dream", "GuideDraws", "WakeSleep", "both_phases", "dream", "guide_draws", "sleep", "wake"]
 
 
-class Answers(NamedTuple):
-    """What the guide says of data; off the graph."""
+class GuideDraws(NamedTuple):
+    """Draws from the guide, detached from the graph."""
 
     z: Tensor  #: draws from q(z | x), shape (samples, batch, latent)
     log_q: Tensor  #: log q(z | x), nats, shape (samples, batch)
 
 
 class Dream(NamedTuple):
-    """Data of the model's own, with the z that they were made from; off the graph."""
+    """Simulated data with their z, detached from the graph."""
 
     z: Tensor  #: (samples · batch, latent)
-    x: Tensor  #: as the guide sees it, (samples · batch, \\*event)
+    x: Tensor  #: as the input of the guide, (samples · batch, \\*event)
 
 
 @torch.no_grad()
-def answers(guide: Conditional, batch: Batch, *, num_samples: int = 1, generator: torch.Generator) -> Answers:
-    """z ~ q(z | x) for the wake phase: no gradient of it may reach the guide."""
+def guide_draws(guide: Conditional, batch: Batch, *, num_samples: int = 1, generator: torch.Generator) -> GuideDraws:
+    """z ~ q(z | x) for the wake phase, from which no gradient may reach the guide."""
     q = guide_distribution(guide, batch)
     z = draw(q, (num_samples,), generator=generator)
-    return Answers(z, q.log_prob(z))
+    return GuideDraws(z, q.log_prob(z))
 
 
 @torch.no_grad()
@@ -61,10 +61,10 @@ def dream(model: LatentModel, batch: Batch, *, num_samples: int = 1, generator: 
     """z ~ p(z) and x ~ p(x | z) for the sleep phase.
 
     Args:
-        model: dreams.
-        batch: gives the number of dreams, their context, and what is hidden: where an element of the batch was not
-            observed, the guide sees in its dream what it sees there, the filler. Its data are not looked at otherwise.
-        num_samples: dreams for each datum.
+        model: p(x, z).
+        batch: gives the number of dreams, their contexts and their masks: where an element of an example is missing,
+            the dream has the same filler. The data themselves are not used.
+        num_samples: number of dreams for each example.
         generator: the source of randomness.
     """
     made = model.sample(num_samples * len(batch), context=_contexts(batch, num_samples), generator=generator)
@@ -76,12 +76,16 @@ def dream(model: LatentModel, batch: Batch, *, num_samples: int = 1, generator: 
 
 
 def wake(model: LatentModel, batch: Batch, z: Tensor) -> Tensor:
-    """The wake phase ascends log p(x, z) of the guide's draws in θ: nats, shape (samples, batch)."""
+    """Objective of the wake phase, maximised in θ: log p(x, z) of the guide's draws, nats, shape (samples, batch)."""
     return model.log_joint(batch.x, z, context=batch.context, mask=batch.mask)
 
 
 def sleep(guide: Conditional, batch: Batch, dreamt: Dream) -> Tensor:
-    """The sleep phase ascends log q(z | x) of dreams in φ: nats, averaged over each datum's dreams, shape (batch,)."""
+    """Objective of the sleep phase, maximised in φ: log q(z | x) of dreams, the mean over each example's dreams.
+
+    Returns:
+        Nats, shape (batch,).
+    """
     dreams = Batch(dreamt.x, context=_contexts(batch, len(dreamt.z) // len(batch)))
     log_q: Tensor = guide_distribution(guide, dreams).log_prob(dreamt.z)
     return log_q.view(-1, len(batch)).mean(0)
@@ -97,10 +101,10 @@ def both_phases(
     *,
     generator: NoiseSource | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Their sum, nats, shape (batch,); and, without a gradient, each phase's own and the ELBO of the same draws.
+    """The sum of both objectives, nats, shape (batch,); and, without a gradient, each of them and the ELBO.
 
-    No weight is in both, so that the gradient of the sum is each phase's own. ``z`` and ``log_q`` are of
-    :class:`Answers`, the others of :class:`Dream`; since everything is drawn, ``generator`` is not used.
+    No weight is in both, so that the gradient of the sum is that of each phase. ``z`` and ``log_q`` are of
+    :class:`GuideDraws`, the others of :class:`Dream`; since everything is drawn, ``generator`` is not used.
     """
     log_joint, asleep = wake(pair.model, batch, z), sleep(pair.guide, batch, Dream(dreamt_z, dreamt_x))
     awake, bound = log_joint.mean(0), (log_joint.detach() - log_q).mean(0)
@@ -113,11 +117,11 @@ def _contexts(batch: Batch, num_samples: int) -> Tensor | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WakeSleep:
-    """Both phases on every batch, one update of all weights.
+    """Wake-sleep: both phases on every batch, and one update of all weights.
 
     Args:
         update: optimiser, schedule, clipping, moving average.
-        num_samples: draws of z, and dreams, for each datum.
+        num_samples: number of draws of z, and of dreams, for each example.
         execution: how the densities and their gradients are computed; draws and dreams are always made eagerly.
     """
 
@@ -128,7 +132,7 @@ class WakeSleep:
 
     def init(self, pair: Pair) -> TrainingState:
         """The state before the first step."""
-        return TrainingState(0, pair, *self.update.parts(pair))
+        return TrainingState(0, pair, *self.update.optimizer_and_average(pair))
 
     def step(self, state: TrainingState, batch: Batch, *, generator: torch.Generator) -> tuple[TrainingState, StepInfo]:
         """One update of θ by the wake phase and of φ by the sleep phase.
@@ -137,15 +141,15 @@ class WakeSleep:
             ElbowroomError: a phase's value or gradient is not finite; the weights are left as they were.
         """
         model, guide = state.pair.model, state.pair.guide
-        answered = answers(guide, batch, num_samples=self.num_samples, generator=generator)
+        drawn = guide_draws(guide, batch, num_samples=self.num_samples, generator=generator)
         dreamt = dream(model, batch, num_samples=self.num_samples, generator=generator)
-        value, parts = self.execution(both_phases, state.pair, batch, *answered, *dreamt)
-        climbed = self.update.apply_gradient(state, "wake + sleep", value, parts, batch)
+        value, parts = self.execution(both_phases, state.pair, batch, *drawn, *dreamt)
+        updated = self.update.apply_gradient(state, "wake + sleep", value, parts, batch)
         state.step += 1
-        del climbed.terms["wake + sleep"]  # a sum of unlike things
-        return state, StepInfo(climbed.terms, climbed.lr, self.num_samples * len(batch), grad_norm=climbed.grad_norm)
+        del updated.terms["wake + sleep"]  # the sum of two different objectives means nothing
+        return state, StepInfo(updated.terms, updated.lr, self.num_samples * len(batch), grad_norm=updated.grad_norm)
 
     def measure(self, pair: Pair, batch: Batch, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """The ELBO and its two terms, per datum."""
+        """The ELBO of each example and its two terms."""
         terms = elbo_terms(pair.model, pair.guide, batch, num_samples=self.num_samples, kl="auto", generator=generator)
         return {"elbo": terms.value, **terms.parts}

@@ -1,1 +1,1 @@
-"""Running: configuration, the objects it stands for, the run folder, and the loop."""
+"""Runs: configuration, the objects built from it, the run folder, and the training loop."""

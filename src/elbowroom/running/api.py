@@ -1,4 +1,4 @@
-"""The doctor as one call: ``er.doctor``."""
+"""Functions of a run or its folder: ``er.doctor`` and ``er.posterior``."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from elbowroom.evaluation.doctor.diagnose import Diagnosis
+from elbowroom.inference.posterior.sample import Posterior
 from elbowroom.running.runs import Run, load
 
-__all__ = ["doctor"]
+__all__ = ["doctor", "posterior"]
 
 
 def doctor(run: Run | str | Path, **settings: Any) -> Diagnosis:
-    """What is wrong with a run's model; it is kept in doctor.json, where the report reads it.
+    """Checks a run's model for faults, and writes the findings to doctor.json, where the report reads them.
 
     Args:
         run: a run, or the folder of one.
-        **settings: of :meth:`Run.doctor`: checks, points, seed, announce.
+        **settings: those of :meth:`Run.doctor`: checks, points, seed, announce.
     Raises:
-        ElbowroomError: an unknown name; data that are a stream, or are gone.
+        ElbowroomError: an unknown check; data that are a stream, or are no longer there.
     Example:
         >>> import elbowroom as er
         >>> found = er.doctor("runs/digits")                             # doctest: +SKIP
@@ -26,3 +27,19 @@ def doctor(run: Run | str | Path, **settings: Any) -> Diagnosis:
     """
     loaded = run if isinstance(run, Run) else load(run)
     return loaded.doctor(**settings)
+
+
+def posterior(run: Run | str | Path, source: Any = None, **settings: Any) -> Posterior:
+    """Draws from the posterior p(z | x) of a run's model, by Markov chains.
+
+    Args:
+        run: a run, or the folder of one.
+        source: the data: a path or an array; by default the run's own test set.
+        **settings: those of :meth:`Run.posterior`.
+    Example:
+        >>> import elbowroom as er
+        >>> found = er.posterior("runs/digits", method="nuts", draws=200, chains=4)  # doctest: +SKIP
+        >>> found.z.shape, print(found.summary().text())                             # doctest: +SKIP
+    """
+    loaded = run if isinstance(run, Run) else load(run)
+    return loaded.posterior(source, **settings)

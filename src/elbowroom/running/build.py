@@ -1,7 +1,7 @@
-"""From a configuration to objects: data set, model and guide. The registry of networks lives here.
+"""Builds data set, model and guide from a configuration. The registry of networks is here.
 
-What a run's objects depend on beside the configuration is `DataFacts`, a few numbers about the data that config.json
-holds, so that a model can be loaded where its data are not.
+Beside the configuration, a run's objects depend on `DataFacts`, a few numbers about the data. They are stored in
+config.json, so that a model can be loaded where its data are not available.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ _BY_SUPPORT = {
     Support.REALS: "gaussian",
 }
 
-_WITHOUT_GUIDE = {"naive", "mcem"}  # learners that need none, and have none unless they are given one
+_WITHOUT_GUIDE = {"naive", "mcem"}  # learners that by default have no guide
 
 
 class DataFacts(BaseModel):
-    """What model and guide need to know of the data."""
+    """Facts about the data that model and guide depend on."""
 
     model_config = ConfigDict(frozen=True)
 
     event_shape: tuple[int, ...]
     support: Support
-    """Of what is delivered."""
+    """Support of the values that the model gets."""
     native_support: Support
-    """Of what is stored."""
+    """Support of the stored values."""
     context_dim: int = 0
     num_categories: int | None = None
     steps_per_epoch: int | None = None
@@ -75,7 +75,7 @@ def load_configured(data: DataConfig, source: Any = None, **arrays: Any) -> Data
 
     Args:
         data: the section.
-        source: data from Python; what ``data.name`` names unless given.
+        source: data from Python; by default the data that ``data.name`` names.
         arrays: ``context``, ``labels`` from Python.
     """
     settings: dict[str, Any] = {
@@ -94,10 +94,10 @@ def load_configured(data: DataConfig, source: Any = None, **arrays: Any) -> Data
 
 
 def build_data(config: Config, source: Any = None, **arrays: Any) -> DataSet | StreamSet:
-    """The data set, delivered in the values that the likelihood is for; arguments as in :func:`load_configured`.
+    """The data set, with values in the support of the likelihood; arguments as in :func:`load_configured`.
 
     Raises:
-        ElbowroomError: data that cannot be read, or that the likelihood is not for.
+        ElbowroomError: data that cannot be read, or that the likelihood does not fit.
     """
     loaded = load_configured(config.data, source, **arrays)
     likelihood = LIKELIHOODS[pick_likelihood(config.model, loaded.support)]
@@ -105,12 +105,12 @@ def build_data(config: Config, source: Any = None, **arrays: Any) -> DataSet | S
 
 
 def pick_likelihood(model: ModelConfig, support: Support) -> str:
-    """The likelihood's name; 'auto' is the one made for the data's support."""
+    """The name of the likelihood; 'auto' takes the one for the support of the data."""
     return _BY_SUPPORT[support] if model.likelihood == "auto" else model.likelihood
 
 
 def facts_of(data: DataSet | StreamSet, batch_size: int) -> DataFacts:
-    """What to remember of a data set."""
+    """The facts about a data set that are stored with a run."""
     size = data.size("train")
     return DataFacts(
         event_shape=tuple(data.event_shape),
@@ -171,9 +171,9 @@ _NETWORKS: dict[str, Callable[..., Network]] = {"mlp": _mlp, "residual": _residu
 
 
 def build_pair(config: Config, facts: DataFacts, *, seed: int) -> Pair:
-    """Model and guide with fresh weights.
+    """Model and guide with initial weights.
 
-    Torch's layers draw their weights from the global generator; it is seeded for them and put back.
+    Torch's layers draw their weights from the global generator, which is seeded for this and restored afterwards.
     """
     name = guide_name(config)
     with torch.random.fork_rng(devices=[]):
@@ -187,7 +187,7 @@ def build_pair(config: Config, facts: DataFacts, *, seed: int) -> Pair:
 
 
 def guide_name(config: Config) -> str:
-    """diagonal, full or none: what 'auto' stands for under the learner."""
+    """The guide's name, diagonal, full or none; 'auto' depends on the learner."""
     if config.model.guide != "auto":
         return config.model.guide
     return "none" if config.train.learner in _WITHOUT_GUIDE else "diagonal"
@@ -251,7 +251,7 @@ def _prior(model: ModelConfig, facts: DataFacts, guide: Conditional | None) -> C
         return MixtureOfGaussians(model.latent_dim, model.prior_components, context_dim=facts.context_dim)
     if guide is None:
         raise ElbowroomError(
-            "A VampPrior is a mixture of the guide's posteriors, but this model is learned without a guide.",
+            "A VampPrior is a mixture of q(z | x) of the guide, but this model is trained without a guide.",
             "Give --model.guide diagonal, or --model.prior mixture.",
         )
     anywhere = torch.zeros(model.prior_components, *facts.event_shape)
@@ -260,14 +260,14 @@ def _prior(model: ModelConfig, facts: DataFacts, guide: Conditional | None) -> C
 
 @torch.no_grad()
 def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
-    """Starts what should start from the data: the unit of real-valued data, output bias, pseudo-inputs.
+    """Initialises what depends on the data: the unit of real-valued data, output bias, pseudo-inputs.
 
     Raises:
-        ElbowroomError: a real-valued element is the same in all training data, so that its density has no bound.
+        ElbowroomError: a real-valued element is constant over the training data, so that its density has no bound.
     """
     likelihood, guide = pair.model.likelihood, pair.guide
     mean, std = data.moments()
-    # grey pixels under a Gaussian have a scale of their own, and some never vary: they are not standardised
+    # grey pixels under a Gaussian are not standardised: they have a common scale, and some never vary
     if isinstance(likelihood, Gaussian) and data.native_support is Support.REALS:
         _refuse_constant(mean, std)
         places: list[tuple[nn.Module, tuple[str, str]]] = [(likelihood, ("shift", "unit"))]
@@ -288,8 +288,8 @@ def _refuse_constant(mean: Tensor, std: Tensor) -> None:
     if bool(constant.any()):
         where = ", ".join(str(i) for i in torch.nonzero(constant).flatten().tolist()[:5])
         raise ElbowroomError(
-            f"{int(constant.sum())} of {constant.numel()} elements never vary in the training data (the first: "
-            f"{where}), so a density of them can grow without bound.",
+            f"{int(constant.sum())} of {constant.numel()} elements are constant in the training data (the first: "
+            f"{where}), so that their density can grow without bound.",
             "Drop those columns.",
         )
 

@@ -1,4 +1,4 @@
-"""From a configuration to a learner: which settings each of the five takes, and which guide it can work with."""
+"""Builds a learner from a configuration: which settings each of the five reads, and which guide it can use."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ from elbowroom.learners.execution import Execution, eager
 from elbowroom.learners.learner import Learner
 from elbowroom.learners.mcem import Mcem
 from elbowroom.learners.naive import naive
-from elbowroom.learners.schedules import SCHEDULES
-from elbowroom.learners.update import Update
+from elbowroom.learners.update import SCHEDULES, Update
 from elbowroom.learners.wakesleep import WakeSleep
 from elbowroom.running.build import guide_name
 from elbowroom.running.config import Config, ObjectiveConfig
 
 __all__ = ["RunLength", "build_learner"]
 
-_FORGETTING = 4  # transitions; one leaves the M-step's gradient off by half its length, four by nothing that shows
+_TRANSITIONS_OF_DYNAMIC = (
+    4  # transitions; one leaves the M-step's gradient off by half its length, four by nothing that shows
+)
 
 
 class RunLength(NamedTuple):
-    """What a learner has to know of the run beside its settings."""
+    """Length and data of a run, as far as a learner depends on them."""
 
-    total_steps: int | None  #: None where time or work is the limit
+    total_steps: int | None  #: None where the run is limited by time or work
     steps_per_epoch: int | None  #: None for a stream
     positions: Tensor | None  #: of the training data in the data set, ascending, int64; None for a stream
-    scratch: Path  #: a folder for what does not fit into memory; made when it is needed
+    scratch: Path  #: a folder for what does not fit into memory; made when needed
 
 
 def build_learner(config: Config, length: RunLength, execution: Execution = eager) -> Learner:
@@ -44,10 +45,10 @@ def build_learner(config: Config, length: RunLength, execution: Execution = eage
 
     Args:
         config: the configuration.
-        length: what else it has to know of the run.
-        execution: how it runs its objective.
+        length: length and data of the run.
+        execution: how the objective is computed.
     Raises:
-        ElbowroomError: settings that do not go together, or a guide that the learner cannot use.
+        ElbowroomError: settings that contradict each other, or a guide that the learner cannot use.
     """
     kind = _LEARNERS[config.train.learner]
     _check_guide(config, kind)
@@ -55,9 +56,9 @@ def build_learner(config: Config, length: RunLength, execution: Execution = eage
     schedule = config.optimizer.schedule
     if length.total_steps is None and schedule != "constant":
         raise ElbowroomError(
-            f"A {schedule} schedule is laid out over a known number of steps, which a run with a limit of time or work "
-            "does not have.",
-            "Use --optimizer.schedule constant, or say the length with --train.epochs or --train.steps.",
+            f"A {schedule} schedule needs the number of steps in advance, which a run limited by time or work does "
+            "not have.",
+            "Use --optimizer.schedule constant, or set the length with --train.epochs or --train.steps.",
         )
     update = Update(
         optimizer=_optimizer(config),
@@ -88,20 +89,20 @@ def _optimizer(config: Config) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
 def _aevb(config: Config, update: Update, length: RunLength, execution: Execution) -> Learner:
     o = config.objective
     if o.warmup_epochs and length.steps_per_epoch is None:
-        raise ElbowroomError("A stream has no epochs, so objective.warmup_epochs has no length.", "Set it to 0.")
+        raise ElbowroomError("A stream has no epochs, so objective.warmup_epochs has no meaning.", "Set it to 0.")
     settings: dict[str, Any] = {"estimator": o.estimator}
     if o.name == "elbo":
         settings |= {"kl": o.kl, "free_bits": o.free_bits}
     elif (o.beta, o.free_bits, o.warmup_epochs) != (1.0, 0.0, 0.0):
         raise ElbowroomError(
-            "beta, free_bits and warmup_epochs weigh the KL term, which the iwae objective does not have.",
+            "beta, free_bits and warmup_epochs change the KL term, which the iwae objective does not have.",
             "Leave them out, or set --objective.name elbo.",
         )
     if o.last_samples is not None and length.total_steps is None:
         raise ElbowroomError(
-            "objective.last_samples is for the last share of a known number of steps, which a run with a limit of time "
-            "or work does not have.",
-            "Leave it out, or say the length with --train.epochs or --train.steps.",
+            "objective.last_samples needs the number of steps in advance, which a run limited by time or work does not "
+            "have.",
+            "Leave it out, or set the length with --train.epochs or --train.steps.",
         )
     return Aevb(
         name=o.name,
@@ -121,13 +122,14 @@ def _naive(config: Config, update: Update, length: RunLength, execution: Executi
     if config.model.prior == "mixture" and config.objective.estimator != "score-function":
         raise ElbowroomError(
             f"The learner naive draws z from the prior, and the estimator {config.objective.estimator} differentiates "
-            "through draws, which those of a mixture do not allow.",
+            "through these draws, which is impossible for a mixture.",
             "Use --objective.estimator score-function, or --model.prior normal.",
         )
     if config.objective.num_samples == 1:
         raise ElbowroomError(
-            "With one draw of the prior the learner naive maximises E log p(x | z), whose best model ignores z.",
-            "Give --objective.num-samples 100, say.",
+            "With one draw from the prior the learner naive maximises E log p(x | z), and the best model for that "
+            "ignores z.",
+            "Give more, for instance --objective.num-samples 100.",
         )
     o = config.objective
     return naive(num_samples=o.num_samples, estimator=o.estimator, update=update, execution=execution)
@@ -136,7 +138,7 @@ def _naive(config: Config, update: Update, length: RunLength, execution: Executi
 def _wake_sleep(config: Config, update: Update, length: RunLength, execution: Execution) -> Learner:
     if config.model.prior == "vamp":
         raise ElbowroomError(
-            "Wake-sleep teaches model and guide apart, but a VampPrior is made of the guide.",
+            "Wake-sleep trains model and guide separately, but a VampPrior is made of the guide.",
             "Use --model.prior normal or mixture, or --train.learner aevb.",
         )
     return WakeSleep(update=update, num_samples=config.objective.num_samples, execution=execution)
@@ -145,8 +147,7 @@ def _wake_sleep(config: Config, update: Update, length: RunLength, execution: Ex
 def _mcem(config: Config, update: Update, length: RunLength, execution: Execution) -> Learner:
     if config.model.prior == "vamp":
         raise ElbowroomError(
-            "Monte Carlo EM teaches the model by the chains' draws and the guide beside it, but a VampPrior is made of "
-            "the guide.",
+            "Monte Carlo EM trains model and guide separately, but a VampPrior is made of the guide.",
             "Use --model.prior normal or mixture, or --train.learner aevb.",
         )
     m = config.mcem
@@ -156,7 +157,7 @@ def _mcem(config: Config, update: Update, length: RunLength, execution: Executio
     if m.warmup is None:
         settings["warmup"] = 5 if m.start == "persistent" else 20
     if m.transitions is None:  # a chain that has met other bits has to forget them
-        settings["transitions"] = _FORGETTING if config.data.binarization == "dynamic" else 1
+        settings["transitions"] = _TRANSITIONS_OF_DYNAMIC if config.data.binarization == "dynamic" else 1
     return Mcem(
         update=update,
         e_step=EStep(**settings),
@@ -178,7 +179,7 @@ def _svi(config: Config, update: Update, length: RunLength, execution: Execution
 
 
 class _Kind(NamedTuple):
-    """A learner: how it is made, the keys of ``objective`` that it reads, and what it asks of a guide."""
+    """A learner: how it is built, the keys of ``objective`` that it reads, and whether it uses a guide."""
 
     build: Callable[[Config, Update, RunLength, Execution], Learner]
     reads: frozenset[str]
@@ -198,18 +199,18 @@ def _check_guide(config: Config, kind: _Kind) -> None:
     learner, name = config.train.learner, guide_name(config)
     if kind.guide == "needed" and name == "none":
         raise ElbowroomError(
-            f"The learner {learner} learns a guide q(z | x) beside the model, but model.guide is none.",
-            "Leave --model.guide out, or learn without a guide by --train.learner mcem.",
+            f"The learner {learner} trains a guide q(z | x) together with the model, but model.guide is none.",
+            "Leave --model.guide out, or train without a guide by --train.learner mcem.",
         )
     if kind.guide == "unusable" and name != "none":
         raise ElbowroomError(
             f"The learner {learner} draws z from the prior, so it cannot use a {name} guide.",
-            "Leave --model.guide out, or use --train.learner aevb, which learns one.",
+            "Leave --model.guide out, or use --train.learner aevb, which trains one.",
         )
 
 
 def _check_unread(config: Config, kind: _Kind) -> None:
-    """Refuses settings of the objective, and of other learners, that would be passed over in silence."""
+    """Refuses settings of the objective, and of other learners, that this learner would ignore."""
     learner, default = config.train.learner, Config()
     unread = [
         f"objective.{key}"
@@ -224,5 +225,5 @@ def _check_unread(config: Config, kind: _Kind) -> None:
     if unread:
         raise ElbowroomError(
             f"The learner {learner} does not read {', '.join(unread)}.",
-            "Leave that out, or name the learner that it is for with --train.learner.",
+            "Leave that out, or choose the learner that reads it with --train.learner.",
         )

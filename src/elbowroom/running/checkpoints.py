@@ -1,15 +1,15 @@
-"""Checkpoints that survive a kill at any instant.
+"""Checkpoints: written so that a kill at any moment leaves a good one.
 
 In a run folder::
 
-    checkpoints/step-N/    model.safetensors      the weights to measure (the moving average, where there is one)
+    checkpoints/step-N/    model.safetensors      the weights to evaluate (the moving average, where there is one)
                            training.safetensors   what else the next step depends on: moments, raw weights, generator
                            state.json             numbers, and the SHA-256 of them and of the two files above
     checkpoints/latest     a text file that holds "step-N"
     checkpoints/best       likewise
 
 A checkpoint is written to a temporary folder, flushed to disk and renamed; then the pointer is replaced. A reader
-checks the digests and falls back to the checkpoint before. Nothing is ever unpickled.
+checks the digests, and uses the checkpoint before if they are wrong. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _WEIGHTS, _TRAINING, _STATE = "model.safetensors", "training.safetensors", "stat
 
 @contextmanager
 def full_disk_explained(path: Path) -> Iterator[None]:
-    """While inside, an operating system's "no space left" becomes the user's error; any other fault stays itself.
+    """A context in which "no space left" of the operating system becomes an error with a remedy.
 
     Args:
         path: what is being written.
@@ -59,7 +59,7 @@ def full_disk_explained(path: Path) -> Iterator[None]:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Replaces a file's text in one step: a reader sees the old or the new, never half of it."""
+    """Replaces the text of a file in one step: a reader sees the old or the new text, never a part of it."""
     temporary = path.with_name(f".{path.name}.writing")
     with full_disk_explained(path):
         with temporary.open("w", encoding="utf-8") as file:
@@ -71,31 +71,31 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint on disk whose digests were found right."""
+    """A checkpoint on disk whose digests are right."""
 
     path: Path
     state: dict[str, Any]
 
     def load_weights(self, module: nn.Module) -> None:
-        """Fills the module's parameters and buffers.
+        """Loads the module's parameters and buffers.
 
         Raises:
-            ElbowroomError: the weights are those of another architecture.
+            ElbowroomError: the weights belong to another architecture.
         """
         tensors = load_file(self.path / _WEIGHTS)
         with safe_open(self.path / _WEIGHTS, framework="pt") as file:
-            aliases = file.metadata() or {}  # what is shared was written once, under the name that is given here
+            aliases = file.metadata() or {}  # shared tensors were written once, under the name given here
         tensors |= {alias: tensors[name] for alias, name in aliases.items() if name in tensors}
         try:
             module.load_state_dict(tensors)
         except RuntimeError as error:
             raise ElbowroomError(
                 f"The weights in {self.path} do not fit the model that config.json describes: {error}",
-                "Restore the run's own config.json, or train anew.",
+                "Restore the run's own config.json, or train again.",
             ) from error
 
     def training(self) -> dict[str, Tensor]:
-        """The tensors that only further training needs."""
+        """The tensors that further training needs in addition."""
         return load_file(self.path / _TRAINING)
 
 
@@ -103,8 +103,8 @@ class Checkpoints:
     """The folder ``checkpoints/`` of a run.
 
     Args:
-        folder: where it is, or will be.
-        keep: how many of the newest that training can go on from to keep, beside the best.
+        folder: its path; it need not exist yet.
+        keep: how many of the newest resumable checkpoints to keep, in addition to the best.
     """
 
     def __init__(self, folder: Path, *, keep: int = 2) -> None:
@@ -122,16 +122,16 @@ class Checkpoints:
         training: Mapping[str, Tensor] | None = None,
         pointers: Sequence[str] = ("latest",),
     ) -> Path:
-        """Writes ``step-N`` and lets the pointers ("latest", "best") name it.
+        """Writes ``step-N`` and sets the pointers ("latest", "best") to it.
 
         Args:
             step: N.
-            weights: what to measure.
-            state: numbers, to be read back as they are.
-            training: tensors that further training needs; None where no training goes on from here.
-            pointers: the names by which to find it again.
+            weights: the weights to evaluate.
+            state: numbers, which are read back unchanged.
+            training: tensors that further training needs; None if training cannot be resumed from here.
+            pointers: which pointers to set.
         Raises:
-            ElbowroomError: a weight is not finite, or the disk is full; in both cases what was there before stays.
+            ElbowroomError: a weight is not finite, or the disk is full; earlier checkpoints stay in both cases.
         """
         for name, tensor in weights.state_dict().items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -147,7 +147,7 @@ class Checkpoints:
         return final
 
     def point(self, pointer: str, step: int) -> None:
-        """Lets a pointer name ``step-N``, if that is there."""
+        """Sets a pointer to ``step-N``, if that exists."""
         if (self.folder / f"step-{step}").is_dir():
             write_text_atomically(self.folder / pointer, f"step-{step}")
 
@@ -164,7 +164,7 @@ class Checkpoints:
                     save_file(dict(training), temporary / _TRAINING)
                 digests = {file.name: _sha256_and_flush(file) for file in sorted(temporary.iterdir())}
                 digests[_STATE] = _sha256_of(state)
-                # last of all, so that a temporary folder that has it is complete: see `settle`
+                # written last, so that a temporary folder with this file is complete: see `settle`
                 write_text_atomically(temporary / _STATE, json.dumps({**state, "sha256": digests}, indent=1))
         except (ElbowroomError, OSError, SafetensorError):
             shutil.rmtree(temporary, ignore_errors=True)
@@ -173,7 +173,7 @@ class Checkpoints:
         temporary.rename(final)
 
     def settle(self) -> None:
-        """Finishes or clears away what a kill left half done; only for the process that holds the run's lock."""
+        """Finishes or deletes checkpoints that a kill left incomplete; only for the process that has the run's lock."""
         for temporary in self.folder.glob(".step-*.writing"):
             final = self.folder / temporary.name.removeprefix(".").removesuffix(".writing")
             if _fault(temporary) is None:
@@ -183,9 +183,9 @@ class Checkpoints:
                 shutil.rmtree(temporary)
 
     def _prune(self) -> None:
-        """Deletes all but the best and the newest from which training can go on.
+        """Deletes all but the best and the newest resumable checkpoints.
 
-        What is newer than the latest stems from before a damaged checkpoint sent training back.
+        Those newer than the latest are from before training went back because a checkpoint was damaged.
         """
         latest, best = self._pointed("latest"), self._pointed("best")
         newest = latest if latest in self._names() else None
@@ -200,21 +200,21 @@ class Checkpoints:
     # --- reading ---
 
     def exist(self, *, resumable: bool = False) -> bool:
-        """Whether there is any checkpoint, or any from which training can go on; good or damaged."""
+        """Whether there is any checkpoint, good or damaged; or any from which training can be resumed."""
         return any(not resumable or (self.folder / name / _TRAINING).is_file() for name in self._names())
 
     def find(self, pointer: str, *, resumable: bool = False, announce: Announce = print) -> Checkpoint:
-        """The checkpoint that ``pointer`` names; where it is damaged, the newest good one, and says so.
+        """The checkpoint that ``pointer`` names; if it is damaged, the newest good one, with a remark.
 
         Args:
             pointer: "latest" or "best".
-            resumable: only one that training can go on from.
-            announce: where to say that a checkpoint was passed over.
+            resumable: only one from which training can be resumed.
+            announce: called with a remark if a checkpoint was skipped.
         Raises:
             ElbowroomError: there is no good checkpoint.
         """
         first = self._pointed(pointer)
-        if first is None:  # no best was ever named
+        if first is None:  # no best was ever set
             first = self._pointed("latest")
         names = sorted(self._names(), key=lambda name: name != first)  # the one asked for, then newest first
         passed_over = [] if first is None or first in names else [f"'{first}' is missing"]
@@ -230,17 +230,17 @@ class Checkpoints:
         damage = f": {'; '.join(passed_over)}" if passed_over else ""
         raise ElbowroomError(
             f"{self.folder.parent} has no good checkpoint{damage}.",
-            "Train it first, or start over with --overwrite.",
+            "Train it first, or start again with --overwrite.",
         )
 
     def _names(self) -> list[str]:
-        """Checkpoints, newest first."""
+        """Names of the checkpoints, newest first."""
         names = [path.name for path in self.folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
         return sorted(names, key=_step, reverse=True)
 
     def _pointed(self, pointer: str) -> str | None:
         path = self.folder / pointer
-        # a damaged pointer names nothing that exists, whatever its bytes
+        # a damaged pointer names no existing checkpoint, whatever its bytes
         return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else None
 
 
@@ -263,7 +263,7 @@ def _sha256_of(state: Mapping[str, Any]) -> str:
 
 
 def _fault(path: Path) -> str | None:
-    """What is wrong with a checkpoint, in a few words; None if nothing is."""
+    """What is wrong with a checkpoint, in a few words; None if it is good."""
     try:
         state = json.loads((path / _STATE).read_text(encoding="utf-8"))
         digests = dict(state.pop("sha256"))

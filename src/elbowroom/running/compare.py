@@ -1,16 +1,18 @@
-"""Recipes side by side: each is trained to the same moments of one budget, and measured by the same yardstick.
+"""Comparison of recipes: each is trained under the same budget, and all are evaluated in the same way.
 
-The budget is wall time of training, evaluations of the decoder with its gradient, or visits of data. Its moments
-double, budget / 2^(m−1), …, budget / 2, budget; at each of them every recipe in turn is trained up to it and measured,
-before any goes on to the next. What else the machine does in the meantime then falls on all alike.
+The budget is wall time of training, evaluations of the decoder with its gradient, or visits (training examples
+processed, each as often as it is seen). Its moments are the amounts of budget at which all recipes are evaluated; they
+double: budget / 2^(m−1), …, budget / 2, budget. Every recipe in turn is trained up to a moment and evaluated, before
+any goes on to the next. So other load on the machine affects all recipes alike.
 
-The yardstick is a function of the model p(x, z) alone, importance sampling from Laplace approximations
-(:mod:`elbowroom.inference.importance.laplace_proposal`), without a guide even where there is one: no learner gains by a
-good one or suffers by a bad one. All are measured on the same points with the same bits, and with the weights they have
-at that moment, not with those that were best on validation data.
+The evaluation depends on the model p(x, z) only: importance sampling from Laplace approximations
+(:mod:`elbowroom.inference.importance.laplace_proposal`), without a guide even where there is one, so that a good or bad
+guide makes no difference. All recipes are evaluated on the same examples with the same binarisation, and with their
+weights at that moment, not with those that were best on validation data.
 
-Training, resuming and safety are the engine's: a leg is a run that goes on. Every measurement is on disk before the
-next leg begins, so the same call goes on after a stop at any instant; of a finished comparison it only reads.
+Training, resuming and checkpoints are those of the training loop: going on to the next moment resumes a run. Every
+measurement is on disk before training goes on, so the same call continues after an interruption at any time. For a
+finished comparison it only reads.
 """
 
 from __future__ import annotations
@@ -30,11 +32,11 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
 from elbowroom.model.latent import evaluation_mode
 from elbowroom.progress import Announce
-from elbowroom.running.comparison import RECORD, VALUES, Comparison, Entrant, Row, amount, summary
+from elbowroom.running.comparison import RECORD, VALUES, ComparedRecipe, Comparison, Row, amount, summary
 from elbowroom.running.config import configure, nested, read_recipe
 from elbowroom.running.folder import RunFolder
 from elbowroom.running.observers import Silent
-from elbowroom.running.preflight import NO_LIMIT, Rehearsed, check_yardsticks, rehearse
+from elbowroom.running.preflight import NO_LIMIT, CheckedRecipe, check_comparable, check_recipe
 from elbowroom.running.runs import Run
 from elbowroom.running.runtime import make_generator
 from elbowroom.running.train import train
@@ -43,16 +45,16 @@ __all__ = ["compare"]
 
 _UNITS = {"seconds": "seconds", "decoder_gradients": "decoder gradients", "visits": "visits"}
 _SHORTEST = {"seconds": 0.01, "decoder_gradients": 1.0, "visits": 1.0}
-_BATCH = 100  # points measured at a time
-_YARDSTICK = 4  # what tells its draws from all others made of the same seed
-_NOTHING = {".lock", f".{RECORD}.writing"}  # what a comparison killed at its very start leaves
-# faults of one recipe, which must not cost the others what they have
+_BATCH = 100  # examples at a time
+_MEASURING = 4  # random stream of the evaluation, other than those with the same seed
+_NOTHING = {".lock", f".{RECORD}.writing"}  # all that a comparison leaves that was killed at its start
+# errors of one recipe, which must not stop the others
 _FAULTS = (ElbowroomError, torch.linalg.LinAlgError, torch.OutOfMemoryError)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, slots=True)
-class _Moment:
-    """One thing to do: train a recipe to a moment, and measure it on every split."""
+class _Measurement:
+    """One task: train a recipe up to a moment, and evaluate it on every split."""
 
     recipe: str
     at: float
@@ -75,37 +77,37 @@ def compare(
     overwrite: bool = False,
     announce: Announce = print,
 ) -> Comparison:
-    """Trains recipes under a common budget and measures all of them on the same points at the same moments.
+    """Trains recipes under a common budget and evaluates all of them on the same examples at the same moments.
 
-    Called again with the same arguments it goes on where it stopped. A larger budget goes on too, if its moments hold
-    those that are done: twice the budget and one more moment, say, or just twice the budget.
+    Called again with the same arguments, it goes on where it stopped. It also goes on with a larger budget whose
+    moments include those that are done: for instance twice the budget, with or without one more moment.
 
-    A recipe's own length and patience give way to the budget. One that fails is recorded as failed; the others go
+    The budget replaces a recipe's own length and patience. A recipe that fails is recorded as failed; the others go
     on, and calling again tries it again.
 
     Args:
         recipes: names of recipes, or the user's own files (.toml); a single one is fine.
         seconds: budget of wall time for each, without the time of validation and of measuring.
         decoder_gradients: or of evaluations of the decoder with its gradient, over data and draws.
-        visits: or of data learned from, each as often as it is seen; epochs are visits over the size of the training
-            set.
-        moments: how often all are measured; the first is at budget / 2^(moments − 1).
-        splits: where to measure: test, validation, train. The first ranks.
-        points: measured of each split, chosen by the data's seed; all, where it has fewer.
-        k: draws for each point.
-        starts: climbs for each point to modes of p(x, z).
-        seed: of the draws that measure.
-        config: keys laid over every recipe: nested, or a recipe by name or file.
-        out: the folder; runs/compare unless given.
+        visits: or of visits, training examples processed, each as often as it is seen: epochs times the size of the
+            training set.
+        moments: number of evaluations of each recipe; the first is at budget / 2^(moments − 1).
+        splits: which splits to evaluate on: test, validation, train. The first one ranks the recipes.
+        points: number of examples of each split, chosen by the data's seed; all, where it has fewer.
+        k: importance-weighted draws for each example.
+        starts: starting points for each example of the search for modes of p(x, z).
+        seed: of the draws of the evaluation.
+        config: keys that override those of every recipe: nested, or a recipe by name or file.
+        out: the folder; by default runs/compare.
         overwrite: replace the comparison in ``out``.
-        announce: told of every measurement.
+        announce: called with a line for every measurement.
     Returns:
-        Rows, standings and the values behind them.
+        The comparison: rows, standings and the values behind them.
     Raises:
-        ElbowroomError: anything the user can put right, before the first leg where it can be known: no budget or two,
-            a schedule laid out for another length, recipes whose log p(x) are not of the same points, a folder that
-            holds another comparison.
-        KeyboardInterrupt: after Ctrl-C; the same call goes on.
+        ElbowroomError: anything that the user can correct, before training where possible: no budget or two, a schedule
+            that needs a fixed length, recipes whose log p(x) are not of the same examples, a folder with another
+            comparison.
+        KeyboardInterrupt: after Ctrl-C; the same call resumes.
     Example:
         >>> import elbowroom as er
         >>> found = er.compare(["aevb-fig3-n1000-aevb", "aevb-fig3-n1000-mcem"], seconds=60)  # doctest: +SKIP
@@ -126,11 +128,11 @@ def compare(
     folder = Path(out) if out is not None else Path("runs") / "compare"
     _check_place(folder, overwrite=overwrite)
     over = nested(config) if isinstance(config, Mapping) else {} if config is None else read_recipe(config)
-    checked: dict[str, Rehearsed] = {}
+    checked: dict[str, CheckedRecipe] = {}
     for name, source in sources.items():
         settings = configure(read_recipe(source), over, NO_LIMIT, source=name)
-        checked[name] = rehearse(name, settings, measured, points=points, data=[c.data for c in checked.values()])
-    check_yardsticks(checked, measured)
+        checked[name] = check_recipe(name, settings, measured, points=points, data=[c.data for c in checked.values()])
+    check_comparable(checked, measured)
     first = next(iter(checked.values()))
     asked = Comparison(
         folder=folder,
@@ -144,8 +146,8 @@ def compare(
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     with RunFolder(folder).lock():
-        comparison = _opened(asked, overwrite=overwrite)
-        _carry_out(comparison, sources, announce)
+        comparison = _open_or_create(asked, overwrite=overwrite)
+        _measure_all(comparison, sources, announce)
     return comparison
 
 
@@ -153,17 +155,18 @@ def compare(
 
 
 def _sources(recipes: Sequence[str | Path]) -> dict[str, str]:
-    """The recipes by the names of their runs."""
+    """The recipes, by the names of their runs."""
     if not recipes:
         raise ElbowroomError(
-            "No recipe was named to compare.", "`elbowroom recipes list` names ours; yours end in .toml."
+            "No recipe was given to compare.", "`elbowroom recipes list` shows ours; your own files end in .toml."
         )
     sources: dict[str, str] = {}
     for recipe in recipes:
         name = Path(recipe).stem if str(recipe).endswith(".toml") else str(recipe)
         if name in sources:
             raise ElbowroomError(
-                f"Two recipes are called '{name}' ({sources[name]} and {recipe}), and each has a run of that name.",
+                f"Two recipes are called '{name}' ({sources[name]} and {recipe}), but each needs a run of its own "
+                "name.",
                 "Name each recipe once, or rename one of the files.",
             )
         sources[name] = str(recipe)
@@ -171,33 +174,33 @@ def _sources(recipes: Sequence[str | Path]) -> dict[str, str]:
 
 
 def _budget(**given: float | None) -> dict[str, Any]:
-    """The one that was given, as its unit and amount."""
+    """The budget that was given, as unit and amount."""
     amounts = {unit: amount for unit, amount in given.items() if amount is not None}
     flags = " or ".join(f"--{unit.replace('_', '-')}" for unit in given)
     if len(amounts) != 1:
         what = f"{len(amounts)} were given ({', '.join(amounts)})" if amounts else "none was given"
-        raise ElbowroomError(f"A comparison has one budget, but {what}.", f"Give one of {flags}.")
+        raise ElbowroomError(f"A comparison needs one budget, but {what}.", f"Give one of {flags}.")
     unit, number = next(iter(amounts.items()))
     if not 0 < number < float("inf"):
         raise ElbowroomError(
-            f"The budget is {number:g} {_UNITS[unit]}, but there is no training in that.",
+            f"The budget is {number:g} {_UNITS[unit]}, which is too little to train.",
             f"Give a number above 0 with --{unit.replace('_', '-')}.",
         )
     return {"of": unit, "amount": float(number)}
 
 
 def _moments(budget: Mapping[str, Any], number: int) -> list[float]:
-    """budget / 2^(number − 1), …, budget; whole numbers where they are counts.
+    """The moments budget / 2^(number − 1), …, budget; whole numbers where they are counts.
 
     Raises:
-        ElbowroomError: the first is no training at all.
+        ElbowroomError: the first is too small to train.
     """
     unit, whole = budget["of"], budget["amount"]
     first = whole / 2 ** (number - 1)
     if first < _SHORTEST[unit]:
         raise ElbowroomError(
-            f"The budget of {whole:g} {_UNITS[unit]}, halved for each of {number} moments, begins at {first:.2g}, and "
-            f"less than {_SHORTEST[unit]:g} is no training.",
+            f"The budget of {whole:g} {_UNITS[unit]}, halved for each of {number} moments, begins at {first:.2g}, but "
+            f"less than {_SHORTEST[unit]:g} is too little to train.",
             f"Give a larger --{unit.replace('_', '-')}, or fewer --moments.",
         )
     rising = [whole / 2**i for i in reversed(range(number))]
@@ -208,31 +211,31 @@ def _moments(budget: Mapping[str, Any], number: int) -> list[float]:
 
 
 def _check_place(folder: Path, *, overwrite: bool) -> None:
-    """Refuses a folder that holds something else; a comparison that is to be replaced is not read."""
+    """Refuses a folder with other files; a comparison that will be replaced is not read."""
     if folder.exists() and not folder.is_dir():
         raise ElbowroomError(f"{folder} is a file, not a folder.", "Give another name with --out.")
     strange = folder.is_dir() and any(entry.name not in _NOTHING for entry in folder.iterdir())
     if strange and not (folder / RECORD).is_file():
         raise ElbowroomError(
-            f"{folder} holds files but no {RECORD}: it is no comparison, so nothing is written to it.",
+            f"{folder} has files but no {RECORD}: it is not a comparison, so nothing is written to it.",
             "Give another name with --out.",
         )
     if strange and not overwrite:
         Comparison.read(folder)
 
 
-def _opened(asked: Comparison, *, overwrite: bool) -> Comparison:
-    """What is there already, if it is the same comparison; else what was asked for, with nothing done."""
+def _open_or_create(asked: Comparison, *, overwrite: bool) -> Comparison:
+    """The comparison in the folder, if it is the same one; else a new one, with nothing measured."""
     record = asked.folder / RECORD
     if record.is_file() and overwrite:
         _clear(asked.folder)
     elif record.is_file():
-        found = _continued(Comparison.read(asked.folder), asked)
+        found = _with_both_moments(Comparison.read(asked.folder), asked)
         for row in found.rows:
             if not (found.folder / row.recipe / "config.json").is_file():
                 raise ElbowroomError(
-                    f"The run {found.folder / row.recipe} is gone, though {RECORD} has measured it.",
-                    "Restore it, or compare anew with --overwrite.",
+                    f"The run {found.folder / row.recipe} is missing, but {RECORD} has measurements of it.",
+                    "Restore it, or compare again with --overwrite.",
                 )
         found.write()
         return found
@@ -241,7 +244,7 @@ def _opened(asked: Comparison, *, overwrite: bool) -> Comparison:
 
 
 def _clear(folder: Path) -> None:
-    """Deletes a comparison and its runs, and nothing else that may lie in its folder; its record last."""
+    """Deletes a comparison and its runs, but no other files in the folder; its record last."""
     (folder / VALUES).unlink(missing_ok=True)
     for path in folder.iterdir():
         if (path / "config.json").is_file():
@@ -249,25 +252,25 @@ def _clear(folder: Path) -> None:
     (folder / RECORD).unlink()
 
 
-def _continued(found: Comparison, asked: Comparison) -> Comparison:
+def _with_both_moments(found: Comparison, asked: Comparison) -> Comparison:
     """The comparison that was found, with the moments of both.
 
     Raises:
-        ElbowroomError: it is not the one that is asked for.
+        ElbowroomError: its settings are not those that are asked for.
     """
     differ = _difference(found, asked)
     if differ is not None:
         what, was, now = differ
         raise ElbowroomError(
-            f"The comparison in {found.folder} was made with {what} = {was}, and now it is {now}.",
+            f"The comparison in {found.folder} was made with {what} = {was}, but now it is {now}.",
             "Give another name with --out, or replace it with --overwrite.",
         )
     passed = [moment for moment in asked.moments if moment < found.moments[-1] and moment not in found.moments]
     if passed or asked.moments[-1] < found.moments[-1]:
         raise ElbowroomError(
-            f"The comparison in {found.folder} was measured at {_list(found.moments)} {_UNITS[found.budget['of']]}, "
-            f"and training cannot go back to measure at {_list(passed or asked.moments)}.",
-            "Give the same budget and moments, or twice the budget; another name with --out; or --overwrite.",
+            f"The comparison in {found.folder} was evaluated at {_list(found.moments)} {_UNITS[found.budget['of']]}, "
+            f"and training cannot go back to evaluate at {_list(passed or asked.moments)}.",
+            "Give the same budget and moments, or twice the budget; or another name with --out; or --overwrite.",
         )
     found.moments = sorted({*found.moments, *asked.moments})
     found.budget = asked.budget
@@ -279,7 +282,7 @@ def _list(moments: Sequence[float]) -> str:
 
 
 def _difference(found: Comparison, asked: Comparison) -> tuple[str, Any, Any] | None:
-    """The first setting in which two comparisons differ, as (name, then, now)."""
+    """The first setting in which two comparisons differ, as (name, old value, new value)."""
 
     def settings(comparison: Comparison) -> dict[str, Any]:
         entrants = comparison.entrants
@@ -296,13 +299,13 @@ def _difference(found: Comparison, asked: Comparison) -> tuple[str, Any, Any] | 
 # --- doing it ----------------------------------------------------------------------------------------------------
 
 
-def _carry_out(comparison: Comparison, sources: Mapping[str, str], announce: Announce) -> None:
-    """Every measurement that lacks, moment after moment, recipe after recipe."""
+def _measure_all(comparison: Comparison, sources: Mapping[str, str], announce: Announce) -> None:
+    """Makes every missing measurement, moment by moment, recipe by recipe."""
     splits, unit = comparison.yardstick["splits"], comparison.budget["of"]
-    for entrant in comparison.entrants.values():  # what failed is tried again: a machine's memory comes and goes
+    for entrant in comparison.entrants.values():  # a failed recipe is tried again: it may have lacked memory
         entrant.failed = None
     lacking = [
-        _Moment(name, moment)
+        _Measurement(name, moment)
         for moment in comparison.moments
         for name in comparison.entrants
         if any(comparison.row(name, split, moment) is None for split in splits)
@@ -312,7 +315,7 @@ def _carry_out(comparison: Comparison, sources: Mapping[str, str], announce: Ann
         if entrant.failed is not None:
             continue
         try:
-            run = _train_leg(comparison, entrant, sources[task.recipe], task.at)
+            run = _train_until(comparison, entrant, sources[task.recipe], task.at)
             for split in splits:
                 if comparison.row(task.recipe, split, task.at) is None:
                     row = _measured(comparison, run, entrant, split, task.at)
@@ -322,40 +325,42 @@ def _carry_out(comparison: Comparison, sources: Mapping[str, str], announce: Ann
                         f"{split} log p(x) ≥ {row.value:.2f}{error}"
                     )
         except _FAULTS as error:
-            if isinstance(error.__cause__, OSError | SafetensorError):  # a full disk, or a lock: not the recipe's fault
+            if isinstance(
+                error.__cause__, OSError | SafetensorError
+            ):  # a full disk or a lock is not the recipe's fault
                 raise
             entrant.failed = str(error) if isinstance(error, ElbowroomError) else f"{type(error).__name__}: {error}"
             comparison.write()
             announce(f"{amount(unit, task.at)} · {task.recipe} failed: {entrant.failed}")
 
 
-def _train_leg(comparison: Comparison, entrant: Entrant, source: str, moment: float) -> Run:
-    """The recipe's run, trained to a moment of the budget, with the weights it has then."""
+def _train_until(comparison: Comparison, entrant: ComparedRecipe, source: str, moment: float) -> Run:
+    """The recipe's run, trained up to a moment of the budget, with its latest weights."""
     path, unit = comparison.folder / entrant.recipe, comparison.budget["of"]
     if unit == "visits":
         limit: dict[str, Any] = {"epochs": moment / entrant.train_size}
     else:
         limit = {unit: int(moment) if unit == "decoder_gradients" else moment}
     if (path / "config.json").is_file():
-        run = train(out=path, resume=True, observers=[Silent()], announce=_hush, train=limit)
+        run = train(out=path, resume=True, observers=[Silent()], announce=_ignore, train=limit)
     else:
         keys = {**entrant.config, "train": {**entrant.config["train"], **limit}}
-        run = train(source, out=path, observers=[Silent()], announce=_hush, **keys)
-    return Run(run.folder, checkpoint="latest", data=run.data, announce=_hush)
+        run = train(source, out=path, observers=[Silent()], announce=_ignore, **keys)
+    return Run(run.folder, checkpoint="latest", data=run.data, announce=_ignore)
 
 
-def _hush(remark: str) -> None:
-    """That a run goes on, and from where, is no news at every leg."""
+def _ignore(remark: str) -> None:
+    """Drops the remark that a run goes on, which would come at every moment."""
 
 
-def _measured(comparison: Comparison, run: Run, entrant: Entrant, split: str, moment: float) -> Row:
-    """A new row, entered and written."""
+def _measured(comparison: Comparison, run: Run, entrant: ComparedRecipe, split: str, moment: float) -> Row:
+    """A new row, added to the comparison on disk."""
     before = comparison.curve(entrant.recipe, split)
-    if before and before[-1].step == run.step:  # the budget grew by less than a step: the weights are the same
+    if before and before[-1].step == run.step:  # the budget grew by less than a step, so the weights are the same
         median_ess = before[-1].median_ess
         values = comparison.values[comparison.key(entrant.recipe, split, before[-1].moment)].clone()
     else:
-        values, ess = _log_evidence(run, split, comparison.yardstick)
+        values, ess = _estimate_log_p(run, split, comparison.yardstick)
         median_ess = float(ess.median())
     report = [row for row in run.history if row["split"] == "train"][-1]
     value, stderr = summary(values)
@@ -377,14 +382,14 @@ def _measured(comparison: Comparison, run: Run, entrant: Entrant, split: str, mo
     return row
 
 
-def _log_evidence(run: Run, split: str, yardstick: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """log p(x) and effective draws of every point, float64, shape (points,).
+def _estimate_log_p(run: Run, split: str, yardstick: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """log p(x) and effective sample size of every example, float64, shape (examples,).
 
     Raises:
         ElbowroomError: a value that is not finite.
     """
     values, ess = [], []
-    generator = make_generator(run.device, mix(_YARDSTICK, yardstick["seed"]) >> 1)
+    generator = make_generator(run.device, mix(_MEASURING, yardstick["seed"]) >> 1)
     with evaluation_mode(run.pair):
         for batch in run.dataset().batches(split, _BATCH, points=yardstick["points"][split]):
             found = laplace_evidence(
@@ -396,7 +401,7 @@ def _log_evidence(run: Run, split: str, yardstick: Mapping[str, Any]) -> tuple[T
     bad = int((~known.isfinite()).sum())
     if bad:
         raise ElbowroomError(
-            f"log p(x) of {bad:,} of {len(known):,} {split} points is not finite at step {run.step:,}.",
+            f"log p(x) of {bad:,} of {len(known):,} {split} examples is not finite at step {run.step:,}.",
             "Lower the recipe's optimizer.lr, or set its optimizer.clip_norm.",
         )
     return known, torch.cat(ess)

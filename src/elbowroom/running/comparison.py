@@ -1,16 +1,17 @@
-r"""What a comparison has found: its rows, the values behind them, and the standings they make.
+r"""The record of a comparison: its rows, the values behind them, and the ranking of the recipes.
 
-All recipes are measured on the same points, so what one gains over another is judged datum by datum,
+All recipes are evaluated on the same examples, so the gain of one recipe over another is the mean of paired
+differences,
 
 .. math:: \bar{d} = \frac1n \sum_{i=1}^n d_i, \qquad d_i = \log \hat{p}_a(x_i) - \log \hat{p}_b(x_i), \qquad
     \mathrm{stderr}(\bar{d}) = s_d / \sqrt{n}
 
-Some data are harder than others under any model; in the differences that cancels, and their standard error is several
-times less than those of the two means would make one believe.
+Some examples have a low probability under every model. That cancels in the differences, so that their standard error
+is several times smaller than those of the two means suggest.
 
 FOLDER/
-  compare.json           what was asked, of whom, and a row for every measurement
-  values.safetensors     log p(x) of every point behind every row
+  compare.json           settings, recipes, and a row for every measurement
+  values.safetensors     log p(x) of every example behind every row
   NAME/                  the run of each recipe
 """
 
@@ -31,28 +32,30 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.numerics import mean_and_stderr
 from elbowroom.running.checkpoints import full_disk_explained, write_text_atomically
 
-__all__ = ["RECORD", "VALUES", "Comparison", "Entrant", "Row", "Standing", "amount", "summary"]
+__all__ = ["RECORD", "VALUES", "ComparedRecipe", "Comparison", "RankedRecipe", "Row", "amount", "summary"]
 
 RECORD, VALUES = "compare.json", "values.safetensors"
+UNITS = {"seconds": "seconds", "decoder_gradients": "decoder gradients", "visits": "training examples"}
+"""What a budget counts, in words."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One recipe at one moment, measured on one split.
+    """A measurement: one recipe at one moment, on one split.
 
     Attributes:
         recipe: its name.
         learner: aevb, naive, mcem, wake-sleep or svi.
-        moment: how much of the budget it was trained for, in the budget's unit.
-        step: updates behind its weights.
+        moment: the amount of budget that it was trained for, in the budget's unit.
+        step: number of updates so far.
         seconds: wall time of training so far.
-        visits: data learned from so far, each as often as it was seen.
+        visits: training examples processed so far, each as often as it was seen.
         decoder_gradients: evaluations of the decoder with its gradient so far.
-        split: of the data.
-        value: the mean over points of the lower bound on log p(x), nats.
-        stderr: its standard error; None for a single point.
-        median_ess: effective draws of the importance sampling, the median over points.
-        points: how many.
+        split: the split that was evaluated.
+        value: the mean over examples of the lower bound on log p(x), nats.
+        stderr: its standard error; None for a single example.
+        median_ess: effective sample size of the importance sampling, the median over examples.
+        points: number of examples.
     """
 
     recipe: str
@@ -70,16 +73,16 @@ class Row:
 
 
 @dataclass(slots=True)
-class Entrant:
-    """A recipe that takes part.
+class ComparedRecipe:
+    """A recipe of the comparison.
 
     Attributes:
-        recipe: its name, that of its run's folder too.
+        recipe: its name, and that of its run folder.
         learner: of the configuration.
         latent_dim: dimensions of z.
-        train_size: data in its training set.
+        train_size: number of examples in its training set.
         config: all of its settings, nested.
-        failed: why it could not go on; None as long as it can.
+        failed: why training failed; None if it did not.
     """
 
     recipe: str
@@ -91,16 +94,16 @@ class Entrant:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """A recipe at the end; all None but the names where it failed before.
+class RankedRecipe:
+    """A recipe at the last moment; if it failed before, only the names and the reason are set.
 
     Attributes:
         recipe, learner, value, stderr, seconds, decoder_gradients: as in :class:`Row`.
-        difference: from the best, nats per datum; 0 for the best itself.
-        difference_stderr: its standard error, from the differences of the single data; None for the best.
-        epochs: visits over the size of its training set.
-        seconds_per_epoch: wall time over epochs.
-        failed: why.
+        difference: from the best, nats per example; 0 for the best itself.
+        difference_stderr: its standard error, from the paired differences; None for the best.
+        epochs: visits divided by the size of its training set.
+        seconds_per_epoch: wall time divided by epochs.
+        failed: why training failed.
     """
 
     recipe: str
@@ -118,29 +121,29 @@ class Standing:
 
 @dataclass(slots=True)
 class Comparison:
-    """Recipes side by side.
+    """A comparison of recipes.
 
     Attributes:
         folder: where it is written.
         budget: its unit ("seconds", "decoder_gradients" or "visits") and its amount.
-        moments: when all are measured, in the budget's unit, rising.
-        yardstick: how all are measured: method, k, starts, seed, splits, points, data and digests of the points.
-        entrants: who takes part, by name.
-        rows: what was measured, in the order of measuring.
-        values: log p(x) of every point by :meth:`key`, nats, float64, shape (points,).
+        moments: amounts of budget at which all recipes are evaluated, in the budget's unit, rising.
+        yardstick: the evaluation protocol: method, k, starts, seed, splits, points, data and digests of the examples.
+        entrants: the recipes, by name.
+        rows: the measurements, in the order in which they were made.
+        values: log p(x) of every example by :meth:`key`, nats, float64, shape (examples,).
     """
 
     folder: Path
     budget: dict[str, Any]
     moments: list[float]
     yardstick: dict[str, Any]
-    entrants: dict[str, Entrant]
+    entrants: dict[str, ComparedRecipe]
     rows: list[Row] = field(default_factory=list)
     values: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @staticmethod
     def key(recipe: str, split: str, moment: float) -> str:
-        """Under which name the values of a row are kept.
+        """The key of a row's values.
 
         Example:
             >>> Comparison.key("mnist", "test", 7.5)
@@ -148,21 +151,21 @@ class Comparison:
         """
         return f"{recipe}/{split}/{float(moment)!r}"
 
-    # --- what it says ---
+    # --- results ---
 
     def row(self, recipe: str, split: str, moment: float) -> Row | None:
-        """What was measured of a recipe at a moment, if it was."""
+        """The measurement of a recipe at a moment, if there is one."""
         return next((r for r in self.rows if (r.recipe, r.split, r.moment) == (recipe, split, moment)), None)
 
     def curve(self, recipe: str, split: str) -> list[Row]:
-        """All that was measured of a recipe, by moment."""
+        """All measurements of a recipe, by moment."""
         return sorted((r for r in self.rows if (r.recipe, r.split) == (recipe, split)), key=lambda r: r.moment)
 
-    def standings(self, split: str | None = None) -> list[Standing]:
-        """The recipes at the last moment, best first, those that failed last.
+    def standings(self, split: str | None = None) -> list[RankedRecipe]:
+        """The ranking of the recipes at the last moment, best first; failed recipes come last.
 
         Args:
-            split: where they are compared; the first that was measured unless given.
+            split: the split that ranks them; by default the first one.
         """
         split = self.yardstick["splits"][0] if split is None else split
         last = {name: self.row(name, split, self.moments[-1]) for name in self.entrants}
@@ -170,15 +173,15 @@ class Comparison:
         best = ranked[0] if ranked else None
         out = [self._standing(row, best or row) for row in ranked]
         return out + [
-            Standing(name, entrant.learner, failed=entrant.failed)
+            RankedRecipe(name, entrant.learner, failed=entrant.failed)
             for name, entrant in self.entrants.items()
             if last[name] is None
         ]
 
-    def _standing(self, row: Row, best: Row) -> Standing:
+    def _standing(self, row: Row, best: Row) -> RankedRecipe:
         difference, stderr = (0.0, math.nan) if row is best else self._difference(row, best)
         epochs = row.visits / self.entrants[row.recipe].train_size
-        return Standing(
+        return RankedRecipe(
             recipe=row.recipe,
             learner=row.learner,
             value=row.value,
@@ -196,7 +199,7 @@ class Comparison:
         return mean_and_stderr(ours - theirs)
 
     def content(self) -> dict[str, Any]:
-        """compare.json."""
+        """The content of compare.json."""
         return {
             "elbowroom": __version__,
             "budget": self.budget,
@@ -209,7 +212,7 @@ class Comparison:
     # --- files ---
 
     def add(self, row: Row, values: Tensor) -> None:
-        """Enters a measurement, on disk too: the values first, so that no row lacks them."""
+        """Adds a measurement and writes it to disk, the values first, so that no row lacks them."""
         self.values[self.key(row.recipe, row.split, row.moment)] = values
         temporary = self.folder / f".{VALUES}.writing"
         with full_disk_explained(self.folder / VALUES):
@@ -219,7 +222,7 @@ class Comparison:
         self.write()
 
     def write(self) -> None:
-        """compare.json, in one step."""
+        """Writes compare.json, in one step."""
         write_text_atomically(self.folder / RECORD, json.dumps(self.content(), indent=1, allow_nan=False) + "\n")
 
     @classmethod
@@ -237,26 +240,26 @@ class Comparison:
                 budget=content["budget"],
                 moments=content["moments"],
                 yardstick=content["yardstick"],
-                entrants={entry["recipe"]: Entrant(**entry) for entry in content["recipes"]},
+                entrants={entry["recipe"]: ComparedRecipe(**entry) for entry in content["recipes"]},
                 rows=rows,
                 values=load_file(folder / VALUES) if rows else {},
             )
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise ElbowroomError(
                 f"The comparison in {folder} cannot be read ({type(error).__name__}: {error}).",
-                "Restore its files, or compare anew with --overwrite.",
+                "Restore its files, or compare again with --overwrite.",
             ) from error
         lacking = [key for row in rows if (key := cls.key(row.recipe, row.split, row.moment)) not in found.values]
         if lacking:
             raise ElbowroomError(
                 f"{folder / VALUES} lacks the values behind {lacking[0]}, a row of {RECORD}.",
-                "Restore the file, or compare anew with --overwrite.",
+                "Restore the file, or compare again with --overwrite.",
             )
         return found
 
 
 def summary(values: Tensor) -> tuple[float, float | None]:
-    """Mean and standard error, None where that is unknown.
+    """Mean and standard error, which is None where unknown.
 
     Example:
         >>> import torch
@@ -268,7 +271,7 @@ def summary(values: Tensor) -> tuple[float, float | None]:
 
 
 def amount(unit: str, moment: float) -> str:
-    """So much of a budget, in words.
+    """An amount of a budget, in words.
 
     Example:
         >>> amount("seconds", 0.46875), amount("seconds", 3600.0), amount("decoder_gradients", 1e6)
@@ -276,4 +279,4 @@ def amount(unit: str, moment: float) -> str:
     """
     if unit == "seconds":
         return f"{moment:,.0f} s" if moment >= 100 else f"{moment:.3g} s"
-    return f"{moment:,.0f} {unit.replace('_', ' ')}"
+    return f"{moment:,.0f} {UNITS[unit]}"

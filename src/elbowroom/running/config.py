@@ -1,13 +1,13 @@
-"""The configuration: one definition is API keyword, command-line flag and recipe key.
+"""The configuration: each setting is defined once, as API keyword, command-line flag and recipe key.
 
-`Config` holds everything that is needed to repeat a run. A recipe is a TOML file with the same keys,
+`Config` contains everything that is needed to repeat a run. A recipe is a TOML file with the same keys,
 
     [model]
     latent_dim = 20
 
 which on the command line is ``--model.latent-dim 20`` and in Python ``er.train(…, model={"latent_dim": 20})`` or
-``model__latent_dim=20``. What is given later wins: defaults < recipe < flags. Nothing heavier than pydantic is
-imported here, so that ``elbowroom --help`` is quick.
+``model__latent_dim=20``. Later settings override earlier ones: defaults < recipe < flags. Nothing heavier than pydantic
+is imported here, so that ``elbowroom --help`` is quick.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ __all__ = [
 
 
 def _split_commas(value: Any) -> Any:
-    """Several values of a flag, with commas between: ``--model.encoder.hidden 200,100``."""
+    """Several values of a flag, separated by commas: ``--model.encoder.hidden 200,100``."""
     if isinstance(value, str):
         value = [value]
     if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
@@ -55,13 +55,13 @@ def _split_commas(value: Any) -> Any:
 
 
 def _switch(value: Any) -> Any:
-    """Yes and no, as version 0.1.0 has it and TOML writes it."""
+    """true and false of TOML and of version 0.1.0, as "on" and "off"."""
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 def _share(value: float) -> float:
     if value >= 1 and value != int(value):
-        raise ValueError("a share below 1 or a whole number of data")
+        raise ValueError("a share below 1 or a whole number of examples")
     return value
 
 
@@ -71,41 +71,42 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 
 
 class DataConfig(Section):
-    """Which data, and what is done to them before the model sees them."""
+    """The data, and how they are prepared for the model."""
 
     name: str = "digits"
     """A built-in data set or a path: .npy, .npz, .csv, .parquet, a folder of images."""
     binarization: Literal["none", "static", "dynamic", "threshold"] = "none"
-    """How grey pixels become 0 or 1: drawn once (static), at every visit (dynamic), or cut at one half."""
+    """How grey pixels become 0 or 1: drawn once (static), drawn again whenever an example is used (dynamic), or cut at
+    one half (threshold)."""
     support: Literal["auto", "binary", "unit-interval", "bytes", "counts", "categories", "reals"] = "auto"
-    """Which values an element can take; found from the data unless said here."""
+    """Which values an element can have; 'auto' finds it from the data."""
     num_categories: Annotated[int, Field(ge=2)] | None = None
     """How many categories, for support = categories."""
     validation: Share = 0.1
-    """Share (below 1) or number of the training data kept for validation."""
+    """Share (below 1) or number of the training examples kept for validation."""
     test: Share = 0.1
-    """Share (below 1) or number of data kept for the test set, where the data have none of their own."""
+    """Share (below 1) or number of examples kept for the test set, where the data have none of their own."""
     train: Annotated[int, Field(gt=0)] | None = None
-    """How many data to train on, chosen by seed; all that are left unless given."""
+    """Number of examples to train on, chosen by seed; by default all that are left."""
     context: Literal["labels"] | Names | None = None
     """Covariates: 'labels' for class labels, or the names of a table's columns."""
     labels: str | None = None
-    """Column of a table that holds class labels; they colour pictures and serve 'context = labels'."""
+    """Column of a table with class labels, for colours in figures and for 'context = labels'."""
     missing: Literal["error", "mask"] = "error"
-    """What NaN means: a mistake, or a missing value that is summed out."""
+    """What NaN means: a mistake (error), or a missing value that is marginalised out (mask)."""
     seed: int = 0
-    """Seed of the splits and of the binarisation; part of the protocol, apart from the training seed."""
+    """Seed of the splits and of the binarisation, separate from the seed of the training."""
 
 
 class NetworkConfig(Section):
     """One neural network."""
 
     kind: Literal["mlp", "residual", "conv"] = "mlp"
-    """Multi-layer perceptron, residual perceptron, or convolutions."""
+    """Multi-layer perceptron, residual multi-layer perceptron, or convolutions."""
     hidden: Widths = (400,)
     """Widths of the hidden layers (mlp)."""
     channels: Widths = (32, 64)
-    """Channels of the convolutions, nearest the data first (conv)."""
+    """Channels of the convolutions, those nearest to the data first (conv)."""
     width: Annotated[int, Field(gt=0)] = 256
     """Width of every block (residual)."""
     blocks: Annotated[int, Field(gt=0)] = 2
@@ -117,16 +118,16 @@ class NetworkConfig(Section):
 
 
 class ModelConfig(Section):
-    """p(z), p(x | z) and q(z | x)."""
+    """Prior p(z), likelihood p(x | z) and guide q(z | x), the encoder or approximate posterior."""
 
     latent_dim: Annotated[int, Field(gt=0)] = 20
     """Dimensions of z."""
     likelihood: Literal["auto", LikelihoodName] = "auto"
-    """p(x | z); 'auto' takes the one that fits the data's support."""
+    """p(x | z); 'auto' takes the one that fits the support of the data."""
     scale: float | Literal["learned", "per-element"] = "learned"
     """σ of a Gaussian likelihood: a number, one learned value, or one per element from the network."""
     mean_activation: Literal["identity", "sigmoid"] = "identity"
-    """What the mean of a Gaussian likelihood passes through."""
+    """Output activation of the mean of a Gaussian likelihood."""
     components: Annotated[int, Field(gt=0)] = 5
     """Components of the discretised logistic mixture."""
     prior: PriorName = "normal"
@@ -137,47 +138,48 @@ class ModelConfig(Section):
     """q(z | x): normal with diagonal or full covariance, or none; 'auto': none for the learners naive and mcem, else
     diagonal."""
     encoder: NetworkConfig = NetworkConfig()
-    """Network of the guide."""
+    """Network of the guide (encoder)."""
     decoder: NetworkConfig = NetworkConfig()
-    """Network of the likelihood."""
+    """Network of the likelihood (decoder)."""
     output_bias: Literal["zero", "data-mean"] = "data-mean"
-    """Where the decoder's output bias starts; 'zero' leaves the network's own initialisation."""
+    """Initial value of the decoder's output bias; 'zero' leaves the network's own initialisation."""
     init_std: Annotated[float, Field(gt=0)] | None = None
-    """Standard deviation of normal initial weights, and zero biases; torch's own initialisation unless given."""
+    """Standard deviation of normal initial weights, with zero biases; by default torch's own initialisation."""
 
 
 class ObjectiveConfig(Section):
-    """What is maximised, and by which gradient estimator."""
+    """The objective that is maximised, and its gradient estimator."""
 
     name: ObjectiveName = "elbo"
     """Evidence lower bound, or importance-weighted bound."""
     num_samples: Annotated[int, Field(gt=0)] = 1
-    """Draws of z per datum (k of the importance-weighted bound; of the prior, 2 or more, for the learner naive)."""
+    """Draws of z per example (k of the importance-weighted bound; for the learner naive, draws of the prior, at least
+    2)."""
     last_samples: Annotated[int, Field(gt=0)] | None = None
-    """Draws of z per datum at the end of training, where they should be more than before."""
+    """Draws of z per example in the last part of training, if it should have more."""
     last_share: Annotated[float, Field(gt=0, le=1)] = 0.25
-    """Share of the training, its last, that takes last_samples."""
+    """Share of the training, at its end, that uses last_samples."""
     estimator: EstimatorName = "pathwise"
-    """How the gradient is estimated."""
+    """Gradient estimator."""
     kl: Literal["auto", "analytic", "monte-carlo"] = "auto"
-    """KL(q || p) in closed form or from the draws; 'auto': closed form where there is one."""
+    """KL(q || p) in closed form or by Monte Carlo; 'auto': closed form where there is one."""
     beta: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the KL term (1 = the evidence lower bound)."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     """Epochs over which the weight of the KL term grows from 0 to beta."""
     free_bits: Annotated[float, Field(ge=0)] = 0.0
-    """Nats per latent dimension below which the KL term is not reduced."""
+    """Nats per latent dimension below which the KL term is not reduced further."""
 
 
 class OptimizerConfig(Section):
     """How weights are updated."""
 
     name: Literal["adam", "adamw", "adamax", "adagrad", "rmsprop", "sgd"] = "adam"
-    """torch.optim's algorithm."""
+    """Algorithm of torch.optim."""
     lr: Annotated[float, Field(gt=0)] = 1e-3
-    """Learning rate (its peak, under a schedule)."""
+    """Learning rate (the peak, with a schedule)."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    """Decay rates of Adam's moments."""
+    """Decay rates β₁ and β₂ of Adam."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
     """Adam's ε."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -185,34 +187,35 @@ class OptimizerConfig(Section):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Momentum (sgd, rmsprop)."""
     schedule: Literal["constant", "one-cycle", "cosine", "iwae-stages"] = "constant"
-    """Learning rate over the run; iwae-stages: 1e-3·10^(−i/7) for 3^i epochs, i = 0…7, rescaled to the run's length."""
+    """Learning rate over the run; iwae-stages: lr·10^(−i/7) for 3^i epochs, i = 0…7, rescaled to the run's length."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
-    """Largest gradient norm; larger gradients are scaled down to it."""
+    """Gradient clipping: gradients with a larger norm are scaled down to it."""
 
 
 class McemConfig(Section):
     """Markov chains of Monte Carlo EM (learner mcem)."""
 
     sampler: Literal["hmc", "nuts"] = "hmc"
-    """Kernel of the E-step."""
+    """MCMC kernel of the E-step."""
     start: Literal["persistent", "guide", "prior"] = "persistent"
-    """Where a datum's chains start at a visit: where they were, or anew from the guide or the prior."""
+    """Where the chains of an example start at a visit: where they were, or anew from the guide or the prior."""
     chains: Annotated[int, Field(gt=0)] = 1
-    """Chains per datum."""
+    """Chains per example."""
     metric: Literal["auto", "gauss-newton", "guide", "identity"] = "auto"
-    """Shape of the steps; 'auto': gauss-newton where the likelihood has a Fisher information, else identity."""
+    """Metric (mass matrix) of the steps; 'auto': gauss-newton where the likelihood has a Fisher information, else
+    identity."""
     refresh: Annotated[int, Field(gt=0)] = 10
-    """Visits of a datum after which its metric is computed anew."""
+    """Number of visits (uses of an example for training) after which its metric is computed again."""
     num_steps: Annotated[int, Field(gt=0)] | None = None
-    """Steps of an HMC trajectory; unless given 4 with the metric gauss-newton, else 10."""
+    """Leapfrog steps of an HMC trajectory; by default 4 with the metric gauss-newton, else 10."""
     target_acceptance: Annotated[float, Field(gt=0, lt=1)] = 0.8
-    """Acceptance that the step sizes aim at."""
+    """Mean acceptance to which the step sizes are adapted."""
     warmup: Annotated[int, Field(ge=0)] | None = None
-    """Transitions of a chain before its first draw; unless given 5, or 20 for chains that start anew."""
+    """Transitions of a chain before its first draw; by default 5, or 20 for chains that start anew."""
     transitions: Annotated[int, Field(gt=0)] | None = None
-    """Transitions per draw; unless given 1, but 4 where the data's bits are drawn anew at every visit."""
+    """Transitions per draw; by default 1, but 4 with dynamic binarisation."""
     draws: Annotated[int, Field(gt=0)] = 1
-    """Draws of each chain per visit."""
+    """Draws of each chain per visit (each time its example is used)."""
     growth: Annotated[float, Field(ge=0)] = 0.0
     """Draws added per epoch."""
     updates: Annotated[int, Field(gt=0)] = 1
@@ -227,40 +230,42 @@ class SviConfig(Section):
     elbo: Literal["trace", "trace-mean-field", "renyi"] = "trace"
     """Trace_ELBO, TraceMeanField_ELBO, or RenyiELBO of order 0 (the importance-weighted bound)."""
     num_particles: Annotated[int, Field(gt=0)] = 1
-    """Draws of z per datum."""
+    """Draws of z per example."""
 
 
 class TrainConfig(Section):
-    """How long, on what batches, and what is kept."""
+    """Length of the training, batches, reports and checkpoints."""
 
     learner: LearnerName = "aevb"
-    """How to learn: variational Bayes by an encoder, Monte Carlo from the prior, Monte Carlo EM, wake-sleep, Pyro."""
+    """Training method: auto-encoding variational Bayes, Monte Carlo from the prior, Monte Carlo EM, wake-sleep, Pyro's
+    SVI."""
     epochs: Annotated[float, Field(gt=0)] = 20
     """Passes over the training data."""
     steps: Annotated[int, Field(gt=0)] | None = None
-    """Batches to learn from; where given it replaces epochs (a stream has no epochs)."""
+    """Number of batches to train on; if given, it replaces epochs (a stream has no epochs)."""
     seconds: Annotated[float, Field(gt=0)] | None = None
-    """Wall time to train for, validation and checkpoints not counted; where given it replaces epochs."""
+    """Wall time to train for, without validation and checkpoints; if given, it replaces epochs."""
     decoder_gradients: Annotated[int, Field(gt=0)] | None = None
-    """Decoder passes with their gradient, over data and draws, to train for; where given it replaces epochs."""
+    """Number of decoder evaluations with their gradient, over examples and draws, to train for; if given, it replaces
+    epochs."""
     batch_size: Annotated[int, Field(gt=0)] = 128
-    """Data per update."""
+    """Examples per update."""
     seed: int = 0
-    """Seed of the weights, of the order of the data and of every draw while training."""
+    """Seed of the initial weights, of the order of the data and of all draws in training."""
     report_every: Annotated[int, Field(gt=0)] | None = None
-    """Steps between reports; once an epoch unless given."""
+    """Steps between reports; by default one report an epoch."""
     patience: Annotated[int, Field(gt=0)] | None = None
-    """Reports without a better validation value after which training stops early."""
+    """Early stopping: number of reports without a better validation value after which training stops."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay of the exponential moving average of the weights, which is then what is measured and kept; 0: none."""
+    """Decay of the exponential moving average of the weights, which is then evaluated and saved; 0: none."""
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 30.0
-    """Least time between two checkpoints (0: one at every report); one is always written at the end."""
+    """Least seconds between two checkpoints (0: one at every report); one is always written at the end."""
     tensorboard: bool = False
-    """Write TensorBoard event files beside metrics.jsonl (extra: tensorboard)."""
+    """Write TensorBoard event files beside metrics.jsonl (needs the extra tensorboard)."""
 
 
 class RuntimeConfig(Section):
-    """The machine."""
+    """Device, precision and compilation."""
 
     device: str = "auto"
     """cpu, cuda, cuda:0, mps; 'auto' takes a GPU where there is one."""
@@ -269,9 +274,9 @@ class RuntimeConfig(Section):
     autocast: Literal["none", "bfloat16"] = "none"
     """Lower precision inside the networks; densities stay in dtype."""
     compile: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = "auto"
-    """torch.compile the objective; 'auto' does where the run is long enough to pay and a C++ compiler is found."""
+    """torch.compile the objective; 'auto' does so if the run is long enough and a C++ compiler is found."""
     threads: Annotated[int, Field(gt=0)] | None = None
-    """CPU threads; torch's choice unless given."""
+    """CPU threads; by default torch's choice."""
 
 
 class Config(Section):
@@ -303,14 +308,15 @@ def recipe_text(name: str) -> str:
         ElbowroomError: there is no recipe of that name.
     """
     if name not in recipe_names():
-        raise ElbowroomError(f"There is no recipe '{name}'.", did_you_mean(name, recipe_names()))
+        see = "`elbowroom recipes list` names all."
+        raise ElbowroomError(f"There is no recipe '{name}'.", did_you_mean(name, recipe_names(), see=see))
     return (resources.files("elbowroom.running") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
 
 
 def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
     """A recipe as nested keys: a packaged one by its name, the user's own by a path that ends in .toml.
 
-    A key ``extends`` names another recipe, over which this one's keys are laid; a path is taken from the folder of the
+    A key ``extends`` names another recipe, whose keys this one overrides; a path is relative to the folder of the
     recipe that names it.
 
     Raises:
@@ -324,14 +330,14 @@ def read_recipe(name_or_path: str | Path) -> dict[str, Any]:
         if here in seen:
             raise ElbowroomError(
                 f"The recipes {' and '.join(map(str, seen))} extend each other in a circle.",
-                "Take 'extends' out of one of them.",
+                "Remove 'extends' from one of them.",
             )
         seen.append(here)
         keys = _keys_of(place)
         base = keys.pop("extends", None)
         if base is not None and not isinstance(base, str):
             raise ElbowroomError(
-                f"{place}: extends is {base!r}, but should be the name of a recipe or the path of one.",
+                f"{place}: extends is {base!r}, but should be the name or the path of a recipe.",
                 'Write for instance extends = "mnist".',
             )
         layers.append(keys)
@@ -349,7 +355,7 @@ def _keys_of(name_or_path: str | Path) -> dict[str, Any]:
     if path.suffix != ".toml":
         return tomllib.loads(recipe_text(str(name_or_path)))
     if not path.is_file():
-        raise ElbowroomError(f"There is no recipe file {path}.", "Check the path; `elbowroom recipes list` names ours.")
+        raise ElbowroomError(f"There is no recipe file {path}.", "Check the path; `elbowroom recipes list` shows ours.")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -377,7 +383,7 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with the keys of ``over`` laid on top, section by section.
+    """``base`` with its keys overridden by those of ``over``, section by section.
 
     Example:
         >>> merge({"a": {"x": 1, "y": 2}}, {"a": {"y": 3}})
@@ -391,11 +397,11 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def configure(*layers: Mapping[str, Any], source: str = "configuration") -> Config:
-    """A checked configuration from layers of nested keys, later ones on top.
+    """A validated configuration from layers of nested keys, of which later ones override earlier ones.
 
     Args:
         layers: nested keys, e.g. a recipe's and then the flags'.
-        source: what to call them in a message.
+        source: their name in messages.
     Raises:
         ElbowroomError: a key that does not exist (with the nearest that does), or a value that is not allowed; all
             faults in one message.

@@ -1,4 +1,4 @@
-"""doctor.json, what the doctor found in a run: written here, read here, and nowhere else."""
+"""doctor.json, the doctor's findings on a run: only this module writes and reads it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ FILE = "doctor.json"
 
 @dataclass(frozen=True, slots=True)
 class Checkup:
-    """A diagnosis, of which weights it is, and how it was asked for.
+    """A diagnosis, with the checkpoint and the settings that it was made with.
 
     Attributes:
-        diagnosis: what the checks found; read from a file it has no studies.
-        step: updates behind the weights; None where the file does not say, as those of version 0.1.0 do not.
-        points: data that a check looked at; None where the file does not say.
-        seed: of all draws; likewise.
+        diagnosis: the findings; without studies if it was read from a file.
+        step: of the checkpoint; None where the file does not say, as in version 0.1.0.
+        points: number of examples that a check looked at; None where the file does not say.
+        seed: of all draws; None where the file does not say.
     """
 
     diagnosis: Diagnosis
@@ -37,7 +37,7 @@ class Checkup:
     seed: int | None = None
 
     def content(self, place: Path) -> dict[str, Any]:
-        """All of it as plain data, which is what the file holds.
+        """The content of the file, as plain data.
 
         Args:
             place: the run's folder.
@@ -56,14 +56,14 @@ class Checkup:
 
 
 def write_checkup(folder: RunFolder, checkup: Checkup) -> Path:
-    """Writes doctor.json in the place of the one before; to be called with the folder's lock held."""
+    """Writes doctor.json, replacing the old one; the caller holds the folder's lock."""
     path = folder.path / FILE
     write_text_atomically(path, json_text(checkup.content(folder.path)) + "\n")
     return path
 
 
 def read_checkup(folder: RunFolder) -> Checkup | None:
-    """doctor.json; None where the doctor was not asked.
+    """Reads doctor.json; None where there is none.
 
     Raises:
         ElbowroomError: the file is damaged.
@@ -80,7 +80,7 @@ def read_checkup(folder: RunFolder) -> Checkup | None:
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ElbowroomError(
             f"{path} is not valid JSON of findings ({type(error).__name__}: {error}).",
-            f"Restore it, or ask again: `elbowroom doctor {folder.path}`.",
+            f"Restore it, or run the doctor again: `elbowroom doctor {folder.path}`.",
         ) from error
     return Checkup(Diagnosis(findings, not_examined, seconds), step, points, seed)
 
@@ -99,7 +99,7 @@ def _finding(entry: dict[str, Any]) -> Finding:
 
 
 def _number(given: Any, otherwise: float | None = None) -> Any:
-    """JSON has no word for a number that is not finite but null."""
+    """A number; JSON writes those that are not finite as null."""
     return otherwise if given is None else float(given)
 
 

@@ -1,17 +1,21 @@
-"""The loop: batches go to a learner, reports to a file, weights to disk. Any learner, any data.
+"""The training loop: gives batches to a learner, writes reports and checkpoints. For any learner and any data.
 
-Everything that the next step depends on is in a checkpoint: weights, optimiser, generator, and the `TrainingProgress`.
-The order of data is a function of (seed, epoch, position), so a run that goes on after a kill ends with the numbers of
-one that was never stopped.
+A checkpoint contains everything that the next step depends on: weights, optimiser, generator, and the
+`TrainingProgress`. The order of the data is a function of (seed, epoch, position). So a run that is resumed after a
+kill ends with the same numbers as one that was never stopped.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+import signal
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from types import FrameType
 from typing import Any
 
 import torch
@@ -26,28 +30,27 @@ from elbowroom.model.latent import Pair, evaluation_mode
 from elbowroom.numerics import mean_and_stderr
 from elbowroom.running.checkpoints import Checkpoint
 from elbowroom.running.folder import RunFolder
-from elbowroom.running.interrupts import deferred_interrupts
 from elbowroom.running.observers import Observer
 
-__all__ = ["TrainingPlan", "TrainingProgress", "fit", "restore"]
+__all__ = ["TrainingPlan", "TrainingProgress", "deferred_interrupts", "fit", "restore"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingPlan:
-    """How long, on what batches, and how often to report and save."""
+    """Length of the training, batches, and how often to report and save."""
 
-    total_steps: int | None  #: None where time or work is the limit
+    total_steps: int | None  #: None where the run is limited by time or work
     steps_per_epoch: int | None  #: None for a stream
     batch_size: int
     seed: int
     report_every: int  #: steps
     patience: int | None  #: reports
     checkpoint_seconds: float
-    seconds: float | None = None  #: of wall time, over all sessions
-    decoder_gradients: int | None = None
+    seconds: float | None = None  #: limit of wall time, over all sessions
+    decoder_gradients: int | None = None  #: limit of decoder evaluations with their gradient
 
     def is_spent(self, step: int, progress: TrainingProgress, seconds: float) -> bool:
-        """Whether the steps, the time or the work that were asked for are done."""
+        """Whether the limit of steps, time or work is reached."""
         return (
             (self.total_steps is not None and step >= self.total_steps)
             or (self.seconds is not None and seconds >= self.seconds)
@@ -55,21 +58,21 @@ class TrainingPlan:
         )
 
     def has_stalled(self, progress: TrainingProgress) -> bool:
-        """Whether validation has not improved for too long."""
+        """Whether validation has not improved for too many reports (early stopping)."""
         return self.patience is not None and progress.reports_since_best >= self.patience
 
 
 @dataclass(slots=True)
 class TrainingProgress:
-    """What a run remembers beside weights."""
+    """Counters of a run, which are saved beside the weights."""
 
-    sums: dict[str, float] = field(default_factory=dict)  #: of the terms since the last report, over data
-    count: int = 0  #: data since the last report
-    best_value: float | None = None  #: validation, nats per datum; None before the first report
+    sums: dict[str, float] = field(default_factory=dict)  #: sums of the terms over the examples since the last report
+    count: int = 0  #: examples since the last report
+    best_value: float | None = None  #: validation, nats per example; None before the first report
     best_step: int = 0
     reports_since_best: int = 0
     seconds: float = 0.0  #: wall time of earlier sessions, validation and checkpoints not counted
-    visits: int = 0  #: data learned from, each as often as it was seen
+    visits: int = 0  #: training examples processed, each as often as it was seen
     decoder_gradients: int = 0  #: evaluations of the decoder with its gradient
 
     def add(self, info: StepInfo, size: int) -> None:
@@ -79,8 +82,8 @@ class TrainingProgress:
             self.sums[name] = self.sums.get(name, 0.0) + value * size
         self.count += size
 
-    def close(self) -> dict[str, float]:
-        """Means over the data since the last report, and a fresh page."""
+    def take_means(self) -> dict[str, float]:
+        """Means of the terms since the last report; the sums start again at 0."""
         means = {name: total / self.count for name, total in self.sums.items()}
         self.sums, self.count = {}, 0
         return means
@@ -97,7 +100,7 @@ def fit(
     progress: TrainingProgress,
     observers: Sequence[Observer] = (),
 ) -> TrainingState:
-    """Trains from where ``state`` stands to the end of the plan.
+    """Trains from the step of ``state`` to the end of the plan.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is written.
@@ -118,7 +121,7 @@ def fit(
                 reports = spent or state.step % plan.report_every == 0
                 if reports:
                     recorder.report(state, info)
-                if reports or plan.checkpoint_seconds:  # 0 seconds: at every report, and not at every step
+                if reports or plan.checkpoint_seconds:  # with 0 seconds at every report, but not at every step
                     recorder.save(state, only_if_due=True)
                 for observer in observers:
                     observer.step()
@@ -137,7 +140,7 @@ def _endless_batches(
 ) -> Iterator[Batch]:
     """Batches from ``step`` on, epoch after epoch.
 
-    A stream can only be read from its beginning: what was seen before is read again and passed over.
+    A stream can only be read from its beginning: batches that were used before are read again and skipped.
     """
     epoch, start = divmod(step, plan.steps_per_epoch) if plan.steps_per_epoch else (0, 0)
     passed = 0 if plan.steps_per_epoch else step
@@ -150,7 +153,7 @@ def _endless_batches(
             empty = False
             if passed:
                 passed -= 1
-                generator.set_state(restored)  # a batch that is passed over draws nothing
+                generator.set_state(restored)  # a skipped batch must not use up random numbers
                 continue
             yield batch
         if empty:
@@ -158,9 +161,36 @@ def _endless_batches(
         epoch, start = epoch + 1, 0
 
 
+@contextmanager
+def deferred_interrupts() -> Iterator[Callable[[], bool]]:
+    """A context in which the first Ctrl-C (or SIGTERM) only sets a flag, so that a step can end; a second interrupts.
+
+    Yields:
+        A function that returns whether the flag is set. Outside the main thread signals cannot be caught: always False.
+    """
+    came = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        if came:
+            raise KeyboardInterrupt
+        came = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, note) for number in signals}
+    try:
+        yield lambda: came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: set outside Python
+
+
 @dataclass(slots=True)
 class _Recorder:
-    """Where reports are written and checkpoints are made."""
+    """Writes reports and checkpoints, and keeps the time."""
 
     learner: Learner
     data: DataSet | StreamSet
@@ -171,26 +201,26 @@ class _Recorder:
     generator: torch.Generator
     started: float = field(default_factory=time.perf_counter)
     saved: float = field(default_factory=time.perf_counter)
-    best: Pair | None = None  #: the best weights, as long as they are not on disk
-    on_disk: int = 0  #: the step of the latest checkpoint; nothing needs to be saved before the first
+    best: Pair | None = None  #: the best weights, while they are not yet on disk
+    on_disk: int = 0  #: step of the latest checkpoint
 
     def seconds(self) -> float:
         return self.progress.seconds + time.perf_counter() - self.started
 
     def report(self, state: TrainingState, info: StepInfo) -> None:
-        """One line for the training data since the last report, one for the validation data, if there are any."""
+        """Writes a row for the training data since the last report, and one for the validation data, if any."""
         epoch = state.step / self.plan.steps_per_epoch if self.plan.steps_per_epoch else 0
         head = {"step": state.step, "epoch": round(epoch, 4), "seconds": round(self.seconds(), 3)}
         tail: dict[str, float] = {"lr": info.lr}
         tail |= {name: value for name in ("beta", "grad_norm") if (value := getattr(info, name)) is not None}
         tail |= {"visits": self.progress.visits, "decoder_gradients": self.progress.decoder_gradients}
-        rows: list[dict[str, Any]] = [head | {"split": "train"} | self.progress.close() | tail]
+        rows: list[dict[str, Any]] = [head | {"split": "train"} | self.progress.take_means() | tail]
         if isinstance(self.data, DataSet) and self.data.size("validation"):
             began = time.perf_counter()
             terms = self._validate(state, self.data)
-            self.started += time.perf_counter() - began  # the clock is learning's: measuring stops it
+            self.started += time.perf_counter() - began  # validation does not count as training time
             rows.append(head | {"split": "validation"} | terms)
-            self._compare(state, terms[self.learner.name])
+            self._note_best(state, terms[self.learner.name])
         self.folder.append_metrics(rows)
         for observer in self.observers:
             observer.report(rows)
@@ -203,27 +233,28 @@ class _Recorder:
             for batch in data.batches("validation", 1000):
                 for name, value in self.learner.measure(pair, batch, generator=generator).items():
                     values.setdefault(name, []).append(value)
-        moments = {name: mean_and_stderr(torch.cat(parts)) for name, parts in values.items()}
-        means = {name: mean for name, (mean, _) in moments.items()}
+        summaries = {name: mean_and_stderr(torch.cat(parts)) for name, parts in values.items()}
+        means = {name: mean for name, (mean, _) in summaries.items()}
         bad = [name for name, mean in means.items() if not math.isfinite(mean)]
         if bad:
             shown = ", ".join(f"{name} = {means[name]:.4g}" for name in bad)
             raise ElbowroomError(
-                f"At step {state.step} the validation data's objective is not finite, though the training data's is: "
-                f"{shown}. The weights have grown too large, as a learning rate that is too large makes them.",
+                f"At step {state.step} the objective is not finite on the validation data, although it is on the "
+                f"training data: {shown}. The weights have become too large, probably because the learning rate is "
+                "too large.",
                 "Lower --optimizer.lr, or set --optimizer.clip-norm 10; the last good checkpoint is kept.",
             )
-        stderr = moments[self.learner.name][1]  # unknown from one datum, and JSON has no NaN
+        stderr = summaries[self.learner.name][1]  # unknown for one example, and JSON has no NaN
         return means | ({"stderr": stderr} if math.isfinite(stderr) else {})
 
-    def _compare(self, state: TrainingState, value: float) -> None:
+    def _note_best(self, state: TrainingState, value: float) -> None:
         self.progress.reports_since_best += 1
         if self.progress.best_value is None or value > self.progress.best_value:
             self.progress.best_value, self.progress.best_step, self.progress.reports_since_best = value, state.step, 0
             self.best = copy.deepcopy(state.learned)
 
     def save(self, state: TrainingState, *, only_if_due: bool = False) -> None:
-        """Writes the best and the latest weights, and all that training needs to go on from the latest."""
+        """Writes the best and the latest weights, and everything that is needed to resume from the latest."""
         early = only_if_due and time.perf_counter() - self.saved < self.plan.checkpoint_seconds
         if early or state.step == self.on_disk:
             return
@@ -251,7 +282,7 @@ class _Recorder:
 def restore(
     checkpoint: Checkpoint, state: TrainingState, generator: torch.Generator
 ) -> tuple[TrainingState, TrainingProgress]:
-    """Puts a fresh state and generator where a checkpoint left them."""
+    """Restores state, generator and progress from a checkpoint."""
     checkpoint.load_weights(state.learned)
     tensors = checkpoint.training()
     generator.set_state(tensors.pop("generator"))

@@ -1,8 +1,8 @@
-"""What a long evaluation has finished, kept until all of it is: an interrupted one goes on where it was.
+"""Cache of an unfinished evaluation: its finished parts on disk, so that an interrupted one goes on where it stopped.
 
-The parts of one evaluation lie in a folder whose name is a digest of all that decides their values: settings, seed,
-data, and the step of the weights. So a part is never taken for one of another evaluation. When one ends, its own parts
-are removed, and those of others that nobody came back to for a day; what is younger may be running beside it.
+The parts of one evaluation are in a folder whose name is a digest of everything that decides their values: settings,
+seed, data, and the step of the checkpoint. So a part is never used by another evaluation. When an evaluation ends, its
+parts are deleted, and so are those of others that nobody continued for a day. Younger ones may still be running.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from torch import Tensor
 
 from elbowroom.running.checkpoints import full_disk_explained
 
-__all__ = ["FileParts"]
+__all__ = ["FileCache"]
 
 _GIVEN_UP = 24 * 60 * 60  # seconds since the last part was written
 
 
-class FileParts:
-    """Parts as files of safetensors, each written under another name first.
+class FileCache:
+    """Parts as safetensors files, each written under a temporary name first.
 
     Args:
         root: the folder for the parts of all evaluations.
-        identity: all that decides the values.
+        identity: everything that decides the values.
     """
 
     def __init__(self, root: Path, identity: Mapping[str, Any]) -> None:
@@ -42,7 +42,7 @@ class FileParts:
         self._folder = root / hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def read(self, name: str) -> dict[str, Tensor] | None:
-        """The part, if it was finished; one that a broken disk spoiled counts as not."""
+        """A part, if it was finished and its file is not damaged; else None."""
         path = self._path(name)
         if not path.exists():
             return None
@@ -52,7 +52,7 @@ class FileParts:
             return None
 
     def write(self, name: str, part: Mapping[str, Tensor]) -> None:
-        """Keep a finished part."""
+        """Writes a finished part."""
         path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}.tmp")
@@ -61,14 +61,14 @@ class FileParts:
             unfinished.replace(path)
 
     def forget(self) -> None:
-        """The evaluation has ended: its parts are of no use, nor are those of others that were given up a day ago."""
+        """Deletes the parts of this evaluation, which has ended, and those of others that were given up a day ago."""
         shutil.rmtree(self._folder, ignore_errors=True)
         if not self._root.exists():
             return
         for other in self._root.iterdir():
             if time.time() - _last_touched(other) > _GIVEN_UP:
                 shutil.rmtree(other, ignore_errors=True)
-        with contextlib.suppress(OSError):  # those of another evaluation are in it
+        with contextlib.suppress(OSError):  # it has parts of another evaluation
             self._root.rmdir()
 
     def _path(self, name: str) -> Path:
@@ -76,7 +76,7 @@ class FileParts:
 
 
 def _last_touched(folder: Path) -> float:
-    """When anything in it was last written; now, if it is gone, since another evaluation has just ended."""
+    """When a file in the folder was last written; now, if another evaluation has just deleted the folder."""
     try:
         return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
     except FileNotFoundError:

@@ -1,14 +1,14 @@
-"""The run folder: a run's configuration, metrics, checkpoints and results, safe against kills and second writers.
+"""The run folder: configuration, metrics, checkpoints and results, safe against kills and concurrent writers.
 
 runs/NAME/
   config.json          everything needed to repeat the run
   splits.safetensors   which rows are for training, validation and test
   metrics.jsonl        one line per report
   checkpoints/         see `running.checkpoints`
-  chains/              of Monte Carlo EM, where they are kept on disk while it trains
+  chains/              Markov chains of Monte Carlo EM, if they are kept on disk
   evaluation.json      results of `evaluate`
-  evaluation/          METHOD-SPLIT.csv, the same for every datum; `unfinished` while a long one runs
-  doctor.json          what the doctor found, and in which weights
+  evaluation/          METHOD-SPLIT.csv, values of every example; `unfinished` while a long evaluation runs
+  doctor.json          findings of the doctor, with the step of the checkpoint
   figures/
 """
 
@@ -42,11 +42,11 @@ _NO_CONTENT = {
     ".splits.writing",
     "splits.safetensors",
     ".config.json.writing",
-}  # all that a run killed at its very start leaves
+}  # all that a run leaves that was killed at its start
 
 
 class RunFolder:
-    """Reads and writes the files of one run. Knows nothing of models."""
+    """Reads and writes the files of one run; independent of models."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -57,10 +57,10 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | Path, *, overwrite: bool = False) -> RunFolder:
-        """A new, empty run folder. What a run left that failed before its first report is nothing to keep.
+        """Makes a new, empty run folder. Files of a run that failed before its first report are deleted.
 
         Raises:
-            ElbowroomError: something stands there already, or the folder cannot be made.
+            ElbowroomError: the folder has files already, or cannot be made.
         """
         folder = cls(path)
         if folder.path.exists() and not folder.path.is_dir():
@@ -74,7 +74,7 @@ class RunFolder:
                 )
             if not (folder.path / "config.json").is_file():
                 raise ElbowroomError(
-                    f"{folder.path} holds files but no config.json: it is not a run folder, so it is not overwritten.",
+                    f"{folder.path} has files but no config.json: it is not a run folder, so it is not overwritten.",
                     "Give another name with --out.",
                 )
             with folder.lock():
@@ -86,13 +86,13 @@ class RunFolder:
         except OSError as error:
             raise ElbowroomError(
                 f"The run folder {folder.path} cannot be made: {error.strerror}.",
-                "Give a path that can be written with --out.",
+                "Give a path that can be written to, with --out.",
             ) from error
         return folder
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
-        """An existing run folder.
+        """Opens an existing run folder.
 
         Raises:
             ElbowroomError: there is none at that path.
@@ -100,7 +100,7 @@ class RunFolder:
         folder = cls(path)
         if not (folder.path / "config.json").is_file():
             raise ElbowroomError(
-                f"There is no run at {folder.path} (no config.json).", "`elbowroom runs list` shows the runs there are."
+                f"There is no run at {folder.path} (no config.json).", "`elbowroom runs list` shows the existing runs."
             )
         return folder
 
@@ -109,10 +109,10 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the folder against other writers; the system lets go when the process ends, however it ends.
+        """Locks the folder against other writers; the system releases the lock when the process ends, in whatever way.
 
         Raises:
-            ElbowroomError: a live process holds it.
+            ElbowroomError: a running process has the lock.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock", timeout=0)
@@ -120,7 +120,7 @@ class RunFolder:
             lock.acquire()
         except Timeout as error:
             raise ElbowroomError(
-                f"The run {self.path} is being written by another process that is still alive.",
+                f"The run {self.path} is being written by another process that is still running.",
                 "Wait until it ends, or give another name with --out.",
             ) from error
         try:
@@ -129,7 +129,7 @@ class RunFolder:
             lock.release()
 
     def summary(self) -> dict[str, Any]:
-        """A line of ``elbowroom runs list``: what was trained, how far, and the latest validation figure."""
+        """A line of ``elbowroom runs list``: what was trained, for how long, and the latest validation value."""
         content, rows = self.read_config(), self.metrics()
         last = {row["split"]: row for row in rows}
         shown = last.get("validation", last.get("train", {}))
@@ -147,11 +147,11 @@ class RunFolder:
     # --- configuration ---
 
     def write_config(self, content: Mapping[str, Any]) -> None:
-        """config.json."""
+        """Writes config.json."""
         write_text_atomically(self.path / "config.json", json.dumps(content, indent=2) + "\n")
 
     def read_config(self) -> dict[str, Any]:
-        """config.json.
+        """Reads config.json.
 
         Raises:
             ElbowroomError: it is damaged.
@@ -161,29 +161,29 @@ class RunFolder:
         except ValueError as error:
             raise ElbowroomError(
                 f"{self.path / 'config.json'} is not valid JSON: {error}.",
-                "Restore it, or train anew with --overwrite.",
+                "Restore it, or train again with --overwrite.",
             ) from error
         wanted = ("config", "facts", "data")
         lacking = [name for name in wanted if not isinstance(content, dict) or name not in content]
         if lacking:
             raise ElbowroomError(
                 f"{self.path / 'config.json'} lacks {', '.join(lacking)}, so it does not describe a run.",
-                "Restore it, or train anew with --overwrite.",
+                "Restore it, or train again with --overwrite.",
             )
         return dict(content)
 
     # --- splits ---
 
     def write_splits(self, splits: Mapping[str, Tensor]) -> None:
-        """Which rows are whose: positions in the data set, int64, by split."""
-        from safetensors.torch import save_file  # torch is slow to import, and most commands need none of it here
+        """Writes the rows of each split: positions in the data set, int64."""
+        from safetensors.torch import save_file  # torch is slow to import, and most commands do not need it here
 
         temporary = self.path / ".splits.writing"
         save_file({name: rows.cpu().contiguous() for name, rows in splits.items()}, temporary)
         temporary.replace(self.path / "splits.safetensors")
 
     def read_splits(self) -> dict[str, Tensor]:
-        """The splits that the run was trained with.
+        """Reads the splits that the run was trained with.
 
         Raises:
             ElbowroomError: the file is missing or damaged.
@@ -196,14 +196,14 @@ class RunFolder:
             return load_file(path)
         except (OSError, SafetensorError) as error:
             raise ElbowroomError(
-                f"{path} cannot be read ({error}), so it is not known which data were for training.",
-                "Restore it, or train anew with --overwrite.",
+                f"{path} cannot be read ({error}), so it is not known which examples were for training.",
+                "Restore it, or train again with --overwrite.",
             ) from error
 
     # --- metrics ---
 
     def append_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Adds lines to metrics.jsonl and flushes them to disk."""
+        """Appends lines to metrics.jsonl and flushes them to disk."""
         path = self.path / "metrics.jsonl"
         with full_disk_explained(path), path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
@@ -211,7 +211,7 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All complete lines of metrics.jsonl; a last line that a kill cut short is left out."""
+        """All complete lines of metrics.jsonl; an incomplete last line, left by a kill, is ignored."""
         path = self.path / "metrics.jsonl"
         if not path.is_file():
             return []
@@ -219,14 +219,14 @@ class RunFolder:
         return [json.loads(line) for line in lines[:-1] if line]
 
     def rewind_metrics(self, step: int) -> None:
-        """Forgets the lines after ``step``, for training that goes on from there."""
+        """Deletes the lines after ``step``, for training that is resumed there."""
         rows = [row for row in self.metrics() if row["step"] <= step]
         write_text_atomically(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
     # --- results ---
 
     def evaluations(self) -> list[dict[str, Any]]:
-        """The results in evaluation.json, those of older versions in today's form.
+        """Reads the results in evaluation.json; those of older versions are converted to today's form.
 
         Raises:
             ElbowroomError: it is damaged.
@@ -244,7 +244,7 @@ class RunFolder:
             ) from error
 
     def write_values(self, name: str, values: Mapping[str, Tensor]) -> None:
-        """The figures of every datum, as evaluation/NAME.csv: its row in the data set, and what was found."""
+        """Writes the values of every example to evaluation/NAME.csv, with its row in the data set."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(values)
@@ -255,7 +255,7 @@ class RunFolder:
         write_text_atomically(path, text.getvalue())
 
     def add_evaluations(self, results: Iterable[Mapping[str, Any]]) -> Path:
-        """Adds results to evaluation.json; one of the same method, name, data and settings is replaced."""
+        """Adds results to evaluation.json; one with the same method, name, data and settings is replaced."""
 
         def key(result: Mapping[str, Any]) -> str:
             where = [result["protocol"].get("dataset"), result["split"], result["points"]]

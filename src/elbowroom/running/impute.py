@@ -1,7 +1,7 @@
-"""Missing values of a run's data, or of the user's own, filled in by its model: ``er.impute``.
+"""Imputation: missing values of a run's data, or of the user's own, filled in by its model, ``er.impute``.
 
-What is missing is NaN in the data, or said by a mask, or hidden on purpose. What was hidden on purpose is known, so
-that one can see how often the intervals hold it and how far the guesses lie from it.
+Missing values are NaN in the data, marked by a mask, or hidden on purpose. For those that were hidden the truth is
+known. So it is measured how often the intervals contain it, and how far the imputed values are from it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from elbowroom.running.runtime import make_generator
 
 __all__ = ["SIDES", "Imputed", "Recovery", "impute"]
 
-#: what can be hidden -> which of (height, width) is cut in half, and whether its first half goes
+#: side -> the axis that is cut in half (height or width), and whether its first half is hidden
 SIDES: dict[str, tuple[int, bool]] = {
     "top": (-2, True),
     "bottom": (-2, False),
@@ -41,16 +41,16 @@ SIDES: dict[str, tuple[int, bool]] = {
 
 
 class Recovery(NamedTuple):
-    """How well values that had been hidden on purpose were recovered.
+    """How well values that were hidden on purpose were recovered.
 
     Attributes:
-        num_values: that were hidden.
-        coverage: the share of them that lies in its interval; None for categories.
+        num_values: number of hidden values.
+        coverage: share of them that lies in its interval; None for categories.
         measure: "log-loss" (nats per value; binary), "accuracy" (categories) or "rmse"; the last of real numbers in
             units of each element's standard deviation.
-        value: of the imputation.
-        baseline: the same measure of filling in each element's mean; for categories the accuracy that the model
-            expects of itself, the mean probability of its choices.
+        value: the measure for the imputation.
+        baseline: the same measure for filling in the mean of each element; for categories the accuracy that the model
+            expects, the mean probability of its choices.
     """
 
     num_values: int
@@ -62,13 +62,13 @@ class Recovery(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Imputed(Imputation):
-    """What :func:`elbowroom.inference.posterior.imputation.impute` found, and where it came from.
+    """The result of :func:`elbowroom.inference.posterior.imputation.impute`, with the rows and the truth.
 
     Attributes:
         rows: positions of the data in the source or the split, int64.
-        truth: the data before any of them were hidden, where there is more to it than x; else None.
-        hidden: True where an element was hidden on purpose and is known.
-        recovery: what the hidden elements tell.
+        truth: the data before values were hidden; None if none were.
+        hidden: True where an element was hidden on purpose.
+        recovery: how well the hidden values were recovered; None if none were hidden.
         as_stored: whether values are in the units of the source; bytes shown as grey values are not.
         support: of the values.
     """
@@ -82,7 +82,7 @@ class Imputed(Imputation):
 
     @property
     def num_missing(self) -> int:
-        """Values that were filled in."""
+        """Number of values that were filled in."""
         return int((~self.mask).sum())
 
 
@@ -100,26 +100,26 @@ def impute(
     announce: Progress | None = None,
     **settings: Any,
 ) -> Imputed:
-    """Fill in what is missing, by draws of the latents given what was observed.
+    """Fills in missing values, by draws of the latents given the observed values.
 
     Args:
         run: a run, or the folder of one.
         source: the data, NaN where missing: a path, an array, a data frame; a split of the run's own unless given.
-        mask: more that is missing: an array, a .npy file, or a .npz file with an array named mask; 1 or True where an
-            element was observed, of the shape of all data or of one datum.
+        mask: further missing values: an array, a .npy file, or a .npz file with an array named mask; 1 or True where an
+            element was observed, of the shape of all the data or of one example.
         hide: what to hide on purpose: "top", "bottom", "left" or "right", half of a picture; or a number, the
             probability with which each element is hidden.
         split: which split, where no source is given.
-        num: how many data; all unless given. The first of a source, and a seeded choice of a split.
+        num: number of examples, by default all: the first ones of a source, a random choice of a split.
         context: covariates of a source from Python, shape (n, context_dim).
         labels: class labels of a source from Python, shape (n,).
-        seed: of the chains, and of what is hidden by chance.
-        announce: told of every transition.
+        seed: of the chains, and of random hiding.
+        announce: called at every transition.
         **settings: method, draws, chains, warmup, interval, num_samples, … of
             :func:`elbowroom.inference.posterior.imputation.impute`.
     Raises:
-        ElbowroomError: nothing is missing; a mask of another shape or with other values; an unknown word or a number
-            out of range; what cannot be read; whatever the sampler raises.
+        ElbowroomError: nothing is missing; a mask of another shape or with other values; an unknown side or a rate
+            out of range; a file that cannot be read; any error of the sampler.
     Example:
         >>> import elbowroom as er
         >>> found = er.impute("runs/digits", hide="bottom", num=10)     # doctest: +SKIP
@@ -128,7 +128,7 @@ def impute(
     """
     run = run if isinstance(run, Run) else load(run)
     if num is not None and num < 1:
-        raise ElbowroomError(f"{num} data were asked for.", "Give 1 or more.")
+        raise ElbowroomError(f"{num} examples were asked for, but at least one is needed.", "Give 1 or more.")
     hides = None if hide is None else _parse_hide(hide, run.facts.event_shape)
     if source is None:
         data, name = run.dataset(), split
@@ -148,11 +148,11 @@ def impute(
         observed = observed & ~hides(len(batch), torch.Generator().manual_seed(seed)).to(observed.device)
     if bool(observed.all()):
         raise ElbowroomError(
-            f"None of the {len(batch):,} data has a missing value, so there is nothing to fill in.",
-            "Mark missing values by NaN or an empty cell, name them with --mask, or hide some with --hide bottom (top, "
+            f"None of the {len(batch):,} examples has a missing value, so there is nothing to fill in.",
+            "Mark missing values by NaN or an empty cell, give them with --mask, or hide some with --hide bottom (top, "
             "left, right, or a rate such as 0.3).",
         )
-    # what is hidden must not be seen: the guide gets the filler that it gets for NaN
+    # hidden values must not reach the guide, which gets the same filler as for NaN
     filler = run.filler.to(batch.x)
     seen = Batch(torch.where(observed, batch.x, filler), batch.index, batch.context, observed)
     with evaluation_mode(run.pair):
@@ -179,29 +179,31 @@ def _rows(data: DataSet, name: str, num: int | None, *, chosen: bool) -> Tensor:
     size = data.size(name)
     if not chosen or num is None or num >= size:
         if size == 0:
-            next(iter(data.batches(name, 1)))  # says that there are none, and what to do
+            next(iter(data.batches(name, 1)))  # raises the error for an empty split
         return torch.arange(size if num is None else min(num, size))
     index = cast(Tensor, next(iter(data.batches(name, num, points=num))).index)
     return torch.searchsorted(data.splits[name], index.cpu())
 
 
 Hides = Callable[[int, torch.Generator], Tensor]
-"""(number of data, randomness) -> True where to hide"""
+"""(number of examples, generator) -> True where to hide"""
 
 
 def _parse_hide(hide: str | float, event_shape: tuple[int, ...]) -> Hides:
-    """Which elements of n data to hide."""
+    """A function that chooses which elements of n examples to hide."""
     try:
         rate = float(hide)
     except ValueError:
         word = str(hide)
         if word not in SIDES:
             remedy = did_you_mean(word, SIDES)
-            raise ElbowroomError(f"--hide is '{word}', but is a side or a rate.", f"{remedy} Or give 0.3.") from None
+            raise ElbowroomError(
+                f"--hide is '{word}', but should be a side or a rate.", f"{remedy} Or give a rate, such as 0.3."
+            ) from None
         if len(event_shape) < 2 or min(event_shape[-2:]) < 2:
             raise ElbowroomError(
-                f"Data of shape {event_shape} are no pictures, and have no {word}.",
-                "Hide a share of the values by chance: --hide 0.3.",
+                f"Data of shape {event_shape} are not pictures, and have no {word}.",
+                "Hide a random share of the values: --hide 0.3.",
             ) from None
         axis, first = SIDES[word]
         half = torch.zeros(event_shape, dtype=torch.bool)
@@ -209,12 +211,12 @@ def _parse_hide(hide: str | float, event_shape: tuple[int, ...]) -> Hides:
         half.narrow(axis, 0 if first else side // 2, side // 2 if first else side - side // 2).fill_(True)
         return lambda n, generator: half.expand(n, *event_shape)
     if not 0 < rate < 1:
-        raise ElbowroomError(f"--hide is {hide}, but a rate lies between 0 and 1.", "Give --hide 0.3, say.")
+        raise ElbowroomError(f"--hide is {hide}, but a rate lies between 0 and 1.", "Give for instance --hide 0.3.")
     return lambda n, generator: torch.rand(n, *event_shape, generator=generator) < rate
 
 
 def _read_mask(mask: Any, size: int, event_shape: tuple[int, ...]) -> Tensor:
-    """A mask from wherever it is, bool, of shape (size, \\*event) or (\\*event)."""
+    """A mask from an array or a file, bool, of shape (size, \\*event) or (\\*event)."""
     values = _mask_file(Path(mask)) if isinstance(mask, (str, Path)) else mask
     if isinstance(values, Tensor):
         values = values.detach().cpu().numpy()
@@ -222,13 +224,13 @@ def _read_mask(mask: Any, size: int, event_shape: tuple[int, ...]) -> Tensor:
     wanted = (size, *event_shape)
     if array.shape not in (wanted, event_shape):
         raise ElbowroomError(
-            f"The mask has shape {array.shape}, but should have that of the data, {wanted}, or of one datum, "
+            f"The mask has shape {array.shape}, but should have that of all the data, {wanted}, or of one example, "
             f"{event_shape}.",
             "Give one entry for each element, 1 where it was observed and 0 where it is missing.",
         )
     if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
         raise ElbowroomError(
-            f"The mask holds other values than 0 and 1 (its type is {array.dtype}).",
+            f"The mask has other values than 0 and 1 (its type is {array.dtype}).",
             "Give 1 (or True) where an element was observed and 0 (or False) where it is missing.",
         )
     return torch.from_numpy(array.astype(bool))
@@ -236,7 +238,10 @@ def _read_mask(mask: Any, size: int, event_shape: tuple[int, ...]) -> Tensor:
 
 def _mask_file(path: Path) -> Any:
     if not path.is_file():
-        raise ElbowroomError(f"There is no mask {path}.", "Check the path; it is a .npy file, or .npz with a 'mask'.")
+        raise ElbowroomError(
+            f"There is no mask file {path}.",
+            "Check the path. A mask is a .npy file, or a .npz file with an array 'mask'.",
+        )
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
@@ -245,13 +250,13 @@ def _mask_file(path: Path) -> Any:
             return loaded["mask"]
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as fault:
         raise ElbowroomError(
-            f"{path} is no array of numpy's, and no archive with an array named mask.",
+            f"{path} is neither a NumPy array nor an archive with an array named mask.",
             "Write it with numpy.save(path, mask), 1 where an element was observed.",
         ) from fault
 
 
 def _recovery(found: Imputation, truth: Tensor, hidden: Tensor, support: Support, data: DataSet, name: str) -> Recovery:
-    """The hidden values against what was put in their place."""
+    """The hidden values compared with the imputed ones."""
     true, guess = truth[hidden].double(), found.completed[hidden].double()
     if support is Support.CATEGORIES:
         expected = cast(Tensor, found.probability)[hidden].mean(dtype=torch.float64)
@@ -262,7 +267,7 @@ def _recovery(found: Imputation, truth: Tensor, hidden: Tensor, support: Support
     average, deviation = (moment.expand_as(truth)[hidden] for moment in rows.moments())
     if support is Support.BINARY:
         n = rows.size("train")
-        average = (n * average + 0.5) / (n + 1)  # a pixel that was never white may yet be so
+        average = (n * average + 0.5) / (n + 1)  # smoothed, since a pixel that was never white can still become white
         losses = [float(binary_cross_entropy(p.clamp(0, 1), true)) for p in (guess, average)]
         return Recovery(len(true), coverage, "log-loss", losses[0], losses[1])
     unit = torch.where(deviation > 0, deviation, 1.0) if support is Support.REALS else torch.ones(())

@@ -1,4 +1,4 @@
-"""JSON as it is printed and kept: whatever it holds, any program can read it."""
+"""JSON text that any program can read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["json_text"]
 
 
 def json_text(content: Mapping[str, Any]) -> str:
-    """One JSON object; a number that is not finite is null, since JSON has no word for it.
+    """One JSON object; numbers that are not finite become null, since JSON does not have them.
 
     Example:
         >>> json_text({"value": float("nan"), "among": (1.5, float("inf"))}).split()

@@ -1,4 +1,4 @@
-"""Who is told how training goes: the terminal, TensorBoard, anyone with the same three methods."""
+"""Observers of training: the terminal, TensorBoard, or any object with the same four methods."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["BOUNDS", "Observer", "Silent", "TensorBoard", "Terminal"]
 
 Row = Mapping[str, Any]
 
-#: what the figures that learners report are called; of several in one row the first is shown
+#: the learners' objectives -> their names in the terminal; of several in one row the first is shown
 BOUNDS = {
     "naive": "log mean over the prior",
     "laplace-is": "log p(x) by Laplace",
@@ -28,12 +28,12 @@ BOUNDS = {
     "log_joint": "log p(x, z)",
 }
 
-_PLAIN_SECONDS = 2.0  # least time between two plain lines: a log is for reading
+_PLAIN_SECONDS = 2.0  # least seconds between two plain lines
 _NOT_TERMS = {"step", "epoch", "seconds", "split", "visits", "decoder_gradients"}
 
 
 class Observer(Protocol):
-    """Told of the start, of every step, of every report, and of the end."""
+    """An object that is called at the start, after every step, at every report, and at the end."""
 
     def start(self, step: int, total: int | None) -> None: ...
 
@@ -45,7 +45,7 @@ class Observer(Protocol):
 
 
 class Silent:
-    """Tells nobody."""
+    """An observer that does nothing."""
 
     def start(self, step: int, total: int | None) -> None:
         pass
@@ -61,11 +61,11 @@ class Silent:
 
 
 class Terminal:
-    """A progress bar with the latest figures; plain lines, one a report, where there is no terminal.
+    """A progress bar with the latest values; without a terminal plain lines, one for each report.
 
     Args:
-        console: where to write; standard error unless given.
-        normalized: False where the objective is no log-likelihood, which every line then says.
+        console: where to write; by default standard error.
+        normalized: False where the objective is not a log-likelihood, which every line then says.
     """
 
     def __init__(self, console: Console | None = None, *, normalized: bool = True) -> None:
@@ -73,7 +73,7 @@ class Terminal:
         self._normalized = normalized
         self._bar: Progress | None = None
         self._total: int | None = None
-        self._printed = -math.inf  # when the last plain line was
+        self._printed = -math.inf  # time of the last plain line
 
     def start(self, step: int, total: int | None) -> None:
         self._total = total
@@ -119,12 +119,12 @@ class Terminal:
             if "reconstruction" in row:
                 figure += f" (reconstruction {row['reconstruction']:.2f}, KL {row['kl']:.2f})"
             parts.append(figure)
-        unit = "nats per datum" if self._normalized else "per datum, cross-entropy: not a log-likelihood"
+        unit = "nats per example" if self._normalized else "per example, cross-entropy: not a log-likelihood"
         return " · ".join(parts) + f" · {unit} · {rows[-1]['seconds']:.0f} s"
 
 
 class TensorBoard:
-    """Event files for TensorBoard, one scalar a term, the step on the axis.
+    """Event files for TensorBoard: one scalar for each term, against the step.
 
     Raises:
         ElbowroomError: the extra is not installed.
@@ -135,13 +135,14 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ElbowroomError(
-                "train.tensorboard is set, but TensorBoard is not installed.", "pip install 'elbowroom[tensorboard]'"
+                "train.tensorboard is set, but TensorBoard is not installed.",
+                "Install it: pip install 'elbowroom[tensorboard]'.",
             ) from error
         self._open = functools.partial(SummaryWriter, str(folder))
         self._writer: Any = None
 
     def start(self, step: int, total: int | None) -> None:
-        self._writer = self._open(purge_step=step + 1)  # a run that goes on forgets what it had made after that step
+        self._writer = self._open(purge_step=step + 1)  # a resumed run discards the events after this step
 
     def step(self) -> None:
         pass

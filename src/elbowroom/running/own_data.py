@@ -1,4 +1,4 @@
-"""What a run asks of data: that its own are still the same, and that others are of their kind."""
+"""Checks of a run's data: its own data are unchanged, and other data have the same shape."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ __all__ = ["check_fits", "check_same_data", "with_recorded_splits"]
 
 
 def check_same_data(content: dict[str, Any], data: DataSet | StreamSet, folder: RunFolder) -> None:
-    """Refuses to go on with data that are not those of the run.
+    """Refuses data that are not those that the run was trained on.
 
     Args:
-        content: of the run's config.json.
-        data: what there is now.
+        content: content of the run's config.json.
+        data: the data that were loaded now.
         folder: of the run, for the message.
     Raises:
-        ElbowroomError: the digests differ, or the number of covariates.
+        ElbowroomError: the digests or the numbers of covariates differ.
     """
     had, has = content["facts"]["context_dim"], data.context_dim
     if had != has:
         raise ElbowroomError(
-            f"The run {folder.path} was trained with {had} covariates, but the data come with {has}.",
+            f"The run {folder.path} was trained with {had} covariates, but the data have {has}.",
             "Give context= (or labels=) as when it was trained.",
         )
     before, now = content["data"], data.protocol()
-    both = {key for key in before.keys() & now.keys() if key.startswith("sha256")}  # labels may be left out
+    both = {key for key in before.keys() & now.keys() if key.startswith("sha256")}  # labels are optional
     for key in sorted(both | {"sha256", "sha256_of_rows"}):
         if before.get(key) != now.get(key):
             what = {"sha256_context": "context", "sha256_labels": "labels"}.get(key)
             raise ElbowroomError(
                 f"The {f'{what} of the data' if what else 'data'} {data.name} have changed since {folder.path} was "
                 f"trained (SHA-256 {str(now.get(key))[:12]}…, then {str(before.get(key))[:12]}…).",
-                "Restore the data, or train anew under another name.",
+                "Restore the data, or train again under another name.",
             )
 
 
@@ -48,23 +48,22 @@ def with_recorded_splits(data: DataSet | StreamSet, folder: RunFolder) -> DataSe
 
 
 def check_fits(data: DataSet, facts: DataFacts) -> None:
-    """Refuses other data than a model was made for.
+    """Refuses data of another shape than the model was trained on.
 
     Args:
-        data: what is to be measured, scored or encoded.
-        facts: what the model knows of its own data.
+        data: the data to evaluate, score or encode.
+        facts: of the data that the model was trained on.
     Raises:
         ElbowroomError: another shape, or another number of covariates.
     """
     if tuple(data.event_shape) != facts.event_shape:
         raise ElbowroomError(
-            f"{data.name} holds data of shape {tuple(data.event_shape)}, "
+            f"The examples in {data.name} have shape {tuple(data.event_shape)}, "
             f"but the model was trained on shape {facts.event_shape}.",
-            "Give data of the same shape, one datum a row.",
+            "Give data of the same shape, one example in each row.",
         )
     if data.context_dim != facts.context_dim:
         raise ElbowroomError(
-            f"{data.name} comes with {data.context_dim} covariates, but the model was trained with "
-            f"{facts.context_dim}.",
-            "Give the covariates (or labels) that it was trained with beside the data.",
+            f"{data.name} has {data.context_dim} covariates, but the model was trained with {facts.context_dim}.",
+            "Give the covariates (or labels) that it was trained with, too.",
         )

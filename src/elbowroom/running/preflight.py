@@ -1,8 +1,8 @@
-"""Before a comparison trains anything: everything that can be wrong with a recipe, and with all of them together.
+"""Checks before a comparison trains: each recipe by itself, and whether all can be compared.
 
-Each recipe is built as it will be, is measured on two data and takes one step on two, in memory. What is then left to
-go wrong is what only training can tell. And log p(x) of two models can be compared only if it is of the same x: the
-same points, with the same bits, given the same covariates, as densities or as probabilities both.
+Each recipe is built as it will be, evaluated on two examples, and trained for one step on two examples, in memory. So
+only errors that need real training are left. And log p(x) of two models can be compared only for the same x: the same
+examples, with the same binarisation and the same covariates, and both as densities or both as probabilities.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from elbowroom.inference.importance.laplace_proposal import laplace_evidence
 from elbowroom.model.latent import evaluation_mode
 from elbowroom.running.build import build_data, build_pair, facts_of, initialise
 from elbowroom.running.build_learner import RunLength, build_learner
-from elbowroom.running.comparison import Entrant
+from elbowroom.running.comparison import ComparedRecipe
 from elbowroom.running.config import Config
 from elbowroom.running.runtime import (
     autocast_dtype,
@@ -37,84 +37,84 @@ from elbowroom.running.runtime import (
     use_threads,
 )
 
-__all__ = ["NO_LIMIT", "Rehearsed", "check_yardsticks", "rehearse"]
+__all__ = ["NO_LIMIT", "CheckedRecipe", "check_comparable", "check_recipe"]
 
-#: What a budget puts in the place of a recipe's own length.
+#: Settings by which a budget replaces a recipe's own length.
 NO_LIMIT: dict[str, Any] = {"train": {"steps": None, "seconds": None, "decoder_gradients": None, "patience": None}}
 
 _CONTINUOUS = {Support.UNIT_INTERVAL, Support.REALS}
-_NEVER = 10**9  # steps between reports
+_NEVER = 10**9  # steps between reports that never come
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsed:
-    """A recipe that works.
+class CheckedRecipe:
+    """A recipe that passed the checks.
 
     Attributes:
-        entrant: what is to be recorded of it.
-        sizes: points to be measured, by split.
-        facts: by what its log p(x) can be told from that of other points: name, in words, and value.
-        yardstick: what a result must state about its data, and the digests of the points.
-        data: for the next recipe, if it is on the same.
+        entrant: its record in the comparison.
+        sizes: number of examples to evaluate, by split.
+        facts: name -> value of everything about the data that must be equal for log p(x) to be comparable.
+        yardstick: the data protocol, and digests of the examples, for the record.
+        data: the loaded data, for other recipes on the same data.
     """
 
-    entrant: Entrant
+    entrant: ComparedRecipe
     sizes: dict[str, int]
     facts: dict[str, Any]
     yardstick: dict[str, Any]
     data: tuple[Config, DataSet] = field(repr=False)
 
 
-def rehearse(
+def check_recipe(
     name: str,
     settings: Config,
     splits: Sequence[str],
     *,
     points: int,
     data: Sequence[tuple[Config, DataSet]] = (),
-) -> Rehearsed:
-    """Builds a recipe and tries it on two data.
+) -> CheckedRecipe:
+    """Builds a recipe and tries it on two examples.
 
     Args:
-        name: of the recipe, which every message begins with.
+        name: of the recipe, with which every message begins.
         settings: its configuration, without a limit.
-        splits: where it is to be measured.
-        points: on how many data.
-        data: what other recipes have loaded.
+        splits: which splits it will be evaluated on.
+        points: number of examples of each split.
+        data: data that other recipes have loaded.
     Raises:
-        ElbowroomError: whatever is wrong with it.
+        ElbowroomError: anything that is wrong with the recipe.
     """
     try:
-        return _rehearse(name, settings, splits, points, data)
+        return _checked(name, settings, splits, points, data)
     except ElbowroomError as error:
         flags = re.search(r"--[a-z]+\.", error.remedy)
         where = " A comparison takes such keys from the recipe's file, or from --config FILE." if flags else ""
         raise ElbowroomError(f"{name}: {error.problem}", error.remedy + where) from error
 
 
-def _rehearse(
+def _checked(
     name: str, settings: Config, splits: Sequence[str], points: int, others: Sequence[tuple[Config, DataSet]]
-) -> Rehearsed:
+) -> CheckedRecipe:
     if settings.optimizer.schedule != "constant":
         raise ElbowroomError(
-            f"A comparison stops and goes on, but a {settings.optimizer.schedule} schedule is laid out for one length.",
+            f"A comparison trains in parts, but a {settings.optimizer.schedule} schedule needs one fixed length.",
             'Set schedule = "constant" under [optimizer], for all recipes with --config FILE.',
         )
     data = _data(settings, others)
-    yardstick, facts, sizes = _yardstick(data, splits, points)
+    yardstick, facts, sizes = _points_measured(data, splits, points)
     _try(settings, data, splits[0])
     if settings.train.report_every is None and data.size("validation"):
-        # nothing is made of the validation data's figures, which take a learner without a guide longer than an epoch
+        # validation is not used here, and without a guide it takes longer than an epoch
         train = settings.train.model_copy(update={"report_every": _NEVER})
         settings = settings.model_copy(update={"train": train})
-    entrant = Entrant(
+    entrant = ComparedRecipe(
         recipe=name,
         learner=settings.train.learner,
         latent_dim=settings.model.latent_dim,
         train_size=data.size("train"),
         config=settings.model_dump(mode="json"),
     )
-    return Rehearsed(entrant, sizes, facts, yardstick, (settings, data))
+    return CheckedRecipe(entrant, sizes, facts, yardstick, (settings, data))
 
 
 def _data(settings: Config, others: Sequence[tuple[Config, DataSet]]) -> DataSet:
@@ -124,13 +124,13 @@ def _data(settings: Config, others: Sequence[tuple[Config, DataSet]]) -> DataSet
     data = build_data(settings)
     if not isinstance(data, DataSet):
         raise ElbowroomError(
-            "A stream has no test set to be measured on.", "Compare on data of known length: an array, or a file."
+            "A stream has no test set to evaluate on.", "Compare on data of known length: an array or a file."
         )
     return data
 
 
 def _try(settings: Config, data: DataSet, split: str) -> None:
-    """One measurement, and one step."""
+    """Makes one measurement and one step."""
     use_threads(settings.runtime.threads)
     device = pick_device(settings.runtime.device)
     data = data.to(device=device, dtype=dtype_of(settings.runtime))
@@ -138,8 +138,8 @@ def _try(settings: Config, data: DataSet, split: str) -> None:
     pair = build_pair(settings, facts, seed=settings.train.seed)
     if not pair.model.likelihood.normalized:
         raise ElbowroomError(
-            f"A comparison is by log p(x), but {pair.model.likelihood.name} of grey pixels does not integrate to one, "
-            "so there is none.",
+            f"A comparison uses log p(x), but {pair.model.likelihood.name} on grey pixels does not integrate to one, "
+            "so log p(x) does not exist.",
             'Set binarization under [data], or likelihood = "continuous-bernoulli" under [model].',
         )
     initialise(pair, settings, data)
@@ -148,8 +148,8 @@ def _try(settings: Config, data: DataSet, split: str) -> None:
     generator = make_generator(device, settings.train.seed)
     with tempfile.TemporaryDirectory() as scratch:
         batch = next(iter(data.training_batches(2, seed=0, epoch=0, generator=generator)))
-        assert batch.index is not None  # a data set's batches have positions
-        some = batch.index.sort().values  # chains of two data; all of them would be written twice
+        assert batch.index is not None  # batches of a data set have positions
+        some = batch.index.sort().values  # chains of two examples only, since those of all would be written twice
         learner = build_learner(settings, RunLength(None, facts.steps_per_epoch, some, Path(scratch) / "chains"))
         state = learner.init(pair)
         with evaluation_mode(state.learned):
@@ -158,13 +158,13 @@ def _try(settings: Config, data: DataSet, split: str) -> None:
         learner.step(state, batch, generator=generator)
 
 
-# --- one yardstick -----------------------------------------------------------------------------------------------
+# --- are they comparable? ----------------------------------------------------------------------------------------
 
 
-def _yardstick(
+def _points_measured(
     data: DataSet, splits: Sequence[str], points: int
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, int]]:
-    """What the measurement of these data is known by: for the record, for the comparison with others, and how many."""
+    """The data to be evaluated: their protocol for the record, the facts to compare with other recipes, and sizes."""
     protocol = data.protocol()
     facts = {
         "data": protocol.get("sha256") or protocol.get("sha256_of_rows"),
@@ -194,11 +194,11 @@ def _bytes(tensor: Tensor) -> bytes:
     return tensor.cpu().contiguous().numpy().tobytes()
 
 
-def check_yardsticks(checked: Mapping[str, Rehearsed], splits: Sequence[str]) -> None:
-    """Refuses recipes whose log p(x) are not of the same points.
+def check_comparable(checked: Mapping[str, CheckedRecipe], splits: Sequence[str]) -> None:
+    """Refuses recipes whose log p(x) are not of the same examples.
 
     Raises:
-        ElbowroomError: two differ; names what in.
+        ElbowroomError: two recipes differ; names in what.
     """
     (first, one), *others = checked.items()
     for name, other in others:
@@ -206,9 +206,9 @@ def check_yardsticks(checked: Mapping[str, Rehearsed], splits: Sequence[str]) ->
             if other.facts[what] != value:
                 raise ElbowroomError(
                     f"{first} and {name} differ in their {what} ({_short(value)} and {_short(other.facts[what])}), so "
-                    "their log p(x) are not of the same points.",
+                    "their log p(x) are not of the same examples.",
                     "Give all recipes the same [data], for instance with --config FILE"
-                    + (", or measure without --splits train." if what == "train points" and len(splits) > 1 else "."),
+                    + (", or evaluate without --splits train." if what == "train points" and len(splits) > 1 else "."),
                 )
 
 

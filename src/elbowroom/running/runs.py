@@ -1,4 +1,4 @@
-"""A run, as its user holds it: the learned model and guide, its data, its results.
+"""A run: the trained model and guide, their data, and everything that can be done with them.
 
 Example:
     >>> import elbowroom as er
@@ -25,7 +25,7 @@ from elbowroom.data.loading import load_data
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.doctor.diagnose import Diagnosis, diagnose
-from elbowroom.evaluation.doctor.findings import DoctorInput
+from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.evaluate import evaluate, score
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.settings import Settings
@@ -39,7 +39,7 @@ from elbowroom.progress import Announce, Progress, silent
 from elbowroom.running.build import DataFacts, build_data, build_pair
 from elbowroom.running.config import Config, configure
 from elbowroom.running.diagnosis import Checkup, write_checkup
-from elbowroom.running.evaluation_cache import FileParts
+from elbowroom.running.evaluation_cache import FileCache
 from elbowroom.running.folder import RunFolder
 from elbowroom.running.own_data import check_fits, check_same_data, with_recorded_splits
 from elbowroom.running.runtime import dtype_of, make_generator, pick_device
@@ -48,7 +48,7 @@ __all__ = ["Encoded", "Reconstruction", "Run", "Scores", "load"]
 
 
 class Reconstruction(NamedTuple):
-    """Data, and what the model makes of z ~ q(z | x)."""
+    """Examples x and their reconstructions from z ~ q(z | x)."""
 
     x: Tensor  #: (n, *event)
     mean: Tensor  #: (n, *event), the mean of p(x | z)
@@ -56,7 +56,7 @@ class Reconstruction(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """The guide's posterior of each datum."""
+    """The guide's q(z | x) for each example."""
 
     mean: Tensor  #: (n, latent)
     stddev: Tensor  #: (n, latent)
@@ -64,21 +64,21 @@ class Encoded(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """log p(x) of each datum, as the importance-weighted bound."""
+    """log p(x) of each example, by the importance-weighted bound."""
 
     log_evidence: Tensor  #: (n,) nats
     stderr: Tensor  #: (n,) of the Monte Carlo average
 
 
 class Run:
-    """The learned model of a run folder.
+    """A trained run, loaded from its folder.
 
     Attributes:
-        folder: the files.
-        config: what the run was asked to do.
-        facts: what its model knows of the data.
+        folder: the run folder.
+        config: the configuration.
+        facts: facts about the data that the model depends on.
         pair: model and guide, in evaluation mode.
-        step: the number of updates behind these weights.
+        step: step of the checkpoint, the number of updates before it.
     """
 
     def __init__(
@@ -116,12 +116,12 @@ class Run:
 
     @property
     def has_guide(self) -> bool:
-        """Whether q(z | x) was learned; without one it is the prior, which looks at no datum."""
+        """Whether a guide q(z | x) was trained; without one the prior takes its place."""
         return not isinstance(self.guide, PriorGuide)
 
     @property
     def filler(self) -> Tensor:
-        """What stands for a missing element: the mean over the training data where they are real numbers, else 0."""
+        """The value in place of a missing element: for real numbers the mean over the training data, else 0."""
         return dict(self.model.likelihood.named_buffers()).get("shift", torch.zeros((), device=self.device))
 
     @property
@@ -139,12 +139,12 @@ class Run:
         """The data that the run was trained on.
 
         Raises:
-            ElbowroomError: they came from Python, or they have changed since.
+            ElbowroomError: they came from Python, or have changed since.
         """
         if self.content["data"].get("from_python"):
             raise ElbowroomError(
                 f"The run {self.folder.path} was trained on data given in Python, which it does not keep.",
-                "Give them again: er.load(path, data=…); or name a file of data.",
+                "Give them again: er.load(path, data=…); or give a data file.",
             )
         data = build_data(self.config)
         check_same_data(self.content, data, self.folder)
@@ -152,18 +152,18 @@ class Run:
         return data.to(device=self.device, dtype=dtype_of(self.config.runtime))
 
     def dataset(self) -> DataSet:
-        """The data, where they have splits.
+        """The data, as a data set with splits.
 
         Raises:
-            ElbowroomError: they are a stream.
+            ElbowroomError: the data are a stream.
         """
         if not isinstance(self.data, DataSet):
             raise ElbowroomError(
-                "A stream has no test set to look at.", "Give data of known length: an array, a file or a Dataset."
+                "A stream has no test set.", "Give data of known length: an array, a file or a Dataset."
             )
         return self.data
 
-    # --- measuring ---
+    # --- evaluation ---
 
     def evaluate(
         self,
@@ -173,14 +173,15 @@ class Run:
         announce: Progress = silent,
         **settings: Any,
     ) -> list[Result]:
-        """Measures the model, adds the results to evaluation.json, and writes the figures of every datum as CSV.
+        """Evaluates the model, adds the results to evaluation.json, and writes the values of every example as CSV.
 
-        The file also states ``step``, of the weights, and ``peak_memory``, the bytes that the process has held at most.
-        Without names: every method that the likelihood allows. With ``data`` (a path, an array, what `read` gives)
-        all of these are measured and not a split of the run's own, which a run on a stream does not have. The room of
-        a split is measured beside that of the training data, and theirs beside that of the test data; each result
-        names its split. The other arguments are as in :func:`elbowroom.evaluation.evaluate.evaluate`, and the
-        settings (``points``, ``seed``, ``k``, …) those of :class:`elbowroom.evaluation.settings.Settings`.
+        The file also has ``step``, of the checkpoint, and ``peak_memory``, the most bytes that the process has used.
+        Without names: elbo, iwae and active-units, as far as guide and likelihood allow. With ``data`` (a path, an
+        array, what `read` returns) all of these are evaluated instead of a split of the run's own; a run on a stream
+        needs that. For the method room, the training data are evaluated too, or the test data if the split is train;
+        each result names its split. The other arguments are those of
+        :func:`elbowroom.evaluation.evaluate.evaluate`, and the settings (``points``, ``seed``, ``k``, …) those of
+        :class:`elbowroom.evaluation.settings.Settings`.
         """
         every: tuple[str, ...] = ("elbo", "iwae", "active-units") if self.normalized else ("elbo", "active-units")
         if not self.has_guide:
@@ -191,14 +192,14 @@ class Run:
             measured, split = self._whole(data), "all"
         wanted = [(split, methods or every)]
         beside = "test" if split == "train" else "train"
-        if "room" in methods and len(measured.splits.get(beside, ())):  # other data are one split alone
+        if "room" in methods and len(measured.splits.get(beside, ())):  # other data have one split only
             wanted.append((beside, ("room",)))
         return [result for part, names in wanted for result in self._measure(measured, part, names, announce, settings)]
 
     def _measure(
         self, data: DataSet, split: str, methods: Sequence[str], announce: Progress, settings: dict[str, Any]
     ) -> list[Result]:
-        """One split, kept as soon as it is measured."""
+        """Evaluates one split, and writes the results."""
         values: dict[str, dict[str, Tensor]] = {}
         identity = {"step": self.step, "protocol": data.protocol(), "split": split}
         identity |= Settings.of(settings).model_dump()
@@ -210,7 +211,7 @@ class Run:
             split=split,
             announce=announce,
             keep=values.__setitem__,
-            parts=FileParts(self.folder.path / "evaluation" / "unfinished", identity),
+            parts=FileCache(self.folder.path / "evaluation" / "unfinished", identity),
             **settings,
         )
         with self.folder.lock():
@@ -221,22 +222,22 @@ class Run:
         return results
 
     def score(self, source: Any = None, *, split: str = "test", k: int = 1000, seed: int = 0) -> Scores:
-        """log p(x) of every datum of ``source`` (a path, an array, what `read` gives), or of a split of its own.
+        """log p(x) of every example of ``source`` (a path, an array, what `read` returns), or of a split of the run.
 
         Raises:
-            ElbowroomError: a likelihood that is none; a run that has no guide to draw from.
+            ElbowroomError: a likelihood that is not normalised; a run without a guide.
         """
-        self._require_guide("To score data draws from")
+        self._require_guide("Scoring")
         return Scores(*score(self.model, self.guide, self._batches(source, split, 100), k=k, seed=seed))
 
-    def inputs(self, *, points: int = 1000, seed: int = 0) -> DoctorInput:
-        """What the doctor looks at: model and guide, the run's own data, and the history of its training.
+    def doctor_input(self, *, points: int = 1000, seed: int = 0) -> DoctorInput:
+        """The input of the doctor: model and guide, the run's own data, and the history of its training.
 
         Args:
-            points: data that a check looks at.
+            points: number of examples that a check looks at.
             seed: of all draws.
         Raises:
-            ElbowroomError: the run's data are a stream, or are gone.
+            ElbowroomError: the run's data are a stream, or are no longer there.
         """
         guide, settings = self.guide if self.has_guide else None, self.config.model_dump(mode="json")
         return DoctorInput(self.model, guide, self.dataset(), self.history, settings, points=points, seed=seed)
@@ -249,35 +250,37 @@ class Run:
         seed: int = 0,
         announce: Progress = silent,
     ) -> Diagnosis:
-        """What is wrong with the model; it is kept in doctor.json, with the step of the weights.
+        """Checks the model for faults, and writes the findings to doctor.json, with the step of the checkpoint.
 
         Args:
-            checks: names from ``elbowroom.evaluation.doctor.diagnose.CHECKS``; all of them unless given.
-            points: data that a check looks at.
+            checks: names from ``elbowroom.evaluation.doctor.diagnose.CHECKS``; by default all of them.
+            points: number of examples that a check looks at.
             seed: of all draws.
-            announce: told before every check.
+            announce: called before every check.
         Raises:
-            ElbowroomError: an unknown name; data that are a stream, or are gone; less than two points.
+            ElbowroomError: an unknown check; data that are a stream, or are no longer there; fewer than two examples.
         """
-        found = diagnose(self.inputs(points=points, seed=seed), checks=checks, announce=announce)
+        found = diagnose(self.doctor_input(points=points, seed=seed), checks=checks, announce=announce)
         with self.folder.lock():
             write_checkup(self.folder, Checkup(found, self.step, points, seed))
         return found
 
-    # --- looking ---
+    # --- samples, encodings, reconstructions ---
 
     def sample(self, num_samples: int = 25, *, context: Tensor | None = None, seed: int = 0) -> Sample:
         """Draws of z and x, and the mean of p(x | z).
 
         Args:
             num_samples: n.
-            context: covariates, shape (n, context_dim); for a model of labels the classes in turn unless given.
+            context: covariates, shape (n, context_dim); with labels, by default equal numbers of each class.
             seed: of the draws.
         Raises:
             ElbowroomError: n below one, or a conditional model and no context.
         """
         if num_samples < 1:
-            raise ElbowroomError(f"{num_samples} samples were asked for.", "Give 1 or more.")
+            raise ElbowroomError(
+                f"{num_samples} samples were asked for, but at least one is needed.", "Give 1 or more."
+            )
         if context is None and self.facts.context_dim:
             context = self.class_contexts(num_samples)
         if context is not None:
@@ -288,26 +291,26 @@ class Run:
         return Sample(*(tensor.cpu() for tensor in sample))
 
     def class_contexts(self, num_samples: int) -> Tensor:
-        """One-hot labels 0, …, C−1, each in a block as equal as can be, shape (n, C).
+        """One-hot labels 0, …, C−1 in blocks of nearly equal size, shape (n, C).
 
         Raises:
-            ElbowroomError: the context is no label.
+            ElbowroomError: the context is not a label.
         """
         if self.config.data.context != "labels":
             raise ElbowroomError(
-                f"The model is conditional on {self.facts.context_dim} covariates, and none were given.",
+                f"The model is conditional on {self.facts.context_dim} covariates, but none were given.",
                 "Give context=, a tensor of shape (n, context_dim).",
             )
         classes = self.facts.context_dim
         return torch.eye(classes)[torch.arange(num_samples) * classes // max(num_samples, classes)]
 
     def reconstruct(self, num: int = 10, *, split: str = "test", seed: int = 0) -> Reconstruction:
-        """Some data of a split, each decoded from one draw of its posterior q(z | x).
+        """Some examples of a split with their reconstructions, each decoded from one draw of q(z | x).
 
         Raises:
             ElbowroomError: the run has no guide.
         """
-        self._require_guide("To reconstruct draws from")
+        self._require_guide("Reconstruction")
         batch = next(iter(self.dataset().batches(split, num, points=num)))
         generator = make_generator(self.device, seed)
         with evaluation_mode(self.pair):
@@ -320,13 +323,13 @@ class Run:
         """Means and standard deviations of q(z | x), for ``source`` or a split of the run's own data.
 
         Args:
-            source: a path, an array, what `read` gives; a split of the run's own data unless given.
-            split: which split, where no source is given.
-            points: how many data, chosen by the data's seed; all of them unless given.
+            source: a path, an array, what `read` returns; by default a split of the run's own data.
+            split: which split, if no source is given.
+            points: number of examples, chosen by the data's seed; by default all of them.
         Raises:
             ElbowroomError: the run has no guide.
         """
-        self._require_guide("To encode asks")
+        self._require_guide("Encoding")
         means, deviations, rows = [], [], []
         with evaluation_mode(self.pair):
             for batch in self._batches(source, split, 1000, points):
@@ -351,21 +354,21 @@ class Run:
         announce: Progress | None = None,
         **settings: Any,
     ) -> Posterior:
-        """Draws from p(z | x) of each datum, by Markov chains: what `encode` approximates.
+        """Draws from the posterior p(z | x) of each example by Markov chains; `encode` gives the guide's approximation.
 
         Args:
-            source: a path, an array, what `read` gives; a split of the run's own data unless given. NaN is a missing
+            source: a path, an array, what `read` returns; by default a split of the run's own data. NaN is a missing
                 element, and the posterior is that given the others.
-            split: which split, where no source is given.
-            points: how many data of the split, chosen by the data's seed; all of them unless given.
+            split: which split, if no source is given.
+            points: number of examples of the split, chosen by the data's seed; by default all of them.
             context: covariates of a source from Python, shape (n, context_dim).
             labels: class labels of a source from Python, shape (n,).
             seed: of the chains.
-            announce: told of every transition.
+            announce: called at every transition.
             **settings: method, draws, chains, warmup, metric, … of
-            :func:`elbowroom.inference.posterior.sample.posterior`.
+                :func:`elbowroom.inference.posterior.sample.posterior`.
         Raises:
-            ElbowroomError: see there.
+            ElbowroomError: as there.
         """
         if source is not None and not isinstance(source, DataSet):
             source = self.read(source, context=context, labels=labels, missing="mask")
@@ -382,23 +385,23 @@ class Run:
             z = z.to(device=self.device, dtype=dtype_of(self.config.runtime))
             return mean(self.model.likelihood(z, context)).cpu()
 
-    def _require_guide(self, doing: str) -> None:
+    def _require_guide(self, what: str) -> None:
         if not self.has_guide:
             raise ElbowroomError(
-                f"{doing} the guide q(z | x), but {self.folder.path} was learned without one "
+                f"{what} needs a guide q(z | x), but {self.folder.path} was trained without one "
                 f"({self.config.train.learner}).",
-                "Draw from p(z | x) itself: `elbowroom encode RUN --posterior hmc`, run.posterior(); and measure with "
-                "--methods laplace-is.",
+                "Draw from p(z | x) itself: `elbowroom encode RUN --posterior hmc` or run.posterior(); and evaluate "
+                "with --methods laplace-is.",
             )
 
     def _batches(self, source: Any, split: str, batch_size: int, points: int | None = None) -> Iterator[Batch]:
-        """Batches of the run's own split, or of the data of ``source``, in order."""
+        """Batches of a split of the run's own data, or of all data of ``source``, in order."""
         if source is None:
             return self.dataset().batches(split, batch_size, points=points)
         return self._whole(source).batches("all", batch_size, points=points)
 
     def _whole(self, source: Any) -> DataSet:
-        """All rows of ``source`` as one split, in their own order."""
+        """All rows of ``source`` as one split, in their order."""
         data = source if isinstance(source, DataSet) else self.read(source)
         return replace(data, splits={"all": torch.arange(len(data))})
 
@@ -410,15 +413,15 @@ class Run:
         labels: Any = None,
         missing: Literal["error", "mask"] | None = None,
     ) -> DataSet:
-        """Other data, made ready for this model as its own were.
+        """Reads other data and prepares them for this model in the same way as its own data.
 
         Args:
             source: a path, an array, a data frame, a ``Dataset``.
             context: covariates of data from Python, shape (n, context_dim).
             labels: class labels of data from Python, shape (n,).
-            missing: what NaN means, a mistake ("error") or a missing element ("mask"); as in training unless given.
+            missing: what NaN means, a mistake ("error") or a missing element ("mask"); by default as in training.
         Raises:
-            ElbowroomError: they cannot be read, or have another shape or support.
+            ElbowroomError: data that cannot be read, or have another shape or support.
         """
         own = self.config.data
         named = list(own.context) if isinstance(own.context, tuple) else own.context
@@ -438,9 +441,11 @@ class Run:
             levels=self.content["data"].get("levels"),
         )
         if not isinstance(data, DataSet):
-            raise ElbowroomError("A stream cannot be scored or encoded whole.", "Give an array, a file or a Dataset.")
+            raise ElbowroomError(
+                "A stream cannot be scored or encoded as a whole.", "Give an array, a file or a Dataset."
+            )
         check_fits(data, self.facts)
-        if data.fill is not None:  # missing elements stand at the mean that the model was trained with, not their own
+        if data.fill is not None:  # missing elements get the mean of the training data, not of these data
             data = replace(data, fill=self.filler)
         likelihood = self.model.likelihood
         data = data.viewed_as(likelihood.support, needed_by=f"a {likelihood.name} likelihood")
@@ -461,16 +466,16 @@ def load(
     device: str | None = None,
     announce: Announce = print,
 ) -> Run:
-    """A run from its folder.
+    """Loads a run from its folder.
 
     Args:
         path: the run folder.
-        checkpoint: "best" (by validation; the latest where there was none) or "latest".
-        data: the data, where they came from Python and the folder cannot name them.
-        context: and their covariates, shape (n, context_dim).
-        labels: and their class labels, shape (n,).
-        device: where to put the model; the run's own unless given.
-        announce: told when a damaged checkpoint was passed over.
+        checkpoint: "best" (by validation; the latest if there was none) or "latest".
+        data: the data, if they came from Python, so that the folder does not have their name.
+        context: covariates of these data, shape (n, context_dim).
+        labels: class labels of these data, shape (n,).
+        device: device of the model; by default that of the run.
+        announce: called with a remark when a damaged checkpoint was skipped.
     Raises:
         ElbowroomError: no run there, no good checkpoint, or data that are not those of the run.
     """

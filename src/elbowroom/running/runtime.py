@@ -1,4 +1,4 @@
-"""The machine: device, precision, threads."""
+"""Device, precision and threads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = [
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of that name; 'auto' takes a GPU where there is one.
+    """A device by its name; 'auto' takes a GPU where there is one.
 
     Raises:
         ElbowroomError: this machine has no such device.
@@ -40,7 +40,7 @@ def pick_device(name: str) -> torch.device:
     }
     if not there.get(device.type, False):
         raise ElbowroomError(
-            f"The device '{name}' was asked for, but torch {torch.__version__} finds none on this machine.",
+            f"The device is '{name}', but torch {torch.__version__} finds none of that kind on this machine.",
             "Use --runtime.device cpu, or install a build of torch for that device.",
         )
     return device
@@ -52,23 +52,23 @@ def dtype_of(runtime: RuntimeConfig) -> torch.dtype:
 
 
 def autocast_dtype(runtime: RuntimeConfig) -> torch.dtype | None:
-    """Precision inside the networks, where it is lower."""
+    """Precision inside the networks, if it is lower."""
     return torch.bfloat16 if runtime.autocast == "bfloat16" else None
 
 
 def autocast_networks(module: nn.Module, dtype: torch.dtype | None) -> None:
-    """Lets every network inside train in that precision; densities and draws keep the weights'. None: no other."""
+    """Sets the precision inside every network of a module; None: that of the weights, as for densities and draws."""
     for part in module.modules():
         if isinstance(part, Network):
             part.autocast = dtype
 
 
 def make_generator(device: torch.device, seed: int) -> torch.Generator:
-    """A run's one source of randomness."""
+    """A seeded generator: the one source of randomness of a run."""
     return torch.Generator(device).manual_seed(seed)
 
 
 def use_threads(threads: int | None) -> None:
-    """CPU threads for torch, where a number is given."""
+    """Sets the number of CPU threads of torch, if one is given."""
     if threads is not None:
         torch.set_num_threads(threads)

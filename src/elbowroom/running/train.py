@@ -1,4 +1,4 @@
-"""From what the user asked for to a finished run: find the configuration, build the objects, start the loop."""
+"""Training, from a request to a finished run: find the configuration, build the objects, start the loop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from elbowroom.data.dataset import DataSet
 from elbowroom.data.sources import BUILT_IN
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError, did_you_mean
-from elbowroom.learners.execution import eager
+from elbowroom.learners.execution import Execution, eager
 from elbowroom.learners.learner import Learner, TrainingState
 from elbowroom.memory import peak_memory
 from elbowroom.model.latent import Pair, evaluation_mode
@@ -39,7 +39,7 @@ from elbowroom.running.runtime import (
 
 __all__ = ["resolve", "train"]
 
-# What may differ when a run goes on: how long, how often, on which machine. The rest would make it another run.
+# Settings that may change when a run is resumed: length, checkpoints, machine. Others would make it another run.
 _MAY_CHANGE = {
     "train.epochs",
     "train.steps",
@@ -54,19 +54,19 @@ _MAY_CHANGE = {
 
 
 class Request(NamedTuple):
-    """What to train: a name for the run, and layers of nested configuration keys."""
+    """A request for training: the name of the run, and layers of nested configuration keys."""
 
     name: str
     layers: list[Mapping[str, Any]]
 
 
 def resolve(source: str | Path, overrides: Mapping[str, Any], *, config: str | Path | None = None) -> Request:
-    """What a recipe's name, a recipe file, a built-in data set's name or a path of data stands for.
+    """The request for a recipe, a recipe file, a built-in data set or a data file, given by name or path.
 
-    A name that is both a recipe's and a data set's (mnist, digits) is the recipe's.
+    A name of both a recipe and a data set (mnist, digits) means the recipe.
 
     Raises:
-        ElbowroomError: it is none of these; names the nearest that is.
+        ElbowroomError: it is none of these; names the nearest one.
     """
     layers: list[Mapping[str, Any]] = [] if config is None else [read_recipe(config)]
     text = str(source)
@@ -75,8 +75,9 @@ def resolve(source: str | Path, overrides: Mapping[str, Any], *, config: str | P
     if text in BUILT_IN or Path(text).exists():
         name = text if text in BUILT_IN else Path(text).resolve().stem
         return Request(name, [*layers, {"data": {"name": text}}, overrides])
-    names = {*recipe_names(), *BUILT_IN}
-    raise ElbowroomError(f"'{text}' is no recipe, no built-in data set and no file.", did_you_mean(text, names))
+    see = "`elbowroom recipes list` and `elbowroom data list` name all."
+    remedy = did_you_mean(text, {*recipe_names(), *BUILT_IN}, see=see)
+    raise ElbowroomError(f"'{text}' is neither a recipe nor a built-in data set nor a file.", remedy)
 
 
 def train(
@@ -95,128 +96,207 @@ def train(
     """Trains a model and returns the run.
 
     Args:
-        source: a recipe's name or file, a built-in data set, a path; or data: an array, a tensor, a data frame, a
-            torch ``Dataset``, ``IterableDataset`` or ``DataLoader``. Unless given: with ``resume`` the run's own,
-            otherwise "digits".
-        out: the run folder; ``runs/NAME`` unless given.
+        source: a recipe's name or file, a built-in data set, a path of data; or data: an array, a tensor, a data frame,
+            a torch ``Dataset``, ``IterableDataset`` or ``DataLoader``. By default "digits", or with ``resume`` the data
+            of the run.
+        out: the run folder; by default ``runs/NAME``.
         resume: go on with the run in ``out`` (with its own configuration) from its latest checkpoint.
         overwrite: replace the run in ``out``.
-        config: a recipe, by name or file, whose keys are laid over.
+        config: a recipe, by name or file, whose keys override those of the source.
         context: covariates of data from Python, shape (n, context_dim).
         labels: class labels of data from Python, shape (n,).
-        observers: who is told how it goes; the terminal unless given.
-        announce: where remarks go.
+        observers: objects that report the training; by default the terminal.
+        announce: called with remarks.
         overrides: any key of :class:`~elbowroom.running.config.Config`, as ``model={"latent_dim": 2}`` or
             ``model__latent_dim=2``.
     Returns:
         The run, with its best weights (by validation; the latest where there is no validation set).
     Raises:
-        ElbowroomError: anything that the user can put right.
+        ElbowroomError: anything that the user can correct.
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is written; ``resume`` goes on.
     """
     keys = nested(overrides)
     from_python = not isinstance(source, str | Path | None)
-    if from_python:
-        request = Request("data", [*([] if config is None else [read_recipe(config)]), keys])
-    else:
-        request = resolve("digits" if source is None else source, keys, config=config)
-    path = Path(out) if out is not None else Path("runs") / request.name
-    settings = _found_from_anywhere(configure(*request.layers, source=request.name))
-    folder = RunFolder(path)
+    request = _request(source, keys, config)
+    folder = RunFolder(Path("runs") / request.name if out is None else out)
+    settings = _with_absolute_path(configure(*request.layers, source=request.name))
+    recorded: dict[str, Any] = {}
     if resume:
-        asked = keys if config is None else merge(read_recipe(config), keys)
-        settings = _recorded(
-            RunFolder.open(path), asked, named=None if source is None else settings.data.name, from_python=from_python
-        )
+        settings = _recorded_settings(folder, settings, source, keys, config)
+
+    # everything is built and tried in memory first, so that errors in the request come before there are files
     use_threads(settings.runtime.threads)
     device = pick_device(settings.runtime.device)
-    arrays = {name: value for name, value in (("context", context), ("labels", labels)) if value is not None}
-    data = build_data(settings, source if from_python else None, **arrays)
-    data = data.to(device=device, dtype=dtype_of(settings.runtime))
+    data = _load(settings, source if from_python else None, device, context=context, labels=labels)
     facts = facts_of(data, settings.train.batch_size)
     pair = build_pair(settings, facts, seed=settings.train.seed)
-    hint = data.hint if isinstance(data, StreamSet) else ""
-    plan = _plan(settings, facts, has_validation=bool(data.size("validation")), hint=hint)
-    if observers is None:
-        observers = [Terminal(normalized=pair.model.likelihood.normalized)]
-    if settings.train.tensorboard:
-        observers = [*observers, TensorBoard(path / "tensorboard")]
-    before: dict[str, Any] = {}
+    plan = _plan(settings, facts, data)
+    observers = _observers(settings, pair, folder, observers)
     if resume:
-        before = folder.read_config()
-        check_same_data(before, data, folder)
+        recorded = folder.read_config()
+        check_same_data(recorded, data, folder)
         data = with_recorded_splits(data, folder)
-    positions = data.splits["train"] if isinstance(data, DataSet) else None
-    length = RunLength(plan.total_steps, plan.steps_per_epoch, positions, path / "chains")
-    build_learner(settings, length)  # says what is wrong with the settings before anything is computed
-    if not (resume and folder.checkpoints.exist(resumable=True)):
-        initialise(pair, settings, data)
-    pair = pair.to(device)
-    autocast_networks(pair, autocast_dtype(settings.runtime))
-    _rehearse(build_learner(settings, length), pair, data)
-    execution = choose_execution(settings, plan, pair, data, decided=before.get("compiled"), announce=announce)
-    learner = build_learner(settings, length, execution)
+    fresh = not (resume and folder.checkpoints.exist(resumable=True))
+    learner, execution = _learner(settings, plan, pair, data, folder, fresh, recorded.get("compiled"), announce)
     state = learner.init(pair)
 
-    # all that can be wrong with what was asked for is known by now: from here on there are files
     if not resume:
-        folder = RunFolder.create(path, overwrite=overwrite)
+        folder = RunFolder.create(folder.path, overwrite=overwrite)
     with folder.lock():
         if not resume and isinstance(data, DataSet):
             folder.write_splits(data.splits)
         content = _content(settings, facts, data, from_python=from_python) | {"compiled": execution is not eager}
-        # a session that fails leaves what the last one stated
-        folder.write_config(content | {key: before[key] for key in ("peak_memory",) if key in before})
+        # if this session fails, what the last one wrote about its memory stays
+        folder.write_config(content | {key: recorded[key] for key in ("peak_memory",) if key in recorded})
         progress, generator = TrainingProgress(), make_generator(device, settings.train.seed)
         if resume:
-            state, progress = _where_it_stopped(folder, state, progress, generator, announce)
+            state, progress = _restore_latest(folder, state, progress, generator, announce)
         folder.rewind_metrics(state.step)
         fit(learner, state, data, plan, generator=generator, folder=folder, progress=progress, observers=observers)
         folder.write_config(content | {"peak_memory": peak_memory(device)})  # bytes, known at the end
     return Run(folder, data=data, announce=announce)
 
 
-def _found_from_anywhere(settings: Config) -> Config:
-    """The configuration with the path of the data made absolute, so that the run can be used from other folders."""
+# --- what is asked for -------------------------------------------------------------------------------------------
+
+
+def _request(source: Any, keys: Mapping[str, Any], config: str | Path | None) -> Request:
+    """The name of the run and its layers of configuration, for data from Python too."""
+    if isinstance(source, str | Path | None):
+        return resolve("digits" if source is None else source, keys, config=config)
+    return Request("data", [*([] if config is None else [read_recipe(config)]), keys])
+
+
+def _with_absolute_path(settings: Config) -> Config:
+    """The configuration with an absolute path of the data, so that the run can be used from other folders."""
     if settings.data.name in BUILT_IN or not Path(settings.data.name).exists():
         return settings
     data = settings.data.model_copy(update={"name": str(Path(settings.data.name).absolute())})
     return settings.model_copy(update={"data": data})
 
 
-def _rehearse(learner: Learner, pair: Pair, data: DataSet | StreamSet) -> None:
-    """Measures two data: an objective and a model that do not go together say so before there are files."""
+def _recorded_settings(
+    folder: RunFolder, settings: Config, source: Any, keys: Mapping[str, Any], config: str | Path | None
+) -> Config:
+    """The configuration of a run that goes on, with the changes that are allowed.
+
+    Args:
+        folder: of the run.
+        settings: what a new run of this request would have.
+        source: as it was given.
+        keys: what is asked for now, nested.
+        config: a recipe below these keys.
+    Raises:
+        ElbowroomError: a change that would make it another run.
+    """
+    keys = keys if config is None else merge(read_recipe(config), keys)
+    named, from_python = settings.data.name, not isinstance(source, str | Path | None)
+    content = RunFolder.open(folder.path).read_config()
+    recorded = configure(content["config"], source=str(folder.path / "config.json"))
+    own, needs_python = recorded.data.name, bool(content["data"].get("from_python"))
+    if needs_python and not from_python:
+        raise ElbowroomError(
+            f"The run {folder.path} was trained on data given in Python, which it does not keep.",
+            "Give them again: er.train(data, out=…, resume=True).",
+        )
+    if isinstance(source, str | Path) and Path(named).absolute() != Path(own).absolute():
+        raise ElbowroomError(
+            f"The run {folder.path} was trained on {own}, and --resume cannot go on with {named}.",
+            "Name the run's own data, or train a new run with --out.",
+        )
+    base = recorded.model_dump()
+    lengths = ("epochs", "steps", "seconds", "decoder_gradients")
+    if any(key in keys.get("train", {}) for key in lengths):  # a new length replaces the old one, of whatever kind
+        base["train"] |= dict.fromkeys(lengths[1:])
+    asked = configure(base, keys, source=str(folder.path))
+    old, new = _flat(recorded.model_dump()), _flat(asked.model_dump())
+    differ = [key for key in old if old[key] != new[key] and key not in _MAY_CHANGE]
+    if differ:
+        key = differ[0]
+        raise ElbowroomError(
+            f"The run {folder.path} has {key} = {old[key]!r}, and --resume cannot change it to {new[key]!r}.",
+            "Leave that flag out, or train a new run with --out.",
+        )
+    longer = any(old[f"train.{key}"] != new[f"train.{key}"] for key in lengths)
+    if longer and recorded.optimizer.schedule != "constant":
+        raise ElbowroomError(
+            f"The run's {recorded.optimizer.schedule} schedule depends on its length, so --resume cannot change the "
+            "length.",
+            "Leave --train.epochs and --train.steps out, or train a new run.",
+        )
+    return asked
+
+
+def _flat(keys: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in keys.items():
+        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return out
+
+
+# --- building ----------------------------------------------------------------------------------------------------
+
+
+def _load(settings: Config, source: Any, device: torch.device, **arrays: Any) -> DataSet | StreamSet:
+    """The data on the device, in the precision of the run; ``arrays`` are context and labels from Python, or None."""
+    data = build_data(settings, source, **{name: value for name, value in arrays.items() if value is not None})
+    return data.to(device=device, dtype=dtype_of(settings.runtime))
+
+
+def _observers(settings: Config, pair: Pair, folder: RunFolder, given: Sequence[Observer] | None) -> Sequence[Observer]:
+    """Those that were given, or the terminal; and TensorBoard, if asked for."""
+    observers = [Terminal(normalized=pair.model.likelihood.normalized)] if given is None else given
+    return [*observers, TensorBoard(folder.path / "tensorboard")] if settings.train.tensorboard else observers
+
+
+def _learner(
+    settings: Config,
+    plan: TrainingPlan,
+    pair: Pair,
+    data: DataSet | StreamSet,
+    folder: RunFolder,
+    fresh: bool,
+    compiled: bool | None,
+    announce: Announce,
+) -> tuple[Learner, Execution]:
+    """The learner and how it computes its objective, both tried on model and data.
+
+    Args:
+        settings: of the run.
+        plan: how long to train.
+        pair: model and guide; moved to the device, and started from the data where that is asked for.
+        data: what to learn from.
+        folder: of the run.
+        fresh: whether no checkpoint will fill the weights.
+        compiled: what an earlier session of the run decided; None for a new run.
+        announce: called with remarks.
+    """
+    positions = data.splits["train"] if isinstance(data, DataSet) else None
+    length = RunLength(plan.total_steps, plan.steps_per_epoch, positions, folder.path / "chains")
+    eager_learner = build_learner(settings, length)  # refuses wrong settings before anything is computed
+    if fresh:
+        initialise(pair, settings, data)
+    pair.to(pick_device(settings.runtime.device))
+    autocast_networks(pair, autocast_dtype(settings.runtime))
+    _try_measuring(eager_learner, pair, data)
+    execution = choose_execution(settings, plan, pair, data, decided=compiled, announce=announce)
+    return build_learner(settings, length, execution), execution
+
+
+def _try_measuring(learner: Learner, pair: Pair, data: DataSet | StreamSet) -> None:
+    """Measures two examples, so that an objective and a model that do not fit together are refused early."""
     if isinstance(data, DataSet):  # a stream could not be read again
         batch = data.take("train", torch.arange(min(2, data.size("train"))))
         with evaluation_mode(pair):
             learner.measure(pair, batch, generator=make_generator(batch.x.device, 0))
 
 
-def _where_it_stopped(
-    folder: RunFolder,
-    state: TrainingState,
-    progress: TrainingProgress,
-    generator: torch.Generator,
-    announce: Announce,
-) -> tuple[TrainingState, TrainingProgress]:
-    """Learner, books and generator as the latest good checkpoint has them; as they are where there is none yet."""
-    folder.checkpoints.settle()
-    if not folder.checkpoints.exist(resumable=True):
-        announce(f"{folder.path} has no checkpoint yet: starting from step 0")
-        return state, progress
-    checkpoint = folder.checkpoints.find("latest", resumable=True, announce=announce)
-    state, progress = restore(checkpoint, state, generator)
-    folder.checkpoints.point("best", progress.best_step)  # a kill, or a fall back, can have left the pointers elsewhere
-    folder.checkpoints.point("latest", state.step)
-    announce(f"going on with {folder.path} from step {state.step:,}")
-    return state, progress
-
-
-def _plan(settings: Config, facts: DataFacts, *, has_validation: bool, hint: str) -> TrainingPlan:
-    if settings.train.patience is not None and not has_validation:
+def _plan(settings: Config, facts: DataFacts, data: DataSet | StreamSet) -> TrainingPlan:
+    """How long to train and how often to report; refuses lengths that contradict each other."""
+    if settings.train.patience is not None and not data.size("validation"):
         raise ElbowroomError(
-            f"train.patience is {settings.train.patience}, but there are no validation data to get better on.",
-            "Keep some apart with --data.validation 0.1, or leave train.patience out.",
+            f"train.patience is {settings.train.patience}, but there are no validation data to watch.",
+            "Hold some out with --data.validation 0.1, or leave train.patience out.",
         )
     steps, per_epoch = settings.train.steps, facts.steps_per_epoch
     given = [key for key in ("steps", "seconds", "decoder_gradients") if getattr(settings.train, key) is not None]
@@ -227,8 +307,10 @@ def _plan(settings: Config, facts: DataFacts, *, has_validation: bool, hint: str
         )
     if not given:
         if per_epoch is None:
+            hint = data.hint if isinstance(data, StreamSet) else ""
             raise ElbowroomError(
-                "A stream of data has no epochs, so its length must be said in steps.", f"Give --train.steps. {hint}"
+                "A stream of data has no epochs, so the length of its run is needed in steps.",
+                f"Give --train.steps. {hint}",
             )
         steps = math.ceil(settings.train.epochs * per_epoch)
     return TrainingPlan(
@@ -244,8 +326,31 @@ def _plan(settings: Config, facts: DataFacts, *, has_validation: bool, hint: str
     )
 
 
+# --- files -------------------------------------------------------------------------------------------------------
+
+
+def _restore_latest(
+    folder: RunFolder,
+    state: TrainingState,
+    progress: TrainingProgress,
+    generator: torch.Generator,
+    announce: Announce,
+) -> tuple[TrainingState, TrainingProgress]:
+    """State, progress and generator from the latest good checkpoint; unchanged where there is none yet."""
+    folder.checkpoints.settle()
+    if not folder.checkpoints.exist(resumable=True):
+        announce(f"{folder.path} has no checkpoint yet: starting from step 0")
+        return state, progress
+    checkpoint = folder.checkpoints.find("latest", resumable=True, announce=announce)
+    state, progress = restore(checkpoint, state, generator)
+    folder.checkpoints.point("best", progress.best_step)  # a kill or a damaged checkpoint can leave them elsewhere
+    folder.checkpoints.point("latest", state.step)
+    announce(f"going on with {folder.path} from step {state.step:,}")
+    return state, progress
+
+
 def _content(settings: Config, facts: DataFacts, data: DataSet | StreamSet, *, from_python: bool) -> dict[str, Any]:
-    """config.json: all that is needed to repeat the run."""
+    """The content of config.json: everything that is needed to repeat the run."""
     return {
         "elbowroom": __version__,
         "torch": torch.__version__,
@@ -253,59 +358,3 @@ def _content(settings: Config, facts: DataFacts, data: DataSet | StreamSet, *, f
         "facts": facts.model_dump(mode="json"),
         "data": data.protocol() | ({"from_python": True} if from_python else {}),
     }
-
-
-def _recorded(folder: RunFolder, keys: Mapping[str, Any], *, named: str | None, from_python: bool) -> Config:
-    """A run's own configuration, with what may change changed.
-
-    Args:
-        folder: of the run.
-        keys: what is asked for now, nested.
-        named: the data that were named, if any were.
-        from_python: whether data were given in Python.
-    Raises:
-        ElbowroomError: something that would make it another run.
-    """
-    content = folder.read_config()
-    recorded = configure(content["config"], source=str(folder.path / "config.json"))
-    own, needs_python = recorded.data.name, bool(content["data"].get("from_python"))
-    if needs_python and not from_python:
-        raise ElbowroomError(
-            f"The run {folder.path} was trained on data given in Python, which it does not keep.",
-            "Give them again: er.train(data, out=…, resume=True).",
-        )
-    if named is not None and not from_python and Path(named).absolute() != Path(own).absolute():
-        raise ElbowroomError(
-            f"The run {folder.path} was trained on {own}, and --resume cannot go on with {named}.",
-            "Name the run's own data, or train a new run with --out.",
-        )
-    base = recorded.model_dump()
-    lengths = ("epochs", "steps", "seconds", "decoder_gradients")
-    if any(
-        key in keys.get("train", {}) for key in lengths
-    ):  # a new length takes the place of the old, of whatever kind
-        base["train"] |= dict.fromkeys(lengths[1:])
-    asked = configure(base, keys, source=str(folder.path))
-    old, new = _flat(recorded.model_dump()), _flat(asked.model_dump())
-    differ = [key for key in old if old[key] != new[key] and key not in _MAY_CHANGE]
-    if differ:
-        key = differ[0]
-        raise ElbowroomError(
-            f"The run {folder.path} has {key} = {old[key]!r}, and --resume cannot change it to {new[key]!r}.",
-            "Leave that flag out, or train a new run with --out.",
-        )
-    longer = any(old[f"train.{key}"] != new[f"train.{key}"] for key in lengths)
-    if longer and recorded.optimizer.schedule != "constant":
-        raise ElbowroomError(
-            f"The run's {recorded.optimizer.schedule} schedule was laid out for its own length, so --resume cannot "
-            "change the length.",
-            "Leave --train.epochs and --train.steps out, or train a new run.",
-        )
-    return asked
-
-
-def _flat(keys: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in keys.items():
-        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return out

@@ -1,4 +1,4 @@
-"""The doctor's report as text."""
+"""A diagnosis of the doctor as text for the terminal."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from elbowroom.evaluation.doctor.findings import Evidence, Finding
 __all__ = ["diagnosis_text", "evidence_number", "verdict"]
 
 _WIDTH = 100
-_NAME = 60  # of a number; longer names take two lines
+_NAME = 60  # width of a number's name; longer names take two lines
 _HEADINGS = {"severe": "SEVERE", "warning": "WARNING", "note": "NOTE"}
 
 
 def diagnosis_text(name: str, diagnosis: Diagnosis) -> str:
-    """Findings, the gravest first: what, the numbers, why, what to do; and a verdict in one line."""
+    """A one-line verdict, then the findings, the most severe first: title, numbers, reason and remedy."""
     lines = [f"{name}: {verdict(diagnosis)}", ""]
     for finding in diagnosis.findings:
         lines += [*_lines(finding), ""]
@@ -30,11 +30,11 @@ def diagnosis_text(name: str, diagnosis: Diagnosis) -> str:
 
 
 def verdict(diagnosis: Diagnosis) -> str:
-    """How many findings of each severity, as a sentence."""
+    """The number of severe findings and of warnings, as a sentence."""
     counts = {severity: sum(f.severity == severity for f in diagnosis.findings) for severity in ("severe", "warning")}
     severe, warnings = counts["severe"], counts["warning"]
     if diagnosis.healthy:
-        return "nothing is wrong that these checks can find."
+        return "these checks found nothing wrong."
     parts = [f"{severe} severe finding{'s' * (severe > 1)}"] * (severe > 0)
     parts += [f"{warnings} warning{'s' * (warnings > 1)}"] * (warnings > 0)
     return f"{' and '.join(parts)}."

@@ -1,7 +1,7 @@
-"""The pictures of a run: what to show of which model.
+"""The figures of a run: samples, reconstructions, curves, results.
 
-Each function returns a figure, which a report shows and ``keep`` writes into the run's ``figures/`` folder. How a
-picture looks is decided in `plots`; here it is decided what goes into it.
+Each function returns a figure, which a report shows and ``save`` writes into the run's ``figures/`` folder. `plots`
+decides how a figure looks; this module decides what it contains.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ __all__ = [
     "evaluation",
     "holes",
     "k_curve",
-    "keep",
     "latents",
     "manifold",
     "reconstructions",
     "room",
     "samples",
+    "save",
     "traversals",
 ]
 
-_TRAVERSED = 8  # latents in the picture of traversals
-_COMPLETED = 10  # data in the picture of completions
+_TRAVERSED = 8  # latent dimensions in the figure of traversals
+_COMPLETED = 10  # examples in the figure of completions
 
 
-def keep(run: Run, name: str, figure: Figure) -> Path:
+def save(run: Run, name: str, figure: Figure) -> Path:
     """Writes a figure into the run's folder, as figures/NAME.png.
 
     Raises:
@@ -62,7 +62,7 @@ def _note(run: Run) -> str | None:
     return None if run.normalized else "cross-entropy of grey pixels: not a log-likelihood; samples are Bernoulli draws"
 
 
-def _grey(run: Run, shown: Tensor) -> tuple[float, float]:
+def _value_range(run: Run, shown: Tensor) -> tuple[float, float]:
     return value_range(run.facts.support, shown)
 
 
@@ -72,7 +72,7 @@ def curves(run: Run) -> Figure:
 
 
 def samples(run: Run, num: int = 25, *, seed: int = 0) -> Figure:
-    """Samples and means side by side; a row per class for a model of labels; marginals where data are no pictures."""
+    """Samples and means side by side; a row per class for a model of labels; marginals where data are not images."""
     _check_number(num)
     if not plots.is_image(run.facts.event_shape):
         num = max(num, 1000)
@@ -83,13 +83,15 @@ def samples(run: Run, num: int = 25, *, seed: int = 0) -> Figure:
         classes = run.facts.context_dim
         drawn = run.sample(classes * 10, seed=seed)
         x, mean = (tensor.reshape(classes, 10, *run.facts.event_shape) for tensor in (drawn.x, drawn.mean))
-        return plots.class_rows_figure(x, mean, range(classes), note=_note(run), value_range=_grey(run, drawn.mean))
+        return plots.class_rows_figure(
+            x, mean, range(classes), note=_note(run), value_range=_value_range(run, drawn.mean)
+        )
     drawn = run.sample(num, context=contexts(run, num), seed=seed)
-    return plots.samples_figure(drawn.x, drawn.mean, note=_note(run), value_range=_grey(run, drawn.mean))
+    return plots.samples_figure(drawn.x, drawn.mean, note=_note(run), value_range=_value_range(run, drawn.mean))
 
 
 def contexts(run: Run, num: int) -> Tensor | None:
-    """Covariates of training data, for a model that needs some and has no classes to go through; else None."""
+    """Covariates of training examples, for a model that needs covariates other than class labels; else None."""
     if not run.facts.context_dim or run.config.data.context == "labels":
         return None
     given = next(iter(run.dataset().batches("train", num, points=num))).context
@@ -98,22 +100,22 @@ def contexts(run: Run, num: int) -> Tensor | None:
 
 
 def reconstructions(run: Run, num: int = 10, *, split: str = "test", seed: int = 0) -> Figure:
-    """Data above the means (and draws) of p(x | z) for one z ~ q(z | x) each."""
+    """Examples above their reconstructions: means (and samples) of p(x | z) for one z ~ q(z | x) each."""
     _check_number(num)
     images = plots.is_image(run.facts.event_shape)
     found = run.reconstruct(num if images else max(num, 1000), split=split, seed=seed)
     if not images:
         return plots.reconstruction_scatter(found.x, found.mean, note=_note(run))
     return plots.reconstruction_figure(
-        found.x, found.mean, samples=found.sample, note=_note(run), value_range=_grey(run, found.x)
+        found.x, found.mean, samples=found.sample, note=_note(run), value_range=_value_range(run, found.x)
     )
 
 
 def completions(run: Run, imputed: Imputed) -> Figure:
-    """Data of which a part is missing, beside their completions; the first ones that miss something.
+    """Examples with missing parts, beside their completions; the first ones that miss something.
 
     Raises:
-        ElbowroomError: the data are no pictures.
+        ElbowroomError: the data are not images.
     """
     _needs_images(run)
     rows = imputed.incomplete[:_COMPLETED]
@@ -126,7 +128,7 @@ def completions(run: Run, imputed: Imputed) -> Figure:
         imputed.samples[:, rows],
         truth=truth,
         note=_note(run),
-        value_range=_grey(run, imputed.samples[:, rows]),
+        value_range=_value_range(run, imputed.samples[:, rows]),
     )
 
 
@@ -134,25 +136,25 @@ def manifold(run: Run, r: int = 20) -> Figure:
     """The means over a grid of the prior's quantiles.
 
     Raises:
-        ElbowroomError: the latents are not two, or the data no pictures.
+        ElbowroomError: there are not two latent dimensions, or the data are not images.
     """
     _needs_images(run)
     if run.config.model.latent_dim != 2:
         raise ElbowroomError(
-            f"A manifold is drawn of 2 latents, and this model has {run.config.model.latent_dim}.",
+            f"A manifold needs 2 latent dimensions, but this model has {run.config.model.latent_dim}.",
             "Train with --model.latent-dim 2.",
         )
     means = run.decode(plots.manifold_grid(r).flatten(0, 1)).reshape(r, r, *run.facts.event_shape)
-    return plots.manifold_figure(means, note=_note(run), value_range=_grey(run, means))
+    return plots.manifold_figure(means, note=_note(run), value_range=_value_range(run, means))
 
 
 def traversals(run: Run, *, steps: int = 9, reach: float = 2.0) -> Figure:
-    """One latent varied at a time around the posterior mean of a datum, the most active latents first.
+    """Latent traversals: one dimension varied at a time around the posterior mean of an example, the most active first.
 
-    The datum is of the test set, or of the training set where no test set was kept.
+    The example is from the test set, or from the training set where there is no test set.
 
     Raises:
-        ElbowroomError: the data are no pictures.
+        ElbowroomError: the data are not images.
     """
     _needs_images(run)
     data = run.dataset()
@@ -166,26 +168,26 @@ def traversals(run: Run, *, steps: int = 9, reach: float = 2.0) -> Figure:
         z[row, :, dim] = values
     context = None if batch.context is None else batch.context[0].expand(len(dims) * steps, -1)
     decoded = run.decode(z.flatten(0, 1), context=context).reshape(len(dims), steps, *run.facts.event_shape)
-    return plots.traversal_figure(decoded, dims, values.cpu(), note=_note(run), value_range=_grey(run, decoded))
+    return plots.traversal_figure(decoded, dims, values.cpu(), note=_note(run), value_range=_value_range(run, decoded))
 
 
 def latents(encoded: Encoded) -> Figure:
-    """Where the guide puts the data."""
+    """A scatter plot of the means of q(z | x)."""
     return plots.latent_scatter(encoded.mean, labels=encoded.labels)
 
 
 def holes(run: Run, aggregate: Aggregate, samples: SampleStudy) -> Figure:
-    """Where data put z and where the prior draws it, and what the decoder makes of either; of the doctor's studies."""
-    grey = _grey(run, samples.data)
+    """Aggregate posterior against prior, with decoded means from both; from the doctor's studies."""
+    grey = _value_range(run, samples.data)
     return holes_figure(aggregate, samples, value_range=grey, title=run.folder.path.name)
 
 
 def evaluation(run: Run, results: Sequence[Result]) -> Figure:
-    """Bounds on log p(x), and the room between.
+    """Bounds on log p(x), and the elbow room (inference gap) between the ELBO and the best of them.
 
     Args:
         run: whose results these are.
-        results: on the same data, since what is of different data does not belong on one axis.
+        results: on the same data, since results on different data cannot share an axis.
     Raises:
         ElbowroomError: none of them is finite and bounds log p(x).
     """
@@ -205,19 +207,19 @@ def k_curve(run: Run, results: Sequence[Result]) -> Figure:
 
 
 def room(run: Run, results: Sequence[Result]) -> Figure:
-    """The parts of the room, a bar for each split.
+    """The parts of the elbow room (inference gap), a bar for each split.
 
     Args:
         run: whose results these are.
-        results: of the method room; others are passed over.
+        results: of the method room; others are ignored.
     Raises:
-        ElbowroomError: a split without the room's parts.
+        ElbowroomError: a split without the parts of the elbow room.
     """
     return plots.room_figure(by_split(results), title=run.folder.path.name)
 
 
 def comparison(found: Comparison) -> Figure:
-    """log p(x) of each recipe against time and against work.
+    """log p(x) of each recipe against wall time and against decoder gradients.
 
     Raises:
         ElbowroomError: nothing was measured.
@@ -230,12 +232,12 @@ def comparison(found: Comparison) -> Figure:
 
 def _check_number(num: int) -> None:
     if num < 1:
-        raise ElbowroomError(f"--num is {num}, but a picture shows something.", "Give --num 1 or more.")
+        raise ElbowroomError(f"--num is {num}, but a figure needs at least one example.", "Give --num 1 or more.")
 
 
 def _needs_images(run: Run) -> None:
     if not plots.is_image(run.facts.event_shape):
         raise ElbowroomError(
-            f"Data of shape {run.facts.event_shape} are no pictures, so this cannot be drawn.",
+            f"Data of shape {run.facts.event_shape} are not images, so this cannot be drawn.",
             "`elbowroom sample` draws their marginals.",
         )

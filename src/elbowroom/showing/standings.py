@@ -1,28 +1,28 @@
-"""The tables of a comparison as text, the same on the terminal and in a report: who came first, and how."""
+"""The tables of a comparison as text, for the terminal and for a report: ranking, and log p(x) during training."""
 
 from __future__ import annotations
 
 import math
 
-from elbowroom.running.comparison import Comparison, Standing
+from elbowroom.running.comparison import Comparison, RankedRecipe
 
-__all__ = ["course", "figure", "headline", "standings"]
+__all__ = ["figure", "headline", "standings", "trajectories"]
 
 
 def headline(found: Comparison) -> str:
-    """Data, points and protocol, on one line."""
+    """Data set, number of examples and binarization, on one line."""
     protocol, split = found.yardstick["protocol"], found.yardstick["splits"][0]
     bits = "" if protocol["binarization"] == "none" else f" · {protocol['binarization']} binarization"
-    return f"{protocol['dataset']} · {found.yardstick['points'][split]:,} {split} points{bits}"
+    return f"{protocol['dataset']} · {found.yardstick['points'][split]:,} {split} examples{bits}"
 
 
 def standings(found: Comparison, split: str) -> list[dict[str, str]]:
-    """A row for each recipe at the end of the budget, best first; column titles are its keys."""
+    """The ranking at the end of the budget: a row per recipe, best first; the keys are the column titles."""
     return [_standing(found, standing, split) for standing in found.standings(split)]
 
 
-def course(found: Comparison, split: str) -> list[dict[str, str]]:
-    """A row for each recipe in the same order, a column for each moment: log p(x) on the way."""
+def trajectories(found: Comparison, split: str) -> list[dict[str, str]]:
+    """log p(x) during training: a row per recipe in the order of the ranking, a column per measurement point."""
     rows = []
     for standing in found.standings(split):
         row = {"recipe": standing.recipe}
@@ -35,7 +35,7 @@ def course(found: Comparison, split: str) -> list[dict[str, str]]:
 
 
 def figure(value: float | None, spec: str = ".2f") -> str:
-    """A number as it is shown, with a hyphen for a minus; nothing where there is none.
+    """A number as text with two decimals or as given, with a hyphen for a minus; empty for None.
 
     Example:
         >>> figure(-91.346), figure(None), figure(math.nan)
@@ -44,12 +44,12 @@ def figure(value: float | None, spec: str = ".2f") -> str:
     return "" if value is None else format(value, spec) if math.isfinite(value) else "not finite"
 
 
-def _standing(found: Comparison, standing: Standing, split: str) -> dict[str, str]:
+def _standing(found: Comparison, standing: RankedRecipe, split: str) -> dict[str, str]:
     last = found.row(standing.recipe, split, found.moments[-1])
     nothing = "failed" if standing.failed else "not measured"
     return {
         "recipe": standing.recipe,
-        "learner": standing.learner,
+        "training method": standing.learner,
         "log p(x) ≥": nothing if standing.value is None else figure(standing.value),
         "± s.e.": figure(standing.stderr),
         "ESS": figure(None if last is None else last.median_ess, ".0f"),

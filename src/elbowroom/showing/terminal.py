@@ -1,4 +1,4 @@
-"""What the command line prints: tables of results, of data, of runs; and a progress bar for evaluation."""
+"""Output on the terminal: tables of results, data sets and runs, and progress bars."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # torch would come with them, which a list of recipes does no
     from elbowroom.evaluation.results import Result
 
 __all__ = [
+    "START_NAMES",
+    "annealing_effort",
     "annealing_lines",
     "bits",
     "differences",
@@ -88,7 +90,7 @@ def sampling_progress() -> Iterator[Progress]:
 
 
 def print_results(results: Sequence[Result]) -> None:
-    """Results as a table: value ± standard error, unit, number of data, which side it bounds."""
+    """Prints results as a table: value ± standard error, unit, number of examples, kind of bound."""
     console, first = _console(), results[0]
     console.print(f"{first.protocol['dataset']} · {first.split} · {bits(first.protocol)}\n")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
@@ -96,7 +98,7 @@ def print_results(results: Sequence[Result]) -> None:
     for name in ("value", "± s.e."):
         table.add_column(name, justify="right")
     table.add_column("unit")
-    table.add_column("data", justify="right")
+    table.add_column("examples", justify="right")
     table.add_column("")
     for result in results:
         units = result.unit == "units"
@@ -115,60 +117,76 @@ def print_results(results: Sequence[Result]) -> None:
 
 
 def tails_lines(results: Sequence[Result]) -> list[str]:
-    """A warning for importance weights whose tails are too heavy to be averaged."""
+    """A warning for importance weights with too heavy tails, by Pareto k̂."""
     share, worst = max(((r.found.get("unreliable", 0.0), result_name(r)) for r in results), default=(0.0, ""))
-    if share <= _SOME:
+    if share <= _UNRELIABLE_SHARE:
         return []
     return [
         "",
-        f"  {worst}: Pareto k̂ is too high for {share:.0%} of the data. So few draws do not settle their average",
-        "  weight, and the bound lies below log p(x) by more than its error says: measure by --methods ais,bdmc.",
+        f"  {worst}: Pareto k̂ is too high for {share:.0%} of the examples. For these the average importance weight is",
+        "  unreliable, and log p(x) may be higher than the bound by far more than ± s.e.: use --methods ais,bdmc.",
     ]
 
 
+def annealing_effort(temperatures: int, chains: int) -> str:
+    """Temperatures and chains of annealing; with one temperature it is importance sampling."""
+    return f"{chains:,} draws" if temperatures == 1 else f"{temperatures:,} temperatures × {chains:,} chains"
+
+
 def annealing_lines(results: Sequence[Result]) -> list[str]:
-    """How much annealing was done, what it cost, and why no more; and what simulated data are."""
+    """Temperatures, chains and cost of annealing, why it stopped there, and what the BDMC gap means."""
     annealed = next((result for result in results if "used_temperatures" in result.found), None)
     if annealed is None:
         return []
     asked, found = annealed.asked, annealed.found
-    temperatures, chains = found["used_temperatures"], found["used_chains"]
-    way = f"{chains:,} draws" if temperatures == 1 else f"{temperatures:,} temperatures × {chains:,} chains"
-    cost = f"{found['evaluations']:,.0f} decoder evaluations per datum"
-    lines = ["", f"  annealed from {asked['start']}: {way}; {cost}."]
+    effort = annealing_effort(found["used_temperatures"], found["used_chains"])
+    cost = f"{found['evaluations']:,.0f} decoder evaluations per example"
+    start = START_NAMES.get(asked["start"], asked["start"])
+    lines = ["", f"  Annealing from {start}: {effort}; {cost}."]
     if found["ended_by"] != "given":
         gap = f"{found['search_gap']:.3f} ± {found['search_gap_stderr']:.3f} nats"
         why = {
-            "tolerance": f"the gap on simulated data, {gap}, is below --tolerance {asked.get('tolerance')}",
-            "budget": f"--budget ended at a gap of {gap}, above --tolerance {asked.get('tolerance')}",
-            "ladder": f"there is no more to try; the gap is {gap}, above --tolerance {asked.get('tolerance')}",
+            "tolerance": f"the gap on simulated data, {gap}, was below --tolerance {asked.get('tolerance')}",
+            "budget": f"--budget was used up, at a gap of {gap}, above --tolerance {asked.get('tolerance')}",
+            "ladder": f"its largest value was reached, at a gap of {gap}, above --tolerance {asked.get('tolerance')}",
         }[found["ended_by"]]
-        lines.append(f"  Temperatures were raised until here: {why}.")
+        lines.append(f"  The number of temperatures was raised until {why}.")
     if any(result.split == "simulated" for result in results):
-        lines.append("  BDMC is of data simulated from the model: the gap is what a bound on real data may lack.")
+        lines.append(
+            "  BDMC is measured on simulated data: on real data log p(x) may be higher than AIS by about the BDMC gap."
+        )
     shares = {r.split == "simulated": r.found["low_ess"] for r in results if "used_temperatures" in r.found}
-    if len(shares) == 2 and shares[False] > _MUCH * shares[True] + 0.05:
+    if len(shares) == 2 and shares[False] > _LOW_ESS_RATIO * shares[True] + 0.05:
         lines += [
-            f"  Weights are uneven for {shares[False]:.0%} of the real data, {shares[True]:.0%} of the simulated ones:",
-            "  the real bound is looser than the gap tells. A smaller --tolerance tightens both.",
+            f"  The ESS is low for {shares[False]:.0%} of real examples and {shares[True]:.0%} of simulated ones: the",
+            "  bound on real data is looser than the gap says. A smaller --tolerance tightens both.",
         ]
     return lines
 
 
 def bits(protocol: Mapping[str, Any]) -> str:
-    """How grey became black and white, in words."""
+    """The binarization protocol in words."""
     if protocol["binarization"] == "none":
         return "no binarization"
     return f"{protocol['binarization']} binarization, seed {protocol['seed']}"
 
 
-_SOME = 0.05  # of the data, with weights that are not reliable
-_MUCH = 2.0  # times as many uneven weights on real data as on simulated ones are worth a warning
-_NAMES = {"elbo": "ELBO", "iwae": "IWAE", "laplace-is": "Laplace IS", "kl": "KL", "ais": "AIS", "k-curve": "IWAE"}
+_UNRELIABLE_SHARE = 0.05  # of examples with a high Pareto k̂, beyond which a warning is printed
+_LOW_ESS_RATIO = 2.0  # of examples with a low ESS, real to simulated, beyond which a warning is printed
+START_NAMES = {"laplace": "Laplace approximations", "guide": "the guide q(z | x)", "prior": "the prior"}
+_NAMES = {
+    "elbo": "ELBO",
+    "elbo of q*": "ELBO of q*",
+    "iwae": "IWAE",
+    "laplace-is": "Laplace IS",
+    "kl": "KL",
+    "ais": "AIS",
+    "k-curve": "IWAE",
+}
 
 
 def result_name(result: Result) -> str:
-    """A result's name as it is shown: "IWAE, k = 5,000"."""
+    """Display name of a result: "IWAE, k = 5,000"."""
     what, comma, unit = result.name.partition(",")
     name = _NAMES.get(what, what.replace("bdmc", "BDMC")) + comma + unit
     k = result.asked.get("k")
@@ -176,13 +194,13 @@ def result_name(result: Result) -> str:
 
 
 def _looseness(result: Result) -> str:
-    """For how many data the bound rests on few effective draws, where that is known and happens."""
+    """The share of examples with a low effective sample size, where there are any."""
     share = result.found.get("low_ess", 0.0)
-    return f"    ESS < k / 10 for {share:.0%} of data: loose for those" if share else ""
+    return f"    loose for the {share:.0%} of examples with ESS < k / 10" if share else ""
 
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows with the same keys, one column a key."""
+    """Prints rows with the same keys, a column per key."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in rows[0]:
         table.add_column(name, overflow="fold")
@@ -192,7 +210,7 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:
-    """Names and values, one a line."""
+    """Prints names and values, one pair per line."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -204,7 +222,7 @@ def print_facts(facts: Mapping[str, Any]) -> None:
 
 
 def print_run(content: Mapping[str, Any]) -> None:
-    """A run: what it is, how far it went, the settings that differ from the defaults, and what it is worth."""
+    """Prints a run: name, progress, the settings that differ from the defaults, and results."""
     hidden = ("evaluation", "config", "facts", "data")
     facts = {key: value for key, value in content.items() if key not in hidden}
     if facts.get("peak_memory") is not None:
@@ -222,7 +240,7 @@ def print_run(content: Mapping[str, Any]) -> None:
             "± s.e.": result["stderr"],
             "unit": result["unit"],
             "split": result["split"],
-            "data": result["points"],
+            "examples": result["points"],
         }
         for result in content["evaluation"]
     ]
@@ -232,7 +250,7 @@ def print_run(content: Mapping[str, Any]) -> None:
 
 
 def differences(given: Mapping[str, Any], default: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Keys, with dots, whose values differ."""
+    """The keys, joined by dots, whose values differ from the defaults."""
     found: dict[str, Any] = {}
     for key, value in given.items():
         if isinstance(value, Mapping):
@@ -243,7 +261,7 @@ def differences(given: Mapping[str, Any], default: Mapping[str, Any], prefix: st
 
 
 def plain(value: Any) -> str:
-    """A setting or a count as words: "—" for none, thousands set apart, lists with commas."""
+    """A setting or a count as text: "—" for None, commas between thousands and between the items of lists."""
     if value is None:
         return "—"
     if isinstance(value, float):

@@ -18,7 +18,8 @@ from elbowroom.data.loading import load_data
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.doctor import diagnose as module
 from elbowroom.evaluation.doctor.diagnose import CHECKS, Diagnosis, diagnose
-from elbowroom.evaluation.doctor.findings import DoctorInput, Finding
+from elbowroom.evaluation.doctor.findings import Finding
+from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.inference.objectives import elbo
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import DiagonalNormal, PriorGuide
@@ -197,14 +198,14 @@ def negative_scale() -> DoctorInput:
 
 
 FAULTS: dict[str, tuple[Callable[[], DoctorInput], str, str, str]] = {
-    # name -> (patient, check, least severity, word of the title)
+    # name -> (input, check, least severity, word of the title)
     "collapsed": (collapsed, "latents_in_use", "severe", "collapsed"),
-    "deaf decoder": (deaf, "latents_in_use", "severe", "listen"),
+    "deaf decoder": (deaf, "latents_in_use", "severe", "ignores z"),
     "dead units": (mostly_dead, "latents_in_use", "warning", "of 10 latents"),
-    "cross-entropy on grey": (grey, "likelihood_fits", "severe", "no log-likelihood"),
+    "cross-entropy on grey": (grey, "likelihood_fits", "severe", "not a log-likelihood"),
     "σ at its bound": (at_bound, "likelihood_fits", "severe", "bound"),
     "σ of a squared error": (wrong_scale, "likelihood_fits", "severe", "too large"),
-    "counts that vary more": (overdispersed, "likelihood_fits", "warning", "times as much"),
+    "counts that vary more": (overdispersed, "likelihood_fits", "warning", "times as large"),
     "five steps": (five_steps, "finished", "warning", "5 updates"),
     "still rising": (still_rising, "finished", "warning", "still rising"),
     "fell at the end": (fell, "finished", "warning", "fell"),
@@ -347,4 +348,4 @@ def test_the_text_has_everything_and_is_narrow() -> None:
 
 def test_healthy_models_are_told_so() -> None:
     found = Diagnosis((_finding("a", "note"),), {}, {"a": 0.5})
-    assert "nothing is wrong" in diagnosis_text("x", found)
+    assert "found nothing wrong" in diagnosis_text("x", found)

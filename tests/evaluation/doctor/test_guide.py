@@ -13,7 +13,7 @@ from torch.distributions import MultivariateNormal
 from elbowroom.data.batch import Batch
 from elbowroom.data.loading import load_data
 from elbowroom.data.support import Support
-from elbowroom.evaluation.doctor.findings import DoctorInput, Finding
+from elbowroom.evaluation.doctor.findings import Finding
 from elbowroom.evaluation.doctor.guide import (
     Ranks,
     amortisation,
@@ -22,6 +22,7 @@ from elbowroom.evaluation.doctor.guide import (
     simulated_ranks,
     weighted_coverage,
 )
+from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import DiagonalNormal, FullNormal, InputTransform, PriorGuide
 from elbowroom.model.latent import LatentModel
@@ -79,10 +80,10 @@ def test_an_exact_guide_is_calibrated():
     (finding,) = calibration(_inputs(model, model.exact_guide()))
     assert finding.severity == "note"
     assert "calibrated as far as can be seen" in finding.title
-    for name in ("z* in the central 80%", "posterior in the central 80%", "the same of the worst latent"):
+    for name in ("z* in the central 80%", "posterior in the central 80%", "worst latent"):
         value, stderr = _number(finding, name)
         assert abs(value - 0.8) < 4 * stderr + 1e-3
-    assert _number(finding, "uniform ranks")[0] > 1e-3
+    assert _number(finding, "χ² test of uniform ranks")[0] > 1e-3
     assert abs(_number(finding, "z* above q's median")[0] - 0.5) < 4 * 0.5 / math.sqrt(600)
 
 
@@ -95,7 +96,7 @@ def test_a_wrong_width_has_the_coverage_it_must_have(width):
         value, stderr = _number(finding, name)
         assert abs(value - exact) < 4 * stderr + 5e-3
     assert ("over-confident" if width < 1 else "under-confident") in finding.title
-    assert _number(finding, "uniform ranks")[0] < 1e-4
+    assert _number(finding, "χ² test of uniform ranks")[0] < 1e-4
     assert _number(finding, "distance of z*")[0] == pytest.approx(1 / width, rel=0.15)
     if width < 0.5:
         assert finding.severity == "severe"
@@ -239,7 +240,7 @@ def test_what_is_lost_is_the_divergence_that_refitting_removes():
     moved = 1.5 * covariance.diagonal().sqrt()
     exact = 0.5 * float(moved @ torch.linalg.solve(covariance, moved))  # KL(q ‖ posterior) of equal covariances
     assert _number(finding, "lost to the encoder")[0] == pytest.approx(exact, abs=0.01)
-    assert _number(finding, "share of the room")[0] == pytest.approx(1.0, abs=0.05)
+    assert _number(finding, "share of the elbow room")[0] == pytest.approx(1.0, abs=0.05)
 
 
 def test_a_curved_encoder_that_is_poor_is_a_warning():

@@ -11,10 +11,11 @@ from torch.distributions import Categorical, MixtureSameFamily, Normal
 from elbowroom.data.loading import load_data
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.doctor import examination
-from elbowroom.evaluation.doctor.aggregate_posterior import aggregate_study, held_out
+from elbowroom.evaluation.doctor.aggregate_posterior import aggregate_study
 from elbowroom.evaluation.doctor.diagnose import diagnose
 from elbowroom.evaluation.doctor.examination import Examination
 from elbowroom.evaluation.doctor.findings import Finding
+from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.doctor.prior import holes, sample_quality
 from elbowroom.evaluation.doctor.sample_quality import sample_study, share_of_prior
 from elbowroom.model.guides import DiagonalNormal, PriorGuide
@@ -101,7 +102,7 @@ def test_holes_cost_what_quadrature_says():
     ]
     assert sum(parts) == pytest.approx(value)
     assert parts[2] > 0.5  # clusters, beyond scale
-    assert _number(finding, "prior draws where hardly any data are (1% by chance)")[0] > 0.3
+    assert _number(finding, "prior draws in regions without data (1% by chance)")[0] > 0.3
     found = inputs.aggregate
     assert found.test.z > 4
     assert float(found.variance) == pytest.approx(2.5**2 * 0.785 + 0.2, rel=0.15)  # of q(z); that of p(z) is 1
@@ -210,7 +211,7 @@ def test_means_are_blurred_by_what_noise_there_is():
     assert found.means["prior"].shape == (20, 6, 6)
 
 
-def test_a_patient_is_studied_once_and_another_alike_gives_the_same(monkeypatch):
+def test_a_model_is_studied_once_and_another_alike_gives_the_same(monkeypatch):
     first, second = _healthy(200), _healthy(200)
     assert sample_study(first).tests == sample_study(second, aggregate_study(second)).tests
     asked = []
@@ -244,6 +245,6 @@ def test_networks_are_left_in_the_mode_they_were_in():
 def test_too_few_data_are_said_to_be_too_few():
     model = _linear()
     data = load_data(model.sample(60, generator=_generator(11)).x, test=20)
-    with pytest.raises(ElbowroomError, match="held out"):
+    with pytest.raises(ElbowroomError, match="neither the test nor the validation split has 50 rows"):
         holes(Examination(model, model.exact_guide(), data))
-    assert held_out(Examination(model, None, data)) == "test"
+    assert DoctorInput(model, None, data).held_out() == "test"

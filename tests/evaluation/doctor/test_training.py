@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.loading import load_data
-from elbowroom.evaluation.doctor.findings import DoctorInput, Finding
+from elbowroom.evaluation.doctor.findings import Finding
+from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.doctor.training import generalises
 from elbowroom.model.guides import DiagonalNormal
 from elbowroom.model.latent import LatentModel

@@ -106,7 +106,7 @@ def test_the_same_generator_gives_the_same_figure():
 @pytest.mark.parametrize(
     ("first", "second", "said"),
     [
-        (torch.zeros(10, 2), torch.zeros(900, 2), "10 draws"),
+        (torch.zeros(10, 2), torch.zeros(900, 2), "there are 10"),
         (torch.zeros(100, 2), torch.zeros(100, 3), "shapes"),
         (torch.zeros(100, 2, 2), torch.zeros(100, 2, 2), "shapes"),
         (torch.full((100, 2), math.nan), torch.zeros(100, 2), "NaN"),

@@ -285,7 +285,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("199 or more", {"interval": 0.99, "draws": 40}),
     ("draws is 3", {"draws": 3, "chains": 1}),
     ("0 completed samples", {"num_samples": 0}),
-    ("of 400 draws", {"num_samples": 401}),
+    ("there are 400 draws", {"num_samples": 401}),
     ("'gibbs'", {"method": "gibbs"}),
 ]
 

@@ -34,7 +34,7 @@ def test_the_bound_and_its_terms_are_drawn_against_epochs() -> None:
     rows = run(8)
     figure = plots.training_curves(rows, title="runs/x")
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["ELBO", "reconstruction", "KL"]
-    assert {axes.get_ylabel() for axes in figure.axes} == {"nats per datum"}
+    assert {axes.get_ylabel() for axes in figure.axes} == {"nats per example"}
     for title, key in (("ELBO", "elbo"), ("reconstruction", "reconstruction"), ("KL", "kl")):
         for line, split in zip(panel(figure, title).lines, ("train", "validation"), strict=True):
             np.testing.assert_array_equal(line.get_xdata(), range(1, 9))

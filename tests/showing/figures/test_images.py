@@ -49,6 +49,14 @@ def test_titles_stand_above_their_own_pictures() -> None:
     assert (pixels[int(y) + 20, pixels.shape[1] - 5] == 0).all()
 
 
+def test_row_labels_stand_beside_their_own_rows() -> None:
+    figure = plots.image_grid(torch.zeros(6, 6, 6), row_labels=["a", 2], columns=3)
+    first, second = figure.axes[0].texts
+    assert [first.get_text(), second.get_text()] == ["a", "2"]
+    assert first.get_position()[0] == second.get_position()[0] < 0
+    assert first.get_position()[1] < second.get_position()[1]  # y is counted from above
+
+
 def test_a_dollar_sign_is_a_dollar_sign() -> None:
     plots.image_grid(torch.zeros(2, 6, 6), titles=["$a$", "$x^"], title="$", note="$_$ {").canvas.draw()
 
@@ -57,6 +65,7 @@ def test_a_dollar_sign_is_a_dollar_sign() -> None:
     ("given", "message"),
     [
         ({"titles": ["one"]}, "1 titles, but 4 images"),
+        ({"row_labels": ["one"]}, "1 row labels, but 2 rows"),
         ({"columns": 0}, "columns is 0"),
     ],
 )

@@ -40,7 +40,7 @@ def test_each_value_has_its_error_bar_and_its_number() -> None:
         ends = bars[0].get_segments()[0][:, 0]
         np.testing.assert_allclose(ends, [result["value"] - result["stderr"], result["value"] + result["stderr"]])
     assert {"−93.18 ± 0.27", "−87.02 ± 0.26"} <= {text.get_text() for text in axes.texts}
-    assert axes.get_xlabel().startswith("nats per datum")
+    assert axes.get_xlabel().startswith("nats per example")
 
 
 def test_what_is_no_value_of_log_p_in_nats_is_left_out() -> None:
@@ -63,7 +63,7 @@ def test_the_room_carries_its_own_paired_error_and_its_side() -> None:
 def test_the_room_between_different_data_is_no_bound() -> None:
     figure = plots.evaluation_figure([ELBO | {"points": 10000}, IWAE])
     assert room(figure) == ["elbow room ≈ 6.16"]
-    assert names(figure) == ["ELBO, 10,000 data", "IWAE, k = 5000, 1,000 data"]
+    assert names(figure) == ["ELBO, 10,000 examples", "IWAE, k = 5000, 1,000 examples"]
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_what_was_not_reached_is_an_open_triangle_at_what_was_spent() -> None:
     assert missed.get_xydata().tolist() == [[20.0, 1e5]]
     assert (missed.get_marker(), missed.get_markerfacecolor(), missed.get_linestyle()) == ("^", "white", "None")
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert texts == ["draws of the prior", "gradients of AIS", "exp(mutual information)", "not reached with so many"]
+    assert texts == ["draws of the prior", "gradients of AIS", "exp(mutual information)", "1 nat not reached"]
     everything = [row for row in COSTS if row["reached"]]
     assert "not reached" not in str([t.get_text() for t in prior_sampling_figure(everything).legends[0].get_texts()])
 

@@ -58,17 +58,17 @@ def test_without_log_p_the_figure_says_so():
 
 def test_the_table_has_both_splits_and_their_difference():
     table = room_rows({"train": results(), "test": results(-95.0, 4.0, 1.5)})
-    assert [row["nats per datum"] for row in table] == [
+    assert [row["nats per example"] for row in table] == [
         "ELBO", "ELBO of q*", "log p(x) ≥", "amortisation gap", "approximation gap", "elbow room ≥",
     ]  # fmt: skip
     assert table[3] == {
-        "nats per datum": "amortisation gap",
+        "nats per example": "amortisation gap",
         "train": "2.00 ± 0.30",
         "test": "4.00 ± 0.30",
         "test − train": "2.00 ± 0.42",
     }
     assert "test − train" not in room_rows({"test": results()})[0]
-    assert [row["nats per datum"] for row in room_rows({"test": results(approximation=None)})] == [
+    assert [row["nats per example"] for row in room_rows({"test": results(approximation=None)})] == [
         "ELBO", "ELBO of q*", "amortisation gap",
     ]  # fmt: skip
 

@@ -16,9 +16,8 @@ from elbowroom.running.config import Config, configure, nested, read_recipe, rec
 from elbowroom.running.runs import Run
 from elbowroom.running.train import resolve
 from elbowroom.showing.report.blocks import Commands, FactSheet, Listing, Prose
-from elbowroom.showing.report.measuring import evaluation_commands
-from elbowroom.showing.report.records import Measured, Measurements
-from elbowroom.showing.report.repeat import recipe_toml, repeated, training_command
+from elbowroom.showing.report.records import StoredResult, StoredResults
+from elbowroom.showing.report.repeat import evaluation_commands, how_to_repeat, recipe_toml, training_command
 
 PROTOCOL = {"dataset": "mnist", "binarization": "dynamic", "seed": 0, "sha256": "ab" * 32, "sha256_labels": "cd" * 32}
 SIZES = {"train": 55_000, "validation": 5000, "test": 10_000}
@@ -102,15 +101,15 @@ def test_any_settings_become_a_recipe(settings: dict[str, Any]) -> None:
 
 def of(
     name: str, *, method: str = "", points: int = 1000, split: str = "test", step: int = 10, **asked: Any
-) -> Measured:
+) -> StoredResult:
     found = {key: asked.pop(key) for key in ("used_temperatures", "used_chains") if key in asked}
     result = Result(name=name, method=method or name, value=-1.0, stderr=0.1, unit="nats", points=points, split=split,
                     bound="lower", asked={"seed": 0, **asked}, found=found, protocol=PROTOCOL)  # fmt: skip
-    return Measured(result, step)
+    return StoredResult(result, step)
 
 
-def commands(*all_: Measured) -> list[str]:
-    found = evaluation_commands(PLACE, Measurements(all_, "mnist", "dynamic", 10), SIZES)
+def commands(*all_: StoredResult) -> list[str]:
+    found = evaluation_commands(PLACE, StoredResults(all_, "mnist", "dynamic", 10), SIZES)
     return [line.removeprefix("elbowroom evaluate runs/x --methods ") for line in found]
 
 
@@ -148,12 +147,12 @@ GIVEN = {"start": "prior", "climbs": 1, "temperatures": 1000, "schedule": "adapt
         ([of("iwae", k=5000, step=3)], []),
     ],
 )  # fmt: skip
-def test_the_commands_that_measured(results: list[Measured], lines: list[str]) -> None:
+def test_the_commands_that_measured(results: list[StoredResult], lines: list[str]) -> None:
     assert commands(*results) == lines
 
 
 def test_other_data_are_named() -> None:
-    found = Measurements((of("iwae", split="all", k=5000),), "x", "none", 10)
+    found = StoredResults((of("iwae", split="all", k=5000),), "x", "none", 10)
     assert evaluation_commands(PLACE, found, SIZES) == ["elbowroom evaluate runs/x mnist --methods iwae"]
 
 
@@ -167,8 +166,8 @@ def run(**about: Any) -> Run:
 
 
 def test_the_section_holds_commands_recipe_and_digests() -> None:
-    found = Measurements((of("iwae", k=5000),), "mnist", "dynamic", 10)
-    lines, recipe, facts = repeated(run(), found, SIZES, diagnosed=True)
+    found = StoredResults((of("iwae", k=5000),), "mnist", "dynamic", 10)
+    lines, recipe, facts = how_to_repeat(run(), found, SIZES, diagnosed=True)
     assert lines == Commands((
         "elbowroom train mnist --out runs/x", "elbowroom evaluate runs/x --methods iwae", "elbowroom doctor runs/x",
         "elbowroom report runs/x",
@@ -180,6 +179,8 @@ def test_the_section_holds_commands_recipe_and_digests() -> None:
 
 
 def test_data_from_python_are_named_by_no_command() -> None:
-    said, lines, *_ = repeated(run(from_python=True), Measurements((), "mnist", "none", 1), SIZES, diagnosed=False)
+    said, lines, *_ = how_to_repeat(
+        run(from_python=True), StoredResults((), "mnist", "none", 1), SIZES, diagnosed=False
+    )
     assert isinstance(said, Prose) and 'er.train(data, config="recipe.toml", out="runs/x")' in said.text
     assert lines == Commands(("elbowroom report runs/x",))

@@ -20,13 +20,16 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import elbowroom as er
 from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation.doctor.diagnose import Diagnosis
+from elbowroom.evaluation.doctor.findings import Evidence, Finding
+from elbowroom.running.diagnosis import Checkup
 from elbowroom.running.observers import Silent
 from elbowroom.running.runs import Run, load
 from elbowroom.showing import gallery
 from elbowroom.showing.figures.style import new_figure, number, png
 from elbowroom.showing.report import figures
-from elbowroom.showing.report.blocks import Figure, Prose, Report
-from elbowroom.showing.report.run import report_of_run
+from elbowroom.showing.report.blocks import Figure, Problem, Prose, Report
+from elbowroom.showing.report.run import doctor_findings, report_of_run
 
 SMALL = {"encoder": {"hidden": [8]}, "decoder": {"hidden": [8]}}
 LIMIT = 5_000_000
@@ -143,13 +146,13 @@ def test_what_was_not_measured_is_named_with_its_command(runs: Path) -> None:
     said, place = prose(report), runs / "bare"
     for ask in (f"evaluate {place}`", f"evaluate {place} --methods room`", f"doctor {place}`"):
         assert f"`elbowroom {ask}" in said
-    assert report.headline.tone == "warning" and "unknown room" in report.headline.details[1]
+    assert report.headline.tone == "warning" and "unknown amount" in report.headline.details[1]
 
 
 def test_what_is_no_likelihood_says_so(runs: Path) -> None:
     report = report_of_run(load(runs / "grey"))
     assert report.headline.label == "Not a log-likelihood"
-    assert "in the place of a likelihood" in report.lead
+    assert "in place of a likelihood" in report.lead
     curves = next(block for block in report.blocks() if isinstance(block, Figure))
     assert "not a log-likelihood" in curves.alt
 
@@ -178,7 +181,7 @@ def test_data_that_are_gone_are_missed(runs: Path, tmp_path: Path) -> None:
         np.save(tmp_path / "own.npy", np.ones((80, 3), dtype=np.float32) * np.arange(80, dtype=np.float32)[:, None])
         (tmp_path / "table" / "config.json").write_text(json.dumps(content))
         said = prose(report_of_run(load(tmp_path / "table")))
-        for what in ("Samples", "Reconstructions", "The places of data"):
+        for what in ("Samples", "Reconstructions", "Encoded examples"):
             assert f"{what} are not shown." in said
 
 
@@ -246,12 +249,14 @@ def test_a_diagnosis_of_other_weights_is_called_that(copied: Path) -> None:
     assert "by now" not in prose(report_of_run(load(copied)))
     path.write_text(json.dumps(content | {"step": 1}))
     stale = report_of_run(load(copied))
-    assert f"weights of step 1; the run has those of step {step:,} by now: `elbowroom doctor {copied}`" in prose(stale)
-    assert [tile.note for tile in stale.tiles if tile.label == "the doctor"] == ["10 checks, weights of step 1"]
+    assert f"checkpoint of step 1; the run's present one is of step {step:,}: `elbowroom doctor {copied}`" in prose(
+        stale
+    )
+    assert [tile.note for tile in stale.tiles if tile.label == "the doctor"] == ["10 checks, checkpoint of step 1"]
     del content["step"]  # version 0.1.0
     path.write_text(json.dumps(content))
     unknown = report_of_run(load(copied))
-    assert "does not say which weights were examined" in prose(unknown)
+    assert "does not say which checkpoint was examined" in prose(unknown)
     assert [tile.note for tile in unknown.tiles if tile.label == "the doctor"] == ["10 checks"]
 
 
@@ -270,3 +275,20 @@ def test_results_that_are_not_finite_are_shown(copied: Path) -> None:
     report = report_of_run(load(copied))
     assert "not finite" in er.report(copied).read_text(encoding="utf-8")
     assert report.headline.tone == "warning"
+
+
+def test_the_doctors_words_are_his_own() -> None:
+    evidence = (Evidence("gain", -3.4868, 0.0535), Evidence("broken", math.nan), Evidence("of", 20, None, "of 20"))
+    finding = Finding("holes", "severe", "Holes.", evidence, "Why.", "Do `this`.")
+    verdict, problem, rest = doctor_findings(
+        Checkup(Diagnosis((finding,), {"sound": "No data."}, {}), 10), Path("x"), 10
+    )
+    assert verdict == Prose("1 severe finding.")
+    numbers = (("gain", "−3.487 ± 0.053 nats"), ("broken", "not finite nats"), ("of", "20 of 20"))
+    assert problem == Problem("severe", "Holes.", numbers, "Why.", "Do `this`.")
+    assert isinstance(rest, Prose) and rest.text == "Not examined. sound: No data."
+
+
+def test_a_run_without_a_diagnosis_names_the_command() -> None:
+    (said,) = doctor_findings(None, Path("runs/x"), 10)
+    assert isinstance(said, Prose) and said.tone == "missing" and "`elbowroom doctor runs/x`" in said.text

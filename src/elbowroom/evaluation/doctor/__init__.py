@@ -1,1 +1,1 @@
-"""The doctor: checks that tell why a model is bad, and what they find."""
+"""The doctor: checks of a trained model that look for faults and name their causes."""

@@ -1,14 +1,14 @@
-r"""The aggregate posterior against the prior: where data put z, and where the model draws it from.
+r"""The aggregate posterior against the prior: where the encoder puts z, and where the model draws z from.
 
 .. math:: q(z) = \frac1N \sum_n q(z | x_n), \qquad p(z)
 
-A model is drawn from by z ~ p(z), and its decoder has been taught on z ~ q(z). Where the two differ, the decoder is
-asked about places that it has never seen: reconstructions are good and samples are poor. Three numbers say how much,
-all on data held out:
+A sample of the model begins with z ~ p(z), but its decoder was trained on z ~ q(z). Where the two differ, the decoder
+gets z that it was never trained on: reconstructions are good and samples are poor. Three numbers measure the
+difference, all on held-out data:
 
-- how often a classifier tells one draw of q(z) from one of p(z) (:mod:`elbowroom.evaluation.doctor.two_sample`);
-- what a learned prior would gain in nats (:mod:`elbowroom.evaluation.doctor.learned_prior`), and from what;
-- the share of prior draws in no man's land, where the density of the learned prior is below that of all but 1% of the
+- the accuracy of a classifier between draws of q(z) and of p(z) (:mod:`elbowroom.evaluation.doctor.two_sample`);
+- the gain of a learned prior in nats (:mod:`elbowroom.evaluation.doctor.learned_prior`), and its causes;
+- the share of prior draws in empty regions, where the density of the learned prior is below that of all but 1% of the
   held-out encodings.
 """
 
@@ -22,35 +22,35 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.doctor.findings import DoctorInput
+from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.doctor.learned_prior import LearnedPrior, learn_priors
 from elbowroom.evaluation.doctor.two_sample import LEAST_DRAWS, TwoSampleTest, classifier_test
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw, mean
-from elbowroom.model.guides import PriorGuide, guide_distribution
-from elbowroom.model.latent import LatentModel, evaluation_mode
+from elbowroom.model.guides import guide_distribution
+from elbowroom.model.latent import evaluation_mode
 
-__all__ = ["Aggregate", "aggregate_study", "guide_of", "held_out", "prior_draws"]
+__all__ = ["Aggregate", "aggregate_study"]
 
-_TRAINING = 10  # times the points that are held out
-_BATCH = 500  # data at a time through the guide
-_DRAWS = 4  # of q(z | x) for each datum, where a mean over q is taken
-_LEAST_TRAINING = 2000  # draws of q(z) in all that a mixture is fitted to, however few the data
-_RARE = 0.01  # share of the encodings that lie where the density is low
+_TRAINING = 10  # training examples for each held-out one
+_BATCH = 500  # examples at a time through the guide
+_DRAWS = 4  # draws of q(z | x) for each example, where a mean over q is taken
+_LEAST_TRAINING = 2000  # draws of q(z) that a mixture is fitted to, at the least
+_RARE = 0.01  # share of the encodings in regions that count as empty
 
 
 @dataclass(frozen=True, eq=False)
 class Aggregate:
-    """The aggregate posterior of held-out data beside the prior.
+    """The aggregate posterior of held-out data, compared with the prior.
 
     Attributes:
-        encodings: a draw of q(z | x) for each datum, shape (n, latent).
-        prior: as many draws of p(z), with the data's contexts.
-        learned: the mixture in the prior's place.
-        gains: by candidate, E_q[log r(z) − log p(z)] of each datum, nats, float64, shape (n,).
-        test: encodings against draws of the prior.
-        empty: share of prior draws in no man's land; of encodings it is 1%.
-        variance: of each latent under q(z), over that under the prior; shape (latent,).
+        encodings: a draw of q(z | x) for each example, shape (n, latent).
+        prior: as many draws of p(z), with the same contexts.
+        learned: the mixture that could replace the prior.
+        gains: by candidate, E_q[log r(z) − log p(z)] of each example, nats, float64, shape (n,).
+        test: classifier between encodings and draws of the prior.
+        empty: share of prior draws in empty regions; for encodings it is 1%.
+        variance: of each latent under q(z), divided by that under the prior; shape (latent,).
         plane: the two directions in which the clusters of q(z) lie farthest apart, orthonormal, shape (latent, 2);
             (latent, 1) for a single latent.
     """
@@ -70,54 +70,28 @@ class Aggregate:
         return math.sqrt(max(self.empty * (1 - self.empty), 1 / len(self.prior)) / len(self.prior))
 
 
-def guide_of(inputs: DoctorInput) -> Conditional | None:
-    """The guide that was learned; the prior in its place is none."""
-    return None if isinstance(inputs.guide, PriorGuide) else inputs.guide
-
-
-def held_out(inputs: DoctorInput, least: int = 1) -> str:
-    """The split that was not trained on: test, or else validation.
-
-    Args:
-        inputs: whose data.
-        least: rows that are needed.
-    Raises:
-        ElbowroomError: neither has so many rows.
-    """
-    for split in ("test", "validation"):
-        if (inputs.data.size(split) or 0) >= least:
-            return split
-    raise ElbowroomError(
-        f"No split of {inputs.data.name} that was held out has {least} rows.", "Keep more apart: --data.test 0.2."
-    )
-
-
-def prior_draws(model: LatentModel, batch: Batch, generator: torch.Generator) -> Tensor:
-    """One z ~ p(z | c) for each datum's context, shape (batch, latent)."""
-    prior = model.prior(None, batch.context)
-    return draw(prior, () if prior.batch_shape else (len(batch),), generator=generator)
-
-
 def aggregate_study(inputs: DoctorInput) -> Aggregate:
-    """Compare q(z) with p(z).
+    """Compares q(z) with p(z).
 
     Args:
         inputs: a trained model with a guide, and its data.
     Raises:
-        ElbowroomError: no guide; too few data held out.
+        ElbowroomError: no guide; too few held-out examples.
     """
     with evaluation_mode(inputs.model, *([] if inputs.guide is None else [inputs.guide])):
         return _study(inputs)
 
 
 def _study(inputs: DoctorInput) -> Aggregate:
-    guide, model, generator = guide_of(inputs), inputs.model, inputs.generator("holes")
+    guide, model, generator = inputs.learned_guide, inputs.model, inputs.generator("holes")
     if guide is None:
-        raise ElbowroomError("The aggregate posterior was asked for, but there is no guide.", "Train with a guide.")
+        raise ElbowroomError(
+            "The aggregate posterior is that of a guide, but this model has no guide.", "Train with a guide (encoder)."
+        )
     learned = _learned(inputs, guide, generator)
-    batch = inputs.batch(held_out(inputs, LEAST_DRAWS), 2 * inputs.points)
+    batch = inputs.batch(inputs.held_out(LEAST_DRAWS), 2 * inputs.points)
     z = draw(guide_distribution(guide, batch), (_DRAWS,), generator=generator)
-    drawn = prior_draws(model, batch, generator)
+    drawn = inputs.prior_draws(batch, generator)
     best = learned["mixture"]
     of_data, of_prior = (
         best.log_ratio(model, at, batch.context) + model.log_prior(at, batch.context) for at in (z[0], drawn)
@@ -135,7 +109,7 @@ def _study(inputs: DoctorInput) -> Aggregate:
 
 
 def _learned(inputs: DoctorInput, guide: Conditional, generator: torch.Generator) -> dict[str, LearnedPrior]:
-    """The candidates, fitted to draws of q(z | x) of training data."""
+    """The candidates for a learned prior, fitted to draws of q(z | x) of training data."""
     points = min(_TRAINING * inputs.points, inputs.data.size("train"))
     draws = -(-_LEAST_TRAINING // max(points, 1))
     means, z, contexts = [], [], []
@@ -169,5 +143,5 @@ def _plane(learned: LearnedPrior, z: Tensor) -> Tensor:
 
 
 def _with(z: Tensor, batch: Batch) -> Tensor:
-    """z and the context that it belongs to: under a prior p(z | c) these have to agree."""
+    """z joined with its context, because a prior p(z | c) depends on it."""
     return z if batch.context is None else torch.cat([z, batch.context.to(z)], 1)

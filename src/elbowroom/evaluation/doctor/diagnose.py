@@ -1,18 +1,18 @@
-"""What is wrong with this model? Every check in turn, and a report of what they found.
+"""The doctor: runs every check on a trained model and collects the findings.
 
 ============================ ==========================================================================================
 check                        asks
 ============================ ==========================================================================================
-``sound``                    are weights, scales and the terms of every datum finite and of one order?
-``likelihood_fits``          is p(x | z) a density over what the data are, with noise like theirs?
+``sound``                    are weights, scales and the terms of the bound finite, for every example?
+``likelihood_fits``          is p(x | z) a density over such data, and is its noise as large as theirs?
 ``finished``                 had the bound stopped rising when training ended?
-``latents_in_use``           does z say anything of x, and does the decoder listen?
+``latents_in_use``           does z carry information about x, and does the decoder use it?
 ``generalises``              are decoder and encoder as good on held-out data?
-``amortisation``             what is lost to an encoder that answers for all data with one set of weights?
-``calibration``              is q(z | x) as wide as the posterior, on data of the model's own?
-``holes``                    does the prior propose z that no datum came from?
-``sample_quality``           can samples be told from data, and is the prior or the decoder to blame?
-``samples_and_means``        what do pictures of means leave out?
+``amortisation``             what does the encoder lose against a q that is fitted to each example by itself?
+``calibration``              is q(z | x) as wide as the posterior, on data simulated from the model?
+``holes``                    does the prior draw z where no example is encoded?
+``sample_quality``           can a classifier tell samples from data, and is the prior or the decoder the cause?
+``samples_and_means``        how much of the variation of samples do pictures of means leave out?
 ============================ ==========================================================================================
 """
 
@@ -25,7 +25,8 @@ from dataclasses import dataclass, field
 from elbowroom.errors import ElbowroomError, did_you_mean
 from elbowroom.evaluation.doctor import guide, latents, likelihood, prior, training
 from elbowroom.evaluation.doctor.examination import Check, Examination, Studies
-from elbowroom.evaluation.doctor.findings import DoctorInput, Finding
+from elbowroom.evaluation.doctor.findings import Finding
+from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.progress import Progress, silent
 
 __all__ = ["CHECKS", "Diagnosis", "diagnose"]
@@ -43,19 +44,19 @@ CHECKS: dict[str, Check] = {
     "samples_and_means": latents.samples_and_means,
 }
 
-_GRAVITY = {"severe": 0, "warning": 1, "note": 2}
-_NEEDS_SOUND = "The model's terms are not sound."
+_SEVERITY_ORDER = {"severe": 0, "warning": 1, "note": 2}
+_NEEDS_SOUND = "The model has weights or terms that are not finite (check sound)."
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What all checks found.
+    """The findings of all checks.
 
     Attributes:
-        findings: the gravest first, otherwise in the order of the checks.
-        not_examined: check -> why it does not apply to this model or these data.
-        seconds: check -> what it took.
-        studies: what the checks found out on their way, for figures; it is not kept in doctor.json.
+        findings: the most severe first, otherwise in the order of the checks.
+        not_examined: check -> the reason why it does not apply to this model or these data.
+        seconds: check -> its run time.
+        studies: what several checks share, for figures; not kept in doctor.json.
     """
 
     findings: tuple[Finding, ...]
@@ -75,17 +76,17 @@ def diagnose(
     checks: Sequence[str] | None = None,
     announce: Progress = silent,
 ) -> Diagnosis:
-    """Examine a trained model.
+    """Runs the checks on a trained model.
 
-    A check that does not apply, to a model without a guide or to too few data, says so and costs nothing else. If the
-    model's numbers are not sound, the other checks are not made: they would find the same fault in other words.
+    A check that does not apply, because there is no guide or too little data, is listed with the reason. If the
+    model's numbers are not sound, the other checks are skipped: they would find the same fault in other words.
 
     Args:
         inputs: the model, its data, and the history of its training.
         checks: names from ``CHECKS``; all of them unless given.
         announce: told, before every check, of its name, the checks done and all checks.
     Raises:
-        ElbowroomError: an unknown name; a patient of less than two points.
+        ElbowroomError: an unknown name; fewer than two points.
     Example:
         >>> from elbowroom.data.loading import load_data
         >>> from elbowroom.model import oracles
@@ -99,7 +100,9 @@ def diagnose(
         if name not in CHECKS:
             raise ElbowroomError(f"There is no check '{name}'.", did_you_mean(name, CHECKS))
     if inputs.points < 2:
-        raise ElbowroomError(f"points is {inputs.points}, but a check compares data.", "Give --points 2 or more.")
+        raise ElbowroomError(
+            f"points is {inputs.points}, but the checks compare examples with each other.", "Give --points 2 or more."
+        )
     examined = Examination.of(inputs)
     findings: list[Finding] = []
     not_examined: dict[str, str] = {}
@@ -116,5 +119,5 @@ def diagnose(
             not_examined[name] = reason.problem
         seconds[name] = time.monotonic() - began
     announce("", len(names), len(names))
-    findings.sort(key=lambda finding: _GRAVITY[finding.severity])
+    findings.sort(key=lambda finding: _SEVERITY_ORDER[finding.severity])
     return Diagnosis(tuple(findings), not_examined, seconds, examined.studies)

@@ -1,4 +1,7 @@
-"""A patient while it is examined: what several checks ask for is found out once, and can be shown afterwards."""
+"""One examination: the checks' input, and the studies that several checks share, each made once.
+
+A study is a measurement that more than one check needs, and that figures show afterwards.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
 
-from elbowroom.evaluation.doctor.aggregate_posterior import Aggregate, aggregate_study, guide_of
-from elbowroom.evaluation.doctor.findings import DoctorInput, Finding
+from elbowroom.evaluation.doctor.aggregate_posterior import Aggregate, aggregate_study
+from elbowroom.evaluation.doctor.findings import Finding
+from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.doctor.sample_quality import SampleStudy, sample_study
 
 __all__ = ["Check", "Examination", "Studies"]
@@ -15,11 +19,11 @@ __all__ = ["Check", "Examination", "Studies"]
 
 @dataclass(frozen=True, slots=True)
 class Studies:
-    """What the checks found out on their way, beyond the numbers in their findings.
+    """The studies that the checks made, beyond the numbers in their findings.
 
     Attributes:
-        aggregate: q(z) beside p(z); None where no check asked for it.
-        samples: samples beside data; likewise.
+        aggregate: q(z) against p(z); None where no check asked for it.
+        samples: samples against data; likewise.
     """
 
     aggregate: Aggregate | None = None
@@ -28,30 +32,30 @@ class Studies:
 
 @dataclass(frozen=True, eq=False)
 class Examination(DoctorInput):
-    """A patient, and its studies, each made when a check first asks for it."""
+    """A :class:`DoctorInput` with its studies, each made when a check first asks for it."""
 
     @classmethod
     def of(cls, inputs: DoctorInput) -> Examination:
-        """The examination of a patient, with nothing studied yet."""
+        """An examination with no study made yet."""
         return cls(**{field.name: getattr(inputs, field.name) for field in fields(DoctorInput)})
 
     @cached_property
     def aggregate(self) -> Aggregate:
-        """Where data put z, and where the prior draws it.
+        """The aggregate posterior against the prior.
 
         Raises:
-            ElbowroomError: no guide; too few data held out.
+            ElbowroomError: no guide; too few examples held out.
         """
         return aggregate_study(self)
 
     @cached_property
     def samples(self) -> SampleStudy:
-        """Samples of the model beside data.
+        """Samples of the model against data.
 
         Raises:
-            ElbowroomError: too few data held out.
+            ElbowroomError: too few examples held out.
         """
-        return sample_study(self, None if guide_of(self) is None else self.aggregate)
+        return sample_study(self, None if self.learned_guide is None else self.aggregate)
 
     @property
     def studies(self) -> Studies:
@@ -61,4 +65,4 @@ class Examination(DoctorInput):
 
 
 Check = Callable[[Examination], list[Finding]]
-"""One that needs no studies takes any patient."""
+"""A check. One that needs no studies takes any :class:`DoctorInput`."""

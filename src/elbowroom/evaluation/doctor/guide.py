@@ -1,23 +1,23 @@
-r"""The doctor's look at the guide: what it loses for being an encoder, and whether q(z | x) knows how little it knows.
+r"""Checks of the guide: its amortisation gap, and whether q(z | x) is as wide as the posterior.
 
-**Amortisation.** Refit q for each datum, the decoder untouched: what the ELBO gains is lost to the encoder
-(:mod:`elbowroom.inference.gaussian.optimal_gaussian`). An encoder without activations is affine in x, whatever its
-size, which is measured:
+**Amortisation.** Refit q for each example, with the decoder unchanged. What the ELBO gains is the amortisation gap,
+the loss of the encoder (:mod:`elbowroom.inference.gaussian.optimal_gaussian`). An encoder without activations is affine
+in x, whatever its size, and this can be measured:
 
-.. math:: \mu\big(t x + (1 - t) x'\big) = t \, \mu(x) + (1 - t) \, \mu(x'),
+.. math:: \mu\big(t x + (1 - t) x'\big) = t \, \mu(x) + (1 - t) \, \mu(x').
 
-and is nearly always a line forgotten, since the posterior means of a nonlinear decoder are not.
+Such an encoder is nearly always a mistake, since the posterior means of a nonlinear decoder are not affine in x.
 
-**Calibration.** Draw z* from the prior and x from p(x | z*); then z* is a draw from p(z | x), and its rank among L
-draws of q(z | x) is uniform on 0, …, L in every dimension if q is the posterior. If q is too narrow, z* is too often
-the least or the largest; if q's mean is off, too often on one side. No density, no ELBO and no other posterior is
-needed. The data are then the model's own, holes of the prior included, which the encoder was never taught; so the same
-is asked of held-out data, whose posteriors are taken from weighted draws
-(:mod:`elbowroom.inference.importance.laplace_proposal`).
+**Calibration.** Draw z* from the prior and x from p(x | z*). Then z* is a draw from p(z | x), and if q is the
+posterior, the rank of z* among L draws of q(z | x) is uniform on 0, …, L in every dimension. If q is too narrow, z* is
+too often the least or the largest; if the mean of q is off, z* is too often on one side. This needs no density, no ELBO
+and no other posterior. But the data are simulated from the model, and some may come from holes of the prior, where the
+encoder was never trained. So the same question is asked of held-out data, whose posteriors are taken from weighted
+draws (:mod:`elbowroom.inference.importance.laplace_proposal`).
 
-A guide of a family that does not hold the posterior is never calibrated, and given enough draws every test says so:
-what counts is by how much. A fully factorised normal that maximises the ELBO is about as narrow as the posterior
-*given* the other dimensions, which is the narrower the more they depend on each other.
+A guide whose family does not contain the posterior is never exactly calibrated, and with enough draws every test says
+so: what matters is the size of the error. A fully factorised normal that maximises the ELBO is about as narrow as the
+posterior of one dimension *given* the others, and the more they depend on each other, the narrower that is.
 
 Reference:
     Cremer, Li & Duvenaud (2018), Inference suboptimality in variational autoencoders, arXiv:1801.03558.
@@ -33,8 +33,9 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.batch import Batch
-from elbowroom.evaluation.doctor.aggregate_posterior import guide_of, held_out, prior_draws
-from elbowroom.evaluation.doctor.findings import DoctorInput, Evidence, Finding, Severity
+from elbowroom.evaluation.doctor.findings import Evidence, Finding, Severity
+from elbowroom.evaluation.doctor.inputs import DoctorInput
+from elbowroom.evaluation.thresholds import ACTIVE_VARIANCE, CERTAIN_Z, MAIN_SHARE
 from elbowroom.inference.gaussian.optimal_gaussian import local_guide
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence, laplace_proposal
 from elbowroom.inference.posterior.target import default_metric
@@ -46,28 +47,26 @@ from elbowroom.numerics import chunks, mean_and_stderr
 
 __all__ = ["Ranks", "amortisation", "calibration", "is_affine", "simulated_ranks", "weighted_coverage"]
 
-_SURE = 4.0  # z-score
-_REFITTED = 100  # data at most; a convolutional decoder takes half a minute for them
-_AFFINE = 1e-4  # of the spread of the means, of which a single ReLU bends a tenth
-_ROUNDED = 64  # units in the last place of the largest mean, where their spread is small beside it
-_LOST_TO_A_LINE = 0.5  # nats per datum; an activation costs nothing, so that even this much is worth one
-_LOST = 3.0  # nats per datum of an encoder that is not affine, if it is most of the room as well
+_REFITTED = 100  # examples at most; with a convolutional decoder they take half a minute
+_AFFINE = 1e-4  # of the spread of the means: a single ReLU bends them by a tenth of it
+_ROUNDED = 64  # units in the last place of the largest mean: what rounding can change
+_LOST_AFFINE = 0.5  # nats per example that are too much for an affine encoder: an activation costs nothing
+_LOST = 3.0  # nats per example that are too much for any other, if they are also most of the elbow room
 
-_LEAST = 200  # simulated data: ten in each bin
-_DRAWS = 199  # L; the 200 ranks fall into bins evenly
+_LEAST = 200  # simulated examples: ten in each bin
+_DRAWS = 199  # L: 200 ranks divide evenly into the bins
 _BINS = 20
-_CENTRAL = 0.8
-_OFF = 0.2  # of the coverage, 60% in place of 80%: mean-field guides of good models have about 65%
-_FAR_OFF = 0.3
-_BIASED = 0.2  # of z* beyond q's median on one side, in excess of a half: q's mean is half its deviation off
-_ACTIVE = 0.01  # variance over data of the posterior mean
+_CENTRAL = 0.8  # probability of the central intervals
+_OFF = 0.2  # error of the coverage worth a warning, 60% instead of 80%: mean-field guides of good models have 65%
+_FAR_OFF = 0.3  # error of the coverage that is severe
+_BIASED = 0.2  # share of z* on one side of q's median above a half: q's mean is off by half a standard deviation
 _BATCH = 250
-_WEIGHTED = 200  # draws of the posterior of each datum
-_WEIGHTED_DATA = 100
+_WEIGHTED = 200  # weighted draws of the posterior of each example
+_WEIGHTED_DATA = 100  # examples with weighted draws
 
 
 def amortisation(inputs: DoctorInput) -> list[Finding]:
-    r"""What an encoder loses against a q of its own for each held-out datum.
+    r"""The amortisation gap: what the encoder loses against a q fitted to each held-out example by itself.
 
     .. math:: \mathbb{E}_n \big(\mathcal{L}[q^*_n] - \mathcal{L}[q(\cdot | x_n)]\big) \ge 0
 
@@ -77,15 +76,15 @@ def amortisation(inputs: DoctorInput) -> list[Finding]:
         One finding: severe for an affine encoder that loses half a nat or more; a warning for any other that loses 3
         nats and half of the elbow room; otherwise a note. None without a guide.
     Raises:
-        ElbowroomError: no data held out; a guide that is not normal.
+        ElbowroomError: no held-out data; a guide that is not normal.
     Reference:
         Cremer, Li & Duvenaud (2018), Inference suboptimality in variational autoencoders, arXiv:1801.03558.
     """
-    guide, model = guide_of(inputs), inputs.model
+    guide, model = inputs.learned_guide, inputs.model
     if guide is None:
         return []
     batch, generator = (
-        inputs.batch(held_out(inputs), min(inputs.points, _REFITTED)),
+        inputs.batch(inputs.held_out(), min(inputs.points, _REFITTED)),
         inputs.generator("amortisation"),
     )
     with evaluation_mode(model, guide):
@@ -97,57 +96,61 @@ def amortisation(inputs: DoctorInput) -> list[Finding]:
         affine = is_affine(guide, batch)
     gap, stderr = mean_and_stderr(lost)
     share = None if room is None else gap / max(float(room.mean()), 1e-9)
-    evidence = [Evidence("lost to the encoder, L[q*] − L[q]", gap, stderr)]
+    evidence = [Evidence("lost to the encoder (amortisation gap), L[q*] − L[q]", gap, stderr)]
     if room is not None:
         evidence.append(Evidence("elbow room, KL(q ‖ p(z | x))", *mean_and_stderr(room)))
-        evidence.append(Evidence("share of the room lost to the encoder", float(share or 0.0), None, "share"))
-    evidence.append(Evidence("data for which q* was found", float(found.converged.double().mean()), None, "share"))
-    severity, title, remedy = _amortised(gap, gap > _SURE * stderr, share, affine)
+        evidence.append(Evidence("share of the elbow room lost to the encoder", float(share or 0.0), None, "share"))
+    evidence.append(
+        Evidence(
+            "examples for which the search for q* converged", float(found.converged.double().mean()), None, "share"
+        )
+    )
+    severity, title, remedy = _amortised(gap, gap > CERTAIN_Z * stderr, share, affine)
     return [Finding("amortisation", severity, title, tuple(evidence), _AMORTISED, remedy)]
 
 
 _AMORTISED = (
-    "q was refitted to each held-out datum by itself, in the encoder's own family, the decoder left as it is. What the "
-    "bound gains is what the encoder loses by answering for all data with one set of weights. A guide that was learned "
-    "for another bound than the ELBO, such as IWAE's, loses some by intent."
+    "q was refitted to each held-out example by itself, within the encoder's family and with the decoder unchanged. "
+    "What the bound gains is the amortisation gap: the price of one encoder for all examples. A guide that was trained "
+    "for another bound than the ELBO, such as IWAE's, has such a gap by design."
 )
 
 
 def _amortised(gap: float, sure: bool, share: float | None, affine: bool) -> tuple[Severity, str, str]:
     """Severity, title and remedy."""
-    if affine and sure and gap >= _LOST_TO_A_LINE:
+    if affine and sure and gap >= _LOST_AFFINE:
         return (
             "severe",
-            f"The encoder is linear, and {gap:.1f} nats per datum are lost to it.",
-            "Add an activation between its layers: --model.encoder.activation relu. For this model, refitting q for "
-            "each datum recovers them.",
+            f"The encoder is linear, which costs {gap:.1f} nats per example.",
+            "Add an activation between its layers: --model.encoder.activation relu. In this model, a q that is "
+            "refitted to each example recovers the loss.",
         )
-    if not affine and sure and gap >= _LOST and (share is None or share >= 0.5):
+    if not affine and sure and gap >= _LOST and (share is None or share >= MAIN_SHARE):
         return (
             "warning",
-            f"The encoder loses {gap:.1f} nats per datum that refitting q for each datum recovers.",
+            f"The encoder loses {gap:.1f} nats per example against a q fitted to each example by itself.",
             "Train longer, or with a larger encoder: --model.encoder.hidden 500,500.",
         )
     kind = "linear encoder" if affine else "encoder"
     return (
         "note",
-        f"The {kind} loses {max(gap, 0):.2f} nats per datum against a q of its own for each.",
+        f"The {kind} loses {max(gap, 0):.2f} nats per example against a q fitted to each example by itself.",
         "Nothing to do.",
     )
 
 
 @torch.no_grad()
 def is_affine(guide: Conditional, batch: Batch) -> bool:
-    r"""Whether the guide's mean is an affine function of what its network sees, measured between pairs of data.
+    r"""Whether the guide's mean is an affine function of its network's input, measured between pairs of examples.
 
     .. math:: \max_t |\mu(t x + (1 - t) x') - t \mu(x) - (1 - t) \mu(x')| \le 10^{-4} \, \mathrm{sd}(\mu),
         \qquad t \in \{\tfrac14, \tfrac12, 2\}
 
     Args:
         guide: q(z | x), in evaluation mode.
-        batch: at least two data.
+        batch: at least two examples.
     Returns:
-        Not so for a mean that is the same for all data, which says nothing.
+        False also for a mean that is the same for all examples, which shows nothing.
     Example:
         >>> from elbowroom.model import oracles
         >>> _, guide, x = oracles.ppca(dim=8, latent_dim=2, seed=0)
@@ -180,12 +183,12 @@ def is_affine(guide: Conditional, batch: Batch) -> bool:
 
 
 class Ranks(NamedTuple):
-    """Where the z that made a datum lies among draws of the guide for that datum.
+    """Ranks of the z that generated each example, among draws of the guide for that example.
 
     Attributes:
         ranks: 0, …, L, int64, shape (n, latent).
         errors: (z* − E_q z) / sd_q, float64, shape (n, latent).
-        active: whether a latent's mean varies with x, bool, shape (latent,).
+        active: whether the posterior mean of a latent varies with x, bool, shape (latent,).
         draws: L.
     """
 
@@ -195,12 +198,12 @@ class Ranks(NamedTuple):
     draws: int
 
     def coverage(self, level: float) -> Tensor:
-        """1 where z* lies in q's central interval, else 0; shape (n, latent). On average ``level`` if q is right."""
+        """1 where z* lies in the central interval of q, else 0; shape (n, latent). A right q has mean ``level``."""
         tail = round((1 - level) / 2 * (self.draws + 1))
         return ((self.ranks >= tail) & (self.ranks <= self.draws - tail)).double()
 
     def p_values(self) -> Tensor:
-        """Of Pearson's χ² test that the ranks are uniform, for each latent, shape (latent,)."""
+        """p-values of Pearson's χ² test of uniform ranks, for each latent, shape (latent,)."""
         n, dim = self.ranks.shape
         bins = self.ranks * _BINS // (self.draws + 1)
         counts = torch.nn.functional.one_hot(bins, _BINS).sum(0).double()  # (latent, bins)
@@ -213,12 +216,12 @@ class Ranks(NamedTuple):
 def simulated_ranks(
     model: LatentModel, guide: Conditional, like: Batch, *, draws: int = _DRAWS, generator: torch.Generator
 ) -> Ranks:
-    """Simulate z* ~ p(z), x ~ p(x | z*), and rank z* among draws of q(z | x).
+    """Simulates z* ~ p(z) and x ~ p(x | z*), and ranks z* among draws of q(z | x).
 
     Args:
         model: p(x, z), in evaluation mode.
         guide: q(z | x).
-        like: as many data are simulated, with these contexts and with these elements missing.
+        like: as many examples are simulated, with the same contexts and the same missing elements.
         draws: L.
         generator: the source of randomness.
     Reference:
@@ -227,14 +230,13 @@ def simulated_ranks(
     ranks, errors, means = [], [], []
     for rows in chunks(len(like), _BATCH):
         part = like.rows(rows)
-        z = prior_draws(model, part, generator)
-        x = draw(model.likelihood(z, part.context), generator=generator)
+        z, x, _ = model.sample(len(part), context=part.context, generator=generator)
         x = x if part.mask is None else torch.where(part.mask, x, part.x)
         q = guide_distribution(guide, Batch(x, part.index, part.context, part.mask))
         ranks.append((draw(q, (draws,), generator=generator) < z).sum(0))
         errors.append(((z - q.mean) / q.stddev).double())
         means.append(q.mean)
-    return Ranks(torch.cat(ranks), torch.cat(errors), torch.cat(means).var(0) > _ACTIVE, draws)
+    return Ranks(torch.cat(ranks), torch.cat(errors), torch.cat(means).var(0) > ACTIVE_VARIANCE, draws)
 
 
 @torch.no_grad()
@@ -248,8 +250,8 @@ def weighted_coverage(
     Args:
         model: p(x, z), in evaluation mode.
         guide: q(z | x).
-        batch: data.
-        level: that q gives to its intervals.
+        batch: examples.
+        level: probability of the intervals under q.
         generator: the source of randomness.
     Returns:
         float64, shape (batch, latent).
@@ -266,28 +268,28 @@ def weighted_coverage(
 
 
 def calibration(inputs: DoctorInput) -> list[Finding]:
-    r"""Whether the guide's intervals hold what they say: simulation-based calibration, and weighted draws on real data.
+    r"""Calibration of the guide: simulation-based on the model's own data, by weighted draws on held-out data.
 
     .. math:: z^* \sim p(z), \; x \sim p(x | z^*): \qquad \Pr(z^*_j \in I_j(x)) = 0.8
 
-    with I the central interval to which q(z_j | x) gives 80%. Averages are over the latents in use; those that carry
-    the prior whatever x is are calibrated, and would only hide the others.
+    with I the central 80% interval of q(z_j | x). Averages are over the active latents: the others equal the prior for
+    every x, are always calibrated, and would hide faults.
 
     Args:
         inputs: a trained model and its data.
     Returns:
-        One finding: a warning where the coverage is off by a fifth, or more than 70% of z* lie on one side of q's
-        median in some dimension; severe where it is off by 0.3. None without a guide, or without a latent in use.
+        One finding: a warning where the coverage is off by 0.2, or more than 70% of z* lie on one side of q's median
+        in some dimension; severe where it is off by 0.3. None without a guide or without an active latent.
     Raises:
-        ElbowroomError: no data held out.
+        ElbowroomError: no held-out data.
     Reference:
         Talts et al. (2018), Validating Bayesian inference algorithms with simulation-based calibration,
         arXiv:1804.06788.
     """
-    guide, model = guide_of(inputs), inputs.model
+    guide, model = inputs.learned_guide, inputs.model
     if guide is None:
         return []
-    batch, generator = inputs.batch(held_out(inputs)), inputs.generator("calibration")
+    batch, generator = inputs.batch(inputs.held_out()), inputs.generator("calibration")
     with evaluation_mode(model, guide):
         rows = torch.arange(max(inputs.points, _LEAST), device=batch.x.device) % len(batch)
         found = simulated_ranks(model, guide, batch.rows(rows), generator=generator)
@@ -307,38 +309,38 @@ def calibration(inputs: DoctorInput) -> list[Finding]:
     if real is not None:
         evidence.append(Evidence("posterior in the central 80% of q, held-out data", *mean_and_stderr(real), "share"))
     evidence += [
-        Evidence("the same of the worst latent, simulated data", *_worst(inside), "share"),
-        Evidence("z* above q's median, the most one-sided latent", side, 0.5 / math.sqrt(len(inside)), "share"),
-        Evidence("distance of z* from q's mean, r.m.s.", spread, None, "q's standard deviations"),
-        Evidence("uniform ranks", p_value, None, "p-value"),
+        Evidence("worst latent: z* in the central 80% of q, simulated data", *_worst(inside), "share"),
+        Evidence("z* above q's median, most one-sided latent", side, 0.5 / math.sqrt(len(inside)), "share"),
+        Evidence("distance of z* from q's mean, root mean square", spread, None, "q's standard deviations"),
+        Evidence("χ² test of uniform ranks", p_value, None, "p-value"),
     ]
-    # off on the model's own data alone is a matter of the prior's holes; off is what is off on both
+    # an error on simulated data alone can come from holes of the prior, so that it counts only if it is on both
     seen = [coverage] if real is None else [coverage, float(real.mean())]
     error = min((value - _CENTRAL for value in seen), key=abs)
-    sure = abs(coverage - _CENTRAL) > _SURE * stderr
-    one_sided = abs(side - 0.5) > max(_BIASED, _SURE * 0.5 / math.sqrt(len(inside)))
+    sure = abs(coverage - _CENTRAL) > CERTAIN_Z * stderr
+    one_sided = abs(side - 0.5) > max(_BIASED, CERTAIN_Z * 0.5 / math.sqrt(len(inside)))
     severity, title, remedy = _calibrated(error if sure else 0.0, coverage, one_sided, p_value)
     return [Finding("calibration", severity, title, tuple(evidence), _CALIBRATED, remedy)]
 
 
 _CALIBRATED = (
-    "z* was drawn from the prior and a datum from p(x | z*), so that z* is a draw of that datum's exact posterior; if "
-    "q(z | x) is right, its central 80% hold z* in 80% of cases. These data are the model's own, its prior's holes "
-    "included; on held-out data the posterior was taken from weighted draws instead. A fully factorised q that "
-    "maximises the ELBO is narrower than the posterior wherever latents depend on each other given x: about 65% is "
-    "common."
+    "z* was drawn from the prior and x from p(x | z*), so that z* is an exact draw from the posterior of x. If q(z | "
+    "x) is right, its central 80% interval contains z* in 80% of cases. These x are simulated from the model, some "
+    "from holes of its prior; for held-out data the posterior was taken from weighted draws instead. A fully "
+    "factorised q that maximises the ELBO is narrower than the posterior wherever latents depend on each other given "
+    "x: about 65% is common."
 )
 
 
 def _worst(inside: Tensor) -> tuple[float, float]:
-    """The coverage that is farthest off, with its standard error."""
+    """The coverage of the latent where it is farthest off, with its standard error."""
     of_each = inside.mean(0)
     return mean_and_stderr(inside[:, int((of_each - _CENTRAL).abs().argmax())])
 
 
 def _calibrated(error: float, coverage: float, one_sided: bool, p_value: float) -> tuple[Severity, str, str]:
     """Severity, title and remedy."""
-    holds = f"its central 80% hold the truth in {coverage:.0%} of cases"
+    holds = f"its central 80% interval contains the true z in {coverage:.0%} of cases"
     if abs(error) >= _OFF:
         severity: Severity = "severe" if abs(error) >= _FAR_OFF else "warning"
         if error < 0:
@@ -346,12 +348,12 @@ def _calibrated(error: float, coverage: float, one_sided: bool, p_value: float) 
         return (
             severity,
             f"The guide is under-confident: {holds}.",
-            "Train longer; a guide of the ELBO is rarely too wide.",
+            "Train longer: a guide that is trained by the ELBO is rarely too wide.",
         )
     if one_sided:
         return (
             "warning",
-            "The guide's means are off to one side.",
+            "The guide's means are off to one side (biased).",
             "Train the encoder longer, or give it more capacity.",
         )
     if p_value > 1e-4:
@@ -361,6 +363,6 @@ def _calibrated(error: float, coverage: float, one_sided: bool, p_value: float) 
 
 
 _WIDER = (
-    "For uncertainties, draw from the posterior itself: `elbowroom encode RUN --posterior hmc`. A guide with full "
-    "covariance, --model.guide full, is closer to it."
+    "If you need uncertainties, draw from the posterior itself: `elbowroom encode RUN --posterior hmc`. A guide with "
+    "full covariance, --model.guide full, comes closer to it."
 )

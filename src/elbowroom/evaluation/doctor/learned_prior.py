@@ -1,24 +1,24 @@
-r"""What a learned prior would gain: a mixture of normals in the place of p(z), fitted after the model was learned.
+r"""What a learned prior would gain: a mixture of normals in place of p(z), fitted after training.
 
-Averaged over data, the ELBO's KL term has a part that no encoder can help (Hoffman & Johnson 2016):
+Averaged over data, the KL term of the ELBO has a part that no encoder can reduce (Hoffman & Johnson 2016):
 
 .. math:: \mathbb{E}_n \mathrm{KL}(q(z|x_n) \,\|\, p(z)) = I_q(x; z) + \mathrm{KL}(q(z) \,\|\, p(z)), \qquad
     q(z) = \mathbb{E}_n \, q(z|x_n).
 
-A density r(z) that comes closer to the aggregate posterior q(z) than p(z) does gives most of that part back: with r as
-prior, and neither encoder nor decoder changed, the ELBO of a datum rises by exactly
+A density r(z) that is closer to the aggregate posterior q(z) than p(z) is gives most of that part back: with r as the
+prior, and encoder and decoder unchanged, the ELBO of an example rises by exactly
 
 .. math:: \mathbb{E}_{q(z|x)} [\log r(z) - \log p(z)].
 
-Here r is fitted to draws of q(z) from training data, and the gain is taken on data held out. Three candidates say
-where it comes from: a normal with a variance of its own for each dimension (a matter of scale), a normal with full
-covariance (correlation), and a mixture of such normals (clusters, and the holes between them). Each is
+Here r is fitted to draws of q(z) from training data, and the gain is measured on held-out data. Three candidates show
+where the gain comes from: a normal with its own variance in each dimension (scale), a normal with full covariance
+(correlation), and a mixture of such normals (clusters, and the holes between them). Each is
 
 .. math:: r(z) = w \, p(z) + (1 - w) \sum_k \pi_k \, N(z \,|\, \mu_k, \Sigma_k),
 
-so that where p(z) is right already the fit leaves it alone. The covariances are shrunk towards their common average,
-:math:`\Sigma_k = (N_k S_k + \nu \bar S) / (N_k + \nu)`, without which K covariances would be learned by heart. The
-number of components and w are chosen on draws of training data that the components have not seen.
+so that the fit leaves p(z) as it is where it is right. The covariances are shrunk towards their common average,
+:math:`\Sigma_k = (N_k S_k + \nu \bar S) / (N_k + \nu)`, because K free covariances would overfit. The number of
+components and w are chosen on draws of training data that the components were not fitted to.
 
 Reference:
     Hoffman & Johnson (2016), ELBO surgery. Tomczak & Welling (2018), VAE with a VampPrior, arXiv:1705.07120.
@@ -35,6 +35,7 @@ import torch
 from torch import Generator, Tensor
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
+from elbowroom.evaluation.thresholds import ACTIVE_VARIANCE
 from elbowroom.model.draws import draw
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.noise import uniform
@@ -45,19 +46,18 @@ CANDIDATES = ("rescaled", "correlated", "mixture")
 """From the simplest to the richest."""
 
 _COMPONENTS = (5, 10, 20, 40)
-_LEAST_PER_COMPONENT = 20  # draws; with fewer a component is a datum learned by heart
+_LEAST_PER_COMPONENT = 20  # draws; with fewer, a component memorises single examples
 _SHRINK = 5  # ν / D
-_LEAST_KEPT = 1e-3  # w; no z is ever dearer than under p(z) by more than 7 nats
+_LEAST_KEPT = 1e-3  # least w: log r(z) is below log p(z) by 7 nats at most
 _LEAST_VARIANCE = 1e-6  # of the average over latents
 _ITERATIONS = 50
 _TOLERANCE = 2e-3  # nats per draw, of a step of EM
-_CHOOSE = 5  # every so many-th datum chooses
-_IDLE = 0.01  # variance of the posterior mean over data, in prior variances: an idle unit of Burda et al. (2016)
+_CHOOSE = 5  # every fifth example is kept for choosing K and w
 
 
 @dataclass(frozen=True, slots=True)
 class LearnedPrior:
-    r"""r(z): the model's own prior, and normals beside it.
+    r"""r(z), a mixture of the model's prior and normals.
 
     Attributes:
         normals: over the latents in ``dims``, float64.
@@ -75,7 +75,7 @@ class LearnedPrior:
         return len(self.normals.mixture_distribution.probs)
 
     def scatter(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the normals, over ``dims``: their mean, the covariance within them and that of their means."""
+        """Mean of the mixture of normals over ``dims``, covariance within components, and covariance of their means."""
         parts, weights = self.normals.component_distribution, self.normals.mixture_distribution.probs
         assert isinstance(parts, MultivariateNormal)  # built so below
         center = weights @ parts.loc
@@ -89,7 +89,7 @@ class LearnedPrior:
 
     @torch.no_grad()
     def sample(self, model: LatentModel, prior_draws: Tensor, generator: Generator) -> Tensor:
-        """As many draws of r as there are draws of the prior, shape (n, latent): some of these are kept."""
+        """Draws of r, shape (n, latent), made from as many draws of the prior, of which a share w is kept."""
         z = prior_draws.clone()
         replaced = uniform((len(z),), z, generator) >= self.kept
         z[:, self.dims] = torch.where(
@@ -106,15 +106,15 @@ class LearnedPrior:
 def learn_priors(
     model: LatentModel, z: Tensor, spread: Tensor, *, context: Tensor | None = None, generator: Generator
 ) -> dict[str, LearnedPrior]:
-    """Fit each candidate to draws of the aggregate posterior.
+    """Fits each candidate to draws of the aggregate posterior.
 
     Args:
         model: p(x, z), for its prior.
-        z: draws of q(z | x) of training data, shape (draws, data, latent).
-        spread: variance over data of the posterior mean, shape (latent,), in units of the prior's variance: latents
-            without any carry the prior already, and are left to it where the prior factorises.
-        context: of the data, shape (data, context_dim).
-        generator: the source of randomness, of where the components start.
+        z: draws of q(z | x) of training data, shape (draws, examples, latent).
+        spread: variance over examples of the posterior mean, shape (latent,), in units of the prior's variance.
+            Inactive latents already follow the prior, and keep it where the prior factorises.
+        context: of the examples, shape (examples, context_dim).
+        generator: the source of randomness, for the initial components.
     Returns:
         By name, in the order of ``CANDIDATES``.
     Example:
@@ -128,8 +128,8 @@ def learn_priors(
     """
     prior = model.prior(None, context)
     dims = torch.arange(z.shape[-1], device=z.device)
-    if _factorises(prior) and bool((spread > _IDLE).any()):
-        dims = dims[spread.to(z.device) > _IDLE]
+    if _factorises(prior) and bool((spread > ACTIVE_VARIANCE).any()):
+        dims = dims[spread.to(z.device) > ACTIVE_VARIANCE]
     choosing = torch.arange(z.shape[1], device=z.device) % _CHOOSE == 0
     points = z[:, ~choosing][..., dims].flatten(0, 1).double()
     log_prior = _log_prior(prior, z, dims)
@@ -142,7 +142,7 @@ def learn_priors(
             kept = _best_share(log_ratio)
             score = float(_blended(log_ratio, kept).mean())
             if best is not None and score < best[0]:
-                break  # more components only learn more by heart
+                break  # more components only overfit more
             best = (score, LearnedPrior(normals, kept, dims))
         assert best is not None  # every candidate has a fit of one component at least
         found[name] = best[1]
@@ -171,16 +171,18 @@ def _blended(log_ratio: Tensor, kept: float) -> Tensor:
 
 
 def _best_share(log_ratio: Tensor) -> float:
-    """The w of the largest mean log density, by EM for that one number."""
+    """The w with the largest mean log density, by EM."""
     log_ratio, kept = log_ratio.flatten(), 0.5
     for _ in range(100):
-        own = torch.sigmoid(math.log(kept) - math.log1p(-kept) - log_ratio)  # each draw's share of the model's prior
+        own = torch.sigmoid(
+            math.log(kept) - math.log1p(-kept) - log_ratio
+        )  # probability that each draw belongs to the prior
         kept = min(max(float(own.mean()), _LEAST_KEPT), 1 - _LEAST_KEPT)
     return kept
 
 
 def _fits(name: str, points: Tensor, generator: Generator) -> Iterator[MixtureSameFamily]:
-    """One candidate, with more and more components."""
+    """Fits of one candidate, with more and more components."""
     if name == "mixture":
         fitting = [k for k in _COMPONENTS if k * _LEAST_PER_COMPONENT <= len(points)]
         yield from (_mixture(*_em(points, k, generator)) for k in (1, *fitting))
@@ -201,7 +203,7 @@ def _covariance(points: Tensor) -> Tensor:
 
 
 def _regular(covariance: Tensor) -> Tensor:
-    """With a factor, if z varies in fewer directions than it has."""
+    """Made positive definite, even if z varies in fewer directions than it has."""
     least = _LEAST_VARIANCE * covariance.diagonal().mean() + torch.finfo(covariance.dtype).tiny
     return covariance + least * torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
 

@@ -1,4 +1,4 @@
-"""The doctor's look at the likelihood: whether it is one, and whether its noise is that of the data."""
+"""Checks of the likelihood: whether it is a density, and whether its noise is that of the data."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from elbowroom.data.batch import Batch
-from elbowroom.evaluation.doctor.aggregate_posterior import guide_of, held_out, prior_draws
-from elbowroom.evaluation.doctor.findings import DoctorInput, Evidence, Finding
+from elbowroom.evaluation.doctor.findings import Evidence, Finding
+from elbowroom.evaluation.doctor.inputs import DoctorInput
+from elbowroom.evaluation.thresholds import CERTAIN_Z, NOTABLE_NATS
 from elbowroom.model.distributions import ContinuousBernoulli
 from elbowroom.model.draws import draw
 from elbowroom.model.guides import guide_distribution
@@ -22,41 +23,39 @@ from elbowroom.numerics import mean_and_stderr
 
 __all__ = ["likelihood_fits"]
 
-_SURE = 4.0  # z-score
-_NEAR_BOUND = 1.5  # σ within this factor of the least that can be learned has run into it
-_WRONG_SCALE = 1.0  # nats per datum that another σ would gain
-_VERY_WRONG_SCALE = 0.1  # of a nat per element: σ is off by a factor of 1.25 or more
+_NEAR_BOUND = 1.5  # a σ within this factor of the least that can be learned is at its bound
+_VERY_WRONG_SCALE = 0.1  # nats per element that a right σ would gain: σ is off by a factor of 1.25 or more
 _OVERDISPERSED = 1.5  # Pearson's χ² per element, 1 for Poisson counts
 
 
 def likelihood_fits(inputs: DoctorInput) -> list[Finding]:
-    """Whether p(x | z) integrates to one over what the data are, and is as noisy as they are about its means.
+    """Whether p(x | z) is a density over such data, and whether its noise is as large as theirs.
 
     Args:
         inputs: a trained model and its data.
     Returns:
-        Severe for grey pixels under a Bernoulli and a σ at its bound; a warning or severe for a σ that is far off and
-        for counts that vary more than Poisson's; nothing otherwise.
+        Severe for grey pixels under a Bernoulli and for a σ at its bound; a warning or severe for a σ that is far off,
+        and a warning for counts that vary more than a Poisson's; nothing otherwise.
     Raises:
-        ElbowroomError: no data held out.
+        ElbowroomError: no held-out data.
     """
     likelihood = inputs.model.likelihood
-    for kind, look in _LOOKS.items():
+    for kind, check in _CHECKS.items():
         if type(likelihood) is kind:
-            batch, generator = inputs.batch(held_out(inputs)), inputs.generator("likelihood_fits")
+            batch, generator = inputs.batch(inputs.held_out()), inputs.generator("likelihood_fits")
             with evaluation_mode(*[part for part in (inputs.model, inputs.guide) if part is not None]):
-                guide = guide_of(inputs)
+                guide = inputs.learned_guide
                 if guide is None:
-                    z = prior_draws(inputs.model, batch, generator)
+                    z = inputs.prior_draws(batch, generator)
                 else:
                     z = draw(guide_distribution(guide, batch), (), generator=generator)
-                found = look(likelihood, likelihood(z, batch.context), batch, guide is not None)
+                found = check(likelihood, likelihood(z, batch.context), batch, guide is not None)
             return [] if found is None else [found]
     return []
 
 
 def _observed(values: Tensor, batch: Batch) -> Tensor:
-    """Sums over the observed elements of each datum."""
+    """Sums over the observed elements of each example."""
     kept = values if batch.mask is None else torch.where(batch.mask, values, 0.0)
     return kept.double().flatten(1).sum(1)
 
@@ -76,17 +75,17 @@ def _grey(likelihood: Likelihood, p_x: Distribution, batch: Batch, encoded: bool
     nats, of_nats = mean_and_stderr(missing)
     evidence = (
         Evidence("elements between 0 and 1", share, of_share, "share"),
-        Evidence("constant left out, log of 1 / ∫ pˣ(1−p)¹⁻ˣ dx, at the model's own outputs", nats, of_nats),
+        Evidence("missing constant, log of 1 / ∫ pˣ(1−p)¹⁻ˣ dx, at the model's outputs", nats, of_nats),
     )
     return Finding(
         "likelihood_fits",
         "severe",
-        "The loss is cross-entropy on grey pixels, which is no log-likelihood: log p(x) does not exist.",
+        "The loss is cross-entropy on grey pixels, which is not a log-likelihood: log p(x) does not exist.",
         evidence,
-        "A Bernoulli gives probability to 0 and 1 alone. Used as a density on grey values it does not integrate to one "
-        "and the constant that is left out depends on z: the model is rewarded for something that is no probability, "
-        "and its figures compare with no other model's. Draws from it are black and white, unlike the data.",
-        "Binarise the data (--data.binarization dynamic), or keep them grey with the constant "
+        "A Bernoulli gives probability to 0 and 1 only. As a density on grey values it does not integrate to one, "
+        "and the missing constant depends on z. So the model maximises something that is not a probability, and its "
+        "figures cannot be compared with another model's. Its samples are black and white, unlike the data.",
+        "Binarise the data (--data.binarization dynamic), or keep them grey and include the constant "
         "(--model.likelihood continuous-bernoulli).",
     )
 
@@ -101,29 +100,29 @@ def _noise(likelihood: Likelihood, p_x: Distribution, batch: Batch, encoded: boo
     least = float((scale / likelihood.unit).min())
     if likelihood.raw_scale is not None and least < _NEAR_BOUND * likelihood.min_scale:
         return _at_bound(1.0, least, likelihood.min_scale)
-    if not encoded:  # residuals about means that know nothing of x are no noise
+    if not encoded:  # residuals from means that do not depend on x are not noise
         return None
     squares = _observed(((batch.x.double() - mean) / scale).square(), batch)
     elements = _elements(batch)
     ratio = float(squares.sum() / elements.sum())  # of the residuals' mean square to σ²
     gains = 0.5 * (squares - squares / ratio) - 0.5 * elements * math.log(ratio)
     gain, stderr = mean_and_stderr(gains)
-    if not (gain > _WRONG_SCALE and gain > _SURE * stderr):
+    if not (gain > NOTABLE_NATS and gain > CERTAIN_Z * stderr):
         return None
     wrong = "too small" if ratio > 1 else "too large"
     per_element = gain / float(elements.mean())
     evidence = (
         Evidence("σ", float(scale.mean()), None, "in the data's unit"),
         Evidence("root mean square of residuals", float(scale.mean()) * math.sqrt(ratio), None, "in the data's unit"),
-        Evidence("gain of a σ that fits", gain, stderr),
+        Evidence("gain of a σ that fits the residuals", gain, stderr),
     )
     return Finding(
         "likelihood_fits",
         "severe" if per_element > _VERY_WRONG_SCALE else "warning",
         f"The noise σ is {wrong} by a factor of {max(ratio, 1 / ratio) ** 0.5:.2g}.",
         evidence,
-        "σ weighs how well x is told against how simply z is spread. A σ that does not fit the residuals gives a wrong "
-        "log p(x), and a wrong balance between reconstruction and KL: a mean squared error without σ is σ² = ½.",
+        "σ sets the weight of reconstruction against KL. A σ that does not fit the residuals gives a wrong log p(x), "
+        "and a wrong balance of the two: a squared error without σ means σ² = ½.",
         "Learn it: --model.scale learned.",
     )
 
@@ -137,12 +136,12 @@ def _at_bound(share: float, least: float, bound: float) -> Finding:
     return Finding(
         "likelihood_fits",
         "severe",
-        "The noise σ has run into its lower bound: the density grows without end.",
+        "The noise σ is at its lower bound: the density grows without limit.",
         evidence,
-        "Elements that the model fits exactly, constant ones say, let log p(x | z) grow for ever as σ shrinks. The "
-        "figures then say where the bound is, and nothing of the model.",
-        "Leave out constant elements, fix σ at the precision of the measurement (--model.scale 0.1), or treat the data "
-        "as the integers that they are (--model.likelihood discretized-logistic-mixture).",
+        "If the model fits some elements exactly, for instance constant ones, log p(x | z) grows without limit as σ "
+        "shrinks. The figures then depend on the lower bound of σ, not on the model.",
+        "Leave out constant elements, fix σ at the precision of the measurement (--model.scale 0.1), or, if the data "
+        "are integers, treat them as such (--model.likelihood discretized-logistic-mixture).",
     )
 
 
@@ -152,21 +151,22 @@ def _counts(likelihood: Likelihood, p_x: Distribution, batch: Batch, encoded: bo
     rate = p_x.mean.double().clamp(min=1e-12)
     pearson = _observed((batch.x.double() - rate).square() / rate, batch) / _elements(batch)
     found, stderr = mean_and_stderr(pearson)
-    if not (found > _OVERDISPERSED and found - 1 > _SURE * stderr):
+    if not (found > _OVERDISPERSED and found - 1 > CERTAIN_Z * stderr):
         return None
     return Finding(
         "likelihood_fits",
         "warning",
-        f"Counts vary {found:.1f} times as much about their means as Poisson's can.",
+        f"The variance of the counts is {found:.1f} times as large as a Poisson's.",
         (Evidence("Pearson's χ² per element, 1 for Poisson counts", found, stderr, "ratio"),),
-        "A Poisson's variance is its mean. Data that vary more make the model put noise into z, and the figures worse.",
-        "Use the likelihood with a dispersion: --model.likelihood negative-binomial.",
+        "The variance of a Poisson is its mean. Data that vary more make the model put noise into z, and lower log "
+        "p(x).",
+        "Use a likelihood with a dispersion parameter: --model.likelihood negative-binomial.",
     )
 
 
-_Look = Callable[[Likelihood, Distribution, Batch, bool], Finding | None]
-#: likelihood -> what is looked for
-_LOOKS: dict[type[Likelihood], _Look] = {
+_LikelihoodCheck = Callable[[Likelihood, Distribution, Batch, bool], Finding | None]
+#: likelihood -> its check
+_CHECKS: dict[type[Likelihood], _LikelihoodCheck] = {
     CrossEntropy: _grey,
     Bernoulli: _grey,
     Gaussian: _noise,

@@ -1,24 +1,25 @@
-r"""Samples of the model against data, with one classifier for all: is it the prior that spoils them, or the decoder?
+r"""Samples of the model against held-out data: is the prior or the decoder the cause of a difference?
 
-Held-out data are compared with draws x ~ p(x | z), where z comes from three places:
+Held-out data are compared with draws x ~ p(x | z) by one classifier. The z come from three sources:
 
-================ ============================== ======================================================
-z from           tells                          what is told apart from data here is the fault of
-================ ============================== ======================================================
-``encodings``    q(z | x) of *other* data       the decoder and its likelihood, which meets z as taught
-``learned``      a mixture fitted to q(z)       those, and of what a mixture cannot follow
-``prior``        p(z), what the user sees       those, and of the holes between q(z) and p(z)
-================ ============================== ======================================================
+================ ============================== ================================================================
+z from           is                             a difference from the data comes from
+================ ============================== ================================================================
+``encodings``    q(z | x) of *other* examples   the decoder and its likelihood, which were trained on such z
+``learned``      a mixture fitted to q(z)       these, and what a mixture cannot represent
+``prior``        p(z), as the user samples      these, and the holes between q(z) and p(z)
+================ ============================== ================================================================
 
-A fourth test compares the samples of the prior with those of the encodings: what the decoder does to both alike, such
-as the noise of a Gaussian likelihood, cancels.
+A fourth test compares the samples from the prior with those from the encodings. What the decoder does to both alike,
+such as adding the noise of a Gaussian likelihood, cancels there.
 
 With :math:`d = 2 \cdot \text{accuracy} - 1`, a lower bound on the total variation, the share due to the prior is
-:math:`1 - d_\text{encodings} / d_\text{prior}`. The data that are encoded are others than those compared with, since
-a reconstruction would carry its own datum.
+:math:`1 - d_\text{encodings} / d_\text{prior}`. The encoded examples are others than those compared with, since a
+reconstruction would contain the example itself.
 
-Draws, not means, are compared: a mean of p(x | z) is no sample, and smoother than any datum. How much smoother is said
-beside it, for pictures: the mean squared difference of neighbouring pixels, of the means and of the data.
+Draws are compared, not means: a mean of p(x | z) is not a sample, and is smoother than any example. For pictures, a
+separate number says how much smoother: the mean squared difference of neighbouring pixels of the means, relative to
+that of the data.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
-from elbowroom.evaluation.doctor.aggregate_posterior import Aggregate, aggregate_study, guide_of, held_out, prior_draws
-from elbowroom.evaluation.doctor.findings import DoctorInput
+from elbowroom.evaluation.doctor.aggregate_posterior import Aggregate, aggregate_study
+from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.doctor.two_sample import LEAST_DRAWS, TwoSampleTest, classifier_test
 from elbowroom.model.conditional import Likelihood
 from elbowroom.model.draws import draw, mean
@@ -43,23 +44,23 @@ from elbowroom.numerics import chunks, mean_and_stderr
 __all__ = ["SOURCES", "SampleStudy", "sample_study", "share_of_prior"]
 
 SOURCES = ("encodings", "learned", "prior")
-"""Where z comes from."""
+"""The sources of z."""
 
-_CHUNK = 500  # data at a time through the decoder
+_CHUNK = 500  # examples at a time through the decoder
 _SHOWN = 20  # pictures of each source that are kept
 
 
 @dataclass(frozen=True, eq=False)
 class SampleStudy:
-    """Samples from three places of z against held-out data.
+    """Samples with z from three sources, compared with held-out data.
 
     Attributes:
-        tests: by source, draws of x against data; without a guide, of the prior alone.
-        holes: draws of x of the prior against those of the encodings; None without a guide.
+        tests: by source, draws of x against data; without a guide only the prior's.
+        holes: draws of x with z from the prior against those with z from encodings; None without a guide.
         means: by source, means of p(x | z), shape (20, \\*event).
-        blur: by source, mean squared difference of neighbouring pixels of the means, over that of the data; each with
-            its standard error. Empty where data are no pictures.
-        data: some of the data, shape (20, \\*event).
+        blur: by source, mean squared difference of neighbouring pixels of the means, divided by that of the data, and
+            its standard error. Empty where the data are not pictures.
+        data: some held-out examples, shape (20, \\*event).
     """
 
     tests: dict[str, TwoSampleTest]
@@ -70,7 +71,7 @@ class SampleStudy:
 
 
 def share_of_prior(tests: dict[str, TwoSampleTest]) -> float:
-    """Of the distance between samples and data, the share that vanishes where z comes from encodings; 0 to 1.
+    """The share of the distance between samples and data that vanishes if z comes from encodings; 0 to 1.
 
     Example:
         >>> found = {"encodings": TwoSampleTest(0.6, 0.01, 9.0, 1000), "prior": TwoSampleTest(0.9, 0.01, 36.0, 1000)}
@@ -82,13 +83,13 @@ def share_of_prior(tests: dict[str, TwoSampleTest]) -> float:
 
 
 def sample_study(inputs: DoctorInput, aggregate: Aggregate | None = None) -> SampleStudy:
-    """Compare samples with data.
+    """Compares samples with data.
 
     Args:
         inputs: a trained model and its data.
-        aggregate: its q(z), of which the learned prior is needed; studied here unless given.
+        aggregate: the study of its q(z), which holds the learned prior; made here unless given.
     Raises:
-        ElbowroomError: too few data held out.
+        ElbowroomError: too few held-out examples.
     """
     with evaluation_mode(inputs.model, *([] if inputs.guide is None else [inputs.guide])):
         return _study(inputs, aggregate)
@@ -96,8 +97,8 @@ def sample_study(inputs: DoctorInput, aggregate: Aggregate | None = None) -> Sam
 
 def _study(inputs: DoctorInput, aggregate: Aggregate | None) -> SampleStudy:
     model, generator = inputs.model, inputs.generator("sample-quality")
-    batch = inputs.batch(held_out(inputs, 2 * LEAST_DRAWS), 2 * inputs.points)
-    # rows are in the data's own order, which may be that of their classes
+    batch = inputs.batch(inputs.held_out(2 * LEAST_DRAWS), 2 * inputs.points)
+    # rows are in the order of the data set, which may be sorted by class
     order = torch.randperm(len(batch), generator=generator, device=generator.device).to(batch.x.device)
     compared, others = batch.rows(order[: len(batch) // 2]), batch.rows(order[len(batch) // 2 :])
     unit = _unit(model.likelihood, compared)
@@ -120,12 +121,12 @@ def _latents(
     inputs: DoctorInput, aggregate: Aggregate | None, others: Batch, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """z by source, each of shape (batch, latent)."""
-    guide, model = guide_of(inputs), inputs.model
-    prior = prior_draws(model, others, generator)
+    guide, model = inputs.learned_guide, inputs.model
+    prior = inputs.prior_draws(others, generator)
     if guide is None:
         return {"prior": prior}
     aggregate = aggregate_study(inputs) if aggregate is None else aggregate
-    learned = aggregate.learned.sample(model, prior_draws(model, others, generator), generator)
+    learned = aggregate.learned.sample(model, inputs.prior_draws(others, generator), generator)
     return {
         "encodings": draw(guide_distribution(guide, others), generator=generator),
         "learned": learned,
@@ -144,7 +145,7 @@ def _decoded(model: LatentModel, z: Tensor, batch: Batch, generator: torch.Gener
 
 
 def _as_drawn(model: LatentModel, batch: Batch, generator: torch.Generator) -> Tensor:
-    """The data as the likelihood draws them: the cross-entropy of grey values draws bits."""
+    """The data as the likelihood draws them: under the cross-entropy likelihood, grey values are drawn as bits."""
     x = batch.x
     if model.likelihood.normalized or model.likelihood.support is not Support.UNIT_INTERVAL:
         return x
@@ -152,7 +153,7 @@ def _as_drawn(model: LatentModel, batch: Batch, generator: torch.Generator) -> T
 
 
 def _unit(likelihood: Likelihood, batch: Batch) -> Tensor | float:
-    """Of each element, float64: reals may be of any, one in kilometres and the next in grams; pixels share one."""
+    """The unit of each element, float64: real elements can have different units, but pixels share one."""
     if likelihood.support is not Support.REALS or _is_picture(likelihood):
         return 1.0
     scale = batch.x.double().std(0)
@@ -160,7 +161,7 @@ def _unit(likelihood: Likelihood, batch: Batch) -> Tensor | float:
 
 
 def _features(likelihood: Likelihood, x: Tensor, batch: Batch, unit: Tensor | float) -> Tensor:
-    """What the classifier sees, shape (batch, features); what was not observed of a datum is alike in both samples."""
+    """Input of the classifier, shape (batch, features); elements that were not observed are equal in both samples."""
     x = x if batch.mask is None else torch.where(batch.mask, x, batch.x)
     match likelihood.support:
         case Support.CATEGORIES:
@@ -178,7 +179,7 @@ def _features(likelihood: Likelihood, x: Tensor, batch: Batch, unit: Tensor | fl
 
 
 def _is_picture(likelihood: Likelihood) -> bool:
-    """Whether differences of neighbours mean anything: rows and columns of values that measure."""
+    """Whether x is a picture, so that differences of neighbouring elements mean something."""
     *channels, height, width = (0, 0, *likelihood.event_shape)[-max(2, len(likelihood.event_shape)) :]
     return channels in ([], [1], [3]) and min(height, width) > 1 and likelihood.support is not Support.CATEGORIES
 
@@ -191,7 +192,7 @@ def _edges(pictures: Tensor) -> Tensor:
 
 
 def _ratio(of: Tensor, to: Tensor) -> tuple[float, float]:
-    """Ratio of two means and its standard error, by the delta method."""
+    """Ratio of two means, and its standard error by the delta method."""
     (above, above_error), (below, below_error) = mean_and_stderr(of), mean_and_stderr(to)
     if below == 0:
         return 0.0, 0.0

@@ -1,4 +1,4 @@
-"""The doctor's look at the learning: sound numbers, an end of the optimisation, and no more than the data allow."""
+"""Checks of training: finite numbers, convergence, and overfitting."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.doctor.aggregate_posterior import guide_of, held_out, prior_draws
-from elbowroom.evaluation.doctor.findings import DoctorInput, Evidence, Finding, Severity
+from elbowroom.evaluation.doctor.findings import Evidence, Finding, Severity
+from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.study import observed
+from elbowroom.evaluation.thresholds import CERTAIN_Z, NOTABLE_NATS
 from elbowroom.inference.importance.estimate import importance_estimate
 from elbowroom.inference.objectives import elbo_terms
 from elbowroom.model.conditional import Likelihood
@@ -24,49 +25,50 @@ from elbowroom.numerics import mean_and_stderr
 
 __all__ = ["finished", "generalises", "sound"]
 
-_SURE = 4.0  # z-score
 _OUTLIER = 30.0  # median absolute deviations from the median
 _SPIKE = 100.0  # times the median gradient
-_LEAST_REPORTS = 8  # below, there is no last quarter to take a slope of
-_LEAST_STEPS = 200  # updates: hardly any model has learned by then
-_STILL_RISING = 0.5  # nats that as many steps again as the last quarter would gain
-_SCHEDULE_ENDED = 0.05  # of the highest rate
+_LEAST_REPORTS = 8  # with fewer, the last quarter is too short for a slope
+_LEAST_STEPS = 200  # updates: with fewer, hardly any model is trained
+_STILL_RISING = 0.5  # nats that another quarter of the training would gain
+_SCHEDULE_ENDED = 0.05  # share of the highest learning rate, below which the schedule has ended
 _FALLEN = 1.0  # nats below the best report
-_OVERFIT = 1.0  # nats
-_BADLY = 0.1  # of −log p(x) for counts of outcomes; nats per element for a density, whose log p(x) depends on a unit
-_DRAWS = 200  # of the importance-weighted bound that training and test data are compared by
-_COMPARED = 500  # data of each
+# severe overfitting: a share of −log p(x) for discrete data; nats per element for densities, whose log p(x) depends on
+# the unit of the data
+_BADLY = 0.1
+_DRAWS = 200  # of the importance-weighted bound on training and test data
+_COMPARED = 500  # examples of each
 
 
 def sound(inputs: DoctorInput) -> list[Finding]:
-    """Whether weights, the guide's scale and the terms of every datum are finite and of one order.
+    """Whether the weights, the scale of the guide and the terms of every example are finite, and no example is far off.
 
     Args:
         inputs: a trained model and its data.
     Returns:
-        Severe for what is not finite and for a guide without a positive scale; a warning for data whose log-likelihood
-        is far from all others' and for gradients that exploded; nothing otherwise.
+        Severe for numbers that are not finite and for a guide without a positive scale; a warning for examples whose
+        terms are far from all others' and for exploding gradients; nothing otherwise.
     """
-    modules = [part for part in (inputs.model, guide_of(inputs)) if part is not None]
+    modules = [part for part in (inputs.model, inputs.learned_guide) if part is not None]
     broken = [name for part in modules for name, w in part.state_dict().items() if not bool(torch.isfinite(w).all())]
     if broken:
         return [
             _severe(
-                f"{len(broken)} tensors of weights hold NaN or infinity.",
+                f"{len(broken)} weight tensors contain NaN or infinity.",
                 (Evidence("tensors that are not finite", len(broken), None, f"the first is {broken[0]}"),),
-                "Every figure of such a model is NaN, or worse: finite by chance.",
-                "Train again with a lower rate and a limit: --optimizer.lr 3e-4 --optimizer.clip-norm 10.",
+                "Every result of such a model is NaN, or finite by chance and wrong.",
+                "Train again with a lower learning rate and gradient clipping: --optimizer.lr 3e-4 "
+                "--optimizer.clip-norm 10.",
             )
         ]
     findings = _gradients(inputs.history)
-    guide = guide_of(inputs)
-    for split in ("train", held_out(inputs)):
+    guide = inputs.learned_guide
+    for split in ("train", inputs.held_out()):
         if not inputs.data.size(split):
             continue
         batch, generator = inputs.batch(split), inputs.generator(f"sound {split}")
         with evaluation_mode(*modules):
             if guide is None:
-                z = prior_draws(inputs.model, batch, generator)
+                z = inputs.prior_draws(batch, generator)
                 at_prior = inputs.model.log_likelihood(batch.x, z, context=batch.context, mask=batch.mask)
                 found = [_not_finite("log p(x | z) at z of the prior", at_prior.cpu(), _rows(batch), split)]
                 findings += [finding for finding in found if finding is not None]
@@ -74,7 +76,7 @@ def sound(inputs: DoctorInput) -> list[Finding]:
             try:
                 guide_distribution(guide, batch)
             except ElbowroomError as fault:
-                why = "Draws of q then mean nothing; losses can look sound all the same."
+                why = "Draws of q then mean nothing, even if the loss looks normal."
                 return [_severe(fault.problem, (), why, fault.remedy)]
             parts = elbo_terms(inputs.model, guide, batch, kl="auto", generator=generator).parts
             terms = {name: parts[name].double() for name in ("reconstruction", "kl")}
@@ -97,10 +99,10 @@ def _not_finite(name: str, values: Tensor, rows: Tensor, split: str) -> Finding 
         return None
     row = int(rows[wrong][0])
     return _severe(
-        f"The term '{name}' is not finite for {int(wrong.sum())} of {len(values)} data of the split {split}.",
-        (Evidence("data without a finite term", int(wrong.sum()), None, f"the first is row {row}"),),
-        "An average over data is then not a number, and the gradients of a batch with such a datum are none.",
-        "Look at those rows; check the data for infinities and the decoder for outputs that overflow.",
+        f"The term '{name}' is not finite for {int(wrong.sum())} of {len(values)} examples of the split {split}.",
+        (Evidence("examples without a finite term", int(wrong.sum()), None, f"the first is row {row}"),),
+        "Averages over the data are then NaN or infinite, and so are the gradients of a batch with such an example.",
+        "Look at those rows; check the data for infinite values and the decoder for outputs that overflow.",
     )
 
 
@@ -119,14 +121,15 @@ def _terms(name: str, values: Tensor, rows: Tensor, split: str) -> Finding | Non
     return Finding(
         "sound",
         "warning",
-        f"The term '{name}' explodes for {int(far.sum())} of {len(values)} data of the split {split} (rows {listed}).",
+        f"The term '{name}' explodes for {int(far.sum())} of {len(values)} examples of the split {split} (rows "
+        f"{listed}).",
         (
             Evidence(f"largest, row {int(rows[worst])}", float(values[worst])),
             Evidence("median", float(median)),
             Evidence("median absolute deviation", float(spread)),
         ),
-        "A few data that are unlike all others dominate averages and gradients.",
-        "Look at those rows; if they are faults of the data, leave them out.",
+        "A few examples that are unlike all others dominate averages and gradients.",
+        "Look at those rows; if they are errors in the data, leave them out.",
     )
 
 
@@ -141,24 +144,24 @@ def _gradients(history: Sequence[Mapping[str, Any]]) -> list[Finding]:
         Finding(
             "sound",
             "warning",
-            "Gradients exploded while the model was trained.",
+            "Gradients exploded during training.",
             (Evidence("largest norm", largest, None, ""), Evidence("median norm", median, None, "")),
             "A single step with such a gradient can undo an epoch.",
-            "Limit them: --optimizer.clip-norm 10.",
+            "Clip them: --optimizer.clip-norm 10.",
         )
     ]
 
 
 def finished(inputs: DoctorInput) -> list[Finding]:
-    r"""Whether the bound was still rising when training ended, from the slope over the last quarter of the reports.
+    r"""Convergence: was the bound still rising when training ended? From the slope over the last quarter of reports.
 
-    .. math:: \mathrm{ELBO}_t \approx a + b t, \qquad \text{gain of as many steps again} = b \, \tfrac14 T
+    .. math:: \mathrm{ELBO}_t \approx a + b t, \qquad \text{gain of another quarter} = b \, \tfrac14 T
 
     Args:
         inputs: with the history of its training.
     Returns:
-        A warning where the gain is half a nat or more beyond doubt, where the end lies far below the best report, or
-        where hardly any update was made; nothing otherwise, and nothing without a history.
+        A warning where the gain is certainly half a nat or more, where the last report is far below the best one, or
+        where there were hardly any updates; nothing otherwise, and nothing without a history.
     """
     rows = [row for row in inputs.history if isinstance(row.get("elbo"), float)]
     if not rows:
@@ -172,7 +175,7 @@ def finished(inputs: DoctorInput) -> list[Finding]:
             _unfinished(
                 f"Training ended after {int(steps[-1])} updates.",
                 (Evidence("updates", float(steps[-1]), None, "steps"),),
-                "Give it time: --train.epochs 50.",
+                "Train longer: --train.epochs 50.",
             )
         ]
     if len(steps) < _LEAST_REPORTS:
@@ -180,22 +183,28 @@ def finished(inputs: DoctorInput) -> list[Finding]:
     best = float(bound.nan_to_num(nan=-math.inf).max())
     if not math.isfinite(float(bound[-1])) or best - float(bound[-1]) > max(_FALLEN, 0.02 * abs(best)):
         evidence = (Evidence("best report", best), Evidence("last report", float(bound[-1])))
-        lower = "Lower the rate (--optimizer.lr 3e-4) or let it fall (--optimizer.schedule one-cycle)."
+        lower = "Lower the learning rate (--optimizer.lr 3e-4), or let it decay (--optimizer.schedule one-cycle)."
         return [_unfinished("The bound fell at the end of training.", evidence, lower)]
     rates = [float(row["lr"]) for row in rows if row.get("lr") is not None]
-    if rates and rates[-1] < _SCHEDULE_ENDED * max(rates):  # the bound rises because the rate falls, and then no more
+    if rates and rates[-1] < _SCHEDULE_ENDED * max(
+        rates
+    ):  # it rises because the learning rate falls, and stops with it
         return []
     last = max(_LEAST_REPORTS // 2, len(steps) // 4)
     gain, stderr = _slope(steps[-last:], bound[-last:])
-    if not (gain > _STILL_RISING and gain > _SURE * stderr):
+    if not (gain > _STILL_RISING and gain > CERTAIN_Z * stderr):
         return []
     title = f"The bound was still rising: {gain:.1f} nats over the last quarter of training."
     rise = (Evidence(f"rise over the last {last} reports ({split})", gain, stderr),)
-    return [_unfinished(title, rise, "Train longer: --train.epochs with twice the number, or --resume with it.")]
+    return [
+        _unfinished(
+            title, rise, "Train longer, for instance with twice the --train.epochs; --resume goes on with the same run."
+        )
+    ]
 
 
 def _slope(steps: Tensor, values: Tensor) -> tuple[float, float]:
-    """The rise of a straight line over these steps, and its standard error."""
+    """The rise of a fitted straight line over these steps, and its standard error."""
     away = steps - steps.mean()
     slope = (away * values).sum() / away.square().sum()
     residual = values - values.mean() - slope * away
@@ -205,35 +214,36 @@ def _slope(steps: Tensor, values: Tensor) -> tuple[float, float]:
 
 
 def _unfinished(title: str, evidence: tuple[Evidence, ...], remedy: str) -> Finding:
-    explanation = "Figures of a model that is still learning say how long it was trained, and not what it can do."
+    explanation = "Results of a model that is still improving show how long it was trained, not what it can reach."
     return Finding("finished", "warning", title, evidence, explanation, remedy)
 
 
 def generalises(inputs: DoctorInput) -> list[Finding]:
-    r"""Training data against held-out data: overfitting of the decoder, and of the encoder apart from it.
+    r"""Overfitting of the decoder, and separately of the encoder: training data against held-out data.
 
     .. math:: \text{decoder:} \; \mathcal{L}_{200}(\text{train}) - \mathcal{L}_{200}(\text{test}), \qquad
         \text{encoder:} \; \mathrm{room}(\text{test}) - \mathrm{room}(\text{train}), \quad
         \mathrm{room} = \mathcal{L}_{200} - \mathcal{L}_1
 
-    with the importance-weighted bound of 200 draws. The encoder's is the loss in the bound that is no loss in log p(x).
+    with the importance-weighted bound of 200 draws. The second is the part of the ELBO's loss on held-out data that
+    is not a loss of log p(x).
 
     Args:
         inputs: a trained model and its data.
     Returns:
-        A warning for each difference of a nat or more beyond doubt; nothing otherwise, and nothing without a guide or
-        without training data. The decoder's is severe where it is a tenth of log p(x), of discrete data; and of
-        continuous data, whose log p(x) is another number in another unit and can be 0, where it is 0.1 nats or more for
-        each element of x: a difference is the same in every unit.
+        A warning for each difference that is certainly a nat or more; nothing otherwise, and nothing without a guide or
+        without training data. For discrete data the decoder's overfitting is severe from a tenth of log p(x). For
+        continuous data log p(x) depends on the unit of x, but differences do not: there it is severe from 0.1 nats
+        for each element of x.
     Raises:
-        ElbowroomError: too few data held out.
+        ElbowroomError: too few held-out examples.
     """
-    guide, model = guide_of(inputs), inputs.model
+    guide, model = inputs.learned_guide, inputs.model
     if guide is None or not inputs.data.size("train"):
         return []
     bounds, rooms = {}, {}
     points = min(_COMPARED, inputs.points)
-    for name, split in (("train", "train"), ("test", held_out(inputs, 2))):
+    for name, split in (("train", "train"), ("test", inputs.held_out(2))):
         batch, generator = inputs.batch(split, points), inputs.generator(f"generalises {name}")
         with evaluation_mode(model, guide):
             bound = importance_estimate(model, guide, batch, num_samples=_DRAWS, generator=generator).log_evidence
@@ -242,26 +252,26 @@ def generalises(inputs: DoctorInput) -> list[Finding]:
     findings = []
     remark = "" if model.likelihood.normalized else f" ({model.likelihood.name}: not a log-likelihood)"
     gap, error = _difference(bounds["train"], bounds["test"])
-    if gap > _OVERFIT and gap > _SURE * error:
-        batch = inputs.batch(held_out(inputs, 2), points)
+    if gap > NOTABLE_NATS and gap > CERTAIN_Z * error:
+        batch = inputs.batch(inputs.held_out(2), points)
         severity: Severity = "severe" if _is_bad(gap, bounds["test"], batch, model.likelihood) else "warning"
         evidence = (
             Evidence(f"bound on training data{remark}", *mean_and_stderr(bounds["train"])),
             Evidence(f"bound on held-out data{remark}", *mean_and_stderr(bounds["test"])),
             Evidence("difference", gap, error),
         )
-        title = f"The decoder knows its training data: {gap:.1f} nats better than others."
+        title = f"The decoder overfits: its bound is {gap:.1f} nats better on training data than on held-out data."
         remedy = "Stop earlier (--data.validation 5000 --train.patience 5), use a smaller decoder, or get more data."
         findings.append(Finding("generalises", severity, title, evidence, _OVERFITTING, remedy))
     wider, error = _difference(rooms["test"], rooms["train"])
-    if wider > _OVERFIT and wider > _SURE * error:
+    if wider > NOTABLE_NATS and wider > CERTAIN_Z * error:
         evidence = (
             Evidence("elbow room on training data", *mean_and_stderr(rooms["train"])),
             Evidence("elbow room on held-out data", *mean_and_stderr(rooms["test"])),
             Evidence("difference", wider, error),
         )
-        title = f"The encoder overfits: its room is {wider:.1f} nats wider on held-out data."
-        remedy = "Measure by --methods laplace-is or ais, which need no encoder; or train it on more data."
+        title = f"The encoder overfits: the elbow room is {wider:.1f} nats wider on held-out data."
+        remedy = "Evaluate with --methods laplace-is or ais, which need no encoder; or train it on more data."
         findings.append(Finding("generalises", "warning", title, evidence, _OVERFITTING, remedy))
     return findings
 
@@ -274,12 +284,12 @@ def _is_bad(gap: float, bound: Tensor, batch: Batch, likelihood: Likelihood) -> 
 
 
 _OVERFITTING = (
-    "The bound on held-out data is lower than on training data for two reasons that have different remedies: the "
-    "decoder gives them less probability, or the encoder guesses their z less well."
+    "The bound can be lower on held-out data than on training data for two reasons, with different remedies: the "
+    "decoder gives them less probability, or the encoder approximates their posterior less well."
 )
 
 
 def _difference(a: Tensor, b: Tensor) -> tuple[float, float]:
-    """Of two averages over different data, and its standard error."""
+    """Difference of two averages over different data, and its standard error."""
     (first, of_first), (second, of_second) = mean_and_stderr(a), mean_and_stderr(b)
     return first - second, math.hypot(of_first, of_second)

@@ -1,16 +1,16 @@
-r"""Are two samples from one distribution? A classifier that tries to tell them apart answers with a number.
+r"""A classifier two-sample test: are two samples from one distribution?
 
-Of n draws of P and n draws of Q, hide the labels and learn to guess them. On draws that were not learned from, the
-share of right guesses has expectation ½ if P = Q, and otherwise, for any classifier,
+Take n draws of P and n draws of Q, hide the labels, and train a classifier to guess them. On draws that it was not
+trained on, its accuracy has expectation ½ if P = Q. Otherwise, for any classifier,
 
 .. math:: 2 \, \mathbb{E}[\text{accuracy}] - 1 \;\le\; \mathrm{TV}(P, Q) = \tfrac12 \int |p - q|,
 
-so that an accuracy of 0.7 says: at least 40% of the one distribution lies where the other has nothing. A good
-classifier makes the inequality tight, a poor one hides a difference and never invents one.
+so that an accuracy of 0.7 means: at least 40% of the one distribution lies where the other has no mass. A good
+classifier makes the inequality tight; a poor one can miss a difference, but never invents one.
 
-The classifier here is a logistic regression on all products of two of the leading principal components: the optimal
-one between two normals, so that it sees means, variances and correlations. It learns in a second from a thousand draws
-of a thousand pixels, where a larger network would only learn them by heart.
+The classifier here is a logistic regression on the leading principal components and all their products. It is optimal
+between two normals, so that it sees means, variances and correlations. It trains in a second on a thousand draws of a
+thousand pixels, where a larger network would overfit.
 
 Reference:
     Lopez-Paz & Oquab (2017), Revisiting classifier two-sample tests, arXiv:1610.06545.
@@ -32,19 +32,19 @@ from elbowroom.errors import ElbowroomError
 __all__ = ["LEAST_DRAWS", "TwoSampleTest", "classifier_test"]
 
 LEAST_DRAWS = 50
-"""Of each sample; with fewer, an accuracy of 0.64 would be nothing unusual."""
+"""Least number of draws of each sample; with fewer, an accuracy of 0.64 would not be unusual under P = Q."""
 
 _COMPONENTS = 50  # principal components; their products are 1,275 more features
-_PENALTY = 0.01  # weight of the data against the squared coefficients, standardised features
-_DEPENDENT = 1.5  # folds share what they learn from: under P = Q, z would be this much too wide at the most
-_DEGENERATE = 1e-9  # of the leading component's variance; below lies rounding, which must not become a feature
+_PENALTY = 0.01  # scikit-learn's C: inverse strength of the L2 penalty, on standardised features
+_DEPENDENT = 1.5  # folds share training draws: under P = Q, this widens the spread of z at most so many times
+_DEGENERATE = 1e-9  # share of the leading component's variance; components below it are rounding errors
 
 
 class TwoSampleTest(NamedTuple):
-    """How well two samples are told apart.
+    """Accuracy of a classifier between two samples.
 
     Attributes:
-        accuracy: share of right guesses on draws that were not learned from; ½ is chance.
+        accuracy: share of right guesses on draws that it was not trained on; ½ is chance.
         stderr: its standard error, that of independent guesses.
         z: of accuracy − ½, against chance.
         points: draws of each sample.
@@ -57,25 +57,25 @@ class TwoSampleTest(NamedTuple):
 
     @property
     def distance(self) -> float:
-        """2 accuracy − 1, not below 0: at least this far apart are the distributions in total variation."""
+        """2 · accuracy − 1, at least 0: a lower bound on the total variation between the distributions."""
         return max(0.0, 2 * self.accuracy - 1)
 
 
 def classifier_test(first: Tensor, second: Tensor, *, generator: torch.Generator, folds: int = 5) -> TwoSampleTest:
-    r"""Learn to tell two samples apart, and measure it on draws left out.
+    r"""Trains a classifier between two samples, and measures its accuracy by cross-validation.
 
     .. math:: \hat a = \frac{1}{2n} \sum_{i=1}^{2n} 1\{\hat y_{-f(i)}(x_i) = y_i\}, \qquad
         z = \frac{\hat a - 1/2}{1.5 \, \sqrt{1 / 8n}}
 
-    with :math:`\hat y_{-f}` learned without fold f. Every fold holds as many draws of the one as of the other. Guesses
-    in different folds rest on much the same draws, so that their mean varies more than that of independent ones: by 1.1
-    to 1.5 times in simulations with 2 to 30 features. The z-score allows for it.
+    with :math:`\hat y_{-f}` trained without fold f. Every fold has as many draws of the one sample as of the other.
+    Guesses in different folds rest on mostly the same draws, so that their mean varies more than that of independent
+    guesses: by 1.1 to 1.5 times in simulations with 2 to 30 features. The z-score allows for that.
 
     Args:
         first: independent draws, shape (n, features).
-        second: independent draws, shape (m, features); of the larger sample n = min(n, m) are taken.
-        generator: the source of randomness, of the folds.
-        folds: F.
+        second: independent draws, shape (m, features); of the larger sample min(n, m) draws are used.
+        generator: the source of randomness, for the folds.
+        folds: number of folds F.
     Returns:
         Accuracy with its standard error and z-score.
     Raises:
@@ -120,7 +120,7 @@ def _features(values: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
     if not varying.shape[1]:
         return np.zeros((len(values), 1))
     components = min(_COMPONENTS, *varying.shape)
-    # covariance_eigh would square away what is small, and the randomised solver is drawn
+    # the solver is chosen by size: covariance_eigh rounds small components, and the randomised one needs a seed
     scores = PCA(components, random_state=seed).fit_transform(varying)
     spread = scores.var(0)
     scores = StandardScaler().fit_transform(scores[:, spread > _DEGENERATE * spread.max()])
@@ -130,13 +130,13 @@ def _features(values: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
 
 
 def _right(features: NDArray[np.float64], labels: NDArray[Any], left_out: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which guesses about the draws left out are right."""
+    """Which guesses about the left-out draws are right."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     classifier = LogisticRegression(C=_PENALTY, max_iter=300)
     with warnings.catch_warnings():
-        # a classifier short of its optimum is a classifier all the same, and the test holds for every one
+        # the test is valid for every classifier, also for one that has not converged
         warnings.simplefilter("ignore", ConvergenceWarning)
         classifier.fit(features[~left_out], labels[~left_out])
     guesses: NDArray[np.bool_] = classifier.predict(features[left_out]) == labels[left_out]
@@ -146,17 +146,17 @@ def _right(features: NDArray[np.float64], labels: NDArray[Any], left_out: NDArra
 def _check(first: Tensor, second: Tensor, points: int) -> None:
     if first.dim() != 2 or first.shape[1:] != second.shape[1:]:
         raise ElbowroomError(
-            f"Samples of shapes {tuple(first.shape)} and {tuple(second.shape)} were to be compared, but a row of "
-            "either is one draw of the same features.",
+            f"The samples have shapes {tuple(first.shape)} and {tuple(second.shape)}, but each row must be one draw, "
+            "with the same features in both.",
             "Flatten the draws to (n, features).",
         )
     if points < LEAST_DRAWS:
         raise ElbowroomError(
-            f"A two-sample test was asked of {points} draws, but {LEAST_DRAWS} of each sample are the least.",
-            "Keep more data apart, --data.test 0.2, or look at more of them, --points 1000.",
+            f"A two-sample test needs {LEAST_DRAWS} draws of each sample, but there are {points}.",
+            "Hold more data out with --data.test 0.2, or use more of them with --points 1000.",
         )
     if not bool(first.isfinite().all() & second.isfinite().all()):
         raise ElbowroomError(
-            "A sample that was to be compared holds NaN or infinity.",
-            "Look for non-finite weights first: `elbowroom doctor` does.",
+            "One of the two samples contains NaN or infinity.",
+            "Check the model for non-finite weights first: `elbowroom doctor` does.",
         )

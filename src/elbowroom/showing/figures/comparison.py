@@ -1,7 +1,7 @@
 """Recipes side by side: log p(x) against wall time and against evaluations of the decoder with its gradient.
 
-Both abscissae are logarithmic, as the moments of a comparison double. The best recipe's later part sets the scale; a
-recipe that ends far below it, or begins there, leaves the panel through its floor, and a triangle shows where.
+Both horizontal axes are logarithmic, since each measurement point of a comparison is at twice the budget of the one
+before. The later part of the best curve sets the vertical scale; a triangle at the lower edge marks curves below it.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ _MARKERS = "os^Dv<>phd"
 _DASHES = ("-", "--", ":")
 _PANELS = {"seconds": "wall time, seconds", "decoder_gradients": "decoder evaluations with gradient"}
 _LEAST = {"seconds": 1e-3, "decoder_gradients": 1.0}  # a logarithmic axis has no zero
-_MARGIN = 3.0  # depths of the settled part: so far below the best is shown, and another recipe still counts
+_MARGIN = 3.0  # times the range of the best curve's later part: what lies lower does not set the scale
 _SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
 @dataclass(frozen=True, slots=True)
 class _Curve:
-    """A recipe on one split, by moment."""
+    """log p(x) of a recipe on one split, by measurement point."""
 
     recipe: str
     split: str
@@ -75,7 +75,7 @@ def comparison_figure(
 
     Args:
         rows: of :class:`~elbowroom.running.comparison.Comparison`, each with recipe, split, seconds,
-            decoder_gradients, value and, where known, stderr, in the order of measuring. The first split is drawn
+            decoder_gradients, value and, where known, stderr, in the order of measurement. The first split is drawn
             solid with its errors, others dashed without.
         failed: recipes that could not go on; their lines end with a cross.
         title: above.
@@ -95,7 +95,7 @@ def comparison_figure(
     curves = _curves(rows)
     if not curves:
         raise ElbowroomError(
-            "there is no measurement with a finite value, but the figure compares them.",
+            "there is no measurement with a finite value, but the figure needs one.",
             "Give the rows of a comparison that has measured something.",
         )
     main = curves[0].split
@@ -111,8 +111,8 @@ def comparison_figure(
     for axes, (against, label) in zip(panels, _PANELS.items(), strict=True):
         for curve in curves:
             _draw(axes, curve, against, names.index(curve.recipe), splits.index(curve.split), curve.recipe in failed)
-        thin_axes(axes, xlabel=label, ylabel="log p(x) ≥, nats per datum" if against == "seconds" else None)
-        _abscissa(axes)
+        thin_axes(axes, xlabel=label, ylabel="log p(x) ≥, nats per example" if against == "seconds" else None)
+        _horizontal_axis(axes)
         axes.set_ylim(low, high)
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.ticklabel_format(axis="y", useOffset=False)
@@ -138,7 +138,7 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> list[_Curve]:
 
 
 def _range(curves: list[_Curve]) -> tuple[float, float]:
-    """From below the worst recipe that ends near the others to above the best value, or all where that costs little."""
+    """Limits of the vertical axis: all values, or without the recipes that end far below the others."""
     best = max(curves, key=lambda curve: float(curve.y[-1]))
     top = float(best.y[-1])
     room = max(top - float(best.settled.min()), 4 * float(best.stderr[-1]), 1e-3 * abs(top))
@@ -182,18 +182,18 @@ def _draw(axes: Axes, curve: _Curve, against: str, place: int, split: int, faile
         )
 
 
-def _abscissa(axes: Axes) -> None:
+def _horizontal_axis(axes: Axes) -> None:
     axes.set_xscale("log")
     axes.margins(x=0.06)
     low, high = np.log10(axes.get_xlim())
     axes.xaxis.set_major_locator(LogLocator(10, subs=(1.0,) if high - low > 2.5 else (1.0, 2.0, 5.0), numticks=9))
     axes.xaxis.set_minor_locator(LogLocator(10, subs=tuple(range(2, 10)), numticks=40))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick_label(value)))
 
 
-def _power(value: float) -> str:
-    """As it is written by hand: 0.01, 20, 1000, 5·10⁴."""
+def _tick_label(value: float) -> str:
+    """A tick label: 0.01, 20, 1000, 5·10⁴."""
     if 1e-3 <= value < 1e4:
         return f"{value:g}"
     exponent = math.floor(math.log10(value) + 1e-9)
@@ -203,7 +203,7 @@ def _power(value: float) -> str:
 
 
 def _mark_below(axes: Axes, curves: list[_Curve], against: str, names: list[str], low: float) -> None:
-    """A triangle on the floor for each recipe that leaves through it, where it was last below; and how deep they go."""
+    """A triangle at the lower edge for each recipe with values below it, and the lowest value as text."""
     below = {curve.recipe: curve for curve in reversed(curves) if bool((curve.y < low).any())}
     marked: list[float] = []  # where there is a triangle already the next one stands on it
     for recipe, curve in below.items():
@@ -240,7 +240,7 @@ def _entries(
         colour, marker = _style(place)
         handle = Line2D([], [], color=colour, linewidth=1.0, marker=marker, markersize=3.2, markeredgewidth=0.5)
         value = "failed" if name in failed else number(last[name]) if name in last else ""
-        entries.append((handle, f"{_fitted(name)}  {value}"))
+        entries.append((handle, f"{_shortened(name)}  {value}"))
     for place, split in enumerate(splits if len(splits) > 1 else []):
         dashes = _DASHES[min(place, len(_DASHES) - 1)]
         face = GREY if place == 0 else "white"
@@ -250,7 +250,7 @@ def _entries(
     return entries
 
 
-def _fitted(name: str) -> str:
+def _shortened(name: str) -> str:
     """A name on one line of at most half a page, its middle left out if need be."""
     name, most = " ".join(name.split()), PAGE / 2 - 0.9
     kept = len(name)

@@ -1,7 +1,7 @@
-"""Figures of pictures of which only a part was seen, and of what a model makes of the rest.
+"""Figures of image completion: pictures with a missing part, and the model's completions.
 
-One must never have to ask which pixels were seen and which were made up. What was seen is in black and white; what
-was not is a flat blue in the picture as it was seen, and amber on black wherever the model filled it in. Pictures in
+Observed and imputed pixels have different colours. Observed pixels are black and white; missing ones are a flat blue
+in the picture as it was seen, and amber on black wherever the model filled them in. Pictures in
 colour keep their colours, and the hidden part is to be compared with the picture as it was seen.
 """
 
@@ -18,8 +18,8 @@ from elbowroom.showing.figures.style import Array, Values, as_array
 
 __all__ = ["completions_figure"]
 
-_HIDDEN = (88, 106, 132)  # a blue between black and white that no grey pixel has
-_FILLED = (255, 191, 105)  # what white becomes where it was made up
+_HIDDEN = (88, 106, 132)  # blue, for missing pixels
+_FILLED = (255, 191, 105)  # amber, for white in imputed pixels
 SEEN, MEAN, SAMPLES, TRUTH = "seen", "E[x | seen]", "samples  x ~ p(x | seen)", "truth"
 
 
@@ -34,7 +34,7 @@ def completions_figure(
     value_range: tuple[float, float] = (0.0, 1.0),
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """A row for each datum: what was seen of it, the mean given that, some samples given that, and the truth if known.
+    """A row per example: the observed part, the mean given it, samples given it, and the true picture if known.
 
     .. math:: \\mathbb{E}[x_m | x_o], \\qquad x_m \\sim p(x_m | x_o)
 
@@ -53,7 +53,7 @@ def completions_figure(
     Returns:
         The figure, a panel for each kind of picture.
     Raises:
-        ElbowroomError: no pictures, or shapes that do not fit together.
+        ElbowroomError: not images, or shapes that do not fit together.
     Example:
         >>> import torch
         >>> x = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -1,7 +1,7 @@
 """Curves of a training run, from the rows of ``metrics.jsonl``.
 
-The first epochs of a run span hundreds of nats and the rest a few. An axis that holds all shows nothing but the
-start; so the axis is that of the second half of training with room below, and an arrow names what lies outside.
+The first epochs of a run span hundreds of nats and the rest a few. So the axis is scaled to the second half of
+training, with a margin, and an arrow gives the most extreme value outside.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from elbowroom.showing.figures.style import (
 
 __all__ = ["training_curves"]
 
-_UNIT = "nats per datum"
+_UNIT = "nats per example"
 _SPLITS = {"train": BLUE, "validation": VERMILION}
 _BESIDE = {"reconstruction": "reconstruction", "kl": "KL", "ess": "effective draws", "acceptance": "acceptance"}
-_COUNTS = {"ess", "acceptance"}  # of what is shown beside, not in nats
-_FEWEST_FOR_A_CUT = 5  # reports; with fewer there is no settled part
-_MARGIN = 3.0  # of the settled part's range, shown on both sides of it
+_COUNTS = {"ess", "acceptance"}  # not in nats
+_FEWEST_FOR_A_CUT = 5  # reports; with fewer the axis shows all
+_MARGIN = 3.0  # times the range of the second half, shown on both sides of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +62,14 @@ def training_curves(
     title: str | None = None,
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """What was maximised against epochs, for training and validation data; and its two terms where it has them.
+    """Training curves: the objective on training and validation data against epochs, and its two terms if it has them.
 
     .. math:: \\mathrm{ELBO} = \\text{reconstruction} - \\mathrm{KL}
 
     Args:
         rows: of ``metrics.jsonl``, with keys step, epoch, split, a figure of
-            :data:`~elbowroom.running.observers.BOUNDS` and, where known, reconstruction and kl, all in nats per datum;
-            ess and acceptance.
+            :data:`~elbowroom.running.observers.BOUNDS` and, where known, reconstruction and kl, all in nats per
+            example; ess and acceptance.
         normalized: False for the cross-entropy of grey pixels, which the title then says.
         title: above, e.g. the run's name.
         path: where to write a PNG.
@@ -81,10 +81,10 @@ def training_curves(
     Example:
         >>> rows = [{"step": k, "epoch": k, "split": "train", "elbo": -100 - 50 / k} for k in range(1, 9)]
         >>> training_curves(rows).axes[0].get_ylabel()
-        'nats per datum'
+        'nats per example'
     """
     clean = _latest(rows)
-    against = _abscissa(clean)
+    against = _horizontal_axis(clean)
     keys = _shown(clean)
     bound = [
         curve
@@ -127,14 +127,14 @@ def _latest(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _shown(rows: list[Mapping[str, Any]]) -> list[str]:
-    """The figures of the main panel, the first drawn solid."""
+    """The quantities of the main panel, the first drawn solid."""
     known = {key for row in rows if row.get("split") in _SPLITS for key in BOUNDS if key in row}
     if "naive" in known:  # its ELBO, of the prior for a guide, lies thousands of nats below
         return ["naive"]
     return sorted(known, key=["elbo", "iwae", "laplace-is", "log_joint"].index)
 
 
-def _abscissa(rows: list[Mapping[str, Any]]) -> str:
+def _horizontal_axis(rows: list[Mapping[str, Any]]) -> str:
     """Epochs, unless a split reports more than once in one, or there are none, as in a stream."""
     for split in _SPLITS:
         epochs = [row.get("epoch") for row in rows if row.get("split") == split]
@@ -152,7 +152,7 @@ def _curve(rows: list[Mapping[str, Any]], split: str, key: str, against: str, da
 
 
 def _draw(axes: Axes, curves: list[_Curve], title: str, unit: str, *, legend: bool) -> None:
-    """One panel: its curves, a range that shows the settled part, and what it leaves out."""
+    """One panel: its curves, limits that show the second half, and what lies outside."""
     for curve in curves:
         finite = curve.y[np.isfinite(curve.y)]
         label = f"{curve.label}  {number(float(finite[-1]))}" if len(finite) else curve.label
@@ -220,7 +220,7 @@ def _limit(axes: Axes, curves: list[_Curve], unit: str) -> None:
 
 
 def _range(x: Array, y: Array) -> tuple[float, float]:
-    """Limits that show the second half of a run well, and all of it where that costs little."""
+    """Limits of the vertical axis: the second half of a run, or all of it where the difference is small."""
     whole = float(y.min()), float(y.max())
     pad = 0.05 * (whole[1] - whole[0]) or max(0.5, 0.01 * abs(whole[0]))
     if len(np.unique(x)) < _FEWEST_FOR_A_CUT:

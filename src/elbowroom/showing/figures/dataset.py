@@ -1,4 +1,4 @@
-"""A data set in words and in a picture."""
+"""Description and picture of a data set."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def describe(data: DataSet) -> dict[str, Any]:
 
 
 def picture(data: DataSet) -> Figure:
-    """The first nine training data in a 3 × 3 grid, or histograms where the data are no pictures."""
+    """The first nine training examples in a 3 × 3 grid, or histograms where the data are not images."""
     count = min(9 if plots.is_image(data.event_shape) else 2000, data.size("train"))
     batch = data.take("train", torch.arange(count))
     if not plots.is_image(data.event_shape):
@@ -42,7 +42,7 @@ def picture(data: DataSet) -> Figure:
 
 
 def value_range(support: Support, shown: Tensor) -> tuple[float, float]:
-    """Black and white: the ends of the support, or of the values shown where it has none."""
+    """The values that become black and white: the ends of the support, or of the values shown."""
     if support in (Support.BINARY, Support.UNIT_INTERVAL):
         return (0.0, 1.0)
     if support is Support.BYTES:

@@ -1,4 +1,4 @@
-"""A figure of where data put z and where the prior draws it, and of what the decoder makes of either."""
+"""Figure of the aggregate posterior against the prior, with decoded means from both (holes in the prior)."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ __all__ = ["holes_figure"]
 _SOURCES = {"encodings": "z ~ q(z | x) of other data", "learned": "z ~ a learned prior", "prior": "z ~ p(z), the prior"}
 _GRID = 60  # points of a side where the prior's density is drawn
 _LEVELS = (0.05, 0.25, 0.5, 0.75)  # of the largest density
-_SEAM = 0.06  # of a picture's width, between two
-_SMOOTH = 1.5  # times Scott's width: a contour should not follow single draws
+_GAP = 0.06  # gap between two pictures, as a share of a picture's width
+_BANDWIDTH = 1.5  # bandwidth of the kernel density, in units of Scott's rule: contours should not follow single draws
 
 
 def holes_figure(
@@ -51,8 +51,8 @@ def holes_figure(
 ) -> Figure:
     """Encodings of held-out data over the prior, beside means of p(x | z) for z from either and from a learned prior.
 
-    The plane is the one in which the clusters of the encodings lie farthest apart. Rows of pictures say how often a
-    classifier tells draws of x made this way from data; where data are no pictures there are bars instead.
+    The plane is the one in which the clusters of the encodings lie farthest apart. Each row of pictures says how
+    accurately a classifier separates samples of x from data; where data are not images there are bars instead.
 
     Args:
         aggregate: of :func:`elbowroom.evaluation.doctor.aggregate_posterior.aggregate_study`.
@@ -82,17 +82,18 @@ def holes_figure(
 
 
 def _latents(axes: Axes, aggregate: Aggregate) -> None:
-    """Encodings as dots and the prior as contours, or both as curves where there is but one latent."""
+    """Encodings as dots and the prior as contours; with one latent dimension, both densities as curves."""
     plane = as_array(aggregate.plane, "plane")
     data, prior = (as_array(z, "z").astype(np.float64) @ plane for z in (aggregate.encodings, aggregate.prior))
     gain = float(aggregate.gains["mixture"].mean())
-    told = f"told apart in {aggregate.test.accuracy:.0%} of cases;\na learned prior gains {number(gain, '.1f')} nats"
+    accuracy = f"classifier accuracy, q against p: {aggregate.test.accuracy:.0%};"
+    text = f"{accuracy}\na learned prior gains {number(gain, '.1f')} nats"
     if plane.shape[1] == 1:
         at = np.linspace(min(data.min(), prior.min()), max(data.max(), prior.max()), 200)[:, None]
         for points, colour in ((data, BLUE), (prior, VERMILION)):
             axes.plot(at[:, 0], _density(points, at), color=colour, linewidth=0.9)
         axes.set_ylim(bottom=0)
-        thin_axes(axes, title=told, xlabel="z", ylabel="density")
+        thin_axes(axes, title=text, xlabel="z", ylabel="density")
         return
     axes.scatter(data[:, 0], data[:, 1], s=3, linewidths=0, alpha=0.5, color=BLUE, rasterized=True)
     reach = 1.1 * max(float(np.abs(data).max()), float(np.abs(prior).max()))
@@ -101,13 +102,13 @@ def _latents(axes: Axes, aggregate: Aggregate) -> None:
     height = _density(prior, at.reshape(-1, 2)).reshape(_GRID, _GRID)
     axes.contour(side, side, height, levels=[s * height.max() for s in _LEVELS], colors=VERMILION, linewidths=0.9)
     axes.set_aspect("equal", adjustable="box")
-    thin_axes(axes, title=told, xlabel="first direction of the clusters", ylabel="second direction")
+    thin_axes(axes, title=text, xlabel="first direction of the clusters", ylabel="second direction")
 
 
 def _density(points: Array, at: Array) -> Array:
-    """A kernel estimate of the points' density."""
+    """Kernel density estimate from the points."""
     dim = points.shape[1]
-    width = _SMOOTH * np.maximum(points.std(0), 1e-12) * len(points) ** (-1 / (dim + 4))
+    width = _BANDWIDTH * np.maximum(points.std(0), 1e-12) * len(points) ** (-1 / (dim + 4))
     squares = sum(((at[:, None, j] - points[None, :, j]) / width[j]) ** 2 for j in range(dim))
     density: Array = np.exp(-0.5 * squares).mean(1) / np.prod(width * np.sqrt(2 * np.pi))
     return density
@@ -117,10 +118,10 @@ def _rows(figure: Figure, grid: GridSpec, samples: SampleStudy, value_range: tup
     """Data, and means of p(x | z) for each source of z, two rows of pictures each."""
     data = as_array(samples.data, "data")
     low_high = value_range or (float(data.min()), float(max(data.max(), data.min() + 1e-6)))
-    strips = [("data", samples.data)]
+    strips = [("data  (classifier accuracy below: samples against data)", samples.data)]
     for source, name in _SOURCES.items():
         if source in samples.means:
-            strips.append((f"{name}: {_told(samples.tests[source])}", samples.means[source]))
+            strips.append((f"{name}: {_accuracy(samples.tests[source])}", samples.means[source]))
     inner = grid[0, 1].subgridspec(len(strips), 1)
     for row, (label, pictures) in enumerate(strips):
         axes = figure.add_subplot(inner[row, 0])
@@ -132,7 +133,7 @@ def _rows(figure: Figure, grid: GridSpec, samples: SampleStudy, value_range: tup
 def _strip(pictures: Array) -> Array:
     """Pictures side by side in two rows, with white between."""
     count, height, width, _ = pictures.shape
-    seam, columns = max(1, round(_SEAM * width)), -(-count // 2)
+    seam, columns = max(1, round(_GAP * width)), -(-count // 2)
     paper = np.full((2 * (height + seam) - seam, columns * (width + seam) - seam, 3), 255, dtype=np.uint8)
     for index, picture in enumerate(pictures):
         row, column = divmod(index, columns)
@@ -142,7 +143,7 @@ def _strip(pictures: Array) -> Array:
 
 
 def _bars(axes: Axes, samples: SampleStudy) -> None:
-    """How often samples are told from data, for each source of z."""
+    """Classifier accuracy, samples against data, for each source of z."""
     found = [(name, samples.tests[source]) for source, name in _SOURCES.items() if source in samples.tests]
     rows = range(len(found))
     axes.barh(
@@ -155,10 +156,10 @@ def _bars(axes: Axes, samples: SampleStudy) -> None:
     )
     axes.axvline(0.5, color=GREY, linewidth=0.8, linestyle=(0, (4, 2)))
     axes.set_xlim(0.4, 1.0)
-    thin_axes(axes, title="samples told from data", xlabel="share of right guesses; 0.5 is chance")
+    thin_axes(axes, title="classifier accuracy, samples against data", xlabel="accuracy; 0.5 is chance")
     axes.set_yticks(list(rows), [name for name, _ in found], parse_math=False)
     axes.invert_yaxis()
 
 
-def _told(test: TwoSampleTest) -> str:
-    return f"told from data in {test.accuracy:.0%} of cases"
+def _accuracy(test: TwoSampleTest) -> str:
+    return f"classifier accuracy {test.accuracy:.0%}"

@@ -1,9 +1,9 @@
-"""Sheets of pictures, laid out in whole pixels.
+"""Grids of pictures, laid out in whole pixels.
 
-Two things spoil most figures of samples. Pictures are rescaled one by one, so that a grey smear looks like a confident
-digit; and resampling makes some pixels of a picture wider than others. Here one range of values, given in advance,
-turns every picture into colours, and every pixel of every picture becomes the same whole number of pixels of the
-figure. Values outside the range are clipped, and what is not a number is painted vermilion, not black.
+Two things distort many figures of samples: pictures are rescaled one by one, so that a grey smear looks like a clear
+digit, and resampling makes some pixels of a picture wider than others. Here all pictures share one range of values,
+given in advance, and every pixel of a picture becomes the same whole number of pixels of the figure. Values outside
+the range are clipped; NaN is drawn in vermilion, not in black.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from elbowroom.showing.figures.style import (
 
 __all__ = ["Panel", "draw_sheet", "to_rgb"]
 
-_LARGEST_TILE = 1.2  # inches: one digit need not fill a column
+_LARGEST_TILE = 1.2  # inches; a single small picture does not fill the column
 _MARGIN, _GAP, _BETWEEN = 0.03, 0.015, 0.16  # inches: around the figure, between pictures, between panels
 _LINE = 1.3  # line height over type size
 _NOT_A_NUMBER = (213, 94, 0)  # vermilion
-_SEAM = (158, 174, 192)  # no grey, so that it is no part of a picture, black or white
+_GAP_COLOUR = (158, 174, 192)  # blue-grey, so that it differs from the pixels of black-and-white pictures
 
 
 def to_rgb(images: Values, what: str = "images", *, value_range: tuple[float, float] = (0.0, 1.0)) -> Array:
@@ -55,7 +55,7 @@ def to_rgb(images: Values, what: str = "images", *, value_range: tuple[float, fl
     Returns:
         uint8, shape (n, H, W, 3).
     Raises:
-        ElbowroomError: the data are no pictures; integers above 1 are shown on the scale from 0 to 1.
+        ElbowroomError: the data are not images; integers above 1 are shown on the scale from 0 to 1.
     Example:
         >>> to_rgb(np.full((1, 2, 2), 0.5))[0, 0, 0].tolist()
         [128, 128, 128]
@@ -64,7 +64,7 @@ def to_rgb(images: Values, what: str = "images", *, value_range: tuple[float, fl
     if not is_image(array.shape[1:]):
         raise ElbowroomError(
             f"{what} has shape {tuple(array.shape)}, but pictures are (n, H, W), (n, 1, H, W) or (n, 3, H, W).",
-            "Show data that are no pictures with marginals_figure, latent_scatter or reconstruction_figure.",
+            "Show data that are not images with marginals_figure, latent_scatter or reconstruction_figure.",
         )
     low, high = value_range
     if not low < high:
@@ -157,7 +157,7 @@ def _paste(panel: Panel, layout: _Layout) -> Array:
     gap = layout.between(panel)
     for index in range(len(panel.pictures)):
         left, top = layout.corner(panel, index)
-        paper[max(0, top - gap) : top + height + gap, max(0, left - gap) : left + width + gap] = _SEAM
+        paper[max(0, top - gap) : top + height + gap, max(0, left - gap) : left + width + gap] = _GAP_COLOUR
     for index, picture in enumerate(panel.pictures):
         left, top = layout.corner(panel, index)
         big = picture.repeat(layout.scale, 0).repeat(layout.scale, 1)

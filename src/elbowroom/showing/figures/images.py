@@ -37,6 +37,7 @@ def image_grid(
     images: Values,
     *,
     titles: Sequence[object] | None = None,
+    row_labels: Sequence[object] | None = None,
     columns: int | None = None,
     title: str | None = None,
     note: str | None = None,
@@ -48,6 +49,7 @@ def image_grid(
     Args:
         images: shape (n, H, W), (n, 1, H, W) or (n, 3, H, W).
         titles: one above each picture, e.g. labels.
+        row_labels: one to the left of each row.
         columns: pictures in a row; by default as many as make the grid square.
         title: above the grid.
         note: below the grid.
@@ -56,7 +58,7 @@ def image_grid(
     Returns:
         The figure.
     Raises:
-        ElbowroomError: no pictures, titles that are too few or too many.
+        ElbowroomError: no pictures; titles or row labels that are too few or too many.
     Example:
         >>> import torch
         >>> figure = image_grid(torch.rand(9, 28, 28, generator=torch.Generator().manual_seed(0)))
@@ -69,7 +71,13 @@ def image_grid(
         raise ElbowroomError(
             f"there are {len(titles)} titles, but {len(pictures)} images.", "Give one title for every image."
         )
-    panel = Panel(pictures, columns, title=title, captions=[str(text) for text in titles or ()])
+    rows = -(-len(pictures) // columns)
+    if row_labels is not None and len(row_labels) != rows:
+        raise ElbowroomError(
+            f"there are {len(row_labels)} row labels, but {rows} rows.", "Give one label for every row of pictures."
+        )
+    captions, labels = ([str(text) for text in texts or ()] for texts in (titles, row_labels))
+    panel = Panel(pictures, columns, title=title, captions=captions, row_labels=labels)
     return draw_sheet([panel], note=note, path=path)
 
 
@@ -96,7 +104,7 @@ def samples_figure(
     Returns:
         The figure, of two labelled panels.
     Raises:
-        ElbowroomError: no pictures, or samples and means of different shapes.
+        ElbowroomError: not images, or samples and means of different shapes.
     Example:
         >>> import torch
         >>> means = torch.rand(16, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -119,7 +127,7 @@ def class_rows_figure(
     value_range: tuple[float, float] = (0.0, 1.0),
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """What a conditional model makes of each class: one row per class, samples and means side by side.
+    """Samples and means of a conditional model: one row per class, samples and means side by side.
 
     Args:
         samples: x ~ p(x | z, c), shape (classes, n, *event).
@@ -131,7 +139,7 @@ def class_rows_figure(
     Returns:
         The figure.
     Raises:
-        ElbowroomError: no pictures, different shapes, or not one label per row.
+        ElbowroomError: not images, different shapes, or not one label per row.
     Example:
         >>> import torch
         >>> means = torch.rand(3, 5, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -162,15 +170,15 @@ def reconstruction_figure(
     value_range: tuple[float, float] = (0.0, 1.0),
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """Data, and what the model makes of them after encoding: a row of each. For data that are no pictures, a scatter.
+    """Data above their reconstructions: a row of each. For data that are not images, a scatter.
 
     .. math:: z \\sim q(z | x), \\qquad \\mathbb{E}[x | z]
 
     Args:
         x: data, shape (n, *event).
-        means: E[x | z] for one z ~ q(z | x) per datum, the same shape.
+        means: E[x | z] for one z ~ q(z | x) per example, the same shape.
         samples: draws from p(x | z) for the same z, as a third row.
-        names: of the features, for data that are no pictures.
+        names: of the features, for data that are not images.
         note: below the rows.
         value_range: the values that become black and white.
         path: where to write a PNG.
@@ -201,7 +209,9 @@ def reconstruction_figure(
 
 def _columns(columns: int | None, count: int) -> int:
     if columns is not None and columns < 1:
-        raise ElbowroomError(f"columns is {columns}, but a row holds a picture or more.", "Give columns = 1 or more.")
+        raise ElbowroomError(
+            f"columns is {columns}, but a row needs at least one picture.", "Give columns = 1 or more."
+        )
     return min(columns or math.ceil(math.sqrt(count)), count)
 
 

@@ -1,6 +1,6 @@
-r"""Figures of the latent space: what the decoder makes of a z, and where the encoder puts the data.
+r"""Figures of the latent space: manifold, traversals, and a scatter plot of encodings.
 
-A two-dimensional latent space can be seen whole. Equal shares of the prior's mass lie between its quantiles, so the
+A two-dimensional latent space can be shown whole. Equal shares of the prior's mass lie between its quantiles, so the
 grid of :func:`manifold_grid`
 
 .. math:: z_{ij} = \bigl( \Phi^{-1}((j + \tfrac12) / r), \; \Phi^{-1}((r - i - \tfrac12) / r) \bigr)
@@ -59,7 +59,7 @@ def manifold_grid(r: int) -> Tensor:
         tensor([-0.9674,  0.9674])
     """
     if r < 1:
-        raise ElbowroomError(f"r is {r}, but a grid has a point or more along each axis.", "Give r = 1 or more.")
+        raise ElbowroomError(f"r is {r}, but a grid needs at least one point along each axis.", "Give r = 1 or more.")
     quantiles = torch.special.ndtri((torch.arange(r, dtype=torch.float64) + 0.5) / r)
     second, first = torch.meshgrid(quantiles.flip(0), quantiles, indexing="ij")
     return torch.stack([first, second], dim=-1).to(torch.get_default_dtype())
@@ -73,7 +73,7 @@ def manifold_figure(
     value_range: tuple[float, float] = (0.0, 1.0),
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """The two-dimensional manifold that the decoder has learned, over the quantiles of the prior.
+    """The manifold of two latent dimensions: decoded means over the quantiles of the prior.
 
     Args:
         means: E[x | z] at z = :func:`manifold_grid`, shape (r, r, *event) of pictures.
@@ -84,7 +84,7 @@ def manifold_figure(
     Returns:
         The figure.
     Raises:
-        ElbowroomError: no pictures, or no square grid.
+        ElbowroomError: not images, or not a square grid.
     Example:
         >>> manifold_figure(torch.zeros(5, 5, 8, 8)).axes[0].get_xlabel()
         'z[0]  at the quantiles of p(z)'
@@ -117,7 +117,7 @@ def traversal_figure(
     value_range: tuple[float, float] = (0.0, 1.0),
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """What each latent coordinate does: a row per coordinate, a column per value.
+    """Latent traversals: a row per latent coordinate, a column per value.
 
     Args:
         means: E[x | z], shape (latents, steps, *event) of pictures.
@@ -130,7 +130,7 @@ def traversal_figure(
     Returns:
         The figure.
     Raises:
-        ElbowroomError: no pictures, or ``dims`` and ``values`` that do not match them.
+        ElbowroomError: not images, or ``dims`` and ``values`` that do not match them.
     Example:
         >>> figure = traversal_figure(torch.zeros(2, 5, 8, 8), [4, 7], torch.linspace(-2, 2, 5))
         >>> [text.get_text() for text in figure.axes[0].texts][:3]
@@ -163,20 +163,20 @@ def latent_scatter(
     title: str | None = "means of q(z | x)",
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """Where the guide puts the data: means of q(z | x), coloured by label.
+    """Scatter plot of the means of q(z | x), coloured by label.
 
     One latent is spread out over the height and two are shown as they are; of more, the two principal components of
     the means, in which the unused coordinates, whose means hardly move, have no part.
 
     Args:
         means: shape (n, latent).
-        labels: one per datum; up to ten classes get a legend, more numbers a colour bar, more names an "other".
+        labels: one per example; up to ten classes get a legend, more numbers a colour bar, more names an "other".
         title: above.
         path: where to write a PNG.
     Returns:
         The figure.
     Raises:
-        ElbowroomError: no latents, or not one label per datum.
+        ElbowroomError: not latents, or not one label per example.
     Example:
         >>> z = torch.randn(100, 5, generator=torch.Generator().manual_seed(0))
         >>> latent_scatter(z, labels=torch.arange(100) % 3).axes[0].get_xlabel().split(",")[0]
@@ -190,7 +190,7 @@ def latent_scatter(
     classes = None if labels is None else as_array(labels, "labels").reshape(-1)
     if classes is not None and len(classes) != len(points):
         raise ElbowroomError(
-            f"there are {len(classes)} labels, but {len(points)} latents.", "Give one label for every datum."
+            f"there are {len(classes)} labels, but {len(points)} latents.", "Give one label for every example."
         )
     finite = np.isfinite(points).all(1)
     if not finite.any():
@@ -211,7 +211,7 @@ def latent_scatter(
 
 
 def _plane(points: Array) -> tuple[Array, str, str | None]:
-    """Two coordinates for each point, and their names; None for one that means nothing."""
+    """Two coordinates per point and their axis labels; None for an axis without a meaning."""
     if points.shape[1] == 1:
         # multiples of the golden ratio fill the height evenly, so that equal values do not hide each other
         return np.stack([points[:, 0], np.arange(len(points)) * 0.6180339887498949 % 1.0], 1), "z[0]", None
@@ -220,7 +220,7 @@ def _plane(points: Array) -> tuple[Array, str, str | None]:
     centred = points - points.mean(0)
     _, singular, axes = np.linalg.svd(centred, full_matrices=False)
     singular, axes = np.pad(singular, (0, 2))[:2], axes[:2]
-    if len(axes) < 2:  # a single datum
+    if len(axes) < 2:  # a single example
         axes = np.concatenate([axes, np.zeros((2 - len(axes), points.shape[1]))])
     # the sign of a component is arbitrary: its largest loading is made positive, so that equal data give equal figures
     axes = axes * np.where(np.take_along_axis(axes, np.abs(axes).argmax(1)[:, None], 1) < 0, -1.0, 1.0)

@@ -1,4 +1,4 @@
-"""Figures of what was measured: bounds on log p(x) with their errors, and the variance of gradient estimators."""
+"""Figures of evaluation results: bounds on log p(x) with standard errors, and variances of gradient estimators."""
 
 from __future__ import annotations
 
@@ -33,16 +33,25 @@ from elbowroom.showing.figures.style import (
 
 __all__ = ["evaluation_figure", "gradient_figure", "k_curve_figure"]
 
-_TITLES = {"elbo": "ELBO", "iwae": "IWAE", "laplace-is": "Laplace IS", "ais": "AIS", "bdmc": "BDMC", "exact": "exact"}
+_TITLES = {
+    "elbo": "ELBO",
+    "elbo of q*": "ELBO of q*",
+    "iwae": "IWAE",
+    "k-curve": "IWAE",
+    "laplace-is": "Laplace IS",
+    "ais": "AIS",
+    "bdmc": "BDMC",
+    "exact": "exact",
+}
 _ROOM = frozenset({"room", "elbow room", "elbow-room", "elbow_room"})
-# what each side of log p(x) looks like: the triangle points to where log p(x) must lie
+# marker and label of each kind of value; the triangle of a bound points towards log p(x)
 _MARKERS = {
     "lower": (">", "lower bound"),
     "upper": ("<", "upper bound"),
     "estimate": ("o", "estimate"),
     "exact": ("D", "exact"),
 }
-_BIASED = 4.0  # |z| of the bias beyond which an estimator counts as biased
+_BIASED = 4.0  # bias in standard errors beyond which an estimator is drawn as biased
 
 
 def evaluation_figure(
@@ -52,12 +61,12 @@ def evaluation_figure(
     title: str | None = None,
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """Bounds on and estimates of log p(x) with one standard error either way, and the room between.
+    """Bounds on and estimates of log p(x), ± one standard error, and the elbow room (inference gap) between.
 
     Args:
         results: of ``evaluate``, each with name, value, stderr and bound ("lower", "upper", "estimate" or "exact"),
-            and optionally asked (k is shown) and points. A result named "elbow room" labels the room with its
-            own, paired standard error. Results without a bound or in another unit are no values of log p(x), and
+            and optionally asked (k is shown) and points. A result named "elbow room" gives the gap's label and its
+            paired standard error. Results without a bound or in another unit are no values of log p(x), and
             are left out.
         normalized: False for the cross-entropy of grey pixels, which the title then says.
         title: above.
@@ -114,7 +123,7 @@ def evaluation_figure(
         _draw_room(axes, room, len(shown))
     axes.set_ylim(len(shown) - 0.4 + bool(room), -0.6)
     text = " · ".join(part for part in (title, None if normalized else NOT_A_LIKELIHOOD) if part)
-    thin_axes(axes, xlabel="nats per datum, ± 1 standard error")
+    thin_axes(axes, xlabel="nats per example, ± 1 standard error")
     heading(figure, text)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.margins(x=0.08)
@@ -140,17 +149,17 @@ def _is_log_evidence(result: Mapping[str, Any]) -> bool:
 
 
 def _name(result: Mapping[str, Any], *, several: bool) -> str:
-    """A method with what it depends on; the number of data only where results differ in it."""
+    """A method with its k; the number of examples only where results differ in it."""
     parts = [_TITLES.get(str(result.get("name")), str(result.get("name")))]
     if "k" in result.get("asked", {}):
         parts.append(f"k = {result['asked']['k']}")
     if several and result.get("points") is not None:
-        parts.append(f"{result['points']:,} data")
+        parts.append(f"{result['points']:,} examples")
     return ", ".join(parts)
 
 
 def _room(shown: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]) -> tuple[float, float, str] | None:
-    """From the ELBO to the best value beside it, and what to write; None where there is nothing to compare."""
+    """Both ends of the elbow room, from the ELBO to the best other value, and its label; None without one."""
     elbo = next((r for r in shown if r.get("name") == "elbo"), None)
     others = [r for r in shown if r is not elbo and r["bound"] != "upper"]
     if elbo is None or not others:
@@ -197,7 +206,7 @@ def k_curve_figure(
 
     Args:
         draws: k, increasing.
-        values: the bound of each, nats per datum.
+        values: the bound of each, nats per example.
         errors: its standard error.
         title: above.
         path: where to write a PNG.
@@ -214,7 +223,7 @@ def k_curve_figure(
     axes.errorbar(draws, values, yerr=errors, color=BLUE, marker="o", markersize=3.2,
                   linewidth=1.0, elinewidth=0.7, capsize=2, capthick=0.7)  # fmt: skip
     axes.set_xscale("log")
-    thin_axes(axes, xlabel="draws k from the guide", ylabel="nats per datum, ± 1 s.e.")
+    thin_axes(axes, xlabel="draws k from the guide q(z | x)", ylabel="nats per example, ± 1 s.e.")
     axes.xaxis.set_major_locator(LogLocator(10, numticks=8))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))

@@ -1,4 +1,4 @@
-"""A figure of what an estimate of log p(x) costs in d latent dimensions, and of how many draws of the prior count."""
+"""Figure of the cost of estimating log p(x) in d latent dimensions, and of the effective sample size of the prior."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from elbowroom.showing.figures.style import (
 
 __all__ = ["prior_sampling_figure"]
 
-#: method -> colour, mark, what is counted
+#: method -> colour, marker, label
 _METHODS = {
     "prior": (VERMILION, "o", "draws of the prior"),
     "guide": (GREEN, "s", "draws of a guide"),
     "ais": (BLUE, "D", "gradients of AIS"),
 }
-_LINE = 0.075  # of a panel's height, for a line of text
+_LINE = 0.075  # height of a line of text, as a share of a panel's height
 _STYLES = ("-", "--", ":", "-.")
 _THEORY: dict[str, Any] = {"color": GREY, "linestyle": (0, (4, 2)), "linewidth": 0.8}
 
@@ -50,7 +50,7 @@ def prior_sampling_figure(
     title: str | None = None,
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """Evaluations for an error of one nat against latent dimensions, and the effective number of draws of the prior.
+    """Evaluations for an error of one nat against latent dimensions, and the effective sample size of prior draws.
 
     One panel for each number of nats per dimension, all on one logarithmic scale; what was not reached is an open
     triangle at the cost that was spent, and no line leads there.
@@ -96,7 +96,7 @@ def prior_sampling_figure(
             axes,
             title=_nats(level),
             xlabel="latent dimensions d",
-            ylabel="evaluations per datum for 1 nat" if first else None,
+            ylabel="evaluations per example for 1 nat" if first else None,
         )
         if not first:
             axes.set_yticklabels([])
@@ -220,7 +220,7 @@ def _legend(figure: Figure, costs: Sequence[Mapping[str, Any]]) -> None:
                 color=_METHODS[missed[0]["method"]][0] if len({row["method"] for row in missed}) == 1 else GREY,
                 markerfacecolor="white",
                 markeredgewidth=0.9,
-                label="not reached with so many",
+                label="1 nat not reached",
             )
         )
     legend_below(figure, handles)

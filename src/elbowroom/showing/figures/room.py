@@ -1,4 +1,4 @@
-"""The elbow room of training and test data as stacked bars: what the encoder costs, and what its family costs."""
+"""The elbow room (inference gap) as stacked bars: amortisation gap and approximation gap, on training and test data."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _WIDTH = 0.34
 
 
 def by_split(results: Iterable[Result]) -> dict[str, list[dict[str, Any]]]:
-    """Results as :func:`room_figure` and :func:`room_rows` take them, training data first; simulated data have no room.
+    """Results by split, as :func:`room_figure` and :func:`room_rows` take them; training data first, none simulated.
 
     Example:
         >>> known = {"name": "elbo", "method": "elbo", "value": -1.0, "stderr": None, "unit": "nats", "points": 9}
@@ -60,7 +60,7 @@ def by_split(results: Iterable[Result]) -> dict[str, list[dict[str, Any]]]:
 
 
 def room_figure(splits: Splits, *, title: str | None = None, path: str | os.PathLike[str] | None = None) -> Figure:
-    """From the ELBO up to log p(x), a bar for each split: amortisation gap below, approximation gap above.
+    """Stacked bars from the ELBO up to log p(x), one per split: amortisation gap below, approximation gap above.
 
     Args:
         splits: name of a split to the results of :func:`elbowroom.evaluation.inference_gaps.room` on it, each with
@@ -69,7 +69,7 @@ def room_figure(splits: Splits, *, title: str | None = None, path: str | os.Path
         path: where to write a PNG.
     Returns:
         The figure. Error bars are one standard error of a gap's paired mean, not of log p(x) itself, which varies far
-        more from datum to datum. Without log p(x) the bar ends at the ELBO of q*, and the title says why.
+        more from example to example. Without log p(x) the bar ends at the ELBO of q*, and the title says why.
     Raises:
         ElbowroomError: a split without the ELBO or its amortisation gap.
     Example:
@@ -89,7 +89,7 @@ def room_figure(splits: Splits, *, title: str | None = None, path: str | os.Path
     margin = 0.12 * (high - low or 1.0)
     axes.set_ylim(low - margin, high + 1.4 * margin)
     axes.set_xlim(-0.45, max(len(named) - 0.1, 1.4))
-    thin_axes(axes, ylabel="nats per datum")
+    thin_axes(axes, ylabel="nats per example")
     axes.set_xticks(range(len(named)), list(named), parse_math=False)
     axes.tick_params(axis="x", length=0)
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
@@ -102,7 +102,7 @@ def room_figure(splits: Splits, *, title: str | None = None, path: str | os.Path
 
 
 def room_rows(splits: Splits) -> list[dict[str, str]]:
-    """The same as a table: a row for each figure, a column for each split, and of two splits their difference.
+    """The same values as a table: a row per quantity, a column per split, and for two splits their difference.
 
     Args:
         splits: as for :func:`room_figure`.
@@ -114,7 +114,7 @@ def room_rows(splits: Splits) -> list[dict[str, str]]:
     Example:
         >>> rows = [{"name": name, "value": 1.0, "stderr": 0.5} for name in ("elbo", "amortisation gap")]
         >>> room_rows({"train": rows, "test": rows})[1]  # doctest: +NORMALIZE_WHITESPACE
-        {'nats per datum': 'amortisation gap', 'train': '1.00 ± 0.50', 'test': '1.00 ± 0.50',
+        {'nats per example': 'amortisation gap', 'train': '1.00 ± 0.50', 'test': '1.00 ± 0.50',
          'test − train': '0.00 ± 0.71'}
     """
     named, table = _named(splits), []
@@ -122,7 +122,7 @@ def room_rows(splits: Splits) -> list[dict[str, str]]:
         found = [results[name] for results in named.values() if name in results]
         if len(found) < len(named):
             continue
-        row = {"nats per datum": _TITLES.get(name, name)}
+        row = {"nats per example": _TITLES.get(name, name)}
         row |= {split: _text(result["value"], result.get("stderr")) for split, result in zip(named, found, strict=True)}
         if len(found) == 2:
             errors = [float(result["stderr"]) for result in found if result.get("stderr") is not None]
@@ -133,7 +133,7 @@ def room_rows(splits: Splits) -> list[dict[str, str]]:
 
 
 def _named(splits: Splits) -> dict[str, dict[str, Mapping[str, Any]]]:
-    """By split and by name, without the remark that a likelihood is none."""
+    """Results by split and name; remarks in parentheses are removed from the names."""
     named = {}
     for split, results in splits.items():
         # the method elbo has an "elbo" of its own, of other draws
@@ -142,16 +142,16 @@ def _named(splits: Splits) -> dict[str, dict[str, Mapping[str, Any]]]:
         missing = [name for name in (_ELBO, "amortisation gap") if name not in named[split]]
         if missing:
             raise ElbowroomError(
-                f"The results of the {split} data hold no {missing[0]}, where the elbow room begins.",
+                f"The results of the {split} data hold no {missing[0]}, which the elbow room needs.",
                 "Give the results of --methods room.",
             )
     if not named:
-        raise ElbowroomError("No split was given, but a bar is drawn for each.", "Give the results of --methods room.")
+        raise ElbowroomError("No split was given, but the figure needs one.", "Give the results of --methods room.")
     return named
 
 
 def _bar(axes: Axes, place: int, found: Mapping[str, Mapping[str, Any]]) -> float:
-    """From the ELBO upwards; returns where the bar ends."""
+    """Draws one bar from the ELBO upwards; returns its upper end."""
     base, error = float(found[_ELBO]["value"]), None
     _note(axes, place - _WIDTH / 2, base, f"ELBO {number(base)}", below=True)
     for name, colour in _GAPS.items():

@@ -1,7 +1,7 @@
-"""How every figure looks, and how it is written to disk.
+"""Style of all figures, and how they are written to disk.
 
 Figures are made with matplotlib's objects alone: no pyplot, no choice of backend, no change of the global settings,
-so that a figure can be drawn inside a server, a thread or somebody's notebook without a trace. Widths are those of a
+so that a figure can be drawn inside a server, a thread or a notebook without side effects. Widths are those of a
 paper's column and page; type is 7 to 8 points at that width.
 
 Colours are those of Okabe & Ito (2008) for curves and of Paul Tol's "muted" scheme for classes: both stay apart for
@@ -100,14 +100,14 @@ def as_array(values: Values, what: str) -> Array:
         array = np.asarray(values)
     if array.size == 0:
         raise ElbowroomError(
-            f"{what} is empty (shape {tuple(array.shape)}), but a figure shows at least one datum.",
+            f"{what} is empty (shape {tuple(array.shape)}), but a figure needs at least one row.",
             f"Give {what} with at least one row.",
         )
     return array
 
 
 def is_image(event_shape: Sequence[int]) -> bool:
-    """Whether a datum of this shape can be shown as a picture: (H, W), (1, H, W) or (3, H, W).
+    """Whether an example of this shape can be shown as a picture: (H, W), (1, H, W) or (3, H, W).
 
     Example:
         >>> [is_image(shape) for shape in [(28, 28), (1, 8, 8), (3, 32, 32), (30,), (2, 8, 8), (1, 30)]]

@@ -1,7 +1,7 @@
-"""Figures of data that are no pictures: rows of a table.
+"""Figures of tabular data: marginal histograms and reconstruction scatter plots.
 
-A model of a table is first judged by its marginals. Nine fit in a figure; of more features the nine that fit worst
-are shown, by Kolmogorov and Smirnov's distance of data from samples, so that no fault hides behind good company.
+A figure shows at most nine features. Of more features it shows the nine that fit worst, by the Kolmogorov-Smirnov
+distance between data and samples.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _NAME = 1.6  #: inches that a feature's name may take
 
 
 def kolmogorov_smirnov(one: Values, other: Values) -> float:
-    r"""Largest difference between the distribution functions of two samples.
+    r"""Kolmogorov-Smirnov distance: largest difference between the distribution functions of two samples.
 
     .. math:: D = \sup_t |F_1(t) - F_2(t)|
 
@@ -91,7 +91,7 @@ def marginals_figure(
     data, samples = _table(data, "data"), _table(samples, "samples")
     if data.shape[1] != samples.shape[1]:
         raise ElbowroomError(
-            f"data have {data.shape[1]} features and samples {samples.shape[1]}, but each is compared with its own.",
+            f"data have {data.shape[1]} features and samples {samples.shape[1]}, but they must agree.",
             "Give samples of a model of these data.",
         )
     names = _names(names, data.shape[1])
@@ -144,7 +144,7 @@ def _histograms(axes: Axes, data: Array, samples: Array) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(3))
     missed, outside = (float(((v < edges[0]) | (v > edges[-1])).mean()) for v in (data, samples))
     if outside >= missed + 0.005:
-        # samples far from all data must not vanish from the picture unsaid
+        # samples outside the axis are counted in the panel
         text = f"{100 * outside:.0f}% of samples\nout of range"
         axes.text(0.98, 0.95, text, ha="right", va="top", transform=axes.transAxes, fontsize=SMALL, color=VERMILION)
 

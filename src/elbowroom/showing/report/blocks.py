@@ -1,8 +1,8 @@
-"""What a report says, as plain data.
+"""The content of a report as plain data: headline, tiles, sections and blocks.
 
 A page is a headline and sections; a section is blocks: prose, facts, tables, figures, findings, commands. Nothing here
-knows of runs, of files or of HTML. Whatever text stands here may be hostile, a path named ``<script>`` say; the page
-escapes all of it. In prose a pair of backticks sets a command apart, and nothing else has a meaning.
+knows of runs, of files or of HTML. Any text here may be hostile, a path named ``<script>`` for example; the page
+escapes all of it. In prose a pair of backticks marks a command; nothing else has a meaning.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Prose:
-    """A sentence or a few.
+    """A paragraph.
 
     Attributes:
         text: with commands between backticks.
-        tone: "missing" for what is not there and how to get it, "warning" for what makes a figure less than it seems.
+        tone: "missing" for what is not there and how to get it, "warning" for what limits a figure.
     """
 
     kind: ClassVar[str] = "prose"
@@ -82,7 +82,7 @@ class Table:
     """A table whose first column names the rows.
 
     Raises:
-        ValueError: a row that is not as long as the columns are many.
+        ValueError: a row with another number of cells than there are columns.
     """
 
     kind: ClassVar[str] = "table"
@@ -98,12 +98,12 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A picture, and what it shows in words.
+    """A picture with a caption and a text alternative.
 
     Attributes:
         image: PNG or JPEG.
-        alt: what is to be seen, with the numbers, for those who do not see it.
-        caption: what to make of it.
+        alt: the text alternative, with the numbers.
+        caption: how to read it.
         width, height: CSS pixels.
         readable: whether it has text that must not shrink with a narrow screen; it scrolls inside its own box then.
     """
@@ -119,7 +119,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A finding of the doctor's: what, the numbers, why, what to do."""
+    """A finding of the doctor: title, numbers, reason and remedy."""
 
     kind: ClassVar[str] = "problem"
     severity: Literal["note", "warning", "severe"]
@@ -131,7 +131,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Commands:
-    """Lines to be typed, in this order."""
+    """Shell commands, in this order."""
 
     kind: ClassVar[str] = "commands"
     lines: tuple[str, ...]
@@ -139,7 +139,7 @@ class Commands:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A longer text, folded until it is wanted."""
+    """A longer text, folded until it is opened."""
 
     kind: ClassVar[str] = "listing"
     summary: str
@@ -151,7 +151,7 @@ Block: TypeAlias = Prose | FactSheet | Table | Figure | Problem | Commands | Lis
 
 @dataclass(frozen=True, slots=True)
 class ReportSection:
-    """A heading and what stands under it.
+    """A section of a report.
 
     Attributes:
         slug: its anchor.
@@ -168,14 +168,14 @@ class ReportSection:
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """The one figure that a reader wants.
+    """The main figure of a report.
 
     Attributes:
-        label: what it is.
+        label: the name of the quantity.
         value: with its standard error.
         unit: of the value.
-        details: sentences: how it was taken, and what it may lack.
-        tone: "warning" where the figure is not what its reader would take it for.
+        details: sentences: how it was measured, and its limits.
+        tone: "warning" where the figure is not a measured log-likelihood.
     """
 
     label: str
@@ -196,14 +196,14 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A page.
+    """The whole report of a run or a comparison.
 
     Attributes:
         subject: "run" or "comparison".
         name: its heading.
         place: the folder.
-        lead: one sentence: what this is.
-        headline: the figure.
+        lead: one sentence that says what was trained or compared.
+        headline: the main figure.
         tiles: figures beside it.
         sections: what follows.
         maker: name and version of the program.

@@ -1,4 +1,4 @@
-"""A comparison's folder, collected into a report: who came first, how they got there, what they differ in."""
+"""A report of a comparison: ranking, log p(x) during training, settings, and how to repeat it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from elbowroom import __version__
-from elbowroom.running.comparison import Comparison, amount
+from elbowroom.running.comparison import UNITS, Comparison, amount
 from elbowroom.running.config import Config, configure, merge, read_recipe, recipe_names
 from elbowroom.running.preflight import NO_LIMIT
 from elbowroom.showing import gallery
@@ -27,37 +27,37 @@ from elbowroom.showing.report.blocks import (
 )
 from elbowroom.showing.report.figures import attempt, chart
 from elbowroom.showing.report.repeat import recipe_toml
-from elbowroom.showing.report.words import bits, command, differences, duration, estimate, plain
-from elbowroom.showing.standings import course, standings
+from elbowroom.showing.report.words import bits, command, differences, duration, estimate, plain, split_data
+from elbowroom.showing.standings import standings, trajectories
 
 __all__ = ["report_of_comparison"]
 
-# what a comparison puts in the place of a recipe's own, so that nothing can be learned from a difference in it
+# settings that a comparison gives to every recipe: length and reports; they are not listed as differences
 _GIVEN = {f"train.{key}" for key in (*NO_LIMIT["train"], "epochs", "report_every")}
 
 
 def report_of_comparison(found: Comparison) -> Report:
-    """All that is known of a comparison.
+    """The report of a comparison.
 
     Args:
         found: as read from its folder.
     """
     sections = (
-        ReportSection("standings", "Who came first", "Standings", tuple(_standings(found))),
-        ReportSection("course", "How they got there", "Course", tuple(_course(found))),
-        ReportSection("recipes", "What was compared", "Recipes", tuple(_recipes(found))),
-        ReportSection("repeat", "How to repeat it", "Repeat", tuple(_repeated(found))),
+        ReportSection("standings", "Ranking", "Ranking", tuple(_standings(found))),
+        ReportSection("course", "log p(x) during training", "Training", tuple(_trajectories(found))),
+        ReportSection("recipes", "Recipes and their settings", "Recipes", tuple(_recipes(found))),
+        ReportSection("repeat", "How to repeat it", "Repeat", tuple(_how_to_repeat(found))),
     )
-    yardstick, split = found.yardstick, found.yardstick["splits"][0]
+    method, split = found.yardstick, found.yardstick["splits"][0]
     learners = ", ".join(sorted({entrant.learner for entrant in found.entrants.values()}))
     return Report(
         subject="comparison",
         name=found.folder.resolve().name,
         place=str(found.folder),
         lead=(
-            f"{len(found.entrants)} recipes ({learners}) on {yardstick['protocol']['dataset']}, each trained for "
-            f"{amount(found.budget['of'], found.budget['amount'])}, all measured on the same "
-            f"{yardstick['points'][split]:,} {split} data."
+            f"{len(found.entrants)} recipes ({learners}) on {method['protocol']['dataset']}, each trained for "
+            f"{amount(found.budget['of'], found.budget['amount'])}, all evaluated on the same "
+            f"{method['points'][split]:,} {split} examples."
         ),
         headline=_headline(found),
         tiles=(),
@@ -67,7 +67,7 @@ def report_of_comparison(found: Comparison) -> Report:
 
 
 def _headline(found: Comparison) -> Headline:
-    """The best, and by how much."""
+    """The best recipe, and its lead over the second."""
     ranked = [standing for standing in found.standings() if standing.value is not None]
     if not ranked:
         return Headline(
@@ -75,21 +75,21 @@ def _headline(found: Comparison) -> Headline:
         )
     best = ranked[0]
     assert best.value is not None
-    details = [f"{best.recipe} ({best.learner}) came first: a lower bound, by {_method(found)}."]
+    details = [f"The best recipe is {best.recipe} ({best.learner}). The figure is a lower bound, by {_method(found)}."]
     if len(ranked) > 1:
         second = ranked[1]
         assert second.difference is not None
         ahead = estimate(-second.difference, second.difference_stderr)
-        details.append(f"It is {ahead} nats ahead of {second.recipe}; the error is that of paired differences.")
-    return Headline("log p(x) ≥", estimate(best.value, best.stderr), "nats per datum", tuple(details))
+        details.append(f"It leads {second.recipe} by {ahead} nats; ± is the standard error of paired differences.")
+    return Headline("log p(x) ≥", estimate(best.value, best.stderr), "nats per example", tuple(details))
 
 
 def _method(found: Comparison) -> str:
-    yardstick = found.yardstick
-    return f"importance sampling around modes of the posterior, k = {yardstick['k']:,}, {bits(yardstick['protocol'])}"
+    method = found.yardstick
+    return f"importance sampling from Laplace approximations, k = {method['k']:,}, {bits(method['protocol'])}"
 
 
-# --- standings and course ----------------------------------------------------------------------------------------
+# --- ranking and training -----------------------------------------------------------------------------------------
 
 
 def _standings(found: Comparison) -> list[Block]:
@@ -98,15 +98,14 @@ def _standings(found: Comparison) -> list[Block]:
         blocks.append(attempt(lambda: _picture(found), "The curves"))
     for split in found.yardstick["splits"]:
         rows = standings(found, split)
-        caption = (
-            f"At the end of the budget, {found.yardstick['points'][split]:,} {split} data; nats per datum, best first"
-        )
+        points = found.yardstick["points"][split]
+        caption = f"At the end of the budget, {points:,} {split} examples; nats per example, best first"
         blocks.append(_table(caption, rows))
     blocks.append(
         Prose(
-            "ESS is the effective number of importance draws, the median over data: where it is small, the bound is "
-            "loose. “± paired” is the standard error of the difference from the best, from the differences of the "
-            "single data; gradients are evaluations of the decoder with its gradient."
+            "ESS is the effective sample size of the importance draws, the median over examples: where it is small, "
+            "the bound is loose. “± paired” is the standard error of the difference from the best, from differences "
+            "per example. “gradients” counts evaluations of the decoder with its gradient."
         )
     )
     failed = [entrant for entrant in found.entrants.values() if entrant.failed is not None]
@@ -114,7 +113,7 @@ def _standings(found: Comparison) -> list[Block]:
 
 
 def _table(caption: str, rows: Sequence[Mapping[str, str]]) -> Table:
-    columns = tuple(Column(title, numeric=title not in ("recipe", "learner")) for title in rows[0])
+    columns = tuple(Column(title, numeric=title not in ("recipe", "training method")) for title in rows[0])
     cells = tuple(tuple(map(_typeset, columns, row.values())) for row in rows)
     return Table(caption, columns, (Group(cells),))
 
@@ -131,16 +130,16 @@ def _picture(found: Comparison) -> Figure:
     )
     return chart(
         gallery.comparison(found),
-        alt="Two panels, log p(x) in nats per datum against wall time and against evaluations of the decoder with its "
-        f"gradient, both logarithmic, a line for each recipe. {said or 'None has ended'}.",
-        caption="Left by the clock, right by the work: a recipe can lead in one and trail in the other.",
+        alt="Two panels, log p(x) in nats per example against wall time and against decoder gradients, "
+        f"both logarithmic, a line for each recipe. {said or 'No recipe has reached the end'}.",
+        caption="Left against wall time, right against decoder gradients: the ranking can differ between the two.",
     )
 
 
-def _course(found: Comparison) -> list[Block]:
-    after = f"after so many {found.budget['of'].replace('_', ' ')}"
+def _trajectories(found: Comparison) -> list[Block]:
+    unit = UNITS[found.budget["of"]]
     return [
-        _table(f"log p(x) ≥ of the {split} data {after}, nats per datum", course(found, split))
+        _table(f"log p(x) ≥ on {split_data(split)}, nats per example, after so many {unit}", trajectories(found, split))
         for split in found.yardstick["splits"]
     ]
 
@@ -149,16 +148,16 @@ def _course(found: Comparison) -> list[Block]:
 
 
 def _recipes(found: Comparison) -> list[Block]:
-    """The common ground, and the settings in which recipes differ."""
-    yardstick = found.yardstick
-    points = ", ".join(f"{number:,} {split}" for split, number in yardstick["points"].items())
-    facts = FactList("The yardstick", (
-        ("data set", str(yardstick["protocol"]["dataset"])),
-        ("protocol", bits(yardstick["protocol"])),
-        ("data measured", points),
-        ("method", f"{yardstick['method']}, k = {yardstick['k']:,}, {yardstick['starts']} starts"),
-        ("seed of its draws", str(yardstick["seed"])),
-        ("budget of each", amount(found.budget["of"], found.budget["amount"])),
+    """How all were evaluated, and the settings in which the recipes differ."""
+    method = found.yardstick
+    points = ", ".join(f"{number:,} {split}" for split, number in method["points"].items())
+    facts = FactList("How it was measured", (
+        ("data set", str(method["protocol"]["dataset"])),
+        ("protocol", bits(method["protocol"])),
+        ("examples", points),
+        ("method", f"{method['method']}, k = {method['k']:,}, {method['starts']} restarts of the mode search"),
+        ("seed of the draws", str(method["seed"])),
+        ("budget of each recipe", amount(found.budget["of"], found.budget["amount"])),
     ))  # fmt: skip
     flat = {name: _flat(entrant.config) for name, entrant in found.entrants.items()}
     keys = [key for key in next(iter(flat.values()), {}) if key not in _GIVEN]
@@ -180,19 +179,19 @@ def _flat(keys: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 # --- repeating ---------------------------------------------------------------------------------------------------
 
 
-def _repeated(found: Comparison) -> list[Block]:
-    """The command, and those recipes that do not come with the package."""
-    yardstick, unit = found.yardstick, found.budget["of"]
+def _how_to_repeat(found: Comparison) -> list[Block]:
+    """The commands, and the recipes that do not come with the package."""
+    method, unit = found.yardstick, found.budget["of"]
     own = {name: not _is_packaged(name, entrant.config) for name, entrant in found.entrants.items()}
     names = [f"{name}.toml" if own[name] else name for name in found.entrants]
-    splits = yardstick["splits"]
+    splits = method["splits"]
     flags = [
         *(f"--{unit.replace('_', '-')}", f"{found.budget['amount']:.10g}"),
         *("--moments", str(len(found.moments))),
         *([] if splits == ["test"] else ["--splits", ",".join(splits)]),
-        *("--points", str(max(yardstick["points"].values()))),
-        *("--k", str(yardstick["k"]), "--starts", str(yardstick["starts"])),
-        *([] if yardstick["seed"] == 0 else ["--seed", str(yardstick["seed"])]),
+        *("--points", str(max(method["points"].values()))),
+        *("--k", str(method["k"]), "--starts", str(method["starts"])),
+        *([] if method["seed"] == 0 else ["--seed", str(method["seed"])]),
         *("--out", str(found.folder)),
     ]
     report = [command("report", found.folder), *(command("report", found.folder / name) for name in found.entrants)]
@@ -207,14 +206,14 @@ def _repeated(found: Comparison) -> list[Block]:
 
 
 def _settings(config: Mapping[str, Any]) -> Config:
-    """Without what a comparison gives every recipe: the length, and when it reports."""
+    """A recipe's settings without those that a comparison gives to every recipe."""
     usual = Config().train.model_dump(mode="json")
     back = {key: usual[key] for key in (name.removeprefix("train.") for name in _GIVEN)}
     return configure(merge(config, {"train": back}))
 
 
 def _is_packaged(name: str, config: Mapping[str, Any]) -> bool:
-    """Whether the recipe is the packaged one of its name, but for what the comparison decides."""
+    """Whether the settings are those of the packaged recipe, apart from what a comparison gives to every recipe."""
     if name not in recipe_names():
         return False
     packaged = configure(read_recipe(name), source=name).model_dump(mode="json")

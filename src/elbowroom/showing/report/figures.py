@@ -1,4 +1,4 @@
-"""The pictures of a report: the gallery's figures, each with what it shows in words and numbers."""
+"""The figures of a report: those of the gallery, each with a caption and a text alternative."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from elbowroom.running.runs import Run
 from elbowroom.showing import gallery, plots
 from elbowroom.showing.figures.style import COLUMN, png
 from elbowroom.showing.report.blocks import Figure, Prose
-from elbowroom.showing.report.words import estimate
+from elbowroom.showing.report.words import estimate, split_data
 
 __all__ = [
     "attempt",
@@ -34,16 +34,16 @@ __all__ = [
     "traversals",
 ]
 
-_CHART_DPI = 216  #: pixels per inch of a chart: nearly two for each of CSS's
-_CSS_PER_INCH = 120  #: a little larger than life: type of 7 points is small on a screen
-_HEAVIEST = 700_000  #: bytes of one sheet; a page has four at most, and stays below 5 MB
-_LIGHTER = ((2, 88), (2, 70), (1, 80), (1, 60))  #: pixels for each of CSS's, and quality, until it is light
-_ENCODED = 3000  #: data in the picture of the latent space
+_CHART_DPI = 216  #: pixels per inch of a chart: nearly two per CSS pixel
+_CSS_PER_INCH = 120  #: CSS pixels per inch; more than 96, since type of 7 points is small on a screen
+_MAX_SHEET_BYTES = 700_000  #: largest size of one sheet in bytes; a page has four at most, and stays below 5 MB
+_JPEG_STEPS = ((2, 88), (2, 70), (1, 80), (1, 60))  #: (pixels per CSS pixel, JPEG quality), tried in this order
+_ENCODED = 3000  #: examples in the picture of the latent space
 _RECONSTRUCTED = 10
 
 
 def attempt(draw: Callable[[], Figure], what: str) -> Figure | Prose:
-    """A picture, or the sentence that says why there is none: data that are gone, a model without a guide.
+    """A figure, or a sentence that says why there is none (data no longer there, a model without a guide).
 
     Example:
         >>> def draw() -> Figure:
@@ -58,14 +58,14 @@ def attempt(draw: Callable[[], Figure], what: str) -> Figure | Prose:
 
 
 def chart(drawing: Drawing, *, alt: str, caption: str) -> Figure:
-    """A drawing with axes."""
+    """The figure of a chart, a drawing with axes."""
     width, height = _size(drawing)
     readable = width > 1.2 * COLUMN * _CSS_PER_INCH
     return Figure(png(drawing, _CHART_DPI), alt, caption, width, height, readable)
 
 
 def sheet(drawing: Drawing, *, alt: str, caption: str, readable: bool = False) -> Figure:
-    """A sheet of pictures; a heavy one becomes a JPEG, which a screen shows as well.
+    """The figure of a sheet of pictures; a large one is stored as JPEG.
 
     Args:
         drawing: with its own pixels per inch, at which no picture of it is interpolated.
@@ -73,8 +73,8 @@ def sheet(drawing: Drawing, *, alt: str, caption: str, readable: bool = False) -
     """
     image, (width, height) = png(drawing), _size(drawing)
     with Image.open(io.BytesIO(image)) as picture:
-        for fineness, quality in _LIGHTER:
-            if len(image) <= _HEAVIEST:
+        for fineness, quality in _JPEG_STEPS:
+            if len(image) <= _MAX_SHEET_BYTES:
                 break
             lighter = io.BytesIO()
             small = picture.convert("RGB")
@@ -91,7 +91,7 @@ def _size(drawing: Drawing) -> tuple[int, int]:
 
 
 def split_to_show(data: DataSet) -> str:
-    """Data that the model did not learn from, where there are any."""
+    """A split that the model was not trained on, where there is one."""
     return next((split for split in ("test", "validation") if data.size(split)), "train")
 
 
@@ -99,34 +99,34 @@ def split_to_show(data: DataSet) -> str:
 
 
 def curves(run: Run, rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Training curves, with where each began and ended."""
+    """Training curves; the text alternative has the first and last value of each."""
     said = []
     for split in ("train", "validation"):
         found = [row for row in rows if row.get("split") == split and any(name in row for name in BOUNDS)]
         if found:
             name = next(name for name in BOUNDS if name in found[-1])
             first, last = (estimate(float(row.get(name, math.nan)), None) for row in (found[0], found[-1]))
-            said.append(f"{BOUNDS[name]} of the {split} data from {first} at step {found[0].get('step', 0):,} "
+            said.append(f"{BOUNDS[name]} on {split_data(split)} from {first} at step {found[0].get('step', 0):,} "
                         f"to {last} at step {found[-1].get('step', 0):,}")  # fmt: skip
-    unit = "nats per datum" if run.normalized else "per datum: cross-entropy, not a log-likelihood"
+    unit = "nats per example" if run.normalized else "per example: cross-entropy, not a log-likelihood"
     return chart(
         gallery.curves(run),
         alt=f"Training curves: {'; '.join(said)}; {unit}.",
-        caption="The axes show the settled part; an arrow names what lies outside.",
+        caption="The axes show the later part of training; an arrow gives the most extreme value outside.",
     )
 
 
-# --- what the model makes ----------------------------------------------------------------------------------------
+# --- samples, reconstructions, latents ---------------------------------------------------------------------------
 
 
 def samples(run: Run, seed: int = 0) -> Figure:
-    """Draws from the model beside the means that they were drawn from; of tables, marginals."""
+    """Samples of the model beside their means; for tables, marginal histograms."""
     drawing = gallery.samples(run, seed=seed)
     if not plots.is_image(run.facts.event_shape):
         return sheet(
             drawing,
-            alt="Histograms of each feature: 1,000 data or more, filled, and as many samples of the model as a line.",
-            caption="D is the largest distance between the distribution functions of data and samples, 0 to 1.",
+            alt="Histograms of each feature: 1,000 or more rows of data, filled; as many samples, as a line.",
+            caption="D is the Kolmogorov-Smirnov distance between data and samples, from 0 to 1.",
             readable=True,
         )
     classes = run.config.data.context == "labels"
@@ -135,13 +135,13 @@ def samples(run: Run, seed: int = 0) -> Figure:
     return sheet(
         drawing,
         alt=f"Left, {number} samples x of the model{rows}; right, the {number} means E[x | z] they were drawn from.",
-        caption="Left, samples x ~ p(x | z) with z from the prior: what the model says that data look like. Right, the "
-        "means E[x | z] of the same z, which are smoother than any datum and are no samples.",
+        caption="Left: samples x ~ p(x | z) with z from the prior. Right: the means E[x | z] of the same z. Means are "
+        "smoother than data, and are not samples.",
     )
 
 
 def reconstructions(run: Run, seed: int = 0) -> Figure:
-    """Data beside what the model makes of them."""
+    """Reconstructions: examples beside means and samples of p(x | z), z ~ q(z | x)."""
     split = split_to_show(run.dataset())
     drawing = gallery.reconstructions(run, _RECONSTRUCTED, split=split, seed=seed)
     if not plots.is_image(run.facts.event_shape):
@@ -155,48 +155,49 @@ def reconstructions(run: Run, seed: int = 0) -> Figure:
     number = min(_RECONSTRUCTED, run.dataset().size(split))
     return sheet(
         drawing,
-        alt=f"Three rows of {number} pictures: {split} data; the mean of p(x | z) for one z ~ q(z | x) of each; a "
+        alt=f"Three rows of {number} pictures: {split} examples; the mean of p(x | z) for one z ~ q(z | x) of each; a "
         "sample for the same z.",
-        caption=f"{split.capitalize()} data above what the model makes of them after encoding: means, then samples.",
+        caption=f"From top to bottom: {split} examples; means of p(x | z) for z ~ q(z | x); samples for the same z.",
         readable=True,
     )
 
 
 def latents(run: Run) -> Figure:
-    """Where the guide puts data, coloured by label."""
+    """Means of q(z | x) in the latent plane, coloured by label."""
     data = run.dataset()
     split = split_to_show(data)
     encoded = run.encode(split=split, points=_ENCODED)
     z, labels = encoded.mean, encoded.labels
-    plane = {1: "the one latent", 2: "both latents"}.get(
-        z.shape[1], f"two principal components of {z.shape[1]} latents"
+    plane = {1: "the one latent dimension", 2: "both latent dimensions"}.get(
+        z.shape[1], f"two principal components of {z.shape[1]} latent dimensions"
     )
     coloured = "" if labels is None else f", coloured by {len(set(labels.tolist()))} labels"
     return chart(
         gallery.latents(encoded),
-        alt=f"Scatter plot of the means of q(z | x) of {len(z):,} {split} data in {plane}{coloured}.",
-        caption=f"Means of q(z | x) of {len(z):,} {split} data. Under a standard normal prior, samples take z from a "
-        "round cloud of standard deviation 1.",
+        alt=f"Scatter plot of the means of q(z | x) of {len(z):,} {split} examples in {plane}{coloured}.",
+        caption=f"Means of q(z | x) of {len(z):,} {split} examples. Under a standard normal prior, samples take z from "
+        "a round cloud with standard deviation 1.",
     )
 
 
 def traversals(run: Run) -> Figure:
-    """One latent varied at a time."""
+    """Latent traversals: one latent dimension varied at a time."""
     return sheet(
         gallery.traversals(run),
-        alt=f"A row for each of {min(8, run.config.model.latent_dim)} latents: means E[x | z] while this latent goes "
-        "from −2 to 2 in nine steps and the others stay where a datum has them.",
-        caption="What each latent does, the most active first.",
+        alt=f"A row for each of {min(8, run.config.model.latent_dim)} latent dimensions: means E[x | z] while this "
+        "dimension goes from −2 to 2 in nine steps and the others stay as encoded from one example.",
+        caption="The effect of each latent dimension, the most active first.",
         readable=True,
     )
 
 
 def manifold(run: Run) -> Figure:
-    """The plane of two latents, decoded."""
+    """Decoded means over the plane of two latent dimensions."""
     return sheet(
         gallery.manifold(run),
-        alt="A grid of 20 × 20 means E[x | z] over the plane of both latents, at the quantiles of a standard normal.",
-        caption="The plane of the two latents, decoded: each part as often as a standard normal prior proposes it.",
+        alt="A grid of 20 × 20 means E[x | z] over both latent dimensions, at the quantiles of a standard normal.",
+        caption="The plane of the two latent dimensions, decoded. Every cell is equally probable under a standard "
+        "normal prior.",
     )
 
 
@@ -214,7 +215,7 @@ def k_curve(run: Run, results: Sequence[Result]) -> Figure:
     said = ", ".join(f"k = {int(r.asked['k']):,}: {estimate(r.value, r.stderr)}" for r in ordered)
     return chart(
         gallery.k_curve(run, ordered),
-        alt=f"The importance-weighted bound in nats per datum against its number of draws. {said}.",
-        caption="Where the bound still rises with more draws, it is still loose. Errors are of the mean over data, the "
-        "same data for every k, so that the rise is known far better than each value.",
+        alt=f"The importance-weighted bound in nats per example against its number of draws. {said}.",
+        caption="Where the bound still rises with more draws, it is still loose. Every k uses the same examples, so "
+        "the rise is known more precisely than the error bars of the single values suggest.",
     )

@@ -1,4 +1,4 @@
-"""From a report to HTML: a pure function. Equal reports are equal pages.
+"""A report as one HTML page: a pure function, equal reports give equal pages.
 
 All text is escaped, whatever it says. A policy in the page itself forbids scripts and every request to a network, so
 that a browser refuses what a mistake here might let through.
@@ -18,15 +18,15 @@ __all__ = ["page"]
 
 
 def page(report: Report) -> str:
-    """The page of a report, whole and self-contained.
+    """The HTML page of a report, self-contained.
 
     Args:
-        report: what it says.
+        report: its content.
     Returns:
         HTML, with style and pictures inside, without scripts.
     Example:
         >>> from elbowroom.showing.report.blocks import Headline
-        >>> headline = Headline("log p(x) ≥", "−91.35 ± 0.24", "nats per datum", ())
+        >>> headline = Headline("log p(x) ≥", "−91.35 ± 0.24", "nats per example", ())
         >>> text = page(Report("run", "a < b", "runs/x", "Twenty latents.", headline, (), (), "elbowroom 0"))
         >>> "<h1>a &lt; b</h1>" in text, "<script" in text
         (True, False)
@@ -74,6 +74,6 @@ def _words(line: str) -> Markup:
 
 
 def _uri(figure: Figure) -> str:
-    """The picture itself, in the place of an address."""
+    """The picture as a data URI."""
     kind = "png" if figure.image.startswith(b"\x89PNG") else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(figure.image).decode('ascii')}"

@@ -1,4 +1,4 @@
-"""What evaluation.json and metrics.jsonl hold, checked: a report says what they say, or nothing at all."""
+"""The results in evaluation.json and the history in metrics.jsonl, read and checked for a report."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.settings import Settings
 from elbowroom.running.folder import RunFolder
 
-__all__ = ["Measured", "Measurements", "read_history", "read_measurements"]
+__all__ = ["StoredResult", "StoredResults", "read_history", "read_results"]
 
-# the tightest first: of bounds on the same data, annealing leaves least room
+# the tightest bound first
 _METHODS = ("ais", "laplace-is", "iwae", "k-curve", "log p(x)", "elbo")
 _SPLITS = ("test", "all", "validation", "train")
-_WORDS = ("ended_by",)  # all else that is found is a number
+_TEXTS = ("ended_by",)  # everything else in `found` is a number
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """A result, and of which weights it is.
+class StoredResult:
+    """A result from evaluation.json, with the step of the checkpoint that it was measured on.
 
     Attributes:
-        result: the figure.
-        step: updates behind the weights; None where the file does not say.
+        result: name, value, standard error and settings.
+        step: of the checkpoint; None where the file does not say.
     """
 
     result: Result
@@ -36,114 +36,116 @@ class Measured:
 
     @property
     def method(self) -> str:
-        """ais, room, …: what `evaluate --methods` would have to be given."""
+        """Name of the evaluation method: ais, room, …, as `evaluate --methods` takes it."""
         return self.result.method
 
 
 @dataclass(frozen=True, slots=True)
-class Measurements:
-    """All results of a run, and which of them to believe first.
+class StoredResults:
+    """All results of a run, and which of them to show first.
 
     Attributes:
-        all: in the order of measuring.
-        dataset: the run's own.
-        binarization: likewise.
-        step: of the weights that the run has now.
+        all: in the order of measurement.
+        dataset: the one that the run was trained on.
+        binarization: the one that the run was trained with.
+        step: of the run's present weights.
     """
 
-    all: tuple[Measured, ...]
+    all: tuple[StoredResult, ...]
     dataset: str
     binarization: str
     step: int
 
-    def is_stale(self, measured: Measured) -> bool:
-        """Whether a result is of weights that the run no longer has."""
-        return measured.step is not None and measured.step != self.step
+    def is_stale(self, stored: StoredResult) -> bool:
+        """Whether a result is of another checkpoint than the run's present one."""
+        return stored.step is not None and stored.step != self.step
 
-    def is_own(self, measured: Measured) -> bool:
-        """Whether a result is of the run's own data, under its own protocol."""
-        protocol = measured.result.protocol
+    def is_own(self, stored: StoredResult) -> bool:
+        """Whether a result is of the run's own data set, with its own binarization."""
+        protocol = stored.result.protocol
         return (protocol["dataset"], protocol["binarization"]) == (self.dataset, self.binarization)
 
-    def best(self, wanted: Callable[[Measured], bool]) -> Measured | None:
-        """Of the results that are wanted the one to show.
+    def best(self, wanted: Callable[[StoredResult], bool]) -> StoredResult | None:
+        """The result to show, among those that are wanted.
 
-        Those of the present weights come first, then those of the run's own data, of held-out ones, of the tightest
-        method, of most data; of two lower bounds on the same data the higher is the tighter.
+        Ordered by: present weights, own data set, held-out split, tightest method, most examples, highest value (of two
+        lower bounds on the same data the higher is the tighter).
         """
         found = [one for one in self.all if wanted(one) and math.isfinite(one.result.value)]
         return max(found, key=self._rank, default=None)
 
-    def bound(self) -> Measured | None:
-        """The lower bound on log p(x) to believe first."""
+    def bound(self) -> StoredResult | None:
+        """The lower bound on log p(x) to show first."""
         return self.best(
             lambda one: (one.result.bound, one.result.unit) == ("lower", "nats") and one.result.name in _METHODS
         )
 
-    def gap_beside(self, measured: Measured) -> Result | None:
-        """The gap between bounds on simulated data, measured in the same way; the latest, if any."""
+    def gap_of(self, stored: StoredResult) -> Result | None:
+        """The BDMC gap on simulated data with the same settings; the latest, if any."""
         same = ("start", "climbs", "temperatures", "tolerance", "schedule", "used_temperatures", "used_chains", "seed")
 
-        def way(result: Result) -> list[Any]:
+        def settings(result: Result) -> list[Any]:
             return [{**result.asked, **result.found}.get(name) for name in same]
 
         gaps = [
             one.result
             for one in self.all
-            if one.result.name == "bdmc gap" and way(one.result) == way(measured.result) and one.step == measured.step
+            if one.result.name == "bdmc gap"
+            and settings(one.result) == settings(stored.result)
+            and one.step == stored.step
         ]
         return gaps[-1] if gaps else None
 
-    def _rank(self, one: Measured) -> tuple[bool, bool, int, int, int, float]:
+    def _rank(self, one: StoredResult) -> tuple[bool, bool, int, int, int, float]:
         result = one.result
         return (
             not self.is_stale(one),
             self.is_own(one),
-            -_place(_SPLITS, result.split),
-            -_place(_METHODS, result.name),
+            -_position(_SPLITS, result.split),
+            -_position(_METHODS, result.name),
             result.points,
             result.value,
         )
 
 
-def _place(names: Sequence[str], name: str) -> int:
+def _position(names: Sequence[str], name: str) -> int:
     return names.index(name) if name in names else len(names)
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
 
 
-def read_measurements(folder: RunFolder, *, dataset: str, binarization: str, step: int) -> Measurements:
-    """evaluation.json.
+def read_results(folder: RunFolder, *, dataset: str, binarization: str, step: int) -> StoredResults:
+    """The results in evaluation.json.
 
     Args:
         folder: of the run.
-        dataset, binarization: the run's own.
+        dataset, binarization: those that the run was trained with.
         step: of its weights.
     Raises:
-        ElbowroomError: the file is damaged, or holds something that is no result.
+        ElbowroomError: the file is damaged, or holds an entry that is not a result.
     """
     path = folder.path / "evaluation.json"
     rows = folder.evaluations()
     try:
-        found = tuple(Measured(_checked(Result.model_validate(row)), row.get("step")) for row in rows)
+        found = tuple(StoredResult(_checked(Result.model_validate(row)), row.get("step")) for row in rows)
     except (ValidationError, ElbowroomError, TypeError, ValueError, KeyError) as error:
         what = f"{error.error_count()} faults" if isinstance(error, ValidationError) else str(error).split("\n")[0]
         raise ElbowroomError(
-            f"{path} holds something that is no result ({type(error).__name__}: {what}).",
+            f"{path} holds an entry that is not a result ({type(error).__name__}: {what}).",
             "Restore it, or delete it and evaluate again.",
         ) from error
-    return Measurements(found, dataset, binarization, step)
+    return StoredResults(found, dataset, binarization, step)
 
 
 def _checked(result: Result) -> Result:
-    """A result that can be put into words."""
+    """The result, if it has all that a report shows of it."""
     for name in ("dataset", "binarization", "seed"):
         if name not in result.protocol:
             raise ValueError(f"the protocol of {result.name} has no {name}")
     for name, given in result.found.items():
-        if given is not None and name not in _WORDS and not isinstance(given, int | float):
-            raise ValueError(f"{name} of {result.name} is {given!r}, no number")
+        if given is not None and name not in _TEXTS and not isinstance(given, int | float):
+            raise ValueError(f"{name} of {result.name} is {given!r}, not a number")
     if result.unit == "units" and "of" not in result.found:
         raise ValueError(f"{result.name} is a count of nothing")
     asked = Settings.of(result.asked).model_dump(include=set(result.asked))
@@ -151,7 +153,7 @@ def _checked(result: Result) -> Result:
 
 
 def read_history(folder: RunFolder) -> list[dict[str, Any]]:
-    """The reports of metrics.jsonl.
+    """The training history in metrics.jsonl, a row per report.
 
     Raises:
         ElbowroomError: a line is damaged.
@@ -164,7 +166,7 @@ def read_history(folder: RunFolder) -> list[dict[str, Any]]:
                 raise ValueError(f"a line without step, split or seconds: {sorted(row)}")
     except (ValueError, AttributeError, TypeError) as error:
         raise ElbowroomError(
-            f"{path} is not valid JSON of reports ({type(error).__name__}: {error}).",
-            "Restore it; the curves of training are in it.",
+            f"{path} holds a line that is not a valid report ({type(error).__name__}: {error}).",
+            "Restore it; it holds the training curves.",
         ) from error
     return rows

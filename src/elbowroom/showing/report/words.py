@@ -1,4 +1,4 @@
-"""How names and numbers read in a report: as on the terminal, with a true minus."""
+"""Names and numbers as text in a report: as on the terminal, with a true minus sign."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from typing import Any
 from elbowroom.evaluation.results import Result
 from elbowroom.running.config import NetworkConfig
 
-# one way to write a figure, wherever it is shown: these are the terminal's and the doctor's own
+# a figure is written the same way on the terminal and in a report
 from elbowroom.showing import terminal
 from elbowroom.showing.diagnosis import evidence_number, verdict
 from elbowroom.showing.figures.style import number
-from elbowroom.showing.terminal import bits, differences, plain, result_name
+from elbowroom.showing.terminal import START_NAMES, annealing_effort, bits, differences, plain, result_name
 
 __all__ = [
+    "START_NAMES",
+    "annealing_effort",
     "annealing_remark",
     "bits",
     "command",
@@ -27,11 +29,17 @@ __all__ = [
     "network",
     "plain",
     "result_name",
+    "split_data",
     "tails_remark",
     "true_minus",
     "value",
     "verdict",
 ]
+
+
+def split_data(split: str) -> str:
+    """A split in words: "training data", "test data"."""
+    return "training data" if split == "train" else f"{split} data"
 
 
 def estimate(amount: float, stderr: float | None, spec: str = ".2f") -> str:
@@ -72,7 +80,7 @@ def true_minus(text: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Wall time that reads at a glance.
+    """Wall time in seconds, minutes or hours.
 
     Example:
         >>> duration(3.42), duration(175.1), duration(5400), duration(200_000)
@@ -88,21 +96,21 @@ def network(settings: NetworkConfig) -> str:
 
     Example:
         >>> network(NetworkConfig()), network(NetworkConfig(hidden=()))
-        ('perceptron of 400, relu', 'linear')
+        ('MLP, hidden layers 400, relu', 'linear')
     """
     normed = ", batch normalisation" if settings.batch_norm else ""
     if settings.kind == "mlp":
         if not settings.hidden:
             return "linear"
         linear = " (linear)" if settings.activation == "identity" else ""
-        return f"perceptron of {'-'.join(map(str, settings.hidden))}, {settings.activation}{linear}{normed}"
+        return f"MLP, hidden layers {'-'.join(map(str, settings.hidden))}, {settings.activation}{linear}{normed}"
     if settings.kind == "residual":
-        return f"residual perceptron, {settings.blocks} blocks of {settings.width}, {settings.activation}{normed}"
-    return f"convolutions of {'-'.join(map(str, settings.channels))} channels, {settings.activation}{normed}"
+        return f"residual MLP, {settings.blocks} blocks of width {settings.width}, {settings.activation}{normed}"
+    return f"convolutional, {'-'.join(map(str, settings.channels))} channels, {settings.activation}{normed}"
 
 
 def command(verb: str, place: Path | str, *flags: str) -> str:
-    """A line to be typed: names with blanks stand in quotes.
+    """A shell command; names with blanks are quoted.
 
     Example:
         >>> command("evaluate", "runs/my run", "--points", "100")
@@ -112,12 +120,12 @@ def command(verb: str, place: Path | str, *flags: str) -> str:
 
 
 def annealing_remark(results: list[Result]) -> str:
-    """How much annealing was done and why no more; empty where there was none."""
+    """Number of temperatures and chains of annealing, and why it stopped there; empty where there was none."""
     return _joined(terminal.annealing_lines(results))
 
 
 def tails_remark(results: list[Result]) -> str:
-    """Whose importance weights have tails too heavy to be averaged; empty where none have."""
+    """A warning for importance weights with too heavy tails (Pareto k̂); empty where there are none."""
     return _joined(terminal.tails_lines(results)) if results else ""
 
 

@@ -1,4 +1,4 @@
-"""A report on disk, as one call: ``er.report``."""
+"""``er.report``: writes the report of a run or of a comparison as an HTML file."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def report(
     device: str | None = None,
     announce: Announce = print,
 ) -> Path:
-    """All that is known of a run, or of a comparison, as one HTML file.
+    """Writes the report of a run, or of a comparison, as one HTML file.
 
-    The file needs no network and no script: pictures and style are inside. Nothing is measured for it: results are
-    those of evaluation.json and doctor.json, and what is not there is named with the command that measures it.
+    The file needs no network and no script: pictures and style are inside. Nothing is measured for it: results come
+    from evaluation.json and doctor.json, and what is missing is named with the command that measures it.
     Samples, reconstructions and the latent space are drawn, which takes seconds.
 
     Args:
         run: a run or a comparison, or the folder of one.
         out: the file; report.html in that folder unless given.
         device: where to compute; the run's own unless given.
-        announce: told when a damaged checkpoint was passed over.
+        announce: called with a message when a damaged checkpoint was skipped.
     Returns:
         The path of the file, which appears whole or not at all.
     Raises:
@@ -61,7 +61,7 @@ def _read(folder: Path, device: str | None, announce: Announce) -> Run | Compari
 
 
 def _complete(comparison: Comparison) -> Comparison:
-    """A comparison whose record says what all is to be said of.
+    """The comparison, if its record has every key that the report needs.
 
     Raises:
         ElbowroomError: it lacks a key.
@@ -81,7 +81,7 @@ def _complete(comparison: Comparison) -> Comparison:
 
 
 def _checked(path: Path) -> Path:
-    """A place for the file, before anything is computed.
+    """The path, checked before anything is computed.
 
     Raises:
         ElbowroomError: it is a folder, or would lie in one that is not there.
@@ -96,7 +96,7 @@ def _checked(path: Path) -> Path:
 
 
 def _write(path: Path, text: str) -> None:
-    """The file in one step: a reader sees the old or the new, never half of it."""
+    """Writes the file atomically: a reader sees the old or the new one, never half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
     try:
         try:

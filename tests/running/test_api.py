@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from elbowroom.errors import ElbowroomError
+from elbowroom.running.api import posterior
 from elbowroom.running.runs import Run
-from elbowroom.running.sampling import posterior
 from small_runs import reals, tiny
 
 FEW = {"draws": 12, "chains": 3, "warmup": 10}

@@ -1,6 +1,6 @@
 """The cost of knowing log p(x): the gap between bounds on simulated data against decoder evaluations per datum.
 
-python -m bench.yardstick RUN [--data 512] [--public 8] [--threads 2] [--out FOLDER]
+python -m bench.bounds RUN [--data 512] [--public 8] [--threads 2] [--out FOLDER]
 
 RUN is a run folder, of the recipe `mnist` say. Every row anneals the same simulated data from a start, with a schedule,
 and bounds their log p(x) from both sides. The public recipe (Wu et al., 2017: from the prior, 10,000 temperatures on a
@@ -61,13 +61,15 @@ class Row:
 
 def main() -> None:
     """Measures, prints, and writes a page where --out says."""
-    parser = argparse.ArgumentParser(prog="python -m bench.yardstick", description="What it costs to know log p(x).")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.bounds", description="The gap between bounds on log p(x), and its cost."
+    )
     parser.add_argument("run", type=Path, help="run folder of a trained model")
     parser.add_argument("--data", type=int, default=512, help="simulated data")
     parser.add_argument("--starts", default="laplace,guide,prior", help="those to try, with commas between")
     parser.add_argument("--public", type=int, default=0, help="data on which the public recipe is run, too")
     parser.add_argument("--threads", type=int, default=2, help="of torch")
-    parser.add_argument("--out", type=Path, help="where to write yardstick.md and yardstick.json")
+    parser.add_argument("--out", type=Path, help="where to write bounds.md and bounds.json")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     run = er.load(options.run)
@@ -77,9 +79,9 @@ def main() -> None:
     print("\n" + page)
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "yardstick.md").write_text(page, encoding="utf-8")
+        (options.out / "bounds.md").write_text(page, encoding="utf-8")
         found = {"machine": machine(), "rows": [asdict(row) for row in rows]}
-        (options.out / "yardstick.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        (options.out / "bounds.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 def measure(run: er.Run, num_data: int, public: int, starts: list[str]) -> list[Row]:
@@ -138,7 +140,7 @@ def _page(rows: list[Row], run: Path) -> str:
         "upper",
     )
     lines = [
-        f"# The gap between bounds on log p(x), and what it costs: {run.name}",
+        f"# Benchmarks: the gap between bounds on log p(x), and its cost: {run.name}",
         "",
         f"| {' | '.join(columns)} | data | s |",
         "|---" * (len(columns) + 2) + "|",

@@ -217,8 +217,8 @@ def test_a_density_that_is_kept_over_an_update_is_seen(e_step: EStep, monkeypatc
 def test_the_chains_of_another_datum_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted: positions off by one, so that every datum goes on with its neighbour's chain."""
     scene = Scene(EStep(metric="identity", num_steps=1, warmup=0), num_data=4_000)
-    find = ChainStore.find
-    monkeypatch.setattr(ChainStore, "find", lambda self, index: find(self, (index + 1) % 4_000))
+    find = ChainStore.read
+    monkeypatch.setattr(ChainStore, "read", lambda self, index: find(self, (index + 1) % 4_000))
     scene.visit()
     scene.start_exactly()
     _, found = scene.shuffled_visit()

@@ -187,7 +187,7 @@ def test_it_is_measured_examined_drawn_from_and_filled_in() -> None:
     diagnosis = found.doctor(points=300, checks=["sound", "latents_in_use", "generalises"])
     assert diagnosis.findings and not diagnosis.not_examined
     assert found.posterior(points=4, draws=20, warmup=20, chains=2).z.shape == (20, 2, 4, LATENT)
-    gaps = found._some("test", 3).x.clone()
+    gaps = trained()[2][:3].clone()
     gaps[:, :4] = math.nan
     filled = found.impute(gaps, draws=20, warmup=20, chains=2)
     assert filled.mean.isfinite().all()

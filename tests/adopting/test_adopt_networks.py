@@ -190,7 +190,7 @@ class Rows(Dataset[tuple[Tensor, int]]):
 def test_data_sets_of_torch_are_taken(source: Any) -> None:
     found = wrap(data=source, train=TensorDataset(bits()))
     assert (found.data.size("test"), found.data.size("train")) == (300, 300)
-    assert torch.equal(found._some("test", 300).x, bits())
+    assert torch.equal(next(found.data.batches("test", 300)).x, bits())
 
 
 @pytest.mark.parametrize(

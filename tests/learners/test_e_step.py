@@ -217,8 +217,8 @@ def test_a_density_that_is_kept_over_an_update_is_seen(e_step: EStep, monkeypatc
 def test_the_chains_of_another_datum_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted: positions off by one, so that every datum goes on with its neighbour's chain."""
     scene = Scene(EStep(metric="identity", num_steps=1, warmup=0), num_data=4_000)
-    find = ChainStore.read
-    monkeypatch.setattr(ChainStore, "read", lambda self, index: find(self, (index + 1) % 4_000))
+    read = ChainStore.read
+    monkeypatch.setattr(ChainStore, "read", lambda self, index: read(self, (index + 1) % 4_000))
     scene.visit()
     scene.start_exactly()
     _, found = scene.shuffled_visit()
@@ -256,7 +256,7 @@ def test_a_metric_is_made_anew_after_so_many_visits_of_its_datum(monkeypatch: py
 
 
 def test_a_metric_made_anew_is_that_of_the_present_weights_and_moves_no_chain() -> None:
-    scene = Scene(EStep(metric="gauss-newton", refresh=2, warmup=0), num_data=8)
+    scene = Scene(EStep(metric="gauss-newton", refresh=2, warmup=0, transitions=0), num_data=8)
     index = torch.arange(8)
     assert scene.chains is not None
     scene.visit()
@@ -264,7 +264,8 @@ def test_a_metric_made_anew_is_that_of_the_present_weights_and_moves_no_chain() 
     with torch.no_grad():
         scene.model.weight.mul_(0.5)
     before = scene.chains.read(index)
-    found, _ = scene.e_step._load_chains(scene.model, scene.guide, Batch(scene.x, index), scene.chains, scene.generator)
+    scene.visit(draws=1)
+    found = scene.chains.read(index)
     with torch.no_grad():
         posterior = scene.model.posterior(scene.x)
     torch.testing.assert_close(found.metric.covariance(), posterior.covariance_matrix)
@@ -456,10 +457,9 @@ def test_masked_elements_say_nothing(metric: Any) -> None:
 @pytest.mark.parametrize("metric", ["gauss-newton", "identity"])
 def test_chains_start_where_they_are_told_to(start: Any, metric: Any) -> None:
     """Without a transition: at draws of the prior, of the guide, or of the normal approximation, exact here."""
-    scene = Scene(EStep(start=start, metric=metric, chains=2), num_data=4_000)
-    batch = Batch(scene.x, torch.arange(4_000))
+    scene = Scene(EStep(start=start, metric=metric, chains=2, warmup=0, transitions=0), num_data=4_000)
+    found = scene.visit()
     with torch.no_grad():
-        found, _ = scene.e_step._load_chains(scene.model, scene.guide, batch, scene.chains, scene.generator)
         q = scene.guide(scene.x)
     white = scene.whiten(found.z, torch.arange(4_000))
     expected = {

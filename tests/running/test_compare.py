@@ -20,9 +20,9 @@ from torch import Tensor
 from elbowroom.data.binarization import mix
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
+from elbowroom.learners.aevb import Aevb
 from elbowroom.model.latent import evaluation_mode
 from elbowroom.running import compare as comparing
-from elbowroom.running import engine
 from elbowroom.running.compare import compare
 from elbowroom.running.comparison import Comparison
 from elbowroom.running.runs import load
@@ -96,13 +96,13 @@ def test_the_clock_is_a_budget_too() -> None:
 
 
 def test_the_clock_stops_while_validation_data_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    measure = engine._Recorder._validate
+    measure = Aevb.measure
 
-    def slowly(desk: Any, state: Any, data: Any) -> dict[str, float]:
+    def slowly(learner: Aevb, *given: Any, **settings: Any) -> dict[str, Tensor]:
         time.sleep(0.4)
-        return measure(desk, state, data)
+        return measure(learner, *given, **settings)
 
-    monkeypatch.setattr(engine._Recorder, "_validate", slowly)
+    monkeypatch.setattr(Aevb, "measure", slowly)
     found = go("aevb.toml", decoder_gradients=None, seconds=0.2, moments=2)
     assert found.rows[-1].step > found.rows[0].step  # the first leg's 0.4 s would have been the whole budget
     assert found.rows[-1].seconds < 0.4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -67,8 +67,8 @@ def close(found: Tensor, expected: np.ndarray) -> None:
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize("num_draws", [4, 5, 6, 7, 8, 9, 21, 100, 201])
-@pytest.mark.parametrize("replicas", [1, 2, 3, 4])
+@pytest.mark.parametrize("num_draws", [4, 5, 6, 7, 9, 100, 201])
+@pytest.mark.parametrize("replicas", [1, 2, 4])
 @pytest.mark.parametrize("kind", KINDS)
 def test_equal_to_arviz(kind: str, replicas: int, num_draws: int) -> None:
     x = KINDS[kind](autoregression(num_draws, replicas, len(CORRELATIONS), phi=CORRELATIONS))
@@ -155,25 +155,21 @@ def test_chunks_bound_the_work_and_change_no_result(chunk_elements: int, monkeyp
     x = autoregression(31, 3, 4, 5, phi=0.5)
     expected = diagnose(x)
     sizes: list[int] = []
+    chunks = diagnostics.chunks
 
-    class Recorded(diagnostics._Chains):
-        def __init__(self, chains: Tensor) -> None:
-            sizes.append(chains.numel())
-            super().__init__(chains)
+    def recorded(total: int, size: int) -> Iterator[slice]:
+        for part in chunks(total, size):
+            sizes.append(93 * len(range(total)[part]))
+            yield part
 
-    monkeypatch.setattr(diagnostics, "_Chains", Recorded)
+    monkeypatch.setattr(diagnostics, "chunks", recorded)
     found = diagnose(x, chunk_elements=chunk_elements)
     for part, whole in zip(found, expected, strict=True):
         torch.testing.assert_close(part, whole, rtol=1e-12, atol=0)
     assert sum(sizes) == x.numel()
     assert len(sizes) == math.ceil(20 / max(1, chunk_elements // 93))
+    monkeypatch.undo()
     torch.testing.assert_close(ebfmi(x, chunk_elements=chunk_elements), ebfmi(x), rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize("least", [1, 2, 7, 11, 400, 401, 1021, 2049])
-def test_fast_length(least: int) -> None:
-    smooth = sorted(2**a * 3**b * 5**c for a in range(13) for b in range(8) for c in range(6))
-    assert diagnostics._fast_length(least) == next(length for length in smooth if length >= least)
 
 
 # ------------------------------------------------------------------ what diagnostics are for

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -237,10 +238,12 @@ def linear_gaussian() -> DoctorInput:
     return DoctorInput(model, model.exact_guide(), data_of(x, "reals"), points=600)
 
 
+@functools.cache
 def bernoulli() -> DoctorInput:
     return trained(Bernoulli(_decoder(24), (24,)), data_of(_bits(), "binary"), steps=1500)
 
 
+@functools.cache
 def gaussian() -> DoctorInput:
     return trained(Gaussian(_decoder(12), (12,)), data_of(_blobs(), "reals"), steps=1500)
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal
 
 from elbowroom.data.loading import load_data
 from elbowroom.evaluation.doctor.inputs import DoctorInput
-from elbowroom.evaluation.doctor.latents import _in_use, latents_in_use
+from elbowroom.evaluation.doctor.latents import latents_in_use
+from elbowroom.model.conditional import Conditional
 from elbowroom.model.oracles import LinearGaussian
 
 
@@ -20,24 +26,58 @@ def _inputs(strength: float, points: int) -> DoctorInput:
     return DoctorInput(model, model.exact_guide(), load_data(x, test=0.5, support="reals"), points=points)
 
 
+class Told(Conditional):
+    """q(z | x) = N(x₁, scale²): a datum says itself what is said of it."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, given: Tensor | None, context: Tensor | None = None) -> Distribution:
+        assert given is not None
+        return Independent(Normal(given[:, :1], torch.full_like(given[:, :1], self.scale)), 1)
+
+
+def _told(x: Tensor, scale: float) -> DoctorInput:
+    """p(x | z) = N((z, z), I), and these rows held out in this order."""
+    model = LinearGaussian(torch.ones(2, 1), torch.zeros(2), scale=1.0).double()
+    data = load_data(x, test=0.5, support="reals")
+    data = replace(data, splits={**data.splits, "test": torch.arange(len(x))}).to(dtype=torch.float64)
+    return DoctorInput(model, Told(scale), data, points=len(x))
+
+
 @pytest.mark.parametrize(
-    ("rate", "gain", "severity", "words"),
+    ("gain", "stderr", "severity", "words"),
     [
-        ((3.0, 0.1), (-0.21, 0.67), "note", "100 examples are too few"),
-        ((3.0, 0.1), (-0.02, 0.05), "severe", "ignores z"),
-        ((3.0, 0.1), (0.09, 0.2), "note", "are too few"),
-        ((3.0, 0.1), (2.0, 0.6), "note", "All 3"),
-        ((0.05, 0.3), (2.0, 0.1), "note", "are too few"),
-        ((0.05, 0.01), (2.0, 0.1), "severe", "collapsed"),
+        (-0.21, 0.67, "note", "100 examples are too few"),
+        (-0.02, 0.05, "severe", "ignores z"),
+        (0.09, 0.2, "note", "are too few"),
+        (0.09, 0.104, "note", "are too few"),
+        (0.09, 0.1, "severe", "ignores z"),
+        (0.11, 0.0, "note", "All 1"),
+        (2.0, 0.6, "note", "All 1"),
     ],
 )
-def test_severity_needs_figures_beyond_doubt(
-    rate: tuple[float, float], gain: tuple[float, float], severity: str, words: str
-) -> None:
-    found, title, remedy = _in_use(3, 3, rate, gain, 100)
-    assert found == severity
-    assert words in title
-    assert remedy
+def test_severity_needs_figures_beyond_doubt(gain: float, stderr: float, severity: str, words: str) -> None:
+    """z is ±0.3, so that being told of the other sign costs 0.18 nats in x₁, and in x₂ what that is chosen to cost."""
+    sign = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(50)
+    wanted = gain + stderr * math.sqrt(99) * torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=torch.float64).repeat(25)
+    x = torch.stack([0.3 * sign, (wanted - 0.18) / (0.6 * sign)], 1)
+    (finding,) = latents_in_use(_told(x, scale=1e-4))
+    _, _, found = finding.evidence
+    assert (found.value, found.stderr) == (pytest.approx(gain, abs=2e-3), pytest.approx(stderr, abs=2e-3))
+    assert finding.severity == severity
+    assert words in finding.title
+    assert finding.remedy
+
+
+@pytest.mark.parametrize(("rate", "collapsed"), [(0.09, True), (0.11, False)])
+def test_an_encoder_that_says_next_to_nothing_has_collapsed(rate: float, collapsed: bool) -> None:
+    sign = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(1000)
+    (finding,) = latents_in_use(_told(torch.stack([math.sqrt(2 * rate) * sign] * 2, 1), scale=1.0))
+    _, found, _ = finding.evidence
+    assert found.value == pytest.approx(rate)
+    assert (finding.severity == "severe") == ("collapsed" in finding.title) == collapsed
 
 
 def test_few_data_of_a_model_that_uses_z_are_no_proof_against_it() -> None:

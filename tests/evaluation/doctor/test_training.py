@@ -2,28 +2,51 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from elbowroom.data.batch import Batch
 from elbowroom.data.loading import load_data
 from elbowroom.evaluation.doctor.findings import Finding
 from elbowroom.evaluation.doctor.inputs import DoctorInput
-from elbowroom.evaluation.doctor.training import _is_bad, generalises
-from elbowroom.model.conditional import Likelihood
+from elbowroom.evaluation.doctor.training import generalises
+from elbowroom.model.guides import DiagonalNormal
+from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import LIKELIHOODS
-from elbowroom.model.networks import MLP
 from elbowroom.model.oracles import LinearGaussian
+from elbowroom.model.priors import StandardNormal
 
 DIM = 20
 
 
-def _likelihood(name: str) -> Likelihood:
+class Always(torch.nn.Module):
+    """The same parameters whatever z is."""
+
+    def __init__(self, parameters: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("parameters_of_all", parameters)
+
+    def forward(self, given: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.parameters_of_all.expand(*given.shape[:-1], *self.parameters_of_all.shape)
+
+
+def _told(name: str, level: float, train: Tensor, test: Tensor, **options: Any) -> tuple[str | None, float, float]:
+    """Severity, nats by which training rows are better known, log p of a test row: exact, since z tells nothing."""
     kind = LIKELIHOODS[name]
-    return kind(MLP((2,), kind.parameter_shape((DIM,))), (DIM,))
+    likelihood = kind(Always(torch.full(kind.parameter_shape((DIM,)), level)), (DIM,), **options)
+    model = LatentModel(StandardNormal(1), likelihood)
+    guide = DiagonalNormal(Always(torch.zeros(2, 1)), 1)
+    missing = "mask" if bool(test.isnan().any()) else "error"
+    data = load_data(torch.stack([*[train] * 60, *[test] * 60]), test=0.5, support=kind.support, missing=missing)
+    data = replace(data, splits={**data.splits, "train": torch.arange(60), "test": torch.arange(60, 120)})
+    found = generalises(DoctorInput(model, guide, data, points=60))
+    means = {row.name: row.value for finding in found for row in finding.evidence}
+    severity = found[0].severity if found else None
+    return severity, means.get("difference", 0.0), next((v for k, v in means.items() if "held-out" in k), 0.0)
 
 
 def _overfitted(unit: float, moved: float) -> Finding:
@@ -48,18 +71,35 @@ def test_the_unit_of_real_data_does_not_matter(moved: float, severity: str) -> N
     assert max(gaps) - min(gaps) < 0.05
 
 
-@pytest.mark.parametrize("name", ["gaussian", "continuous-bernoulli"])
-@pytest.mark.parametrize("level", [-1e3, 0.0, 1e3])
-def test_a_density_is_judged_by_nats_per_element(name: str, level: float) -> None:
-    batch, bound, likelihood = Batch(torch.zeros(5, DIM)), torch.full((5,), level), _likelihood(name)
-    assert not _is_bad(0.09 * DIM, bound, batch, likelihood)
-    assert _is_bad(0.11 * DIM, bound, batch, likelihood)
-    mask: Tensor = (torch.arange(DIM) < DIM // 2).expand(5, -1)
-    assert _is_bad(0.06 * DIM, bound, Batch(batch.x, mask=mask), likelihood)
+@pytest.mark.parametrize(("per_element", "severity"), [(0.09, "warning"), (0.11, "severe")])
+@pytest.mark.parametrize("sigma", [1e-4, 0.2420, 1e4])  # log p(x) of a test row is far above 0, about 0, far below it
+def test_a_density_is_judged_by_nats_per_element(sigma: float, per_element: float, severity: str) -> None:
+    moved = torch.full((DIM,), sigma * math.sqrt(2 * per_element))
+    found, gap, _ = _told("gaussian", 0.0, torch.zeros(DIM), moved, scale=sigma)
+    assert gap == pytest.approx(DIM * per_element, rel=1e-4)
+    assert found == severity
 
 
-@pytest.mark.parametrize("name", ["bernoulli", "poisson", "cross-entropy"])
-def test_discrete_data_are_judged_by_their_own_level(name: str) -> None:
-    batch, bound, likelihood = Batch(torch.zeros(5, DIM)), torch.full((5,), -30.0), _likelihood(name)
-    assert not _is_bad(2.9, bound, batch, likelihood)
-    assert _is_bad(3.1, bound, batch, likelihood)
+def test_an_element_that_is_missing_bears_no_part_of_it() -> None:
+    """0.12 nats for each of the ten that are there, 0.06 for each of all twenty."""
+    train = torch.where(torch.arange(DIM) < DIM // 2, 0.0, torch.nan)
+    assert _told("gaussian", 0.0, train, train + math.sqrt(2 * 0.12), scale=1.0)[0] == "severe"
+    assert _told("gaussian", 0.0, torch.zeros(DIM), torch.full((DIM,), math.sqrt(2 * 0.06)), scale=1.0)[0] == "warning"
+
+
+@pytest.mark.parametrize(("value", "severity"), [(0.45, "warning"), (0.42, "severe")])
+def test_so_is_one_on_the_unit_interval(value: float, severity: str) -> None:
+    found, gap, _ = _told("continuous-bernoulli", 1.25, torch.full((DIM,), 0.52), torch.full((DIM,), value))
+    assert gap == pytest.approx(1.25 * (0.52 - value) * DIM, rel=1e-4)
+    assert found == severity
+
+
+@pytest.mark.parametrize(("name", "few", "many"), [("bernoulli", 4, 5), ("poisson", 5, 6), ("cross-entropy", 4, 5)])
+def test_discrete_data_are_judged_by_their_own_level(name: str, few: int, many: int) -> None:
+    """Ones that are rarer among training data: 0.3 nats each, to be less or more than a tenth of log p."""
+    for number, severity in ((few, "warning"), (many, "severe")):
+        ones = (torch.arange(DIM) < number).float()
+        found, gap, log_p = _told(name, -0.3, torch.zeros(DIM), ones)
+        assert gap == pytest.approx(0.3 * number, rel=1e-5)
+        assert (gap > 0.1 * abs(log_p)) == (severity == "severe")
+        assert found == severity

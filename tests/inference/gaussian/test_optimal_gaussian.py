@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -251,38 +250,48 @@ def test_another_start_finds_the_larger_mode():
 
 @pytest.mark.parametrize("family", ["diagonal", "full"])
 def test_what_comes_back_is_never_worse_than_the_guide(family):
-    """Even where few draws are optimised on, and the guide is the optimum already."""
+    """Where the guide's q is the optimum, and a dozen draws of a rough density lead a search away from it."""
     case = curved("bernoulli", full=family == "full")
-    best = local_guide(case.model, case.guide, case.batch, family=family, draws=2000, generator=seeded()).q
-    few: dict[str, Any] = {"draws": 1, "report_draws": 5000, "starts": 0, "tolerance": 0.0}
-    found = local_guide(case.model, Answer(best), case.batch, family=family, generator=seeded(1), **few)
-    assert (found.elbo >= found.initial_elbo - 4 * found.gain_stderr - 1e-9).all()
-    assert int((found.q.mean == best.mean).all(-1).sum()) >= len(case.batch) // 2  # most keep the guide's own q
+    for parameter in case.model.parameters():
+        parameter.data.mul_(4)
+    best = local_guide(case.model, case.guide, case.batch, family=family, draws=512, starts=1, generator=seeded()).q
+    found, alone = (
+        local_guide(case.model, guide, case.batch, family=family, draws=1, starts=1, report_draws=1024,
+                    generator=seeded(1))
+        for guide in (Answer(best), None)
+    )  # fmt: skip
+    loss, loss_without = (elbo_by_draws(case, best)[0] - elbo_by_draws(case, each.q)[0] for each in (found, alone))
+    assert loss.max() < 0.01
+    assert loss_without.max() > 0.1
 
 
 @pytest.mark.parametrize("family", ["diagonal", "full"])
-def test_more_steps_are_never_worse(family):
+def test_every_step_gains(family):
     """From a bad start on a model that is far from linear: some steps are too long, and none of those is taken."""
-    case = curved("gaussian", scale=0.05)
-    settings = {"family": family, "starts": 0, "draws": 1000, "report_draws": 1000}
-    elbos = [
-        local_guide(case.model, None, case.batch, steps=steps, generator=seeded(), **settings).elbo
-        for steps in range(9)
-    ]
-    gains = torch.stack(elbos).diff(dim=0)
-    assert gains.min() > -0.5 and gains.max() > 100
+    case = curved("gaussian", scale=0.1)
+    found = [
+        local_guide(case.model, case.guide, case.batch.rows(slice(4)), family=family, steps=steps, starts=0, draws=2048,
+                    report_draws=2048, generator=seeded())
+        for steps in range(6)
+    ]  # fmt: skip
+    values = torch.stack([each.elbo for each in found])  # all on the same draws
+    assert (values.diff(dim=0) > -0.5).all()
+    assert values[-1].mean() > values[0].mean() + 10
+    means = torch.stack([each.q.mean for each in found])
+    refused = (means.diff(dim=0) == 0).all(-1)
+    assert (refused[:-1] & ~refused[1:]).any()  # half of the step was taken afterwards
 
 
-def test_the_start_is_left_alone():
+def test_a_search_leaves_its_start_alone():
     """It may be the guide's own q."""
     case = curved("bernoulli", full=True)
     with torch.no_grad():
-        q = case.guide(case.batch.x, case.batch.context)
-    loc, root = q.loc.clone(), q.scale_tril.clone()
-    found = local_guide(case.model, Answer(q), case.batch, family="full", starts=0, generator=seeded())
-    assert not torch.equal(found.q.mean, loc)
-    assert torch.equal(q.loc, loc)
-    assert torch.equal(q.scale_tril, root)
+        start = case.guide(case.batch.x, case.batch.context)
+    loc, root = start.loc.clone(), start.scale_tril.clone()
+    found = local_guide(case.model, Answer(start), case.batch, family="full", generator=seeded())
+    assert not torch.equal(found.q.loc, loc)
+    assert torch.equal(start.loc, loc)
+    assert torch.equal(start.scale_tril, root)
 
 
 def test_standard_errors_are_those_of_repetitions():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from elbowroom.inference.posterior import imputation
 from elbowroom.inference.posterior.imputation import impute
 from elbowroom.model import oracles
 from elbowroom.model.latent import LatentModel
-from elbowroom.model.likelihoods import Bernoulli, Categorical, CrossEntropy
+from elbowroom.model.likelihoods import Bernoulli, Categorical, CrossEntropy, Poisson
 from elbowroom.model.networks import MLP
 from elbowroom.model.priors import StandardNormal
 
@@ -149,20 +150,30 @@ def test_the_interval_holds_what_it_says(interval: float) -> None:
 
 @pytest.mark.parametrize("interval", [0.5, 0.8, 0.9])
 def test_few_draws_make_no_interval_too_narrow(interval: float) -> None:
-    """Ranks of p (S + 1): another independent draw lies inside with exactly this probability, even for 19 draws."""
-    uniform = torch.rand(20, 200_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    draws, another = uniform[:19].sort(0).values, uniform[19]
-    lower, upper = imputation._ends(draws, interval, whole=False)
-    inside = ((another >= lower) & (another <= upper)).double()
-    assert abs(inside.mean() - interval) < 4 * math.sqrt(interval * (1 - interval) / uniform.shape[1])
+    """Where z tells nothing the draws are independent, and another one lies inside with exactly this probability."""
+    model = oracles.LinearGaussian(torch.zeros(200, 1), torch.zeros(200), scale=1.0).double()
+    x = model.sample(500, generator=torch.Generator().manual_seed(0)).x.double()
+    batch = Batch(x, mask=torch.zeros_like(x, dtype=torch.bool))
+    few = {"draws": 19, "chains": 1, "warmup": 2, "method": "hmc", "num_steps": 1, "num_samples": 1}
+    found = fill(model, model.exact_guide(), batch, interval=interval, **few)
+    inside = ((x >= found.lower) & (x <= found.upper)).double()
+    assert abs(inside.mean() - interval) < 4 * math.sqrt(interval * (1 - interval) / x.numel())
 
 
-def test_ends_of_whole_numbers_are_whole_and_never_inside() -> None:
-    draws = torch.arange(1.0, 25).unsqueeze(1)  # 24 draws: the rank of 10 % is 2.5
-    lower, upper = imputation._ends(draws, 0.8, whole=True)
-    assert (lower.item(), upper.item()) == (2.0, 23.0)
-    lower, upper = imputation._ends(draws, 0.8, whole=False)
-    assert (lower.item(), upper.item()) == pytest.approx((2.5, 22.5))
+def test_ends_are_draws_of_a_rank_and_those_of_whole_numbers_lie_further_out() -> None:
+    """The rank is p (S + 1), numpy's "weibull": of 24 draws, 2.5 for 10%."""
+    every = {"draws": 6, "chains": 4, "num_samples": 24, "interval": 0.8, "warmup": 10}
+    model, guide, x = oracles.ppca(dim=DIM, latent_dim=LATENT, seed=1, num_data=5)
+    found = fill(model, guide, Batch(x, mask=torch.zeros_like(x, dtype=torch.bool)), **every)
+    for values, share in ((found.lower, 0.1), (found.upper, 0.9)):
+        np.testing.assert_allclose(values, np.quantile(found.samples, share, axis=0, method="weibull"))
+    counts = curved(Poisson)
+    x = counts.sample(5, generator=torch.Generator().manual_seed(0)).x
+    found = fill(counts, wide_guide(), Batch(x.double(), mask=torch.zeros_like(x, dtype=torch.bool)), **every)
+    ordered = found.samples.sort(0).values
+    assert torch.equal(found.lower, ordered[1])
+    assert torch.equal(found.upper, ordered[22])
+    assert not torch.equal(ordered[1], ordered[2]) and not torch.equal(ordered[21], ordered[22])
 
 
 # --- models without a closed form --------------------------------------------------------------------------------
@@ -255,10 +266,10 @@ def test_a_seed_repeats_everything(case: Any) -> None:
     assert not torch.equal(one.samples, other.samples)
 
 
-def test_samples_come_from_all_chains_and_distant_draws() -> None:
-    kept = imputation._spread(5, draws=100, chains=4)
-    assert (kept % 4).tolist() == [0, 1, 2, 3, 0]
-    assert (kept // 4).tolist() == [10, 30, 50, 70, 90]
+def test_samples_come_from_all_chains_and_distant_draws(case: Any) -> None:
+    few, every = (fill(*case, draws=100, warmup=10, num_samples=number).samples for number in (5, 400))
+    chain, at = torch.tensor([0, 1, 2, 3, 0]), torch.tensor([10, 30, 50, 70, 90])
+    assert torch.equal(few, every[4 * at + chain])
 
 
 def test_settings_reach_the_sampler(case: Any) -> None:
@@ -274,7 +285,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("199 or more", {"interval": 0.99, "draws": 40}),
     ("draws is 3", {"draws": 3, "chains": 1}),
     ("0 completed samples", {"num_samples": 0}),
-    ("of 400 draws", {"num_samples": 401}),
+    ("there are 400 draws", {"num_samples": 401}),
     ("'gibbs'", {"method": "gibbs"}),
 ]
 

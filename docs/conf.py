@@ -8,6 +8,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
+from sphinx.application import Sphinx
+
 from elbowroom import __version__
 
 project, author, release = "elbowroom", "the elbowroom authors", __version__
@@ -26,11 +28,13 @@ extensions = [
 source_suffix = {".md": "myst-nb", ".py": "myst-nb"}
 exclude_patterns = ["_build", "_ext", "_static", "conf.py"]
 
+book_profile = os.environ.get("ELBOWROOM_DOCS", "fast")  # "full" with MNIST; all pages are read anew when it changes
+
 # pages of the book: percent files, run at build; a failed assertion stops it
 nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 3600 if os.environ.get("ELBOWROOM_DOCS") == "full" else 300
+nb_execution_timeout = 3600 if book_profile == "full" else 300
 nb_execution_in_temp = True
 nb_merge_streams = True
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist", "attrs_inline"]
@@ -55,3 +59,8 @@ html_title = "elbowroom"
 html_static_path, html_css_files = ["_static"], ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
+
+
+def setup(app: Sphinx) -> None:
+    """Makes the profile a setting of the build: pages that were run with another one are out of date."""
+    app.add_config_value("book_profile", "fast", "env")

@@ -135,7 +135,7 @@ def test_a_loss_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
         each = x if DIM in shape else x.sum(1)
         return each.reshape(shape)
 
-    with pytest.raises(ElbowroomError, match=r"The loss has shape .* for 200 data") as refusal:
+    with pytest.raises(ElbowroomError, match=r"The loss has shape .* for 200 examples") as refusal:
         adopted("mean-scale", "mean-scale", loss=loss)
     assert "(200,)" in str(refusal.value)
 

@@ -93,7 +93,7 @@ def test_chains_that_do_not_fit_are_refused_before_they_are_made(
     monkeypatch.setattr(elbowroom.memory, "available_memory", lambda: needed)
     _chains()
     monkeypatch.setattr(elbowroom.memory, "available_memory", lambda: needed - 1)
-    with pytest.raises(ElbowroomError, match=r"3 chains in 2 dimensions for each of 7 data.* memory") as caught:
+    with pytest.raises(ElbowroomError, match=r"3 chains in 2 dimensions for each of 7 examples.* memory") as caught:
         _chains()
     assert "--mcem.storage disk" in caught.value.remedy
     _chains(tmp_path)  # the disk is another matter

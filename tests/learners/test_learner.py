@@ -21,7 +21,7 @@ def test_finite_terms_pass() -> None:
     ("terms", "cause"),
     [
         ({"elbo": math.nan, "reconstruction": -0.5, "kl": math.inf}, "scale of the guide"),
-        ({"elbo": math.nan, "reconstruction": -math.inf, "kl": 0.5}, "likelihood's parameters"),
+        ({"elbo": math.nan, "reconstruction": -math.inf, "kl": 0.5}, "parameters of the likelihood"),
         ({"elbo": math.nan, "reconstruction": math.nan, "kl": math.nan}, "diverged"),
         ({"iwae": math.nan, "elbo": -3.0}, "diverged"),
     ],

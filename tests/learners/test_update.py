@@ -131,7 +131,7 @@ def test_the_average_follows_every_update() -> None:
         now = _weights(state)
         expected = now if expected is None else [0.75 * a + 0.25 * b for a, b in zip(expected, now, strict=True)]
     torch.testing.assert_close([weight.detach() for weight in state.learned.parameters()], expected)
-    assert _update().parts(state.pair)[1] is None
+    assert _update().optimizer_and_average(state.pair)[1] is None
 
 
 def _no_number(state: TrainingState) -> Tensor:

@@ -286,13 +286,13 @@ def test_a_run_survives_sigkill_at_random_instants(tmp_path: Path) -> None:
 # --- reports -----------------------------------------------------------------------------------------------------
 
 
-def test_books_weigh_every_datum_the_same() -> None:
+def test_progress_weighs_every_example_the_same() -> None:
     progress = TrainingProgress()
     progress.add(StepInfo({"elbo": -2.0}, lr=1.0, decoder_gradients=1), 10)
     progress.add(StepInfo({"elbo": -5.0}, lr=1.0, decoder_gradients=1), 5)
-    assert progress.close() == {"elbo": -3.0}
+    assert progress.take_means() == {"elbo": -3.0}
     progress.add(StepInfo({"elbo": -7.0}, lr=1.0, decoder_gradients=1), 5)
-    assert progress.close() == {"elbo": -7.0}
+    assert progress.take_means() == {"elbo": -7.0}
 
 
 def test_a_report_is_the_mean_over_data_since_the_last(out: Path) -> None:

@@ -236,7 +236,7 @@ def explain_loss(
         theirs = torch.as_tensor(first_call(loss, batch.x, "loss", remedy)).double()
     if theirs.shape not in ((len(batch),), ()):
         raise ElbowroomError(
-            f"The loss has shape {tuple(theirs.shape)} for {len(batch)} data, but is one number for each example, or "
+            f"The loss has shape {tuple(theirs.shape)} for {len(batch)} examples, but must be one number for each, or "
             "one for all.",
             f"Return shape ({len(batch)},), for instance loss.flatten(1).sum(1), or shape (), loss.mean().",
         )

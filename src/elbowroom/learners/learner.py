@@ -182,7 +182,7 @@ def check_finite(
     if "kl" in bad and "reconstruction" not in bad:
         cause = "The scale of the guide overflowed or underflowed, probably because the learning rate is too large"
     elif "reconstruction" in bad and "kl" not in bad:
-        cause = "The parameters of the likelihood overflowed: values in the data or the learning rate are too large"
+        cause = "The parameters of the likelihood overflowed: extreme values in the data, or a too large learning rate"
     else:
         cause = "The weights have diverged, probably because the learning rate is too large"
     raise ElbowroomError(

@@ -185,7 +185,7 @@ def test_what_is_no_likelihood_says_so(runs: Path) -> None:
 def test_without_a_guide_there_are_no_reconstructions(runs: Path) -> None:
     report = report_of_run(load(runs / "naive"))
     said = prose(report)
-    assert "Reconstructions are not shown." in said and "learned without" in said
+    assert "Reconstructions are not shown." in said and "trained without" in said
     assert len([block for block in report.blocks() if isinstance(block, Figure)]) == 2  # curves and samples
     assert report.headline.label == "log mean over the prior"
 

@@ -96,7 +96,7 @@ def gradient_z_scores(
 
 
 class Always(nn.Module):
-    """A network whose outputs are the same whatever it is given: of a model that ignores z, log p(x) is log p(x | z)."""
+    """A network that ignores its input, so that log p(x) of the model is log p(x | z)."""
 
     outputs: Tensor
 

@@ -18,13 +18,8 @@ from elbowroom.evaluation.doctor.findings import Finding
 from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.doctor.prior import holes, sample_quality
 from elbowroom.evaluation.doctor.sample_quality import sample_study, share_of_prior
-from elbowroom.model.guides import DiagonalNormal, PriorGuide
-from elbowroom.model.latent import LatentModel
-from elbowroom.model.likelihoods import Bernoulli, CrossEntropy, Gaussian
-from elbowroom.model.likelihoods import Categorical as Categories
-from elbowroom.model.networks import MLP
+from elbowroom.model.guides import PriorGuide
 from elbowroom.model.oracles import LinearGaussian
-from elbowroom.model.priors import StandardNormal
 from elbowroom.numerics import mean_and_stderr
 
 
@@ -140,75 +135,6 @@ def test_without_a_guide_nothing_is_attributed():
     (finding,) = sample_quality(_inputs(model, None, 3 * x))
     assert finding.severity in ("warning", "severe")
     assert "prior" not in finding.title
-
-
-def test_other_data_are_encoded_than_are_compared_with():
-    # with next to no noise a reconstruction is its datum: two samples of the same rows would be alike to the last digit
-    model = _linear(dim=4, latent_dim=1, scale=0.05)
-    inputs = _inputs(model, model.exact_guide(), model.sample(3000, generator=_generator(5)).x)
-    found = inputs.samples
-    assert all(abs(test.z) < 4 for test in found.tests.values())
-    assert not torch.allclose(found.means["encodings"], found.data, atol=0.5)
-
-
-def test_grey_data_are_drawn_as_bits():
-    class _Level(torch.nn.Module):
-        def forward(self, z, context=None):
-            return torch.full((*z.shape[:-1], 1, 5), 0.3).logit()
-
-    model = LatentModel(StandardNormal(2), CrossEntropy(_Level(), (5,)))
-    # grey values of mean 0.3 that a Bernoulli draw turns into what the model draws
-    x = 0.3 + 0.2 * torch.rand(3000, 5, generator=_generator(6)) - 0.1
-    inputs = _inputs(model, None, x, support="unit-interval")
-    assert abs(inputs.samples.tests["prior"].z) < 4
-
-
-@pytest.mark.parametrize("context", [False, True])
-def test_masks_and_contexts_are_alike_in_both_samples(context):
-    generator = _generator(7)
-    decoder = MLP((2,), Gaussian.parameter_shape((4,)), hidden=(), context_dim=2 if context else 0)
-    encoder = MLP((4,), (2, 2), hidden=(), context_dim=2 if context else 0)
-    torch.nn.init.normal_(decoder.output.weight, generator=generator)
-    model = LatentModel(StandardNormal(2), Gaussian(decoder, (4,), scale=0.5))
-    c = torch.randn(3000, 2, generator=generator) if context else None
-    x = model.sample(3000, context=c, generator=generator).x
-    x[torch.rand(x.shape, generator=generator) < 0.3] = math.nan
-    inputs = _inputs(model, DiagonalNormal(encoder, 2), x, missing="mask", context=c)
-    assert abs(inputs.samples.tests["prior"].z) < 4
-    assert len(holes(inputs)) == 1
-
-
-def test_a_sample_of_another_context_is_found():
-    generator = _generator(8)
-    decoder = MLP((1,), Gaussian.parameter_shape((3,)), hidden=(), context_dim=1)
-    torch.nn.init.normal_(decoder.output.weight, std=2.0, generator=generator)
-    model = LatentModel(StandardNormal(1), Gaussian(decoder, (3,), scale=0.3))
-    c = torch.randn(3000, 1, generator=generator)
-    x = model.sample(3000, context=c, generator=generator).x
-    inputs = _inputs(model, None, x, context=c[torch.randperm(3000, generator=generator)])
-    assert inputs.samples.tests["prior"].z > 4
-
-
-def test_categories_are_compared_by_name():
-    generator = _generator(9)
-    network = MLP((1,), Categories.parameter_shape((4,), num_categories=3), hidden=())
-    model = LatentModel(StandardNormal(1), Categories(network, (4,), num_categories=3))
-    x = model.sample(2000, generator=generator).x
-    found = sample_study(_inputs(model, None, x.long(), support="categories", num_categories=3))
-    assert abs(found.tests["prior"].z) < 4
-    assert found.blur == {}
-
-
-def test_means_are_blurred_by_what_noise_there_is():
-    # pictures of independent pixels of mean ½: the mean has no edges at all, bits have 2 · ½ of them
-    class _Half(torch.nn.Module):
-        def forward(self, z, context=None):
-            return torch.zeros(*z.shape[:-1], 1, 6, 6) + 0 * z.sum(-1)[..., None, None, None]
-
-    model = LatentModel(StandardNormal(1), Bernoulli(_Half(), (6, 6)))
-    found = sample_study(_inputs(model, None, model.sample(1000, generator=_generator(10)).x, support="binary"))
-    assert found.blur["prior"][0] == 0.0
-    assert found.means["prior"].shape == (20, 6, 6)
 
 
 def test_a_model_is_studied_once_and_another_alike_gives_the_same(monkeypatch):

@@ -220,3 +220,19 @@ def test_the_blur_is_the_exact_ratio_and_its_error_that_of_the_data(means):
     assert 0.4 < share < 0.6
     spread = 2 * math.sqrt(share * (1 - share) / 499)
     assert error == pytest.approx(ratio * spread / (2 * share), rel=1e-2)
+
+
+def test_the_blur_has_the_error_of_the_means_too():
+    """Means are z times stripes, whose squared differences are z²; all data are stripes of 2 or of −2."""
+
+    class Stripes(torch.nn.Module):
+        def forward(self, given, context=None):
+            return given.view(*given.shape[:-1], 1, 1, 1) * (torch.arange(6) % 2).expand(6, 6)
+
+    model = LatentModel(StandardNormal(1), Gaussian(Stripes(), (6, 6), scale=0.1))
+    signs = 2.0 * (2 * (torch.arange(2000) % 2) - 1).view(-1, 1, 1)
+    x = signs * (torch.arange(6) % 2).expand(6, 6)
+    ratio, error = sample_study(_inputs(model, None, x, points=500)).blur["prior"]
+    # of n squares of standard normal numbers: their mean is 1 and their standard deviation √2
+    assert abs(ratio - 1 / 4) < 4 * math.sqrt(2 / 500) / 4
+    assert error == pytest.approx(math.sqrt(2 / 500) / 4, rel=0.3)

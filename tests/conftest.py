@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -20,6 +21,12 @@ settings.register_profile("elbowroom", derandomize=True, deadline=None)
 settings.load_profile("elbowroom")
 
 
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end: the garbage collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _lonely_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No data set, no cache and no run of the user's is read or written, and processes do not fight for cores."""
@@ -30,6 +37,8 @@ def _lonely_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("ELBOWROOM_DATA", str(home / "data"))
         patch.setenv("XDG_CACHE_HOME", str(home / "cache"))  # what pooch.os_cache reads on Linux
         patch.setenv("MPLCONFIGDIR", str(home / "matplotlib"))
+        # no test cuts the power, and thousands of small files would wait for the disk; tests of a full one patch it too
+        patch.setattr(os, "fsync", lambda descriptor: None)
         yield
     torch.set_num_threads(threads)
 

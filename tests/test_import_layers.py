@@ -8,6 +8,7 @@ second half plants one violation of each kind in a small package and requires th
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -73,6 +74,7 @@ class Module:
 Package = dict[str, Module]
 
 
+@functools.cache
 def read_package(source: Path) -> Package:
     """All modules of the package whose folder is ``source``."""
     names = {_module_name(source, path): path for path in sorted(source.rglob("*.py"))}

@@ -94,7 +94,7 @@ def test_the_same_data_are_simulated_whatever_the_settings() -> None:
 
 
 def test_temperatures_are_raised_until_the_gap_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = tuple(AnnealingSize(*size) for size in [(1, 2), (2, 2), (8, 4), (64, 8), (256, 8)])
+    sizes = tuple(AnnealingSize(*size) for size in [(1, 2), (2, 2), (8, 4), (64, 8), (160, 8)])
     monkeypatch.setattr(search, "CANDIDATES", sizes)
     case = _case()
     used = {}
@@ -105,7 +105,7 @@ def test_temperatures_are_raised_until_the_gap_is_small(monkeypatch: pytest.Monk
         used[tolerance] = found["used_temperatures"]
     assert used[2.0] < used[0.4] < used[0.05]
     never = _measure(case, "ais", start="guide", tolerance=1e-9)["ais"].found
-    assert (never["ended_by"], never["used_temperatures"]) == ("ladder", 256)
+    assert (never["ended_by"], never["used_temperatures"]) == ("ladder", 160)
 
 
 def test_a_budget_ends_the_search_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -282,9 +282,11 @@ def _update(name: str, folder: Path, seed: int, copies: int) -> Tensor:
     return torch.cat([((a - b) / 1e-3).flatten() for a, b in zip(_weights(scene.pair), before, strict=True)])
 
 
-@pytest.mark.parametrize(
-    "name", [_needs_pyro(name) for name in CASES if name not in ("mcem, several updates", "mcem, on disk")]
-)
+#: with several updates a step is no gradient; the others differ from mcem in how z is drawn, not in how it is averaged
+NO_NEWS = {"mcem, several updates", "mcem, on disk", "mcem, nuts", "mcem, from the prior"}
+
+
+@pytest.mark.parametrize("name", [_needs_pyro(name) for name in CASES if name not in NO_NEWS])
 def test_data_given_twice_have_the_expected_gradient_of_once(name: str, tmp_path: Path) -> None:
     once, twice = (
         torch.stack([_update(name, tmp_path, seed + 1000 * copies, copies) for seed in range(16)]) for copies in (1, 2)
@@ -305,22 +307,22 @@ FULL = {"model": {"guide": "full"}}
 BEST: dict[str, tuple[dict[str, Any], int]] = {
     "aevb": ({"objective": {"num_samples": 4}} | FULL, 400),
     "aevb, iwae": ({"objective": {"num_samples": 5, "name": "iwae"}} | FULL, 400),
-    "naive": ({"objective": {"num_samples": 300}}, 250),
+    "naive": ({"objective": {"num_samples": 300}}, 150),
     "wake-sleep": ({"objective": {"num_samples": 4}} | FULL, 500),
     "mcem": ({"mcem": {"chains": 2}}, 250),
-    "mcem, nuts": ({"mcem": {"sampler": "nuts"}}, 250),
-    "mcem, identity": ({"mcem": {"metric": "identity"}}, 400),
+    "mcem, nuts": ({"mcem": {"sampler": "nuts"}}, 200),
+    "mcem, identity": ({"mcem": {"metric": "identity"}}, 250),
     "mcem, nuts, identity": ({"mcem": {"sampler": "nuts", "metric": "identity"}}, 400),
     "mcem, from the prior": ({"mcem": {"start": "prior", "metric": "identity", "warmup": 15}}, 250),
-    "mcem, from the guide": ({"mcem": {"start": "guide"}} | FULL, 250),
+    "mcem, from the guide": ({"mcem": {"start": "guide"}} | FULL, 150),
     # chains too short to leave where a guide that still learns sets them off would hold the model back
     "mcem, from the guide, in its metric": (
         {"mcem": {"start": "guide", "metric": "guide", "warmup": 20, "num_steps": 8}} | FULL,
         250,
     ),
-    "mcem, a guide beside": ({"mcem": {"metric": "guide"}} | FULL, 400),
+    "mcem, a guide beside": ({"mcem": {"metric": "guide"}} | FULL, 250),
     "mcem, several updates": ({"mcem": {"updates": 5, "chains": 4}}, 100),
-    "svi": ({"svi": {"num_particles": 4}} | FULL, 400),
+    "svi": ({"svi": {"num_particles": 4}} | FULL, 250),
     "svi, renyi": ({"svi": {"elbo": "renyi", "num_particles": 5}} | FULL, 400),
 }
 SLOW = {

@@ -344,7 +344,7 @@ def test_names_and_numbers_that_make_no_sense_are_refused() -> None:
         _svi("trace", 0)
 
 
-@pytest.mark.parametrize("kind", ELBOS)
+@pytest.mark.parametrize("kind", [kind for kind in ELBOS if kind != "trace"])  # that one: test_conformance.py
 def test_it_finds_the_maximum_likelihood_model_of_linear_gaussian_data(kind: str) -> None:
     r"""The largest mean evidence of any linear-Gaussian model (Tipping & Bishop 1999, eqs. 8 and 14).
 

@@ -123,8 +123,8 @@ def test_wakes_expected_gradient_is_the_elbos_in_the_model() -> None:
     expected = _gradient(exact.mean(), model)
     noise = _generator()
     values, bounds, gradients = [], [], []
-    for _ in range(2_000):
-        awake, bound = wake(model, guide, Batch(x), num_samples=2, generator=noise)
+    for _ in range(500):
+        awake, bound = wake(model, guide, Batch(x), num_samples=8, generator=noise)
         values.append(awake.detach())
         bounds.append(bound)
         gradients.append(_gradient(awake.mean(), model))
@@ -154,8 +154,8 @@ def test_sleeps_expected_gradient_is_the_reverse_divergences() -> None:
     expected = _gradient(exact, guide)
     values, gradients = [], []
     noise = _generator()
-    for _ in range(2_000):
-        value = sleep(model, guide, Batch(x), num_samples=2, generator=noise)
+    for _ in range(500):
+        value = sleep(model, guide, Batch(x), num_samples=8, generator=noise)
         values.append(value.detach())
         gradients.append(_gradient(value.mean(), guide))
     # the scales' slopes in x have a gradient too, which this closed form leaves out
@@ -170,11 +170,15 @@ def test_the_exact_guide_has_nothing_to_learn_asleep() -> None:
     model, _, x = ppca(5, 2, seed=0, num_data=50)
     guide = model.exact_guide()
     noise = _generator()
-    gradients = [_gradient(sleep(model, guide, Batch(x), generator=noise).mean(), guide) for _ in range(800)]
+    gradients = [
+        _gradient(sleep(model, guide, Batch(x), num_samples=4, generator=noise).mean(), guide) for _ in range(200)
+    ]
     assert _scores(torch.stack(gradients), torch.zeros_like(gradients[0])).abs().max() < 4
     with torch.no_grad():
         guide.network.output.bias[0] += 0.1
-    gradients = [_gradient(sleep(model, guide, Batch(x), generator=noise).mean(), guide) for _ in range(800)]
+    gradients = [
+        _gradient(sleep(model, guide, Batch(x), num_samples=4, generator=noise).mean(), guide) for _ in range(200)
+    ]
     assert _scores(torch.stack(gradients), torch.zeros_like(gradients[0])).abs().max() > 8
 
 

@@ -136,7 +136,7 @@ def wrong_scale() -> DoctorInput:
 
 
 def overdispersed() -> DoctorInput:
-    return trained(Poisson(_decoder(12), (12,)), data_of(_counts(spread=0.4), "counts"), steps=1500, lr=2e-3)
+    return trained(Poisson(_decoder(12), (12,)), data_of(_counts(spread=0.4), "counts"), steps=500)
 
 
 def five_steps() -> DoctorInput:
@@ -155,7 +155,7 @@ def fell() -> DoctorInput:
 
 def overfitted() -> DoctorInput:
     data = data_of(_bits(360, 60), "binary", test=300)
-    return trained(Bernoulli(_decoder(60, latent_dim=8), (60,)), data, steps=3000, hidden=256)
+    return trained(Bernoulli(_decoder(60, latent_dim=8), (60,)), data, steps=1000, hidden=256)
 
 
 def not_a_number() -> DoctorInput:
@@ -245,11 +245,11 @@ def bernoulli() -> DoctorInput:
 
 @functools.cache
 def gaussian() -> DoctorInput:
-    return trained(Gaussian(_decoder(12), (12,)), data_of(_blobs(), "reals"), steps=1500)
+    return trained(Gaussian(_decoder(12), (12,)), data_of(_blobs(), "reals"), steps=1000)
 
 
 def poisson() -> DoctorInput:
-    return trained(Poisson(_decoder(12), (12,)), data_of(_counts(), "counts"), steps=2000, lr=2e-3)
+    return trained(Poisson(_decoder(12), (12,)), data_of(_counts(), "counts"), steps=1000)
 
 
 @pytest.mark.parametrize("make", [linear_gaussian, bernoulli, gaussian, poisson], ids=lambda make: make.__name__)

@@ -50,8 +50,9 @@ def unbiased(found: AIS, truth: Tensor) -> float:
     return float(relative.mean() / relative.std() * math.sqrt(relative.numel()))
 
 
-@pytest.mark.parametrize("temperatures", [2, 3, 12])
-@pytest.mark.parametrize("latent_dim", [2, 5, 10, 20, 50])
+@pytest.mark.parametrize(
+    ("latent_dim", "temperatures"), [(2, 2), (2, 12), (5, 3), (10, 2), (20, 12), (50, 2), (50, 3), (50, 12)]
+)
 def test_the_average_weight_is_the_evidence(latent_dim: int, temperatures: int) -> None:
     model, _, x = oracles.ppca(dim=latent_dim + 3, latent_dim=latent_dim, seed=latent_dim, num_data=150)
     truth = model.log_evidence(x).detach()
@@ -81,7 +82,7 @@ def test_from_the_prior(latent_dim: int) -> None:
     model, _, x = oracles.ppca(dim=latent_dim + 3, latent_dim=latent_dim, seed=0, num_data=100)
     truth = model.log_evidence(x).detach()
     found = ais(
-        model, x, start="prior", temperatures=200 * latent_dim, chains=4, kernel=HMC(1, "rotation"), generator=seeded()
+        model, x, start="prior", temperatures=100 * latent_dim, chains=4, kernel=HMC(1, "rotation"), generator=seeded()
     )
     assert abs(unbiased(found, truth)) < 4
     assert (truth - found.log_evidence).mean() < 0.2

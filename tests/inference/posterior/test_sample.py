@@ -107,7 +107,7 @@ CASES = (
 @torch.no_grad()
 def moments(model: LatentModel, batch: Batch) -> tuple[Tensor, Tensor]:
     """E[z | x] and E[z zᵀ | x] by quadrature, shapes (data, latent) and (data, latent²)."""
-    axis = torch.linspace(-7, 7, 281, dtype=torch.float64)
+    axis = torch.linspace(-7, 7, 101, dtype=torch.float64)
     grid = torch.cartesian_prod(*[axis] * LATENT).reshape(-1, 1, LATENT)
     log_joint = model.log_joint(batch.x, grid.expand(-1, len(batch), -1), context=batch.context, mask=batch.mask)
     weight = log_joint.softmax(0)
@@ -133,8 +133,9 @@ def assert_right(of: SimpleNamespace, **settings: Any) -> None:
     assert float(found.diagnostics.acceptance.min()) > 0.4
 
 
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "metric"), [(METHODS[k % len(METHODS)], metric) for k, metric in enumerate(METRICS)]
+)
 def test_methods_and_metrics(method: str, metric: str) -> None:
     assert_right(case("bernoulli"), method=method, metric=metric)
 

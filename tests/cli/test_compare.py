@@ -10,31 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
 import elbowroom as er
+import small_comparisons
 from elbowroom.cli import main
 from elbowroom.running import compare as comparing
 from elbowroom.running.observers import Silent
+from small_comparisons import prepare
 
-RECIPE = """
-[data]
-name = "bits.npy"
-validation = 0
-test = 30
-[model]
-latent_dim = 2
-encoder = {{ hidden = [4] }}
-decoder = {{ hidden = [4] }}
-[optimizer]
-{optimizer}
-[train]
-batch_size = 20
-learner = "{learner}"
-"""
-QUICK = ("--decoder-gradients", "4e2", "--moments", "2", "--points", "20", "--k", "5", "--starts", "1", "--out", "o")
+QUICK = (*small_comparisons.QUICK, "--out", "o")
 
 Ask = Callable[..., tuple[int, str, str]]  # arguments -> exit code, standard output, standard error
 
@@ -49,13 +35,9 @@ def ask(ask: Ask) -> Ask:
 def prepared(tmp_path_factory: pytest.TempPathFactory, _lonely_machine: None) -> Path:
     """A finished comparison of two recipes, one of them with a name that is not kind to tables."""
     folder = tmp_path_factory.mktemp("compare")
-    rng = np.random.default_rng(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        np.save("bits.npy", (rng.random((140, 6)) < rng.random((2, 6))[rng.integers(0, 2, 140)]).astype(np.uint8))
-        Path("[red]$a_b.toml").write_text(RECIPE.format(optimizer="lr = 1e-2", learner="aevb"))
-        Path("wake.toml").write_text(RECIPE.format(optimizer="lr = 1e-2", learner="wake-sleep"))
-        Path("wild.toml").write_text(RECIPE.format(optimizer='name = "sgd"\nlr = 1e30', learner="aevb"))
+        prepare("[red]$a_b")
         main(["compare", "[red]$a_b.toml", "wake.toml", *QUICK])
     return folder
 

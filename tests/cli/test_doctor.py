@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +15,13 @@ TINY = ("--model.encoder.hidden", "6", "--model.decoder.hidden", "6", "--model.l
 
 
 @pytest.fixture(scope="module", autouse=True)
-def workplace(tmp_path_factory: pytest.TempPathFactory, _lonely_machine: None) -> Iterator[Path]:
-    folder, before = tmp_path_factory.mktemp("workplace"), Path.cwd()
-    os.chdir(folder)
-    try:
-        main(["train", "digits", *TINY, "--quiet"])
-        naive = ("--train.learner", "naive", "--objective.num-samples", "5", "--out", "runs/naive")
-        main(["train", "digits", *TINY, *naive, "--quiet"])
-        np.save("few.npy", np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32))
-        main(["train", "few.npy", *TINY, "--out", "runs/few", "--quiet"])
-        yield folder
-    finally:
-        os.chdir(before)
+def workplace(beside_digits: Path) -> Path:
+    """runs/digits, a run without a guide, and one on few rows."""
+    naive = ("--train.learner", "naive", "--objective.num-samples", "5", "--out", "runs/naive")
+    main(["train", "digits", *TINY, *naive, "--quiet"])
+    np.save("few.npy", np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32))
+    main(["train", "few.npy", *TINY, "--out", "runs/few", "--quiet"])
+    return beside_digits
 
 
 def test_the_report_names_faults_numbers_and_remedies(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from elbowroom.cli import main
 
-TINY = ("--model.encoder.hidden", "6", "--model.decoder.hidden", "6", "--model.latent-dim", "2", "--train.epochs", "1")
+pytestmark = pytest.mark.usefixtures("beside_digits")
 FEW = ("--methods", "room", "--points", "4", "--k", "5")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def workplace(tmp_path_factory: pytest.TempPathFactory, _lonely_machine: None) -> Iterator[Path]:
-    folder, before = tmp_path_factory.mktemp("workplace"), Path.cwd()
-    os.chdir(folder)
-    try:
-        main(["train", "digits", *TINY, "--quiet"])
-        yield folder
-    finally:
-        os.chdir(before)
 
 
 @pytest.mark.parametrize(("asked", "shown"), [("test", "test"), ("train", "test"), ("validation", "validation")])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +9,8 @@ import pytest
 
 from elbowroom.cli import main
 
-TINY = ("--model.encoder.hidden", "6", "--model.decoder.hidden", "6", "--model.latent-dim", "2", "--train.epochs", "1")
+pytestmark = pytest.mark.usefixtures("beside_digits")
 FEW = ("--draws", "8", "--chains", "2", "--warmup", "6")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def workplace(tmp_path_factory: pytest.TempPathFactory, _lonely_machine: None) -> Iterator[Path]:
-    folder, before = tmp_path_factory.mktemp("workplace"), Path.cwd()
-    os.chdir(folder)
-    try:
-        main(["train", "digits", *TINY, "--quiet"])
-        yield folder
-    finally:
-        os.chdir(before)
 
 
 @pytest.mark.parametrize("method", ["nuts", "hmc"])

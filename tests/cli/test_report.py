@@ -9,7 +9,6 @@ from collections.abc import Callable
 from html import unescape
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import elbowroom as er
@@ -17,24 +16,9 @@ from elbowroom.cli import main
 from elbowroom.running.comparison import Comparison
 from elbowroom.showing.report.blocks import Commands, Figure, Table
 from elbowroom.showing.report.comparison import report_of_comparison
+from small_comparisons import QUICK, prepare
 
 TINY = ("--model.encoder.hidden", "6", "--model.decoder.hidden", "6", "--model.latent-dim", "2", "--train.epochs", "1")
-RECIPE = """
-[data]
-name = "bits.npy"
-validation = 0
-test = 30
-[model]
-latent_dim = 2
-encoder = {{ hidden = [4] }}
-decoder = {{ hidden = [4] }}
-[optimizer]
-{optimizer}
-[train]
-batch_size = 20
-learner = "{learner}"
-"""
-QUICK = ("--decoder-gradients", "4e2", "--moments", "2", "--points", "20", "--k", "5", "--starts", "1")
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 Ask = Callable[..., tuple[int, str, str]]  # arguments -> exit code, standard output, standard error
@@ -50,14 +34,10 @@ def ask(ask: Ask) -> Ask:
 def prepared(tmp_path_factory: pytest.TempPathFactory, _lonely_machine: None) -> Path:
     """A run, a comparison of three recipes of which one fails, and a comparison that is all failure."""
     folder = tmp_path_factory.mktemp("reports")
-    rng = np.random.default_rng(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         main(["train", "digits", *TINY, "--quiet", "--out", "run"])
-        np.save("bits.npy", (rng.random((140, 6)) < rng.random((2, 6))[rng.integers(0, 2, 140)]).astype(np.uint8))
-        Path(f"{HOSTILE}.toml").write_text(RECIPE.format(optimizer="lr = 1e-2", learner="aevb"))
-        Path("wake.toml").write_text(RECIPE.format(optimizer="lr = 1e-2", learner="wake-sleep"))
-        Path("wild.toml").write_text(RECIPE.format(optimizer='name = "sgd"\nlr = 1e30', learner="aevb"))
+        prepare(HOSTILE)
         main(["compare", f"{HOSTILE}.toml", "wake.toml", "wild.toml", *QUICK, "--splits", "test,train", "--out", "c"])
         with pytest.raises(SystemExit):
             main(["compare", "wild.toml", *QUICK, "--out", "failed"])

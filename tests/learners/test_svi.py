@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
 pyro = pytest.importorskip("pyro")
@@ -19,7 +19,7 @@ from pyro.infer import SVI  # noqa: E402
 
 from elbowroom.data.batch import Batch  # noqa: E402
 from elbowroom.errors import ElbowroomError  # noqa: E402
-from elbowroom.inference.objectives import elbo, elbo_terms, iwae, iwae_terms  # noqa: E402
+from elbowroom.inference.objectives import elbo, iwae  # noqa: E402
 from elbowroom.learners.aevb import Aevb  # noqa: E402
 from elbowroom.learners.learner import StepInfo, TrainingState  # noqa: E402
 from elbowroom.learners.svi import ELBOS, Svi, to_pyro  # noqa: E402
@@ -31,17 +31,7 @@ from elbowroom.model.likelihoods import Bernoulli, Gaussian  # noqa: E402
 from elbowroom.model.networks import MLP  # noqa: E402
 from elbowroom.model.oracles import LinearGaussian, ppca  # noqa: E402
 from elbowroom.model.priors import StandardNormal  # noqa: E402
-
-MakePair = Callable[..., tuple[Pair, Batch]]
-SGD = functools.partial(torch.optim.SGD, lr=0.01)
-EVENT, LATENT, ROWS = (3, 2), 2, 6
-
-#: our name for each of Pyro's estimators -> the native objective that it should be, as a function of the particles
-NATIVE: dict[str, Callable[[int], Callable[..., Any]]] = {
-    "trace": lambda particles: functools.partial(elbo_terms, num_samples=particles, kl="monte-carlo"),
-    "trace-mean-field": lambda particles: functools.partial(elbo_terms, num_samples=particles, kl="analytic"),
-    "renyi": lambda particles: functools.partial(iwae_terms, num_samples=particles),
-}
+from pyro_estimators import EVENT, LATENT, NATIVE, ROWS, SGD, MakePair, weights_of  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -54,10 +44,6 @@ def _own_store() -> Iterator[None]:
 def _svi(kind: str = "trace", particles: int = 1, **changes: Any) -> Svi:
     settings: dict[str, Any] = {"optimizer": SGD, "total_steps": 10} | changes
     return Svi(elbo=kind, num_particles=particles, update=Update(**settings))  # type: ignore[arg-type]
-
-
-def _weights(module: nn.Module) -> list[Tensor]:
-    return [weight.detach().clone() for weight in module.parameters()]
 
 
 def _close(a: list[Tensor], b: list[Tensor], rtol: float = 1e-9) -> bool:
@@ -96,7 +82,7 @@ def test_steps_are_the_native_learners_given_the_same_noise(
     mask = torch.rand(batch.x.shape, generator=torch.Generator().manual_seed(3)) < 0.7
     batch = Batch(batch.x, None, batch.context, mask)
     native = copy.deepcopy(pair)
-    start = _weights(pair)
+    start = weights_of(pair)
     learner = _svi(kind, particles)
     state, info = learner.step(learner.init(pair), batch, generator=torch.Generator().manual_seed(5))
     theirs = Aevb(
@@ -111,8 +97,8 @@ def test_steps_are_the_native_learners_given_the_same_noise(
     assert info.terms == {learner.name: pytest.approx(expected.terms["bound"], rel=1e-9)}
     assert info.decoder_gradients == expected.decoder_gradients == particles * ROWS
     assert state.step == 1
-    assert _close(_weights(pair), _weights(native))
-    assert not _close(_weights(pair), start)
+    assert _close(weights_of(pair), weights_of(native))
+    assert not _close(weights_of(pair), start)
 
 
 @pytest.mark.parametrize("kind", ELBOS)
@@ -137,7 +123,7 @@ def test_expected_gradients_agree(make_pair: MakePair, kind: str, oracle: str) -
 
     learner = _svi(kind, particles, optimizer=functools.partial(torch.optim.SGD, lr=1.0))
     generator, pyros = torch.Generator().manual_seed(21), []
-    start = _weights(pair)
+    start = weights_of(pair)
     for _ in range(times):
         learner.step(learner.init(pair), batch, generator=generator)
         with torch.no_grad():
@@ -179,7 +165,7 @@ def test_pyros_own_svi_makes_the_same_steps(make_pair: MakePair, kind: str, opti
         torch.manual_seed(_inner_seed(seeds))
         loss = svi.step(batch.x, batch.context)
         assert info.terms[learner.name] == pytest.approx(-loss / ROWS, rel=rtol)
-    assert _close(_weights(pair), _weights(plain), rtol)
+    assert _close(weights_of(pair), weights_of(plain), rtol)
 
 
 # --- what would go wrong silently --------------------------------------------------------------------------------
@@ -188,11 +174,11 @@ def test_pyros_own_svi_makes_the_same_steps(make_pair: MakePair, kind: str, opti
 def test_frozen_weights_stay_and_are_no_cause_for_a_warning(make_pair: MakePair) -> None:
     pair, batch = make_pair()
     pair.model.likelihood.requires_grad_(False)
-    frozen, learned = _weights(pair.model), _weights(pair.guide)
+    frozen, learned = weights_of(pair.model), weights_of(pair.guide)
     learner = _svi()
     learner.step(learner.init(pair), batch, generator=torch.Generator().manual_seed(0))
-    assert _close(_weights(pair.model), frozen, rtol=0.0)
-    assert not _close(_weights(pair.guide), learned)
+    assert _close(weights_of(pair.model), frozen, rtol=0.0)
+    assert not _close(weights_of(pair.guide), learned)
 
 
 class _LogVarianceForScale(Conditional):
@@ -212,11 +198,11 @@ def test_a_log_variance_for_a_scale_is_refused_before_anything_is_learned(
 ) -> None:
     pair, batch = make_pair()
     pair = Pair(pair.model, _LogVarianceForScale().double())
-    before, learner = _weights(pair), _svi()
+    before, learner = weights_of(pair), _svi()
     with pytest.raises(ElbowroomError, match=r"negative for \d+% of its elements") as caught:
         learner.step(learner.init(pair), batch, generator=torch.Generator().manual_seed(0))
     assert "torch.exp(0.5 * v)" in caught.value.remedy
-    assert _close(_weights(pair), before, rtol=0.0)
+    assert _close(weights_of(pair), before, rtol=0.0)
 
 
 @pytest.mark.parametrize("kind", ["trace-mean-field", "renyi"])
@@ -231,9 +217,9 @@ def test_draws_without_a_gradient_are_refused_where_one_is_taken(make_pair: Make
 def test_draws_without_a_gradient_learn_by_the_score_function(make_pair: MakePair) -> None:
     pair, batch = make_pair(prior="mixture")
     pair = Pair(pair.model, PriorGuide(pair.model.prior))
-    before, learner = _weights(pair.model.prior), _svi("trace", 4)
+    before, learner = weights_of(pair.model.prior), _svi("trace", 4)
     learner.step(learner.init(pair), batch, generator=torch.Generator().manual_seed(0))
-    assert not _close(_weights(pair.model.prior), before)
+    assert not _close(weights_of(pair.model.prior), before)
 
 
 # --- the learner -------------------------------------------------------------------------------------------------
@@ -270,8 +256,8 @@ def test_learners_do_not_meet(make_pair: MakePair) -> None:
     for _ in range(3):
         for state, generator in states:
             learner.step(state, batch, generator=generator)
-    assert _close(_weights(first), _weights(alone[0]), rtol=0.0)
-    assert _close(_weights(second), _weights(alone[1]), rtol=0.0)
+    assert _close(weights_of(first), weights_of(alone[0]), rtol=0.0)
+    assert _close(weights_of(second), weights_of(alone[1]), rtol=0.0)
 
 
 def test_a_run_that_stops_and_goes_on_is_the_same_run(make_pair: MakePair) -> None:
@@ -289,19 +275,19 @@ def test_a_run_that_stops_and_goes_on_is_the_same_run(make_pair: MakePair) -> No
     resumed.step = 3
     for _ in range(3):
         resumed, _ = learner.step(resumed, batch, generator=generator)
-    assert _close(_weights(resumed.pair), _weights(whole), rtol=0.0)
-    assert _close(_weights(resumed.learned), _weights(expected.learned), rtol=0.0)
+    assert _close(weights_of(resumed.pair), weights_of(whole), rtol=0.0)
+    assert _close(weights_of(resumed.learned), weights_of(expected.learned), rtol=0.0)
 
 
 def test_a_joint_gradient_is_clipped_and_a_schedule_kept(make_pair: MakePair) -> None:
     pair, batch = make_pair()
-    before, again = _weights(pair), copy.deepcopy(pair)
+    before, again = weights_of(pair), copy.deepcopy(pair)
     _, (info, second) = _run(_svi(clip_norm=1e-3, schedule=lambda progress: 1 - progress), pair, batch, 2)
     assert info.grad_norm is not None
     assert info.grad_norm > 1e-3
     assert (info.lr, second.lr) == (0.01, pytest.approx(0.009))
     _run(_svi(clip_norm=1e-3), again, batch, 1)
-    moved = math.sqrt(sum(float((a - b).square().sum()) for a, b in zip(_weights(again), before, strict=True)))
+    moved = math.sqrt(sum(float((a - b).square().sum()) for a, b in zip(weights_of(again), before, strict=True)))
     assert moved == pytest.approx(0.01 * 1e-3, rel=1e-3)
 
 
@@ -310,19 +296,19 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_alone(kind: str) -> None:
     model, guide, x = ppca(dim=4, latent_dim=2, seed=0)
     pair, learner = Pair(model, guide), _svi(kind, 2)
     state, _ = _run(learner, pair, Batch(x), 2)
-    before = _weights(pair)
+    before = weights_of(pair)
     spoilt = x.clone()
     spoilt[3, 1] = 1e300
     with pytest.raises(ElbowroomError, match="step 3"):
         learner.step(state, Batch(spoilt), generator=torch.Generator().manual_seed(0))
     assert state.step == 2
-    assert _close(_weights(pair), before, rtol=0.0)
+    assert _close(weights_of(pair), before, rtol=0.0)
     assert len(pyro.get_param_store()) == 0
     spoilt[3, 1] = math.nan
     with pytest.raises(ElbowroomError, match="row 3 of the batch"):
         learner.step(state, Batch(spoilt), generator=torch.Generator().manual_seed(0))
     learner.step(state, Batch(x), generator=torch.Generator().manual_seed(0))  # nothing of it is left behind
-    assert not _close(_weights(pair), before)
+    assert not _close(weights_of(pair), before)
 
 
 @pytest.mark.parametrize("kind", ELBOS)

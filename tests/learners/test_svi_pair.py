@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution, Independent, Laplace
 
 pyro = pytest.importorskip("pyro")
@@ -21,24 +20,12 @@ from pyro.infer import SVI, Predictive, RenyiELBO, Trace_ELBO, TraceMeanField_EL
 
 from elbowroom.data.batch import Batch  # noqa: E402
 from elbowroom.errors import ElbowroomError  # noqa: E402
-from elbowroom.inference.objectives import elbo_terms, iwae_terms  # noqa: E402
 from elbowroom.learners.svi import ELBOS, to_pyro  # noqa: E402
 from elbowroom.model.conditional import Conditional  # noqa: E402
-from elbowroom.model.latent import Pair  # noqa: E402
 from elbowroom.model.likelihoods import LIKELIHOODS  # noqa: E402
 from elbowroom.model.networks import MLP  # noqa: E402
 from elbowroom.model.oracles import ppca  # noqa: E402
-
-MakePair = Callable[..., tuple[Pair, Batch]]
-SGD = functools.partial(torch.optim.SGD, lr=0.01)
-EVENT, LATENT, ROWS = (3, 2), 2, 6
-
-#: our name for each of Pyro's estimators -> the native objective that it should be, as a function of the particles
-NATIVE: dict[str, Callable[[int], Callable[..., Any]]] = {
-    "trace": lambda particles: functools.partial(elbo_terms, num_samples=particles, kl="monte-carlo"),
-    "trace-mean-field": lambda particles: functools.partial(elbo_terms, num_samples=particles, kl="analytic"),
-    "renyi": lambda particles: functools.partial(iwae_terms, num_samples=particles),
-}
+from pyro_estimators import EVENT, LATENT, NATIVE, ROWS, MakePair, weights_of  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -46,10 +33,6 @@ def _own_store() -> Iterator[None]:
     """No test sees another's weights in Pyro's global store."""
     with pyro.get_param_store().scope():
         yield
-
-
-def _weights(module: nn.Module) -> list[Tensor]:
-    return [weight.detach().clone() for weight in module.parameters()]
 
 
 def _z(ours: list[float], theirs: list[float]) -> float:
@@ -128,7 +111,7 @@ def test_the_bounds_are_those_of_the_exact_evidence(kind: str) -> None:
 def test_pyros_svi_trains_the_weights_themselves(make_pair: MakePair) -> None:
     pair, batch = make_pair()
     model, guide = to_pyro(pair.model, pair.guide, name="mine")
-    before = _weights(pair)
+    before = weights_of(pair)
     SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO()).step(batch.x)
     for old, new in zip(before, pair.parameters(), strict=True):
         assert not torch.equal(old, new)

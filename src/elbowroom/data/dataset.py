@@ -21,15 +21,15 @@ from elbowroom.data.binarization import Binarization
 from elbowroom.data.splits import SPLITS, epoch_order, seeded_permutation
 from elbowroom.data.storage import InMemory, Storage, content_digest, scan
 from elbowroom.data.support import Support
-from elbowroom.data.value_checks import check_rows, describe_non_finite, survey
-from elbowroom.data.views import View, observed
+from elbowroom.data.value_checks import check_rows, survey
+from elbowroom.data.views import View, Viewed, observed
 from elbowroom.errors import ElbowroomError, did_you_mean
 
 __all__ = ["DataSet", "check_batch_size"]
 
 
 @dataclass(frozen=True, eq=False)
-class DataSet:
+class DataSet(Viewed):
     """Rows that can be fetched by position.
 
     :func:`elbowroom.data.loading.load_data` makes one.
@@ -82,21 +82,6 @@ class DataSet:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{split} {self.size(split):,}" for split in SPLITS)
         return f"DataSet({self.name}: {sizes}; event {self.event_shape}, {self.support})"
-
-    @property
-    def support(self) -> Support:
-        """Which values batches deliver."""
-        return self.view.support
-
-    @property
-    def native_support(self) -> Support:
-        """Which values are stored."""
-        return self.view.native
-
-    @property
-    def binarization(self) -> Binarization:
-        """How grey values become 0 or 1."""
-        return self.view.binarization
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -238,10 +223,6 @@ class DataSet:
             },
             **({"levels": {column: list(names) for column, names in self.levels.items()}} if self.levels else {}),
         }
-
-    def describe_non_finite(self, batch: Batch) -> str | None:
-        """Name the rows of a batch that hold NaN or infinity; None if there are none."""
-        return describe_non_finite(batch)
 
     def _checked(self, rows: Tensor, raw: Tensor) -> Tensor:
         if not self.storage.surveyed_whole:

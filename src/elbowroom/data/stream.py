@@ -16,12 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from elbowroom.data.batch import Batch
-from elbowroom.data.binarization import Binarization
 from elbowroom.data.dataset import check_batch_size
 from elbowroom.data.storage import item_parts
 from elbowroom.data.support import Support
-from elbowroom.data.value_checks import Survey, check_rows, describe_non_finite
-from elbowroom.data.views import View, observed
+from elbowroom.data.value_checks import Survey, check_rows
+from elbowroom.data.views import View, Viewed, observed
 from elbowroom.errors import ElbowroomError
 
 __all__ = ["Peekable", "StreamSet", "regroup"]
@@ -100,7 +99,7 @@ def regroup(chunks: Iterator[Tensor], batch_size: int) -> Iterator[Tensor]:
 
 
 @dataclass(frozen=True, eq=False)
-class StreamSet:
+class StreamSet(Viewed):
     """Data without row numbers, with the interface of :class:`~elbowroom.data.dataset.DataSet`.
 
     Attributes:
@@ -143,21 +142,6 @@ class StreamSet:
     def splits(self) -> dict[str, Tensor]:
         """None: empty."""
         return {}
-
-    @property
-    def support(self) -> Support:
-        """Which values batches deliver."""
-        return self.view.support
-
-    @property
-    def native_support(self) -> Support:
-        """Which values come."""
-        return self.view.native
-
-    @property
-    def binarization(self) -> Binarization:
-        """How grey values become 0 or 1."""
-        return self.view.binarization
 
     def size(self, split: str) -> None:
         """Unknown."""
@@ -210,10 +194,6 @@ class StreamSet:
     def protocol(self) -> dict[str, Any]:
         """The facts about the data that a result must state; the content of a stream has no digest."""
         return {"dataset": self.name, "binarization": str(self.binarization), "seed": self.seed, "sha256": None}
-
-    def describe_non_finite(self, batch: Batch) -> str | None:
-        """Name the rows of a batch that hold NaN or infinity; None if there are none."""
-        return describe_non_finite(batch)
 
     def _checked(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         first = 0

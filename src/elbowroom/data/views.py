@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from elbowroom.data.batch import Batch
 from elbowroom.data.binarization import Binarization, fixed_bits, fresh_bits, threshold_bits
 from elbowroom.data.support import Support
-from elbowroom.data.value_checks import Survey, percent
+from elbowroom.data.value_checks import Survey, describe_non_finite, percent
 from elbowroom.errors import ElbowroomError
 
-__all__ = ["Moments", "View", "observed"]
+__all__ = ["Moments", "View", "Viewed", "observed"]
 
 # delivered support -> the supports it may be delivered as besides itself
 _ALSO = {
@@ -216,3 +217,28 @@ class View:
             return "If they are category numbers, pass --data.support categories; otherwise choose another likelihood."
         fitting = "bernoulli" if self.support is Support.BINARY else "gaussian"
         return f"Use --model.likelihood {fitting}, or rescale the data and declare --data.support {wanted}."
+
+
+class Viewed:
+    """What a data set and a stream share: the questions that their view answers."""
+
+    view: View
+
+    @property
+    def support(self) -> Support:
+        """Which values batches deliver."""
+        return self.view.support
+
+    @property
+    def native_support(self) -> Support:
+        """Which values are stored, or come."""
+        return self.view.native
+
+    @property
+    def binarization(self) -> Binarization:
+        """How grey values become 0 or 1."""
+        return self.view.binarization
+
+    def describe_non_finite(self, batch: Batch) -> str | None:
+        """Name the rows of a batch that hold NaN or infinity; None if there are none."""
+        return describe_non_finite(batch)

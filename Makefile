@@ -44,9 +44,9 @@ demo: $(READY)  ## train on scikit-learn's digits, measure, draw, report: a minu
 	@echo "Open the report, in any browser:"; echo "  $(DEMO)/report.html"
 	@echo "Or the pictures alone:"; ls $(DEMO)/figures/*.png | sed 's/^/  /'
 
-# each process has one thread, because the processes share the cores
+# each process has one thread, because the processes share the cores, and whole files, because tests of one share runs
 test: setup  ## all tests but the slow ones, in JOBS=2 processes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --durations=15 --durations-min=1.0
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations=15 --durations-min=1.0
 
 test-all: setup  ## all tests, the slow ones too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m 'slow or not slow'

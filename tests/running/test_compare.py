@@ -253,8 +253,12 @@ def _between_values_and_record(patch: pytest.MonkeyPatch, number: int) -> type[B
     return Kill
 
 
-@pytest.mark.parametrize("number", [0, 3, 5])
-@pytest.mark.parametrize("stop", [_before_measuring, _while_training, _hard_while_training, _between_values_and_record])
+STOPS = [_before_measuring, _while_training, _hard_while_training, _between_values_and_record]
+
+
+@pytest.mark.parametrize(
+    ("stop", "number"), [(stop, number) for k, stop in enumerate(STOPS) for number in (3, 5 * (k % 2))]
+)
 def test_a_stop_at_any_instant_changes_no_figure(
     stop: Callable[[pytest.MonkeyPatch, int], type[BaseException]], number: int, undisturbed: Comparison
 ) -> None:

@@ -143,13 +143,20 @@ def _everything(folder: Path, step: int) -> dict[str, torch.Tensor]:
     return load_file(place / "model.safetensors") | load_file(place / "training.safetensors")
 
 
+WARM_UP: dict[str, Any] = {"objective": {"warmup_epochs": 2.0}}
+MORE_DRAWS: dict[str, Any] = {
+    "objective": {"name": "iwae", "num_samples": 2, "last_samples": 4}, "train": {"ema": 0.8}
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "settings",
     [
-        pytest.param({"objective": {"warmup_epochs": 2.0}}, marks=pytest.mark.cpp),
-        {"objective": {"name": "iwae", "num_samples": 2, "last_samples": 4}, "train": {"ema": 0.8}},
+        pytest.param(WARM_UP, id="warm-up"),
+        pytest.param(MORE_DRAWS, id="more draws at the end"),
+        pytest.param(WARM_UP, id="warm-up in C++", marks=[pytest.mark.cpp, pytest.mark.slow]),
+        pytest.param(MORE_DRAWS, id="more draws at the end in C++", marks=[pytest.mark.cpp, pytest.mark.slow]),
     ],
-    ids=["warm-up", "more draws at the end"],
 )
 def test_a_compiled_run_resumes_bit_for_bit(settings: dict[str, Any], tmp_path: Path) -> None:
     settings = settings | {"data": {"validation": 8, "test": 8, "binarization": "dynamic"}}

@@ -70,8 +70,7 @@ def test_elbo_averages_to_its_closed_form(choice: str, full: bool, beta: float) 
         assert abs(z_of_mean(values, truth.item())) < 4
 
 
-@pytest.mark.parametrize("beta", [1.0, 0.4])
-@pytest.mark.parametrize("full", [False, True], ids=["diagonal", "full"])
+@pytest.mark.parametrize(("full", "beta"), [(False, 1.0), (True, 0.4)], ids=["diagonal", "full"])
 @pytest.mark.parametrize("choice", ELBO_CHOICES)
 def test_expected_elbo_gradient_is_the_exact_one(choice: str, full: bool, beta: float) -> None:
     case = exact.linear_gaussian(4, 2, full=full)
@@ -84,7 +83,7 @@ def test_expected_elbo_gradient_is_the_exact_one(choice: str, full: bool, beta: 
         parameters,
         repeats=100,
     )
-    assert scores.abs().max() < 4.5  # up to 26 components in each of 36 cases; t with 99 degrees of freedom
+    assert scores.abs().max() < 4.5  # up to 26 components in each of 18 cases; t with 99 degrees of freedom
 
 
 def test_elbo_is_below_the_evidence_and_tight_at_the_posterior() -> None:

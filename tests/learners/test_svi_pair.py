@@ -77,8 +77,9 @@ def test_a_batch_is_its_parts(make_pair: MakePair) -> None:
     assert Trace_ELBO().loss(*pyro_pair, batch) != losses[0]
 
 
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
-@pytest.mark.parametrize("kind", ELBOS)
+@pytest.mark.parametrize(
+    ("kind", "likelihood"), [(list(ELBOS)[k % len(ELBOS)], likelihood) for k, likelihood in enumerate(LIKELIHOODS)]
+)
 def test_the_bounds_agree_on_average(make_pair: MakePair, kind: str, likelihood: str) -> None:
     """Over many draws, from unrelated seeds, each side with the standard error of its own draws."""
     pair, batch = make_pair(likelihood)
@@ -140,8 +141,10 @@ def test_predictive_draws_data(make_pair: MakePair, likelihood: str) -> None:
     assert bool(inside.isfinite().all())
 
 
-@pytest.mark.parametrize("kind", [Trace_ELBO, TraceMeanField_ELBO, RenyiELBO])
-@pytest.mark.parametrize("prior", ["normal", "mixture"])
+@pytest.mark.parametrize(
+    ("kind", "prior"),
+    [(Trace_ELBO, "mixture"), (TraceMeanField_ELBO, "normal"), (RenyiELBO, "normal"), (RenyiELBO, "mixture")],
+)
 def test_particles_side_by_side_and_one_by_one_are_one_bound(make_pair: MakePair, kind: Any, prior: str) -> None:
     pair, batch = make_pair(prior=prior)
     given = to_pyro(pair.model, pair.guide)

@@ -152,9 +152,10 @@ CHAINS: dict[str, dict[str, Any]] = {
     "several updates, growing": {"mcem": {"updates": 3, "growth": 1.0}},
     "a guide beside, moving average": {"model": {"guide": "diagonal"}, "mcem": {"metric": "guide"}, "ema": 0.7},
     "from the guide": {"model": {"guide": "full"}, "mcem": {"start": "guide", "warmup": 2}},
-    "from the prior": {"mcem": {"start": "prior", "warmup": 2}},
-    "a mixture for a prior": {"model": {"prior": "mixture", "prior_components": 3}},
-    "float64": {"runtime": {"dtype": "float64"}},
+    "a mixture for a prior, float64": {
+        "model": {"prior": "mixture", "prior_components": 3},
+        "runtime": {"dtype": "float64"},
+    },
 }
 SMALL = {"latent_dim": 2, "encoder": {"hidden": [5]}, "decoder": {"hidden": [5]}}
 

@@ -20,7 +20,7 @@ from bench.outside import Rivals
 from elbowroom.data.batch import Batch
 from elbowroom.data.dataset import DataSet
 from elbowroom.inference.posterior.sample import start_metric
-from elbowroom.inference.posterior.target import Precision, posterior_target
+from elbowroom.inference.target import Precision, posterior_target
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.networks import MLP

@@ -49,7 +49,7 @@ from elbowroom.evaluation.thresholds import LOW_ESS_SHARE
 from elbowroom.inference.gaussian.optimal_gaussian import local_guide
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
 from elbowroom.inference.posterior.sample import posterior
-from elbowroom.inference.posterior.target import posterior_target
+from elbowroom.inference.target import posterior_target
 from elbowroom.model.guides import PriorGuide
 from elbowroom.numerics import log_mean_exp
 

@@ -268,18 +268,19 @@ def test_what_comes_back_is_never_worse_than_the_guide(family):
 @pytest.mark.parametrize("family", ["diagonal", "full"])
 def test_every_step_gains(family):
     """From a bad start on a model that is far from linear: some steps are too long, and none of those is taken."""
-    case = curved("gaussian", scale=0.1)
-    found = [
-        local_guide(case.model, case.guide, case.batch.rows(slice(4)), family=family, steps=steps, starts=0, draws=2048,
-                    report_draws=2048, generator=seeded())
-        for steps in range(6)
-    ]  # fmt: skip
-    values = torch.stack([each.elbo for each in found])  # all on the same draws
-    assert (values.diff(dim=0) > -0.5).all()
-    assert values[-1].mean() > values[0].mean() + 10
-    means = torch.stack([each.q.mean for each in found])
-    refused = (means.diff(dim=0) == 0).all(-1)
-    assert (refused[:-1] & ~refused[1:]).any()  # half of the step was taken afterwards
+    for scale, least in ((0.1, 10.0), (0.3, 5.0)):  # with the second, steps that lose a little are tried too
+        case = curved("gaussian", scale=scale)
+        found = [
+            local_guide(case.model, case.guide, case.batch, family=family, steps=steps, starts=0, draws=256,
+                        report_draws=256, generator=seeded())
+            for steps in range(12)
+        ]  # fmt: skip
+        values = torch.stack([each.elbo for each in found])  # all on the same draws, other than those of the search
+        assert (values.diff(dim=0) > -0.05).all()
+        assert values[-1].mean() > values[0].mean() + least
+        means = torch.stack([each.q.mean for each in found])
+        refused = (means.diff(dim=0) == 0).all(-1)
+        assert (refused[:-1] & ~refused[1:]).any()  # half of the step was taken afterwards
 
 
 def test_a_search_leaves_its_start_alone():
@@ -319,9 +320,7 @@ def test_evaluations_are_counted(monkeypatch):
         seen += given[0].shape[:-1].numel()
 
     case.model.likelihood.network.register_forward_hook(count)
-    monkeypatch.setattr(
-        "elbowroom.inference.posterior.mlp_target.PerceptronPosterior.fits", staticmethod(lambda model: False)
-    )
+    monkeypatch.setattr("elbowroom.inference.mlp_target.PerceptronPosterior.fits", staticmethod(lambda model: False))
     found = local_guide(case.model, case.guide, case.batch, generator=seeded())
     assert found.evaluations.sum() == seen
 

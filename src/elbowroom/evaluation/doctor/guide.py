@@ -38,7 +38,7 @@ from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.thresholds import ACTIVE_VARIANCE, CERTAIN_Z, MAIN_SHARE
 from elbowroom.inference.gaussian.optimal_gaussian import local_guide
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence, laplace_proposal
-from elbowroom.inference.posterior.target import default_metric
+from elbowroom.inference.target import default_metric
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw, mean
 from elbowroom.model.guides import DiagonalNormal, FullNormal, guide_distribution

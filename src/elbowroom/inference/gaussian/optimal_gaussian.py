@@ -44,7 +44,7 @@ from elbowroom.errors import ElbowroomError, check_name
 from elbowroom.inference.gaussian.cubature import num_blocks, orthogonal_normals
 from elbowroom.inference.gaussian.curvature import covariance_factor
 from elbowroom.inference.gaussian.laplace import laplace
-from elbowroom.inference.posterior.target import default_metric, posterior_target
+from elbowroom.inference.target import default_metric, posterior_target
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
 from elbowroom.model.guides import guide_distribution

@@ -46,7 +46,7 @@ demo: $(READY)  ## train on scikit-learn's digits, measure, draw, report: a minu
 
 # each process has one thread, because the processes share the cores
 test: setup  ## all tests but the slow ones, in JOBS=2 processes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --durations=15 --durations-min=1.0
 
 test-all: setup  ## all tests, the slow ones too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m 'slow or not slow'

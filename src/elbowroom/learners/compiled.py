@@ -131,7 +131,7 @@ class Compiled:
     def _give_up(self, refusal: ElbowroomError, cause: Exception | None = None) -> None:
         if self._required:
             raise refusal from cause
-        self._announce(f"{refusal.problem} Training goes on without the compiler. {refusal.remedy}")
+        self._announce(f"{refusal.problem} Training continues without the compiler. {refusal.remedy}")
         self.given_up = True
 
     def _backend(self, graph: torch.fx.GraphModule, examples: list[Tensor], **options: Any) -> Any:

@@ -166,7 +166,7 @@ def ais(
         exact: the z that x was simulated with, shape (batch, latent).
         block: examples at a time.
         generator: the source of randomness.
-        announce: told of every transition, those of the pilot run included.
+        announce: called after every transition, those of the pilot run included.
     Returns:
         Weights, the estimate, its standard error, and what it cost.
     Raises:

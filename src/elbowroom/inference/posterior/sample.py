@@ -216,7 +216,7 @@ def posterior(
         precision: "full", or "bf16" for the gradients inside trajectories.
         block: examples at a time.
         generator: the source of randomness.
-        announce: told of every transition.
+        announce: called after every transition.
     Raises:
         ElbowroomError: an unknown name; a number below one (4 draws is the least that diagnostics can be made from);
             draws that do not fit into memory; a posterior that is not finite where the chains start.

@@ -139,7 +139,7 @@ def compare(
         moments=_moments(budget, moments),
         yardstick={
             "method": "laplace-is", "bound": "lower", "unit": "nats", "k": k, "starts": starts, "seed": seed,
-            "splits": measured, "points": {split: first.sizes[split] for split in measured}, **first.yardstick,
+            "splits": measured, "points": {split: first.sizes[split] for split in measured}, **first.protocol,
         },
         entrants={name: found.entrant for name, found in checked.items()},
     )  # fmt: skip
@@ -198,8 +198,8 @@ def _moments(budget: Mapping[str, Any], number: int) -> list[float]:
     first = whole / 2 ** (number - 1)
     if first < _SHORTEST[unit]:
         raise ElbowroomError(
-            f"The budget of {whole:g} {UNITS[unit]}, halved for each of {number} moments, begins at {first:.2g}, but "
-            f"less than {_SHORTEST[unit]:g} is too little to train.",
+            f"The budget of {whole:g} {UNITS[unit]}, halved for each of {number} measurement points, begins at "
+            f"{first:.2g}, but less than {_SHORTEST[unit]:g} is too little to train.",
             f"Give a larger --{unit.replace('_', '-')}, or fewer --moments.",
         )
     rising = [whole / 2**i for i in reversed(range(number))]
@@ -381,18 +381,18 @@ def _measured(comparison: Comparison, run: Run, entrant: ComparedRecipe, split: 
     return row
 
 
-def _estimate_log_p(run: Run, split: str, yardstick: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+def _estimate_log_p(run: Run, split: str, protocol: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     """log p(x) and effective sample size of every example, float64, shape (examples,).
 
     Raises:
         ElbowroomError: a value that is not finite.
     """
     values, ess = [], []
-    generator = make_generator(run.device, mix(_MEASURING, yardstick["seed"]) >> 1)
+    generator = make_generator(run.device, mix(_MEASURING, protocol["seed"]) >> 1)
     with evaluation_mode(run.pair):
-        for batch in run.dataset().batches(split, _BATCH, points=yardstick["points"][split]):
+        for batch in run.dataset().batches(split, _BATCH, points=protocol["points"][split]):
             found = laplace_evidence(
-                run.model, None, batch, k=yardstick["k"], starts=yardstick["starts"], generator=generator
+                run.model, None, batch, k=protocol["k"], starts=protocol["starts"], generator=generator
             )
             values.append(found.log_evidence.double().cpu())
             ess.append(found.ess.double().cpu())

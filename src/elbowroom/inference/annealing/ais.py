@@ -160,7 +160,7 @@ def ais(
         pilot_chains: per example, for the pilot run that finds the step sizes.
         target_acceptance: that the pilot run aims at, as a harmonic mean over chains.
         climbs: local optimisations to modes (restarts) of each posterior, for the start "laplace".
-        precision: "bf16" takes the gradients that move the chains in bfloat16 where the decoder is a perceptron
+        precision: "bf16" takes the gradients that move the chains in bfloat16 where the decoder is an MLP
             (:func:`~elbowroom.inference.target.posterior_target`). Weights and acceptance stay in full
             precision, so that the estimate is as exact; long trajectories of wide decoders gain.
         exact: the z that x was simulated with, shape (batch, latent).

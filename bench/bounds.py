@@ -1,4 +1,4 @@
-"""The cost of knowing log p(x): the gap between bounds on simulated data against decoder evaluations per datum.
+"""The cost of knowing log p(x): the gap between bounds on simulated data against decoder evaluations per example.
 
 python -m bench.bounds RUN [--data 512] [--public 8] [--threads 2] [--out FOLDER]
 
@@ -91,8 +91,8 @@ def measure(run: er.Run, num_data: int, public: int, starts: list[str]) -> list[
     data = simulate(run.model, like, generator=generator)
     pilots = simulate(run.model, like.rows(slice(64)), generator=generator).batch
     rows = []
-    for start, schedule, rungs in GRID:
-        for temperatures, chains in rungs if start in starts else ():
+    for start, schedule, sizes in GRID:
+        for temperatures, chains in sizes if start in starts else ():
             settings: dict[str, Any] = {"guide": run.guide, "start": start, "climbs": 1}
             began = time.perf_counter()
             frozen = plan(
@@ -133,7 +133,7 @@ def _page(rows: list[Row], run: Path) -> str:
         "start",
         "schedule",
         "temperatures × chains",
-        "evaluations per datum",
+        "evaluations per example",
         "gap, nats",
         "largest",
         "lower",

@@ -1,10 +1,10 @@
 """Effective samples per second from the posteriors of a trained model: elbowroom's samplers, BlackJAX's and Pyro's.
 
 Every contender draws from p(z | x) of the same data, and the same function measures what its draws are worth. For each
-datum the effective sample size is the least over the dimensions of z; the rate is that of the median datum, times the
-number of data, by the seconds of drawing. A contender whose draws are not from the posterior could have any rate: so
-the means and variances of each are held against those of the first, by a z-score for every datum and dimension. Their
-root mean square is 1 where both draw from the same distribution.
+example the effective sample size is the least over the dimensions of z; the rate is that of the median example, times
+the number of data, by the seconds of drawing. A contender whose draws are not from the posterior could have any rate:
+so the means and variances of each are held against those of the first, by a z-score for every example and dimension.
+Their root mean square is 1 where both draw from the same distribution.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from elbowroom.samplers.diagnostics import diagnose, ess_mean
 __all__ = ["BLACKJAX", "HALF", "OURS", "PYRO", "Plan", "Result", "race"]
 
 OURS, HALF = "elbowroom HMC, gauss-newton", "elbowroom HMC, gauss-newton, bf16"
-BLACKJAX, PYRO = "BlackJAX NUTS, window adaptation, vmapped", "Pyro NUTS, one datum after another"
+BLACKJAX, PYRO = "BlackJAX NUTS, window adaptation, vmapped", "Pyro NUTS, one example after another"
 METHODS: dict[str, dict[str, Any]] = {
     OURS: {"method": "hmc", "metric": "gauss-newton"},
     HALF: {"method": "hmc", "metric": "gauss-newton", "precision": "bf16"},
@@ -48,7 +48,7 @@ class Plan:
 
     Attributes:
         draws: of each chain.
-        chains: of each datum.
+        chains: of each example.
         warmup: elbowroom's transitions before the first draw.
         rounds: of the headline contenders; the others have one turn.
         metrics_data: the first so many data, for HMC with the other metrics.
@@ -86,13 +86,13 @@ class Result(NamedTuple):
 
     Attributes:
         data: how many.
-        draws: of each datum, all chains together.
-        ess_bulk: of the median datum, least over the dimensions.
+        draws: of each example, all chains together.
+        ess_bulk: of the median example, least over the dimensions.
         ess_tail: likewise.
         rate: ess_bulk × data / seconds.
         tail_rate: ess_tail × data / seconds.
         rate_with_warmup: ess_bulk × data / (seconds + warmup_seconds).
-        gradients_per_sample: gradients of drawing by bulk effective samples, of the median datum.
+        gradients_per_sample: gradients of drawing by bulk effective samples, of the median example.
         acceptance: probability of it, on average; None where it is not told.
         divergent: share of the transitions.
         disagreement: root mean square z-score of means and variances against the first contender's first turn; None

@@ -20,7 +20,7 @@ from bench.outside import Rivals
 from elbowroom.data.batch import Batch
 from elbowroom.data.dataset import DataSet
 from elbowroom.inference.posterior.sample import start_metric
-from elbowroom.inference.posterior.target import Precision, posterior_target
+from elbowroom.inference.target import Precision, posterior_target
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.networks import MLP
@@ -48,7 +48,7 @@ def throughput(
         model: p(x, z), a Bernoulli perceptron with one hidden layer.
         guide: q(z | x), for starting points and the diagonal metric.
         batch: data; all of their chains are stepped at once.
-        chains: of each datum.
+        chains: of each example.
         rounds: of measurements.
         rivals: BlackJAX; None leaves it out.
     """
@@ -136,7 +136,7 @@ def _products(model: LatentModel, rows: int, dtype: torch.dtype) -> _Job:
 
 
 class Visit(NamedTuple):
-    """An E-step: every datum's chain moved on by one transition.
+    """An E-step: every example's chain moved on by one transition.
 
     Attributes:
         data: how many, with a chain each.

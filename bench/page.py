@@ -52,7 +52,7 @@ def _training(race: Part, results: Mapping[str, Result], data: str) -> Lines:
         "## An epoch of training",
         "",
         "784-400-20, ReLU, batches of 128, Adam 1e-3, cross-entropy and the KL of two normals,",
-        f"{race.work:,} grey images: {data}. The loss is in nats per datum (the cross-entropy of grey pixels:",
+        f"{race.work:,} grey images: {data}. The loss is in nats per example (the cross-entropy of grey pixels:",
         "not a log-likelihood) and shows that all did the same work, up to the draws that each makes for itself.",
         "",
     ]
@@ -71,7 +71,7 @@ def _importance(race: Part, results: Mapping[str, Result], data: str) -> Lines:
     head = [
         "## Importance evaluation",
         "",
-        f"log p(x) from 1,000 draws of the guide for each datum, {race.work:,} decodes a turn; a Bernoulli decoder,",
+        f"log p(x) from 1,000 draws of the guide for each example, {race.work:,} decodes a turn; a Bernoulli decoder,",
         "20-400-784, as it starts. The last column is the estimate, nats, averaged over data and rounds.",
         "",
     ]
@@ -84,7 +84,7 @@ def _ais(race: Part, results: Mapping[str, Result], data: str) -> Lines:
     head = [
         "## Annealed importance sampling",
         "",
-        f"From the prior, linear temperatures, HMC of 10 leapfrog steps of 0.2, 16 chains a datum: {race.work:,}",
+        f"From the prior, linear temperatures, HMC of 10 leapfrog steps of 0.2, 16 chains an example: {race.work:,}",
         "leapfrogs a turn, the same model. The last column is the estimate, nats, averaged over data and rounds.",
         "",
     ]

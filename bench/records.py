@@ -3,9 +3,9 @@
 python -m bench.records [--recipes mnist-5min,mnist-15min,mnist-45min] [--runs runs/records] [--threads 2] [--k 5000]
 
 Every recipe is trained by the command that a user would give, under a wall clock that counts all of it, start-up and
-checkpoints too; then the bound from k draws of the guide is measured on all test data. What is in the folder already
-is not done again: a record can be measured today and another added tomorrow, and a bound from fewer draws, which is
-lower, serves.
+checkpoints too; then the bound from k draws of the guide is measured on all test examples. What is in the folder
+already is not done again: a record can be measured today and another added tomorrow, and a bound from fewer draws,
+which is lower, serves.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--recipes", default=RECIPES, help="with commas between")
     parser.add_argument("--runs", type=Path, default=Path("runs/records"), help="where runs are kept")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    parser.add_argument("--k", type=int, default=5000, help="draws of the guide per datum")
+    parser.add_argument("--k", type=int, default=5000, help="draws of the guide per example")
     parser.add_argument("--out", type=Path, help="where to write (this folder)")
     return parser.parse_args()
 
@@ -77,20 +77,20 @@ def _train(recipe: str, folder: Path, threads: int) -> dict[str, Any]:
 
 
 def _measure(folder: Path, k: int) -> dict[str, Any]:
-    """ELBO and importance-weighted bound of all test data, from evaluation.json if they are in it."""
+    """ELBO and importance-weighted bound of all test examples, from evaluation.json if they are in it."""
     found = _results(folder, k)
     if found is None:
         command = [sys.executable, "-m", "elbowroom", "evaluate", str(folder), "--methods", "elbo,iwae"]
         subprocess.run([*command, "--k", str(k), "--points", str(TEST)], check=True)
         found = _results(folder, k)
     if found is None:
-        raise SystemExit(f"{folder / 'evaluation.json'} holds no bound from {k} draws on all test data.")
+        raise SystemExit(f"{folder / 'evaluation.json'} holds no bound from {k} draws on all test examples.")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))["config"]
     return {**found, "seed": config["train"]["seed"]}
 
 
 def _results(folder: Path, k: int) -> dict[str, Any] | None:
-    """Bounds on all test data from evaluation.json, of the most draws up to k; None where there are none."""
+    """Bounds on all test examples from evaluation.json, of the most draws up to k; None where there are none."""
     whole = [
         result for result in RunFolder(folder).evaluations() if (result["split"], result["points"]) == ("test", TEST)
     ]

@@ -52,9 +52,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("run", type=Path, help="run folder of a trained model")
     parser.add_argument("--only", choices=PARTS, help="one part of the report")
     parser.add_argument("--rivals-python", type=Path, default=Path(".venv-rivals/bin/python"), help="their interpreter")
-    parser.add_argument("--data", type=int, default=256, help="test data whose posteriors are drawn from")
+    parser.add_argument("--data", type=int, default=256, help="test examples whose posteriors are drawn from")
     parser.add_argument("--draws", type=int, default=400, help="of each chain")
-    parser.add_argument("--chains", type=int, default=4, help="of each datum")
+    parser.add_argument("--chains", type=int, default=4, help="of each example")
     parser.add_argument("--warmup", type=int, default=200, help="elbowroom's transitions before the first draw")
     parser.add_argument("--rounds", type=int, default=2, help="turns of the headline contenders")
     parser.add_argument("--metrics-data", type=int, default=128, help="the first so many, for the other metrics")
@@ -130,7 +130,7 @@ def _page(found: dict[str, Any]) -> str:
     lines = [
         "# Benchmarks: samplers",
         "",
-        f"Posteriors of {found['count']} test data of {found['data']} under a trained Bernoulli decoder,",
+        f"Posteriors of {found['count']} test examples of {found['data']} under a trained Bernoulli decoder,",
         f"{latent}-{hidden}-{event}. Everything here was measured in one run, one process at a time. `bench/README.md`",
         "says what the contenders are and how the figures are made.",
         "",
@@ -175,7 +175,7 @@ def _draws_section(found: dict[str, Any]) -> list[str]:
     lines = [
         "## Effective samples per second",
         "",
-        f"elbowroom and BlackJAX make {plan['chains']} × {plan['draws']} draws of each datum after "
+        f"elbowroom and BlackJAX make {plan['chains']} × {plan['draws']} draws of each example after "
         f"{plan['warmup']} and {plan['blackjax_warmup']} steps of warm-up; Pyro "
         f"makes one chain of {plan['pyro_draws']} after as many.",
         "",
@@ -209,7 +209,7 @@ def _e_step_section(found: dict[str, Any]) -> list[str]:
     lines = [
         "## An E-step",
         "",
-        f"One chain for each datum, {leapfrogs.NUM_STEPS} leapfrog steps and the refreshing of caches, as after a",
+        f"One chain for each example, {leapfrogs.NUM_STEPS} leapfrog steps and the refreshing of caches, as after a",
         "change of the weights; the guide's standard deviations as the metric; data in memory.",
         "",
         "| gradients in | data | seconds | acceptance |",

@@ -86,7 +86,7 @@ def serve_epochs(make: Callable[..., Callable[[], float]]) -> None:
 
     Args:
         make: from images (uint8, shape (n, 28, 28)) and, by keyword, batch_size, hidden, latent_dim, lr and seed, a
-            function that trains for one more epoch and returns its mean loss, nats per datum.
+            function that trains for one more epoch and returns its mean loss, nats per example.
     """
     asked = settings()
     wanted = {name: asked[name] for name in ("batch_size", "hidden", "latent_dim", "lr", "seed")}

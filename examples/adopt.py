@@ -11,7 +11,6 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import elbowroom as er
-from elbowroom.showing.diagnosis import diagnosis_text
 
 
 class Encoder(nn.Module):
@@ -54,7 +53,7 @@ def main() -> None:
     for result in model.evaluate("elbo", "iwae", "ais", "bdmc", k=1000, simulated=400):
         print(f"{result.name:<15}{result.value:9.3f} ± {result.stderr or 0:.3f} {result.unit}")
     print()
-    print(diagnosis_text("adopted", model.doctor(points=400, checks=["sound", "latents_in_use", "amortisation"])))
+    print(er.diagnosis_text("adopted", model.doctor(points=400, checks=["sound", "latents_in_use", "amortisation"])))
     try:
         er.adopt(**given, encoder_output="mean-logvar", decoder_output="logits")
     except er.ElbowroomError as refusal:

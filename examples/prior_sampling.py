@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     study = er.prior_sampling_study(options.dims, generator=torch.Generator().manual_seed(options.seed))
     for information in sorted({cost.information for cost in study.costs}):
-        print(f"\n{information:g} nat per dimension: decoder evaluations per datum for an error of one nat")
+        print(f"\n{information:g} nat per dimension: decoder evaluations per example for an error of one nat")
         print("   d" + "".join(f"{method:>16}" for method in ("prior", "guide", "ais")))
         for dim in options.dims:
             costs = {c.method: c for c in study.costs if (c.information, c.latent_dim) == (information, dim)}

@@ -31,10 +31,6 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 import elbowroom as er
-from elbowroom.data.dataset import DataSet
-from elbowroom.inference.objectives import elbo
-from elbowroom.learners.svi import to_pyro
-from elbowroom.numerics import mean_and_stderr
 
 LATENT, HIDDEN, BATCH = 20, 400, 128
 
@@ -53,7 +49,7 @@ class PrintedGuide(er.Conditional):
         return Independent(Normal(mean, scale), 1)
 
 
-def train(data: DataSet, model: Callable[..., Any], guide: Callable[..., Any], epochs: int) -> tuple[int, int]:
+def train(data: Any, model: Callable[..., Any], guide: Callable[..., Any], epochs: int) -> tuple[int, int]:
     """Plain Pyro; how many steps there were, and how many had a loss that is NaN."""
     pyro.clear_param_store()
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-3}), loss=Trace_ELBO())
@@ -66,15 +62,15 @@ def train(data: DataSet, model: Callable[..., Any], guide: Callable[..., Any], e
 
 
 @torch.no_grad()
-def report(name: str, data: DataSet, counts: tuple[int, int], model: er.LatentModel, guide: er.Conditional) -> None:
+def report(name: str, data: Any, counts: tuple[int, int], model: er.LatentModel, guide: er.Conditional) -> None:
     """A line of the table; `counts` are steps and losses that are NaN."""
     steps, nans = counts
     measured = PrintedGuide(guide.encoder, absolute=True) if isinstance(guide, PrintedGuide) else guide
     scales = torch.cat([guide(batch.x).base_dist.scale for batch in data.batches("test", 1000)])
     finite = all(bool(weight.isfinite().all()) for weight in [*model.parameters(), *guide.parameters()])
     generator = torch.Generator().manual_seed(0)
-    bounds = [elbo(model, measured, batch, generator=generator) for batch in data.batches("test", 1000)]
-    bound, stderr = mean_and_stderr(torch.cat(bounds))
+    bounds = [er.objectives.elbo(model, measured, batch, generator=generator) for batch in data.batches("test", 1000)]
+    bound, stderr = er.mean_and_stderr(torch.cat(bounds))
     print(
         f"{name:10}  NaN losses {nans:4} of {steps}   weights finite: {'yes' if finite else 'no':3}"
         f"   negative scales {(scales < 0).float().mean():4.0%}   true bound {bound:8.2f} ± {stderr:.2f}"
@@ -109,18 +105,18 @@ def main(arguments: list[str] | None = None) -> None:
             mean, log_variance = printed.encoder(x).unbind(-2)
             pyro.sample("z", dist.Normal(mean, log_variance).to_event(1))
 
-    counts = train(data, to_pyro(model, printed).model, tutorial_guide, options.epochs)
+    counts = train(data, er.to_pyro(model, printed).model, tutorial_guide, options.epochs)
     report("printed", data, counts, model, printed)
 
     pyro.set_rng_seed(options.seed)
     model, corrected = decoder(), er.guides.DiagonalNormal(encoder(), LATENT)  # exp(v / 2), v the log-variance
-    counts = train(data, *to_pyro(model, corrected), options.epochs)
+    counts = train(data, *er.to_pyro(model, corrected), options.epochs)
     report("corrected", data, counts, model, corrected)
 
     print("\nThe printed guide, handed to elbowroom:")
     pyro.clear_param_store()
     try:
-        to_pyro(model, printed).guide(next(iter(data.batches("test", BATCH))))
+        er.to_pyro(model, printed).guide(next(iter(data.batches("test", BATCH))))
     except er.ElbowroomError as error:
         print(f"elbowroom: {error}")
 

@@ -38,9 +38,14 @@ LAYERS: dict[str, tuple[int, int]] = {
     "running": (4, 0),
     "adopting": (4, 1),
     "showing": (5, 0),
-    "estimator": (5, 0),
     "cli": (5, 0),
     "__main__": (5, 0),
+}
+# part -> its folders, the lower ones first; "" stands for the modules that are in none
+FOLDERS: dict[str, tuple[str, ...]] = {
+    "evaluation": ("", "doctor"),
+    "inference": ("", "gaussian", "posterior", "importance", "annealing"),
+    "showing": ("figures", "", "report"),
 }
 UNRELATED = {frozenset({"data", "samplers"})}  # parts of one layer that must not import each other
 PYRO_MODULE = "learners.svi"  # the one module that may import Pyro
@@ -147,6 +152,31 @@ def imports_that_go_up(package: Package) -> list[str]:
     return found
 
 
+def imports_that_go_up_within_a_part(package: Package) -> list[str]:
+    """An import from a folder of the same part that comes later in its order; a folder that has no place in it."""
+    found = []
+    for module in package.values():
+        for item in module.imports:
+            inside = _inside(item.target)
+            if not module.name or not inside or inside.partition(".")[0] != module.part or module.part not in FOLDERS:
+                continue
+            order = FOLDERS[module.part]
+            here, there = (_folder(name, package) for name in (module.name, inside))
+            where = f"{module.name}:{item.line} imports {inside}"
+            if {here, there} - set(order):
+                found.append(f"{where}, but one of the folders has no place in FOLDERS")
+            elif order.index(there) > order.index(here):
+                found.append(f"{where}, which lies above it")
+    return found
+
+
+def _folder(name: str, package: Package) -> str:
+    """The folder of a module within its part; "" for none."""
+    _, *rest = name.split(".")
+    is_folder = bool(rest) and any(other.startswith(f"{name}.") for other in package)
+    return rest[0] if len(rest) > 1 or is_folder else ""
+
+
 def imports_from_the_root(package: Package) -> list[str]:
     """A public name taken from the package root, which would import everything from anywhere."""
     return [
@@ -228,6 +258,7 @@ RULES: list[Callable[[Package], list[str]]] = [
     eager_root,
     imports_from_the_root,
     imports_that_go_up,
+    imports_that_go_up_within_a_part,
     long_files,
     vague_names,
     parts_without_a_layer,
@@ -313,6 +344,21 @@ PLANTED: dict[str, tuple[Callable[[Package], list[str]], dict[str, str]]] = {
     "errors imports nothing": (imports_that_go_up, {"errors.py": "import elbowroom.numerics\n"}),
     "samplers import data": (imports_that_go_up, {"samplers/hmc.py": "from elbowroom.data.batch import Batch\n"}),
     "data import samplers": (imports_that_go_up, {"data/batch.py": "from elbowroom.samplers import hmc\n"}),
+    "up within a part": (
+        imports_that_go_up_within_a_part,
+        {"inference/gaussian/laplace.py": "", "inference/weights.py": "import elbowroom.inference.gaussian.laplace\n"},
+    ),
+    "up within a part, a folder": (
+        imports_that_go_up_within_a_part,
+        {
+            "inference/annealing/ais.py": "",
+            "inference/gaussian/laplace.py": "from elbowroom.inference.annealing import ais\n",
+        },
+    ),
+    "a folder without a place": (
+        imports_that_go_up_within_a_part,
+        {"inference/novel/a.py": "import elbowroom.inference.objectives\n"},
+    ),
     "a public name": (imports_from_the_root, {"model/latent.py": "from elbowroom import load_data\n"}),
     "all public names": (imports_from_the_root, {"running/engine.py": "import elbowroom as er\n"}),
     "an eager root": (eager_root, {"__init__.py": "from elbowroom.model.latent import LatentModel\n"}),

@@ -22,7 +22,7 @@ __all__ = ["bare"]
 def bare(
     images: npt.NDArray[np.uint8], *, batch_size: int, hidden: int, latent_dim: int, lr: float, seed: int
 ) -> Callable[[], float]:
-    """A function that trains for one more epoch and returns its mean loss, nats per datum."""
+    """A function that trains for one more epoch and returns its mean loss, nats per example."""
     torch.manual_seed(seed)
     data = torch.from_numpy(images).flatten(1).float().div_(255)
     n, pixels = data.shape

@@ -31,7 +31,7 @@ def log_density(z: Any, x: Any, weights: Weights) -> Any:
 def nuts(
     problem: dict[str, Any], weights: Weights, *, data: int, chains: int, draws: int, warmup: int, seed: int
 ) -> Any:
-    """Each datum is adapted by one chain, vmapped over data; its draws are made by several, vmapped over both."""
+    """Each example is adapted by one chain, vmapped over data; its draws are made by several, vmapped over both."""
     x, mean, stddev = (problem[name][:data] for name in ("x", "mean", "stddev"))
     first, second, third = jax.random.split(jax.random.key(seed), 3)
     start = mean + stddev * jax.random.normal(first, mean.shape)

@@ -40,7 +40,7 @@ class Items(Dataset[tuple[Tensor, int]]):
 def itemwise(
     images: npt.NDArray[np.uint8], *, batch_size: int, hidden: int, latent_dim: int, lr: float, seed: int
 ) -> Callable[[], float]:
-    """A function that trains for one more epoch and returns its mean loss, nats per datum."""
+    """A function that trains for one more epoch and returns its mean loss, nats per example."""
     torch.manual_seed(seed)
     pixels = images[0].size
     first, mean, log_variance = nn.Linear(pixels, hidden), nn.Linear(hidden, latent_dim), nn.Linear(hidden, latent_dim)

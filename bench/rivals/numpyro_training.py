@@ -29,7 +29,7 @@ __all__ = ["numpyro_epochs"]
 def numpyro_epochs(
     images: npt.NDArray[np.uint8], *, batch_size: int, hidden: int, latent_dim: int, lr: float, seed: int
 ) -> Callable[[], float]:
-    """A function that trains for one more epoch and returns its mean loss, nats per datum."""
+    """A function that trains for one more epoch and returns its mean loss, nats per example."""
     data = jnp.asarray(images.reshape(len(images), -1), jnp.float32) / 255
     n, pixels = data.shape
     model, guide = _pair(pixels, hidden, latent_dim)

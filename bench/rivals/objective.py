@@ -18,7 +18,7 @@ __all__ = ["objective"]
 def objective(
     images: npt.NDArray[np.uint8], *, batch_size: int, hidden: int, latent_dim: int, lr: float, seed: int
 ) -> Callable[[], float]:
-    """A function that trains for one more epoch and returns its mean loss, nats per datum."""
+    """A function that trains for one more epoch and returns its mean loss, nats per example."""
     torch.manual_seed(seed)
     data = torch.from_numpy(images).float().div_(255)
     n, event = len(data), data.shape[1:]

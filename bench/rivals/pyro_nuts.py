@@ -1,4 +1,4 @@
-"""Pyro's NUTS on the same posteriors, one datum after another: it has no notion of many.
+"""Pyro's NUTS on the same posteriors, one example after another: it has no notion of many.
 
 python bench/rivals/pyro_nuts.py PROBLEM.npz FOUND.npz '{"data": 16, …}', by `bench.outside`. The potential is given
 as a function, which is faster than a model that Pyro traces in every step; diagonal mass matrix and step size adapt.

@@ -54,7 +54,7 @@ class _Pair(nn.Module):
 def pyro_epochs(
     images: npt.NDArray[np.uint8], *, batch_size: int, hidden: int, latent_dim: int, lr: float, seed: int, jit: bool
 ) -> Callable[[], float]:
-    """A function that trains for one more epoch and returns its mean loss, nats per datum."""
+    """A function that trains for one more epoch and returns its mean loss, nats per example."""
     pyro.set_rng_seed(seed)
     pyro.enable_validation(False)
     data = torch.from_numpy(images).flatten(1).float().div_(255)

@@ -181,6 +181,11 @@ names = [
 images = torch.cat([x for seen in shown.values() for x in seen])
 er.plots.image_grid(images, columns=8, row_labels=names)
 
+# %% [markdown]
+# Pictures of 8 × 8 pixels are coarse. This is the same picture of MNIST, which this page draws in `make docs-full`:
+#
+# ![Eight MNIST digits as grey pixels and as bits, in the same six rows](../pictures/book-02-binarisation.png)
+
 # %%
 many, greys = torch.stack(in_training("dynamic", 400)), shown["grey"][0]
 unsure = (greys > 0) & (greys < 1)

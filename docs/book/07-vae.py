@@ -150,6 +150,10 @@ drawn = run.sample(25)
 er.plots.samples_figure(drawn.x, drawn.mean)
 
 # %% [markdown]
+# Pictures of 8 × 8 pixels are coarse. This is the same picture of MNIST, which this page draws in `make docs-full`:
+#
+# ![Twenty-five samples of a model of MNIST, and their means](../pictures/book-07-samples.png)
+#
 # The two ELBOs are close but not equal, because the initial weights, the order of the images and the noise differ. Such
 # a difference could hide a small error. So the weights of the first program are now copied into the networks of the
 # second, in double precision, and both use the same noise.

@@ -48,6 +48,10 @@ drawn = run.sample(36, seed=1)
 er.plots.samples_figure(drawn.x, drawn.mean)
 
 # %% [markdown]
+# This is the same picture of MNIST, which this page draws in `make docs-full`:
+#
+# ![Thirty-six samples of a model of MNIST, and their means](../pictures/book-09-samples.png)
+#
 # ## Means are not samples
 #
 # What tutorials show as generated images is on the right: the mean of $p(x \mid z)$, one for each z. A draw from the
@@ -165,6 +169,10 @@ drawn = mixed.sample(36, seed=1)
 er.plots.samples_figure(drawn.x, drawn.mean)
 
 # %% [markdown]
+# And this is the picture of MNIST with a learned prior, by `make docs-full`:
+#
+# ![Thirty-six samples of a model of MNIST with a learned prior, and their means](../pictures/book-09-learned-prior.png)
+#
 # :::{admonition} The usual tutorial: "I'm not sure why that is but I double-checked with the original repo"
 # :class: warning
 #

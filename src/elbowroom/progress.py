@@ -33,7 +33,7 @@ class Detail(Protocol):
 
 
 class Progress(Protocol):
-    """A callback that is told how far a piece of work is."""
+    """A callback that is called with how far a piece of work is."""
 
     def __call__(self, what: str, done: int, total: int, detail: Detail | None = None, /) -> None:
         """Take note.
@@ -57,7 +57,7 @@ class BlockProgress:
     Blocks may differ in size, and the last one usually does, so that steps alone would not measure the work.
 
     Args:
-        announce: is told of the common count.
+        announce: called with the common count.
         what: is being done.
         total: rows of all blocks, times the steps that each row takes.
     Example:

@@ -106,8 +106,8 @@ def test_ctrl_c_says_how_to_go_on(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> 
         patch.setattr(comparing, "train", lambda *a, observers, **k: train(*a, observers=[Stops()], **k))
         code, _, err = ask("wake.toml", *QUICK[:-2], "--out", "new")
     assert code == 130
-    assert err.endswith("compare: interrupted; what was saved stays, and the same command, without --overwrite, goes "
-                        "on from there.\n")  # fmt: skip
+    assert err.endswith("compare: interrupted; what was saved stays, and the same command, without --overwrite, "
+                        "continues from there.\n")  # fmt: skip
     assert ask("wake.toml", *QUICK[:-2], "--out", "new")[0] == 0
 
 

@@ -140,12 +140,12 @@ def test_the_upper_bound_lies_above(monkeypatch):
     """With a q that is not the posterior it is log p(x) and a gap that more draws close; L[q] lies below both."""
     model, guide, x = ppca(8, 6, seed=3, num_data=80)
     given = study(model, guide, x, k=50)
-    best_normal = gaps.local_guide
+    best_normal = gaps.optimal_gaussian
 
     def diagonal(*arguments: Any, **options: Any) -> Any:
         return best_normal(*arguments, **{**options, "family": "diagonal"})
 
-    monkeypatch.setattr(gaps, "local_guide", diagonal)
+    monkeypatch.setattr(gaps, "optimal_gaussian", diagonal)
     monkeypatch.setattr(gaps, "_CHECKED", 60)
     few, many = (bound_by_chains(given, draws, monkeypatch) for draws in (4, 400))
     data = next(given.data.batches("train", 60, points=60)).x

@@ -293,7 +293,7 @@ def _refused(pair: Pair, batch: Batch) -> tuple[ElbowroomError, str]:
         ]
         torch.testing.assert_close(runs[0], runs[1], rtol=0.0, atol=0.0)
     (remark,) = said  # once
-    assert "Training goes on without the compiler" in remark
+    assert "Training continues without the compiler" in remark
     assert "\n" not in remark
     assert "--runtime.compile off" in caught.value.remedy
     return caught.value, remark

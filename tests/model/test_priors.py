@@ -186,3 +186,16 @@ def test_mixture_starts_from_the_generator():
     a, b = (MixtureOfGaussians(2, 4, generator=seeded(0)).means for _ in range(2))
     assert torch.equal(a, b)
     assert not torch.equal(a, MixtureOfGaussians(2, 4, generator=seeded(1)).means)
+
+
+def test_a_context_shifts_logits_means_and_log_scales_by_a_linear_map() -> None:
+    prior = MixtureOfGaussians(2, 3, context_dim=4, generator=torch.Generator().manual_seed(0)).double()
+    context = torch.randn(5, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = prior(None, context)
+    assert prior.shift is not None
+    shift = (context @ prior.shift.weight.T).view(5, 3, 5)  # a logit, two means, two log scales for each component
+    logits = (prior.logits + shift[..., 0]).log_softmax(-1)
+    torch.testing.assert_close(found.mixture_distribution.logits, logits)
+    torch.testing.assert_close(found.component_distribution.base_dist.loc, prior.means + shift[..., 1:3])
+    log_scales = prior.log_scales + shift[..., 3:]
+    torch.testing.assert_close(found.component_distribution.base_dist.scale, log_scales.exp())

@@ -203,7 +203,7 @@ def test_where_it_cannot_be_compiled_nothing_is_written(tmp_path: Path, monkeypa
     assert _chosen(said, train={"steps": 1_000_000}, **BERNOULLI) is eager
     (remark,) = said
     assert remark.startswith("The objective cannot be compiled, because the compiler failed (RuntimeError")
-    assert "Training goes on without the compiler" in remark
+    assert "Training continues without the compiler" in remark
 
 
 @pytest.mark.parametrize("last_samples", [None, 4])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from elbowroom.errors import ElbowroomError
-from elbowroom.inference.posterior.target import posterior_target
+from elbowroom.inference.target import posterior_target
 from elbowroom.model import oracles
 from elbowroom.samplers.adaptation import learn_diagonal, warm_up
 from elbowroom.samplers.diagnostics import ess_mean

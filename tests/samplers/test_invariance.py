@@ -18,7 +18,7 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.inference.gaussian.curvature import gauss_newton
 from elbowroom.inference.gaussian.laplace import laplace
-from elbowroom.inference.posterior.mlp_target import PerceptronPosterior
+from elbowroom.inference.mlp_target import PerceptronPosterior
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Bernoulli, Gaussian
 from elbowroom.model.networks import MLP

@@ -136,8 +136,8 @@ def _command(tokens: Sequence[str]) -> str:
 
 def _resume_hint(tokens: Sequence[str]) -> str:
     if "compare" in tokens[:1]:
-        return ", and the same command, without --overwrite, goes on from there"
-    return ", and `elbowroom train … --resume` goes on from there" if "train" in tokens[:1] else ""
+        return ", and the same command, without --overwrite, continues from there"
+    return ", and `elbowroom train … --resume` continues from there" if "train" in tokens[:1] else ""
 
 
 def _disk_fault(error: OSError, tokens: Sequence[str]) -> ElbowroomError:

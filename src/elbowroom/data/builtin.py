@@ -23,7 +23,7 @@ def load_built_in(name: str, *, announce: Announce | None = None) -> Material:
 
     Args:
         name: see :data:`elbowroom.data.sources.BUILT_IN`.
-        announce: told of every download.
+        announce: called with a sentence for every download.
     Raises:
         ElbowroomError: the files cannot be found or fetched, or have the wrong content.
     """

@@ -199,7 +199,7 @@ def fetch(name: str, *, announce: Announce | None = None, retrieve: Retrieve | N
 
     Args:
         name: see :data:`BUILT_IN`.
-        announce: told of every download, in a sentence.
+        announce: called with a sentence for every download.
         retrieve: downloads an address to a path; by default pooch over HTTP.
     Returns:
         Its files; none for one that is built in.

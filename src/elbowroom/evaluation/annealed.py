@@ -91,11 +91,12 @@ def _choice(study: Study) -> tuple[AnnealingChoice, dict[str, Any]]:
     asked = {
         "start": chain_settings(study)["start"],
         "climbs": settings.climbs,
-        "precision": settings.precision,
         "temperatures": settings.temperatures,
         "chains": settings.chains,
         "schedule": schedule_of(study),
     }
+    if settings.precision != "full":  # results of versions without this setting are the same as these
+        asked |= {"precision": settings.precision}
     if settings.temperatures is None:
         asked |= {"tolerance": settings.tolerance, "budget": settings.budget}
     return choice, asked

@@ -75,7 +75,7 @@ def evaluate(
         data: the data set, with values in the support of the likelihood.
         methods: names from ``METHODS``.
         split: "test", "validation" or "train".
-        announce: told of the method, the examples done and the examples in all.
+        announce: called with the method, the examples done and the examples in all.
         keep: called with (method, the values of every example by name, with their rows in the data set).
         parts: a cache for the finished parts of a long method, so that an interrupted one goes on where it stopped.
         **settings: ``points``, how many examples of the split to use, chosen by seed; ``seed``, of the draws of z; and

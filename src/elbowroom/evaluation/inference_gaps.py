@@ -46,10 +46,10 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.results import Bound, Result
 from elbowroom.evaluation.study import Study, require_normalized
 from elbowroom.evaluation.thresholds import LOW_ESS_SHARE
-from elbowroom.inference.gaussian.optimal_gaussian import local_guide
+from elbowroom.inference.gaussian.optimal_gaussian import optimal_gaussian
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
 from elbowroom.inference.posterior.sample import posterior
-from elbowroom.inference.posterior.target import posterior_target
+from elbowroom.inference.target import posterior_target
 from elbowroom.model.guides import PriorGuide
 from elbowroom.numerics import log_mean_exp
 
@@ -106,7 +106,7 @@ def room(study: Study, *, check: bool = False) -> list[Result]:
         require_normalized(study.model, "room's check by chains")
 
     def per_batch(batch: Batch, generator: Generator) -> dict[str, Tensor]:
-        found = local_guide(study.model, study.guide, batch, family="guide", generator=generator)
+        found = optimal_gaussian(study.model, study.guide, batch, family="guide", generator=generator)
         evidence = reference_log_evidence(study, batch, generator) if normalized else {}
         return {
             "elbo": found.initial_elbo,
@@ -195,7 +195,7 @@ def _upper_bound(study: Study) -> Result:
     """Upper bound by draws of the posterior, with the lower bounds on the same data."""
 
     def per_batch(batch: Batch, generator: Generator) -> dict[str, Tensor]:
-        best = local_guide(study.model, study.guide, batch, family="full", generator=generator)
+        best = optimal_gaussian(study.model, study.guide, batch, family="full", generator=generator)
         drawn = posterior(
             study.model, study.guide, batch, method="hmc", draws=_DRAWS, chains=_CHAINS, generator=generator
         )

@@ -58,7 +58,7 @@ class Settings(Section):
     linear."""
     precision: Literal["full", "bf16"] = "full"
     """Precision of the gradients that move the chains of ais and bdmc: bf16 computes them in bfloat16 where the decoder
-    is a perceptron, which is quicker for wide ones. Energies and weights stay in full precision: bounds stay valid."""
+    is an MLP, which is quicker for wide ones. Energies and weights stay in full precision: bounds stay valid."""
     tolerance: Amount = 0.1
     """Largest mean gap between the bounds on simulated data, in nats, if the number of temperatures is not given."""
     budget: Amount | None = None

@@ -9,14 +9,15 @@ CERTAIN_Z = 4.0
 the dozen comparisons of the doctor hardly ever give a false alarm."""
 
 ACTIVE_VARIANCE = 0.01
-"""Variance over the data of a latent's posterior mean above which the latent counts as active: Burda, Grosse &
+"""Variance over the data of a latent's posterior mean above which the latent counts as active (for a learned prior in
+units of the prior's own variance): Burda, Grosse &
 Salakhutdinov (2016), Importance Weighted Autoencoders, section 5.2, arXiv:1509.00519."""
 
 LOW_ESS_SHARE = 0.1
 """Effective sample size, as a share of the draws, below which an importance-weighted estimate is called loose."""
 
 NOTABLE_NATS = 1.0
-"""Nats per example that are worth a warning: as much as a much better encoder gains."""
+"""Nats per example from which a loss is worth a warning: published models of one kind differ by about as much."""
 
 MAIN_SHARE = 0.5
 """Share of an effect from which a cause is called its main cause."""

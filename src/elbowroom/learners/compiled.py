@@ -131,7 +131,7 @@ class Compiled:
     def _give_up(self, refusal: ElbowroomError, cause: Exception | None = None) -> None:
         if self._required:
             raise refusal from cause
-        self._announce(f"{refusal.problem} Training goes on without the compiler. {refusal.remedy}")
+        self._announce(f"{refusal.problem} Training continues without the compiler. {refusal.remedy}")
         self.given_up = True
 
     def _backend(self, graph: torch.fx.GraphModule, examples: list[Tensor], **options: Any) -> Any:
@@ -150,7 +150,7 @@ class _Function:
         self._recorder: Recorder | None = None
         self._compiled: Callable[..., Any] | None = None
 
-        def ascend(
+        def value_and_gradient(
             pair: Pair,
             weights: list[nn.Parameter],
             data: tuple[Tensor, Tensor | None, Tensor | None],
@@ -165,8 +165,10 @@ class _Function:
             return mean.detach(), {name: part.mean() for name, part in parts.items()}, gradient
 
         # the compiler counts and keeps its functions by code object, and this one is that of every run in the process
-        code = ascend.__code__.replace()
-        self._ascend = types.FunctionType(code, ascend.__globals__, "ascend", None, ascend.__closure__)
+        code = value_and_gradient.__code__.replace()
+        self._value_and_gradient = types.FunctionType(
+            code, value_and_gradient.__globals__, "value_and_gradient", None, value_and_gradient.__closure__
+        )
 
     def record(self, pair: Pair, batch: Batch, tensors: tuple[Tensor, ...]) -> None:
         """Finds what is drawn, and leaves everything as it was."""
@@ -176,7 +178,7 @@ class _Function:
 
     def compile(self, pair: Pair, batch: Batch, tensors: tuple[Tensor, ...]) -> None:
         """Compiles, by a call that leaves everything as it was."""
-        self._compiled = torch.compile(self._ascend, fullgraph=True, dynamic=False, backend=self._backend)
+        self._compiled = torch.compile(self._value_and_gradient, fullgraph=True, dynamic=False, backend=self._backend)
         with untouched(pair), _tracing_gradients():
             self(pair, batch, tensors, torch.Generator(batch.x.device))
 

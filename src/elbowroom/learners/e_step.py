@@ -30,7 +30,7 @@ from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.gaussian.laplace import laplace
 from elbowroom.inference.posterior.sample import Method, make_kernel, start_metric
-from elbowroom.inference.posterior.target import default_metric, posterior_target
+from elbowroom.inference.target import default_metric, posterior_target
 from elbowroom.learners.chain_store import BatchChains, ChainStore
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw

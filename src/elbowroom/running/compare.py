@@ -32,7 +32,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
 from elbowroom.model.latent import evaluation_mode
 from elbowroom.progress import Announce
-from elbowroom.running.comparison import RECORD, VALUES, ComparedRecipe, Comparison, Row, amount, summary
+from elbowroom.running.comparison import RECORD, UNITS, VALUES, ComparedRecipe, Comparison, Row, amount, summary
 from elbowroom.running.config import configure, nested, read_recipe
 from elbowroom.running.folder import RunFolder
 from elbowroom.running.observers import Silent
@@ -43,7 +43,6 @@ from elbowroom.running.train import train
 
 __all__ = ["compare"]
 
-_UNITS = {"seconds": "seconds", "decoder_gradients": "decoder gradients", "visits": "visits"}
 _SHORTEST = {"seconds": 0.01, "decoder_gradients": 1.0, "visits": 1.0}
 _BATCH = 100  # examples at a time
 _MEASURING = 4  # random stream of the evaluation, other than those with the same seed
@@ -140,7 +139,7 @@ def compare(
         moments=_moments(budget, moments),
         yardstick={
             "method": "laplace-is", "bound": "lower", "unit": "nats", "k": k, "starts": starts, "seed": seed,
-            "splits": measured, "points": {split: first.sizes[split] for split in measured}, **first.yardstick,
+            "splits": measured, "points": {split: first.sizes[split] for split in measured}, **first.protocol,
         },
         entrants={name: found.entrant for name, found in checked.items()},
     )  # fmt: skip
@@ -183,7 +182,7 @@ def _budget(**given: float | None) -> dict[str, Any]:
     unit, number = next(iter(amounts.items()))
     if not 0 < number < float("inf"):
         raise ElbowroomError(
-            f"The budget is {number:g} {_UNITS[unit]}, which is too little to train.",
+            f"The budget is {number:g} {UNITS[unit]}, which is too little to train.",
             f"Give a number above 0 with --{unit.replace('_', '-')}.",
         )
     return {"of": unit, "amount": float(number)}
@@ -199,8 +198,8 @@ def _moments(budget: Mapping[str, Any], number: int) -> list[float]:
     first = whole / 2 ** (number - 1)
     if first < _SHORTEST[unit]:
         raise ElbowroomError(
-            f"The budget of {whole:g} {_UNITS[unit]}, halved for each of {number} moments, begins at {first:.2g}, but "
-            f"less than {_SHORTEST[unit]:g} is too little to train.",
+            f"The budget of {whole:g} {UNITS[unit]}, halved for each of {number} measurement points, begins at "
+            f"{first:.2g}, but less than {_SHORTEST[unit]:g} is too little to train.",
             f"Give a larger --{unit.replace('_', '-')}, or fewer --moments.",
         )
     rising = [whole / 2**i for i in reversed(range(number))]
@@ -268,7 +267,7 @@ def _with_both_moments(found: Comparison, asked: Comparison) -> Comparison:
     passed = [moment for moment in asked.moments if moment < found.moments[-1] and moment not in found.moments]
     if passed or asked.moments[-1] < found.moments[-1]:
         raise ElbowroomError(
-            f"The comparison in {found.folder} was evaluated at {_list(found.moments)} {_UNITS[found.budget['of']]}, "
+            f"The comparison in {found.folder} was evaluated at {_list(found.moments)} {UNITS[found.budget['of']]}, "
             f"and training cannot go back to evaluate at {_list(passed or asked.moments)}.",
             "Give the same budget and moments, or twice the budget; or another name with --out; or --overwrite.",
         )
@@ -382,18 +381,18 @@ def _measured(comparison: Comparison, run: Run, entrant: ComparedRecipe, split: 
     return row
 
 
-def _estimate_log_p(run: Run, split: str, yardstick: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+def _estimate_log_p(run: Run, split: str, protocol: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     """log p(x) and effective sample size of every example, float64, shape (examples,).
 
     Raises:
         ElbowroomError: a value that is not finite.
     """
     values, ess = [], []
-    generator = make_generator(run.device, mix(_MEASURING, yardstick["seed"]) >> 1)
+    generator = make_generator(run.device, mix(_MEASURING, protocol["seed"]) >> 1)
     with evaluation_mode(run.pair):
-        for batch in run.dataset().batches(split, _BATCH, points=yardstick["points"][split]):
+        for batch in run.dataset().batches(split, _BATCH, points=protocol["points"][split]):
             found = laplace_evidence(
-                run.model, None, batch, k=yardstick["k"], starts=yardstick["starts"], generator=generator
+                run.model, None, batch, k=protocol["k"], starts=protocol["starts"], generator=generator
             )
             values.append(found.log_evidence.double().cpu())
             ess.append(found.ess.double().cpu())

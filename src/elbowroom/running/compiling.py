@@ -77,7 +77,7 @@ def choose_execution(
     steps = [0]
     if settings.objective.last_samples is not None and plan.total_steps is not None:
         steps.append(plan.total_steps - 1)  # which has another number of draws
-    _rehearse(settings, plan, pair, example, execution, steps=steps)
+    _try_steps(settings, plan, pair, example, execution, steps=steps)
     return eager if execution.given_up else execution
 
 
@@ -109,7 +109,7 @@ def _is_long(settings: Config, plan: TrainingPlan, pair: Pair, data: DataSet | S
         return False
     example = _example(settings, data, next(pair.parameters()).device)
     count = _Counting()
-    gradients = _rehearse(settings, plan, pair, example, count)
+    gradients = _try_steps(settings, plan, pair, example, count)
     steps = plan.total_steps
     if steps is None:  # as many gradients of the decoder as were asked for
         assert plan.decoder_gradients is not None
@@ -142,7 +142,7 @@ def _example(settings: Config, data: DataSet | StreamSet, device: torch.device) 
     return data.example(settings.train.batch_size, generator=make_generator(device, 0))
 
 
-def _rehearse(
+def _try_steps(
     settings: Config, plan: TrainingPlan, pair: Pair, batch: Batch, execution: Execution, *, steps: Sequence[int] = (0,)
 ) -> int:
     """These steps on a batch, which leave nothing behind; returns the decoder's gradients of the last."""

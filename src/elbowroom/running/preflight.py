@@ -54,14 +54,14 @@ class CheckedRecipe:
         entrant: its record in the comparison.
         sizes: number of examples to evaluate, by split.
         facts: name -> value of everything about the data that must be equal for log p(x) to be comparable.
-        yardstick: the data protocol, and digests of the examples, for the record.
+        protocol: the data protocol, and digests of the examples, for the record.
         data: the loaded data, for other recipes on the same data.
     """
 
     entrant: ComparedRecipe
     sizes: dict[str, int]
     facts: dict[str, Any]
-    yardstick: dict[str, Any]
+    protocol: dict[str, Any]
     data: tuple[Config, DataSet] = field(repr=False)
 
 
@@ -101,7 +101,7 @@ def _checked(
             'Set schedule = "constant" under [optimizer], for all recipes with --config FILE.',
         )
     data = _data(settings, others)
-    yardstick, facts, sizes = _points_measured(data, splits, points)
+    protocol, facts, sizes = _points_measured(data, splits, points)
     _try(settings, data, splits[0])
     if settings.train.report_every is None and data.size("validation"):
         # validation is not used here, and without a guide it takes longer than an epoch
@@ -114,7 +114,7 @@ def _checked(
         train_size=data.size("train"),
         config=settings.model_dump(mode="json"),
     )
-    return CheckedRecipe(entrant, sizes, facts, yardstick, (settings, data))
+    return CheckedRecipe(entrant, sizes, facts, protocol, (settings, data))
 
 
 def _data(settings: Config, others: Sequence[tuple[Config, DataSet]]) -> DataSet:

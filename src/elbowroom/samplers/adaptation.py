@@ -163,7 +163,7 @@ def warm_up(
         target_acceptance: δ, for the harmonic mean over replicas.
         learn: :func:`learn_diagonal`, :func:`learn_dense`, or another; None keeps the metric.
         generator: the source of randomness.
-        announce: told of every transition.
+        announce: called after every transition.
     Returns:
         The chains' state and the frozen tuning.
     Raises:

@@ -48,7 +48,7 @@ def sample(
         tuning: step sizes and metric, frozen.
         draws: of each replica.
         generator: the source of randomness.
-        announce: told of every transition.
+        announce: called after every transition.
     Raises:
         ElbowroomError: no draws asked for; a tuning for another number of examples.
     Example:

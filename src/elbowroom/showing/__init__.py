@@ -1,1 +1,1 @@
-"""Floor 5, showing: figures and reports of what the floors below have learned and measured."""
+"""Showing: figures, tables and the report of what was learned and measured."""

@@ -58,7 +58,10 @@ def _wrapped(label: str, text: str) -> list[str]:
 
 
 def evidence_number(evidence: Evidence) -> str:
-    """The number behind a finding with its standard error and unit."""
+    """The number behind a finding with its standard error and unit; shares and accuracies in per cent."""
+    if evidence.unit in ("share", "accuracy"):
+        error = "" if evidence.stderr is None else f" ± {evidence.stderr:.1%}"
+        return f"{evidence.value:.1%}{error}"
     whole = evidence.value == int(evidence.value) if abs(evidence.value) < 1e15 else False
     value = f"{evidence.value:,.0f}" if whole and evidence.stderr is None else f"{evidence.value:,.3f}"
     error = "" if evidence.stderr is None else f" ± {evidence.stderr:.3f}"

@@ -180,7 +180,7 @@ def prior_sampling_study(
         ess_draws: draws of the prior of which the effective number is measured; a power of 2.
         leapfrogs: L, steps of a transition of AIS.
         generator: the source of randomness.
-        announce: told, before each measurement, what is measured, how many are done and how many there are.
+        announce: called before each measurement with what is measured, how many are done and how many there are.
     Raises:
         ElbowroomError: an unknown method; a number out of range.
     Reference:

@@ -21,7 +21,7 @@ from elbowroom.inference.annealing.ais import AIS, ais, plan
 from elbowroom.inference.annealing.chains import AnnealingPath, Pilot, anneal
 from elbowroom.inference.annealing.initial import StartDensity
 from elbowroom.inference.annealing.tempering import TemperedTarget
-from elbowroom.inference.posterior.target import posterior_target
+from elbowroom.inference.target import posterior_target
 from elbowroom.inference.weights import log_weights
 from elbowroom.model import oracles
 from elbowroom.model.latent import LatentModel

@@ -24,7 +24,7 @@ from elbowroom.inference.annealing.chains import (
 )
 from elbowroom.inference.annealing.initial import metric_of, start_density
 from elbowroom.inference.annealing.tempering import TemperedTarget
-from elbowroom.inference.posterior.target import posterior_target
+from elbowroom.inference.target import posterior_target
 from elbowroom.model import oracles
 from elbowroom.samplers import HMC, NUTS, Info, Kernel, Metric, RandomWalk, State, Target, Tuning
 

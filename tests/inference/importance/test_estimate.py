@@ -16,7 +16,7 @@ from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.importance.estimate import WeightSums, importance_estimate, importance_estimate_from
-from elbowroom.inference.posterior.mlp_target import PerceptronLikelihood
+from elbowroom.inference.mlp_target import PerceptronLikelihood
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import DiagonalNormal, FullNormal, InputTransform
 from elbowroom.model.latent import LatentModel

@@ -16,7 +16,7 @@ from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.posterior.sample import METHODS, METRICS, gauss_newton_learner, posterior, start_metric
-from elbowroom.inference.posterior.target import posterior_target
+from elbowroom.inference.target import posterior_target
 from elbowroom.model import likelihoods, oracles
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
 from elbowroom.data.support import Support
-from elbowroom.showing import plots
 from elbowroom.showing.figures import dataset as showing
 
 
@@ -32,14 +31,14 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     seen: dict[str, Any] = {}
 
     def watch(name: str) -> None:
-        real = getattr(plots, name)
+        real = getattr(showing, name)
 
         def spy(*values: Any, **settings: Any) -> Figure:
             seen.update(settings, figure=name, values=values)
             figure: Figure = real(*values, **settings)
             return figure
 
-        monkeypatch.setattr(plots, name, spy)
+        monkeypatch.setattr(showing, name, spy)
 
     watch("image_grid")
     watch("marginals_figure")

@@ -84,7 +84,7 @@ def diagnose(
     Args:
         inputs: the model, its data, and the history of its training.
         checks: names from ``CHECKS``; all of them unless given.
-        announce: told, before every check, of its name, the checks done and all checks.
+        announce: called before every check with its name, the checks done and all checks.
     Raises:
         ElbowroomError: an unknown name; fewer than two points.
     Example:

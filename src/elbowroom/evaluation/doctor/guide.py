@@ -36,9 +36,9 @@ from elbowroom.data.batch import Batch
 from elbowroom.evaluation.doctor.findings import Evidence, Finding, Severity
 from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.thresholds import ACTIVE_VARIANCE, CERTAIN_Z, MAIN_SHARE
-from elbowroom.inference.gaussian.optimal_gaussian import local_guide
+from elbowroom.inference.gaussian.optimal_gaussian import optimal_gaussian
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence, laplace_proposal
-from elbowroom.inference.posterior.target import default_metric
+from elbowroom.inference.target import default_metric
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw, mean
 from elbowroom.model.guides import DiagonalNormal, FullNormal, guide_distribution
@@ -88,7 +88,7 @@ def amortisation(inputs: DoctorInput) -> list[Finding]:
         inputs.generator("amortisation"),
     )
     with evaluation_mode(model, guide):
-        found = local_guide(model, guide, batch, family="guide", generator=generator)
+        found = optimal_gaussian(model, guide, batch, family="guide", generator=generator)
         lost = found.elbo - found.initial_elbo
         room = None  # KL(q ‖ p(z | x)), which exists for a likelihood that is not normalised too
         if default_metric(model.likelihood) == "gauss-newton":

@@ -40,7 +40,7 @@ from elbowroom.inference.annealing.chains import Annealed, AnnealingPath, anneal
 from elbowroom.inference.annealing.initial import Start, default_start, metric_of, rows_of, start_density, start_of
 from elbowroom.inference.annealing.tempering import Schedule, TemperedTarget, adapted_schedule, inverse_temperatures
 from elbowroom.inference.importance.estimate import WeightSums
-from elbowroom.inference.posterior.target import Precision, posterior_target
+from elbowroom.inference.target import Precision, posterior_target
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
 from elbowroom.model.latent import LatentModel
@@ -160,13 +160,13 @@ def ais(
         pilot_chains: per example, for the pilot run that finds the step sizes.
         target_acceptance: that the pilot run aims at, as a harmonic mean over chains.
         climbs: local optimisations to modes (restarts) of each posterior, for the start "laplace".
-        precision: "bf16" takes the gradients that move the chains in bfloat16 where the decoder is a perceptron
-            (:func:`~elbowroom.inference.posterior.target.posterior_target`). Weights and acceptance stay in full
+        precision: "bf16" takes the gradients that move the chains in bfloat16 where the decoder is an MLP
+            (:func:`~elbowroom.inference.target.posterior_target`). Weights and acceptance stay in full
             precision, so that the estimate is as exact; long trajectories of wide decoders gain.
         exact: the z that x was simulated with, shape (batch, latent).
         block: examples at a time.
         generator: the source of randomness.
-        announce: told of every transition, those of the pilot run included.
+        announce: called after every transition, those of the pilot run included.
     Returns:
         Weights, the estimate, its standard error, and what it cost.
     Raises:

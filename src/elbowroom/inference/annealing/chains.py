@@ -121,7 +121,7 @@ def pilot(
         target_acceptance: δ.
         shared: whether all examples have one ε, found by their average α; it can then be used for other examples.
         generator: the source of randomness; not the one of the weighted chains.
-        announce: told of every transition.
+        announce: called after every transition.
     """
     transitions, longest = len(betas) - 2, math.log(min(kernel.max_step_size, 1e10))
     stay = math.ceil(_LEAST_PILOT / transitions)
@@ -178,7 +178,7 @@ def anneal(
         z: draws from the start, shape (chains, data, dim).
         kernel: the transition.
         generator: the source of randomness.
-        announce: told of every transition.
+        announce: called after every transition.
     Returns:
         Positions and weights; the average of exp(log w) has the expectation p(x).
     Raises:
@@ -206,7 +206,7 @@ def anneal_back(
             there is none, and nothing bounds log p(x) from above.
         kernel: the transition; one that is reversible at a fixed tuning.
         generator: the source of randomness.
-        announce: told of every transition.
+        announce: called after every transition.
     Returns:
         Positions and weights; the average of exp(−log w) has the expectation 1 / p(x).
     Raises:

@@ -73,7 +73,7 @@ def gauss_newton(model: LatentModel, batch: Batch | Tensor, z: Tensor, *, chunk_
     batch = as_batch(batch)
     _check(model, batch, z, chunk_elements)
     precision = prior_precision(model.prior(None, batch.context), z)
-    for rows in chunks(len(batch), max(1, chunk_elements // _elements_per_datum(model, z.shape[-1]))):
+    for rows in chunks(len(batch), max(1, chunk_elements // _elements_per_example(model, z.shape[-1]))):
         context = None if batch.context is None else batch.context[rows]
         output, jacobian = network_jacobian(model.likelihood.network, z[rows], context)
         information = model.likelihood.fisher_information(output)  # (n, P, P, *event)
@@ -301,7 +301,7 @@ def covariance_factor(precision: Tensor) -> Tensor:
     return inverse.reshape(precision.shape)
 
 
-def _elements_per_datum(model: LatentModel, latent_dim: int) -> int:
+def _elements_per_example(model: LatentModel, latent_dim: int) -> int:
     """Elements of the largest tensor for one example: tangents in the network or at its end, or Fisher information."""
     likelihood = model.likelihood
     parameters = likelihood.num_parameters * math.prod(likelihood.event_shape)

@@ -44,13 +44,13 @@ from elbowroom.errors import ElbowroomError, check_name
 from elbowroom.inference.gaussian.cubature import num_blocks, orthogonal_normals
 from elbowroom.inference.gaussian.curvature import covariance_factor
 from elbowroom.inference.gaussian.laplace import laplace
-from elbowroom.inference.posterior.target import default_metric, posterior_target
+from elbowroom.inference.target import default_metric, posterior_target
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 
-__all__ = ["Family", "LocalGuide", "Normals", "inverse_of", "local_guide", "normals_of"]
+__all__ = ["Family", "Normals", "OptimalGaussian", "inverse_of", "normals_of", "optimal_gaussian"]
 
 Family = Literal["diagonal", "full", "guide"]
 
@@ -135,7 +135,7 @@ def inverse_of(triangle: Tensor) -> Tensor:
     return inverse
 
 
-class LocalGuide(NamedTuple):
+class OptimalGaussian(NamedTuple):
     """The optimal normal q of each example, with its ELBO; all but q have shape (batch,), and numbers are float64.
 
     Attributes:
@@ -157,7 +157,7 @@ class LocalGuide(NamedTuple):
     evaluations: Tensor
 
 
-def local_guide(
+def optimal_gaussian(
     model: LatentModel,
     guide: Conditional | None,
     batch: Batch | Tensor,
@@ -169,7 +169,7 @@ def local_guide(
     report_draws: int = 256,
     tolerance: float = 5e-3,
     generator: Generator | None = None,
-) -> LocalGuide:
+) -> OptimalGaussian:
     r"""The normal distribution with the largest ELBO for each example, the decoder held fixed.
 
     .. math:: q^*_n = \arg\max_{q \in Q} \; \mathbb{E}_q[\log p(x_n | z)] - \mathrm{KL}(q \,\|\, p(z))
@@ -200,7 +200,7 @@ def local_guide(
     Example:
         >>> from elbowroom.model import oracles
         >>> model, guide, x = oracles.ppca(dim=8, latent_dim=2, seed=0)
-        >>> found = local_guide(model, guide, x, family="full", generator=torch.Generator().manual_seed(0))
+        >>> found = optimal_gaussian(model, guide, x, family="full", generator=torch.Generator().manual_seed(0))
         >>> torch.allclose(found.elbo, model.log_evidence(x), atol=1e-3)
         True
     """
@@ -283,13 +283,13 @@ class _Task:
 
     def report(
         self, q: Normals, own: Normals | None, precision: Tensor, converged: Tensor, spent: Tensor
-    ) -> LocalGuide:
+    ) -> OptimalGaussian:
         """Both ELBOs on the same fresh noise."""
         noise = self.report_noise()
         values = self.measure(q, noise, precision)
         before = torch.full_like(values, math.nan) if own is None else self.measure(own, noise, precision)
         spent = spent + (1 if own is None else 2) * noise[:, :, 0, 0].numel()
-        return LocalGuide(
+        return OptimalGaussian(
             q.distribution(self.family),
             values.mean(0),
             _stderr(values),

@@ -26,7 +26,7 @@ from torch.distributions import Distribution, MixtureSameFamily, MultivariateNor
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError, check_num_samples
 from elbowroom.inference.importance.pareto import LargestWeights
-from elbowroom.inference.posterior.mlp_target import PerceptronLikelihood
+from elbowroom.inference.mlp_target import PerceptronLikelihood
 from elbowroom.inference.weights import weigh
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.distributions import DiagonalNormalMixture

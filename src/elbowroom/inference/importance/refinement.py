@@ -30,7 +30,7 @@ from torch import Generator, Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.gaussian.curvature import covariance_factor, gauss_newton
-from elbowroom.inference.posterior.target import posterior_target
+from elbowroom.inference.target import posterior_target
 from elbowroom.model.latent import LatentModel
 
 __all__ = ["Refined", "refine"]

@@ -137,7 +137,7 @@ def impute(
         num_samples: completed data sets, from draws spread over the chains.
         chunk_elements: draws of elements that are worked on at a time; it bounds the memory.
         generator: the source of randomness.
-        announce: told of every transition.
+        announce: called after every transition.
         **settings: further ones of :func:`~elbowroom.inference.posterior.sample.posterior`: metric, num_steps, …
     Raises:
         ElbowroomError: a likelihood that is not normalised; an interval that is not between 0 and 1, or that has too

@@ -32,8 +32,8 @@ from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError, check_name
 from elbowroom.inference.gaussian.curvature import gauss_newton, regularized_cholesky
 from elbowroom.inference.gaussian.laplace import laplace
-from elbowroom.inference.posterior.mlp_target import PerceptronPosterior
-from elbowroom.inference.posterior.target import MetricName, Precision, default_metric, posterior_target
+from elbowroom.inference.mlp_target import PerceptronPosterior
+from elbowroom.inference.target import MetricName, Precision, default_metric, posterior_target
 from elbowroom.memory import require_memory
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
@@ -216,7 +216,7 @@ def posterior(
         precision: "full", or "bf16" for the gradients inside trajectories.
         block: examples at a time.
         generator: the source of randomness.
-        announce: told of every transition.
+        announce: called after every transition.
     Raises:
         ElbowroomError: an unknown name; a number below one (4 draws is the least that diagnostics can be made from);
             draws that do not fit into memory; a posterior that is not finite where the chains start.

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.support import Support
-from elbowroom.showing import plots
+from elbowroom.showing.figures.images import image_grid
+from elbowroom.showing.figures.style import is_image
+from elbowroom.showing.figures.tabular import marginals_figure
 
 __all__ = ["describe", "picture", "value_range"]
 
@@ -33,12 +35,12 @@ def describe(data: DataSet) -> dict[str, Any]:
 
 def picture(data: DataSet) -> Figure:
     """The first nine training examples in a 3 × 3 grid, or histograms where the data are not images."""
-    count = min(9 if plots.is_image(data.event_shape) else 2000, data.size("train"))
+    count = min(9 if is_image(data.event_shape) else 2000, data.size("train"))
     batch = data.take("train", torch.arange(count))
-    if not plots.is_image(data.event_shape):
-        return plots.marginals_figure(batch.x, batch.x)
+    if not is_image(data.event_shape):
+        return marginals_figure(batch.x, batch.x)
     titles = None if data.labels is None else data.labels[batch.index].tolist()
-    return plots.image_grid(batch.x, titles=titles, columns=3, value_range=value_range(data.support, batch.x))
+    return image_grid(batch.x, titles=titles, columns=3, value_range=value_range(data.support, batch.x))
 
 
 def value_range(support: Support, shown: Tensor) -> tuple[float, float]:

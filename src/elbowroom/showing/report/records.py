@@ -82,7 +82,8 @@ class StoredResults:
 
     def gap_of(self, stored: StoredResult) -> Result | None:
         """The BDMC gap on simulated data with the same settings; the latest, if any."""
-        same = ("start", "climbs", "temperatures", "tolerance", "schedule", "used_temperatures", "used_chains", "seed")
+        same = ("start", "climbs", "precision", "temperatures", "tolerance", "schedule", "used_temperatures",
+                "used_chains", "seed")  # fmt: skip
 
         def settings(result: Result) -> list[Any]:
             return [{**result.asked, **result.found}.get(name) for name in same]

@@ -23,6 +23,7 @@ from elbowroom.showing.report.words import (
     bits,
     command,
     duration,
+    epochs_in_words,
     estimate,
     plain,
     result_name,
@@ -161,7 +162,7 @@ def tiles(run: Run, found: StoredResults, history: Sequence[dict[str, Any]], che
         out.append(Tile("the doctor", _short_verdict(checkup.diagnosis), _examined(checkup, found)))
     if history:
         last = history[-1]
-        epochs = f"{last['epoch']:g} epochs, " if last.get("epoch") else ""
+        epochs = f"{epochs_in_words(last['epoch'])}, " if last.get("epoch") else ""
         out.append(Tile("trained for", duration(float(last["seconds"])), f"{epochs}{last['step']:,} steps"))
     return out
 

@@ -25,7 +25,7 @@ from elbowroom.showing.report.blocks import Block, FactList, FactSheet, Figure, 
 from elbowroom.showing.report.records import read_history, read_results
 from elbowroom.showing.report.repeat import how_to_repeat
 from elbowroom.showing.report.results import evaluation, headline, room, tiles
-from elbowroom.showing.report.words import bits, command, duration, evidence, network, plain, verdict
+from elbowroom.showing.report.words import bits, command, duration, epochs_in_words, evidence, network, plain, verdict
 
 __all__ = ["doctor_findings", "report_of_run"]
 
@@ -209,7 +209,7 @@ def _record(run: Run, history: Sequence[Mapping[str, Any]]) -> FactList:
     rows: dict[str, str] = {}
     if history:
         last = history[-1]
-        epochs = f" ({last['epoch']:,g} epochs)" if last.get("epoch") else ""
+        epochs = f" ({epochs_in_words(last['epoch'])})" if last.get("epoch") else ""
         rows["steps"] = f"{last['step']:,}{epochs}"
         rows["wall time"] = duration(float(last["seconds"]))
         visits = [row["visits"] for row in history if row.get("visits")]

@@ -24,6 +24,7 @@ __all__ = [
     "command",
     "differences",
     "duration",
+    "epochs_in_words",
     "estimate",
     "evidence",
     "network",
@@ -133,3 +134,13 @@ def _joined(lines: list[str]) -> str:
     """Lines for a terminal as one paragraph."""
     text = " ".join(line.strip() for line in lines if line.strip())
     return text[:1].upper() + text[1:]
+
+
+def epochs_in_words(epochs: float) -> str:
+    """As "1 epoch" or "2.5 epochs".
+
+    Example:
+        >>> epochs_in_words(1.0), epochs_in_words(1200.0)
+        ('1 epoch', '1,200 epochs')
+    """
+    return f"{epochs:,g} epoch{'' if epochs == 1 else 's'}"

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from elbowroom.errors import ElbowroomError
-from elbowroom.inference.posterior.mlp_target import PerceptronPosterior
-from elbowroom.inference.posterior.target import default_metric, posterior_target, widest
+from elbowroom.inference.mlp_target import PerceptronPosterior
+from elbowroom.inference.target import default_metric, posterior_target, widest
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Bernoulli, ContinuousBernoulli, DiscretizedLogisticMixture, Gaussian, Poisson
 from elbowroom.model.networks import MLP, ConvDecoder, ResidualMLP

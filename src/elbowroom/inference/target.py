@@ -10,7 +10,7 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import check_name
-from elbowroom.inference.posterior.mlp_target import PerceptronPosterior
+from elbowroom.inference.mlp_target import PerceptronPosterior
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import DiscretizedLogisticMixture, Likelihood
 from elbowroom.model.networks import Network

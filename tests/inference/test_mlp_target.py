@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
-from elbowroom.inference.posterior.mlp_target import PerceptronPosterior
-from elbowroom.inference.posterior.target import posterior_target
+from elbowroom.inference.mlp_target import PerceptronPosterior
+from elbowroom.inference.target import posterior_target
 from elbowroom.model import oracles
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import (

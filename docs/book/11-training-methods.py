@@ -118,7 +118,7 @@ er.plots.comparison_figure(found.content()["rows"])
 # and a draw by Hamiltonian Monte Carlo several.
 
 # %%
-gradients = {"decoder_gradients": 500_000 if FULL else 30_000, "moments": 1, "points": 100}
+gradients = {"decoder_gradients": 120_000 if FULL else 30_000, "moments": 1, "points": 100}
 equal = er.compare(
     recipes, **gradients, k=50, starts=2, out=folder / "equal", announce=lambda remark: None
 )

@@ -79,5 +79,5 @@ SPHINX := $(BIN)/python -m sphinx --builder html --jobs $(JOBS) --fail-on-warnin
 docs: setup  ## the site, docs/_build/html, with scikit-learn's digits: minutes, no network
 	OMP_NUM_THREADS=1 $(SPHINX)
 
-docs-full: setup  ## the same with MNIST, from $$ELBOWROOM_DATA or fetched: an hour or so
+docs-full: setup  ## the same with MNIST, from $$ELBOWROOM_DATA or fetched: three quarters of an hour
 	ELBOWROOM_DOCS=full OMP_NUM_THREADS=1 $(SPHINX)

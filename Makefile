@@ -84,5 +84,5 @@ SPHINX := $(BIN)/python -m sphinx --builder html --jobs $(JOBS) --fail-on-warnin
 docs: setup  ## build the site, docs/_build/html, with scikit-learn's digits: minutes, no network
 	OMP_NUM_THREADS=1 $(SPHINX)
 
-docs-full: setup  ## build the site with MNIST, from $$ELBOWROOM_DATA or downloaded: an hour or so
+docs-full: setup  ## build the site with MNIST, from $$ELBOWROOM_DATA or downloaded: three quarters of an hour
 	ELBOWROOM_DOCS=full OMP_NUM_THREADS=1 $(SPHINX)

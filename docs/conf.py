@@ -37,6 +37,7 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 3600 if book_profile == "full" else 300
 nb_execution_in_temp = True
 nb_merge_streams = True
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # Pyro's progress bars ask for widgets in a notebook
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist", "attrs_inline"]
 myst_heading_anchors = 3
 bibtex_bibfiles = ["references.bib"]

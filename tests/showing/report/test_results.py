@@ -93,6 +93,15 @@ def test_the_tightest_bound_on_most_data_comes_first_with_its_own_gap() -> None:
     assert "log p(x) may be higher than this figure by up to 0.015 ± 0.011 nats" in text and "0.083" not in text
 
 
+def test_a_gap_of_another_precision_is_not_quoted() -> None:
+    rounded = ANNEALED | {"precision": "bf16"}
+    (ais, *_), (_, *sandwich) = annealed(-109.0, 1000, rounded, 0.05), annealed(-109.0, 1000, ANNEALED, 0.05)
+    assert found(ais, *sandwich).gap_of(ais) is None
+    whole = found(*annealed(-109.0, 1000, rounded, 0.07), *sandwich)
+    gap = whole.gap_of(ais)
+    assert gap is not None and gap.value == 0.07
+
+
 def test_without_a_gap_it_is_said_how_to_get_one() -> None:
     said = " ".join(headline(run(), found(of("iwae", -87.02, told={"k": 5000})), HISTORY).details)
     assert "Importance-weighted bound (IWAE), k = 5,000." in said

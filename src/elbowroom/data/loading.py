@@ -2,49 +2,32 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
-from torch.nn.functional import one_hot
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from elbowroom.data.arrays import array_material, dataset_material
 from elbowroom.data.binarization import Binarization, fixed_bits
 from elbowroom.data.builtin import load_built_in
+from elbowroom.data.covariates import aligned, class_numbers, context_from_labels, finite_context
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.files import load_file
 from elbowroom.data.sources import BUILT_IN
 from elbowroom.data.splits import make_splits
-from elbowroom.data.storage import (
-    SCAN_ROWS,
-    InMemory,
-    MapStyle,
-    Material,
-    MemoryMapped,
-    as_classes,
-    as_tensor,
-    check_shape,
-    item_parts,
-    plain,
-    scan,
-)
+from elbowroom.data.storage import InMemory, Material, check_shape, scan
 from elbowroom.data.stream import Peekable, StreamSet
 from elbowroom.data.support import Support
-from elbowroom.data.tables import frame_material, match_levels
+from elbowroom.data.tables import frame_material
 from elbowroom.data.value_checks import Survey, check_finite, check_support, infer_support, survey
 from elbowroom.data.views import View
 from elbowroom.errors import ElbowroomError, did_you_mean
 from elbowroom.progress import Announce
 
 __all__ = ["load_data"]
-
-_MOST_DENSE = 1_000_000_000  # elements of a sparse matrix that is converted to a dense one
 
 
 def load_data(
@@ -118,12 +101,12 @@ def load_data(
     total = len(material.storage)
     check_shape((total, *material.storage.event_shape), material.name, min_rows=min_rows)
     if labels is not None and column is None:
-        numbers, names = _classes(labels, total)
+        numbers, names = class_numbers(labels, total)
         material = replace(material, labels=numbers, classes=names)
     if isinstance(context, str):
-        material = _context_from_labels(context, material, (levels or {}).get("labels"))
+        material = context_from_labels(context, material, (levels or {}).get("labels"))
     elif context is not None and columns is None:
-        material = replace(material, context=_aligned(context, total, "context").reshape(total, -1))
+        material = replace(material, context=aligned(context, total, "context").reshape(total, -1))
 
     found = survey(material.storage)
     masked = material.masked or (missing == "mask" and material.storage.dtype.is_floating_point)
@@ -144,7 +127,7 @@ def load_data(
         ),
         view=view,
         seed=seed,
-        context=_finite_context(material),
+        context=finite_context(material),
         labels=material.labels,
         num_categories=num_categories,
         masked=masked,
@@ -194,138 +177,7 @@ def _material(
         )
     if isinstance(source, str):
         return load_built_in(source, announce=announce)
-    if isinstance(source, Dataset):
-        return _dataset_material(source)
-    if isinstance(source, np.memmap):
-        check_shape(source.shape, "the array")
-        return Material(name="the array", storage=MemoryMapped(source))
-    return Material(name="the array", storage=InMemory(_rows(source)))
-
-
-def _rows(source: Any) -> Tensor:
-    """An array or tensor as rows; a plain vector as rows of one element."""
-    if isinstance(source, Tensor):
-        tensor = plain(source)
-    elif isinstance(source, Mapping):
-        raise ElbowroomError(
-            f"The data are a dict of {', '.join(str(key) for key in list(source)[:5]) or 'nothing'}, but one array of "
-            "rows is expected.",
-            "Give one of its values, and others as labels= or context=.",
-        )
-    else:
-        tensor = as_tensor(_array(source), "the array")
-    check_shape(tuple(tensor.shape), "the array")
-    return tensor if tensor.dim() > 1 else tensor[:, None]
-
-
-def _array(source: Any) -> npt.NDArray[Any]:
-    if hasattr(source, "toarray") and hasattr(source, "nnz"):  # scipy's sparse matrices
-        if math.prod(source.shape) >= _MOST_DENSE:
-            raise ElbowroomError(
-                f"The data are a sparse matrix of shape {tuple(source.shape)}, which is too large to be made dense.",
-                "Take fewer columns and give x.toarray(), or give a Dataset that makes each row dense.",
-            )
-        source = source.toarray()
-    try:
-        return np.asarray(source.to_numpy() if hasattr(source, "to_numpy") else source)
-    except ValueError as fault:
-        raise ElbowroomError(
-            f"The data are not an array of rows of one shape ({str(fault).splitlines()[0].rstrip('.')}).",
-            "Give every row the same number of elements, and NaN with --data.missing mask where one is missing.",
-        ) from fault
-
-
-def _dataset_material(dataset: Dataset[Any]) -> Material:
-    """The rows of a map-style Dataset; a TensorDataset is read as tensors, which is a hundred times as fast."""
-    name = f"the {type(dataset).__name__}"
-    if isinstance(dataset, TensorDataset):
-        x, *others = dataset.tensors
-        label = others[0] if others and others[0].dim() == 1 and not others[0].is_floating_point() else None
-        return Material(name=name, storage=InMemory(_rows(x)), labels=None if label is None else label.long())
-    if not hasattr(dataset, "__len__"):
-        raise ElbowroomError(f"{name} has no length, but rows are chosen by position.", "Make it an IterableDataset.")
-    total = len(dataset)
-    check_shape((total,), name)
-    return Material(name=name, storage=MapStyle(dataset, name), labels=_item_labels(dataset, total))
-
-
-def _item_labels(dataset: Any, total: int) -> Tensor | None:
-    targets = getattr(dataset, "targets", None)  # torchvision's habit
-    if targets is None:
-        if not isinstance(_as_label(item_parts(dataset[0])[1]), int) or total > SCAN_ROWS:
-            return None
-        targets = [_as_label(item_parts(dataset[row])[1]) for row in range(total)]
-    labels = torch.as_tensor(targets)
-    return labels.long() if labels.shape == (total,) and not labels.is_floating_point() else None
-
-
-def _as_label(label: Any) -> Any:
-    """An int where a label is one, be it written as a Python, numpy or torch number."""
-    whole = isinstance(label, (int, np.integer)) or (
-        isinstance(label, Tensor) and label.dim() == 0 and not label.is_floating_point()
-    )
-    return int(label) if whole else label
-
-
-def _aligned(values: Any, total: int, what: str) -> Tensor:
-    tensor = values if isinstance(values, Tensor) else as_tensor(np.asarray(values))
-    if tensor.dim() == 0 or len(tensor) != total:
-        raise ElbowroomError(
-            f"{what} has shape {tuple(tensor.shape)}, but the data have {total:,} rows.",
-            f"Give {what} one entry for each row.",
-        )
-    return tensor
-
-
-def _classes(labels: Any, total: int) -> tuple[Tensor, tuple[str, ...] | None]:
-    values = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
-    if values.shape not in ((total,), (total, 1)):
-        raise ElbowroomError(
-            f"labels has shape {values.shape}, but the data have {total:,} rows.",
-            "Give labels one class number or name for each row.",
-        )
-    return as_classes(values, "labels")
-
-
-def _context_from_labels(context: str, material: Material, known: Sequence[str] | None) -> Material:
-    """The labels, one-hot, numbered as in training where that is known."""
-    if context != "labels":
-        raise ElbowroomError(
-            f"--data.context is '{context}', but it should be 'labels', a list of column names, or an array.",
-            f"Pass labels, or for a column the list ['{context}'].",
-        )
-    if material.labels is None:
-        raise ElbowroomError(
-            f"The labels of {material.name} are to be the context, but there are no labels.",
-            "Give labels, or the context itself as an array.",
-        )
-    numbers, names = material.labels, material.classes
-    if names is None:
-        least = min(0, int(numbers.min()))
-        numbers = numbers - least
-        names = tuple(str(least + at) for at in range(int(numbers.max()) + 1))
-    if known is not None:
-        present = torch.from_numpy(
-            np.unique(numbers.numpy())
-        )  # numbers that merely lie between the least and the greatest are no classes
-        names = tuple(names[at] for at in present.tolist())
-        numbers = match_levels(torch.searchsorted(present, numbers), names, known, f"The labels of {material.name}")
-        names = tuple(known)
-    return replace(material, context=one_hot(numbers, len(names)), levels={"labels": names})
-
-
-def _finite_context(material: Material) -> Tensor | None:
-    if material.context is None:
-        return None
-    context = material.context.float()
-    bad = ~context.isfinite().all(1)
-    if bad.any():
-        raise ElbowroomError(
-            f"The context of {material.name} is not finite in {int(bad.sum()):,} rows, the first being row "
-            f"{int(bad.nonzero()[0])}.",
-            "Fill in those values, or take those rows out: only x may have missing elements.",
-        )
-    return context
+    return dataset_material(source) if isinstance(source, Dataset) else array_material(source)
 
 
 def _view(

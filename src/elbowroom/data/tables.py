@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from elbowroom.data.covariates import match_levels
 from elbowroom.data.storage import InMemory, Material, as_classes, as_tensor, check_shape
 from elbowroom.errors import ElbowroomError, did_you_mean
 
-__all__ = ["frame_material", "match_levels", "read_table"]
+__all__ = ["frame_material", "read_table"]
 
 _MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "?"]
 
@@ -126,30 +127,6 @@ def _covariate(
     if known is not None:
         numbers, names = match_levels(numbers, names, known, f"Column '{column}' of {name}"), tuple(known)
     return one_hot(numbers, len(names)).numpy(), names
-
-
-def match_levels(numbers: Tensor, names: Sequence[str], known: Sequence[str], what: str) -> Tensor:
-    """Renumber classes as in training.
-
-    Args:
-        numbers: places in ``names``, int64, shape (n,).
-        names: of the classes at hand.
-        known: the names in training, in their order.
-        what: for the message.
-    Raises:
-        ElbowroomError: a class that was not among those in training.
-    Example:
-        >>> match_levels(torch.tensor([0, 1]), ("b", "c"), ("a", "b", "c"), "the labels")
-        tensor([1, 2])
-    """
-    strange = [name for name in names if name not in known]
-    if strange:
-        raise ElbowroomError(
-            f"{what} holds the class '{strange[0]}', but the classes in training were {', '.join(known)}.",
-            "Take those rows out, or train with that class.",
-        )
-    place = {name: at for at, name in enumerate(known)}
-    return torch.tensor([place[name] for name in names], dtype=torch.int64)[numbers]
 
 
 def _numbers(series: Any, column: str, name: str) -> npt.NDArray[Any]:

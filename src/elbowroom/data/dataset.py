@@ -53,6 +53,10 @@ class DataSet(Viewed):
             of that element over the training rows (0 where it was never observed), so that the guide sees 0 there
             once the data are standardised.
         levels: the names of one-hot covariates, by column (``labels`` where these are the context).
+        columns: of a table, the names of the elements of x, in their order.
+        classes: the names of labels 0, 1, …, where they have names.
+        ids: what identifies each row, where a column was named for that.
+        id_name: the name of that column.
 
     What is checked when: an array, in memory or memory-mapped, once and whole, when it is loaded. A ``Dataset`` is
     sampled when it is loaded, and every batch that is fetched from it is compared with the support of what is stored;
@@ -75,6 +79,10 @@ class DataSet(Viewed):
     bits: InMemory | None = field(default=None, repr=False)
     fill: Tensor | None = field(default=None, repr=False)
     levels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    columns: tuple[str, ...] | None = None
+    classes: tuple[str, ...] | None = None
+    ids: tuple[str, ...] | None = field(default=None, repr=False)
+    id_name: str | None = None
 
     def __len__(self) -> int:
         return len(self.storage)
@@ -190,6 +198,18 @@ class DataSet(Viewed):
             rows: positions within the split, int64, shape (n,).
         """
         return self._batch(self._split(split)[rows.cpu()], None)
+
+    def row_columns(self, rows: Tensor) -> dict[str, list[Any]]:
+        """The columns that say, in a file of results, which rows it is about.
+
+        Args:
+            rows: positions in the whole set, int64, shape (n,): the ``index`` of batches.
+        Returns:
+            ``row``, and the column of identifiers where there is one.
+        """
+        places = rows.tolist()
+        named = {} if self.ids is None else {self.id_name or "id": [self.ids[place] for place in places]}
+        return {"row": places, **named}
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of every element over the training rows, as delivered.

@@ -135,6 +135,10 @@ def load_data(
         source=material.source,
         bits=None if masked else _static_bits(material, view),
         levels=material.levels,
+        columns=material.columns,
+        classes=material.classes,
+        ids=material.ids,
+        id_name=material.id_name,
     )
     return replace(data, fill=data.moments()[0]) if masked and view.native is Support.REALS else data
 

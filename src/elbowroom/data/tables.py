@@ -97,6 +97,7 @@ def frame_material(
         name=name,
         storage=InMemory(_stack([_numbers(series[column], column, name) for column in kept])),
         context=_stack([values for values, _ in covariates.values()]) if covariates else None,
+        columns=tuple(kept),
         labels=classes,
         classes=class_names,
         levels={column: names for column, (_, names) in covariates.items() if names is not None},

@@ -14,14 +14,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.data.dataset import DataSet
-from elbowroom.data.loading import load_data
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.doctor.diagnose import Diagnosis, diagnose
@@ -38,36 +37,16 @@ from elbowroom.model.latent import LatentModel, Pair, Sample, evaluation_mode
 from elbowroom.progress import Announce, Progress, silent
 from elbowroom.running.build import DataFacts, build_data, build_pair
 from elbowroom.running.config import Config, configure
+from elbowroom.running.contexts import class_contexts, sample_context
 from elbowroom.running.diagnosis import Checkup, write_checkup
 from elbowroom.running.evaluation_cache import FileCache
 from elbowroom.running.folder import RunFolder
-from elbowroom.running.own_data import check_fits, check_same_data, with_recorded_splits
+from elbowroom.running.outputs import Encoded, Reconstruction, Scores
+from elbowroom.running.own_data import check_same_data, with_recorded_splits
+from elbowroom.running.reading import TrainedOn, read_like_training
 from elbowroom.running.runtime import dtype_of, make_generator, pick_device
 
 __all__ = ["Encoded", "Reconstruction", "Run", "Scores", "load"]
-
-
-class Reconstruction(NamedTuple):
-    """Examples x and their reconstructions from z ~ q(z | x)."""
-
-    x: Tensor  #: (n, *event)
-    mean: Tensor  #: (n, *event), the mean of p(x | z)
-    sample: Tensor  #: (n, *event), a draw of p(x | z)
-
-
-class Encoded(NamedTuple):
-    """The guide's q(z | x) for each example."""
-
-    mean: Tensor  #: (n, latent)
-    stddev: Tensor  #: (n, latent)
-    labels: Tensor | None  #: (n,) class labels, where the data have any
-
-
-class Scores(NamedTuple):
-    """log p(x) of each example, by the importance-weighted bound."""
-
-    log_evidence: Tensor  #: (n,) nats
-    stderr: Tensor  #: (n,) of the Monte Carlo average
 
 
 class Run:
@@ -281,8 +260,7 @@ class Run:
             raise ElbowroomError(
                 f"{num_samples} samples were asked for, but at least one is needed.", "Give 1 or more."
             )
-        if context is None and self.facts.context_dim:
-            context = self.class_contexts(num_samples)
+        context = sample_context(self.config, self.facts, num_samples, context)
         if context is not None:
             context = context.to(device=self.device, dtype=dtype_of(self.config.runtime))
         with evaluation_mode(self.pair):
@@ -296,13 +274,7 @@ class Run:
         Raises:
             ElbowroomError: the context is not a label.
         """
-        if self.config.data.context != "labels":
-            raise ElbowroomError(
-                f"The model is conditional on {self.facts.context_dim} covariates, but none were given.",
-                "Give context=, a tensor of shape (n, context_dim).",
-            )
-        classes = self.facts.context_dim
-        return torch.eye(classes)[torch.arange(num_samples) * classes // max(num_samples, classes)]
+        return class_contexts(self.config, self.facts, num_samples)
 
     def reconstruct(self, num: int = 10, *, split: str = "test", seed: int = 0) -> Reconstruction:
         """Some examples of a split with their reconstructions, each decoded from one draw of q(z | x).
@@ -423,33 +395,10 @@ class Run:
         Raises:
             ElbowroomError: data that cannot be read, or have another shape or support.
         """
-        own = self.config.data
-        named = list(own.context) if isinstance(own.context, tuple) else own.context
-        data = load_data(
-            source,
-            binarization=own.binarization,
-            support=str(self.facts.native_support),
-            validation=0,
-            test=0,
-            missing=missing or own.missing,
-            context=named if context is None else context,
-            labels=own.labels if labels is None else labels,
-            num_categories=self.facts.num_categories,
-            seed=own.seed,
-            min_rows=1,
-            labels_required=labels is not None or own.context == "labels",
-            levels=self.content["data"].get("levels"),
+        trained = TrainedOn(
+            self.config, self.facts, self.content["data"], self.model.likelihood, self.filler, self.device
         )
-        if not isinstance(data, DataSet):
-            raise ElbowroomError(
-                "A stream cannot be scored or encoded as a whole.", "Give an array, a file or a Dataset."
-            )
-        check_fits(data, self.facts)
-        if data.fill is not None:  # missing elements get the mean of the training data, not of these data
-            data = replace(data, fill=self.filler)
-        likelihood = self.model.likelihood
-        data = data.viewed_as(likelihood.support, needed_by=f"a {likelihood.name} likelihood")
-        return data.to(device=self.device, dtype=dtype_of(self.config.runtime))
+        return read_like_training(trained, source, context=context, labels=labels, missing=missing)
 
     def __repr__(self) -> str:
         model, data = self.config.model, self.content["data"].get("dataset", "data")

@@ -20,7 +20,8 @@ from elbowroom.evaluation.doctor.sample_quality import SampleStudy
 from elbowroom.evaluation.results import Result
 from elbowroom.running.comparison import Comparison
 from elbowroom.running.impute import Imputed
-from elbowroom.running.runs import Encoded, Run
+from elbowroom.running.outputs import Encoded
+from elbowroom.running.runs import Run
 from elbowroom.showing import plots
 from elbowroom.showing.figures.dataset import value_range
 from elbowroom.showing.figures.holes import holes_figure

@@ -58,7 +58,9 @@ def data_show(
     if as_json:
         print_json(described | {"picture": str(path)})
     else:
-        terminal.print_facts(described)
+        terminal.print_facts({fact: value for fact, value in described.items() if fact != "remarks"})
+        for sentence in loaded.remarks:
+            remark(f"{loaded.name}: {sentence}")
         wrote(path)
 
 

@@ -128,6 +128,8 @@ def train(
     use_threads(settings.runtime.threads)
     device = pick_device(settings.runtime.device)
     data = _load(settings, source if from_python else None, device, context=context, labels=labels)
+    for remark in data.remarks if isinstance(data, DataSet) else ():
+        announce(f"{data.name}: {remark}")
     facts = facts_of(data, settings.train.batch_size)
     pair = build_pair(settings, facts, seed=settings.train.seed)
     plan = _plan(settings, facts, data)

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from elbowroom.data.cells import Notation, as_numbers, looks_like_a_number
+from elbowroom.data.cells import as_numbers
 from elbowroom.data.loading import load_data
+from elbowroom.data.notation import Notation, looks_like_a_number
 from elbowroom.errors import ElbowroomError
 
 pl = pytest.importorskip("polars")
@@ -33,7 +34,7 @@ NAN = float("nan")
         (pd.Series(["3", "1,5"], dtype="category"), [3, 1.5]),
         (pd.Series(["yes", "no", None], dtype=object), [1, 0, NAN]),
         (pd.Series(["1.5", "12", None], dtype="string"), [1.5, 12, NAN]),
-        (pd.Series([1.5, "2,5", None], dtype=object), [1.5, 2.5, NAN]),
+        (pd.Series([2, "2,5", None], dtype=object), [2, 2.5, NAN]),
         (pd.Series([b"1.5", b"2"], dtype=object), [1.5, 2]),
         (pl.Series([1, None]), [1, NAN]),
         (pl.Series([True, None]), [1, NAN]),
@@ -65,7 +66,9 @@ DAYS = [datetime.date(2020, 1, 1), datetime.date(2020, 1, 4)]
     ids=["pandas", "zoned", "objects", "dates", "datetimes"],
 )
 def test_dates_are_refused_and_days_are_read(frame: Any) -> None:
-    with pytest.raises(ElbowroomError, match="Column 'day' of the data frame holds dates or times, such as 2020-01-01") as caught:
+    with pytest.raises(
+        ElbowroomError, match="Column 'day' of the data frame holds dates or times, such as 2020-01-01"
+    ) as caught:
         load_data(frame)
     assert caught.value.remedy == (
         "Write the number of days (or seconds) since a fixed date in their place, or drop the column."

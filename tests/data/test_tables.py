@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from elbowroom.data.csv_files import read_table
 from elbowroom.data.loading import load_data
 from elbowroom.data.support import Support
-from elbowroom.data.csv_files import read_table
 from elbowroom.data.tables import frame_material
 from elbowroom.errors import ElbowroomError
 from elbowroom.running.build import load_configured

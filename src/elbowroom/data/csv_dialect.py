@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from elbowroom.data.cells import MISSING, looks_like_a_number
+from elbowroom.data.notation import MISSING, looks_like_a_number
 
 __all__ = ["SEPARATORS", "Dialect", "find_dialect", "split"]
 
@@ -59,11 +59,12 @@ def find_dialect(head: Sequence[str], *, separator: str | None, preferred: str, 
     """
     lines = list(head[:_SAMPLE])
     if separator is None:
-        candidates = [mark for mark in SEPARATORS.values() if mark not in (" ", decimal)]
+        quoted = any('"' in line for line in lines)  # where the decimal mark may separate as well
+        candidates = [mark for mark in SEPARATORS.values() if mark != " " and (quoted or mark != decimal)]
         scores = {mark: _score(lines, mark) for mark in candidates}
         separator = max(candidates, key=lambda mark: (*scores[mark], mark == preferred))
         if scores[separator] == _NOTHING:
-            separator = " " if _score(lines, " ") >= (1.0, 0.5) else preferred if preferred != decimal else ";"
+            separator = " " if _columns_of_spaces(lines) else preferred if preferred != decimal else ";"
     rows = split(lines, separator)
     first = tuple(rows[0])
     width = Counter(len(row) for row in rows[-max(1, len(rows) - 1) :]).most_common(1)[0][0]
@@ -84,6 +85,13 @@ def _score(lines: list[str], separator: str) -> tuple[float, float]:
         return _NOTHING
     cells = [cell for row in (rows[1:] or rows) for cell in row]
     return count / len(rows), sum(map(looks_like_a_number, cells)) / max(1, len(cells))
+
+
+def _columns_of_spaces(lines: list[str]) -> bool:
+    """Whether spaces divide all lines alike; the header may lack the name of row numbers, as R writes it."""
+    first, *rest = lines
+    shorter = len(rest) > 0 and len(first.split()) == len(rest[0].split()) - 1
+    return _score(rest if shorter else lines, " ") >= (1.0, 0.5)
 
 
 def _is_header(rows: list[list[str]]) -> bool:

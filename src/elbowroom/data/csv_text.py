@@ -24,17 +24,18 @@ __all__ = ["TextFile", "is_blank", "open_text"]
 _CHUNK = 1 << 24
 _HEAD = 1 << 18
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_UNPICKLED = ("a pickled Python object, and elbowroom never unpickles", "Save it as CSV: frame.to_csv(…, index=False).")
 #: how files of other kinds begin, what they are, and what to do with them
 _KINDS = (
     (b"PAR1", "a Parquet file", "Rename it to {stem}.parquet."),
     (b"\x93NUMPY", "an array of numpy", "Rename it to {stem}.npy."),
-    (b"ARROW1", "an Arrow (Feather) file", "Save it as CSV or Parquet: pandas.read_feather(path).to_csv(…, index=False)."),
+    (b"ARROW1", "an Arrow (Feather) file", "Save it as Parquet: polars.read_ipc(path).write_parquet(…)."),
     (b"\xd0\xcf\x11\xe0", "an Excel workbook (.xls)", "Open it and save the sheet as CSV."),
     (b"%PDF", "a PDF document", "Give the table itself, as CSV."),
-    (b"SQLite format 3", "an SQLite database", "Save the table as CSV: pandas.read_sql(…).to_csv(…, index=False)."),
-    (b"\x80\x04", "a pickled Python object, and elbowroom never unpickles", "Save it as CSV: frame.to_csv(…, index=False)."),
-    (b"\x80\x05", "a pickled Python object, and elbowroom never unpickles", "Save it as CSV: frame.to_csv(…, index=False)."),
-)  # fmt: skip
+    (b"SQLite format 3", "an SQLite database", "Save a table of it: pandas.read_sql(…).to_csv(…, index=False)."),
+    (b"\x80\x04", *_UNPICKLED),
+    (b"\x80\x05", *_UNPICKLED),
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class TextFile:
         content: the same table as plain UTF-8, where the file is not plain; None where it is.
         head: its first lines, without comments and blank lines.
         comment: the last comment before the first line of the table, without ``#``; "" for none.
-        remarks: what was noticed, and what was done about it.
+        comments: how many lines begin with ``#``.
         quotes: how many double quotes there are.
         commas: whether there is a comma anywhere.
         scattered: whether comments or blank lines stand between the lines of the table.
@@ -58,7 +59,7 @@ class TextFile:
     content: bytes | None
     head: tuple[str, ...]
     comment: str
-    remarks: tuple[str, ...]
+    comments: int
     quotes: int
     commas: bool
     scattered: bool
@@ -81,6 +82,13 @@ class TextFile:
             start, lines.start = lines.start, 0
             if cells or keep_blank:
                 yield start, cells or [""]
+
+    def count(self, mark: str) -> int:
+        """How often a character occurs."""
+        if self.content is not None:
+            return self.content.count(mark.encode())
+        with _stream(self.path) as file:
+            return sum(piece.count(mark.encode()) for piece in iter(lambda: file.read(_CHUNK), b""))
 
     def line_after(self, line: int) -> int:
         """The next line, counted from 1, that is neither blank nor a comment."""
@@ -130,7 +138,7 @@ def open_text(path: Path) -> TextFile:
         start = file.read(_HEAD)
     _refuse_other_kinds(path, start)
     found = _Survey()
-    encoding, remarks = _marked_encoding(start), []
+    encoding = _marked_encoding(start)
     if encoding in ("utf-8", "utf-8-sig"):
         with _stream(path) as file:
             while piece := file.read(_CHUNK):
@@ -143,8 +151,6 @@ def open_text(path: Path) -> TextFile:
         if found.foreign:
             encoding = "cp1252"
     if encoding not in ("utf-8", "utf-8-sig"):
-        spoken = {"cp1252": "Latin-1 (Windows-1252)"}.get(encoding, "UTF-16")
-        remarks.append(f"the text is {spoken}, not UTF-8")
         text = _decoded(_raw(path), encoding)
         found = _Survey()
         found.add(text.encode())
@@ -154,17 +160,16 @@ def open_text(path: Path) -> TextFile:
     lines = re.split("\r\n|\r|\n", sample)[: None if len(start) < _HEAD else -1]
     head = tuple(line for line in lines if not is_blank(line))
     if not head:
-        raise ElbowroomError(f"{path.name} holds no table: every line is blank or begins with #.", "Write the data to it.")
+        raise ElbowroomError(
+            f"{path.name} holds no table: every line is blank or begins with #.", "Write the data to it."
+        )
     before = lines[: next(at for at, line in enumerate(lines) if not is_blank(line))]
     comments = [line.strip()[1:].strip() for line in before if line.strip().startswith("#")]
     scattered = False
     if content is not None:
         content, scattered = _made_plain(content, found)
-    if found.comments:
-        noun, verb = ("line", "is") if found.comments == 1 else ("lines", "are")
-        remarks.append(f"{found.comments:,} {noun} beginning with # {verb} passed over")
     return TextFile(
-        path, encoding, content, head, comments[-1] if comments else "", tuple(remarks), found.quotes, found.comma,
+        path, encoding, content, head, comments[-1] if comments else "", found.comments, found.quotes, found.comma,
         scattered,
     )  # fmt: skip
 
@@ -183,7 +188,11 @@ class _Survey:
             self.nul_line = self.lines + piece.count(b"\n", 0, piece.index(b"\0")) + 1
         self.lines += piece.count(b"\n")
         self.comments += lined.count(b"\n#")
-        self.blank = self.blank or self.comments > 0 or any(mark in lined for mark in (b"\n\n", b"\n\r\n", b"\n ", b"\nsep=", b'\n"sep='))
+        self.blank = (
+            self.blank
+            or self.comments > 0
+            or any(mark in lined for mark in (b"\n\n", b"\n\r\n", b"\n ", b"\nsep=", b'\n"sep='))
+        )
         if b"\r" in piece:
             self.lone_cr = self.lone_cr or piece.count(b"\r") > piece.count(b"\r\n")
         self.quotes += piece.count(b'"')
@@ -216,7 +225,7 @@ def _raw(path: Path) -> bytes:
         return file.read()
 
 
-def _stream(path: Path) -> IO[bytes]:
+def _stream(path: Path) -> IO[bytes] | gzip.GzipFile:
     return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
 
 

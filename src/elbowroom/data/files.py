@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from elbowroom.data.cells import Notation
 from elbowroom.data.csv_files import is_table, read_table
 from elbowroom.data.images import image_folder
+from elbowroom.data.notation import Notation
 from elbowroom.data.sources import BUILT_IN
 from elbowroom.data.storage import InMemory, Material, MemoryMapped, as_classes, as_tensor, check_shape
 from elbowroom.data.tables import frame_material
@@ -77,9 +77,7 @@ def load_file(
         frame = read.without_index((*(context or ()), labels))
         if not labels_required and labels not in frame.columns:
             labels = None
-        return frame_material(
-            frame, path.name, context=context, labels=labels, levels=levels, notation=read.notation
-        )
+        return frame_material(frame, path.name, context=context, labels=labels, levels=levels, notation=read.notation)
     return _npz(path) if suffix == ".npz" else _npy(path)
 
 

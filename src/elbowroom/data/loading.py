@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from elbowroom.data.arrays import array_material, dataset_material
 from elbowroom.data.binarization import Binarization, fixed_bits
 from elbowroom.data.builtin import load_built_in
-from elbowroom.data.cells import Notation
 from elbowroom.data.covariates import aligned, class_numbers, context_from_labels, finite_context
 from elbowroom.data.csv_files import notation_of
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.files import load_file
+from elbowroom.data.notation import Notation
 from elbowroom.data.sentinels import numbers_among, suspected, with_missing_values
 from elbowroom.data.sources import BUILT_IN
 from elbowroom.data.splits import make_splits
@@ -57,8 +57,8 @@ def load_data(
     """Load data of any kind as a data set with a support, splits and batches.
 
     Args:
-        source: a built-in name; a path (.npy, .npz, .csv, .tsv, .txt, .parquet, a folder of images); an array or tensor of
-            shape (n, \\*event); a sparse matrix of scipy, made dense; a data frame; a torch ``Dataset``,
+        source: a built-in name; a path (.npy, .npz, .csv, .tsv, .txt, .parquet, a folder of images); an array or tensor
+            of shape (n, \\*event); a sparse matrix of scipy, made dense; a data frame; a torch ``Dataset``,
             ``IterableDataset`` or ``DataLoader``.
         binarization: none, static, dynamic or threshold; for grey values.
         support: binary, unit-interval, bytes, counts, categories, reals; or auto, the narrowest that the values fit.
@@ -79,7 +79,7 @@ def load_data(
             they become NaN.
         separator: what separates the cells of a table of text: comma, semicolon, tab, bar, space, or auto.
         decimal: its decimal mark: point, comma, or auto.
-        announce: told in a sentence what is downloaded.
+        announce: told in sentences what is downloaded, and how a table was understood.
     Returns:
         A :class:`DataSet`; a :class:`StreamSet` for a stream. Every value of an array is checked here, of a
         memory-mapped one too, in one sequential pass; a ``Dataset`` or a stream is sampled here, and its other rows are
@@ -126,6 +126,10 @@ def load_data(
 
     marks = numbers_among(missing_values)
     material = with_missing_values(material, marks) if marks else material
+    material = replace(material, remarks=(*material.remarks, *suspected(material)))
+    if announce is not None:
+        for remark in material.remarks:
+            announce(f"{material.name}: {remark}")
     found = survey(material.storage)
     masked = material.masked or (missing == "mask" and material.storage.dtype.is_floating_point)
     check_finite(found, material.name, missing_allowed=masked)
@@ -157,7 +161,7 @@ def load_data(
         classes=material.classes,
         ids=material.ids,
         id_name=material.id_name,
-        remarks=(*material.remarks, *suspected(material)),
+        remarks=material.remarks,
     )
     return replace(data, fill=data.moments()[0]) if masked and view.native is Support.REALS else data
 

@@ -61,7 +61,9 @@ def with_missing_values(material: Material, values: Sequence[float]) -> Material
         rows = rows.to(torch.float64 if rows.dtype in (torch.int32, torch.int64) else torch.float32)
     marked = torch.isin(rows, torch.tensor(values, dtype=rows.dtype, device=rows.device))
     count = int(marked.sum())
-    remark = f"{count:,} value{'s' if count != 1 else ''} of {_listed(values)} count{'s' if count == 1 else ''} as missing"
+    remark = (
+        f"{count:,} value{'s' if count != 1 else ''} of {_listed(values)} count{'s' if count == 1 else ''} as missing"
+    )
     if count:
         storage = InMemory(rows.masked_fill(marked, torch.nan))
     return replace(material, storage=storage, remarks=(*material.remarks, remark))

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from elbowroom.data.cells import Notation, as_numbers
+from elbowroom.data.cells import as_numbers
 from elbowroom.data.covariates import match_levels
+from elbowroom.data.notation import Notation
 from elbowroom.data.storage import InMemory, Material, as_classes, as_tensor, check_shape
 from elbowroom.errors import ElbowroomError, did_you_mean
 

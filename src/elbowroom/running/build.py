@@ -76,7 +76,7 @@ def load_configured(data: DataConfig, source: Any = None, **arrays: Any) -> Data
     Args:
         data: the section.
         source: data from Python; by default the data that ``data.name`` names.
-        arrays: ``context``, ``labels`` from Python.
+        arrays: ``context``, ``labels`` from Python, and ``announce``, as in :func:`load_data`.
     """
     settings: dict[str, Any] = {
         "binarization": data.binarization,

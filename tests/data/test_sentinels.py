@@ -32,8 +32,8 @@ def remarks(values: list[float]) -> tuple[str, ...]:
 def test_suspected(value: int) -> None:
     values = [30.0 + 0.1 * at for at in range(20)] + [value] * 3
     assert remarks(values) == (
-        f"column 'age' holds {value} in 3 of 23 rows, far from its other values (30 to 31.9): if it marks a missing value, "
-        f"pass --data.missing-values={value} --data.missing mask",
+        f"column 'age' holds {value} in 3 of 23 rows, far from its other values (30 to 31.9): if it marks a "
+        f"missing value, pass --data.missing-values={value} --data.missing mask",
     )
 
 

@@ -190,24 +190,25 @@ def _note(notation: Notation, column: str, decimal: str, groups: str, percent: b
         notation.note(f"{MARK_NAMES[decimal]} are decimal", column)
 
 
-def tidy(cells: Any) -> Any:
-    """A polars column of text without spaces around the cells, null where a cell marks a missing value."""
-    cells = cells.str.strip_chars()
-    return cells.set(cells.is_in(MISSING).fill_null(False), None)
+def tidy(table: Any) -> Any:
+    """A polars series or frame whose text has no spaces around it, and null where a cell marks a missing value."""
+    import polars as pl
+
+    if isinstance(table, pl.Series):
+        return tidy(table.to_frame()).to_series()
+    cells = pl.col(pl.String).str.strip_chars()
+    return table.with_columns(pl.when(~cells.is_in(MISSING)).then(cells))
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
 
 
-def read_plain(cells: Any, column: str, notation: Notation) -> Any:
+def read_plain(cells: Any, column: str, notation: Notation, evidence: Evidence) -> Any:
     """A tidy column of text as a polars column of numbers, if every cell is a number and none is unclear; else None."""
-    some = cells.drop_nulls().head(_SAMPLE)
-    if not len(some) or not all(map(looks_like_a_number, some.unique().to_list()[:20])):
+    decimal = decimal_mark(evidence, notation)
+    if decimal is None or not cells.count():
         return None
     bare, percent = without_percent(cells)
-    decimal = decimal_mark(find_evidence(bare), notation)
-    if decimal is None:
-        return None
     numbers, groups = parsed(bare, decimal)
     if numbers.null_count() > cells.null_count():
         return None

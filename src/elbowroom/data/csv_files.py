@@ -17,7 +17,14 @@ from elbowroom.data.cells import read_plain, tidy
 from elbowroom.data.csv_dialect import SEPARATORS, Dialect, find_dialect, split
 from elbowroom.data.csv_lines import Lines, distinct, header_is_a_line, read_by_line, refuse_short_lines
 from elbowroom.data.csv_text import TextFile, open_text
-from elbowroom.data.notation import MISSING, Notation, looks_like_a_number, read_decimals
+from elbowroom.data.notation import (
+    MISSING,
+    Notation,
+    common_mark,
+    find_evidence,
+    looks_like_a_number,
+    without_percent,
+)
 from elbowroom.errors import ElbowroomError, did_you_mean
 
 __all__ = ["DECIMALS", "Table", "is_table", "notation_of", "read_table"]
@@ -131,16 +138,14 @@ def _read_text(path: Path, separator: str | None, notation: Notation) -> Table:
     frame = _without_empty_end(frame, dialect, notation)
     notation.separator = dialect.separator
     notation.where = Lines(file, dialect).of
-    texts = {column: tidy(frame[column]) for column, dtype in frame.schema.items() if str(dtype) == "String"}
-    if any(dtype.is_float() for dtype in frame.schema.values()):
-        notation.found = "."
-    elif notation.decimal is None:
-        notation.found = read_decimals([cells for cells in texts.values() if _numeric(cells)])
+    frame = tidy(frame)
+    texts = {cells.name: cells for cells in frame if str(cells.dtype) == "String" and _numeric(cells)}
+    evidence = {column: find_evidence(without_percent(cells)[0]) for column, cells in texts.items()}
+    point = any(dtype.is_float() for dtype in frame.schema.values())
+    notation.found = "." if point else common_mark(evidence.values())
     _say_how_it_is_written(dialect, preferred, notation)
-    for column, cells in texts.items():
-        numbers = read_plain(cells, column, notation)
-        texts[column] = cells if numbers is None else numbers
-    frame = frame.with_columns([cells.alias(column) for column, cells in texts.items()])
+    numbers = [read_plain(cells, column, notation, evidence[column]) for column, cells in texts.items()]
+    frame = frame.with_columns([cells for cells in numbers if cells is not None])
     _say_what_is_odd(dialect, frame, notation)
     return Table(frame, notation, _saved_index(frame) if dialect.header else (), dialect.header is not None)
 
@@ -203,7 +208,7 @@ def _without_empty_end(frame: Any, dialect: Dialect, notation: Notation) -> Any:
 
 
 def _numeric(cells: Any) -> bool:
-    some = cells.drop_nulls().head(20).to_list()
+    some = [cell for cell in cells.head(100).to_list() if cell is not None] or cells.drop_nulls().head(100).to_list()
     return bool(some) and sum(map(looks_like_a_number, some)) * 2 >= len(some)
 
 

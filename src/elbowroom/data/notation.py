@@ -7,7 +7,7 @@ column first and in the file after that.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,11 +16,11 @@ __all__ = [
     "MISSING",
     "Evidence",
     "Notation",
+    "common_mark",
     "decimal_mark",
     "find_evidence",
     "looks_like_a_number",
     "parsed",
-    "read_decimals",
     "without_percent",
 ]
 
@@ -122,18 +122,29 @@ _COMMA, _POINT = _certain(",", "."), _certain(".", ",")
 _UNCLEAR = f"{_SIGN}[1-9][0-9]{{0,2}}[.,][0-9]{{3}}$"
 
 
+def _sample(cells: Any) -> list[str]:
+    return [cell for cell in cells.head(_SAMPLE).to_list() if cell is not None]
+
+
+def _occurs(cells: Any, mark: str) -> bool:
+    """Whether a mark is in any cell; a sample is searched before the whole."""
+    if any(mark in cell for cell in _sample(cells)):
+        return True
+    return len(cells) > _SAMPLE and bool(cells.str.contains(mark, literal=True).any())
+
+
 def _first(cells: Any, pattern: str) -> str | None:
     """The first cell that fits; a sample is searched before the whole."""
-    for some in (cells.head(_SAMPLE), cells):
-        fits = some.filter(some.str.contains(pattern).fill_null(False))
-        if len(fits):
-            return str(fits[0])
-    return None
+    found = next((cell for cell in _sample(cells) if re.match(pattern, cell)), None)
+    if found is None and len(cells) > _SAMPLE:
+        fits = cells.filter(cells.str.contains(pattern).fill_null(False))
+        found = str(fits[0]) if len(fits) else None
+    return found
 
 
 def find_evidence(cells: Any) -> Evidence:
-    has = {mark: bool(cells.str.contains(mark, literal=True).any()) for mark in ",."}
-    if not any(has.values()):
+    """What the cells of a column, without percent signs, say about the decimal mark."""
+    if not _occurs(cells, ",") and not _occurs(cells, "."):
         return Evidence(None, None, ())
     # a comma can be decimal for certain in a cell without one: 1.234.567
     comma, point = _first(cells, _COMMA), _first(cells, _POINT)
@@ -157,34 +168,31 @@ def decimal_mark(evidence: Evidence, notation: Notation) -> str | None:
     return ("," if comma else ".") if comma == semicolons else None
 
 
-def read_decimals(columns: list[Any]) -> str | None:
-    """The decimal mark that the columns of a file, tidy text, leave no doubt of; None if they say nothing or both."""
-    found = set()
-    for cells in columns:
-        evidence = find_evidence(without_percent(cells)[0])
-        found |= {mark for mark, cell in ((",", evidence.comma), (".", evidence.point)) if cell}
+def common_mark(columns: Iterable[Evidence]) -> str | None:
+    """The decimal mark that the columns of a file leave no doubt of; None if they say nothing or both."""
+    found = {mark for each in columns for mark, cell in ((",", each.comma), (".", each.point)) if cell}
     return found.pop() if len(found) == 1 else None
 
 
 def without_percent(cells: Any) -> tuple[Any, bool]:
     """The cells without percent signs, where more than half have one; a printed minus becomes a hyphen."""
-    if cells.str.contains("−", literal=True).any():
+    if _occurs(cells, "−"):
         cells = cells.str.replace("−", "-", literal=True)
-    signs = int(cells.str.ends_with("%").sum() or 0)
-    if not signs or 2 * signs <= cells.count():
+    if not _occurs(cells, "%"):
         return cells, False
-    without = cells.str.strip_suffix("%").str.strip_chars()
-    return without.set(~cells.str.ends_with("%").fill_null(True), "no percent sign"), True
+    signed = cells.str.ends_with("%").fill_null(True)
+    if 2 * (int(signed.sum()) - cells.null_count()) <= cells.count():
+        return cells, False
+    return cells.str.strip_suffix("%").str.strip_chars().set(~signed, "no percent sign"), True
 
 
 def parsed(cells: Any, decimal: str) -> tuple[Any, str]:
     """Numbers, null where a cell is none; and the marks that group thousands."""
     import polars as pl
 
-    if decimal == ",":
-        simple = None if cells.str.contains(".", literal=True).any() else cells.str.replace(",", ".", literal=True)
-    else:
-        simple = cells
+    simple = cells if decimal == "." else None
+    if decimal == "," and not _occurs(cells, "."):
+        simple = cells.str.replace(",", ".", literal=True)
     if simple is not None:
         numbers = simple.cast(pl.Float64, strict=False)
         if numbers.null_count() == cells.null_count():

@@ -186,6 +186,15 @@ READ = {
         "a\n1,5\n3,5\n", [[1.5], [3.5]], ("commas are decimal",), columns=("a",), options={"decimal": "comma"}
     ),
     "gzip": Read(gzip.compress(text(ROWS).encode()), ROWS, name="x.csv.gz"),
+    "whole-numbers-of-more-than-64-bits": Read(
+        "a,b\n123456789012345678901234567890,1\n2,3\n", [[1.2345678901234568e29, 1], [2, 3]]
+    ),
+    "excel-errors-are-no-comments": Read("a,b\n#N/A,2\n1,3\n", [[NAN, 2], [1, 3]], ("'#N/A' marks",), options=MASKED),
+    "points-that-group": Read(
+        "a,b\n1.234.567,1\n2.345.678,2\n", [[1234567, 1], [2345678, 2]], ("points group thousands (column 'a')",)
+    ),
+    "true-false-in-text-mode": Read("a;b\n1,5;True\n3,5;False\n", [[1.5, 1], [3.5, 0]], ("commas are decimal",)),
+    "years-beside-a-name": Read("1990,1991,x\n1.5,2.5,1\n", [[1.5, 2.5, 1]], columns=("1990", "1991", "x")),
     "large-whole-numbers": Read('a,b\n"9007199254740993",1\n"5",2\n', [[9007199254740993, 1], [5, 2]]),
 }
 
@@ -407,7 +416,7 @@ REFUSED = {
     "short-line": Refused(
         "a,b\n1,2\n3\n5,6\n",
         "Line 3 of x.csv has 1 cell, but the header names 2 columns",
-        "Give every line as many cells",
+        "Give it as many cells",
         swap("3\n", "3,4\n"),
     ),
     "short-line-with-quotes": Refused(
@@ -441,6 +450,27 @@ REFUSED = {
         instead("a;b\n1,5;2,5\n2,5;3,5\n"),
         rows=[[1.5, 2.5], [2.5, 3.5]],
     ),
+    "indian-groups": Refused(
+        'a,b\n1.5,"1,23,456"\n2,5\n', "'1,23,456' is not a number", "Correct", swap("1,23,456", "123,456")
+    ),
+    "a-footnote": Refused(
+        "a,b\n1,2\n3,4\n\nSource: me\n", "Line 5 of x.csv has 1 cell", "or take it out", swap("Source: me\n", "")
+    ),
+    "a-row-of-totals": Refused(
+        "a,b\n1,2\n3,4\nTotal,6\n", "'Total' is not a number", "take its row out", swap("Total,6\n", "")
+    ),
+    "unclosed-quote-above-much": Refused(
+        'a,b\n1,2\n"3,4\n' + "5,6\n" * 40_000, "Line 3 of x.csv opens a quote", "Close it", swap('"3', '"3"')
+    ),
+    "torn-gzip": Refused(
+        gzip.compress(text(ROWS).encode())[:-9],
+        "cannot be read as a table",
+        "Check that it is whole",
+        lambda content: gzip.compress(text(ROWS).encode()),
+        name="x.csv.gz",
+        rename="x.csv.gz",
+    ),
+    "another-ending": Refused(text(ROWS), "x.dat is not of a kind", "rename it to .csv if it is text", name="x.dat"),
     "unclosed-quote": Refused(
         'a,b\n1,2\n3,"4\n5,6\n',
         r'Line 3 of x.csv opens a quote \("\) that is never closed',

@@ -26,7 +26,7 @@ from elbowroom.data.notation import (
 )
 from elbowroom.errors import ElbowroomError
 
-__all__ = ["as_numbers", "read_plain", "tidy"]
+__all__ = ["as_numbers", "read_plain", "read_truths", "tidy"]
 
 # beside those of any column; in a column of classes they may be names
 _MORE_MISSING = (
@@ -48,7 +48,6 @@ _MORE_MISSING = (
 )
 _TRUTHS = ({"yes": 1.0, "no": 0.0}, {"true": 1.0, "false": 0.0}, {"y": 1.0, "n": 0.0}, {"t": 1.0, "f": 0.0})
 _DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[./-]\d{1,2}[./-]\d{2,4}|\d{1,2}:\d{2}")
-_SAMPLE = 1_000  # cells that are looked at before all of them are
 
 
 # --- a column of any kind ----------------------------------------------------------------------------------------
@@ -77,6 +76,8 @@ def as_numbers(series: Any, column: str, name: str, notation: Notation | None = 
     pl = sys.modules.get("polars")
     if pl is not None and isinstance(series, pl.Series) and series.dtype in (pl.String, pl.Categorical, pl.Enum):
         return _from_text(tidy(series.cast(pl.String)), column, name, notation)
+    if pl is not None and isinstance(series, pl.Series) and str(series.dtype) in ("Int128", "UInt128"):
+        series = series.cast(pl.Float64)  # numpy has no such type
     values = np.asarray(series.to_numpy())
     if values.dtype.kind in "biuf":
         return values
@@ -150,13 +151,22 @@ def _and(words: list[str]) -> str:
 
 def _truths(cells: Any) -> dict[str, float] | None:
     """What each word means, where all cells are yes and no, or true and false."""
-    some = {cell.lower() for cell in cells.drop_nulls().head(_SAMPLE).unique().to_list()}
+    some = {cell.lower() for cell in cells.head(100).to_list() if cell is not None}
     for words in _TRUTHS:
-        if some and some <= set(words):
+        if some <= set(words):
             found = set(cells.drop_nulls().str.to_lowercase().unique().to_list())
-            if found <= set(words) and (len(found) == 2 or len(min(words)) > 1):
+            if found and found <= set(words) and (len(found) == 2 or len(min(words)) > 1):
                 return words
     return None
+
+
+def read_truths(cells: Any) -> Any:
+    """A tidy column of text that holds nothing but true and false as a polars column of truths; else None.
+
+    Polars does the same where it infers the types of columns; yes and no stay text, which may name classes.
+    """
+    words = _truths(cells)
+    return cells.str.to_lowercase() == "true" if words is not None and "true" in words else None
 
 
 def _numbers(cells: Any, column: str, name: str, notation: Notation) -> Any:
@@ -248,7 +258,7 @@ def _no_number(
 ) -> ElbowroomError:
     """The message about a cell that is no number, or about a column of text."""
     flag = _labels_flag(column)
-    if share < 0.5:
+    if share < 0.5 and not looks_like_a_number(cell):
         if _DATE.match(cell):
             return _dates(column, name, f"'{cell}'")
         return ElbowroomError(
@@ -266,5 +276,5 @@ def _no_number(
     otherwise = f"{mark if brief else ''}; if the column holds class labels, pass {flag}"
     return ElbowroomError(
         f"{_place(row, column, name, notation)}: '{shown}'{why or ' is not a number'}.",
-        f"Correct that cell{'' if why else otherwise}.",
+        f"Correct that cell, or take its row out{'' if why else otherwise}.",
     )

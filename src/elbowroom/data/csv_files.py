@@ -6,6 +6,7 @@ bytes ──csv_text──▶ plain text ──csv_dialect──▶ separator, h
 from __future__ import annotations
 
 import re
+import zlib
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from elbowroom.data.cells import read_plain, tidy
+from elbowroom.data.cells import read_plain, read_truths, tidy
 from elbowroom.data.csv_dialect import SEPARATORS, Dialect, find_dialect, split
 from elbowroom.data.csv_lines import Lines, distinct, header_is_a_line, read_by_line, refuse_short_lines
 from elbowroom.data.csv_text import TextFile, open_text
@@ -116,7 +117,7 @@ def read_table(path: Path, *, separator: str = "auto", notation: Notation | None
         if _kind(path) == ".parquet":
             return Table(pl.read_parquet(path), notation)
         return _read_text(path, SEPARATORS.get(separator), notation)
-    except (pl.exceptions.PolarsError, OSError) as fault:
+    except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error) as fault:
         raise ElbowroomError(
             f"{path} cannot be read as a table ({str(fault).splitlines()[0]}).",
             "Check that it is whole: a line per row, the same number of columns in each.",
@@ -139,13 +140,18 @@ def _read_text(path: Path, separator: str | None, notation: Notation) -> Table:
     notation.separator = dialect.separator
     notation.where = Lines(file, dialect).of
     frame = tidy(frame)
-    texts = {cells.name: cells for cells in frame if str(cells.dtype) == "String" and _numeric(cells)}
+    words = [cells for cells in frame if str(cells.dtype) == "String"]
+    texts = {cells.name: cells for cells in words if _numeric(cells)}
     evidence = {column: find_evidence(without_percent(cells)[0]) for column, cells in texts.items()}
     point = any(dtype.is_float() for dtype in frame.schema.values())
     notation.found = "." if point else common_mark(evidence.values())
-    _say_how_it_is_written(dialect, preferred, notation)
+    commas = notation.decimal == "," or (
+        notation.found == "," and any("," in (each.comma or "") for each in evidence.values())
+    )
+    _say_how_it_is_written(dialect, preferred, notation, commas=commas)
     numbers = [read_plain(cells, column, notation, evidence[column]) for column, cells in texts.items()]
-    frame = frame.with_columns([cells for cells in numbers if cells is not None])
+    truths = [read_truths(cells) for cells in words if cells.name not in texts]
+    frame = frame.with_columns([cells for cells in (*numbers, *truths) if cells is not None])
     _say_what_is_odd(dialect, frame, notation)
     return Table(frame, notation, _saved_index(frame) if dialect.header else (), dialect.header is not None)
 
@@ -171,10 +177,7 @@ def _frame(file: TextFile, dialect: Dialect, *, as_text: bool) -> Any:
     by_line = dialect.separator == " " or (file.scattered and file.quotes > 0) or spaced_quotes or file.quotes % 2
     if by_line or len(dialect.first) != dialect.width:
         return read_by_line(file, dialect)
-    content = file.content
-    if content is not None and file.scattered:
-        blank = rb"^ *(?:#[^\n]*)?\n" if dialect.width > 1 else rb"^ *#[^\n]*\n"
-        content = re.sub(blank, b"", content, flags=re.MULTILINE)
+    content = file.gathered(keep_blank=dialect.width == 1)
     try:
         frame = pl.read_csv(
             file.path if content is None else content,
@@ -216,7 +219,7 @@ def _say_what_is_left_out(file: TextFile, dialect: Dialect, notation: Notation) 
     if file.encoding not in ("utf-8", "utf-8-sig"):
         notation.note(f"the text is {'Latin-1 (Windows-1252)' if file.encoding == 'cp1252' else 'UTF-16'}, not UTF-8")
     comments = file.comments - (dialect.header is not None and not header_is_a_line(dialect))
-    blank = len(re.findall(rb"^ *\n", file.content or b"", flags=re.MULTILINE)) if dialect.width > 1 else 0
+    blank = file.blank_lines() if dialect.width > 1 else 0
     for count, what in ((comments, "beginning with # "), (blank, "")):
         if count:
             kind = "" if what else "blank "
@@ -225,13 +228,13 @@ def _say_what_is_left_out(file: TextFile, dialect: Dialect, notation: Notation) 
             )
 
 
-def _say_how_it_is_written(dialect: Dialect, preferred: str, notation: Notation) -> None:
+def _say_how_it_is_written(dialect: Dialect, preferred: str, notation: Notation, *, commas: bool) -> None:
     separated = (
         ""
         if dialect.separator == preferred or dialect.width == 1
         else f"{_SPOKEN[dialect.separator]} separate the cells"
     )
-    decimal = "commas are decimal" if (notation.decimal or notation.found) == "," else ""
+    decimal = "commas are decimal" if commas else ""
     said = f"{separated}, and {decimal}" if separated and decimal else separated or decimal
     if said:
         notation.note(said)
@@ -251,7 +254,7 @@ def _say_what_is_odd(dialect: Dialect, frame: Any, notation: Notation) -> None:
         notation.note("the names of the columns are those behind #")
         return
     numbers = [cell for cell in dialect.first if cell not in MISSING and looks_like_a_number(cell)]
-    if numbers and len(numbers) < len(dialect.first) - (not dialect.first[0]):
+    if numbers and not _years(numbers) and len(numbers) < len(dialect.first) - (not dialect.first[0]):
         notation.note(
             f"the first line ({first}) is read as names of columns, though {numbers[0]} is a number; if it is data, "
             "put a line of names above it"
@@ -261,6 +264,12 @@ def _say_what_is_odd(dialect: Dialect, frame: Any, notation: Notation) -> None:
         notation.note(
             f"several columns are called '{twice[0]}'; the later ones become '{twice[0]}_duplicated_0' and so on"
         )
+
+
+def _years(cells: list[str]) -> bool:
+    """Whether they are years, or count up by one."""
+    whole = [int(cell) for cell in cells if cell.isdecimal()]
+    return len(whole) == len(cells) and (_steps(cells) or all(1000 <= number < 3000 for number in whole))
 
 
 def _steps(cells: list[str]) -> bool:

@@ -76,7 +76,7 @@ def _ragged(
     others = (
         f"the header names {width} column{'s' if width != 1 else ''}" if names else f"other lines have {width} columns"
     )
-    remedy = "Give every line as many cells as there are columns, in quotes where one holds the separator"
+    remedy = "Give it as many cells as there are columns, in quotes where one holds the separator, or take it out"
     if dialect.separator == "," and names is not None and numbers and found == 2 * width and len(widths) == 1:
         if width == 1:
             remedy = "If the commas are decimal, pass --data.decimal comma; otherwise name every column in the header"
@@ -111,7 +111,7 @@ def _refuse_quotes(file: TextFile, dialect: Dialect, fault: csv.Error) -> NoRetu
             pass
     except csv.Error:
         line = file.line_after(line)
-    if "unexpected end of data" in str(fault):
+    if any(words in str(fault) for words in ("unexpected end of data", "field larger")):
         raise ElbowroomError(
             f'Line {line:,} of {file.path.name} opens a quote (") that is never closed.',
             "Close it, or take it out.",

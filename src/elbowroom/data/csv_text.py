@@ -83,6 +83,17 @@ class TextFile:
             if cells or keep_blank:
                 yield start, cells or [""]
 
+    def gathered(self, *, keep_blank: bool) -> bytes | None:
+        """The content without the comments between its lines, and without blank lines unless they are kept."""
+        if self.content is None or not self.scattered:
+            return self.content
+        content = _COMMENT_LINES.sub(b"", self.content)
+        return content if keep_blank else _BLANK_LINES.sub(b"", content)
+
+    def blank_lines(self) -> int:
+        """How many blank lines stand between the lines of the table."""
+        return len(_BLANK_LINES.findall(self.content)) if self.content is not None else 0
+
     def count(self, mark: str) -> int:
         """How often a character occurs."""
         if self.content is not None:
@@ -115,17 +126,20 @@ class _Numbered:
                 self.start = 0
 
 
+_COMMENT = "#(?!(?:N/A|DIV/0!|VALUE!|REF!|NAME\\?|NUM!|NULL!))"  # the others are what Excel writes in place of a number
+_BLANK = re.compile(f' *(?:{_COMMENT}.*|"?sep=.?"?)?[\r\n]*', re.DOTALL)  # the last is Excel's own first line
+_COMMENT_LINES = re.compile(f"^ *{_COMMENT}[^\n]*\n".encode(), re.MULTILINE)
+_BLANK_LINES = re.compile(rb"^ *\n", re.MULTILINE)
+
+
 def is_blank(line: str) -> bool:
-    """Whether a line is a comment or holds nothing; tabs alone are empty cells.
+    r"""Whether a line is a comment or holds nothing; tabs alone are empty cells.
 
     Example:
-        >>> [is_blank(line) for line in ("", "  ", "# made by hand", "\t\t", "1,2")]
-        [True, True, True, False, False]
+        >>> [is_blank(line) for line in ("", "  ", "# made by hand", "\t\t", "1,2", "#N/A,3")]
+        [True, True, True, False, False, False]
     """
-    return not line.strip(" \r\n") or line.lstrip(" ").startswith("#") or _EXCEL.fullmatch(line.strip()) is not None
-
-
-_EXCEL = re.compile(r'"?sep=.?"?')  # Excel's own first line
+    return _BLANK.fullmatch(line) is not None
 
 
 def open_text(path: Path) -> TextFile:
@@ -187,7 +201,8 @@ class _Survey:
         if not self.nul_line and b"\0" in piece:
             self.nul_line = self.lines + piece.count(b"\n", 0, piece.index(b"\0")) + 1
         self.lines += piece.count(b"\n")
-        self.comments += lined.count(b"\n#")
+        if b"\n#" in lined:
+            self.comments += len(_COMMENT_LINES.findall(piece if piece.endswith(b"\n") else piece + b"\n"))
         self.blank = (
             self.blank
             or self.comments > 0

@@ -68,7 +68,7 @@ def load_file(
     if not table and suffix not in (".npy", ".npz"):
         raise ElbowroomError(
             f"{path} is not of a kind that elbowroom reads: {', '.join(KINDS)}, or a folder of images.",
-            "Save a table as CSV, and an array with numpy.save.",
+            "Save a table as CSV, or rename it to .csv if it is text; save an array with numpy.save.",
         )
     if path.stat().st_size == 0:
         raise ElbowroomError(f"{path} is empty (0 bytes).", "Write the data to it again.")

@@ -515,6 +515,7 @@ REFUSED = {
     "sqlite": Refused(
         database(), "x.csv is an SQLite database", "pandas.read_sql(…).to_csv(…, index=False)", from_database
     ),
+    "picture": Refused(b"\x89PNG\r\n\x1a\n\0", "x.csv is a picture", "Give the folder", SAVED),
     "html": Refused("<!DOCTYPE html>\n<html>", "x.csv is an HTML or XML page", "Download the data", SAVED),
     "pickle": Refused(
         pickle.dumps(FRAME, protocol=5),

@@ -84,7 +84,7 @@ def test_masks_follow_the_values_that_are_named() -> None:
     data = load_data(x, missing_values=[-999, "-1"], missing="mask", test=0)
     assert data.take("train", torch.arange(3)).mask.tolist() == [[True, False], [True, True], [True, True]]
     with pytest.raises(ElbowroomError, match="1 NaN") as caught:
-        load_data(x, missing_values=[-999])
+        load_data(x, missing_values=-999)
     assert "--data.missing mask" in caught.value.remedy
 
 

@@ -31,6 +31,8 @@ _KINDS = (
     (b"\x93NUMPY", "an array of numpy", "Rename it to {stem}.npy."),
     (b"ARROW1", "an Arrow (Feather) file", "Save it as Parquet: polars.read_ipc(path).write_parquet(…)."),
     (b"\xd0\xcf\x11\xe0", "an Excel workbook (.xls)", "Open it and save the sheet as CSV."),
+    (b"\x89PNG", "a picture", "Give the folder that holds the pictures."),
+    (b"\xff\xd8\xff", "a picture", "Give the folder that holds the pictures."),
     (b"%PDF", "a PDF document", "Give the table itself, as CSV."),
     (b"SQLite format 3", "an SQLite database", "Save a table of it: pandas.read_sql(…).to_csv(…, index=False)."),
     (b"\x80\x04", *_UNPICKLED),

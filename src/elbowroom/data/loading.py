@@ -18,7 +18,7 @@ from elbowroom.data.csv_files import notation_of
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.files import load_file
 from elbowroom.data.notation import Notation
-from elbowroom.data.sentinels import numbers_among, suspected, with_missing_values
+from elbowroom.data.sentinels import as_marks, numbers_among, suspected, with_missing_values
 from elbowroom.data.sources import BUILT_IN
 from elbowroom.data.splits import make_splits
 from elbowroom.data.storage import InMemory, Material, check_shape, scan
@@ -49,7 +49,7 @@ def load_data(
     min_rows: int = 2,
     labels_required: bool = True,
     levels: Mapping[str, Sequence[str]] | None = None,
-    missing_values: Sequence[Any] = (),
+    missing_values: Any = (),
     separator: str = "auto",
     decimal: str = "auto",
     announce: Announce | None = None,
@@ -75,8 +75,8 @@ def load_data(
         labels_required: whether a missing column ``labels`` is an error.
         levels: the names of one-hot covariates as in training, by column (``labels`` where these are the context); a
             class that is not among them is refused. Found from the data unless given.
-        missing_values: what stands for a missing value in x, such as -999: numbers, and text in the cells of a table;
-            they become NaN.
+        missing_values: what stands for a missing value in x, such as -999; numbers, and text in the cells of a
+            table; one or several. They become NaN.
         separator: what separates the cells of a table of text: comma, semicolon, tab, bar, space, or auto.
         decimal: its decimal mark: point, comma, or auto.
         announce: told in sentences what is downloaded, and how a table was understood.
@@ -103,7 +103,7 @@ def load_data(
                 "A stream was given together with context or labels, but a stream has no row numbers for them.",
                 "Give arrays or a map-style Dataset.",
             )
-        if missing_values:
+        if as_marks(missing_values):
             raise ElbowroomError(
                 "A stream was given together with missing_values, which are replaced only where rows lie in memory.",
                 "Let the stream yield NaN in their place.",
@@ -112,7 +112,8 @@ def load_data(
 
     columns = list(context) if _is_names(context) else None
     column = labels if isinstance(labels, str) else None
-    notation = notation_of(decimal, missing_values)
+    marks = as_marks(missing_values)
+    notation = notation_of(decimal, marks)
     material = _material(source, columns, column, labels_required, levels, separator, notation, announce)
     total = len(material.storage)
     check_shape((total, *material.storage.event_shape), material.name, min_rows=min_rows)
@@ -124,8 +125,8 @@ def load_data(
     elif context is not None and columns is None:
         material = replace(material, context=aligned(context, total, "context").reshape(total, -1))
 
-    marks = numbers_among(missing_values)
-    material = with_missing_values(material, marks) if marks else material
+    missing_numbers = numbers_among(marks)
+    material = with_missing_values(material, missing_numbers) if missing_numbers else material
     material = replace(material, remarks=(*material.remarks, *suspected(material)))
     if announce is not None:
         for remark in material.remarks:

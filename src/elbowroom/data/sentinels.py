@@ -12,14 +12,24 @@ import torch
 from elbowroom.data.storage import InMemory, Material
 from elbowroom.errors import ElbowroomError
 
-__all__ = ["numbers_among", "suspected", "with_missing_values"]
+__all__ = ["as_marks", "numbers_among", "suspected", "with_missing_values"]
 
 _SUSPECTS = (-1, -9, -99, -999, -9999, -99999, -999999, 999, 9999, 99999, 999999)
 _FAR = 10  # of −1 and −9: how far they lie from the rest at least
 
 
+def as_marks(given: object) -> tuple[object, ...]:
+    """Marks of missing values, of which one may be given as it is.
+
+    Example:
+        >>> as_marks(-999), as_marks(["unknown", -999])
+        ((-999,), ('unknown', -999))
+    """
+    return tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
+
+
 def numbers_among(marks: Iterable[object]) -> tuple[float, ...]:
-    """The marks of missing values that are numbers; others are text that stands in cells of tables.
+    """Those marks of missing values that are numbers; others are text that stands in cells of tables.
 
     Example:
         >>> numbers_among(["-999", "unknown", 9999])

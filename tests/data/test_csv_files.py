@@ -118,6 +118,9 @@ READ = {
         [[1.5, 0.12], [3.5, 0.075], [2.0, 1.0]],
         ("percent signs are taken off, 12% is 0.12 (column 'b')",),
     ),
+    "percent-and-gaps": Read(
+        "a,b\n1.5,12%\n3.5,None\n", [[1.5, 0.12], [3.5, NAN]], ("percent signs are taken off",), options=MASKED
+    ),
     "thousands": Read(
         'a,b\n1.5,"1,234.5"\n3.5,"12"\n2,"1,234"\n',
         [[1.5, 1234.5], [3.5, 12], [2, 1234]],
@@ -244,8 +247,9 @@ def test_an_index_is_kept_where_it_is_asked_for(tmp_path: Path) -> None:
     assert data.remarks == ()
 
 
-def test_numbers_under_an_index_name_that_are_no_index_stay(tmp_path: Path) -> None:
-    (tmp_path / "x.csv").write_text(",a\n0.5,1.5\n1.5,2.5\n")
+@pytest.mark.parametrize("first", ["0.5", "2"], ids=["fractions", "twice"])
+def test_numbers_under_an_index_name_that_are_no_index_stay(tmp_path: Path, first: str) -> None:
+    (tmp_path / "x.csv").write_text(f",a\n{first},1.5\n2,2.5\n")
     assert load(tmp_path / "x.csv").event_shape == (2,)
 
 

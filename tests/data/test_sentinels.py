@@ -88,6 +88,12 @@ def test_masks_follow_the_values_that_are_named() -> None:
     assert "--data.missing mask" in caught.value.remedy
 
 
+def test_whole_numbers_keep_their_digits_beside_the_gaps() -> None:
+    x = np.array([[16_777_217, 1], [-999, 2]])
+    data = load_data(x, missing_values=-999, missing="mask", test=0)
+    assert int(data.storage.gather(torch.tensor([0]))[0, 0]) == 16_777_217
+
+
 def test_text_marks_in_a_table(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("a,b\n1,unknown\n2,3\n4,n.d.\n")
     data = load_data(tmp_path / "x.csv", missing_values=["unknown", "n.d."], missing="mask", test=0)

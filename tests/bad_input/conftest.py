@@ -62,7 +62,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "empty.npy").touch()
     (folder / "truncated.npy").write_bytes((folder / "grey.npy").read_bytes()[:200])
     (folder / "text.npy").write_text("these are no numbers")
-    (folder / "notes.txt").write_text("hello")
+    (folder / "notes.doc").write_text("hello")
     np.savez(folder / "two.npz", a=grey, b=grey)
     np.savez(folder / "labels.npz", x=grey, labels=np.zeros(7))
     (folder / "words.csv").write_text("age,town\n" + "3,Ulm\n4,Bonn\n" * 20)

@@ -83,7 +83,7 @@ CASES = [
     case("empty-file", tr("{bad}/empty.npy"), "empty.npy", "0 bytes"),
     case("truncated-file", tr("{bad}/truncated.npy"), "truncated.npy", "truncated", "numpy.save"),
     case("text-for-numbers", tr("{bad}/text.npy"), "text.npy", "numpy"),
-    case("wrong-kind", tr("{bad}/notes.txt"), "notes.txt", ".npy"),
+    case("wrong-kind", tr("{bad}/notes.doc"), "notes.doc", ".npy"),
     case("pickled", tr("{bad}/pickled.npy"), "pickled", "never unpickles"),
     case("complex", tr("{bad}/complex.npy"), "complex numbers"),
     case("two-arrays", tr("{bad}/two.npz"), "a, b", "x"),

@@ -51,14 +51,14 @@ def data_show(
     from elbowroom.showing.figures.style import write
 
     target = checked_target(out or Path(f"{Path(source).stem}.png"))
-    loaded = load_configured(data.model_copy(update={"name": source}))
+    loaded = load_configured(data.model_copy(update={"name": source}), announce=remark)
     assert isinstance(loaded, DataSet)  # only Python can give a stream
     described = showing.describe(loaded)
     path = write(showing.picture(loaded), target)
     if as_json:
         print_json(described | {"picture": str(path)})
     else:
-        terminal.print_facts(described)
+        terminal.print_facts({fact: value for fact, value in described.items() if fact != "remarks"})
         wrote(path)
 
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["impute"]
 
-_TABLES = (".csv", ".tsv", ".parquet")
-
 
 def impute(
     run: RunPath,
@@ -71,6 +69,7 @@ def impute(
     """
     import torch
 
+    from elbowroom.data.csv_files import is_table
     from elbowroom.running.impute import impute as filled_in
     from elbowroom.showing import gallery, plots, terminal
 
@@ -79,7 +78,7 @@ def impute(
     target = checked_target(out or run / "imputed.npz", folder=run, suffix=".npz")
     source = None if data is None else Path(data).expanduser()
     # a table is written only if its missing values are real, not hidden for a test
-    table = source is not None and hide is None and source.suffix.lower() in _TABLES and source.is_file()
+    table = source is not None and hide is None and is_table(source) and source.is_file()
     beside = target.with_suffix(".csv") if table else None
     if beside is not None and source is not None and beside.exists() and beside.samefile(source):
         raise ElbowroomError(
@@ -176,20 +175,24 @@ def _is_the_table(found: Imputed, run: Run) -> bool:
 
 def _write_table(source: Path, target: Path, found: Imputed, run: Run) -> Path:
     """Writes the table with its missing cells filled in and all others unchanged, as many rows as were used."""
-    from elbowroom.data.tables import read_table
+    from elbowroom.data.cells import as_numbers
+    from elbowroom.data.csv_files import notation_of, read_table
     from elbowroom.running.checkpoints import write_text_atomically
 
-    frame = read_table(source)[: len(found.x)]
     own = run.config.data
     aside = {*(own.context if isinstance(own.context, tuple) else ()), own.labels}
+    read = read_table(source, separator=own.separator, notation=notation_of(own.decimal, own.missing_values))
+    frame = read.without_index(aside)[: len(found.x)]
     columns = [name for name in frame.columns if name not in aside]
     completed, observed = found.completed.double().numpy(), found.mask.numpy()
     for place, name in enumerate(columns):
         if not observed[:, place].all():
-            text = frame[name].cast(str).to_list()  # observed cells keep their text, unrounded
+            series = frame[name]
+            if not series.dtype.is_numeric():
+                series = type(series)(name, as_numbers(series, name, source.name, read.notation))
+            text = series.cast(str).to_list()  # observed cells keep their text, unrounded
             filled = [f"{value:.6g}" for value in completed[:, place].tolist()]
             cells = [old if seen else new for old, new, seen in zip(text, filled, observed[:, place], strict=True)]
             frame = frame.with_columns(type(frame[name])(name, cells))
-    header = list(frame.columns) != [f"column_{at + 1}" for at in range(len(frame.columns))]
-    write_text_atomically(target, frame.write_csv(include_header=header))
+    write_text_atomically(target, frame.write_csv(include_header=read.has_header))
     return target

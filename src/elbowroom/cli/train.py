@@ -53,7 +53,7 @@ def train(
     ----------
     source
         A recipe (`elbowroom recipes list`), a recipe file (.toml), a built-in data set (`elbowroom data list`), or a
-        path to your own data: .npy, .npz, .csv, .parquet, a folder of images.
+        path to your own data: .npy, .npz, .csv, .tsv, .txt, .parquet, a folder of images.
     config
         A recipe file whose keys override those of SOURCE.
     out

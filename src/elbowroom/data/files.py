@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from elbowroom.data.csv_files import is_table, read_table
 from elbowroom.data.images import image_folder
+from elbowroom.data.notation import Notation
 from elbowroom.data.sources import BUILT_IN
 from elbowroom.data.storage import InMemory, Material, MemoryMapped, as_classes, as_tensor, check_shape
-from elbowroom.data.tables import frame_material, read_table
+from elbowroom.data.tables import frame_material
 from elbowroom.errors import ElbowroomError, did_you_mean
 
 __all__ = ["KINDS", "load_file"]
 
-KINDS = (".npy", ".npz", ".csv", ".tsv", ".parquet")
+KINDS = (".npy", ".npz", ".csv", ".tsv", ".txt", ".csv.gz", ".parquet")
 
 
 def load_file(
@@ -27,6 +29,8 @@ def load_file(
     labels: str | None = None,
     labels_required: bool = True,
     levels: Mapping[str, Sequence[str]] | None = None,
+    separator: str = "auto",
+    notation: Notation | None = None,
 ) -> Material:
     """Read the file or folder at a path.
 
@@ -36,6 +40,8 @@ def load_file(
         labels: of a table, the column of class labels.
         labels_required: whether it is a fault that there is no such column.
         levels: of a table, the known values of text columns in the context.
+        separator: of a table of text, what separates its cells; "auto" finds it.
+        notation: of a table of text, how its numbers are written.
     Raises:
         ElbowroomError: missing, empty, truncated, of another kind, pickled, or not numbers.
     """
@@ -46,7 +52,7 @@ def load_file(
             f"'{path}' is neither a built-in data set nor a file (of {kinds}) nor a folder of images.", remedy
         )
     suffix = path.suffix.lower()
-    table = suffix in (".csv", ".tsv", ".parquet")
+    table = is_table(path)
     if context is not None and not table:
         raise ElbowroomError(
             f"Context columns {', '.join(context)} were asked for, but {path} is not a table.",
@@ -59,18 +65,19 @@ def load_file(
         )
     if path.is_dir():
         return image_folder(path)
-    if suffix not in KINDS:
+    if not table and suffix not in (".npy", ".npz"):
         raise ElbowroomError(
             f"{path} is not of a kind that elbowroom reads: {', '.join(KINDS)}, or a folder of images.",
-            "Convert it, for instance with numpy.save.",
+            "Save a table as CSV, or rename it to .csv if it is text; save an array with numpy.save.",
         )
     if path.stat().st_size == 0:
         raise ElbowroomError(f"{path} is empty (0 bytes).", "Write the data to it again.")
     if table:
-        frame = read_table(path)
+        read = read_table(path, separator=separator, notation=notation)
+        frame = read.without_index((*(context or ()), labels))
         if not labels_required and labels not in frame.columns:
             labels = None
-        return frame_material(frame, path.name, context=context, labels=labels, levels=levels)
+        return frame_material(frame, path.name, context=context, labels=labels, levels=levels, notation=read.notation)
     return _npz(path) if suffix == ".npz" else _npy(path)
 
 

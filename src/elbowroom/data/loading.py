@@ -14,8 +14,11 @@ from elbowroom.data.arrays import array_material, dataset_material
 from elbowroom.data.binarization import Binarization, fixed_bits
 from elbowroom.data.builtin import load_built_in
 from elbowroom.data.covariates import aligned, class_numbers, context_from_labels, finite_context
+from elbowroom.data.csv_files import notation_of
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.files import load_file
+from elbowroom.data.notation import Notation
+from elbowroom.data.sentinels import as_marks, numbers_among, suspected, with_missing_values
 from elbowroom.data.sources import BUILT_IN
 from elbowroom.data.splits import make_splits
 from elbowroom.data.storage import InMemory, Material, check_shape, scan
@@ -46,13 +49,16 @@ def load_data(
     min_rows: int = 2,
     labels_required: bool = True,
     levels: Mapping[str, Sequence[str]] | None = None,
+    missing_values: Any = (),
+    separator: str = "auto",
+    decimal: str = "auto",
     announce: Announce | None = None,
 ) -> DataSet | StreamSet:
     """Load data of any kind as a data set with a support, splits and batches.
 
     Args:
-        source: a built-in name; a path (.npy, .npz, .csv, .tsv, .parquet, a folder of images); an array or tensor of
-            shape (n, \\*event); a sparse matrix of scipy, made dense; a data frame; a torch ``Dataset``,
+        source: a built-in name; a path (.npy, .npz, .csv, .tsv, .txt, .parquet, a folder of images); an array or tensor
+            of shape (n, \\*event); a sparse matrix of scipy, made dense; a data frame; a torch ``Dataset``,
             ``IterableDataset`` or ``DataLoader``.
         binarization: none, static, dynamic or threshold; for grey values.
         support: binary, unit-interval, bytes, counts, categories, reals; or auto, the narrowest that the values fit.
@@ -69,7 +75,11 @@ def load_data(
         labels_required: whether a missing column ``labels`` is an error.
         levels: the names of one-hot covariates as in training, by column (``labels`` where these are the context); a
             class that is not among them is refused. Found from the data unless given.
-        announce: told in a sentence what is downloaded.
+        missing_values: what stands for a missing value in x, such as -999; numbers, and text in the cells of a
+            table; one or several. They become NaN.
+        separator: what separates the cells of a table of text: comma, semicolon, tab, bar, space, or auto.
+        decimal: its decimal mark: point, comma, or auto.
+        announce: told in sentences what is downloaded, and how a table was understood.
     Returns:
         A :class:`DataSet`; a :class:`StreamSet` for a stream. Every value of an array is checked here, of a
         memory-mapped one too, in one sequential pass; a ``Dataset`` or a stream is sampled here, and its other rows are
@@ -93,11 +103,18 @@ def load_data(
                 "A stream was given together with context or labels, but a stream has no row numbers for them.",
                 "Give arrays or a map-style Dataset.",
             )
+        if as_marks(missing_values):
+            raise ElbowroomError(
+                "A stream was given together with missing_values, which are replaced only where rows lie in memory.",
+                "Let the stream yield NaN in their place.",
+            )
         return _stream(source, how, wanted, missing == "mask", num_categories, seed)
 
     columns = list(context) if _is_names(context) else None
     column = labels if isinstance(labels, str) else None
-    material = _material(source, columns, column, labels_required, levels, announce)
+    marks = as_marks(missing_values)
+    notation = notation_of(decimal, marks)
+    material = _material(source, columns, column, labels_required, levels, separator, notation, announce)
     total = len(material.storage)
     check_shape((total, *material.storage.event_shape), material.name, min_rows=min_rows)
     if labels is not None and column is None:
@@ -108,6 +125,12 @@ def load_data(
     elif context is not None and columns is None:
         material = replace(material, context=aligned(context, total, "context").reshape(total, -1))
 
+    missing_numbers = numbers_among(marks)
+    material = with_missing_values(material, missing_numbers) if missing_numbers else material
+    material = replace(material, remarks=(*material.remarks, *suspected(material)))
+    if announce is not None:
+        for remark in material.remarks:
+            announce(f"{material.name}: {remark}")
     found = survey(material.storage)
     masked = material.masked or (missing == "mask" and material.storage.dtype.is_floating_point)
     check_finite(found, material.name, missing_allowed=masked)
@@ -139,6 +162,7 @@ def load_data(
         classes=material.classes,
         ids=material.ids,
         id_name=material.id_name,
+        remarks=material.remarks,
     )
     return replace(data, fill=data.moments()[0]) if masked and view.native is Support.REALS else data
 
@@ -162,6 +186,8 @@ def _material(
     labels: str | None,
     labels_required: bool,
     levels: Mapping[str, Sequence[str]] | None,
+    separator: str,
+    notation: Notation,
     announce: Announce | None,
 ) -> Material:
     """Rows, labels and context from any source."""
@@ -169,10 +195,20 @@ def _material(
     if frame:
         if not labels_required and labels not in source.columns:
             labels = None
-        return frame_material(source, "the data frame", context=columns, labels=labels, levels=levels)
+        return frame_material(
+            source, "the data frame", context=columns, labels=labels, levels=levels, notation=notation
+        )
     if isinstance(source, (str, Path)) and not (isinstance(source, str) and source in BUILT_IN):
         path = Path(source).expanduser()
-        return load_file(path, context=columns, labels=labels, labels_required=labels_required, levels=levels)
+        return load_file(
+            path,
+            context=columns,
+            labels=labels,
+            labels_required=labels_required,
+            levels=levels,
+            separator=separator,
+            notation=notation,
+        )
     if columns is not None or (labels is not None and labels_required):
         raise ElbowroomError(
             f"Columns {', '.join([*(columns or []), *([labels] if labels else [])])} were asked for, but the data are "

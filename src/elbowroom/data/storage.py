@@ -331,3 +331,4 @@ class Material:
     columns: tuple[str, ...] | None = None  #: of a table, the names of the elements of x, in their order
     ids: tuple[str, ...] | None = None  #: what identifies each row, where the user named such a column
     id_name: str | None = None  #: the name of that column
+    remarks: tuple[str, ...] = ()  #: what was noticed while it was read, in sentences

@@ -1,9 +1,8 @@
-"""Tables: CSV and Parquet through polars, and any data frame whose columns have ``to_numpy``."""
+"""Tables in memory: any data frame whose columns have ``to_numpy``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,49 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from elbowroom.data.cells import as_numbers
 from elbowroom.data.covariates import match_levels
+from elbowroom.data.notation import Notation
 from elbowroom.data.storage import InMemory, Material, as_classes, as_tensor, check_shape
 from elbowroom.errors import ElbowroomError, did_you_mean
 
-__all__ = ["frame_material", "read_table"]
-
-_MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "?"]
-
-
-def read_table(path: Path) -> Any:
-    """A CSV, TSV or Parquet file as a polars data frame; a first line that is not numbers is a header."""
-    try:
-        import polars as pl
-    except ModuleNotFoundError as fault:
-        raise ElbowroomError(
-            f"{path} is a table, and polars, which reads tables, is not installed.",
-            "Install it: pip install 'elbowroom[tables]'.",
-        ) from fault
-    try:
-        if path.suffix.lower() == ".parquet":
-            return pl.read_parquet(path)
-        separator = "\t" if path.suffix.lower() == ".tsv" else ","
-        first = pl.read_csv(path, separator=separator, has_header=False, n_rows=1, infer_schema=False)
-        return pl.read_csv(
-            path,
-            separator=separator,
-            has_header=not all(_is_number(cell) for cell in first.row(0)),
-            infer_schema_length=None,
-            null_values=_MISSING,
-        )
-    except (pl.exceptions.PolarsError, OSError) as fault:
-        raise ElbowroomError(
-            f"{path} cannot be read as a table ({str(fault).splitlines()[0]}).",
-            "Check that it is whole: a line per row, the same number of columns in each.",
-        ) from fault
-
-
-def _is_number(cell: object) -> bool:
-    try:
-        float(str(cell))
-    except ValueError:
-        return cell is None or str(cell) in _MISSING
-    return True
+__all__ = ["frame_material"]
 
 
 def frame_material(
@@ -64,6 +27,7 @@ def frame_material(
     context: list[str] | None = None,
     labels: str | None = None,
     levels: Mapping[str, Sequence[str]] | None = None,
+    notation: Notation | None = None,
 ) -> Material:
     """The columns of a data frame, some of them set aside as covariates or as labels.
 
@@ -73,9 +37,11 @@ def frame_material(
         context: columns that become the context; a column of text becomes one covariate for each of its values.
         labels: the column of class labels, whole numbers or text; either are numbered in sorted order.
         levels: the values that a text column of the context is known to take, where a trained model fixes them.
+        notation: how numbers in columns of text are written; its remarks become those of the result.
     Raises:
         ElbowroomError: a column that is not numbers or does not exist, or none left over.
     """
+    notation = notation or Notation()
     columns = [str(column) for column in frame.columns]
     check_shape((len(frame), len(columns)), name)
     series = dict(zip(columns, (frame[column] for column in frame.columns), strict=True))
@@ -95,12 +61,13 @@ def frame_material(
     }
     return Material(
         name=name,
-        storage=InMemory(_stack([_numbers(series[column], column, name) for column in kept])),
+        storage=InMemory(_stack([as_numbers(series[column], column, name, notation) for column in kept])),
         context=_stack([values for values, _ in covariates.values()]) if covariates else None,
         columns=tuple(kept),
         labels=classes,
         classes=class_names,
         levels={column: names for column, (_, names) in covariates.items() if names is not None},
+        remarks=notation.remarks(),  # after the columns, in whose reading they arise
     )
 
 
@@ -122,26 +89,9 @@ def _covariate(
     """A column of the context: numbers as they are, text as 0 and 1 for each of its values."""
     values = np.asarray(series.to_numpy())
     if values.dtype.kind != "U" and not any(isinstance(value, str) for value in values.tolist()):
-        return _numbers(series, column, name), None
+        return as_numbers(series, column, name), None
     numbers, names = as_classes(values, f"Column '{column}' of {name}")
     assert names is not None, "text has names"
     if known is not None:
         numbers, names = match_levels(numbers, names, known, f"Column '{column}' of {name}"), tuple(known)
     return one_hot(numbers, len(names)).numpy(), names
-
-
-def _numbers(series: Any, column: str, name: str) -> npt.NDArray[Any]:
-    values = np.asarray(series.to_numpy())
-    if values.dtype.kind in "biuf":
-        return values
-    example = next((value for value in values.tolist() if isinstance(value, str)), None)
-    if values.dtype == object and example is None:
-        try:
-            return np.array([np.nan if str(value) in ("None", "<NA>") else float(value) for value in values])
-        except (TypeError, ValueError):
-            example = values[0]
-    held = f"such as '{example}'" if isinstance(example, str) else f"of type {values.dtype}"
-    raise ElbowroomError(
-        f"Column '{column}' of {name} holds values {held}, but a column of x holds numbers.",
-        f"If they are class labels, pass --data.labels {column}; otherwise drop the column, or encode it as numbers.",
-    )

@@ -76,7 +76,7 @@ def load_configured(data: DataConfig, source: Any = None, **arrays: Any) -> Data
     Args:
         data: the section.
         source: data from Python; by default the data that ``data.name`` names.
-        arrays: ``context``, ``labels`` from Python.
+        arrays: ``context``, ``labels`` from Python, and ``announce``, as in :func:`load_data`.
     """
     settings: dict[str, Any] = {
         "binarization": data.binarization,
@@ -85,6 +85,9 @@ def load_configured(data: DataConfig, source: Any = None, **arrays: Any) -> Data
         "test": data.test if data.test < 1 else int(data.test),
         "train": data.train,
         "missing": data.missing,
+        "missing_values": data.missing_values,
+        "separator": data.separator,
+        "decimal": data.decimal,
         "context": list(data.context) if isinstance(data.context, tuple) else data.context,
         "labels": data.labels,
         "num_categories": data.num_categories,

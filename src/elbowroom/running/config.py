@@ -54,6 +54,12 @@ def _split_commas(value: Any) -> Any:
     return value
 
 
+def _as_marks(value: Any) -> Any:
+    """Numbers and text that mark missing values, as text: ``--data.missing-values=-999,unknown``."""
+    several = value if isinstance(value, list | tuple) else [value]
+    return _split_commas([str(one) for one in several])
+
+
 def _switch(value: Any) -> Any:
     """true and false of TOML and of version 0.1.0, as "on" and "off"."""
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
@@ -68,13 +74,14 @@ def _share(value: float) -> float:
 Share = Annotated[float, Field(ge=0), AfterValidator(_share)]
 Widths = Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_split_commas)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
+Marks = Annotated[tuple[str, ...], BeforeValidator(_as_marks)]
 
 
 class DataConfig(Section):
     """The data, and how they are prepared for the model."""
 
     name: str = "digits"
-    """A built-in data set or a path: .npy, .npz, .csv, .parquet, a folder of images."""
+    """A built-in data set or a path: .npy, .npz, .csv, .tsv, .txt, .parquet, a folder of images."""
     binarization: Literal["none", "static", "dynamic", "threshold"] = "none"
     """How grey pixels become 0 or 1: drawn once (static), drawn again whenever an example is used (dynamic), or cut at
     one half (threshold)."""
@@ -94,6 +101,13 @@ class DataConfig(Section):
     """Column of a table with class labels, for colours in figures and for 'context = labels'."""
     missing: Literal["error", "mask"] = "error"
     """What NaN means: a mistake (error), or a missing value that is marginalised out (mask)."""
+    missing_values: Marks = ()
+    """What stands for a missing value in the data, such as -999, and becomes NaN: numbers, or text in the cells of a
+    table."""
+    separator: Literal["auto", "comma", "semicolon", "tab", "bar", "space"] = "auto"
+    """What separates the cells of a table of text; 'auto' finds it."""
+    decimal: Literal["auto", "point", "comma"] = "auto"
+    """The decimal mark of a table of text; 'auto' finds it."""
     seed: int = 0
     """Seed of the splits and of the binarisation, separate from the seed of the training."""
 

@@ -18,7 +18,7 @@ __all__ = ["describe", "picture", "value_range"]
 
 
 def describe(data: DataSet) -> dict[str, Any]:
-    """Shape, support, splits and provenance."""
+    """Shape, support, splits and provenance; and remarks on how the data were read, if there are any."""
     return {
         "name": data.name,
         "shape": list(data.event_shape),
@@ -29,6 +29,7 @@ def describe(data: DataSet) -> dict[str, Any]:
         "labels": 0 if data.labels is None else len(torch.unique(data.labels)),
         "source": data.source or None,
         "licence": data.licence or "unknown",
+        **({"remarks": list(data.remarks)} if data.remarks else {}),
         **{name: value for name, value in data.protocol().items() if name.startswith("sha256") and value},
     }
 

@@ -1,0 +1,609 @@
+"""Tables from files as people have them: what is read and said, what is refused, and that each remedy works."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import pickle
+import re
+import shlex
+import sqlite3
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from elbowroom.data.csv_files import is_table, read_table
+from elbowroom.data.dataset import DataSet
+from elbowroom.data.loading import load_data
+from elbowroom.errors import ElbowroomError
+
+pl = pytest.importorskip("polars")
+pd = pytest.importorskip("pandas")
+
+NAN = float("nan")
+ROWS = [[1.5, 2.5], [3.5, 1.5], [2.0, 1.0]]
+
+
+def load(path: Path, **options: Any) -> DataSet:
+    data = load_data(path, **{"test": 0, "min_rows": 1} | options)
+    assert isinstance(data, DataSet)
+    return data
+
+
+def rows_of(data: DataSet) -> Any:
+    return data.storage.gather(torch.arange(len(data))).double()
+
+
+# --- read, and said ----------------------------------------------------------------------------------------------
+
+
+class Read(NamedTuple):
+    """A file, the rows in it, and what is said about it."""
+
+    content: str | bytes
+    rows: list[list[float]]
+    remarks: tuple[str, ...] = ()
+    name: str = "x.csv"
+    options: dict[str, Any] = {}  # noqa: RUF012
+    columns: tuple[str, ...] = ("a", "b")
+
+
+def text(rows: list[list[float]], separator: str = ",", end: str = "\n", header: str = "a,b") -> str:
+    return end.join([header.replace(",", separator), *(separator.join(map(str, row)) for row in rows)]) + end
+
+
+MASKED = {"missing": "mask"}
+GAPS = [[1.5, 2.5], [3.5, NAN], [2.0, NAN]]
+SEMICOLONS = "semicolons separate the cells"
+
+READ = {
+    "plain": Read(text(ROWS), ROWS),
+    "semicolons": Read("a;b\n1,5;2,5\n3,5;1,5\n2,0;1,0\n", ROWS, (f"{SEMICOLONS}, and commas are decimal",)),
+    "semicolons-without-a-header": Read(
+        "1,5;2,5\n3,5;1,5\n2,0;1,0\n",
+        ROWS,
+        (f"{SEMICOLONS}, and commas are decimal",),
+        columns=("column_0", "column_1"),
+    ),
+    "semicolons-and-points": Read(text(ROWS, ";"), ROWS, (SEMICOLONS,)),
+    "tabs-in-csv": Read(text(ROWS, "\t"), ROWS, ("tabs separate the cells",)),
+    "tabs-and-decimal-commas": Read(
+        "a\tb\n1,5\t2,5\n3,5\t1,5\n2,0\t1,0\n", ROWS, ("commas are decimal",), name="x.tsv"
+    ),
+    "bars": Read(text(ROWS, "|"), ROWS, ("bars separate the cells",)),
+    "spaces-between": Read("a   b\n1.5  2.5\n3.5  1.5\n 2.0 1.0\n", ROWS, ("spaces separate the cells",), name="x.txt"),
+    "spaces-after-commas": Read("a, b\n1.5, 2.5\n3.5, 1.5\n2.0, 1.0\n", ROWS),
+    "spaces-around": Read(" a , b \n 1.5 , 2.5\n3.5 ,1.5\n 2.0 , 1.0 \n", ROWS),
+    "quoted": Read('"a","b"\n"1.5","2.5"\n"3.5","1.5"\n"2.0","1.0"\n', ROWS),
+    "quoted-after-spaces": Read('a, b\n"1.5", "2.5"\n"3.5", "1.5"\n"2.0", "1.0"\n', ROWS),
+    "quoted-decimal-commas": Read('a,b\n"1,5","2,5"\n"3,5","1,5"\n"2,0","1,0"\n', ROWS, ("commas are decimal",)),
+    "blank-lines": Read("\n\na,b\n1.5,2.5\n\n3.5,1.5\n   \n2.0,1.0\n\n\n", ROWS, ("2 blank lines are passed over",)),
+    "blank-lines-at-the-ends": Read("\n\na,b\n1.5,2.5\n3.5,1.5\n2.0,1.0\n\n\n", ROWS),
+    "carriage-returns": Read(text(ROWS, end="\r\n"), ROWS),
+    "old-macintosh": Read(text(ROWS, end="\r"), ROWS),
+    "mixed-line-ends": Read("a,b\r\n1.5,2.5\n3.5,1.5\r2.0,1.0\r\n", ROWS),
+    "no-last-line-end": Read(text(ROWS).rstrip(), ROWS),
+    "comments": Read(
+        '# made by "hand\na,b\n1.5,2.5\n#3,4\n3.5,1.5\n2.0,1.0\n', ROWS, ("2 lines beginning with # are passed over",)
+    ),
+    "comments-and-quotes": Read(
+        'a,b\n"1.5",2.5\n# it\'s\n\n"3.5",1.5\n2.0,1.0\n', ROWS, ("1 line beginning with # is passed over",)
+    ),
+    "savetxt": Read("# a b\n1.5 2.5\n3.5 1.5\n2.0 1.0\n", ROWS, ("the names of the columns are those behind #",)),
+    "byte-order-mark": Read(text(ROWS).encode("utf-8-sig"), ROWS),
+    "utf-16": Read(text(ROWS).encode("utf-16"), ROWS, ("the text is UTF-16",)),
+    "utf-16-unmarked": Read(text(ROWS).encode("utf-16-le"), ROWS, ("the text is UTF-16",)),
+    "latin-1": Read(
+        text(ROWS, header="größe,b").encode("latin-1"), ROWS, ("the text is Latin-1",), columns=("größe", "b")
+    ),
+    "utf-8": Read(text(ROWS, header="größe,b"), ROWS, columns=("größe", "b")),
+    "latin-1-with-comments": Read(
+        ("# größe\n" + text(ROWS)).encode("latin-1"), ROWS, ("the text is Latin-1", "1 line beginning with #")
+    ),
+    "excel-separator-line": Read("sep=;\na;b\n1,5;2,5\n3,5;1,5\n2;1\n", ROWS, ("commas are decimal",)),
+    "nulls": Read(
+        "a,b\n1.5,2.5\n3.5,None\n2.0,?\n", GAPS, ("'None' marks missing values (column 'b')",), options=MASKED
+    ),
+    "many-nulls": Read(
+        "a,b\n1.5,2.5\n3.5,#N/A\n2.0,-\n", GAPS, ("'#N/A' and '-' mark missing values (column 'b')",), options=MASKED
+    ),
+    "spaced-null": Read("a, b\n1.5, 2.5\n3.5, NA\n2.0, \n", GAPS, options=MASKED),
+    "percent": Read(
+        "a,b\n1.5,12%\n3.5,7.5 %\n2,100%\n",
+        [[1.5, 0.12], [3.5, 0.075], [2.0, 1.0]],
+        ("percent signs are taken off, 12% is 0.12 (column 'b')",),
+    ),
+    "percent-and-gaps": Read(
+        "a,b\n1.5,12%\n3.5,None\n", [[1.5, 0.12], [3.5, NAN]], ("percent signs are taken off",), options=MASKED
+    ),
+    "thousands": Read(
+        'a,b\n1.5,"1,234.5"\n3.5,"12"\n2,"1,234"\n',
+        [[1.5, 1234.5], [3.5, 12], [2, 1234]],
+        ("commas group thousands (column 'b')",),
+    ),
+    "thousands-beside-a-decimal-point": Read(
+        'a,b\n1.5,"1,234"\n3.5,"5,678"\n', [[1.5, 1234], [3.5, 5678]], ("commas group thousands (column 'b')",)
+    ),
+    "thousands-of-europe": Read(
+        "a;b\n1,5;1.234,5\n3,5;2.000\n",
+        [[1.5, 1234.5], [3.5, 2000]],
+        (f"{SEMICOLONS}, and commas are decimal", "points group thousands (column 'b')"),
+    ),
+    "thousands-by-another-column": Read(
+        "a;b\n1,5;1.234\n3,5;2.000\n", [[1.5, 1234], [3.5, 2000]], ("points group thousands (column 'b')",)
+    ),
+    "thousands-of-france": Read(
+        "a;b\n1,5;1 234,5\n3,5;2\u202f000\n", [[1.5, 1234.5], [3.5, 2000]], ("spaces group thousands (column 'b')",)
+    ),
+    "thousands-of-switzerland": Read(
+        "a,b\n1.5,1'234.5\n3.5,2’000\n", [[1.5, 1234.5], [3.5, 2000]], ("apostrophes group thousands (column 'b')",)
+    ),
+    "semicolons-speak-for-decimal-commas": Read(
+        "a;b\n1;1,234\n2;5,678\n", [[1, 1.234], [2, 5.678]], ("commas are decimal",)
+    ),
+    "printed-minus": Read("a,b\n−1.5,2.5\n3.5,−1\n", [[-1.5, 2.5], [3.5, -1]]),
+    "exponents": Read("a,b\n1e3,+2.5\n3.5,-1E-1\n", [[1000, 2.5], [3.5, -0.1]]),
+    "yes-no": Read(
+        "a,b\n1.5,yes\n3.5,No\n2,\n",
+        [[1.5, 1], [3.5, 0], [2, NAN]],
+        ("yes is 1 and no is 0 (column 'b')",),
+        options=MASKED,
+    ),
+    "true-false": Read("a,b\n1.5,TRUE\n3.5,FALSE\n", [[1.5, 1], [3.5, 0]]),
+    "true-false-and-gaps": Read(
+        "a,b\n1.5,True\n3.5,None\n", [[1.5, 1], [3.5, NAN]], ("true is 1 and false is 0",), options=MASKED
+    ),
+    "y-n": Read("a,b\n1.5,Y\n3.5,N\n", [[1.5, 1], [3.5, 0]], ("y is 1 and n is 0",)),
+    "saved-index": Read(
+        ",a,b\n0,1.5,2.5\n1,3.5,1.5\n2,2.0,1.0\n", ROWS, ("the first column, which has no name, is a saved index",)
+    ),
+    "unnamed-index": Read(
+        "Unnamed: 0,a,b\n7,1.5,2.5\n3,3.5,1.5\n9,2.0,1.0\n", ROWS, ("'Unnamed: 0', is a saved index and is set aside",)
+    ),
+    "saved-array": Read(",0,1\n0,1.5,2.5\n1,3.5,1.5\n2,2.0,1.0\n", ROWS, ("saved index",), columns=("0", "1")),
+    "index-of-r": Read(
+        '"a" "b"\n"1" 1.5 2.5\n"2" 3.5 1.5\n"3" 2.0 1.0\n'.replace('"', ""), ROWS, ("saved index",), name="x.txt"
+    ),
+    "index-of-r-quoted": Read('"","a","b"\n"1",1.5,2.5\n"2",3.5,1.5\n"3",2,1\n', ROWS, ("saved index",)),
+    "last-separators": Read("a,b,\n1.5,2.5,\n3.5,1.5,\n2.0,1.0,\n", ROWS, ("every line ends with a separator",)),
+    "last-separators-but-in-the-header": Read(
+        "a,b\n1.5,2.5,\n3.5,1.5,\n2.0,1.0,\n", ROWS, ("every line ends with a separator",)
+    ),
+    "years-as-header": Read(
+        "1990,1991,1992\n1.5,2.5,3\n3.5,1.5,4\n",
+        [[1990, 1991, 1992], [1.5, 2.5, 3], [3.5, 1.5, 4]],
+        ("the first line (1990, 1991, 1992) is read as data; if it names the columns, write names with letters",),
+        columns=("column_0", "column_1", "column_2"),
+    ),
+    "duplicates": Read(
+        text(ROWS, header="a,a"), ROWS, ("several columns are called 'a'",), columns=("a", "a_duplicated_0")
+    ),
+    "one-column": Read("a\n1.5\n3.5\n", [[1.5], [3.5]], columns=("a",)),
+    "one-column-with-a-gap": Read("a\n1.5\n\n3.5\n\n", [[1.5], [NAN], [3.5]], options=MASKED, columns=("a",)),
+    "one-column-decimal-commas": Read(
+        "a\n1,5\n3,5\n", [[1.5], [3.5]], ("commas are decimal",), columns=("a",), options={"decimal": "comma"}
+    ),
+    "gzip": Read(gzip.compress(text(ROWS).encode()), ROWS, name="x.csv.gz"),
+    "whole-numbers-of-more-than-64-bits": Read(
+        "a,b\n123456789012345678901234567890,1\n2,3\n", [[1.2345678901234568e29, 1], [2, 3]]
+    ),
+    "excel-errors-are-no-comments": Read("a,b\n#N/A,2\n1,3\n", [[NAN, 2], [1, 3]], ("'#N/A' marks",), options=MASKED),
+    "points-that-group": Read(
+        "a,b\n1.234.567,1\n2.345.678,2\n", [[1234567, 1], [2345678, 2]], ("points group thousands (column 'a')",)
+    ),
+    "true-false-in-text-mode": Read("a;b\n1,5;True\n3,5;False\n", [[1.5, 1], [3.5, 0]], ("commas are decimal",)),
+    "years-beside-a-name": Read("1990,1991,x\n1.5,2.5,1\n", [[1.5, 2.5, 1]], columns=("1990", "1991", "x")),
+    "large-whole-numbers": Read('a,b\n"9007199254740993",1\n"5",2\n', [[9007199254740993, 1], [5, 2]]),
+}
+
+
+@pytest.mark.parametrize("case", READ.values(), ids=READ)
+def test_read(tmp_path: Path, case: Read) -> None:
+    path = tmp_path / case.name
+    path.write_bytes(case.content.encode() if isinstance(case.content, str) else case.content)
+    data = load(path, **case.options)
+    torch.testing.assert_close(
+        rows_of(data), torch.tensor(case.rows, dtype=torch.float64), equal_nan=True, rtol=1e-15, atol=0
+    )
+    assert data.columns == case.columns
+    said = "\n".join(data.remarks)
+    for remark in case.remarks:
+        assert remark in said
+    if not case.remarks:
+        assert data.remarks == ()
+
+
+def test_a_plain_file_is_read_by_polars_from_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.csv").write_text('a,b,c\n1,2.5,x\n3,4,"y, z"\n')
+    read, given = pl.read_csv, []
+    monkeypatch.setattr(pl, "read_csv", lambda source, **options: given.append(source) or read(source, **options))
+    assert read_table(tmp_path / "x.csv").frame.rows() == [(1, 2.5, "x"), (3, 4.0, "y, z")]
+    assert given == [tmp_path / "x.csv"]
+
+
+def test_whole_numbers_keep_their_type(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("a;b\n1;0\n0;1\n")
+    assert load(tmp_path / "x.csv").storage.dtype == torch.int64
+    assert str(load(tmp_path / "x.csv").support) == "binary"
+
+
+@pytest.mark.parametrize("labels", ["yes", "1,5", "-", "None", " x"])
+def test_classes_keep_their_names(tmp_path: Path, labels: str) -> None:
+    """What is a truth, a number or a gap in x may be a name among classes."""
+    (tmp_path / "x.csv").write_text(f"a;kind\n1.5;{labels}\n2.5;no\n3.5;{labels}\n")
+    assert set(load(tmp_path / "x.csv", labels="kind").classes or ()) == {"no", labels.strip()}
+
+
+def test_an_index_is_kept_where_it_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("Unnamed: 0,a\n0,1.5\n1,2.5\n")
+    data = load(tmp_path / "x.csv", labels="Unnamed: 0")
+    assert data.labels is not None
+    assert data.labels.tolist() == [0, 1]
+    assert data.remarks == ()
+
+
+@pytest.mark.parametrize("first", ["0.5", "2"], ids=["fractions", "twice"])
+def test_numbers_under_an_index_name_that_are_no_index_stay(tmp_path: Path, first: str) -> None:
+    (tmp_path / "x.csv").write_text(f",a\n{first},1.5\n2,2.5\n")
+    assert load(tmp_path / "x.csv").event_shape == (2,)
+
+
+def test_many_columns(tmp_path: Path) -> None:
+    values = np.arange(3 * 5_000).reshape(3, 5_000) + 0.5
+    np.savetxt(tmp_path / "x.csv", values, delimiter=";", fmt="%.1f")
+    assert torch.equal(rows_of(load(tmp_path / "x.csv")), torch.from_numpy(values))
+
+
+def test_a_large_dialect_is_converted_column_by_column(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(20_000, 3)).round(4)
+    lines = "\n".join(";".join(f"{value:.4f}".replace(".", ",") for value in row) for row in values)
+    (tmp_path / "x.csv").write_text(f"a;b;c\n{lines}\n")
+    np.testing.assert_array_equal(rows_of(load(tmp_path / "x.csv")).numpy(), values)
+
+
+def test_kinds_by_name() -> None:
+    assert [
+        is_table(Path(name)) for name in ("x.CSV", "x.tsv.gz", "x.txt", "x.parquet", "x.gz", "x.npy", "x.csv.zip")
+    ] == [
+        True,
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+# --- refused, and the remedy followed ----------------------------------------------------------------------------
+
+
+Edit = Callable[[bytes], bytes]
+
+
+class Refused(NamedTuple):
+    """A file, what is said about it, and what its reader does then."""
+
+    content: str | bytes
+    problem: str
+    remedy: str
+    edit: Edit | None = None  #: what the remedy says to do to the file
+    rename: str = "x.csv"  #: and to its name
+    rows: list[list[float]] | None = None  #: of the mended file
+    name: str = "x.csv"
+    options: dict[str, Any] = {}  # noqa: RUF012
+
+
+def swap(old: str, new: str) -> Edit:
+    def edit(content: bytes) -> bytes:
+        assert old.encode() in content
+        return content.replace(old.encode(), new.encode())
+
+    return edit
+
+
+def instead(new: str) -> Edit:
+    return lambda content: new.encode()
+
+
+def archive(*names: str) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in names:
+            archive.writestr(name, "")
+    return file.getvalue()
+
+
+def parquet() -> bytes:
+    file = io.BytesIO()
+    pl.DataFrame({"a": [1.5], "b": [2.5]}).write_parquet(file)
+    return file.getvalue()
+
+
+def array() -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.array([[1.5, 2.5]]))
+    return file.getvalue()
+
+
+def arrays() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, x=np.array([[1.5, 2.5]]))
+    return file.getvalue()
+
+
+FRAME = pd.DataFrame({"a": [1.5, 3.5], "b": [2.5, 1.5]})
+
+
+def feather() -> bytes:
+    file = io.BytesIO()
+    pl.DataFrame({"a": [1.5], "b": [2.5]}).write_ipc(file)
+    return file.getvalue()
+
+
+def from_feather(content: bytes) -> bytes:
+    file = io.BytesIO()
+    pl.read_ipc(io.BytesIO(content)).write_parquet(file)
+    return file.getvalue()
+
+
+def database() -> bytes:
+    connection = sqlite3.connect(":memory:")
+    connection.execute("create table t (a real, b real)")
+    connection.executemany("insert into t values (?, ?)", ROWS)
+    connection.commit()
+    return connection.serialize()
+
+
+def from_database(content: bytes) -> bytes:
+    connection = sqlite3.connect(":memory:")
+    connection.deserialize(content)
+    saved: str = pd.read_sql("select * from t", connection).to_csv(index=False)
+    return saved.encode()
+
+
+AGES = "id,age\n" + "".join(f"{row},{20 + row}.5\n" for row in range(17)) + "17,abc\n18,40.5\n"
+SAVED = instead(text(ROWS))
+
+REFUSED = {
+    "a-cell": Refused(
+        AGES,
+        r"Row 17 \(line 19\) of x.csv, column 'age': 'abc' is not a number",
+        "Correct that cell",
+        swap("abc", "30"),
+    ),
+    "a-cell-below-comments": Refused(
+        AGES.replace("id,age", "# one\n\n# two\nid,age").replace("9,29", "#\n9,29"),
+        r"Row 17 \(line 23\)",
+        "Correct that cell",
+        swap("abc", "30"),
+    ),
+    "a-cell-with-a-space": Refused(
+        "a,b\n1,2\n2,n. d.\n3,4\n", "'n. d.' is not a number", "Correct", swap("n. d.", "3")
+    ),
+    "a-cell-in-a-line-without-header": Refused(
+        "1,2\n3,x1\n4,5\n", r"Row 1 \(line 2\) of x.csv, column 'column_1': 'x1'", "Correct", swap("x1", "3")
+    ),
+    "a-unit": Refused("a,b\n1,2\n2,$3\n3,4\n", r"'\$3' is not a number", "Correct", swap("$3", "3")),
+    "a-percent-sign-too-few": Refused(
+        "a,b\n1,12%\n2,13%\n3,0.14\n", "'0.14', unlike the others, has no percent sign", "Correct", swap("0.14", "14%")
+    ),
+    "another-decimal-mark": Refused(
+        "a;b\n1;1,5\n2;2,5\n3;3.5\n", "'3.5' has another decimal mark than '1,5'", "Correct", swap("3.5", "3,5")
+    ),
+    "text": Refused(
+        "a,town\n1,Ulm\n2,Bonn\n",
+        "Column 'town' of x.csv holds values such as 'Ulm'",
+        "--data.labels town",
+        instead("a\n1\n2\n"),
+    ),
+    "text-in-a-column-with-a-space": Refused("a,my town\n1,Ulm\n2,Bonn\n", "'my town'", "--data.labels 'my town'"),
+    "dates": Refused(
+        "a,day\n1,2020-01-01\n2,2020-01-03\n",
+        "'day' of x.csv holds dates or times, such as '2020-01-01'",
+        "number of days",
+        lambda content: content.replace(b"2020-01-0", b""),
+    ),
+    "thousands-or-decimals": Refused(
+        'a,b\n1,"1,234"\n2,"5,678"\n',
+        r"Row 0 \(line 2\) of x.csv, column 'b': '1,234' may be 1234 or 1.234",
+        "--data.decimal point or --data.decimal comma",
+    ),
+    "thousands-or-decimals-of-europe": Refused(
+        "a;b\n1;1.234\n2;5.678\n", "'1.234' may be 1234 or 1.234", "--data.decimal"
+    ),
+    "short-line": Refused(
+        "a,b\n1,2\n3\n5,6\n",
+        "Line 3 of x.csv has 1 cell, but the header names 2 columns",
+        "Give it as many cells",
+        swap("3\n", "3,4\n"),
+    ),
+    "short-line-with-quotes": Refused(
+        'a,b\n"1",2\n3\n5,6\n', "Line 3 of x.csv has 1 cell", "as many cells", swap("3\n", "3,4\n")
+    ),
+    "long-line": Refused(
+        "a,b\n" + "1,2\n" * 9 + "3,4,5\n",
+        "Line 11 of x.csv has 3 cells, but the header names 2 columns",
+        "in quotes where one holds the separator",
+        swap("3,4,5", '3,"4.5"'),
+    ),
+    "long-line-without-header": Refused(
+        "1,2\n3,4\n5,6,7\n",
+        "Line 3 of x.csv has 3 cells, but other lines have 2 columns",
+        "as many cells",
+        swap("5,6,7", "5,6"),
+    ),
+    "lines-above": Refused(
+        "Report of May\na,b\n1.5,2.5\n3,4\n",
+        "Line 2 of x.csv has 2 cells, but the header names 1 column",
+        "begin lines above the table with #",
+        swap("Report", "# Report"),
+    ),
+    "unquoted-decimal-commas": Refused(
+        "a\n1,5\n2,5\n", "Line 2 of x.csv has 2 cells", "pass --data.decimal comma", swap("a\n", "a,b\n"), rows=None
+    ),
+    "commas-for-two": Refused(
+        "a,b\n1,5,2,5\n2,5,3,5\n",
+        "Line 2 of x.csv has 4 cells",
+        "with semicolons",
+        instead("a;b\n1,5;2,5\n2,5;3,5\n"),
+        rows=[[1.5, 2.5], [2.5, 3.5]],
+    ),
+    "indian-groups": Refused(
+        'a,b\n1.5,"1,23,456"\n2,5\n', "'1,23,456' is not a number", "Correct", swap("1,23,456", "123,456")
+    ),
+    "a-footnote": Refused(
+        "a,b\n1,2\n3,4\n\nSource: me\n", "Line 5 of x.csv has 1 cell", "or take it out", swap("Source: me\n", "")
+    ),
+    "a-row-of-totals": Refused(
+        "a,b\n1,2\n3,4\nTotal,6\n", "'Total' is not a number", "take its row out", swap("Total,6\n", "")
+    ),
+    "unclosed-quote-above-much": Refused(
+        'a,b\n1,2\n"3,4\n' + "5,6\n" * 40_000, "Line 3 of x.csv opens a quote", "Close it", swap('"3', '"3"')
+    ),
+    "torn-gzip": Refused(
+        gzip.compress(text(ROWS).encode())[:-9],
+        "cannot be read as a table",
+        "Check that it is whole",
+        lambda content: gzip.compress(text(ROWS).encode()),
+        name="x.csv.gz",
+        rename="x.csv.gz",
+    ),
+    "another-ending": Refused(text(ROWS), "x.dat is not of a kind", "rename it to .csv if it is text", name="x.dat"),
+    "unclosed-quote": Refused(
+        'a,b\n1,2\n3,"4\n5,6\n',
+        r'Line 3 of x.csv opens a quote \("\) that is never closed',
+        "Close it",
+        swap('"4', '"4"'),
+    ),
+    "cell-behind-a-quote": Refused(
+        'a,b\n"1"x,2\n"3,4\n"5",6\n'.replace('"3', '3"'),
+        "Line 2 of x.csv has a cell that goes on behind its",
+        "twice",
+        lambda content: content.replace(b'"1"x', b"1").replace(b'3"', b"3"),
+    ),
+    "nul": Refused(
+        b"a,b\n1,2\n3,\x004\n5,6\n" + b"7,8\n" * 9,
+        "Line 3 of x.csv holds a NUL byte",
+        "take the byte out",
+        lambda content: content.replace(b"\0", b""),
+    ),
+    "blank": Refused("\n \n", "x.csv holds no table: every line is blank", "Write the data", SAVED),
+    "nothing": Refused("", "x.csv is empty", "Write the data", SAVED),
+    "only-comments": Refused("# a\n# b\n", "every line is blank or begins with #", "Write the data", SAVED),
+    "only-a-header": Refused("a,b\n", r"x.csv has a header \(a, b\) but no rows", "Write the data below it", SAVED),
+    "excel": Refused(archive("xl/workbook.xml"), "x.csv is an Excel workbook", "save the sheet as CSV", SAVED),
+    "open-document": Refused(archive("mimetype", "content.xml"), "x.csv is an OpenDocument", "sheet as CSV", SAVED),
+    "old-excel": Refused(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" * 9, "x.csv is an Excel workbook", "sheet as CSV", SAVED),
+    "zip": Refused(archive("y.csv"), r"x.csv is a zip archive \(of y.csv\)", "Unpack it", SAVED),
+    "parquet": Refused(parquet(), "x.csv is a Parquet file", "Rename it to x.parquet", rename="x.parquet"),
+    "npy": Refused(array(), "x.csv is an array of numpy", "Rename it to x.npy", rename="x.npy"),
+    "npz": Refused(arrays(), "x.csv is an archive of numpy", "Rename it to x.npz", rename="x.npz"),
+    "gzip": Refused(
+        gzip.compress(text(ROWS).encode()), "x.csv is compressed with gzip", "Rename it to x.csv.gz", rename="x.csv.gz"
+    ),
+    "json": Refused(
+        '[{"a": 1.5}, {"a": 2.5}]',
+        "x.csv is JSON",
+        "pandas.read_json(path).to_csv(…, index=False)",
+        lambda content: pd.read_json(io.BytesIO(content)).to_csv(index=False).encode(),
+    ),
+    "feather": Refused(
+        feather(), "x.csv is an Arrow", "polars.read_ipc(path).write_parquet(…)", from_feather, rename="x.parquet"
+    ),
+    "sqlite": Refused(
+        database(), "x.csv is an SQLite database", "pandas.read_sql(…).to_csv(…, index=False)", from_database
+    ),
+    "picture": Refused(b"\x89PNG\r\n\x1a\n\0", "x.csv is a picture", "Give the folder", SAVED),
+    "html": Refused("<!DOCTYPE html>\n<html>", "x.csv is an HTML or XML page", "Download the data", SAVED),
+    "pickle": Refused(
+        pickle.dumps(FRAME, protocol=5),
+        "x.csv is a pickled Python object",
+        "frame.to_csv(…, index=False)",
+        lambda content: pickle.loads(content).to_csv(index=False).encode(),
+    ),
+    "torn-parquet": Refused(
+        b"PAR1 and no more",
+        "cannot be read as a table",
+        "Check that it is whole",
+        lambda content: parquet(),
+        name="x.parquet",
+        rename="x.parquet",
+    ),
+    "separator": Refused(
+        text(ROWS),
+        "--data.separator is 'semi'",
+        "Did you mean 'semicolon'?",
+        lambda content: content,
+        options={"separator": "semi"},
+    ),
+    "decimal": Refused(
+        text(ROWS),
+        "--data.decimal is 'coma'",
+        "Did you mean 'comma'?",
+        lambda content: content,
+        options={"decimal": "coma"},
+    ),
+}
+
+
+def flags_in(remedy: str) -> list[dict[str, Any]]:
+    """The keywords of every alternative that a remedy names by flags; alternatives are divided by ; and "or"."""
+    found = []
+    for alternative in re.split(r"; | or ", remedy.rstrip(".")):
+        words = shlex.split(alternative[alternative.index("--data.") :]) if "--data." in alternative else []
+        options: dict[str, Any] = {}
+        while words:
+            flag, equals, value = words.pop(0).partition("=")
+            if flag.startswith("--data."):
+                value = value if equals else words.pop(0)
+                key = flag.removeprefix("--data.").replace("-", "_")
+                options[key] = value.split(",") if key == "missing_values" else value.rstrip(",.")
+        if options:
+            found.append(options)
+    return found
+
+
+@pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED)
+def test_refused_and_the_remedy_followed(tmp_path: Path, case: Refused) -> None:
+    content = case.content.encode() if isinstance(case.content, str) else case.content
+    path = tmp_path / case.name
+    path.write_bytes(content)
+    with pytest.raises(ElbowroomError, match=case.problem) as caught:
+        load(path, **case.options)
+    assert case.remedy in caught.value.remedy
+    alternatives = flags_in(caught.value.remedy)
+    assert alternatives or case.edit or case.rename != case.name
+    for options in alternatives:
+        assert len(load(path, **options))
+    if case.edit or case.rename != case.name:
+        mended = tmp_path / case.rename
+        mended.write_bytes(case.edit(content) if case.edit else content)
+        data = load(mended)
+        assert len(data)
+        if case.rows is not None:
+            assert rows_of(data).tolist() == case.rows
+
+
+@pytest.mark.parametrize(("decimal", "value"), [("point", 1234.0), ("comma", 1.234)])
+@pytest.mark.parametrize("content", ['a,b\n1,"1,234"\n', "a;b\n1;1.234\n"])
+def test_the_decimal_mark_that_is_said_decides(tmp_path: Path, content: str, decimal: str, value: float) -> None:
+    (tmp_path / "x.csv").write_text(content)
+    if ";" in content:
+        value = {1234.0: 1.234, 1.234: 1234.0}[value]
+    assert rows_of(load(tmp_path / "x.csv", decimal=decimal)).tolist() == [[1.0, value]]
+
+
+def test_a_name_that_is_a_number_is_said_and_a_header_helps(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("x,1.5\ny,2.5\nx,3.5\n")
+    data = load(path, labels="x")
+    assert "the first line (x, 1.5) is read as names of columns, though 1.5 is a number" in data.remarks[0]
+    path.write_text("kind,a\n" + path.read_text())
+    assert load(path, labels="kind").remarks == ()
+    assert rows_of(load(path, labels="kind")).tolist() == [[1.5], [2.5], [3.5]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,16 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from elbowroom.data.arrays import array_material, dataset_material
+from elbowroom.data.arrays import array_material, dataset_material, is_sequence
 from elbowroom.data.binarization import Binarization, fixed_bits
 from elbowroom.data.builtin import load_built_in
+from elbowroom.data.channels import channels_first
 from elbowroom.data.covariates import aligned, class_numbers, context_from_labels, finite_context
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.files import load_file
+from elbowroom.data.images import PictureOptions
+from elbowroom.data.records import is_records, record_material
+from elbowroom.data.row_form import RowForm
 from elbowroom.data.sources import BUILT_IN
 from elbowroom.data.splits import make_splits
 from elbowroom.data.storage import InMemory, Material, check_shape, scan
@@ -46,14 +51,19 @@ def load_data(
     min_rows: int = 2,
     labels_required: bool = True,
     levels: Mapping[str, Sequence[str]] | None = None,
+    image_size: int | str | None = None,
+    image_mode: Literal["grey", "rgb"] | None = None,
+    form: RowForm | None = None,
     announce: Announce | None = None,
 ) -> DataSet | StreamSet:
     """Load data of any kind as a data set with a support, splits and batches.
 
     Args:
         source: a built-in name; a path (.npy, .npz, .csv, .tsv, .parquet, a folder of images); an array or tensor of
-            shape (n, \\*event); a sparse matrix of scipy, made dense; a data frame; a torch ``Dataset``,
-            ``IterableDataset`` or ``DataLoader``.
+            shape (n, \\*event); a masked array, whose mask marks missing elements; a sparse matrix or tensor, made
+            dense; a structured array or data frame; a list of images of PIL; a torch ``Dataset`` or another sequence
+            with a length; an ``IterableDataset`` or ``DataLoader``. Pictures (n, height, width, colours) become
+            (n, colours, height, width) where the shape leaves no doubt, with a remark.
         binarization: none, static, dynamic or threshold; for grey values.
         support: binary, unit-interval, bytes, counts, categories, reals; or auto, the narrowest that the values fit.
         validation: a fraction (below 1) or number of rows, taken from the training part by a seeded permutation.
@@ -69,6 +79,9 @@ def load_data(
         labels_required: whether a missing column ``labels`` is an error.
         levels: the names of one-hot covariates as in training, by column (``labels`` where these are the context); a
             class that is not among them is refused. Found from the data unless given.
+        image_size: of a folder or list of images, the size to crop and scale them to: 64, or "64x48" (width x height).
+        image_mode: of these, grey or rgb for all.
+        form: of the rows that a trained model had, where the same source could be read in more than one way.
         announce: told in a sentence what is downloaded.
     Returns:
         A :class:`DataSet`; a :class:`StreamSet` for a stream. Every value of an array is checked here, of a
@@ -87,17 +100,20 @@ def load_data(
         raise ElbowroomError(f"--data.missing is '{missing}'.", did_you_mean(missing, ["error", "mask"]))
     if wanted is None and num_categories is not None:
         wanted = Support.CATEGORIES
+    pictures = _picture_options(image_size, image_mode, wanted, form)
+    pictures.require_pictures(source)
     if isinstance(source, (IterableDataset, DataLoader)):
         if context is not None or labels is not None:
             raise ElbowroomError(
                 "A stream was given together with context or labels, but a stream has no row numbers for them.",
                 "Give arrays or a map-style Dataset.",
             )
-        return _stream(source, how, wanted, missing == "mask", num_categories, seed)
+        return _stream(source, how, wanted, missing == "mask", num_categories, seed, form)
 
     columns = list(context) if _is_names(context) else None
     column = labels if isinstance(labels, str) else None
-    material = _material(source, columns, column, labels_required, levels, announce)
+    material = _material(source, columns, column, labels_required, levels, announce, pictures)
+    material = channels_first(material, None if form is None else form.event_shape)
     total = len(material.storage)
     check_shape((total, *material.storage.event_shape), material.name, min_rows=min_rows)
     if labels is not None and column is None:
@@ -139,6 +155,7 @@ def load_data(
         classes=material.classes,
         ids=material.ids,
         id_name=material.id_name,
+        remarks=material.remarks,
     )
     return replace(data, fill=data.moments()[0]) if masked and view.native is Support.REALS else data
 
@@ -149,6 +166,15 @@ def _option(kind: Any, given: str, flag: str) -> Any:
         choices = options if flag == "binarization" else ["auto", *options]
         raise ElbowroomError(f"--data.{flag} is '{given}'.", did_you_mean(str(given), choices))
     return kind(str(given))
+
+
+def _picture_options(size: int | str | None, mode: Any, wanted: Support | None, form: RowForm | None) -> PictureOptions:
+    """How pictures are read: as was asked for, or as those that a trained model had."""
+    if form is not None:
+        return PictureOptions.of(size, mode, form.native_support, len(form.event_shape) == 3)
+    if wanted is Support.UNIT_INTERVAL:
+        wanted = Support.REALS  # bytes as they are, which the view divides
+    return PictureOptions.of(size, mode, wanted)
 
 
 def _is_names(context: Any) -> bool:
@@ -163,16 +189,23 @@ def _material(
     labels_required: bool,
     levels: Mapping[str, Sequence[str]] | None,
     announce: Announce | None,
+    pictures: PictureOptions,
 ) -> Material:
     """Rows, labels and context from any source."""
+    if is_records(source):
+        return record_material(
+            source, "the array", context=columns, labels=labels, labels_required=labels_required, levels=levels
+        )
     frame = hasattr(source, "to_numpy") and hasattr(source, "columns")
     if frame:
         if not labels_required and labels not in source.columns:
             labels = None
         return frame_material(source, "the data frame", context=columns, labels=labels, levels=levels)
-    if isinstance(source, (str, Path)) and not (isinstance(source, str) and source in BUILT_IN):
+    if isinstance(source, (str, os.PathLike)) and not (isinstance(source, str) and source in BUILT_IN):
         path = Path(source).expanduser()
-        return load_file(path, context=columns, labels=labels, labels_required=labels_required, levels=levels)
+        return load_file(
+            path, context=columns, labels=labels, labels_required=labels_required, levels=levels, pictures=pictures
+        )
     if columns is not None or (labels is not None and labels_required):
         raise ElbowroomError(
             f"Columns {', '.join([*(columns or []), *([labels] if labels else [])])} were asked for, but the data are "
@@ -181,7 +214,9 @@ def _material(
         )
     if isinstance(source, str):
         return load_built_in(source, announce=announce)
-    return dataset_material(source) if isinstance(source, Dataset) else array_material(source)
+    if isinstance(source, Dataset) or is_sequence(source):
+        return dataset_material(source)
+    return array_material(source, pictures)
 
 
 def _view(
@@ -220,7 +255,13 @@ def _static_bits(material: Material, view: View) -> InMemory | None:
 
 
 def _stream(
-    source: Any, how: Binarization, wanted: Support | None, masked: bool, num_categories: int | None, seed: int
+    source: Any,
+    how: Binarization,
+    wanted: Support | None,
+    masked: bool,
+    num_categories: int | None,
+    seed: int,
+    form: RowForm | None,
 ) -> StreamSet:
     name = f"the {type(source).__name__}"
     if how is Binarization.STATIC:
@@ -228,7 +269,7 @@ def _stream(
             f"Static binarisation of {name} was asked for, but fixed bits belong to row numbers, which a stream lacks.",
             "Use --data.binarization dynamic or threshold.",
         )
-    stream = Peekable(source, name)
+    stream = Peekable(source, name, None if form is None else form.event_shape)
     head = stream.peek(1_000)
     found = Survey()
     for chunk in head:

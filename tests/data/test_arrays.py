@@ -63,6 +63,13 @@ class Protocol:
         raise AssertionError("fetched row by row")
 
 
+class Getter:
+    """Rows by position, of unknown number."""
+
+    def __getitem__(self, row: int) -> Any:
+        return X[row]
+
+
 def quantised() -> torch.Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -194,6 +201,21 @@ def test_missing_objects_are_missing() -> None:
     assert np.array_equal(rows(load_data(given, missing="mask")), HOLED, equal_nan=True)
 
 
+def test_what_is_not_a_number_though_unmasked_is_refused() -> None:
+    given = np.ma.masked_array([[np.nan, 1.0], [2.0, 3.0]], mask=[[False, True], [False, False]])
+    with pytest.raises(ElbowroomError, match="NaN, the first in row 0") as caught:
+        load_data(given)
+    assert "--data.missing mask" in caught.value.remedy
+    found = rows(load_data(given, missing="mask"))
+    assert np.array_equal(found, [[np.nan, np.nan], [2, 3]], equal_nan=True)
+    below = np.ma.masked_array([[np.inf, 1.0], [2.0, 3.0]], mask=[[True, False], [False, False]])
+    assert load_data(below).masked  # whatever lies below the mask
+
+
+def test_a_dictionary_of_keys_is_a_sparse_matrix() -> None:
+    assert rows(load_data(sparse.dok_matrix(COUNTS))).tolist() == COUNTS.tolist()
+
+
 # --- refused, and the remedy followed ----------------------------------------------------------------------------
 
 
@@ -221,6 +243,10 @@ PICTURE = Image.fromarray(np.arange(20, dtype=np.uint8).reshape(4, 5))
 COMPLEX = X + 1j * X[::-1]
 DAYS = np.array([["2020-01-01", "2020-01-02"], ["2020-01-03", "2020-02-01"]], dtype="M8[D]")
 DAY = 86400.0
+SINCE_FIRST = (
+    "(d - d.min()) / numpy.timedelta64(1, 's') of d = numpy.asarray(x, dtype='M8[s]')|"
+    "(lambda d: (d - d.min()) / numpy.timedelta64(1, 's'))(numpy.asarray(x, dtype='M8[s]'))"
+)
 
 # what is given, what is said of it, the remedy as code that the message quotes (data and x are what was given) or
 # as what it asks for, and the rows that it gives
@@ -256,13 +282,22 @@ REMEDIES: dict[str, tuple[Any, str, str, Any]] = {
                          "[data[i]['image'] for i in range(len(data))]", X),
     "sequence of dicts": (Endless([{"id": 7, "pulse": row} for row in X]), "dicts with id, pulse",
                           "[data[i]['pulse'] for i in range(len(data))]", X),
-    "complex": (COMPLEX, "complex numbers", "numpy.stack([x.real, x.imag], axis=-1)",
+    "complex": (COMPLEX, "complex numbers", "numpy.stack([numpy.real(x), numpy.imag(x)], axis=-1)",
                 np.stack([COMPLEX.real, COMPLEX.imag], -1)),
-    "complex tensor": (torch.from_numpy(COMPLEX), "complex numbers", "torch.view_as_real(x)",
+    "complex tensor": (torch.from_numpy(COMPLEX), "complex numbers", "torch.stack([x.real, x.imag], -1)",
                        np.stack([COMPLEX.real, COMPLEX.imag], -1)),
-    "text": (np.array([["b", "a"], ["a", "a"]]), "text", "numpy.unique(x, return_inverse=True)[1].reshape(x.shape)",
+    "text": (np.array([["b", "a"], ["a", "a"]]), "text",
+             "numpy.unique(x, return_inverse=True)[1].reshape(numpy.shape(x))",
              [[1, 0], [0, 0]]),
-    "dates": (DAYS, "dates", "(x - x.min()) / numpy.timedelta64(1, 's')", [[0, DAY], [2 * DAY, 31 * DAY]]),
+    "dates": (DAYS, "dates", SINCE_FIRST, [[0, DAY], [2 * DAY, 31 * DAY]]),
+    "dates of Python": (DAYS.tolist(), "dates", SINCE_FIRST, [[0, DAY], [2 * DAY, 31 * DAY]]),
+    "numbers as text": ([["1.5", "2"], ["-3", "4e2"]], "numbers written as text", "numpy.asarray(x).astype(float)",
+                        [[1.5, 2], [-3, 400]]),
+    "text of Python": (["b", "a"], "text", "numpy.unique(x, return_inverse=True)[1].reshape(numpy.shape(x))",
+                       [[1], [0]]),
+    "no length": (Getter(), "has rows by position but no length", "[data[i] for i in range(n)]", X),
+    "train and test": (((X, np.arange(12)), (X[:3], np.arange(3))), "not an array of rows of one shape",
+                       "data[0][0]", X),
     "durations": (DAYS - DAYS[0, 0], "durations", "x / numpy.timedelta64(1, 's')", [[0, DAY], [2 * DAY, 31 * DAY]]),
     "too large a number": (np.array([[2**63], [2**64 - 1]], dtype="u8"), "the largest that there may be is 2^63 - 1",
                            "x.astype(float)", [[2.0**63], [2.0**64]]),
@@ -295,7 +330,7 @@ def test_the_remedy_works(source: Any, problem: str, remedy: str, expected: Any)
     assert quoted in caught.value.remedy
     if "missing mask" in code:
         assert "--data.missing mask" in caught.value.remedy
-    known = {"data": source, "x": source, "numpy": np, "torch": torch, "number_of_rows": 2, "Endless": Endless}
+    known = {"data": source, "x": source, "numpy": np, "torch": torch, "number_of_rows": 2, "n": 12, "Endless": Endless}
     if "polars" in remedy:
         known["polars"] = pytest.importorskip("polars")
     given = eval(code[0] if code and code[0] != "missing mask" else quoted, known)

@@ -132,7 +132,7 @@ def test_floating_point(tmp_path: Path) -> None:
     measured = unit * 3000 - 1000
     data = load(write(tmp_path / "any", a_tif=Image.fromarray(measured), b_tif=Image.fromarray(unit)))
     assert (data.support, rows(data)[0].tolist()) == (Support.REALS, measured.tolist())
-    assert data.remarks == ("The pictures hold numbers of 32 bits, which were left as they are.",)
+    assert data.remarks == ("The pictures hold measurements and not grey values, which were left as they are.",)
 
 
 def test_black_and_white_is_binary(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_a_folder_with_another_file_names_it(tmp_path: Path) -> None:
 
 def test_a_folder_of_hidden_images_says_so(tmp_path: Path) -> None:
     write(tmp_path / ".thumbnails", a_png=grey())
-    with pytest.raises(ElbowroomError, match=r"holds no image that is not hidden \(.thumbnails\)"):
+    with pytest.raises(ElbowroomError, match=r"holds no image beside \.thumbnails\."):
         load(tmp_path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import math
 from collections import deque
+from datetime import date
 from decimal import Decimal
 from numbers import Real
 from typing import Any
@@ -57,6 +58,7 @@ def array_material(source: Any, pictures: PictureOptions | None = None) -> Mater
     tensor, observed = _rows(source)
     masked = observed is not None and not bool(observed.all())
     if observed is not None and masked:
+        masked = not bool(tensor[observed].isnan().any())  # NaN elsewhere is what it is in any array
         tensor = with_missing(tensor, observed)
     return Material(name="the array", storage=InMemory(tensor), masked=masked)
 
@@ -185,6 +187,8 @@ def _from_objects(found: npt.NDArray[Any], kind: str = "array") -> npt.NDArray[A
         if len({row.shape for row in rows}) > 1:
             raise ragged(rows)
         return np.stack(rows).reshape(*found.shape, *rows[0].shape)
+    if all(isinstance(value, date) for value in values):
+        return np.array(values, dtype="M8[s]").reshape(found.shape)
     check_not_records(values)
     check_not_names(values)
     return found

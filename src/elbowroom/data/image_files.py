@@ -13,7 +13,7 @@ __all__ = ["IMAGES", "FolderContent", "counted", "find_images", "listed"]
 #: suffixes of files that are read as images
 IMAGES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
-    *(".pbm", ".pgm", ".ppm", ".pnm"),
+    *(".avif", ".jp2", ".tga", ".pbm", ".pgm", ".ppm", ".pnm"),
 )
 _HIDDEN = ("__MACOSX", "@eaDir")  # what archives and file servers leave behind; the rest begin with a dot
 

@@ -102,10 +102,11 @@ def image_folder(path: Path, options: PictureOptions | None = None, *, data_file
     found = find_images(path)
     if not found.images:
         contents = "is empty" if not any(path.iterdir()) else "holds no image"
-        hidden = "" if not found.hidden else f" that is not hidden ({listed(found.hidden)})"
+        if found.hidden or found.others:
+            contents += f" beside {listed([*found.others, *found.hidden])}"
         other = next((file for file in found.others if file.suffix.lower() in data_files), None)
         remedy = f"Put images into it ({', '.join(IMAGES)})." if other is None else f"Name the file: {other}"
-        raise ElbowroomError(f"The folder {path} {contents}{hidden}.", remedy)
+        raise ElbowroomError(f"The folder {path} {contents}.", remedy)
     names = [str(file) for file in found.images]
     material = _material(path.name, _decoded(found.images, names), names, options or PictureOptions())
     material = replace(material, remarks=(*found.remarks(), *material.remarks))
@@ -199,16 +200,16 @@ def _values(
         odd = next((at for at, kind in enumerate(kinds) if kind in ("bytes", "sixteen")), None)
         if odd is not None:
             raise ElbowroomError(
-                f"{names[kinds.index('measured')]} holds measurements (numbers of 32 bits, not from 0 to 1), but "
+                f"{names[kinds.index('measured')]} holds measurements (signed or floating-point numbers), but "
                 f"{Path(names[odd]).name} holds grey values of {8 if kinds[odd] == 'bytes' else 16} bits.",
                 "Put the two kinds into folders of their own.",
             )
-        return rows, ["The pictures hold numbers of 32 bits, which were left as they are."]
+        return rows, ["The pictures hold measurements and not grey values, which were left as they are."]
     if set(kinds) == {"bytes"} and wanted is not Support.UNIT_INTERVAL:
         if wanted not in (None, Support.BINARY) or not all(bool(((row == 0) | (row == 255)).all()) for row in rows):
             return rows, []
         said = "All pixels are black or white, and were read as 0 and 1; --data.support bytes keeps 0 and 255."
-        return [row // 255 for row in rows], [said] if wanted is None else []
+        return [row // 255 for row in rows], [said] if wanted is None and any(map(np.any, rows)) else []
     remarks = []
     if "sixteen" in kinds:
         greatest = max(float(row.max()) for row, kind in zip(rows, kinds, strict=True) if kind == "sixteen")

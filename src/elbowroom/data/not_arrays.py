@@ -29,7 +29,7 @@ def check_source(source: Any) -> None:
           Give a list: sorted(data).
     """
     kind = type(source).__name__
-    if isinstance(source, Mapping):
+    if isinstance(source, Mapping) and not hasattr(source, "toarray"):  # as scipy's dictionaries of keys
         keys = [str(key) for key in list(source)[:5]]
         example = f"data[{keys[0]!r}]" if keys else "an array"
         raise ElbowroomError(
@@ -67,6 +67,11 @@ def check_source(source: Any) -> None:
             f"The data are a {kind}, whose elements come one after the other, but rows are chosen by position.",
             "Give list(data) if they fit into memory; otherwise wrap it in a torch IterableDataset, whose __iter__ "
             "starts anew each time.",
+        )
+    if hasattr(source, "__getitem__") and not hasattr(source, "__len__") and not hasattr(source, "__array__"):
+        raise ElbowroomError(
+            f"The data are a {kind}, which has rows by position but no length.",
+            "Give it a __len__, or its n rows in a list: [data[i] for i in range(n)].",
         )
     if callable(source) and not _has_positions(source):
         raise ElbowroomError(
@@ -141,6 +146,8 @@ def ragged(rows: Any, fault: Exception | None = None) -> ElbowroomError:
     if odd is not None and shapes[0] is not None and shapes[odd] is not None:
         reason = f" (row 0 has shape {shapes[0]}, row {odd} {shapes[odd]})"
     remedy = "Give every row the same number of elements, and NaN with --data.missing mask where one is missing."
+    if all(isinstance(row, (list, tuple)) and len(row) > 1 and hasattr(row[0], "shape") for row in rows):
+        remedy = "If they are pairs of data and labels, give those of one pair: data[0][0], and data[0][1] as labels=."
     whole = [shape for shape in shapes if shape]
     if 1 < len(whole) == len(shapes) <= 4 and len({shape[0] for shape in whole}) == 1 and whole[0][0] > len(whole):
         remedy = (

@@ -200,15 +200,20 @@ def scan(storage: Storage, rows: Tensor | None = None, *, most: int | None = Non
 
 
 _AS_NUMBERS = "Make them numbers first: one array of shape (n, ...) and one numeric type."
-_TEXT = ("text", "Encode it as category numbers first: numpy.unique(x, return_inverse=True)[1].reshape(x.shape).")
+_CATEGORIES = "Encode it as category numbers first: numpy.unique(x, return_inverse=True)[1].reshape(numpy.shape(x))."
+_TWO_PARTS = "Give real and imaginary parts as two elements: numpy.stack([numpy.real(x), numpy.imag(x)], axis=-1)."
+_SINCE_FIRST = (
+    "Encode them as numbers first, such as seconds since the first: (d - d.min()) / numpy.timedelta64(1, 's') of "
+    "d = numpy.asarray(x, dtype='M8[s]')."
+)
 # kind of a numpy type -> what its values are, and what to do
 _NO_NUMBERS = {
-    "c": ("complex numbers", "Give real and imaginary parts as two elements: numpy.stack([x.real, x.imag], axis=-1)."),
-    "U": _TEXT,
-    "S": _TEXT,
-    "T": _TEXT,
+    "c": ("complex numbers", _TWO_PARTS),
+    "U": ("text", _CATEGORIES),
+    "S": ("text", _CATEGORIES),
+    "T": ("text", _CATEGORIES),
     "O": ("Python objects", _AS_NUMBERS),
-    "M": ("dates", "Encode them as numbers first, such as seconds: (x - x.min()) / numpy.timedelta64(1, 's')."),
+    "M": ("dates", _SINCE_FIRST),
     "m": ("durations", "Encode them as numbers first, such as seconds: x / numpy.timedelta64(1, 's')."),
     "V": ("rows of named fields", "Make them one array: numpy.lib.recfunctions.structured_to_unstructured(x)."),
 }
@@ -222,6 +227,8 @@ def as_tensor(array: npt.NDArray[Any], name: str = "the array") -> Tensor:
     """
     if array.dtype.kind not in "biuf":
         held, remedy = _NO_NUMBERS.get(array.dtype.kind, (f"values of type {array.dtype}", _AS_NUMBERS))
+        if held == "text" and _is_numeric(array):
+            held, remedy = "numbers written as text", "Convert them: numpy.asarray(x).astype(float)."
         raise ElbowroomError(f"{name} holds {held}, but data are real numbers.", remedy)
     if array.dtype == np.uint64 and array.size and int(array.max()) > np.iinfo(np.int64).max:
         raise ElbowroomError(
@@ -234,6 +241,14 @@ def as_tensor(array: npt.NDArray[Any], name: str = "the array") -> Tensor:
     target = np.dtype(wider) if wider else array.dtype.newbyteorder("=")
     array = np.ascontiguousarray(array, dtype=target) if array.ndim else array.astype(target)
     return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _is_numeric(text: npt.NDArray[Any]) -> bool:
+    try:
+        text.astype(float)
+    except ValueError:
+        return False
+    return bool(text.size)
 
 
 def as_classes(values: npt.NDArray[Any], name: str) -> tuple[Tensor, tuple[str, ...] | None]:
@@ -300,7 +315,7 @@ def plain(tensor: Tensor, name: str = "the tensor") -> Tensor:
     if tensor.is_complex():
         raise ElbowroomError(
             f"{name} holds complex numbers, but data are real numbers.",
-            "Give real and imaginary parts as two elements: torch.view_as_real(x).",
+            "Give real and imaginary parts as two elements: torch.stack([x.real, x.imag], -1).",
         )
     if tensor.dtype is torch.uint64:
         return as_tensor(tensor.detach().cpu().numpy(), name)

@@ -188,6 +188,11 @@ def test_fitting_averages_blocks_of_a_picture_that_varies_slowly(dtype: str) -> 
     assert found.max() <= ramp.max()
 
 
+def test_fine_patterns_become_grey() -> None:
+    checkerboard = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
+    assert np.abs(fitted(checkerboard, (16, 16)).astype(int) - 127.5).max() <= 2
+
+
 def test_fitting_crops_the_middle_and_keeps_what_fits() -> None:
     wide = np.zeros((6, 18), np.uint8)
     wide[:, :6], wide[:, 12:] = 255, 255

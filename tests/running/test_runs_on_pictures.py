@@ -79,10 +79,6 @@ def test_the_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # the pictures are read then, and something else is at fault
     assert "has 10 rows to train on" in refused("--data.image-size", "7", "--data.train", "999")
     assert "image-mode" in refused("--data.image-size", "7x6", "--data.image-mode", "gray")
-    main(["train", "--help"])
-    text = capsys.readouterr().out
-    assert "--data.image-size" in text
-    assert "--data.image-mode" in text
 
 
 @pytest.mark.parametrize(("given", "kept"), [(64, "64"), ("64x48", "64x48"), ([64, 48], "64x48"), (None, None)])

@@ -162,7 +162,10 @@ def test_colours_of_sixteen_bits_are_told() -> None:
     found = decode(Image.open(io.BytesIO(b"\x89PNG\r\n\x1a\n" + head + body + chunk(b"IEND", b""))))
     assert found.reduced
     assert found.pixels.tolist() == [[[200, 100, 50]]]
-    assert not decode(through(Image.fromarray(RGB), "png")).reduced
+    assert decode(Image.open(io.BytesIO(b"P6 1 1 1023\n" + struct.pack(">HHH", 1023, 0, 512)))).reduced
+    for form in ("png", "jpeg", "tiff", "ppm", "gif", "bmp"):
+        assert not decode(through(Image.fromarray(RGB), form)).reduced
+    assert not decode(Image.open(io.BytesIO(b"P5 1 1 1023\n" + struct.pack(">H", 7)))).reduced
 
 
 def test_pixels_of_items() -> None:

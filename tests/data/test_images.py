@@ -148,6 +148,8 @@ def test_black_and_white_is_binary(tmp_path: Path) -> None:
     assert (kept.support, rows(kept).tolist()) == (Support.BYTES, (bits * 255).tolist())
     assert load(tmp_path, support="binary").remarks == ()
     assert x(load(tmp_path, support="unit-interval")).tolist() == bits.astype(float).tolist()
+    red = Image.new("RGB", (5, 4), (255, 0, 0))
+    assert load([red, red]).support is Support.BYTES  # which is neither
     Image.fromarray(np.full((4, 5), 254, np.uint8)).save(tmp_path / "grey.png")
     assert load(tmp_path).support is Support.BYTES
 

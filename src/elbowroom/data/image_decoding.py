@@ -84,7 +84,7 @@ def decode(image: Any) -> Picture:
     """
     from PIL import ImageOps
 
-    reduced = any(";16" in str(part) for part in getattr(image, "tile", ())) and image.getbands() != ("I",)
+    reduced = image.getbands() != ("I",) and any(_is_wide(part) for part in getattr(image, "tile", ()))
     pages = int(getattr(image, "n_frames", 1))
     turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
     upright = ImageOps.exif_transpose(image)
@@ -113,6 +113,13 @@ def decode(image: Any) -> Picture:
         pixels = np.asarray(upright.convert("L" if grey else "RGB"))
     either = mode in ("P", "PA") and bool((pixels == pixels[..., :1]).all())
     return Picture(pixels, "bytes", either, turned, composited, reduced, pages)
+
+
+def _is_wide(tile: Any) -> bool:
+    """Whether a file holds more than 8 bits per value, by what Pillow tells its decoder: "RGB;16B", ("RGB", 1023)."""
+    how = tile[-1]
+    greatest = how[-1] if isinstance(how, tuple) and len(how) == 2 else 0  # of PPM
+    return ";16" in str(how) or (isinstance(greatest, int) and greatest > 255)
 
 
 def item_pixels(image: Any) -> npt.NDArray[Any]:

@@ -206,7 +206,7 @@ def _values(
             )
         return rows, ["The pictures hold measurements and not grey values, which were left as they are."]
     if set(kinds) == {"bytes"} and wanted is not Support.UNIT_INTERVAL:
-        if wanted not in (None, Support.BINARY) or not all(bool(((row == 0) | (row == 255)).all()) for row in rows):
+        if wanted not in (None, Support.BINARY) or not all(map(_is_black_and_white, rows)):
             return rows, []
         said = "All pixels are black or white, and were read as 0 and 1; --data.support bytes keeps 0 and 255."
         return [row // 255 for row in rows], [said] if wanted is None and any(map(np.any, rows)) else []
@@ -221,6 +221,10 @@ def _values(
         rounded = [np.rint(row * np.float32(255)).astype(np.uint8) for row in rows]
         return rounded, [*remarks, "All were then rounded to bytes."]
     return rows, remarks
+
+
+def _is_black_and_white(pixels: npt.NDArray[Any]) -> bool:
+    return pixels.ndim == 2 and bool(((pixels == 0) | (pixels == 255)).all())
 
 
 def _remarks(

@@ -69,14 +69,14 @@ def test_labels_that_only_colour_may_lack() -> None:
 def test_a_field_that_is_an_array() -> None:
     given = np.zeros(4, dtype=[("id", "i4"), ("pixels", "f4", (2, 3))])
     given["pixels"] = np.random.default_rng(0).normal(size=(4, 2, 3))
-    with pytest.raises(ElbowroomError, match=r"field 'pixels' of the array holds an array of shape \(2, 3\)") as caught:
+    with pytest.raises(ElbowroomError, match=r"field 'pixels' of the array holds rows of shape \(2, 3\)") as caught:
         load(given)
     assert caught.value.remedy == "Give that field alone: data['pixels']."
     assert load(given["pixels"]).event_shape == (2, 3)
 
 
 def test_a_text_field_of_x() -> None:
-    with pytest.raises(ElbowroomError, match="'group' of the array holds") as caught:
+    with pytest.raises(ElbowroomError, match="'group' of the data frame holds") as caught:
         load(PEOPLE)
     assert "--data.labels group" in caught.value.remedy
     assert load(PEOPLE, labels="group").columns == ("height", "weight")

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.arrays import dense_array
-from elbowroom.data.records import is_records, record_material
+from elbowroom.data.records import Records, is_records
 from elbowroom.data.storage import InMemory, Material, as_classes, as_tensor, check_shape
+from elbowroom.data.tables import frame_material
 from elbowroom.errors import ElbowroomError
 
 __all__ = ["read_archive", "unreadable"]
@@ -130,7 +131,7 @@ def _material(path: Path, found: _Found) -> Material:
     parts = _parts(path, found)
     x = next(iter(parts.values())) if len(parts) == 1 else np.concatenate(list(parts.values()))
     if is_records(x):
-        return record_material(x, path.name)
+        return frame_material(Records(x, path.name), path.name)
     tensor = as_tensor(x, path.name)
     mask = _companion(path, "mask", parts, found)
     if mask is not None:

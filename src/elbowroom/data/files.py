@@ -13,7 +13,7 @@ import numpy.typing as npt
 from elbowroom.data.archives import read_archive, unreadable
 from elbowroom.data.image_files import IMAGES
 from elbowroom.data.images import PictureOptions, image_folder
-from elbowroom.data.records import is_records, record_material
+from elbowroom.data.records import Records, is_records
 from elbowroom.data.sources import BUILT_IN
 from elbowroom.data.storage import Material, MemoryMapped, check_shape
 from elbowroom.data.tables import frame_material, read_table
@@ -71,11 +71,8 @@ def load_file(
         raise _other_kind(path, suffix)
     if path.stat().st_size == 0:
         raise ElbowroomError(f"{path} is empty (0 bytes).", "Write the data to it again.")
-    if records:
-        how: dict[str, Any] = {"context": context, "labels": labels, "labels_required": labels_required}
-        return record_material(_mapped(path), path.name, levels=levels, **how)
     if table:
-        frame = read_table(path)
+        frame = Records(_mapped(path), path.name) if records else read_table(path)
         if not labels_required and labels not in frame.columns:
             labels = None
         return frame_material(frame, path.name, context=context, labels=labels, levels=levels)

@@ -19,7 +19,7 @@ from elbowroom.data.covariates import aligned, class_numbers, context_from_label
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.files import load_file
 from elbowroom.data.images import PictureOptions
-from elbowroom.data.records import is_records, record_material
+from elbowroom.data.records import Records, is_records
 from elbowroom.data.row_form import RowForm
 from elbowroom.data.sources import BUILT_IN
 from elbowroom.data.splits import make_splits
@@ -100,6 +100,7 @@ def load_data(
         raise ElbowroomError(f"--data.missing is '{missing}'.", did_you_mean(missing, ["error", "mask"]))
     if wanted is None and num_categories is not None:
         wanted = Support.CATEGORIES
+    source = Records(source) if is_records(source) else source
     pictures = _picture_options(image_size, image_mode, wanted, form)
     pictures.require_pictures(source)
     if isinstance(source, (IterableDataset, DataLoader)):
@@ -113,6 +114,8 @@ def load_data(
     columns = list(context) if _is_names(context) else None
     column = labels if isinstance(labels, str) else None
     material = _material(source, columns, column, labels_required, levels, announce, pictures)
+    if isinstance(source, Records) and source.masked:
+        material = replace(material, masked=True)
     material = channels_first(material, None if form is None else form.event_shape)
     total = len(material.storage)
     check_shape((total, *material.storage.event_shape), material.name, min_rows=min_rows)
@@ -192,10 +195,6 @@ def _material(
     pictures: PictureOptions,
 ) -> Material:
     """Rows, labels and context from any source."""
-    if is_records(source):
-        return record_material(
-            source, "the array", context=columns, labels=labels, labels_required=labels_required, levels=levels
-        )
     frame = hasattr(source, "to_numpy") and hasattr(source, "columns")
     if frame:
         if not labels_required and labels not in source.columns:

@@ -57,7 +57,7 @@ class DataSet(Viewed):
         classes: the names of labels 0, 1, …, where they have names.
         ids: what identifies each row, where a column was named for that.
         id_name: the name of that column.
-        remarks: what was found and done while reading, in sentences.
+        remarks: what was noticed while the data were read, and how they were understood, in sentences.
 
     What is checked when: an array, in memory or memory-mapped, once and whole, when it is loaded. A ``Dataset`` is
     sampled when it is loaded, and every batch that is fetched from it is compared with the support of what is stored;

@@ -66,7 +66,7 @@ def load_file(
             "Leave --data.labels out, or give a .csv, .tsv or .parquet file.",
         )
     if path.is_dir():
-        return image_folder(path, pictures, data_files=KINDS)
+        return image_folder(path, pictures, data_files=(".npy", ".npz", ".csv", ".tsv", ".parquet"))
     if suffix not in KINDS:
         raise _other_kind(path, suffix)
     if path.stat().st_size == 0:

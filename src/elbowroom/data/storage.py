@@ -379,7 +379,7 @@ class Material:
     test_rows: Tensor | None = None  #: the official test set, if there is one
     levels: dict[str, tuple[str, ...]] = field(default_factory=dict)  #: of context columns that are text
     masked: bool = False  #: NaN marks a missing element, by the source's own statement
-    remarks: tuple[str, ...] = ()  #: what was found and done while reading, in sentences
     columns: tuple[str, ...] | None = None  #: of a table, the names of the elements of x, in their order
     ids: tuple[str, ...] | None = None  #: what identifies each row, where the user named such a column
     id_name: str | None = None  #: the name of that column
+    remarks: tuple[str, ...] = ()  #: what was noticed while it was read, in sentences

@@ -159,7 +159,6 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     "one image": (folder_with({}), "has one row", "Give more data"),
     "another size": (folder_with({}, {"size": (6, 4)}), "1.png is 6x4 grey, but 0.png is 5x4 grey", "one size"),
     "another mode": (folder_with({}, {"mode": "RGB"}), "1.png is 5x4 RGB, but 0.png is 5x4 grey", "all grey"),
-    "transparent": (folder_with({"mode": "RGBA"}), "0.png has transparent pixels", "convert"),
     "no picture": (folder_with({}, {}, damaged=b"no picture"), "odd.png cannot be read as an image", "Replace it"),
     "half a picture": (folder_with({}, damaged=half_a_picture()), "odd.png cannot be read as an image", "Replace it"),
 }

@@ -13,7 +13,8 @@ from torch.utils.data import Dataset, TensorDataset
 from elbowroom.data.binarization import Binarization
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
-from elbowroom.data.storage import InMemory, MapStyle, MemoryMapped
+from elbowroom.data.map_style import MapStyle
+from elbowroom.data.storage import InMemory, MemoryMapped
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 
@@ -175,7 +176,8 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
         {"labels": ["a", "b"] * 10, "context": "labels", "levels": {"labels": ["b", "c"]}},
         "holds the class 'a', but the classes in training were b, c",
     ),
-    "objects": ([{"a": 1}, {"b": 2}], {}, "Python objects"),
+    "records": ([{"a": 1}, {"b": 2}], {}, "a list of dicts with a, but an array"),
+    "objects": ([object(), object()], {}, "Python objects"),
     "too few rows": (GREY[:2], {"test": 1, "validation": 1}, "at least one must be left"),
     "empty Dataset": (TensorDataset(GREY[:0]), {}, "has no rows"),
     "infinity": (GREY / 0, {"missing": "mask"}, "240 infinite values"),

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from elbowroom.data.map_style import MapStyle
 from elbowroom.data.storage import (
     InMemory,
-    MapStyle,
     MemoryMapped,
     Storage,
     as_classes,
@@ -162,7 +162,7 @@ def test_types_keep_their_values(given: str, kept: torch.dtype) -> None:
         (np.array(["a"]), "text"),
         (np.array([None]), "Python objects"),
         (np.array(["2020-01-01"], dtype="M8[D]"), "dates"),
-        (np.zeros(1, dtype=[("a", "f4")]), "values of type"),
+        (np.zeros(1, dtype=[("a", "f4")]), "rows of named fields"),
     ],
 )
 def test_types_that_are_no_numbers(values: Any, named: str) -> None:

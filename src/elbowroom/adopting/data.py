@@ -11,7 +11,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
-from elbowroom.data.storage import item_parts
+from elbowroom.data.map_style import item_parts
+from elbowroom.data.row_form import RowForm
+from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 
 __all__ = ["held_out_and_training"]
@@ -48,7 +50,8 @@ def held_out_and_training(data: Any, train: Any, binarization: str, seed: int) -
                 "Give both in the same shape.",
             )
         rows = torch.cat([known, test])
-    loaded = load_data(rows, binarization=binarization, test=0.0, validation=0.0, seed=seed)
+    form = RowForm(tuple(rows.shape[1:]), Support.REALS)  # the model takes rows in the shape they have
+    loaded = load_data(rows, binarization=binarization, test=0.0, validation=0.0, seed=seed, form=form)
     assert isinstance(loaded, DataSet)  # a tensor has a length
     before = len(rows) - len(test)
     splits = {"train": torch.arange(before), "validation": torch.arange(0), "test": torch.arange(before, len(rows))}

@@ -5,21 +5,26 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
+import numpy.typing as npt
 
+from elbowroom.data.archives import read_archive, unreadable
 from elbowroom.data.csv_files import is_table, read_table
-from elbowroom.data.images import image_folder
+from elbowroom.data.image_files import IMAGES
+from elbowroom.data.images import PictureOptions, image_folder
 from elbowroom.data.notation import Notation
+from elbowroom.data.records import Records, is_records
 from elbowroom.data.sources import BUILT_IN
-from elbowroom.data.storage import InMemory, Material, MemoryMapped, as_classes, as_tensor, check_shape
+from elbowroom.data.storage import Material, MemoryMapped, check_shape
 from elbowroom.data.tables import frame_material
 from elbowroom.errors import ElbowroomError, did_you_mean
 
 __all__ = ["KINDS", "load_file"]
 
 KINDS = (".npy", ".npz", ".csv", ".tsv", ".txt", ".csv.gz", ".parquet")
+_PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
 
 def load_file(
@@ -31,6 +36,7 @@ def load_file(
     levels: Mapping[str, Sequence[str]] | None = None,
     separator: str = "auto",
     notation: Notation | None = None,
+    pictures: PictureOptions | None = None,
 ) -> Material:
     """Read the file or folder at a path.
 
@@ -42,6 +48,7 @@ def load_file(
         levels: of a table, the known values of text columns in the context.
         separator: of a table of text, what separates its cells; "auto" finds it.
         notation: of a table of text, how its numbers are written.
+        pictures: of a folder, what becomes of images of several forms.
     Raises:
         ElbowroomError: missing, empty, truncated, of another kind, pickled, or not numbers.
     """
@@ -52,7 +59,8 @@ def load_file(
             f"'{path}' is neither a built-in data set nor a file (of {kinds}) nor a folder of images.", remedy
         )
     suffix = path.suffix.lower()
-    table = is_table(path)
+    records = suffix == ".npy" and path.is_file() and path.stat().st_size > 0 and is_records(_mapped(path))
+    table = records or is_table(path)
     if context is not None and not table:
         raise ElbowroomError(
             f"Context columns {', '.join(context)} were asked for, but {path} is not a table.",
@@ -64,84 +72,49 @@ def load_file(
             "Leave --data.labels out, or give a .csv, .tsv or .parquet file.",
         )
     if path.is_dir():
-        return image_folder(path)
+        return image_folder(path, pictures, data_files=[kind for kind in KINDS if kind != ".txt"])  # notes are no data
     if not table and suffix not in (".npy", ".npz"):
-        raise ElbowroomError(
-            f"{path} is not of a kind that elbowroom reads: {', '.join(KINDS)}, or a folder of images.",
-            "Save a table as CSV, or rename it to .csv if it is text; save an array with numpy.save.",
-        )
+        raise _other_kind(path, suffix)
     if path.stat().st_size == 0:
         raise ElbowroomError(f"{path} is empty (0 bytes).", "Write the data to it again.")
-    if table:
+    if not table:
+        return read_archive(path) if suffix == ".npz" else _npy(path)
+    if records:
+        frame, notation = Records(_mapped(path), path.name), None
+    else:
         read = read_table(path, separator=separator, notation=notation)
-        frame = read.without_index((*(context or ()), labels))
-        if not labels_required and labels not in frame.columns:
-            labels = None
-        return frame_material(frame, path.name, context=context, labels=labels, levels=levels, notation=read.notation)
-    return _npz(path) if suffix == ".npz" else _npy(path)
+        frame, notation = read.without_index((*(context or ()), labels)), read.notation
+    if not labels_required and labels not in frame.columns:
+        labels = None
+    return frame_material(frame, path.name, context=context, labels=labels, levels=levels, notation=notation)
+
+
+def _other_kind(path: Path, suffix: str) -> ElbowroomError:
+    if suffix in IMAGES:
+        return ElbowroomError(
+            f"{path} is one image, but a model is trained on many.", f"Give the folder that they lie in: {path.parent}"
+        )
+    if suffix in _PACKED:
+        return ElbowroomError(
+            f"{path} is packed, and elbowroom does not unpack.", "Unpack it, and give the folder or the file inside."
+        )
+    return ElbowroomError(
+        f"{path} is not of a kind that elbowroom reads: {', '.join(KINDS)}, or a folder of images.",
+        "Save a table as CSV, or rename it to .csv if it is text; save an array with numpy.save.",
+    )
 
 
 def _npy(path: Path) -> Material:
-    if zipfile.is_zipfile(path):
-        raise ElbowroomError(f"{path} is an archive, not a single array.", "Rename it to .npz.")
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as fault:
-        raise _unreadable(path, fault) from fault
+    array = _mapped(path)
     check_shape(array.shape, path.name)
     return Material(name=path.name, storage=MemoryMapped(array, path.name))
 
 
-def _npz(path: Path) -> Material:
+def _mapped(path: Path) -> npt.NDArray[Any]:
+    if zipfile.is_zipfile(path):
+        raise ElbowroomError(f"{path} is an archive, not a single array.", "Rename it to .npz.")
     try:
-        with path.open("rb") as file:  # opened here, so that it is closed even where numpy gives up half-way
-            archive = np.load(file, allow_pickle=False)
-            arrays = None if isinstance(archive, np.ndarray) else {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as fault:
-        raise _unreadable(path, fault) from fault
-    if arrays is None:
-        raise ElbowroomError(f"{path} holds a single array, not an archive.", "Rename it to .npy.")
-    found = ", ".join(arrays) or "nothing"
-    rest = [key for key in arrays if key not in ("labels", "context", "mask")]
-    key = "x" if "x" in arrays else rest[0] if len(rest) == 1 else None
-    if key is None:
-        raise ElbowroomError(
-            f"{path} holds {found}, but one array named x is expected.", "Save it as numpy.savez(path, x=...)."
-        )
-    x = arrays[key]
-    check_shape(x.shape, path.name)
-    for companion in ("labels", "context", "mask"):
-        given = arrays.get(companion)
-        wanted = x.shape if companion == "mask" else x.shape[:1]
-        if given is not None and given.shape[: len(wanted)] != wanted:
-            raise ElbowroomError(
-                f"In {path}, {companion} has shape {given.shape}, but x has {x.shape}.",
-                f"Give {companion} one entry for each {'element' if companion == 'mask' else 'row'} of x.",
-            )
-    tensor = as_tensor(x, path.name)
-    mask = arrays.get("mask")
-    if mask is not None:
-        tensor = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-        tensor = tensor.masked_fill(~torch.from_numpy(mask.astype(bool)), torch.nan)
-    context = arrays.get("context")
-    labels, classes = as_classes(arrays["labels"], f"labels of {path.name}") if "labels" in arrays else (None, None)
-    return Material(
-        name=path.name,
-        storage=InMemory(tensor if tensor.dim() > 1 else tensor[:, None]),
-        labels=labels,
-        classes=classes,
-        context=None
-        if context is None
-        else as_tensor(context.reshape(len(context), -1), f"the context of {path.name}"),
-        masked=mask is not None,
-    )
-
-
-def _unreadable(path: Path, fault: Exception) -> ElbowroomError:
-    reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
-    if "pickle" in reason or "Python object" in reason:
-        return ElbowroomError(
-            f"{path} holds pickled Python objects, but data are numbers; elbowroom never unpickles.",
-            "Save it as an array of one numeric type: numpy.save(path, x.astype(numpy.float32)).",
-        )
-    return ElbowroomError(f"{path} is truncated or not a numpy file ({reason}).", "Write it again with numpy.save.")
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as fault:
+        raise unreadable(path, fault) from fault
+    return array

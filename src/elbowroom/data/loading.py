@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +11,18 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from elbowroom.data.arrays import array_material, dataset_material
+from elbowroom.data.arrays import array_material, dataset_material, is_sequence
 from elbowroom.data.binarization import Binarization, fixed_bits
 from elbowroom.data.builtin import load_built_in
+from elbowroom.data.channels import channels_first
 from elbowroom.data.covariates import aligned, class_numbers, context_from_labels, finite_context
 from elbowroom.data.csv_files import notation_of
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.files import load_file
+from elbowroom.data.images import PictureOptions
 from elbowroom.data.notation import Notation
+from elbowroom.data.records import Records, is_records
+from elbowroom.data.row_form import RowForm
 from elbowroom.data.sentinels import as_marks, numbers_among, suspected, with_missing_values
 from elbowroom.data.sources import BUILT_IN
 from elbowroom.data.splits import make_splits
@@ -52,14 +57,19 @@ def load_data(
     missing_values: Any = (),
     separator: str = "auto",
     decimal: str = "auto",
+    image_size: int | str | None = None,
+    image_mode: Literal["grey", "rgb"] | None = None,
+    form: RowForm | None = None,
     announce: Announce | None = None,
 ) -> DataSet | StreamSet:
     """Load data of any kind as a data set with a support, splits and batches.
 
     Args:
         source: a built-in name; a path (.npy, .npz, .csv, .tsv, .txt, .parquet, a folder of images); an array or tensor
-            of shape (n, \\*event); a sparse matrix of scipy, made dense; a data frame; a torch ``Dataset``,
-            ``IterableDataset`` or ``DataLoader``.
+            of shape (n, \\*event); a masked array, whose mask marks missing elements; a sparse matrix or tensor, made
+            dense; a structured array or data frame; a list of images of PIL; a torch ``Dataset`` or another sequence
+            with a length; an ``IterableDataset`` or ``DataLoader``. Pictures (n, height, width, colours) become
+            (n, colours, height, width) where the shape leaves no doubt, with a remark.
         binarization: none, static, dynamic or threshold; for grey values.
         support: binary, unit-interval, bytes, counts, categories, reals; or auto, the narrowest that the values fit.
         validation: a fraction (below 1) or number of rows, taken from the training part by a seeded permutation.
@@ -79,6 +89,9 @@ def load_data(
             table; one or several. They become NaN.
         separator: what separates the cells of a table of text: comma, semicolon, tab, bar, space, or auto.
         decimal: its decimal mark: point, comma, or auto.
+        image_size: of a folder or list of images, the size to crop and scale them to: 64, or "64x48" (width x height).
+        image_mode: of these, grey or rgb for all.
+        form: of the rows that a trained model had, where the same source could be read in more than one way.
         announce: told in sentences what is downloaded, and how a table was understood.
     Returns:
         A :class:`DataSet`; a :class:`StreamSet` for a stream. Every value of an array is checked here, of a
@@ -97,6 +110,9 @@ def load_data(
         raise ElbowroomError(f"--data.missing is '{missing}'.", did_you_mean(missing, ["error", "mask"]))
     if wanted is None and num_categories is not None:
         wanted = Support.CATEGORIES
+    source = Records(source) if is_records(source) else source
+    pictures = _picture_options(image_size, image_mode, wanted, form)
+    pictures.require_pictures(source)
     if isinstance(source, (IterableDataset, DataLoader)):
         if context is not None or labels is not None:
             raise ElbowroomError(
@@ -108,13 +124,16 @@ def load_data(
                 "A stream was given together with missing_values, which are replaced only where rows lie in memory.",
                 "Let the stream yield NaN in their place.",
             )
-        return _stream(source, how, wanted, missing == "mask", num_categories, seed)
+        return _stream(source, how, wanted, missing == "mask", num_categories, seed, form)
 
     columns = list(context) if _is_names(context) else None
     column = labels if isinstance(labels, str) else None
     marks = as_marks(missing_values)
     notation = notation_of(decimal, marks)
-    material = _material(source, columns, column, labels_required, levels, separator, notation, announce)
+    material = _material(source, columns, column, labels_required, levels, separator, notation, announce, pictures)
+    if isinstance(source, Records) and source.masked:
+        material = replace(material, masked=True)
+    material = channels_first(material, None if form is None else form.event_shape)
     total = len(material.storage)
     check_shape((total, *material.storage.event_shape), material.name, min_rows=min_rows)
     if labels is not None and column is None:
@@ -175,6 +194,15 @@ def _option(kind: Any, given: str, flag: str) -> Any:
     return kind(str(given))
 
 
+def _picture_options(size: int | str | None, mode: Any, wanted: Support | None, form: RowForm | None) -> PictureOptions:
+    """How pictures are read: as was asked for, or as those that a trained model had."""
+    if form is not None:
+        return PictureOptions.of(size, mode, form.native_support, len(form.event_shape) == 3)
+    if wanted is Support.UNIT_INTERVAL:
+        wanted = Support.REALS  # bytes as they are, which the view divides
+    return PictureOptions.of(size, mode, wanted)
+
+
 def _is_names(context: Any) -> bool:
     sequence = isinstance(context, Sequence) and not isinstance(context, str)
     return sequence and len(context) > 0 and all(isinstance(name, str) for name in context)
@@ -189,6 +217,7 @@ def _material(
     separator: str,
     notation: Notation,
     announce: Announce | None,
+    pictures: PictureOptions,
 ) -> Material:
     """Rows, labels and context from any source."""
     frame = hasattr(source, "to_numpy") and hasattr(source, "columns")
@@ -198,7 +227,7 @@ def _material(
         return frame_material(
             source, "the data frame", context=columns, labels=labels, levels=levels, notation=notation
         )
-    if isinstance(source, (str, Path)) and not (isinstance(source, str) and source in BUILT_IN):
+    if isinstance(source, (str, os.PathLike)) and not (isinstance(source, str) and source in BUILT_IN):
         path = Path(source).expanduser()
         return load_file(
             path,
@@ -208,6 +237,7 @@ def _material(
             levels=levels,
             separator=separator,
             notation=notation,
+            pictures=pictures,
         )
     if columns is not None or (labels is not None and labels_required):
         raise ElbowroomError(
@@ -217,7 +247,9 @@ def _material(
         )
     if isinstance(source, str):
         return load_built_in(source, announce=announce)
-    return dataset_material(source) if isinstance(source, Dataset) else array_material(source)
+    if isinstance(source, Dataset) or is_sequence(source):
+        return dataset_material(source)
+    return array_material(source, pictures)
 
 
 def _view(
@@ -256,7 +288,13 @@ def _static_bits(material: Material, view: View) -> InMemory | None:
 
 
 def _stream(
-    source: Any, how: Binarization, wanted: Support | None, masked: bool, num_categories: int | None, seed: int
+    source: Any,
+    how: Binarization,
+    wanted: Support | None,
+    masked: bool,
+    num_categories: int | None,
+    seed: int,
+    form: RowForm | None,
 ) -> StreamSet:
     name = f"the {type(source).__name__}"
     if how is Binarization.STATIC:
@@ -264,7 +302,7 @@ def _stream(
             f"Static binarisation of {name} was asked for, but fixed bits belong to row numbers, which a stream lacks.",
             "Use --data.binarization dynamic or threshold.",
         )
-    stream = Peekable(source, name)
+    stream = Peekable(source, name, None if form is None else form.event_shape)
     head = stream.peek(1_000)
     found = Survey()
     for chunk in head:

@@ -59,6 +59,7 @@ def make_splits(
         >>> {split: len(rows) for split, rows in make_splits(10, validation=0.2, test=1, seed=0).items()}
         {'train': 7, 'validation': 2, 'test': 1}
     """
+    official = test_rows is not None
     if test_rows is None:
         order = seeded_permutation(num_rows, 0, seed)
         num_test = _count(test, num_rows, "test")
@@ -72,10 +73,11 @@ def make_splits(
         available, num_test = len(pool), len(test_rows)
     num_validation = _count(validation, available, "validation")
     if num_validation >= len(order):
+        less = "--data.validation 0" if official else "--data.validation 0 and --data.test 0"
         raise ElbowroomError(
             f"{name} has {num_rows:,} rows, of which {num_test:,} are for testing and {num_validation:,} for "
             "validation, but at least one must be left to train on.",
-            "Ask for less: a smaller --data.validation or --data.test.",
+            f"Keep fewer rows aside, for instance {less}.",
         )
     left = len(order) - num_validation
     if train is not None and not 1 <= train <= left:

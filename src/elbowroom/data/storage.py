@@ -1,4 +1,4 @@
-"""Storage of rows: a tensor in memory, a memory-mapped array, or a torch ``Dataset``.
+"""Storage of rows: a tensor in memory or a memory-mapped array; :mod:`elbowroom.data.map_style` has the third.
 
 A tensor in memory is the fastest: a batch is one ``index_select``. A memory-mapped array is never read whole. All keep
 the compact type of their source; only batches are converted to floating point.
@@ -22,21 +22,23 @@ from elbowroom.errors import ElbowroomError
 __all__ = [
     "SCAN_ROWS",
     "InMemory",
-    "MapStyle",
     "Material",
     "MemoryMapped",
     "Storage",
     "as_classes",
     "as_tensor",
+    "check_dense",
     "check_shape",
     "content_digest",
-    "item_parts",
+    "digest_of_some",
     "plain",
     "scan",
+    "with_missing",
 ]
 
 SCAN_ROWS = 10_000  #: how many rows are scanned where scanning all of them is too slow
 _DIGEST_ROWS = 1_000
+_MOST_DENSE = 1_000_000_000  # elements of a sparse matrix that is converted to a dense one
 _CHUNK_BYTES = 1 << 20  # as float64, a chunk of bytes still fits into the cache
 
 
@@ -149,47 +151,14 @@ class MemoryMapped:
 
     def fingerprint(self) -> str:
         header = f"{self.array.shape} {self.array.dtype.str} {self.array.nbytes}"
-        return _digest_of_some(self, header)
+        return digest_of_some(self, header)
 
     def to(self, device: torch.device) -> MemoryMapped:
         return self
 
 
-class MapStyle:
-    """A torch map-style ``Dataset``, fetched item by item: items are x or (x, …)."""
-
-    in_memory = False
-    surveyed_whole = False
-    device = torch.device("cpu")
-
-    def __init__(self, dataset: Any, name: str) -> None:
-        self.dataset = dataset
-        self.name = name
-        first = item_parts(dataset[0])[0]
-        self.event_shape = tuple(first.shape)
-        self.dtype = first.dtype
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def gather(self, rows: Tensor) -> Tensor:
-        items = [item_parts(self.dataset[row])[0] for row in rows.tolist()]
-        for row, item in zip(rows.tolist(), items, strict=True):
-            if tuple(item.shape) != self.event_shape:
-                raise ElbowroomError(
-                    f"Item {row} of {self.name} has shape {tuple(item.shape)}, but item 0 has {self.event_shape}.",
-                    "Let the Dataset return x of one shape.",
-                )
-        return torch.stack(items)
-
-    def fingerprint(self) -> str:
-        return _digest_of_some(self, f"{len(self)} {self.event_shape} {self.dtype}")
-
-    def to(self, device: torch.device) -> MapStyle:
-        return self
-
-
-def _digest_of_some(storage: Storage, header: str) -> str:
+def digest_of_some(storage: Storage, header: str) -> str:
+    """SHA-256 of a header and of a thousand evenly spaced rows, for storages that are not read whole."""
     digest = hashlib.sha256(header.encode())
     for _, raw in scan(storage, most=_DIGEST_ROWS):
         digest.update(raw.numpy().tobytes())
@@ -230,6 +199,26 @@ def scan(storage: Storage, rows: Tensor | None = None, *, most: int | None = Non
         yield part, storage.gather(part)
 
 
+_AS_NUMBERS = "Make them numbers first: one array of shape (n, ...) and one numeric type."
+_CATEGORIES = "Encode it as category numbers first: numpy.unique(x, return_inverse=True)[1].reshape(numpy.shape(x))."
+_TWO_PARTS = "Give real and imaginary parts as two elements: numpy.stack([numpy.real(x), numpy.imag(x)], axis=-1)."
+_SINCE_FIRST = (
+    "Encode them as numbers first, such as seconds since the first: (d - d.min()) / numpy.timedelta64(1, 's') of "
+    "d = numpy.asarray(x, dtype='M8[s]')."
+)
+# kind of a numpy type -> what its values are, and what to do
+_NO_NUMBERS = {
+    "c": ("complex numbers", _TWO_PARTS),
+    "U": ("text", _CATEGORIES),
+    "S": ("text", _CATEGORIES),
+    "T": ("text", _CATEGORIES),
+    "O": ("Python objects", _AS_NUMBERS),
+    "M": ("dates", _SINCE_FIRST),
+    "m": ("durations", "Encode them as numbers first, such as seconds: x / numpy.timedelta64(1, 's')."),
+    "V": ("rows of named fields", "Make them one array: numpy.lib.recfunctions.structured_to_unstructured(x)."),
+}
+
+
 def as_tensor(array: npt.NDArray[Any], name: str = "the array") -> Tensor:
     """A numeric array as a tensor of the nearest type that torch computes with; the memory is shared where it can be.
 
@@ -237,10 +226,14 @@ def as_tensor(array: npt.NDArray[Any], name: str = "the array") -> Tensor:
         ElbowroomError: complex numbers, text, dates or Python objects.
     """
     if array.dtype.kind not in "biuf":
-        kinds = {"c": "complex numbers", "U": "text", "S": "text", "O": "Python objects", "M": "dates"}
+        held, remedy = _NO_NUMBERS.get(array.dtype.kind, (f"values of type {array.dtype}", _AS_NUMBERS))
+        if held == "text" and _is_numeric(array):
+            held, remedy = "numbers written as text", "Convert them: numpy.asarray(x).astype(float)."
+        raise ElbowroomError(f"{name} holds {held}, but data are real numbers.", remedy)
+    if array.dtype == np.uint64 and array.size and int(array.max()) > np.iinfo(np.int64).max:
         raise ElbowroomError(
-            f"{name} holds {kinds.get(array.dtype.kind, f'values of type {array.dtype}')}, but data are real numbers.",
-            "Encode them as numbers first: real and imaginary parts as two elements, names as category numbers.",
+            f"{name} holds whole numbers up to {int(array.max()):,}, but the largest that there may be is 2^63 - 1.",
+            "Give them as floating-point numbers: x.astype(float).",
         )
     wider = {"b1": "u1", "u2": "i4", "u4": "i8", "u8": "i8"}.get(f"{array.dtype.kind}{array.dtype.itemsize}")
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
@@ -248,6 +241,14 @@ def as_tensor(array: npt.NDArray[Any], name: str = "the array") -> Tensor:
     target = np.dtype(wider) if wider else array.dtype.newbyteorder("=")
     array = np.ascontiguousarray(array, dtype=target) if array.ndim else array.astype(target)
     return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _is_numeric(text: npt.NDArray[Any]) -> bool:
+    try:
+        text.astype(float)
+    except ValueError:
+        return False
+    return bool(text.size)
 
 
 def as_classes(values: npt.NDArray[Any], name: str) -> tuple[Tensor, tuple[str, ...] | None]:
@@ -277,22 +278,72 @@ def as_classes(values: npt.NDArray[Any], name: str) -> tuple[Tensor, tuple[str, 
     )
 
 
-def item_parts(item: Any) -> tuple[Tensor, Any]:
-    """An item of a Dataset, x or (x, label, …), as (x, label or None)."""
-    x, label = (item[0], item[1] if len(item) > 1 else None) if isinstance(item, (tuple, list)) else (item, None)
-    x = plain(x) if isinstance(x, Tensor) else as_tensor(np.asarray(x), "the item")
-    return x if x.dim() else x[None], label
+# types that are kept as a wider one, since torch computes little with them
+_WIDER = {
+    torch.bool: torch.uint8,
+    torch.bfloat16: torch.float32,
+    torch.uint16: torch.int32,
+    torch.uint32: torch.int64,
+}
 
 
 def plain(tensor: Tensor, name: str = "the tensor") -> Tensor:
-    """A tensor of a type that can be computed with and digested; as :func:`as_tensor`, for tensors."""
+    """A tensor of a type that can be computed with and digested; as :func:`as_tensor`, for tensors.
+
+    A sparse one is written out, and a quantised one is dequantised.
+
+    Raises:
+        ElbowroomError: complex numbers; no values (the device "meta"); rows of several lengths; a sparse tensor that is
+            too large.
+    """
+    if tensor.is_nested:
+        raise ElbowroomError(
+            f"{name} is nested: its rows differ in length, but data are rows of one shape.",
+            "Fill up the short ones with NaN, torch.nested.to_padded_tensor(x, torch.nan), and pass "
+            "--data.missing mask.",
+        )
+    if tensor.is_meta:
+        raise ElbowroomError(
+            f"{name} is on the device 'meta', where a tensor has a shape {tuple(tensor.shape)} but no values.",
+            "Give the tensor that holds the values.",
+        )
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    if tensor.layout is not torch.strided:
+        check_dense(tensor.numel(), tuple(tensor.shape), "x.to_dense()")
+        tensor = tensor.detach().to_dense()
     if tensor.is_complex():
         raise ElbowroomError(
             f"{name} holds complex numbers, but data are real numbers.",
-            "Give real and imaginary parts as two elements.",
+            "Give real and imaginary parts as two elements: torch.stack([x.real, x.imag], -1).",
         )
-    wider = {torch.bool: torch.uint8, torch.bfloat16: torch.float32}
-    return tensor.detach().to(wider.get(tensor.dtype, tensor.dtype))
+    if tensor.dtype is torch.uint64:
+        return as_tensor(tensor.detach().cpu().numpy(), name)
+    small = tensor.is_floating_point() and tensor.dtype.itemsize == 1  # the types of eight bits
+    return tensor.detach().to(torch.float32 if small else _WIDER.get(tensor.dtype, tensor.dtype))
+
+
+def check_dense(elements: int, shape: tuple[int, ...], line: str) -> None:
+    """Refuse a sparse matrix that is too large to be written out; ``line`` is what would write out a part of it."""
+    if elements >= _MOST_DENSE:
+        raise ElbowroomError(
+            f"The data are a sparse matrix of shape {shape}, which is too large to be made dense.",
+            f"Take fewer columns and give {line}, or give a Dataset that makes each row dense.",
+        )
+
+
+def with_missing(tensor: Tensor, observed: Tensor) -> Tensor:
+    """Rows with NaN where an element was not observed; whole numbers become floating-point numbers that hold them.
+
+    Example:
+        >>> with_missing(torch.tensor([7, 2**24 + 1]), torch.tensor([False, True])).tolist()
+        [nan, 16777217.0]
+    """
+    target = torch.promote_types(tensor.dtype, torch.float32)
+    seen = tensor[observed]
+    if not tensor.is_floating_point() and not bool((seen.double() == seen.to(target).double()).all()):
+        target = torch.float64
+    return tensor.to(target).masked_fill(~observed, torch.nan)
 
 
 def check_shape(shape: tuple[int, ...], name: str, *, min_rows: int = 1) -> None:

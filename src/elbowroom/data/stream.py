@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from elbowroom.data.batch import Batch
+from elbowroom.data.channels import colours_to_front
 from elbowroom.data.dataset import check_batch_size
-from elbowroom.data.storage import item_parts
+from elbowroom.data.map_style import item_parts
 from elbowroom.data.support import Support
 from elbowroom.data.value_checks import Survey, check_rows
 from elbowroom.data.views import View, Viewed, observed
@@ -34,11 +35,13 @@ class Peekable:
     Args:
         source: yields batches if it is a ``DataLoader`` with batches, otherwise single items; x or (x, …).
         name: for messages.
+        event_shape: of a trained model, which decides whether colours that come last are moved to the front.
     """
 
-    def __init__(self, source: Any, name: str) -> None:
+    def __init__(self, source: Any, name: str, event_shape: tuple[int, ...] | None = None) -> None:
         self.source = source
         self.name = name
+        self.event_shape = event_shape
         self._head: list[Tensor] = []
         self._rest: Iterator[Tensor] | None = None
 
@@ -69,11 +72,9 @@ class Peekable:
         # a loader without batch_sampler does not collate: it hands out the data set's own items
         batched = isinstance(self.source, DataLoader) and self.source.batch_sampler is not None
         for item in self.source:
-            x = item_parts(item)[0]
-            if batched:
-                yield x if x.dim() > 1 else x[:, None]
-            else:
-                yield x[None]
+            x = item_parts(item, self.name, source="batches" if batched else "stream")[0]
+            x = (x if x.dim() > 1 else x[:, None]) if batched else x[None]
+            yield colours_to_front(x, self.event_shape)
 
 
 def regroup(chunks: Iterator[Tensor], batch_size: int) -> Iterator[Tensor]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
+from elbowroom.data.row_form import RowForm
 from elbowroom.data.stream import StreamSet
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
@@ -27,6 +28,7 @@ from elbowroom.model.networks import MLP, ConvDecoder, ConvEncoder, Network, Res
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, VampPrior
 from elbowroom.running.config import Config, DataConfig, ModelConfig, NetworkConfig
 from elbowroom.running.runtime import dtype_of
+from elbowroom.running.training_rows import check_training_rows, constant_elements
 
 __all__ = [
     "DataFacts",
@@ -66,6 +68,11 @@ class DataFacts(BaseModel):
     steps_per_epoch: int | None = None
     """None for a stream."""
 
+    @property
+    def row_form(self) -> RowForm:
+        """What decides how the same data are read again."""
+        return RowForm(self.event_shape, self.native_support)
+
 
 # --- data --------------------------------------------------------------------------------------------------------
 
@@ -76,7 +83,8 @@ def load_configured(data: DataConfig, source: Any = None, **arrays: Any) -> Data
     Args:
         data: the section.
         source: data from Python; by default the data that ``data.name`` names.
-        arrays: ``context``, ``labels`` from Python, and ``announce``, as in :func:`load_data`.
+        arrays: ``context``, ``labels`` from Python, ``announce``, and ``form``, of the rows of a run that is there
+            already; as in :func:`load_data`.
     """
     settings: dict[str, Any] = {
         "binarization": data.binarization,
@@ -91,6 +99,8 @@ def load_configured(data: DataConfig, source: Any = None, **arrays: Any) -> Data
         "context": list(data.context) if isinstance(data.context, tuple) else data.context,
         "labels": data.labels,
         "num_categories": data.num_categories,
+        "image_size": data.image_size,
+        "image_mode": data.image_mode,
         "seed": data.seed,
     }
     return load_data(data.name if source is None else source, **(settings | arrays))
@@ -266,12 +276,14 @@ def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
     """Initialises what depends on the data: the unit of real-valued data, output bias, pseudo-inputs.
 
     Raises:
-        ElbowroomError: a real-valued element is constant over the training data, so that its density has no bound.
+        ElbowroomError: a real-valued element is constant over the training data, so that its density has no bound; one
+            training row.
     """
     likelihood, guide = pair.model.likelihood, pair.guide
     mean, std = data.moments()
     # grey pixels under a Gaussian are not standardised: they have a common scale, and some never vary
     if isinstance(likelihood, Gaussian) and data.native_support is Support.REALS:
+        check_training_rows(data, mean, std)
         _refuse_constant(mean, std)
         places: list[tuple[nn.Module, tuple[str, str]]] = [(likelihood, ("shift", "unit"))]
         if isinstance(guide, Guide) and guide.transform is not None:
@@ -287,7 +299,7 @@ def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
 
 
 def _refuse_constant(mean: Tensor, std: Tensor) -> None:
-    constant = std.flatten() <= 1e-12 * mean.abs().flatten()
+    constant = constant_elements(mean, std).flatten()
     if bool(constant.any()):
         where = ", ".join(str(i) for i in torch.nonzero(constant).flatten().tolist()[:5])
         raise ElbowroomError(

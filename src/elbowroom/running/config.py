@@ -13,6 +13,7 @@ is imported here, so that ``elbowroom --help`` is quick.
 from __future__ import annotations
 
 import functools
+import re
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
@@ -65,6 +66,19 @@ def _switch(value: Any) -> Any:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
+def _pixels(value: Any) -> Any:
+    """A number of pixels, or width and height, as text: 64 and [64, 48] as "64" and "64x48"."""
+    if isinstance(value, list | tuple) and len(value) == 2:
+        return f"{value[0]}x{value[1]}"
+    return str(value) if isinstance(value, int) else value
+
+
+def _sides(value: str) -> str:
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)?", value):
+        raise ValueError("a number of pixels, such as 64, or width x height, such as 64x48")
+    return value
+
+
 def _share(value: float) -> float:
     if value >= 1 and value != int(value):
         raise ValueError("a share below 1 or a whole number of examples")
@@ -75,6 +89,7 @@ Share = Annotated[float, Field(ge=0), AfterValidator(_share)]
 Widths = Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_split_commas)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 Marks = Annotated[tuple[str, ...], BeforeValidator(_as_marks)]
+ImageSize = Annotated[str, BeforeValidator(_pixels), AfterValidator(_sides)]
 
 
 class DataConfig(Section):
@@ -108,6 +123,10 @@ class DataConfig(Section):
     """What separates the cells of a table of text; 'auto' finds it."""
     decimal: Literal["auto", "point", "comma"] = "auto"
     """The decimal mark of a table of text; 'auto' finds it."""
+    image_size: ImageSize | None = None
+    """Size to which a folder of images is cropped and scaled: 64, or 64x48 (width x height)."""
+    image_mode: Literal["grey", "rgb"] | None = None
+    """Colours of a folder of images: all grey, or all in colour."""
     seed: int = 0
     """Seed of the splits and of the binarisation, separate from the seed of the training."""
 

@@ -19,6 +19,7 @@ from torch.nn.functional import binary_cross_entropy
 
 from elbowroom.data.batch import Batch
 from elbowroom.data.binarization import Binarization
+from elbowroom.data.channels import has_colours_last
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError, did_you_mean
@@ -222,6 +223,8 @@ def _read_mask(mask: Any, size: int, event_shape: tuple[int, ...]) -> Tensor:
         values = values.detach().cpu().numpy()
     array = np.asarray(values)
     wanted = (size, *event_shape)
+    if array.shape not in (wanted, event_shape) and has_colours_last(array.shape[-3:], event_shape):
+        array = np.moveaxis(array, -1, -3)  # as those of the data were
     if array.shape not in (wanted, event_shape):
         raise ElbowroomError(
             f"The mask has shape {array.shape}, but should have that of all the data, {wanted}, or of one example, "

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.dataset import DataSet
+from elbowroom.data.images import holds_pictures
 from elbowroom.data.loading import load_data
 from elbowroom.errors import ElbowroomError
 from elbowroom.model.likelihoods import Likelihood
@@ -59,6 +60,9 @@ def read_like_training(
         min_rows=1,
         labels_required=labels is not None or own.context == "labels",
         levels=trained.protocol.get("levels"),
+        image_size=own.image_size if holds_pictures(source) else None,
+        image_mode=own.image_mode if holds_pictures(source) else None,
+        form=trained.facts.row_form,
     )
     if not isinstance(data, DataSet):
         raise ElbowroomError("A stream cannot be scored or encoded as a whole.", "Give an array, a file or a Dataset.")

@@ -125,7 +125,7 @@ class Run:
                 f"The run {self.folder.path} was trained on data given in Python, which it does not keep.",
                 "Give them again: er.load(path, data=…); or give a data file.",
             )
-        data = build_data(self.config)
+        data = build_data(self.config, form=self.facts.row_form)
         check_same_data(self.content, data, self.folder)
         data = with_recorded_splits(data, self.folder)
         return data.to(device=self.device, dtype=dtype_of(self.config.runtime))
@@ -431,7 +431,7 @@ def load(
     run = Run(RunFolder.open(path), checkpoint=checkpoint, device=device, announce=announce)
     if data is not None:
         arrays = {name: value for name, value in (("context", context), ("labels", labels)) if value is not None}
-        given = build_data(run.config, data, **arrays)
+        given = build_data(run.config, data, form=run.facts.row_form, **arrays)
         check_same_data(run.content, given, run.folder)
         given = with_recorded_splits(given, run.folder)
         run.data = given.to(device=run.device, dtype=dtype_of(run.config.runtime))

@@ -121,13 +121,16 @@ def train(
     folder = RunFolder(Path("runs") / request.name if out is None else out)
     settings = _with_absolute_path(configure(*request.layers, source=request.name))
     recorded: dict[str, Any] = {}
+    form = None
     if resume:
         settings = _recorded_settings(folder, settings, source, keys, config)
+        form = DataFacts.model_validate(folder.read_config()["facts"]).row_form
 
     # everything is built and tried in memory first, so that errors in the request come before there are files
     use_threads(settings.runtime.threads)
     device = pick_device(settings.runtime.device)
-    data = _load(settings, source if from_python else None, device, context=context, labels=labels, announce=announce)
+    arrays = {"context": context, "labels": labels, "form": form, "announce": announce}
+    data = _load(settings, source if from_python else None, device, **arrays)
     facts = facts_of(data, settings.train.batch_size)
     pair = build_pair(settings, facts, seed=settings.train.seed)
     plan = _plan(settings, facts, data)
@@ -238,8 +241,8 @@ def _flat(keys: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _load(settings: Config, source: Any, device: torch.device, **arrays: Any) -> DataSet | StreamSet:
-    """The data on the device, in the precision of the run; ``arrays`` are context and labels from Python, or None, and
-    ``announce``."""
+    """The data on the device, in the precision of the run; ``arrays`` are those of
+    :func:`load_configured`, or None."""
     data = build_data(settings, source, **{name: value for name, value in arrays.items() if value is not None})
     return data.to(device=device, dtype=dtype_of(settings.runtime))
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from elbowroom.data.images import image_folder
+from elbowroom.data.naming import Naming
 from elbowroom.data.sources import BUILT_IN
 from elbowroom.data.storage import InMemory, Material, MemoryMapped, as_classes, as_tensor, check_shape
 from elbowroom.data.tables import frame_material, read_table
 from elbowroom.errors import ElbowroomError, did_you_mean
+from elbowroom.progress import Announce
 
 __all__ = ["KINDS", "load_file"]
 
@@ -23,10 +25,12 @@ KINDS = (".npy", ".npz", ".csv", ".tsv", ".parquet")
 def load_file(
     path: Path,
     *,
-    context: list[str] | None = None,
+    context: Sequence[str] | None = None,
     labels: str | None = None,
-    labels_required: bool = True,
-    levels: Mapping[str, Sequence[str]] | None = None,
+    id: str | None = None,  # noqa: A002  # the keyword of `load_data`
+    optional: Collection[str] = (),
+    like: Naming | None = None,
+    announce: Announce | None = None,
 ) -> Material:
     """Read the file or folder at a path.
 
@@ -34,8 +38,10 @@ def load_file(
         path: a file of one of :data:`KINDS`, or a folder of images.
         context: of a table, the columns that become the context.
         labels: of a table, the column of class labels.
-        labels_required: whether it is a fault that there is no such column.
-        levels: of a table, the known values of text columns in the context.
+        id: of a table, the column that identifies the rows.
+        optional: those of labels and id that may be missing.
+        like: of a table, the names in the data of a trained model, to which the columns are matched.
+        announce: called with remarks on the columns of a table.
     Raises:
         ElbowroomError: missing, empty, truncated, of another kind, pickled, or not numbers.
     """
@@ -52,11 +58,12 @@ def load_file(
             f"Context columns {', '.join(context)} were asked for, but {path} is not a table.",
             "Give a .csv, .tsv or .parquet file, or pass the context as an array from Python.",
         )
-    if labels is not None and labels_required and not table:
-        raise ElbowroomError(
-            f"The label column {labels} was asked for, but {path} is not a table.",
-            "Leave --data.labels out, or give a .csv, .tsv or .parquet file.",
-        )
+    for column, what, flag in ((labels, "label", "labels"), (id, "id", "id")):
+        if column is not None and column not in optional and not table:
+            raise ElbowroomError(
+                f"The {what} column {column} was asked for, but {path} is not a table.",
+                f"Leave --data.{flag} out, or give a .csv, .tsv or .parquet file.",
+            )
     if path.is_dir():
         return image_folder(path)
     if suffix not in KINDS:
@@ -67,10 +74,17 @@ def load_file(
     if path.stat().st_size == 0:
         raise ElbowroomError(f"{path} is empty (0 bytes).", "Write the data to it again.")
     if table:
-        frame = read_table(path)
-        if not labels_required and labels not in frame.columns:
-            labels = None
-        return frame_material(frame, path.name, context=context, labels=labels, levels=levels)
+        frame = read_table(path, as_text=() if id is None else (id,))
+        return frame_material(
+            frame,
+            path.name,
+            context=context,
+            labels=labels,
+            id=id,
+            optional=optional,
+            like=like,
+            announce=announce,
+        )
     return _npz(path) if suffix == ".npz" else _npy(path)
 
 

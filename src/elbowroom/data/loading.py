@@ -13,9 +13,11 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from elbowroom.data.arrays import array_material, dataset_material
 from elbowroom.data.binarization import Binarization, fixed_bits
 from elbowroom.data.builtin import load_built_in
-from elbowroom.data.covariates import aligned, class_numbers, context_from_labels, finite_context
+from elbowroom.data.covariates import class_numbers, context_from_labels, finished, with_context
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.files import load_file
+from elbowroom.data.identifiers import identifiers
+from elbowroom.data.naming import Covariate, Naming
 from elbowroom.data.sources import BUILT_IN
 from elbowroom.data.splits import make_splits
 from elbowroom.data.storage import InMemory, Material, check_shape, scan
@@ -27,7 +29,7 @@ from elbowroom.data.views import View
 from elbowroom.errors import ElbowroomError, did_you_mean
 from elbowroom.progress import Announce
 
-__all__ = ["load_data"]
+__all__ = ["column_names", "load_data"]
 
 
 def load_data(
@@ -41,11 +43,14 @@ def load_data(
     missing: Literal["error", "mask"] = "error",
     context: Any = None,
     labels: Any = None,
+    id: Any = None,  # noqa: A002  # the word of tables and of the configuration
     num_categories: int | None = None,
     seed: int = 0,
     min_rows: int = 2,
     labels_required: bool = True,
+    id_required: bool = True,
     levels: Mapping[str, Sequence[str]] | None = None,
+    like: Naming | None = None,
     announce: Announce | None = None,
 ) -> DataSet | StreamSet:
     """Load data of any kind as a data set with a support, splits and batches.
@@ -60,16 +65,22 @@ def load_data(
         test: the same; ignored where the data have an official test set.
         train: how many rows to train on, chosen by seed; all that are left unless given.
         missing: what NaN means, a mistake (``error``) or an element that was not observed (``mask``).
-        context: covariates: None, ``"labels"`` (one-hot), column names of a table (text becomes one-hot), or an array
-            (n, context_dim).
+        context: covariates: None, ``"labels"`` (one-hot), column names of a table (text becomes one-hot); or values: an
+            array (n, context_dim), text or numbers of shape (n,), a dict or a data frame with a column for each
+            covariate. A list of text is column names where a table has them all.
         labels: class labels, whole numbers or text, shape (n,), or the column of a table that holds them.
+        id: what identifies each row: a column of a table, or an array of shape (n,); it is not part of x, and is
+            carried into files of results.
         num_categories: C, for the support ``categories``; by default the largest value plus one.
         seed: of the splits and of fixed bits.
         min_rows: the least number of rows; one is enough for scoring, but not for training.
         labels_required: whether a missing column ``labels`` is an error.
+        id_required: whether a missing column ``id`` is an error.
         levels: the names of one-hot covariates as in training, by column (``labels`` where these are the context); a
             class that is not among them is refused. Found from the data unless given.
-        announce: told in a sentence what is downloaded.
+        like: the names in the data of a trained model; the columns of a table and the context are matched to them.
+            Tables without a header, and arrays, are taken by position.
+        announce: told in a sentence what is downloaded, and which columns are left out or do not tell rows apart.
     Returns:
         A :class:`DataSet`; a :class:`StreamSet` for a stream. Every value of an array is checked here, of a
         memory-mapped one too, in one sequential pass; a ``Dataset`` or a stream is sampled here, and its other rows are
@@ -88,25 +99,30 @@ def load_data(
     if wanted is None and num_categories is not None:
         wanted = Support.CATEGORIES
     if isinstance(source, (IterableDataset, DataLoader)):
-        if context is not None or labels is not None:
+        if context is not None or labels is not None or (id is not None and id_required):
             raise ElbowroomError(
-                "A stream was given together with context or labels, but a stream has no row numbers for them.",
+                "A stream was given together with context, labels or id, but a stream has no row numbers for them.",
                 "Give arrays or a map-style Dataset.",
             )
         return _stream(source, how, wanted, missing == "mask", num_categories, seed)
 
-    columns = list(context) if _is_names(context) else None
-    column = labels if isinstance(labels, str) else None
-    material = _material(source, columns, column, labels_required, levels, announce)
+    columns = column_names(context, source, like)
+    column, id_column = (one if isinstance(one, str) else None for one in (labels, id))
+    like = like or _known_levels(levels or {}, columns)
+    optional = {one for one, must in ((column, labels_required), (id_column, id_required)) if one is not None and not must}
+    material = _material(source, columns, column, id_column, optional, like, announce)
     total = len(material.storage)
     check_shape((total, *material.storage.event_shape), material.name, min_rows=min_rows)
     if labels is not None and column is None:
         numbers, names = class_numbers(labels, total)
         material = replace(material, labels=numbers, classes=names)
-    if isinstance(context, str):
-        material = context_from_labels(context, material, (levels or {}).get("labels"))
-    elif context is not None and columns is None:
-        material = replace(material, context=aligned(context, total, "context").reshape(total, -1))
+    if id is not None and id_column is None:
+        material = replace(material, ids=identifiers(id, total, "id"), id_name="id")
+    if id_column is not None and material.ids is None and announce is not None:
+        announce(f"{material.name} has no column '{id_column}': its rows are only numbered")
+    material = _contextual(material, context, columns, like)
+    if like is not None and material.columns is None and material.storage.event_shape == (len(like.columns or ()),):
+        material = replace(material, columns=like.columns)
 
     found = survey(material.storage)
     masked = material.masked or (missing == "mask" and material.storage.dtype.is_floating_point)
@@ -127,7 +143,7 @@ def load_data(
         ),
         view=view,
         seed=seed,
-        context=finite_context(material),
+        context=None if material.context is None else finished(material.context, material.name),
         labels=material.labels,
         num_categories=num_categories,
         masked=masked,
@@ -135,6 +151,7 @@ def load_data(
         source=material.source,
         bits=None if masked else _static_bits(material, view),
         levels=material.levels,
+        context_columns=material.context_columns,
         columns=material.columns,
         classes=material.classes,
         ids=material.ids,
@@ -151,32 +168,79 @@ def _option(kind: Any, given: str, flag: str) -> Any:
     return kind(str(given))
 
 
-def _is_names(context: Any) -> bool:
+def _is_frame(source: Any) -> bool:
+    return hasattr(source, "to_numpy") and hasattr(source, "columns")
+
+
+def column_names(context: Any, source: Any, like: Naming | None = None) -> list[str] | None:
+    """The columns that text names as the context; None where it holds values of the context, or is something else.
+
+    Args:
+        context: as for :func:`load_data`.
+        source: of the data. A list of text is values where there are as many as rows, and not all are columns.
+        like: the names in the data of a trained model; then the columns are those that it was trained with.
+    """
+    there = {str(column) for column in source.columns} if _is_frame(source) else set[str]()
+    if isinstance(context, str) and context != "labels" and context in there:
+        return [context]
     sequence = isinstance(context, Sequence) and not isinstance(context, str)
-    return sequence and len(context) > 0 and all(isinstance(name, str) for name in context)
+    if not (sequence and len(context) > 0 and all(isinstance(name, str) for name in context)):
+        return None
+    trained_with = {name for one in (() if like is None else like.covariates) for name in one.names}
+    if trained_with:
+        return list(context) if trained_with.issuperset(context) else None
+    if _is_frame(source):
+        return None if len(context) == len(source) and not there.issuperset(context) else list(context)
+    if isinstance(source, (str, Path)):
+        return list(context)
+    if hasattr(source, "shape"):  # sparse matrices have a length, and refuse to say it
+        return None if tuple(source.shape)[:1] == (len(context),) else list(context)
+    return None if hasattr(source, "__len__") and len(source) == len(context) else list(context)
+
+
+def _known_levels(levels: Mapping[str, Sequence[str]], columns: list[str] | None) -> Naming | None:
+    """The names of covariates where only their classes are known."""
+    if not levels:
+        return None
+    known = (tuple(levels[name]) if name in levels else None for name in columns or ["labels"])
+    covariates = (Covariate(name, classes) for name, classes in zip(columns or ["labels"], known, strict=True))
+    return Naming(covariates=tuple(covariates))
+
+
+def _contextual(material: Material, context: Any, columns: list[str] | None, like: Naming | None) -> Material:
+    """The material with the context that was asked for, where its source has not read it."""
+    known = () if like is None else like.covariates
+    if context is None or columns is not None:
+        return material
+    if isinstance(context, str) and context == "labels":
+        return context_from_labels(material, known[0].levels if known else None)
+    if isinstance(context, str) and not known:
+        raise ElbowroomError(
+            f"--data.context is '{context}', but it should be 'labels', a list of column names, or an array.",
+            f"Pass labels, or for a column the list ['{context}'].",
+        )
+    return with_context(material, context, known)
 
 
 def _material(
     source: Any,
     columns: list[str] | None,
     labels: str | None,
-    labels_required: bool,
-    levels: Mapping[str, Sequence[str]] | None,
+    id: str | None,  # noqa: A002
+    optional: set[str],
+    like: Naming | None,
     announce: Announce | None,
 ) -> Material:
-    """Rows, labels and context from any source."""
-    frame = hasattr(source, "to_numpy") and hasattr(source, "columns")
-    if frame:
-        if not labels_required and labels not in source.columns:
-            labels = None
-        return frame_material(source, "the data frame", context=columns, labels=labels, levels=levels)
+    """Rows, and of a table labels, identifiers and context."""
+    roles: dict[str, Any] = {"context": columns, "labels": labels, "id": id, "optional": optional, "like": like}
+    if _is_frame(source):
+        return frame_material(source, "the data frame", announce=announce, **roles)
     if isinstance(source, (str, Path)) and not (isinstance(source, str) and source in BUILT_IN):
-        path = Path(source).expanduser()
-        return load_file(path, context=columns, labels=labels, labels_required=labels_required, levels=levels)
-    if columns is not None or (labels is not None and labels_required):
+        return load_file(Path(source).expanduser(), announce=announce, **roles)
+    asked = [*(columns or []), *(one for one in (labels, id) if one is not None and one not in optional)]
+    if asked:
         raise ElbowroomError(
-            f"Columns {', '.join([*(columns or []), *([labels] if labels else [])])} were asked for, but the data are "
-            "not a table.",
+            f"Columns {', '.join(asked)} were asked for, but the data are not a table.",
             "Give a table or a data frame, or pass context and labels as arrays.",
         )
     if isinstance(source, str):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -17,12 +17,44 @@ class Reconstruction(NamedTuple):
     sample: Tensor  #: (n, *event), a draw of p(x | z)
 
 
-class Encoded(NamedTuple):
-    """The guide's q(z | x) for each example."""
-
+class _Encodings(NamedTuple):
     mean: Tensor  #: (n, latent)
     stddev: Tensor  #: (n, latent)
     labels: Tensor | None  #: (n,) class labels, where the data have any
+
+
+class Encoded(_Encodings):
+    """The guide's q(z | x) for each example; unpacks into mean, stddev and labels.
+
+    Attributes:
+        mean: shape (n, latent).
+        stddev: shape (n, latent).
+        labels: class labels, shape (n,), where the data have any.
+        classes: the names of labels 0, 1, …, where they have names.
+        rows: which rows these are: ``row``, positions in the data, and the identifiers where a column was named.
+    """
+
+    classes: tuple[str, ...] | None
+    rows: dict[str, list[Any]]
+
+    def __new__(
+        cls,
+        mean: Tensor,
+        stddev: Tensor,
+        labels: Tensor | None,
+        classes: tuple[str, ...] | None = None,
+        rows: dict[str, list[Any]] | None = None,
+    ) -> Encoded:
+        made = super().__new__(cls, mean, stddev, labels)
+        made.classes, made.rows = classes, rows or {}
+        return made
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """The name of each example's class, or its number; None without labels."""
+        if self.labels is None:
+            return None
+        return [str(label) if self.classes is None else self.classes[label] for label in self.labels.tolist()]
 
 
 class Scores(NamedTuple):

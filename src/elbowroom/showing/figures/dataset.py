@@ -38,8 +38,10 @@ def picture(data: DataSet) -> Figure:
     count = min(9 if is_image(data.event_shape) else 2000, data.size("train"))
     batch = data.take("train", torch.arange(count))
     if not is_image(data.event_shape):
-        return marginals_figure(batch.x, batch.x)
+        return marginals_figure(batch.x, batch.x, names=data.columns)
     titles = None if data.labels is None else data.labels[batch.index].tolist()
+    if titles is not None and data.classes is not None:
+        titles = [data.classes[label] for label in titles]
     return image_grid(batch.x, titles=titles, columns=3, value_range=value_range(data.support, batch.x))
 
 

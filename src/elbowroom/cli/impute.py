@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from elbowroom.cli.options import Device, Json, RunPath, Split, load_run
 from elbowroom.cli.speech import print_json, say, wrote
-
 from elbowroom.cli.writing import checked_target, not_taken, save_arrays
 from elbowroom.errors import ElbowroomError
 

@@ -47,7 +47,9 @@ def sample(
     target = None if arrays is None else checked_target(arrays, suffix=".npz")
     loaded = load_run(run, device)
     if context is not None and labels is not None:
-        raise ElbowroomError("--context and --labels were both given, but a model has one context.", "Give one of them.")
+        raise ElbowroomError(
+            "--context and --labels were both given, but a model has one context.", "Give one of them."
+        )
     given: Any = one_context(loaded.naming, None, labels) if context is None else parsed(loaded.naming, context)
     wrote(gallery.save(loaded, "samples", gallery.samples(loaded, num, context=given, seed=seed)))
     if plots.is_image(loaded.facts.event_shape):

@@ -104,7 +104,7 @@ def encoded_column(
         if known is not None:
             example = next(value for value in values.tolist() if isinstance(value, str | bytes))
             raise ElbowroomError(
-                f"{what} holds text, such as '{example}', but held numbers in training.", "Give numbers there."
+                f"{what} holds text, such as {example!r}, but held numbers in training.", "Give numbers there."
             )
     numbers, names = as_classes(values, what)
     if levels is None:
@@ -340,10 +340,11 @@ def _lengths(
 
 
 def _check_length(length: int, total: int | None, what: str) -> None:
-    if total is not None and length != total:
+    needed = max(length if total is None else total, 1)
+    if length != needed:
         raise ElbowroomError(
-            f"{what} has {length:,} {'row' if length == 1 else 'rows'}, but {total:,} are needed.",
-            f"Give it {total:,}, or one value, not in a list, that holds for all of them.",
+            f"{what} has {length:,} {'row' if length == 1 else 'rows'}, but {needed:,} are needed.",
+            f"Give it {needed:,}, or one value, not in a list, that holds for all of them.",
         )
 
 

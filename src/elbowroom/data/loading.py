@@ -109,7 +109,8 @@ def load_data(
     columns = column_names(context, source, like)
     column, id_column = (one if isinstance(one, str) else None for one in (labels, id))
     like = like or _known_levels(levels or {}, columns)
-    optional = {one for one, must in ((column, labels_required), (id_column, id_required)) if one is not None and not must}
+    required = ((column, labels_required), (id_column, id_required))
+    optional = {name for name, must in required if name is not None and not must}
     material = _material(source, columns, column, id_column, optional, like, announce)
     total = len(material.storage)
     check_shape((total, *material.storage.event_shape), material.name, min_rows=min_rows)

@@ -293,8 +293,8 @@ def _texts(values: npt.NDArray[Any], name: str) -> npt.NDArray[np.str_]:
     for row, value in enumerate(values):
         if not isinstance(value, str | bytes | int | np.integer):
             raise ElbowroomError(
-                f"{name} holds entries that are missing, or neither whole numbers nor text, the first in row {row}, but "
-                "classes are one or the other.",
+                f"{name} holds entries that are missing, or neither whole numbers nor text, the first in row {row}, "
+                "but classes are one or the other.",
                 "Give every row a class number or a class name.",
             )
         texts.append(value.decode() if isinstance(value, bytes) else str(value))

@@ -98,9 +98,7 @@ def one_context(naming: Naming, context: Any, labels: Any) -> Any:
     return labels
 
 
-def run_context(
-    naming: Naming, context: Any, labels: Any, total: int | None, *, otherwise: int = 1
-) -> Tensor | None:
+def run_context(naming: Naming, context: Any, labels: Any, total: int | None, *, otherwise: int = 1) -> Tensor | None:
     """The context of rows that a run computes with, shape (n, context_dim); None where none is given.
 
     Args:

@@ -171,8 +171,8 @@ class Run:
         The file also has ``step``, of the checkpoint, and ``peak_memory``, the most bytes that the process has used.
         Without names: elbo, iwae and active-units, as far as guide and likelihood allow. With ``data`` (a path, an
         array, what `read` returns) all of these are evaluated instead of a split of the run's own, with ``context`` or
-        ``labels`` as in `read`; a run on a stream needs that. For the method room, the training data are evaluated too, or the test data if the split is train;
-        each result names its split. The other arguments are those of
+        ``labels`` as in `read`; a run on a stream needs that. For the method room, the training data are evaluated too,
+        or the test data if the split is train; each result names its split. The other arguments are those of
         :func:`elbowroom.evaluation.evaluate.evaluate`, and the settings (``points``, ``seed``, ``k``, …) those of
         :class:`elbowroom.evaluation.settings.Settings`.
         """
@@ -392,7 +392,7 @@ class Run:
 
     @torch.no_grad()
     def decode(self, z: Tensor, *, context: Any = None, labels: Any = None) -> Tensor:
-        """The mean of p(x | z): z of shape (\\*, n, latent) gives (\\*, n, \\*event); context and labels as in `sample`."""
+        """The mean of p(x | z), shape (\\*, n, \\*event), for z of shape (\\*, n, latent); a context as in `sample`."""
         given = decoding_context(self.naming, context, labels, z)
         with evaluation_mode(self.pair):
             z = z.to(device=self.device, dtype=dtype_of(self.config.runtime))

@@ -105,8 +105,8 @@ def train(
         resume: go on with the run in ``out`` (with its own configuration) from its latest checkpoint.
         overwrite: replace the run in ``out``.
         config: a recipe, by name or file, whose keys override those of the source.
-        context: covariates: columns of the table by name, ``"labels"``, or values: text or numbers, one for each row; an
-            array of shape (n, context_dim); a dict or a data frame with a column for each covariate.
+        context: covariates: columns of the table by name, ``"labels"``, or values: text or numbers, one for each row;
+            an array of shape (n, context_dim); a dict or a data frame with a column for each covariate.
         labels: class labels, numbers or text, shape (n,), or the column of the table that holds them.
         id: what identifies each row, shape (n,), or the column of the table that does; results carry it.
         observers: objects that report the training; by default the terminal.
@@ -246,7 +246,7 @@ def _flat(keys: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _load(settings: Config, source: Any, device: torch.device, **arrays: Any) -> DataSet | StreamSet:
-    """The data on the device, in the precision of the run; ``arrays`` are what `load_data` is given besides, or None."""
+    """The data on the device, in the precision of the run; ``arrays`` are further arguments of `load_data`, or None."""
     data = build_data(settings, source, **{name: value for name, value in arrays.items() if value is not None})
     return data.to(device=device, dtype=dtype_of(settings.runtime))
 

@@ -64,7 +64,9 @@ def save(run: Run, name: str, figure: Figure) -> Path:
 
 
 def _note(run: Run, context: Any = None) -> str | None:
-    notes = [] if run.normalized else ["cross-entropy of grey pixels: not a log-likelihood; samples are Bernoulli draws"]
+    notes = []
+    if not run.normalized:
+        notes.append("cross-entropy of grey pixels: not a log-likelihood; samples are Bernoulli draws")
     if isinstance(context, Mapping):
         notes.insert(0, "samples given " + ", ".join(f"{name} = {value}" for name, value in context.items()))
     elif isinstance(context, str | int):
@@ -222,7 +224,8 @@ def _printed(encoded: Encoded) -> Tensor | NDArray[np.str_] | None:
         return labels
     if all(name.removeprefix("-").isdecimal() for name in names):
         return torch.tensor([int(name) for name in names])[labels]
-    return np.array(names)[labels.numpy()]
+    named: NDArray[np.str_] = np.array(names)[labels.numpy()]
+    return named
 
 
 def holes(run: Run, aggregate: Aggregate, samples: SampleStudy) -> Figure:

@@ -44,6 +44,7 @@ def test_columns_are_put_into_the_order_of_training() -> None:
     ("columns", "named"),
     [
         (["column_1", "column_2"], False),
+        (["column_0", "column_1"], False),
         (["column_2", "column_1"], True),
         (["column_1", "age"], True),
         ([0, 1, 2], False),

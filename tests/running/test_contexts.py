@@ -102,7 +102,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "encode": lambda run, x, **given: run.encode(x, **given).mean,
     "evaluate": lambda run, x, **given: torch.tensor(run.evaluate("elbo", data=x, **given)[0].value),
     "posterior": lambda run, x, **given: run.posterior(x, **FAST, **given).z,
-    "impute": lambda run, x, **given: impute(run, x, hide=0.5, interval=0.5, **FAST, **given).completed,
+    "impute": lambda run, x, **given: impute(run, x, hide=0.5, interval=0.5, num_samples=2, **FAST, **given).completed,
     "decode": lambda run, x, **given: run.decode(torch.ones(3, 2), **given),
 }
 

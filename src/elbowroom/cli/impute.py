@@ -176,6 +176,7 @@ def _is_the_table(found: Imputed, run: Run) -> bool:
 
 def _write_table(source: Path, target: Path, found: Imputed, run: Run) -> Path:
     """Writes the table with its missing cells filled in and all others unchanged, as many rows as were used."""
+    from elbowroom.data.naming import has_names
     from elbowroom.data.tables import read_table
     from elbowroom.running.checkpoints import write_text_atomically
 
@@ -191,6 +192,5 @@ def _write_table(source: Path, target: Path, found: Imputed, run: Run) -> Path:
             filled = [f"{value:.6g}" for value in completed[:, place].tolist()]
             cells = [old if seen else new for old, new, seen in zip(text, filled, observed[:, place], strict=True)]
             frame = frame.with_columns(type(frame[name])(name, cells))
-    header = list(frame.columns) != [f"column_{at + 1}" for at in range(len(frame.columns))]
-    write_text_atomically(target, frame.write_csv(include_header=header))
+    write_text_atomically(target, frame.write_csv(include_header=has_names(frame.columns)))
     return target

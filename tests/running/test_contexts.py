@@ -213,7 +213,8 @@ def test_pairs_of_a_command_line() -> None:
     assert parsed(Naming(covariates=FARM.covariates[:1]), ["ox"]) == {"kind": "ox"}
     labels = Naming(covariates=(Covariate("labels", ("ox", "a=b"), also="kind"),))
     assert parsed(labels, ["kind=ox"]) == parsed(labels, ["labels=ox"]) == {"labels": "ox"}
-    assert parsed(labels, ["labels=a=b"]) == {"labels": "a=b"}
+    assert parsed(labels, ["labels=a=b"]) == parsed(labels, None, "a=b") == {"labels": "a=b"}
+    assert parsed(FARM, None) is None
 
 
 @pytest.mark.parametrize(

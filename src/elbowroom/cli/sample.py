@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from elbowroom.cli.options import Device, RunPath, load_run
 from elbowroom.cli.speech import wrote
 from elbowroom.cli.writing import checked_target, write_arrays
-from elbowroom.errors import ElbowroomError
 
 __all__ = ["sample"]
 
@@ -41,16 +40,12 @@ def sample(
     arrays
         Also write z, x and mean to this .npz file.
     """
-    from elbowroom.running.contexts import one_context, parsed
+    from elbowroom.running.contexts import parsed
     from elbowroom.showing import gallery, plots
 
     target = None if arrays is None else checked_target(arrays, suffix=".npz")
     loaded = load_run(run, device)
-    if context is not None and labels is not None:
-        raise ElbowroomError(
-            "--context and --labels were both given, but a model has one context.", "Give one of them."
-        )
-    given: Any = one_context(loaded.naming, None, labels) if context is None else parsed(loaded.naming, context)
+    given = parsed(loaded.naming, context, labels)
     wrote(gallery.save(loaded, "samples", gallery.samples(loaded, num, context=given, seed=seed)))
     if plots.is_image(loaded.facts.event_shape):
         wrote(gallery.save(loaded, "traversals", gallery.traversals(loaded, context=given)))

@@ -168,21 +168,39 @@ def _how_to_give(naming: Naming) -> str:
     return f"Give it by name, for instance context={example}."
 
 
-def parsed(naming: Naming, pairs: Sequence[str]) -> dict[str, Any]:
-    """The context that a command line gives as NAME=VALUE, one for each covariate.
+def parsed(naming: Naming, pairs: Sequence[str] | None, labels: str | None = None) -> dict[str, Any] | None:
+    """The context that a command line gives, as NAME=VALUE for each covariate or as a class; None where it gives none.
 
     Args:
         naming: of the run.
         pairs: such as ``kind=ox``; the name may be left out where there is one covariate.
+        labels: a class, for a model that is conditional on class labels.
     Raises:
-        ElbowroomError: a name that is not a covariate's, one that is missing or given twice, or text for a number.
+        ElbowroomError: a name that is not a covariate's, one that is missing or given twice, or text for a number; a
+            class for a model that is not conditional on class labels.
     Example:
         >>> farm = Naming(covariates=(Covariate("kind", ("hen", "ox")), Covariate("weight")))
         >>> parsed(farm, ["weight=3.2", "kind=ox"])
         {'weight': 3.2, 'kind': 'ox'}
     """
+    if pairs is None and labels is None:
+        return None
+    flag = "--context" if labels is None else "--labels"
+    if pairs is not None and labels is not None:
+        raise ElbowroomError(
+            "Both --context and --labels were given, but a model has one context.", "Give one of them."
+        )
     if not naming.covariates:
-        raise ElbowroomError("--context was given, but the model is not conditional on one.", "Leave it out.")
+        raise ElbowroomError(f"{flag} was given, but the model is not conditional on anything.", "Leave it out.")
+    if labels is not None:
+        if naming.covariates[0].name == "labels":
+            return {"labels": labels}
+        raise ElbowroomError(
+            f"--labels was given, but the model is conditional on {described(naming.covariates)}.",
+            f"Write for instance --context {_example(naming.covariates)}."
+            if naming.covariates[0].name
+            else "Leave it out.",
+        )
     if not naming.covariates[0].name:
         raise ElbowroomError(
             "--context was given, but the model's covariates have no names.",
@@ -190,7 +208,7 @@ def parsed(naming: Naming, pairs: Sequence[str]) -> dict[str, Any]:
         )
     known = {name: one for one in naming.covariates for name in one.names}
     given: dict[str, Any] = {}
-    for pair in pairs:
+    for pair in pairs or ():
         name, sign, value = pair.partition("=")
         if not sign and len(naming.covariates) == 1:
             name, value = naming.covariates[0].name, pair

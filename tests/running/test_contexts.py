@@ -103,6 +103,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": lambda run, x, **given: torch.tensor(run.evaluate("elbo", data=x, **given)[0].value),
     "posterior": lambda run, x, **given: run.posterior(x, **FAST, **given).z,
     "impute": lambda run, x, **given: impute(run, x, hide=0.5, interval=0.5, num_samples=2, **FAST, **given).completed,
+    "reconstruct": lambda run, x, **given: run.reconstruct(3, data=x, **given).mean,
     "decode": lambda run, x, **given: run.decode(torch.ones(3, 2), **given),
 }
 

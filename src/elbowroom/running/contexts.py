@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from elbowroom.data.covariates import as_context, finished
+from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import column_names
 from elbowroom.data.naming import Covariate, Naming, described
 from elbowroom.errors import ElbowroomError, did_you_mean
@@ -19,6 +21,7 @@ from elbowroom.running.folder import RunFolder
 __all__ = [
     "class_contexts",
     "decoding_context",
+    "in_context",
     "named_columns",
     "naming_of",
     "one_context",
@@ -139,6 +142,12 @@ def sample_context(
             f"The model is conditional on {described(naming.covariates)}, but none were given.", _how_to_give(naming)
         )
     return number, class_contexts(config, facts, number)
+
+
+def in_context(data: DataSet, naming: Naming, context: Any, labels: Any) -> DataSet:
+    """Data that were read before, beside another context; unchanged where none is given."""
+    given = run_context(naming, context, labels, len(data))
+    return data if given is None else replace(data, context=given).to(device=data.device, dtype=data.dtype)
 
 
 def decoding_context(naming: Naming, context: Any, labels: Any, z: Tensor) -> Tensor | None:

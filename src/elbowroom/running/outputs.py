@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-__all__ = ["Encoded", "Reconstruction", "Scores"]
+from elbowroom.data.batch import Batch
+from elbowroom.data.dataset import DataSet
+from elbowroom.model.draws import draw, mean
+from elbowroom.model.latent import Pair, evaluation_mode
+
+__all__ = ["Encoded", "Reconstruction", "Scores", "encoded", "reconstructed"]
 
 
 class Reconstruction(NamedTuple):
@@ -15,6 +21,15 @@ class Reconstruction(NamedTuple):
     x: Tensor  #: (n, *event)
     mean: Tensor  #: (n, *event), the mean of p(x | z)
     sample: Tensor  #: (n, *event), a draw of p(x | z)
+
+
+def reconstructed(pair: Pair, batch: Batch, generator: torch.Generator) -> Reconstruction:
+    """The reconstructions of a batch, each decoded from one draw of q(z | x)."""
+    with evaluation_mode(pair):
+        z = draw(pair.guide(batch.x, batch.context), (), generator=generator)
+        p_x = pair.model.likelihood(z, batch.context)
+        drawn = draw(p_x, (), generator=generator)
+        return Reconstruction(batch.x.cpu(), mean(p_x).cpu(), drawn.cpu())
 
 
 class _Encodings(NamedTuple):
@@ -55,6 +70,21 @@ class Encoded(_Encodings):
         if self.labels is None:
             return None
         return [str(label) if self.classes is None else self.classes[label] for label in self.labels.tolist()]
+
+
+def encoded(pair: Pair, data: DataSet, split: str, points: int | None) -> Encoded:
+    """The encodings of a split, or of ``points`` examples of it, with their labels and rows."""
+    means, deviations, places = [], [], []
+    with evaluation_mode(pair):
+        for batch in data.batches(split, 1000, points=points):
+            q = pair.guide(batch.x, batch.context)
+            means.append(q.mean.cpu())
+            deviations.append(q.stddev.cpu())
+            assert batch.index is not None, "only a stream has no positions"
+            places.append(batch.index.cpu())
+    rows = torch.cat(places)
+    labels = None if data.labels is None else data.labels.cpu()[rows]
+    return Encoded(torch.cat(means), torch.cat(deviations), labels, data.classes, data.row_columns(rows))
 
 
 class Scores(NamedTuple):

@@ -10,7 +10,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from elbowroom.data.batch import Batch
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.naming import Naming
 from elbowroom.data.stream import StreamSet
@@ -31,17 +32,17 @@ from elbowroom.evaluation.settings import Settings
 from elbowroom.inference.posterior.sample import Posterior, posterior
 from elbowroom.memory import peak_memory
 from elbowroom.model.conditional import Conditional
-from elbowroom.model.draws import draw, mean
+from elbowroom.model.draws import mean
 from elbowroom.model.guides import PriorGuide
 from elbowroom.model.latent import LatentModel, Pair, Sample, evaluation_mode
 from elbowroom.progress import Announce, Progress, silent
 from elbowroom.running.build import DataFacts, build_data, build_pair
 from elbowroom.running.config import Config, configure
-from elbowroom.running.contexts import class_contexts, decoding_context, naming_of, run_context, sample_context
+from elbowroom.running.contexts import class_contexts, decoding_context, in_context, naming_of, sample_context
 from elbowroom.running.diagnosis import Checkup, write_checkup
 from elbowroom.running.evaluation_cache import FileCache
 from elbowroom.running.folder import RunFolder
-from elbowroom.running.outputs import Encoded, Reconstruction, Scores
+from elbowroom.running.outputs import Encoded, Reconstruction, Scores, encoded, reconstructed
 from elbowroom.running.own_data import check_same_data, with_recorded_splits
 from elbowroom.running.reading import TrainedOn, read_like_training
 from elbowroom.running.runtime import dtype_of, make_generator, pick_device
@@ -229,8 +230,8 @@ class Run:
             ElbowroomError: a likelihood that is not normalised; a run without a guide.
         """
         self._require_guide("Scoring")
-        data, split = self.asked(source, split, context, labels)
-        return Scores(*score(self.model, self.guide, data.batches(split, 100), k=k, seed=seed))
+        batches = self._batches(source, split, 100, context=context, labels=labels)
+        return Scores(*score(self.model, self.guide, batches, k=k, seed=seed))
 
     def doctor_input(self, *, points: int = 1000, seed: int = 0) -> DoctorInput:
         """The input of the doctor: model and guide, the run's own data, and the history of its training.
@@ -272,7 +273,7 @@ class Run:
     def sample(
         self, num_samples: int | None = None, *, context: Any = None, labels: Any = None, seed: int = 0
     ) -> Sample:
-        """Draws of z and x, and the mean of p(x | z).
+        """Draws of z and x, and the mean of p(x | z), such as ``run.sample(8, labels="seven")``.
 
         Args:
             num_samples: n; by default as many as the context has rows, or 25.
@@ -283,39 +284,45 @@ class Run:
         Raises:
             ElbowroomError: n below one, a conditional model and no context, or a context of another kind.
         Example:
-            >>> run.sample(8, labels="seven")                                          # doctest: +SKIP
-            >>> run.sample(context={"kind": ["ox", "pig"], "weight": 3.2}).x.shape     # doctest: +SKIP
+            >>> run.sample(context={"kind": ["ox", "pig"], "weight": 3.2}).x     # doctest: +SKIP
         """
         number, given = sample_context(self.config, self.facts, self.naming, num_samples, context, labels)
-        if given is not None:
-            given = given.to(device=self.device, dtype=dtype_of(self.config.runtime))
+        given = None if given is None else given.to(device=self.device, dtype=dtype_of(self.config.runtime))
         with evaluation_mode(self.pair):
             generator = make_generator(self.device, seed)
             sample = self.model.sample(number, context=given, generator=generator)
         return Sample(*(tensor.cpu() for tensor in sample))
 
     def class_contexts(self, num_samples: int) -> Tensor:
-        """One-hot labels 0, …, C−1 in blocks of nearly equal size, shape (n, C).
-
-        Raises:
-            ElbowroomError: the context is not a label.
-        """
+        """One-hot labels 0, …, C−1 in blocks of nearly equal size, shape (n, C), if the context is a label."""
         return class_contexts(self.config, self.facts, num_samples)
 
-    def reconstruct(self, num: int = 10, *, split: str = "test", seed: int = 0) -> Reconstruction:
-        """Some examples of a split with their reconstructions, each decoded from one draw of q(z | x).
+    def reconstruct(
+        self,
+        num: int = 10,
+        *,
+        data: Any = None,
+        split: str = "test",
+        context: Any = None,
+        labels: Any = None,
+        seed: int = 0,
+    ) -> Reconstruction:
+        """Some examples with their reconstructions, each decoded from one draw of q(z | x).
 
+        Args:
+            num: how many: a random choice of the split, or the first ones of ``data``.
+            data: other data than the run's own: a path, an array, what `read` returns.
+            split: which split, if no data are given.
+            context: covariates of the data, as in `read`.
+            labels: class labels of the data, as in `read`.
+            seed: of the draws.
         Raises:
             ElbowroomError: the run has no guide.
         """
         self._require_guide("Reconstruction")
-        batch = next(iter(self.dataset().batches(split, num, points=num)))
-        generator = make_generator(self.device, seed)
-        with evaluation_mode(self.pair):
-            z = draw(self.guide(batch.x, batch.context), (), generator=generator)
-            p_x = self.model.likelihood(z, batch.context)
-            drawn = draw(p_x, (), generator=generator)
-            return Reconstruction(batch.x.cpu(), mean(p_x).cpu(), drawn.cpu())
+        points = num if data is None else None
+        batch = next(iter(self._batches(data, split, num, points, context, labels)))
+        return reconstructed(self.pair, batch, make_generator(self.device, seed))
 
     def encode(
         self,
@@ -338,23 +345,7 @@ class Run:
             ElbowroomError: the run has no guide.
         """
         self._require_guide("Encoding")
-        data, split = self.asked(source, split, context, labels)
-        means, deviations, places = [], [], []
-        with evaluation_mode(self.pair):
-            for batch in data.batches(split, 1000, points=points):
-                q = self.guide(batch.x, batch.context)
-                means.append(q.mean.cpu())
-                deviations.append(q.stddev.cpu())
-                assert batch.index is not None, "only a stream has no positions"
-                places.append(batch.index.cpu())
-        rows = torch.cat(places)
-        return Encoded(
-            torch.cat(means),
-            torch.cat(deviations),
-            None if data.labels is None else data.labels.cpu()[rows],
-            data.classes,
-            data.row_columns(rows),
-        )
+        return encoded(self.pair, *self.asked(source, split, context, labels), points)
 
     def posterior(
         self,
@@ -408,26 +399,34 @@ class Run:
             )
 
     def asked(
-        self,
-        source: Any,
-        split: str,
-        context: Any,
-        labels: Any,
-        missing: Literal["error", "mask"] | None = None,
+        self, source: Any, split: str, context: Any, labels: Any, missing: Literal["error", "mask"] | None = None
     ) -> tuple[DataSet, str]:
         """The run's own data and the split, or all rows of ``source`` in their order, which are the split "all"."""
-        if source is None:
-            if context is not None or labels is not None:
-                raise ElbowroomError(
-                    "A context was given without data, but the run's own data have theirs.",
-                    "Leave it out, or give the data that it belongs to, too.",
-                )
-            return self.dataset(), split
-        if not isinstance(source, DataSet):
-            source = self.read(source, context=context, labels=labels, missing=missing)
-        elif (given := run_context(self.naming, context, labels, len(source))) is not None:
-            source = replace(source, context=given).to(device=self.device, dtype=dtype_of(self.config.runtime))
-        return replace(source, splits={"all": torch.arange(len(source))}), "all"
+        if source is not None:
+            return self._whole(source, context, labels, missing), "all"
+        if context is not None or labels is not None:
+            raise ElbowroomError(
+                "A context was given without data, but the run's own data have theirs.",
+                "Leave it out, or give the data that it belongs to, too.",
+            )
+        return self.dataset(), split
+
+    def _batches(
+        self, source: Any, split: str, size: int, points: int | None = None, context: Any = None, labels: Any = None
+    ) -> Iterator[Batch]:
+        """Batches of a split of the run's own data, or of all data of ``source``, in order."""
+        data, split = self.asked(source, split, context, labels)
+        return data.batches(split, size, points=points)
+
+    def _whole(
+        self, source: Any, context: Any = None, labels: Any = None, missing: Literal["error", "mask"] | None = None
+    ) -> DataSet:
+        """All rows of ``source`` as one split, in their order."""
+        if isinstance(source, DataSet):
+            data = in_context(source, self.naming, context, labels)
+        else:
+            data = self.read(source, context=context, labels=labels, missing=missing)
+        return replace(data, splits={"all": torch.arange(len(data))})
 
     def read(
         self,

@@ -26,6 +26,7 @@ def describe(data: DataSet) -> dict[str, Any]:
         "binarization": str(data.binarization),
         "splits": {split: data.size(split) for split in data.splits},
         "context": data.context_dim or "none",
+        **({} if data.columns is None else {"columns": list(data.columns)}),
         "labels": 0 if data.labels is None else len(torch.unique(data.labels)),
         "source": data.source or None,
         "licence": data.licence or "unknown",

@@ -43,6 +43,8 @@ FORMS = {
     "dict": lambda: {"kind": ["ox", "ox", "pig"]},
     "dict of numbers": lambda: {"kind": np.array([1, 1, 2])},
     "polars": lambda: pl.DataFrame({"kind": ["ox", "ox", "pig"]}),
+    "dicts": lambda: [{"kind": "ox"}, {"kind": "ox"}, {"kind": "pig"}],
+    "one-hot by name": lambda: pl.DataFrame({"pig": [0, 0, 1], "ox": [1, 1, 0], "hen": [0, 0, 0]}),
     "polars series": lambda: pl.Series(["ox", "ox", "pig"]),
     "polars categorical": lambda: pl.Series(["ox", "ox", "pig"]).cast(pl.Categorical),
     "pandas": lambda: pandas(kind=["ox", "ox", "pig"]),
@@ -168,7 +170,9 @@ REFUSED: dict[str, tuple[Any, Any, str, str]] = {
         "shape (n, 2)",
     ),
     "dates": (np.array(["2020-01-01"], dtype="datetime64[D]"), [Covariate("t")], "dates", "numbers"),
-    "objects": ([{1: 2}, {3: 4}], [Covariate("t")], "neither numbers nor text", "numbers"),
+    "set": ({"ox", "pig"}, KIND, "A set was given, but values are expected", "Give a list"),
+    "generator": ((kind for kind in ("ox", "pig")), KIND, "A generator was given", "Give a list"),
+    "objects": ([slice(1), slice(2)], [Covariate("t")], "neither numbers nor text", "numbers"),
     "ragged": ([[1.0], [1.0, 2.0]], FARM, "not an array", "same number"),
 }
 
@@ -192,7 +196,7 @@ def test_the_context_that_a_remedy_names_is_taken(given: str) -> None:
 
 
 def test_missing_numbers_are_named_by_row() -> None:
-    with pytest.raises(ElbowroomError, match="not finite in 1 rows, the first being row 1"):
+    with pytest.raises(ElbowroomError, match="not finite in 1 row, the first being row 1"):
         finished(as_context({"kind": "ox", "weight": [1.0, None]}, FARM), "the samples")
 
 
@@ -238,6 +242,16 @@ def test_a_list_of_text_is_columns_only_where_the_table_has_them() -> None:
     assert load_data(frame[["a", "b"]], context=KINDS, test=0).context_dim == 3
     with pytest.raises(ElbowroomError, match="has no column 'knid'"):
         load_data(frame, context=["knid"])
+
+
+def test_a_frame_without_names_is_an_array() -> None:
+    frame = pytest.importorskip("pandas").DataFrame(np.eye(3)[[0, 1, 2, 0, 1, 2]])
+    data = load_data(X, context=frame, test=0)
+    assert data.context is not None
+    assert (data.context[:2].tolist(), data.context_columns) == ([[1, 0, 0], [0, 1, 0]], None)
+    assert as_context(frame, KIND).tolist() == frame.to_numpy().tolist()
+    with pytest.raises(ElbowroomError, match="The context has more than one column named 'a'"):
+        load_data(X, context=frame.set_axis(["a", "a", "b"], axis=1))
 
 
 @pytest.mark.parametrize("context", [KINDS[:5], {"kind": KINDS[:5]}, np.array(KINDS[:5]), pl.Series(KINDS[:5])])

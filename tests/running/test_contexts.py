@@ -158,7 +158,7 @@ REFUSED = {
     "both": ("names", {"labels": "five", "context": "five"}, "Both context and labels", "one of them"),
     "misspelt": ("names", {"labels": "sevn"}, "labels holds the class 'sevn'", "Did you mean 'seven'?"),
     "too many": ("names", {"labels": ["five"] * 3}, "has 3 rows, but 2 are needed", "Give it 2"),
-    "not finite": ("covariate", {"context": [0.5, np.nan]}, "not finite in 1 rows, the first being row 1", "Fill in"),
+    "not finite": ("covariate", {"context": [0.5, np.nan]}, "not finite in 1 row, the first being row 1", "Fill in"),
 }
 
 

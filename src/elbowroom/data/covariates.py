@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from elbowroom.data.naming import Covariate, described, listed
+from elbowroom.data.naming import Covariate, check_distinct, described, has_names, listed
 from elbowroom.data.storage import Material, as_classes, as_tensor, is_text
 from elbowroom.errors import ElbowroomError, did_you_mean
 
@@ -50,19 +50,29 @@ def values_of(given: Any) -> npt.NDArray[Any]:
         array[:] = given
         return array
     try:
-        return np.asarray(given)
+        array = np.asarray(given)
     except ValueError as fault:
         raise ElbowroomError(
             f"What was given is not an array ({str(fault).splitlines()[0].rstrip('.')}).",
             "Give every row the same number of values.",
         ) from fault
+    if array.ndim == 0 and array.dtype.kind == "O":
+        raise ElbowroomError(
+            f"A {type(given).__name__} was given, but values are expected, one for each row.",
+            "Give a list or an array, or for several columns a dict or a data frame.",
+        )
+    return array
 
 
 def _columns_of(given: Any) -> dict[str, Any] | None:
-    """The columns of a dict or a data frame by name; None for anything else."""
+    """The columns of a dict, a list of dicts or a data frame by name; None for what has no names."""
     if isinstance(given, Mapping):
         return {str(column): values for column, values in given.items()}
-    if hasattr(given, "columns") and hasattr(given, "to_numpy"):
+    if isinstance(given, list | tuple) and given and all(isinstance(row, Mapping) for row in given):
+        names = list(dict.fromkeys(str(name) for row in given for name in row))
+        return {name: [row.get(name) for row in given] for name in names}
+    if hasattr(given, "columns") and hasattr(given, "to_numpy") and has_names(list(given.columns)):
+        check_distinct([str(column) for column in given.columns], "The context")
         return {str(column): given[column] for column in given.columns}
     return None
 
@@ -233,7 +243,7 @@ def as_context(
     Args:
         given: one value for all rows; one value for each row, where there is one covariate: text, class numbers (places
             among the classes, where those are words), real numbers; an array of shape (n, context_dim), such as one-hot
-            rows; one row of numbers for all; a dict or a data frame with the covariates by name.
+            rows; one row of numbers for all; a dict, a list of dicts or a data frame with the covariates by name.
         known: the covariates of training, in their order.
         total: the number of rows; as many as are given unless it is.
         what: the keyword, for messages.
@@ -254,6 +264,11 @@ training were hen, ox, pig.
           Give one of them.
     """
     columns = _columns_of(given)
+    if columns is not None and len(known) == 1 and columns.keys() == set(known[0].levels or ()):
+        given, columns = (
+            np.column_stack([values_of(columns[level]) for level in known[0].levels or ()]),
+            None,
+        )  # one-hot
     if columns is None or not known[0].name:
         stacked = [values_of(values) for values in columns.values()] if isinstance(given, Mapping) and columns else None
         values = values_of(given) if stacked is None else np.column_stack(stacked)
@@ -383,8 +398,9 @@ def finished(context: Tensor, name: str) -> Tensor:
     context = context.float()
     bad = ~context.isfinite().all(1)
     if bad.any():
+        count = int(bad.sum())
         raise ElbowroomError(
-            f"The context of {name} is not finite in {int(bad.sum()):,} rows, the first being row "
+            f"The context of {name} is not finite in {count:,} {'row' if count == 1 else 'rows'}, the first being row "
             f"{int(bad.nonzero()[0])}.",
             "Fill in those values, or take those rows out: only x may have missing elements.",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,19 @@ def test_a_context_goes_with_data_that_were_read_before(runs: dict[str, Run]) ->
     other = run.score(read, k=5, context="pig").log_evidence
     assert torch.equal(other, run.score(farm(3)[["a", "b"]], k=5, context="pig").log_evidence)
     assert not torch.equal(other, run.score(read, k=5).log_evidence)
+
+
+def test_an_array_beside_the_rows_of_a_file_is_read_as_the_run_knows_it(runs: dict[str, Run], tmp_path: Path) -> None:
+    run, x = runs["kind"], farm(3)[["a", "b"]].to_numpy()
+    expected = run.score(x, context=["ox", "ox", "pig"], k=5).log_evidence
+    for given in (np.eye(3)[[1, 1, 2]], np.array([1, 1, 2])):
+        np.savez(tmp_path / "x.npz", x=x, context=given)
+        assert torch.equal(run.score(tmp_path / "x.npz", k=5).log_evidence, expected)
+    np.savez(tmp_path / "x.npz", x=x, context=np.zeros((3, 4)))
+    with pytest.raises(
+        ElbowroomError, match=r"has shape \(3, 4\), but the model was trained with kind \(hen, ox, pig\)"
+    ):
+        run.score(tmp_path / "x.npz")
 
 
 def test_text_beside_a_table_is_known_by_the_run(runs: dict[str, Run]) -> None:

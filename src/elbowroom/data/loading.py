@@ -211,8 +211,11 @@ def _known_levels(levels: Mapping[str, Sequence[str]], columns: list[str] | None
 def _contextual(material: Material, context: Any, columns: list[str] | None, like: Naming | None) -> Material:
     """The material with the context that was asked for, where its source has not read it."""
     known = () if like is None else like.covariates
-    if context is None or columns is not None:
+    if columns is not None:
         return material
+    if context is None:
+        beside = material.context  # an array of the same file
+        return material if beside is None or not known else with_context(material, beside, known)
     if isinstance(context, str) and context == "labels":
         return context_from_labels(material, known[0].levels if known else None)
     if isinstance(context, str) and not known:

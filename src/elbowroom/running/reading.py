@@ -84,8 +84,9 @@ def read_like_training(
 def _own_context(trained: TrainedOn, source: Any) -> Any:
     """Where the context is found in data that are like those of training: in the labels, or in columns by name."""
     own, names = trained.config.data.context, [one.name for one in trained.naming.covariates if one.name]
-    if isinstance(own, tuple):
-        return names or list(own)
+    if isinstance(own, tuple):  # an archive has no columns, but may hold the context as an array
+        archive = isinstance(source, str | Path) and Path(source).suffix.lower() == ".npz"
+        return None if archive else names or list(own)
     there = {str(column) for column in getattr(source, "columns", ())}
     return names if own is None and names and there.issuperset(names) else own
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from elbowroom.data.covariates import as_context, encoded_column, finished
+from elbowroom.data.covariates import as_context, encoded_column, finite
 from elbowroom.data.loading import load_data
 from elbowroom.data.naming import Covariate
 from elbowroom.errors import ElbowroomError
@@ -197,7 +197,7 @@ def test_the_context_that_a_remedy_names_is_taken(given: str) -> None:
 
 def test_missing_numbers_are_named_by_row() -> None:
     with pytest.raises(ElbowroomError, match="not finite in 1 row, the first being row 1"):
-        finished(as_context({"kind": "ox", "weight": [1.0, None]}, FARM), "the samples")
+        finite(as_context({"kind": "ox", "weight": [1.0, None]}, FARM), "the samples")
 
 
 # --- the context of data in training -----------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import torch
 
 from elbowroom.data.naming import Covariate, Naming
 from elbowroom.errors import ElbowroomError
-from elbowroom.running.contexts import parsed
+from elbowroom.running.contexts import parsed, run_context
 from elbowroom.running.impute import impute
 from elbowroom.running.runs import Run, load
 from small_runs import reals, tiny
@@ -249,3 +249,11 @@ def test_pairs_that_make_no_context(naming: Naming, pairs: list[str], problem: s
         parsed(naming, pairs)
     assert problem in caught.value.problem
     assert remedy in caught.value.remedy
+
+
+def test_a_context_keeps_its_digits(runs: dict[str, Run]) -> None:
+    """What rounds it is the run's own precision, at the very end."""
+    moment = 1.7e9 + 1
+    given = run_context(runs["covariate"].naming, [moment, moment + 1], None, 2)
+    assert given is not None
+    assert given.flatten().tolist() == [moment, moment + 1]

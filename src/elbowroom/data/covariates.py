@@ -26,7 +26,8 @@ __all__ = [
     "class_numbers",
     "context_from_labels",
     "encoded_column",
-    "finished",
+    "finite",
+    "finite_context",
     "match_levels",
     "values_of",
     "with_context",
@@ -386,8 +387,8 @@ def context_from_labels(material: Material, known: Sequence[str] | None) -> Mate
     return replace(material, context=context, levels={"labels": names}, context_columns=("labels",))
 
 
-def finished(context: Tensor, name: str) -> Tensor:
-    """A context as the model gets it, float32; the last step for every context, wherever it came from.
+def finite(context: Tensor, name: str) -> Tensor:
+    """A context as it is, if all of it is finite; the last step for every context, wherever it came from.
 
     Args:
         context: shape (n, context_dim).
@@ -395,7 +396,6 @@ def finished(context: Tensor, name: str) -> Tensor:
     Raises:
         ElbowroomError: a value that is not finite; names the row.
     """
-    context = context.float()
     bad = ~context.isfinite().all(1)
     if bad.any():
         count = int(bad.sum())
@@ -405,3 +405,8 @@ def finished(context: Tensor, name: str) -> Tensor:
             "Fill in those values, or take those rows out: only x may have missing elements.",
         )
     return context
+
+
+def finite_context(material: Material) -> Tensor | None:
+    """The context as float32; refuses one that is not finite, naming the row."""
+    return None if material.context is None else finite(material.context, material.name).float()

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from elbowroom.data.arrays import array_material, dataset_material
 from elbowroom.data.binarization import Binarization, fixed_bits
 from elbowroom.data.builtin import load_built_in
-from elbowroom.data.covariates import class_numbers, context_from_labels, finished, with_context
+from elbowroom.data.covariates import class_numbers, context_from_labels, finite_context, with_context
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.files import load_file
 from elbowroom.data.identifiers import identifiers
@@ -144,7 +144,7 @@ def load_data(
         ),
         view=view,
         seed=seed,
-        context=None if material.context is None else finished(material.context, material.name),
+        context=finite_context(material),
         labels=material.labels,
         num_categories=num_categories,
         masked=masked,

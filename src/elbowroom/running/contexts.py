@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elbowroom.data.covariates import as_context, finished
+from elbowroom.data.covariates import as_context, finite
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import column_names
 from elbowroom.data.naming import Covariate, Naming, described
@@ -102,7 +102,7 @@ def one_context(naming: Naming, context: Any, labels: Any) -> Any:
 
 
 def run_context(naming: Naming, context: Any, labels: Any, total: int | None, *, otherwise: int = 1) -> Tensor | None:
-    """The context of rows that a run computes with, shape (n, context_dim); None where none is given.
+    """The context of rows as it was given, in its own precision, shape (n, context_dim); None where none is given.
 
     Args:
         naming: of the run.
@@ -117,7 +117,7 @@ def run_context(naming: Naming, context: Any, labels: Any, total: int | None, *,
     if given is None:
         return None
     what = "context" if labels is None else "labels"
-    return finished(as_context(given, naming.covariates, total, what, otherwise=otherwise), "the samples")
+    return finite(as_context(given, naming.covariates, total, what, otherwise=otherwise), "the samples")
 
 
 def sample_context(

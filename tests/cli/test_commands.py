@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 
 from elbowroom import __version__
 from elbowroom.cli import main
@@ -316,7 +317,12 @@ def test_encode_writes_the_posterior(argv: str, rows: int, labels: bool, say: Sa
     assert paths_in(out)[0] == "codes.npz"
     assert is_picture(paths_in(out)[1])
     codes = np.load("codes.npz")
-    assert set(codes.files) == {"mean", "stddev"} | ({"labels"} if labels else set())
+    assert set(codes.files) == {"mean", "stddev", "rows"} | ({"labels"} if labels else set())
+    if "digits" in argv:
+        split = "validation" if "validation" in argv else "test"
+        assert codes["rows"].tolist() == load_file("runs/digits/splits.safetensors")[split].tolist()  # in the data
+    else:
+        assert codes["rows"].tolist() == list(range(60))
     assert codes["mean"].shape == codes["stddev"].shape
     assert len(codes["mean"]) == rows
     assert (codes["stddev"] > 0).all()

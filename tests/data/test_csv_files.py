@@ -50,7 +50,7 @@ class Read(NamedTuple):
     remarks: tuple[str, ...] = ()
     name: str = "x.csv"
     options: dict[str, Any] = {}  # noqa: RUF012
-    columns: tuple[str, ...] = ("a", "b")
+    columns: tuple[str, ...] | None = ("a", "b")
 
 
 def text(rows: list[list[float]], separator: str = ",", end: str = "\n", header: str = "a,b") -> str:
@@ -68,7 +68,7 @@ READ = {
         "1,5;2,5\n3,5;1,5\n2,0;1,0\n",
         ROWS,
         (f"{SEMICOLONS}, and commas are decimal",),
-        columns=("column_0", "column_1"),
+        columns=None,
     ),
     "semicolons-and-points": Read(text(ROWS, ";"), ROWS, (SEMICOLONS,)),
     "tabs-in-csv": Read(text(ROWS, "\t"), ROWS, ("tabs separate the cells",)),
@@ -178,10 +178,7 @@ READ = {
         "1990,1991,1992\n1.5,2.5,3\n3.5,1.5,4\n",
         [[1990, 1991, 1992], [1.5, 2.5, 3], [3.5, 1.5, 4]],
         ("the first line (1990, 1991, 1992) is read as data; if it names the columns, write names with letters",),
-        columns=("column_0", "column_1", "column_2"),
-    ),
-    "duplicates": Read(
-        text(ROWS, header="a,a"), ROWS, ("several columns are called 'a'",), columns=("a", "a_duplicated_0")
+        columns=None,
     ),
     "one-column": Read("a\n1.5\n3.5\n", [[1.5], [3.5]], columns=("a",)),
     "one-column-with-a-gap": Read("a\n1.5\n\n3.5\n\n", [[1.5], [NAN], [3.5]], options=MASKED, columns=("a",)),
@@ -371,6 +368,7 @@ AGES = "id,age\n" + "".join(f"{row},{20 + row}.5\n" for row in range(17)) + "17,
 SAVED = instead(text(ROWS))
 
 REFUSED = {
+    "duplicates": Refused("a,b,a\n1,2,3\n4,5,6\n", "more than one column named 'a'", "Rename", swap("b,a", "b,c")),
     "a-cell": Refused(
         AGES,
         r"Row 17 \(line 19\) of x.csv, column 'age': 'abc' is not a number",

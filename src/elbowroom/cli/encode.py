@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from elbowroom.cli.options import Device, RunPath, Split, load_run
 from elbowroom.cli.speech import say, wrote
-from elbowroom.cli.writing import checked_target, write_arrays
+from elbowroom.cli.writing import checked_target, not_taken, write_arrays
 from elbowroom.errors import ElbowroomError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["encode"]
 
@@ -70,18 +74,36 @@ def encode(
     name = "encoded.npz" if posterior is None else "posterior.npz"
     target = checked_target(out or run / name, folder=run, suffix=".npz")
     loaded = load_run(run, device)
+    arrays: dict[str, Tensor | Sequence[str]]
     if posterior is None:
         encoded = loaded.encode(data, split=split)
-        labels = {} if encoded.labels is None else {"labels": encoded.labels}
-        write_arrays(target, mean=encoded.mean, stddev=encoded.stddev, **labels)
+        arrays = {"mean": encoded.mean, "stddev": encoded.stddev}
+        if encoded.labels is not None:
+            arrays["labels"] = encoded.labels
+        if encoded.labels is not None and encoded.classes is not None:
+            arrays["classes"] = encoded.classes
+        write_arrays(target, **_with_rows(arrays, encoded.rows))
         wrote(gallery.save(loaded, "latents", gallery.latents(encoded)))
         return
+    given = loaded.dataset() if data is None else loaded.read(data, missing="mask")
     with terminal.sampling_progress() as announce:
-        found = loaded.posterior(data, split=split, announce=announce, method=posterior, **settings)
+        found = loaded.posterior(
+            None if data is None else given, split=split, announce=announce, method=posterior, **settings
+        )
     say(found.summary().text())
     known = found.diagnostics
-    write_arrays(
-        target, z=found.z, mean=found.z.mean((0, 1)), stddev=found.z.flatten(0, 1).std(0), rhat=known.rhat,
-        ess_bulk=known.ess_bulk, ess_tail=known.ess_tail, divergences=known.divergences, acceptance=known.acceptance,
-        step_size=found.tuning.step_size, **({} if found.index is None else {"rows": found.index}),
-    )  # fmt: skip
+    arrays = {
+        "z": found.z, "mean": found.z.mean((0, 1)), "stddev": found.z.flatten(0, 1).std(0), "rhat": known.rhat,
+        "ess_bulk": known.ess_bulk, "ess_tail": known.ess_tail, "divergences": known.divergences,
+        "acceptance": known.acceptance, "step_size": found.tuning.step_size,
+    }  # fmt: skip
+    write_arrays(target, **_with_rows(arrays, {} if found.index is None else given.row_columns(found.index)))
+
+
+def _with_rows(arrays: dict[str, Tensor | Sequence[str]], rows: dict[str, list[Any]]) -> dict[str, Any]:
+    """The arrays, with positions in the data as ``rows``, and identifiers under their column's name."""
+    import torch
+
+    if "row" in rows:
+        arrays = {**arrays, "rows": torch.tensor(rows["row"])}
+    return {**arrays, **not_taken({name: ids for name, ids in rows.items() if name != "row"}, arrays)}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from elbowroom.cli.options import Device, Json, RunPath, Split, load_run
 from elbowroom.cli.speech import print_json, say, wrote
-from elbowroom.cli.writing import checked_target, save_arrays
+from elbowroom.cli.writing import checked_target, not_taken, save_arrays
 from elbowroom.errors import ElbowroomError
 
 if TYPE_CHECKING:
@@ -108,10 +108,10 @@ def impute(
 
 def _write_arrays(path: Path, found: Imputed) -> Path:
     optional = {name: getattr(found, name) for name in ("mean", "lower", "upper", "stddev", "probability", "truth")}
-    kept = {name: tensor for name, tensor in optional.items() if tensor is not None}
-    save_arrays(
-        path, x=found.x, mask=found.mask, completed=found.completed, samples=found.samples, rows=found.rows, **kept
-    )
+    arrays = {name: tensor for name, tensor in optional.items() if tensor is not None}
+    arrays |= {"x": found.x, "mask": found.mask, "completed": found.completed, "samples": found.samples}
+    arrays |= {"rows": found.rows}
+    save_arrays(path, **arrays, **not_taken(found.ids, arrays))
     return path
 
 
@@ -180,10 +180,14 @@ def _write_table(source: Path, target: Path, found: Imputed, run: Run) -> Path:
     from elbowroom.running.checkpoints import write_text_atomically
 
     own = run.config.data
-    aside = {*(own.context if isinstance(own.context, tuple) else ()), own.labels}
-    read = read_table(source, separator=own.separator, notation=notation_of(own.decimal, own.missing_values))
+    aside = run.naming.beside
+    notation = notation_of(own.decimal, own.missing_values)
+    identifier = () if own.id is None else (own.id,)
+    read = read_table(source, separator=own.separator, notation=notation, as_text=identifier, as_words=aside)
     frame = read.without_index(aside)[: len(found.x)]
-    columns = [name for name in frame.columns if name not in aside]
+    columns = run.naming.columns  # in the order of training, which need not be that of the table
+    if columns is None or not set(columns).issubset(frame.columns):
+        columns = tuple(name for name in frame.columns if name not in aside)
     completed, observed = found.completed.double().numpy(), found.mask.numpy()
     for place, name in enumerate(columns):
         if not observed[:, place].all():

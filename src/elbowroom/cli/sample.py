@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from elbowroom.cli.options import Device, RunPath, load_run
 from elbowroom.cli.speech import wrote
@@ -11,27 +14,43 @@ from elbowroom.cli.writing import checked_target, write_arrays
 __all__ = ["sample"]
 
 
-def sample(run: RunPath, *, num: int = 25, seed: int = 0, arrays: Path | None = None, device: Device = None) -> None:
+def sample(
+    run: RunPath,
+    *,
+    num: int = 25,
+    context: Annotated[list[str] | None, Parameter(name="--context")] = None,
+    labels: str | None = None,
+    seed: int = 0,
+    arrays: Path | None = None,
+    device: Device = None,
+) -> None:
     """Draw samples from the model, with means, latent traversals and, for two latent dimensions, the manifold.
 
     Parameters
     ----------
     num
         Number of samples.
+    context
+        What to condition on, NAME=VALUE for every covariate: --context kind=ox --context weight=3.2 (default: equal
+        numbers of each class, or the covariates of training examples).
+    labels
+        Class to draw, for a model that is conditional on class labels.
     seed
         Seed of the draws.
     arrays
         Also write z, x and mean to this .npz file.
     """
+    from elbowroom.running.contexts import parsed
     from elbowroom.showing import gallery, plots
 
     target = None if arrays is None else checked_target(arrays, suffix=".npz")
     loaded = load_run(run, device)
-    wrote(gallery.save(loaded, "samples", gallery.samples(loaded, num, seed=seed)))
+    given = parsed(loaded.naming, context, labels)
+    wrote(gallery.save(loaded, "samples", gallery.samples(loaded, num, context=given, seed=seed)))
     if plots.is_image(loaded.facts.event_shape):
-        wrote(gallery.save(loaded, "traversals", gallery.traversals(loaded)))
+        wrote(gallery.save(loaded, "traversals", gallery.traversals(loaded, context=given)))
         if loaded.config.model.latent_dim == 2:
-            wrote(gallery.save(loaded, "manifold", gallery.manifold(loaded)))
+            wrote(gallery.save(loaded, "manifold", gallery.manifold(loaded, context=given)))
     if target is not None:
-        drawn = loaded.sample(num, context=gallery.contexts(loaded, num), seed=seed)
+        drawn = loaded.sample(num, context=gallery.contexts(loaded, num) if given is None else given, seed=seed)
         write_arrays(target, z=drawn.z, x=drawn.x, mean=drawn.mean)

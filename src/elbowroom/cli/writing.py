@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from elbowroom.errors import ElbowroomError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["checked_target", "save_arrays", "write_arrays"]
+__all__ = ["checked_target", "not_taken", "save_arrays", "write_arrays"]
 
 
 def checked_target(path: Path, *, folder: Path | None = None, suffix: str | None = None) -> Path:
@@ -38,20 +39,34 @@ def checked_target(path: Path, *, folder: Path | None = None, suffix: str | None
     return path
 
 
-def write_arrays(path: Path, **tensors: Tensor) -> None:
+def write_arrays(path: Path, **tensors: Tensor | Sequence[str]) -> None:
     """Writes arrays by name, as .npz, and prints the path."""
     save_arrays(path, **tensors)
     wrote(path)
 
 
-def save_arrays(path: Path, **tensors: Tensor) -> None:
-    """Writes arrays by name, as .npz."""
+def save_arrays(path: Path, **tensors: Tensor | Sequence[str]) -> None:
+    """Writes arrays by name, as .npz: tensors, and text."""
     import numpy as np
 
-    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
+    arrays: dict[str, Any] = {
+        name: np.array(values, dtype=np.str_) if isinstance(values, list | tuple) else np.asarray(values)
+        for name, values in tensors.items()
+    }
     temporary = path.with_name(f".{path.stem}.writing.npz")
     try:
         np.savez(temporary, **arrays)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def not_taken(named: Mapping[str, Sequence[str]], taken: Iterable[str]) -> dict[str, Sequence[str]]:
+    """Columns of identifiers for an archive in which some names are taken.
+
+    Example:
+        >>> not_taken({"customer": ["a", "b"]}, ["mean"]), not_taken({"mean": ["a", "b"]}, ["mean"])
+        ({'customer': ['a', 'b']}, {'id_mean': ['a', 'b']})
+    """
+    there = {*taken, "path", "file", "allow_pickle"}  # the last three are arguments of who writes it
+    return {f"id_{name}" if name in there else name: values for name, values in named.items()}

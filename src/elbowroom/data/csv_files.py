@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import pairwise
@@ -89,7 +88,14 @@ def notation_of(decimal: str = "auto", missing: Collection[object] = ()) -> Nota
     return Notation(decimal=DECIMALS.get(decimal), missing=tuple(str(mark) for mark in missing))
 
 
-def read_table(path: Path, *, separator: str = "auto", notation: Notation | None = None) -> Table:
+def read_table(
+    path: Path,
+    *,
+    separator: str = "auto",
+    notation: Notation | None = None,
+    as_text: Collection[str] = (),
+    as_words: Collection[str] = (),
+) -> Table:
     """A table of text or a Parquet file.
 
     Separator, header, encoding and decimal mark are found; whatever is not the plain default becomes a remark of the
@@ -100,6 +106,8 @@ def read_table(path: Path, *, separator: str = "auto", notation: Notation | None
         path: of the file.
         separator: comma, semicolon, tab, bar, space, or auto.
         notation: what the user says about the numbers.
+        as_text: columns whose cells are not to be read as numbers: identifiers such as 007.
+        as_words: columns in which yes and no, true and false are names of classes.
     Raises:
         ElbowroomError: a file of another kind, lines of different lengths, quotes that do not close; it names the line.
     """
@@ -116,7 +124,7 @@ def read_table(path: Path, *, separator: str = "auto", notation: Notation | None
     try:
         if _kind(path) == ".parquet":
             return Table(pl.read_parquet(path), notation)
-        return _read_text(path, SEPARATORS.get(separator), notation)
+        return _read_text(path, SEPARATORS.get(separator), notation, as_text, as_words)
     except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error) as fault:
         raise ElbowroomError(
             f"{path} cannot be read as a table ({str(fault).splitlines()[0]}).",
@@ -124,14 +132,16 @@ def read_table(path: Path, *, separator: str = "auto", notation: Notation | None
         ) from fault
 
 
-def _read_text(path: Path, separator: str | None, notation: Notation) -> Table:
+def _read_text(
+    path: Path, separator: str | None, notation: Notation, kept: Collection[str], named: Collection[str]
+) -> Table:
     file = open_text(path)
     preferred = "\t" if _kind(path) == ".tsv" else ","
     dialect = find_dialect(file.head, separator=separator, preferred=preferred, decimal=notation.decimal)
     dialect = _with_commented_header(file, dialect)
     _say_what_is_left_out(file, dialect, notation)
     as_text = dialect.separator == ";" or (file.commas and dialect.separator != ",") or notation.decimal == ","
-    frame = _frame(file, dialect, as_text=as_text)
+    frame = _frame(file, dialect, as_text=as_text, kept=kept)
     if not len(frame):
         raise ElbowroomError(
             f"{path.name} has a header ({', '.join(frame.columns[:5])}) but no rows.", "Write the data below it."
@@ -140,7 +150,7 @@ def _read_text(path: Path, separator: str | None, notation: Notation) -> Table:
     notation.separator = dialect.separator
     notation.where = Lines(file, dialect).of
     frame = tidy(frame)
-    words = [cells for cells in frame if str(cells.dtype) == "String"]
+    words = [cells for cells in frame if str(cells.dtype) == "String" and cells.name not in kept]
     texts = {cells.name: cells for cells in words if _numeric(cells)}
     evidence = {column: find_evidence(without_percent(cells)[0]) for column, cells in texts.items()}
     point = any(dtype.is_float() for dtype in frame.schema.values())
@@ -150,7 +160,7 @@ def _read_text(path: Path, separator: str | None, notation: Notation) -> Table:
     )
     _say_how_it_is_written(dialect, preferred, notation, commas=commas)
     numbers = [read_plain(cells, column, notation, evidence[column]) for column, cells in texts.items()]
-    truths = [read_truths(cells) for cells in words if cells.name not in texts]
+    truths = [read_truths(cells) for cells in words if cells.name not in {*texts, *named}]
     frame = frame.with_columns([cells for cells in (*numbers, *truths) if cells is not None])
     _say_what_is_odd(dialect, frame, notation)
     return Table(frame, notation, _saved_index(frame) if dialect.header else (), dialect.header is not None)
@@ -169,7 +179,7 @@ def _with_commented_header(file: TextFile, dialect: Dialect) -> Dialect:
 # --- reading -----------------------------------------------------------------------------------------------------
 
 
-def _frame(file: TextFile, dialect: Dialect, *, as_text: bool) -> Any:
+def _frame(file: TextFile, dialect: Dialect, *, as_text: bool, kept: Collection[str]) -> Any:
     """The cells as polars reads them, or line by line where it would misread them."""
     import polars as pl
 
@@ -185,6 +195,7 @@ def _frame(file: TextFile, dialect: Dialect, *, as_text: bool) -> Any:
             has_header=header_is_a_line(dialect),
             null_values=list(MISSING),
             **({"infer_schema": False} if as_text else {"infer_schema_length": None}),
+            schema_overrides={cell: pl.String for cell in dialect.first if cell.strip() in kept},
         )
     except pl.exceptions.PolarsError:
         return read_by_line(file, dialect)  # which names the line, or knows better
@@ -258,11 +269,6 @@ def _say_what_is_odd(dialect: Dialect, frame: Any, notation: Notation) -> None:
         notation.note(
             f"the first line ({first}) is read as names of columns, though {numbers[0]} is a number; if it is data, "
             "put a line of names above it"
-        )
-    twice = [name for name, count in Counter(name for name in dialect.header if name).items() if count > 1]
-    if twice:
-        notation.note(
-            f"several columns are called '{twice[0]}'; the later ones become '{twice[0]}_duplicated_0' and so on"
         )
 
 

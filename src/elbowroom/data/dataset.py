@@ -53,6 +53,7 @@ class DataSet(Viewed):
             of that element over the training rows (0 where it was never observed), so that the guide sees 0 there
             once the data are standardised.
         levels: the names of one-hot covariates, by column (``labels`` where these are the context).
+        context_columns: the names of the covariates, in their order, where they have names.
         columns: of a table, the names of the elements of x, in their order.
         classes: the names of labels 0, 1, …, where they have names.
         ids: what identifies each row, where a column was named for that.
@@ -80,6 +81,7 @@ class DataSet(Viewed):
     bits: InMemory | None = field(default=None, repr=False)
     fill: Tensor | None = field(default=None, repr=False)
     levels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    context_columns: tuple[str, ...] | None = None
     columns: tuple[str, ...] | None = None
     classes: tuple[str, ...] | None = None
     ids: tuple[str, ...] | None = field(default=None, repr=False)
@@ -245,6 +247,11 @@ class DataSet(Viewed):
             },
             **({"levels": {column: list(names) for column, names in self.levels.items()}} if self.levels else {}),
         }
+
+    def names(self) -> dict[str, list[str]]:
+        """The names that a run keeps, to match other data to these: of columns, covariates and classes."""
+        known = {"columns": self.columns, "context_columns": self.context_columns, "classes": self.classes}
+        return {what: list(names) for what, names in known.items() if names is not None}
 
     def _checked(self, rows: Tensor, raw: Tensor) -> Tensor:
         if not self.storage.surveyed_whole:

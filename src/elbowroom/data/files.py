@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from elbowroom.data.archives import read_archive, unreadable
 from elbowroom.data.csv_files import is_table, read_table
 from elbowroom.data.image_files import IMAGES
 from elbowroom.data.images import PictureOptions, image_folder
+from elbowroom.data.naming import Naming
 from elbowroom.data.notation import Notation
 from elbowroom.data.records import Records, is_records
 from elbowroom.data.sources import BUILT_IN
 from elbowroom.data.storage import Material, MemoryMapped, check_shape
 from elbowroom.data.tables import frame_material
 from elbowroom.errors import ElbowroomError, did_you_mean
+from elbowroom.progress import Announce
 
 __all__ = ["KINDS", "load_file"]
 
@@ -30,10 +32,12 @@ _PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 def load_file(
     path: Path,
     *,
-    context: list[str] | None = None,
+    context: Sequence[str] | None = None,
     labels: str | None = None,
-    labels_required: bool = True,
-    levels: Mapping[str, Sequence[str]] | None = None,
+    id: str | None = None,  # noqa: A002  # the keyword of `load_data`
+    optional: Collection[str] = (),
+    like: Naming | None = None,
+    announce: Announce | None = None,
     separator: str = "auto",
     notation: Notation | None = None,
     pictures: PictureOptions | None = None,
@@ -44,8 +48,10 @@ def load_file(
         path: a file of one of :data:`KINDS`, or a folder of images.
         context: of a table, the columns that become the context.
         labels: of a table, the column of class labels.
-        labels_required: whether it is a fault that there is no such column.
-        levels: of a table, the known values of text columns in the context.
+        id: of a table, the column that identifies the rows.
+        optional: those of labels and id that may be missing.
+        like: of a table, the names in the data of a trained model, to which the columns are matched.
+        announce: called with remarks on the columns of a table.
         separator: of a table of text, what separates its cells; "auto" finds it.
         notation: of a table of text, how its numbers are written.
         pictures: of a folder, what becomes of images of several forms.
@@ -66,11 +72,12 @@ def load_file(
             f"Context columns {', '.join(context)} were asked for, but {path} is not a table.",
             "Give a .csv, .tsv or .parquet file, or pass the context as an array from Python.",
         )
-    if labels is not None and labels_required and not table:
-        raise ElbowroomError(
-            f"The label column {labels} was asked for, but {path} is not a table.",
-            "Leave --data.labels out, or give a .csv, .tsv or .parquet file.",
-        )
+    for column, what, flag in ((labels, "label", "labels"), (id, "id", "id")):
+        if column is not None and column not in optional and not table:
+            raise ElbowroomError(
+                f"The {what} column {column} was asked for, but {path} is not a table.",
+                f"Leave --data.{flag} out, or give a .csv, .tsv or .parquet file.",
+            )
     if path.is_dir():
         return image_folder(path, pictures, data_files=[kind for kind in KINDS if kind != ".txt"])  # notes are no data
     if not table and suffix not in (".npy", ".npz"):
@@ -82,11 +89,21 @@ def load_file(
     if records:
         frame, notation = Records(_mapped(path), path.name), None
     else:
-        read = read_table(path, separator=separator, notation=notation)
-        frame, notation = read.without_index((*(context or ()), labels)), read.notation
-    if not labels_required and labels not in frame.columns:
-        labels = None
-    return frame_material(frame, path.name, context=context, labels=labels, levels=levels, notation=notation)
+        aside = tuple(column for column in (*(context or ()), labels) if column is not None)
+        identifier = () if id is None else (id,)
+        read = read_table(path, separator=separator, notation=notation, as_text=identifier, as_words=aside)
+        frame, notation = read.without_index((*aside, *identifier)), read.notation
+    return frame_material(
+        frame,
+        path.name,
+        context=context,
+        labels=labels,
+        id=id,
+        optional=optional,
+        like=like,
+        announce=announce,
+        notation=notation,
+    )
 
 
 def _other_kind(path: Path, suffix: str) -> ElbowroomError:

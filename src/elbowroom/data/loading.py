@@ -15,12 +15,14 @@ from elbowroom.data.arrays import array_material, dataset_material, is_sequence
 from elbowroom.data.binarization import Binarization, fixed_bits
 from elbowroom.data.builtin import load_built_in
 from elbowroom.data.channels import channels_first
-from elbowroom.data.covariates import aligned, class_numbers, context_from_labels, finite_context
+from elbowroom.data.context_source import column_names, contextual, is_frame, known_levels
+from elbowroom.data.covariates import class_numbers, finite_context
 from elbowroom.data.csv_files import notation_of
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.files import load_file
+from elbowroom.data.identifiers import identifiers
 from elbowroom.data.images import PictureOptions
-from elbowroom.data.notation import Notation
+from elbowroom.data.naming import Naming
 from elbowroom.data.records import Records, is_records
 from elbowroom.data.row_form import RowForm
 from elbowroom.data.sentinels import as_marks, numbers_among, suspected, with_missing_values
@@ -49,10 +51,12 @@ def load_data(
     missing: Literal["error", "mask"] = "error",
     context: Any = None,
     labels: Any = None,
+    id: Any = None,  # noqa: A002  # the word of tables and of the configuration
     num_categories: int | None = None,
     seed: int = 0,
     min_rows: int = 2,
     labels_required: bool = True,
+    id_required: bool = True,
     levels: Mapping[str, Sequence[str]] | None = None,
     missing_values: Any = (),
     separator: str = "auto",
@@ -60,6 +64,7 @@ def load_data(
     image_size: int | str | None = None,
     image_mode: Literal["grey", "rgb"] | None = None,
     form: RowForm | None = None,
+    like: Naming | None = None,
     announce: Announce | None = None,
 ) -> DataSet | StreamSet:
     """Load data of any kind as a data set with a support, splits and batches.
@@ -76,13 +81,17 @@ def load_data(
         test: the same; ignored where the data have an official test set.
         train: how many rows to train on, chosen by seed; all that are left unless given.
         missing: what NaN means, a mistake (``error``) or an element that was not observed (``mask``).
-        context: covariates: None, ``"labels"`` (one-hot), column names of a table (text becomes one-hot), or an array
-            (n, context_dim).
+        context: covariates: None, ``"labels"`` (one-hot), column names of a table (text becomes one-hot); or values: an
+            array (n, context_dim), text or numbers of shape (n,), a dict or a data frame with a column for each
+            covariate. A list of text is column names where a table has them all.
         labels: class labels, whole numbers or text, shape (n,), or the column of a table that holds them.
+        id: what identifies each row: a column of a table, or an array of shape (n,); it is not part of x, and is
+            carried into files of results.
         num_categories: C, for the support ``categories``; by default the largest value plus one.
         seed: of the splits and of fixed bits.
         min_rows: the least number of rows; one is enough for scoring, but not for training.
         labels_required: whether a missing column ``labels`` is an error.
+        id_required: whether a missing column ``id`` is an error.
         levels: the names of one-hot covariates as in training, by column (``labels`` where these are the context); a
             class that is not among them is refused. Found from the data unless given.
         missing_values: what stands for a missing value in x, such as -999; numbers, and text in the cells of a
@@ -92,7 +101,10 @@ def load_data(
         image_size: of a folder or list of images, the size to crop and scale them to: 64, or "64x48" (width x height).
         image_mode: of these, grey or rgb for all.
         form: of the rows that a trained model had, where the same source could be read in more than one way.
-        announce: told in sentences what is downloaded, and how a table was understood.
+        like: the names in the data of a trained model; the columns of a table and the context are matched to them.
+            Tables without a header, and arrays, are taken by position.
+        announce: told in sentences what is downloaded, how a table was understood, which columns are left out, and
+            whether identifiers tell rows apart.
     Returns:
         A :class:`DataSet`; a :class:`StreamSet` for a stream. Every value of an array is checked here, of a
         memory-mapped one too, in one sequential pass; a ``Dataset`` or a stream is sampled here, and its other rows are
@@ -114,9 +126,9 @@ def load_data(
     pictures = _picture_options(image_size, image_mode, wanted, form)
     pictures.require_pictures(source)
     if isinstance(source, (IterableDataset, DataLoader)):
-        if context is not None or labels is not None:
+        if context is not None or labels is not None or (id is not None and id_required):
             raise ElbowroomError(
-                "A stream was given together with context or labels, but a stream has no row numbers for them.",
+                "A stream was given together with context, labels or id, but a stream has no row numbers for them.",
                 "Give arrays or a map-style Dataset.",
             )
         if as_marks(missing_values):
@@ -126,11 +138,15 @@ def load_data(
             )
         return _stream(source, how, wanted, missing == "mask", num_categories, seed, form)
 
-    columns = list(context) if _is_names(context) else None
-    column = labels if isinstance(labels, str) else None
+    columns = column_names(context, source, like)
+    column, id_column = (one if isinstance(one, str) else None for one in (labels, id))
+    like = like or known_levels(levels or {}, columns)
+    required = ((column, labels_required), (id_column, id_required))
+    optional = {name for name, must in required if name is not None and not must}
     marks = as_marks(missing_values)
-    notation = notation_of(decimal, marks)
-    material = _material(source, columns, column, labels_required, levels, separator, notation, announce, pictures)
+    table = {"separator": separator, "notation": notation_of(decimal, marks)}
+    roles = {"context": columns, "labels": column, "id": id_column, "optional": optional, "like": like}
+    material = _material(source, roles, table, pictures, announce)
     if isinstance(source, Records) and source.masked:
         material = replace(material, masked=True)
     material = channels_first(material, None if form is None else form.event_shape)
@@ -139,10 +155,13 @@ def load_data(
     if labels is not None and column is None:
         numbers, names = class_numbers(labels, total)
         material = replace(material, labels=numbers, classes=names)
-    if isinstance(context, str):
-        material = context_from_labels(context, material, (levels or {}).get("labels"))
-    elif context is not None and columns is None:
-        material = replace(material, context=aligned(context, total, "context").reshape(total, -1))
+    if id is not None and id_column is None:
+        material = replace(material, ids=identifiers(id, total, "id"), id_name="id")
+    if id_column is not None and material.ids is None and announce is not None:
+        announce(f"{material.name} has no column '{id_column}': its rows are only numbered")
+    material = contextual(material, context, columns, like)
+    if like is not None and material.columns is None and material.storage.event_shape == (len(like.columns or ()),):
+        material = replace(material, columns=like.columns)
 
     missing_numbers = numbers_among(marks)
     material = with_missing_values(material, missing_numbers) if missing_numbers else material
@@ -177,6 +196,7 @@ def load_data(
         source=material.source,
         bits=None if masked else _static_bits(material, view),
         levels=material.levels,
+        context_columns=material.context_columns,
         columns=material.columns,
         classes=material.classes,
         ids=material.ids,
@@ -203,46 +223,31 @@ def _picture_options(size: int | str | None, mode: Any, wanted: Support | None, 
     return PictureOptions.of(size, mode, wanted)
 
 
-def _is_names(context: Any) -> bool:
-    sequence = isinstance(context, Sequence) and not isinstance(context, str)
-    return sequence and len(context) > 0 and all(isinstance(name, str) for name in context)
-
-
 def _material(
     source: Any,
-    columns: list[str] | None,
-    labels: str | None,
-    labels_required: bool,
-    levels: Mapping[str, Sequence[str]] | None,
-    separator: str,
-    notation: Notation,
-    announce: Announce | None,
+    roles: dict[str, Any],
+    table: dict[str, Any],
     pictures: PictureOptions,
+    announce: Announce | None,
 ) -> Material:
-    """Rows, labels and context from any source."""
-    frame = hasattr(source, "to_numpy") and hasattr(source, "columns")
-    if frame:
-        if not labels_required and labels not in source.columns:
-            labels = None
-        return frame_material(
-            source, "the data frame", context=columns, labels=labels, levels=levels, notation=notation
-        )
+    """Rows, and of a table labels, identifiers and context.
+
+    Args:
+        source: as for :func:`load_data`.
+        roles: the columns of a table that are not part of x, and the names that a trained model knows.
+        table: how a table of text is written.
+        pictures: how pictures are read.
+        announce: called with remarks.
+    """
+    if is_frame(source):
+        return frame_material(source, "the data frame", announce=announce, notation=table["notation"], **roles)
     if isinstance(source, (str, os.PathLike)) and not (isinstance(source, str) and source in BUILT_IN):
-        path = Path(source).expanduser()
-        return load_file(
-            path,
-            context=columns,
-            labels=labels,
-            labels_required=labels_required,
-            levels=levels,
-            separator=separator,
-            notation=notation,
-            pictures=pictures,
-        )
-    if columns is not None or (labels is not None and labels_required):
+        return load_file(Path(source).expanduser(), announce=announce, pictures=pictures, **table, **roles)
+    named = (roles["labels"], roles["id"])
+    asked = [*(roles["context"] or []), *(one for one in named if one is not None and one not in roles["optional"])]
+    if asked:
         raise ElbowroomError(
-            f"Columns {', '.join([*(columns or []), *([labels] if labels else [])])} were asked for, but the data are "
-            "not a table.",
+            f"Columns {', '.join(asked)} were asked for, but the data are not a table.",
             "Give a table or a data frame, or pass context and labels as arrays.",
         )
     if isinstance(source, str):

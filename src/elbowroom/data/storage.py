@@ -31,6 +31,7 @@ __all__ = [
     "check_shape",
     "content_digest",
     "digest_of_some",
+    "is_text",
     "plain",
     "scan",
     "with_missing",
@@ -265,10 +266,12 @@ def as_classes(values: npt.NDArray[Any], name: str) -> tuple[Tensor, tuple[str, 
     values = values.reshape(-1)
     if values.dtype.kind == "S":
         values = np.char.decode(values)
-    if values.dtype.kind in "UT" or (values.dtype.kind == "O" and all(isinstance(value, str) for value in values)):
+    if values.dtype.kind == "O" and is_text(values):
+        values = _texts(values, name)
+    if values.dtype.kind in "UT":
         names, numbers = np.unique(values.astype(str), return_inverse=True)
         return torch.from_numpy(numbers.astype(np.int64)), tuple(names.tolist())
-    if values.dtype.kind == "O" and all(isinstance(value, int) for value in values):
+    if values.dtype.kind == "O" and all(isinstance(value, int | np.integer | np.bool_) for value in values):
         values = values.astype(np.int64)
     if values.dtype.kind in "biu" or (values.dtype.kind == "f" and bool((values == np.round(values)).all())):
         return torch.from_numpy(values.astype(np.int64)), None
@@ -276,6 +279,27 @@ def as_classes(values: npt.NDArray[Any], name: str) -> tuple[Tensor, tuple[str, 
         f"{name} holds entries that are missing, or neither whole numbers nor text, but classes are one or the other.",
         "Give every row a class number or a class name.",
     )
+
+
+def is_text(values: npt.NDArray[Any]) -> bool:
+    """Whether an array holds text, be it between numbers."""
+    return values.dtype.kind in "UST" or (
+        values.dtype.kind == "O" and any(isinstance(value, str | bytes) for value in values.reshape(-1))
+    )
+
+
+def _texts(values: npt.NDArray[Any], name: str) -> npt.NDArray[np.str_]:
+    """Text and whole numbers among Python objects as text; refuses what is missing."""
+    texts = []
+    for row, value in enumerate(values):
+        if not isinstance(value, str | bytes | int | np.integer):
+            raise ElbowroomError(
+                f"{name} holds entries that are missing, or neither whole numbers nor text, the first in row {row}, "
+                "but classes are one or the other.",
+                "Give every row a class number or a class name.",
+            )
+        texts.append(value.decode() if isinstance(value, bytes) else str(value))
+    return np.array(texts)
 
 
 # types that are kept as a wider one, since torch computes little with them
@@ -378,6 +402,7 @@ class Material:
     context: Tensor | None = None  #: shape (n, context_dim)
     test_rows: Tensor | None = None  #: the official test set, if there is one
     levels: dict[str, tuple[str, ...]] = field(default_factory=dict)  #: of context columns that are text
+    context_columns: tuple[str, ...] | None = None  #: the names of the covariates, in their order
     masked: bool = False  #: NaN marks a missing element, by the source's own statement
     columns: tuple[str, ...] | None = None  #: of a table, the names of the elements of x, in their order
     ids: tuple[str, ...] | None = None  #: what identifies each row, where the user named such a column

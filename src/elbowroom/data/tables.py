@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from elbowroom.data.cells import as_numbers
-from elbowroom.data.covariates import match_levels
+from elbowroom.data.covariates import encoded_column
+from elbowroom.data.identifiers import identifiers, repeated
+from elbowroom.data.naming import Covariate, Naming, check_distinct, has_names, matched_columns
 from elbowroom.data.notation import Notation
-from elbowroom.data.storage import InMemory, Material, as_classes, as_tensor, check_shape
+from elbowroom.data.storage import InMemory, Material, as_classes, as_tensor, check_shape, is_text
 from elbowroom.errors import ElbowroomError, did_you_mean
+from elbowroom.progress import Announce
 
 __all__ = ["frame_material"]
 
@@ -24,51 +26,89 @@ def frame_material(
     frame: Any,
     name: str,
     *,
-    context: list[str] | None = None,
+    context: Sequence[str] | None = None,
     labels: str | None = None,
-    levels: Mapping[str, Sequence[str]] | None = None,
+    id: str | None = None,  # noqa: A002  # the keyword of `load_data`
+    optional: Collection[str] = (),
+    like: Naming | None = None,
+    announce: Announce | None = None,
     notation: Notation | None = None,
 ) -> Material:
-    """The columns of a data frame, some of them set aside as covariates or as labels.
+    """The columns of a data frame, some of them set aside as covariates, labels or identifiers.
 
     Args:
         frame: anything with ``columns``, ``frame[column]`` and ``to_numpy`` (polars, pandas).
         name: for messages.
         context: columns that become the context; a column of text becomes one covariate for each of its values.
         labels: the column of class labels, whole numbers or text; either are numbered in sorted order.
-        levels: the values that a text column of the context is known to take, where a trained model fixes them.
+        id: the column that identifies the rows.
+        optional: those of labels and id that the frame may lack.
+        like: the names of the data that a trained model knows; the other columns are put into their order.
+        announce: told which columns are left out, and whether identifiers are missing or repeated.
         notation: how numbers in columns of text are written; its remarks become those of the result.
     Raises:
-        ElbowroomError: a column that is not numbers or does not exist, or none left over.
+        ElbowroomError: a column that is not numbers, does not exist, or has another's name; columns of x that training
+            had and these do not, or the other way round; none left over.
     """
     notation = notation or Notation()
     columns = [str(column) for column in frame.columns]
+    check_distinct(columns, name)
     check_shape((len(frame), len(columns)), name)
+    named = has_names(list(frame.columns))
     series = dict(zip(columns, (frame[column] for column in frame.columns), strict=True))
-    aside = [*(context or []), *([labels] if labels else [])]
+    labels, id = (None if one in optional and one not in series else one for one in (labels, id))  # noqa: A001
+    aside = [*(context or []), *(column for column in (labels, id) if column is not None)]
     for column in aside:
         if column not in series:
-            raise ElbowroomError(f"{name} has no column '{column}'.", did_you_mean(column, columns))
+            raise _no_column(column, columns, name, like)
     kept = [column for column in columns if column not in aside]
+    if like is not None and like.columns is not None and named:
+        unused = [column for column in kept if column in like.beside and column not in like.columns]
+        if unused and announce is not None:
+            announce(f"{name}: {', '.join(unused)} left out, which the model's x has no part in")
+        kept = matched_columns([column for column in kept if column not in unused], like.columns, name)
     if not kept:
         raise ElbowroomError(
             f"{name} has no column left for x: {len(columns)} in all, {len(set(aside))} set aside.",
             "Keep at least one column that is neither context nor labels.",
         )
-    classes, class_names = _labels(series[labels], labels, name) if labels else (None, None)
-    covariates = {
-        column: _covariate(series[column], column, name, (levels or {}).get(column)) for column in context or []
-    }
+    classes, class_names = _labels(series[labels], labels, name) if labels is not None else (None, None)
+    known = {} if like is None else {called: one for one in like.covariates for called in one.names}
+    encoded = {column: _covariate(series[column], column, name, known.get(column)) for column in context or []}
+    ids = None if id is None else _identifiers(series[id], len(frame), f"Column '{id}' of {name}", announce)
     return Material(
         name=name,
-        storage=InMemory(_stack([as_numbers(series[column], column, name, notation) for column in kept])),
-        context=_stack([values for values, _ in covariates.values()]) if covariates else None,
-        columns=tuple(kept),
+        storage=InMemory(_stack([_element(series[column], column, name, like, notation) for column in kept])),
+        context=torch.cat([values for values, _ in encoded.values()], 1) if encoded else None,
+        context_columns=tuple(encoded) or None,
+        columns=tuple(kept) if named else None,
         labels=classes,
         classes=class_names,
-        levels={column: names for column, (_, names) in covariates.items() if names is not None},
+        levels={column: names for column, (_, names) in encoded.items() if names is not None},
+        ids=ids,
+        id_name=id,
         remarks=notation.remarks(),  # after the columns, in whose reading they arise
     )
+
+
+def _no_column(column: str, columns: list[str], name: str, like: Naming | None) -> ElbowroomError:
+    near = did_you_mean(column, columns)
+    if like is None or column not in like.beside:
+        return ElbowroomError(f"{name} has no column '{column}'.", near)
+    remedy = "Add it, or give the context from Python: context=…."
+    if near.startswith("Did"):
+        remedy = f"If {near.removeprefix('Did you mean ').removesuffix('?')} is '{column}', rename it."
+    return ElbowroomError(f"{name} has no column '{column}', which the model was trained with.", remedy)
+
+
+def _element(series: Any, column: str, name: str, like: Naming | None, notation: Notation) -> npt.NDArray[Any]:
+    """A column of x; the remedies for text are those of training, unless there was one already."""
+    try:
+        return as_numbers(series, column, name, notation)
+    except ElbowroomError as fault:
+        if like is None or like.columns is None:
+            raise
+        raise ElbowroomError(fault.problem, "Give numbers there, as in training.") from None
 
 
 def _stack(columns: list[npt.NDArray[Any]]) -> Tensor:
@@ -76,22 +116,27 @@ def _stack(columns: list[npt.NDArray[Any]]) -> Tensor:
 
 
 def _labels(series: Any, column: str, name: str) -> tuple[Tensor, tuple[str, ...]]:
-    numbers, names = as_classes(np.asarray(series.to_numpy()), f"Column '{column}' of {name}")
+    """Places among the classes, and their names as they are printed."""
+    values = np.asarray(series.to_numpy())
+    numbers, names = as_classes(values, f"Column '{column}' of {name}")
     if names is not None:
         return numbers, names
-    values, places = np.unique(numbers.numpy(), return_inverse=True)
-    return torch.from_numpy(places), tuple(str(value) for value in values.tolist())
+    unique, places = np.unique(numbers.numpy(), return_inverse=True)
+    names = tuple(str(value) for value in (unique.astype(bool) if values.dtype.kind == "b" else unique).tolist())
+    return torch.from_numpy(places), names
 
 
-def _covariate(
-    series: Any, column: str, name: str, known: Sequence[str] | None
-) -> tuple[npt.NDArray[Any], tuple[str, ...] | None]:
+def _covariate(series: Any, column: str, name: str, known: Covariate | None) -> tuple[Tensor, tuple[str, ...] | None]:
     """A column of the context: numbers as they are, text as 0 and 1 for each of its values."""
     values = np.asarray(series.to_numpy())
-    if values.dtype.kind != "U" and not any(isinstance(value, str) for value in values.tolist()):
-        return as_numbers(series, column, name), None
-    numbers, names = as_classes(values, f"Column '{column}' of {name}")
-    assert names is not None, "text has names"
-    if known is not None:
-        numbers, names = match_levels(numbers, names, known, f"Column '{column}' of {name}"), tuple(known)
-    return one_hot(numbers, len(names)).numpy(), names
+    if (known is None or known.levels is None) and not is_text(values):
+        return as_tensor(as_numbers(series, column, name))[:, None], None
+    return encoded_column(values, f"Column '{column}' of {name}", known, from_file=True)
+
+
+def _identifiers(series: Any, total: int, what: str, announce: Announce | None) -> tuple[str, ...]:
+    found = identifiers(series, total, what)
+    remark = repeated(found, what)
+    if remark is not None and announce is not None:
+        announce(remark)
+    return found

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
+from elbowroom.data.naming import element_name, listed
 from elbowroom.data.row_form import RowForm
 from elbowroom.data.stream import StreamSet
 from elbowroom.data.support import Support
@@ -83,8 +84,8 @@ def load_configured(data: DataConfig, source: Any = None, **arrays: Any) -> Data
     Args:
         data: the section.
         source: data from Python; by default the data that ``data.name`` names.
-        arrays: ``context``, ``labels`` from Python, ``announce``, and ``form``, of the rows of a run that is there
-            already; as in :func:`load_data`.
+        arrays: ``context``, ``labels``, ``id`` from Python, ``announce``; of a trained run ``form``, that of its rows,
+            and ``like``, the names in its data; as in :func:`load_data`.
     """
     settings: dict[str, Any] = {
         "binarization": data.binarization,
@@ -98,6 +99,8 @@ def load_configured(data: DataConfig, source: Any = None, **arrays: Any) -> Data
         "decimal": data.decimal,
         "context": list(data.context) if isinstance(data.context, tuple) else data.context,
         "labels": data.labels,
+        "id": data.id,
+        "id_required": "like" not in arrays,
         "num_categories": data.num_categories,
         "image_size": data.image_size,
         "image_mode": data.image_mode,
@@ -284,7 +287,7 @@ def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
     # grey pixels under a Gaussian are not standardised: they have a common scale, and some never vary
     if isinstance(likelihood, Gaussian) and data.native_support is Support.REALS:
         check_training_rows(data, mean, std)
-        _refuse_constant(mean, std)
+        _refuse_constant(mean, std, data.columns if isinstance(data, DataSet) else None)
         places: list[tuple[nn.Module, tuple[str, str]]] = [(likelihood, ("shift", "unit"))]
         if isinstance(guide, Guide) and guide.transform is not None:
             places.append((guide.transform, ("shift", "scale")))
@@ -298,14 +301,14 @@ def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
         pair.model.prior = VampPrior(guide, rows, data.support, context_dim=data.context_dim)
 
 
-def _refuse_constant(mean: Tensor, std: Tensor) -> None:
+def _refuse_constant(mean: Tensor, std: Tensor, columns: tuple[str, ...] | None) -> None:
     constant = constant_elements(mean, std).flatten()
     if bool(constant.any()):
-        where = ", ".join(str(i) for i in torch.nonzero(constant).flatten().tolist()[:5])
+        where = [element_name(columns, mean.shape, place) for place in torch.nonzero(constant).flatten().tolist()]
         raise ElbowroomError(
-            f"{int(constant.sum())} of {constant.numel()} elements are constant in the training data (the first: "
-            f"{where}), so that their density can grow without bound.",
-            "Drop those columns.",
+            f"{len(where)} of {constant.numel()} {'elements' if columns is None else 'columns'} are constant in the "
+            f"training data ({listed(where)}), so that their density can grow without bound.",
+            "Drop those columns." if columns is None else f"Drop {listed(where)}.",
         )
 
 

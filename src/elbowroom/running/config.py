@@ -114,6 +114,9 @@ class DataConfig(Section):
     """Covariates: 'labels' for class labels, or the names of a table's columns."""
     labels: str | None = None
     """Column of a table with class labels, for colours in figures and for 'context = labels'."""
+    id: str | None = None
+    """Column of a table that identifies its rows, by number or text. It is not part of x, and is carried into the files
+    that score, encode and impute write."""
     missing: Literal["error", "mask"] = "error"
     """What NaN means: a mistake (error), or a missing value that is marginalised out (mask)."""
     missing_values: Marks = ()

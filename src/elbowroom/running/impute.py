@@ -66,7 +66,8 @@ class Imputed(Imputation):
     """The result of :func:`elbowroom.inference.posterior.imputation.impute`, with the rows and the truth.
 
     Attributes:
-        rows: positions of the data in the source or the split, int64.
+        rows: positions in the data (the file), int64, of a split too.
+        ids: the identifiers of these rows, under their column's name, where there are any.
         truth: the data before values were hidden; None if none were.
         hidden: True where an element was hidden on purpose.
         recovery: how well the hidden values were recovered; None if none were hidden.
@@ -75,6 +76,7 @@ class Imputed(Imputation):
     """
 
     rows: Tensor
+    ids: dict[str, list[str]]
     truth: Tensor | None
     hidden: Tensor | None
     recovery: Recovery | None
@@ -112,8 +114,8 @@ def impute(
             probability with which each element is hidden.
         split: which split, where no source is given.
         num: number of examples, by default all: the first ones of a source, a random choice of a split.
-        context: covariates of a source from Python, shape (n, context_dim).
-        labels: class labels of a source from Python, shape (n,).
+        context: covariates of a source from Python, as in `Run.read`.
+        labels: class labels of a source from Python, as in `Run.read`.
         seed: of the chains, and of random hiding.
         announce: called at every transition.
         **settings: method, draws, chains, warmup, interval, num_samples, … of
@@ -131,13 +133,7 @@ def impute(
     if num is not None and num < 1:
         raise ElbowroomError(f"{num} examples were asked for, but at least one is needed.", "Give 1 or more.")
     hides = None if hide is None else _parse_hide(hide, run.facts.event_shape)
-    if source is None:
-        data, name = run.dataset(), split
-    else:
-        given = source if isinstance(source, DataSet) else run.read(
-            source, missing="mask", context=context, labels=labels
-        )  # fmt: skip
-        data, name = replace(given, splits={"all": torch.arange(len(given))}), "all"
+    data, name = run.asked(source, split, context, labels, missing="mask")
     known = None if mask is None else _read_mask(mask, data.size(name), run.facts.event_shape)
     rows = _rows(data, name, num, chosen=source is None)
     batch = data.take(name, rows)
@@ -164,9 +160,11 @@ def impute(
     some = bool(hidden.any())
     support = run.model.likelihood.support
     parts = {field.name: getattr(found, field.name) for field in fields(found)}
+    places = data.splits[name].cpu()[rows]
     return Imputed(
         **parts,
-        rows=rows,
+        rows=places,
+        ids={column: ids for column, ids in data.row_columns(places).items() if column != "row"},
         truth=truth if some else None,
         hidden=hidden if some else None,
         recovery=_recovery(found, truth, hidden, support, data, name) if some else None,

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-__all__ = ["Encoded", "Reconstruction", "Scores"]
+from elbowroom.data.batch import Batch
+from elbowroom.data.dataset import DataSet
+from elbowroom.model.draws import draw, mean
+from elbowroom.model.latent import Pair, evaluation_mode
+
+__all__ = ["Encoded", "Reconstruction", "Scores", "encoded", "reconstructed"]
 
 
 class Reconstruction(NamedTuple):
@@ -17,12 +23,68 @@ class Reconstruction(NamedTuple):
     sample: Tensor  #: (n, *event), a draw of p(x | z)
 
 
-class Encoded(NamedTuple):
-    """The guide's q(z | x) for each example."""
+def reconstructed(pair: Pair, batch: Batch, generator: torch.Generator) -> Reconstruction:
+    """The reconstructions of a batch, each decoded from one draw of q(z | x)."""
+    with evaluation_mode(pair):
+        z = draw(pair.guide(batch.x, batch.context), (), generator=generator)
+        p_x = pair.model.likelihood(z, batch.context)
+        drawn = draw(p_x, (), generator=generator)
+        return Reconstruction(batch.x.cpu(), mean(p_x).cpu(), drawn.cpu())
 
+
+class _Encodings(NamedTuple):
     mean: Tensor  #: (n, latent)
     stddev: Tensor  #: (n, latent)
     labels: Tensor | None  #: (n,) class labels, where the data have any
+
+
+class Encoded(_Encodings):
+    """The guide's q(z | x) for each example; unpacks into mean, stddev and labels.
+
+    Attributes:
+        mean: shape (n, latent).
+        stddev: shape (n, latent).
+        labels: class labels, shape (n,), where the data have any.
+        classes: the names of labels 0, 1, …, where they have names.
+        rows: which rows these are: ``row``, positions in the data, and the identifiers where a column was named.
+    """
+
+    classes: tuple[str, ...] | None
+    rows: dict[str, list[Any]]
+
+    def __new__(
+        cls,
+        mean: Tensor,
+        stddev: Tensor,
+        labels: Tensor | None,
+        classes: tuple[str, ...] | None = None,
+        rows: dict[str, list[Any]] | None = None,
+    ) -> Encoded:
+        made = super().__new__(cls, mean, stddev, labels)
+        made.classes, made.rows = classes, rows or {}
+        return made
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """The name of each example's class, or its number; None without labels."""
+        if self.labels is None:
+            return None
+        return [str(label) if self.classes is None else self.classes[label] for label in self.labels.tolist()]
+
+
+def encoded(pair: Pair, data: DataSet, split: str, points: int | None) -> Encoded:
+    """The encodings of a split, or of ``points`` examples of it, with their labels and rows."""
+    means, deviations, places = [], [], []
+    with evaluation_mode(pair):
+        for batch in data.batches(split, 1000, points=points):
+            q = pair.guide(batch.x, batch.context)
+            means.append(q.mean.cpu())
+            deviations.append(q.stddev.cpu())
+            assert batch.index is not None, "only a stream has no positions"
+            places.append(batch.index.cpu())
+    rows = torch.cat(places)
+    labels = None if data.labels is None else data.labels.cpu()[rows]
+    return Encoded(torch.cat(means), torch.cat(deviations), labels, data.classes, data.row_columns(rows))
 
 
 class Scores(NamedTuple):

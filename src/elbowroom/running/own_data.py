@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from elbowroom.data.dataset import DataSet
+from elbowroom.data.naming import Naming, described, listed
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
 from elbowroom.running.build import DataFacts
@@ -47,23 +48,32 @@ def with_recorded_splits(data: DataSet | StreamSet, folder: RunFolder) -> DataSe
     return replace(data, splits=folder.read_splits()) if isinstance(data, DataSet) else data
 
 
-def check_fits(data: DataSet, facts: DataFacts) -> None:
+def check_fits(data: DataSet, facts: DataFacts, naming: Naming) -> None:
     """Refuses data of another shape than the model was trained on.
 
     Args:
         data: the data to evaluate, score or encode.
         facts: of the data that the model was trained on.
+        naming: the names in those data.
     Raises:
         ElbowroomError: another shape, or another number of covariates.
     """
     if tuple(data.event_shape) != facts.event_shape:
+        columns = "" if naming.columns is None else f" ({listed(naming.columns)})"
         raise ElbowroomError(
             f"The examples in {data.name} have shape {tuple(data.event_shape)}, "
-            f"but the model was trained on shape {facts.event_shape}.",
+            f"but the model was trained on shape {facts.event_shape}{columns}.",
             "Give data of the same shape, one example in each row.",
+        )
+    if not facts.context_dim and data.context_dim:
+        raise ElbowroomError(
+            f"{data.name} has {data.context_dim} covariates, but the model was trained without any.",
+            "Leave them out.",
         )
     if data.context_dim != facts.context_dim:
         raise ElbowroomError(
-            f"{data.name} has {data.context_dim} covariates, but the model was trained with {facts.context_dim}.",
-            "Give the covariates (or labels) that it was trained with, too.",
+            f"{data.name} has {data.context_dim} covariates, but the model was trained with {facts.context_dim}: "
+            f"{described(naming.covariates)}.",
+            "Give the covariates that it was trained with, too: context=… from Python, or an array named context in an "
+            ".npz file.",
         )

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.data.dataset import DataSet
+from elbowroom.data.naming import Naming
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.doctor.diagnose import Diagnosis, diagnose
@@ -31,17 +32,17 @@ from elbowroom.evaluation.settings import Settings
 from elbowroom.inference.posterior.sample import Posterior, posterior
 from elbowroom.memory import peak_memory
 from elbowroom.model.conditional import Conditional
-from elbowroom.model.draws import draw, mean
+from elbowroom.model.draws import mean
 from elbowroom.model.guides import PriorGuide
 from elbowroom.model.latent import LatentModel, Pair, Sample, evaluation_mode
 from elbowroom.progress import Announce, Progress, silent
 from elbowroom.running.build import DataFacts, build_data, build_pair
 from elbowroom.running.config import Config, configure
-from elbowroom.running.contexts import class_contexts, sample_context
+from elbowroom.running.contexts import class_contexts, decoding_context, in_context, naming_of, sample_context
 from elbowroom.running.diagnosis import Checkup, write_checkup
 from elbowroom.running.evaluation_cache import FileCache
 from elbowroom.running.folder import RunFolder
-from elbowroom.running.outputs import Encoded, Reconstruction, Scores
+from elbowroom.running.outputs import Encoded, Reconstruction, Scores, encoded, reconstructed
 from elbowroom.running.own_data import check_same_data, with_recorded_splits
 from elbowroom.running.reading import TrainedOn, read_like_training
 from elbowroom.running.runtime import dtype_of, make_generator, pick_device
@@ -80,6 +81,7 @@ class Run:
         found.load_weights(self.pair)
         self.pair.to(self.device).eval()
         self.step = int(found.state["step"])
+        self._announce = announce
         if data is not None:
             self.data = data
 
@@ -114,6 +116,17 @@ class Run:
         return self.model.likelihood.normalized
 
     @cached_property
+    def naming(self) -> Naming:
+        """The names in the data that the run was trained on: of columns, covariates and their classes."""
+        return naming_of(self.config, self.facts, self.content["data"])
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The names of the labels 0, 1, …, where they have names."""
+        names = self.content["data"].get("classes")
+        return None if names is None else tuple(names)
+
+    @cached_property
     def data(self) -> DataSet | StreamSet:
         """The data that the run was trained on.
 
@@ -125,7 +138,7 @@ class Run:
                 f"The run {self.folder.path} was trained on data given in Python, which it does not keep.",
                 "Give them again: er.load(path, data=…); or give a data file.",
             )
-        data = build_data(self.config, form=self.facts.row_form)
+        data = build_data(self.config, form=self.facts.row_form, like=self.naming)
         check_same_data(self.content, data, self.folder)
         data = with_recorded_splits(data, self.folder)
         return data.to(device=self.device, dtype=dtype_of(self.config.runtime))
@@ -149,6 +162,8 @@ class Run:
         *methods: str,
         data: Any = None,
         split: str = "test",
+        context: Any = None,
+        labels: Any = None,
         announce: Progress = silent,
         **settings: Any,
     ) -> list[Result]:
@@ -156,19 +171,16 @@ class Run:
 
         The file also has ``step``, of the checkpoint, and ``peak_memory``, the most bytes that the process has used.
         Without names: elbo, iwae and active-units, as far as guide and likelihood allow. With ``data`` (a path, an
-        array, what `read` returns) all of these are evaluated instead of a split of the run's own; a run on a stream
-        needs that. For the method room, the training data are evaluated too, or the test data if the split is train;
-        each result names its split. The other arguments are those of
+        array, what `read` returns) all of these are evaluated instead of a split of the run's own, with ``context`` or
+        ``labels`` as in `read`; a run on a stream needs that. For the method room, the training data are evaluated too,
+        or the test data if the split is train; each result names its split. The other arguments are those of
         :func:`elbowroom.evaluation.evaluate.evaluate`, and the settings (``points``, ``seed``, ``k``, …) those of
         :class:`elbowroom.evaluation.settings.Settings`.
         """
         every: tuple[str, ...] = ("elbo", "iwae", "active-units") if self.normalized else ("elbo", "active-units")
         if not self.has_guide:
             every = ("laplace-is",) if self.normalized else ("elbo",)
-        if data is None:
-            measured = self.dataset()
-        else:
-            measured, split = self._whole(data), "all"
+        measured, split = self.asked(data, split, context, labels)
         wanted = [(split, methods or every)]
         beside = "test" if split == "train" else "train"
         if "room" in methods and len(measured.splits.get(beside, ())):  # other data have one split only
@@ -200,14 +212,26 @@ class Run:
                 self.folder.write_values(f"{method}-{split}", columns)
         return results
 
-    def score(self, source: Any = None, *, split: str = "test", k: int = 1000, seed: int = 0) -> Scores:
+    def score(
+        self,
+        source: Any = None,
+        *,
+        split: str = "test",
+        context: Any = None,
+        labels: Any = None,
+        k: int = 1000,
+        seed: int = 0,
+    ) -> Scores:
         """log p(x) of every example of ``source`` (a path, an array, what `read` returns), or of a split of the run.
+
+        With a source, ``context`` or ``labels`` are as in `read`.
 
         Raises:
             ElbowroomError: a likelihood that is not normalised; a run without a guide.
         """
         self._require_guide("Scoring")
-        return Scores(*score(self.model, self.guide, self._batches(source, split, 100), k=k, seed=seed))
+        batches = self._batches(source, split, 100, context=context, labels=labels)
+        return Scores(*score(self.model, self.guide, batches, k=k, seed=seed))
 
     def doctor_input(self, *, points: int = 1000, seed: int = 0) -> DoctorInput:
         """The input of the doctor: model and guide, the run's own data, and the history of its training.
@@ -246,73 +270,82 @@ class Run:
 
     # --- samples, encodings, reconstructions ---
 
-    def sample(self, num_samples: int = 25, *, context: Tensor | None = None, seed: int = 0) -> Sample:
-        """Draws of z and x, and the mean of p(x | z).
+    def sample(
+        self, num_samples: int | None = None, *, context: Any = None, labels: Any = None, seed: int = 0
+    ) -> Sample:
+        """Draws of z and x, and the mean of p(x | z), such as ``run.sample(8, labels="seven")``.
 
         Args:
-            num_samples: n.
-            context: covariates, shape (n, context_dim); with labels, by default equal numbers of each class.
+            num_samples: n; by default as many as the context has rows, or 25.
+            context: what the samples are conditional on: a value for all, such as ``"ox"``, or one for each; a dict or
+                a data frame with the covariates by name; class numbers; an array of shape (n, context_dim).
+            labels: the same, for a model that is conditional on class labels; by default equal numbers of each class.
             seed: of the draws.
         Raises:
-            ElbowroomError: n below one, or a conditional model and no context.
+            ElbowroomError: n below one, a conditional model and no context, or a context of another kind.
+        Example:
+            >>> run.sample(context={"kind": ["ox", "pig"], "weight": 3.2}).x     # doctest: +SKIP
         """
-        if num_samples < 1:
-            raise ElbowroomError(
-                f"{num_samples} samples were asked for, but at least one is needed.", "Give 1 or more."
-            )
-        context = sample_context(self.config, self.facts, num_samples, context)
-        if context is not None:
-            context = context.to(device=self.device, dtype=dtype_of(self.config.runtime))
+        number, given = sample_context(self.config, self.facts, self.naming, num_samples, context, labels)
+        given = None if given is None else given.to(device=self.device, dtype=dtype_of(self.config.runtime))
         with evaluation_mode(self.pair):
             generator = make_generator(self.device, seed)
-            sample = self.model.sample(num_samples, context=context, generator=generator)
+            sample = self.model.sample(number, context=given, generator=generator)
         return Sample(*(tensor.cpu() for tensor in sample))
 
     def class_contexts(self, num_samples: int) -> Tensor:
-        """One-hot labels 0, …, C−1 in blocks of nearly equal size, shape (n, C).
-
-        Raises:
-            ElbowroomError: the context is not a label.
-        """
+        """One-hot labels 0, …, C−1 in blocks of nearly equal size, shape (n, C), if the context is a label."""
         return class_contexts(self.config, self.facts, num_samples)
 
-    def reconstruct(self, num: int = 10, *, split: str = "test", seed: int = 0) -> Reconstruction:
-        """Some examples of a split with their reconstructions, each decoded from one draw of q(z | x).
+    def reconstruct(
+        self,
+        num: int = 10,
+        *,
+        data: Any = None,
+        split: str = "test",
+        context: Any = None,
+        labels: Any = None,
+        seed: int = 0,
+    ) -> Reconstruction:
+        """Some examples with their reconstructions, each decoded from one draw of q(z | x).
 
+        Args:
+            num: how many: a random choice of the split, or the first ones of ``data``.
+            data: other data than the run's own: a path, an array, what `read` returns.
+            split: which split, if no data are given.
+            context: covariates of the data, as in `read`.
+            labels: class labels of the data, as in `read`.
+            seed: of the draws.
         Raises:
             ElbowroomError: the run has no guide.
         """
         self._require_guide("Reconstruction")
-        batch = next(iter(self.dataset().batches(split, num, points=num)))
-        generator = make_generator(self.device, seed)
-        with evaluation_mode(self.pair):
-            z = draw(self.guide(batch.x, batch.context), (), generator=generator)
-            p_x = self.model.likelihood(z, batch.context)
-            drawn = draw(p_x, (), generator=generator)
-            return Reconstruction(batch.x.cpu(), mean(p_x).cpu(), drawn.cpu())
+        points = num if data is None else None
+        batch = next(iter(self._batches(data, split, num, points, context, labels)))
+        return reconstructed(self.pair, batch, make_generator(self.device, seed))
 
-    def encode(self, source: Any = None, *, split: str = "test", points: int | None = None) -> Encoded:
+    def encode(
+        self,
+        source: Any = None,
+        *,
+        split: str = "test",
+        points: int | None = None,
+        context: Any = None,
+        labels: Any = None,
+    ) -> Encoded:
         """Means and standard deviations of q(z | x), for ``source`` or a split of the run's own data.
 
         Args:
             source: a path, an array, what `read` returns; by default a split of the run's own data.
             split: which split, if no source is given.
             points: number of examples, chosen by the data's seed; by default all of them.
+            context: covariates of a source from Python, as in `read`.
+            labels: class labels of a source from Python, as in `read`.
         Raises:
             ElbowroomError: the run has no guide.
         """
         self._require_guide("Encoding")
-        means, deviations, rows = [], [], []
-        with evaluation_mode(self.pair):
-            for batch in self._batches(source, split, 1000, points):
-                q = self.guide(batch.x, batch.context)
-                means.append(q.mean.cpu())
-                deviations.append(q.stddev.cpu())
-                rows.append(batch.index)
-        labels = self.dataset().labels if source is None else None
-        if labels is not None:
-            labels = labels.cpu()[torch.cat([index.cpu() for index in rows if index is not None])]
-        return Encoded(torch.cat(means), torch.cat(deviations), labels)
+        return encoded(self.pair, *self.asked(source, split, context, labels), points)
 
     def posterior(
         self,
@@ -333,8 +366,8 @@ class Run:
                 element, and the posterior is that given the others.
             split: which split, if no source is given.
             points: number of examples of the split, chosen by the data's seed; by default all of them.
-            context: covariates of a source from Python, shape (n, context_dim).
-            labels: class labels of a source from Python, shape (n,).
+            context: covariates of a source from Python, as in `read`.
+            labels: class labels of a source from Python, as in `read`.
             seed: of the chains.
             announce: called at every transition.
             **settings: method, draws, chains, warmup, metric, … of
@@ -342,20 +375,19 @@ class Run:
         Raises:
             ElbowroomError: as there.
         """
-        if source is not None and not isinstance(source, DataSet):
-            source = self.read(source, context=context, labels=labels, missing="mask")
-        data, name = (self.dataset(), split) if source is None else (self._whole(source), "all")
+        data, name = self.asked(source, split, context, labels, missing="mask")
         batch = next(iter(data.batches(name, max(1, data.size(name)), points=points)))
         with evaluation_mode(self.pair):
             generator = make_generator(self.device, seed)
             return posterior(self.model, self.guide, batch, generator=generator, announce=announce, **settings)
 
     @torch.no_grad()
-    def decode(self, z: Tensor, *, context: Tensor | None = None) -> Tensor:
-        """The mean of p(x | z): z of shape (\\*, latent) gives (\\*, \\*event)."""
+    def decode(self, z: Tensor, *, context: Any = None, labels: Any = None) -> Tensor:
+        """The mean of p(x | z), shape (\\*, n, \\*event), for z of shape (\\*, n, latent); a context as in `sample`."""
+        given = decoding_context(self.naming, context, labels, z)
         with evaluation_mode(self.pair):
             z = z.to(device=self.device, dtype=dtype_of(self.config.runtime))
-            return mean(self.model.likelihood(z, context)).cpu()
+            return mean(self.model.likelihood(z, None if given is None else given.to(z))).cpu()
 
     def _require_guide(self, what: str) -> None:
         if not self.has_guide:
@@ -366,15 +398,34 @@ class Run:
                 "with --methods laplace-is.",
             )
 
-    def _batches(self, source: Any, split: str, batch_size: int, points: int | None = None) -> Iterator[Batch]:
-        """Batches of a split of the run's own data, or of all data of ``source``, in order."""
-        if source is None:
-            return self.dataset().batches(split, batch_size, points=points)
-        return self._whole(source).batches("all", batch_size, points=points)
+    def asked(
+        self, source: Any, split: str, context: Any, labels: Any, missing: Literal["error", "mask"] | None = None
+    ) -> tuple[DataSet, str]:
+        """The run's own data and the split, or all rows of ``source`` in their order, which are the split "all"."""
+        if source is not None:
+            return self._whole(source, context, labels, missing), "all"
+        if context is not None or labels is not None:
+            raise ElbowroomError(
+                "A context was given without data, but the run's own data have theirs.",
+                "Leave it out, or give the data that it belongs to, too.",
+            )
+        return self.dataset(), split
 
-    def _whole(self, source: Any) -> DataSet:
+    def _batches(
+        self, source: Any, split: str, size: int, points: int | None = None, context: Any = None, labels: Any = None
+    ) -> Iterator[Batch]:
+        """Batches of a split of the run's own data, or of all data of ``source``, in order."""
+        data, split = self.asked(source, split, context, labels)
+        return data.batches(split, size, points=points)
+
+    def _whole(
+        self, source: Any, context: Any = None, labels: Any = None, missing: Literal["error", "mask"] | None = None
+    ) -> DataSet:
         """All rows of ``source`` as one split, in their order."""
-        data = source if isinstance(source, DataSet) else self.read(source)
+        if isinstance(source, DataSet):
+            data = in_context(source, self.naming, context, labels)
+        else:
+            data = self.read(source, context=context, labels=labels, missing=missing)
         return replace(data, splits={"all": torch.arange(len(data))})
 
     def read(
@@ -388,15 +439,16 @@ class Run:
         """Reads other data and prepares them for this model in the same way as its own data.
 
         Args:
-            source: a path, an array, a data frame, a ``Dataset``.
-            context: covariates of data from Python, shape (n, context_dim).
-            labels: class labels of data from Python, shape (n,).
+            source: a path, an array, a data frame, a ``Dataset``. Columns are matched by their names, where both these
+                data and those of training have names, and otherwise by position.
+            context: covariates, for data that do not hold them; in any form that `sample` takes.
+            labels: class labels, for data that do not hold them: one for each row, or one for all.
             missing: what NaN means, a mistake ("error") or a missing element ("mask"); by default as in training.
         Raises:
-            ElbowroomError: data that cannot be read, or have another shape or support.
+            ElbowroomError: data that cannot be read, lack a column or have another shape or support.
         """
         trained = TrainedOn(
-            self.config, self.facts, self.content["data"], self.model.likelihood, self.filler, self.device
+            self.config, self.facts, self.naming, self.model.likelihood, self.filler, self.device, self._announce
         )
         return read_like_training(trained, source, context=context, labels=labels, missing=missing)
 
@@ -412,6 +464,7 @@ def load(
     data: Any = None,
     context: Any = None,
     labels: Any = None,
+    id: Any = None,  # noqa: A002  # the keyword of `train`
     device: str | None = None,
     announce: Announce = print,
 ) -> Run:
@@ -420,18 +473,20 @@ def load(
     Args:
         path: the run folder.
         checkpoint: "best" (by validation; the latest if there was none) or "latest".
-        data: the data, if they came from Python, so that the folder does not have their name.
-        context: covariates of these data, shape (n, context_dim).
-        labels: class labels of these data, shape (n,).
+        data: the data, if they came from Python, so that the folder does not have their name; as in `Run.read`.
+        context: covariates of these data, where `train` was given any, in the same form or any other.
+        labels: class labels of these data, where `train` was given any.
+        id: what identifies each row, where `train` was given that.
         device: device of the model; by default that of the run.
-        announce: called with a remark when a damaged checkpoint was skipped.
+        announce: called with a remark, such as that a damaged checkpoint was skipped.
     Raises:
         ElbowroomError: no run there, no good checkpoint, or data that are not those of the run.
     """
     run = Run(RunFolder.open(path), checkpoint=checkpoint, device=device, announce=announce)
     if data is not None:
-        arrays = {name: value for name, value in (("context", context), ("labels", labels)) if value is not None}
-        given = build_data(run.config, data, form=run.facts.row_form, **arrays)
+        beside = {"context": context, "labels": labels, "id": id}
+        arrays = {name: value for name, value in beside.items() if value is not None}
+        given = build_data(run.config, data, form=run.facts.row_form, like=run.naming, **arrays)
         check_same_data(run.content, given, run.folder)
         given = with_recorded_splits(given, run.folder)
         run.data = given.to(device=run.device, dtype=dtype_of(run.config.runtime))

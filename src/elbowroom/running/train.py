@@ -23,6 +23,7 @@ from elbowroom.running.build import DataFacts, build_data, build_pair, facts_of,
 from elbowroom.running.build_learner import RunLength, build_learner
 from elbowroom.running.compiling import choose_execution
 from elbowroom.running.config import Config, configure, merge, nested, read_recipe, recipe_names
+from elbowroom.running.contexts import named_columns, recorded_naming
 from elbowroom.running.engine import TrainingPlan, TrainingProgress, fit, restore
 from elbowroom.running.folder import RunFolder
 from elbowroom.running.observers import Observer, TensorBoard, Terminal
@@ -89,6 +90,7 @@ def train(
     config: str | Path | None = None,
     context: Any = None,
     labels: Any = None,
+    id: Any = None,  # noqa: A002  # the word of tables and of the configuration
     observers: Sequence[Observer] | None = None,
     announce: Announce = print,
     **overrides: Any,
@@ -103,8 +105,10 @@ def train(
         resume: go on with the run in ``out`` (with its own configuration) from its latest checkpoint.
         overwrite: replace the run in ``out``.
         config: a recipe, by name or file, whose keys override those of the source.
-        context: covariates of data from Python, shape (n, context_dim).
-        labels: class labels of data from Python, shape (n,).
+        context: covariates: columns of the table by name, ``"labels"``, or values: text or numbers, one for each row;
+            an array of shape (n, context_dim); a dict or a data frame with a column for each covariate.
+        labels: class labels, numbers or text, shape (n,), or the column of the table that holds them.
+        id: what identifies each row, shape (n,), or the column of the table that does; results carry it.
         observers: objects that report the training; by default the terminal.
         announce: called with remarks.
         overrides: any key of :class:`~elbowroom.running.config.Config`, as ``model={"latent_dim": 2}`` or
@@ -116,6 +120,9 @@ def train(
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is written; ``resume`` goes on.
     """
     keys = nested(overrides)
+    beside = {"context": context, "labels": labels, "id": id}
+    if not resume:
+        keys = merge(keys, {"data": named_columns(source, context, labels, id)})
     from_python = not isinstance(source, str | Path | None)
     request = _request(source, keys, config)
     folder = RunFolder(Path("runs") / request.name if out is None else out)
@@ -129,8 +136,8 @@ def train(
     # everything is built and tried in memory first, so that errors in the request come before there are files
     use_threads(settings.runtime.threads)
     device = pick_device(settings.runtime.device)
-    arrays = {"context": context, "labels": labels, "form": form, "announce": announce}
-    data = _load(settings, source if from_python else None, device, **arrays)
+    known = {"like": recorded_naming(folder) if resume else None, "form": form}
+    data = _load(settings, source if from_python else None, device, announce=announce, **known, **beside)
     facts = facts_of(data, settings.train.batch_size)
     pair = build_pair(settings, facts, seed=settings.train.seed)
     plan = _plan(settings, facts, data)
@@ -241,8 +248,7 @@ def _flat(keys: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _load(settings: Config, source: Any, device: torch.device, **arrays: Any) -> DataSet | StreamSet:
-    """The data on the device, in the precision of the run; ``arrays`` are those of
-    :func:`load_configured`, or None."""
+    """The data on the device, in the precision of the run; ``arrays`` are further arguments of `load_data`, or None."""
     data = build_data(settings, source, **{name: value for name, value in arrays.items() if value is not None})
     return data.to(device=device, dtype=dtype_of(settings.runtime))
 
@@ -354,11 +360,12 @@ def _restore_latest(
 
 
 def _content(settings: Config, facts: DataFacts, data: DataSet | StreamSet, *, from_python: bool) -> dict[str, Any]:
-    """The content of config.json: everything that is needed to repeat the run."""
+    """The content of config.json: everything that is needed to repeat the run, and the names in its data."""
+    names = data.names() if isinstance(data, DataSet) else {}
     return {
         "elbowroom": __version__,
         "torch": torch.__version__,
         "config": settings.model_dump(mode="json"),
         "facts": facts.model_dump(mode="json"),
-        "data": data.protocol() | ({"from_python": True} if from_python else {}),
+        "data": data.protocol() | names | ({"from_python": True} if from_python else {}),
     }

@@ -6,14 +6,18 @@ decides how a figure looks; this module decides what it contains.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
 
+from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.doctor.aggregate_posterior import Aggregate
 from elbowroom.evaluation.doctor.sample_quality import SampleStudy
@@ -59,8 +63,15 @@ def save(run: Run, name: str, figure: Figure) -> Path:
     return write(figure, run.folder.figures / f"{name}.png")
 
 
-def _note(run: Run) -> str | None:
-    return None if run.normalized else "cross-entropy of grey pixels: not a log-likelihood; samples are Bernoulli draws"
+def _note(run: Run, context: Any = None) -> str | None:
+    notes = []
+    if not run.normalized:
+        notes.append("cross-entropy of grey pixels: not a log-likelihood; samples are Bernoulli draws")
+    if isinstance(context, Mapping):
+        notes.insert(0, "samples given " + ", ".join(f"{name} = {value}" for name, value in context.items()))
+    elif isinstance(context, str | int):
+        notes.insert(0, f"samples given {context}")
+    return "; ".join(notes) or None
 
 
 def _value_range(run: Run, shown: Tensor) -> tuple[float, float]:
@@ -72,23 +83,30 @@ def curves(run: Run) -> Figure:
     return plots.training_curves(run.history, normalized=run.normalized, title=run.folder.path.name)
 
 
-def samples(run: Run, num: int = 25, *, seed: int = 0) -> Figure:
-    """Samples and means side by side; a row per class for a model of labels; marginals where data are not images."""
+def samples(run: Run, num: int = 25, *, context: Any = None, seed: int = 0) -> Figure:
+    """Samples and means side by side; a row per class for a model of labels; marginals where data are not images.
+
+    Args:
+        run: what to sample from.
+        num: number of samples; at least 1,000 for marginals.
+        context: what all samples are conditional on, as in `Run.sample`.
+        seed: of the draws.
+    """
     _check_number(num)
+    note = _note(run, context)
     if not plots.is_image(run.facts.event_shape):
         num = max(num, 1000)
-        drawn = run.sample(num, context=contexts(run, num), seed=seed)
+        drawn = run.sample(num, context=contexts(run, num) if context is None else context, seed=seed)
         data = torch.cat([batch.x.cpu() for batch in run.dataset().batches("train", num, points=num)])
-        return plots.marginals_figure(data, drawn.x, note=_note(run))
-    if run.config.data.context == "labels":
+        return plots.marginals_figure(data, drawn.x, names=run.naming.columns, note=note)
+    if run.config.data.context == "labels" and context is None:
         classes = run.facts.context_dim
+        names = run.naming.covariates[0].levels or range(classes)
         drawn = run.sample(classes * 10, seed=seed)
         x, mean = (tensor.reshape(classes, 10, *run.facts.event_shape) for tensor in (drawn.x, drawn.mean))
-        return plots.class_rows_figure(
-            x, mean, range(classes), note=_note(run), value_range=_value_range(run, drawn.mean)
-        )
-    drawn = run.sample(num, context=contexts(run, num), seed=seed)
-    return plots.samples_figure(drawn.x, drawn.mean, note=_note(run), value_range=_value_range(run, drawn.mean))
+        return plots.class_rows_figure(x, mean, names, note=note, value_range=_value_range(run, drawn.mean))
+    drawn = run.sample(num, context=contexts(run, num) if context is None else context, seed=seed)
+    return plots.samples_figure(drawn.x, drawn.mean, note=note, value_range=_value_range(run, drawn.mean))
 
 
 def contexts(run: Run, num: int) -> Tensor | None:
@@ -106,7 +124,7 @@ def reconstructions(run: Run, num: int = 10, *, split: str = "test", seed: int =
     images = plots.is_image(run.facts.event_shape)
     found = run.reconstruct(num if images else max(num, 1000), split=split, seed=seed)
     if not images:
-        return plots.reconstruction_scatter(found.x, found.mean, note=_note(run))
+        return plots.reconstruction_scatter(found.x, found.mean, names=run.naming.columns, note=_note(run))
     return plots.reconstruction_figure(
         found.x, found.mean, samples=found.sample, note=_note(run), value_range=_value_range(run, found.x)
     )
@@ -133,9 +151,13 @@ def completions(run: Run, imputed: Imputed) -> Figure:
     )
 
 
-def manifold(run: Run, r: int = 20) -> Figure:
-    """The means over a grid of the prior's quantiles.
+def manifold(run: Run, r: int = 20, *, context: Any = None) -> Figure:
+    """The means over a grid of the prior's quantiles, of a conditional model for one context.
 
+    Args:
+        run: what to decode with.
+        r: number of points along each axis.
+        context: as in `Run.decode`; by default that of an example, the same as in :func:`traversals`.
     Raises:
         ElbowroomError: there are not two latent dimensions, or the data are not images.
     """
@@ -145,21 +167,37 @@ def manifold(run: Run, r: int = 20) -> Figure:
             f"A manifold needs 2 latent dimensions, but this model has {run.config.model.latent_dim}.",
             "Train with --model.latent-dim 2.",
         )
-    means = run.decode(plots.manifold_grid(r).flatten(0, 1)).reshape(r, r, *run.facts.event_shape)
-    return plots.manifold_figure(means, note=_note(run), value_range=_value_range(run, means))
+    note = _note(run, context)
+    if run.facts.context_dim and context is None:
+        context = _examples(run).context
+        assert context is not None
+        context = context[:1]
+    grid = plots.manifold_grid(r).flatten(0, 1)
+    means = run.decode(grid, context=context).reshape(r, r, *run.facts.event_shape)
+    return plots.manifold_figure(means, note=note, value_range=_value_range(run, means))
 
 
-def traversals(run: Run, *, steps: int = 9, reach: float = 2.0) -> Figure:
+def _examples(run: Run) -> Batch:
+    """Examples of the test set, or of the training set where there is no test set."""
+    data = run.dataset()
+    return next(iter(data.batches("test" if data.size("test") else "train", 1000, points=1000)))
+
+
+def traversals(run: Run, *, steps: int = 9, reach: float = 2.0, context: Any = None) -> Figure:
     """Latent traversals: one dimension varied at a time around the posterior mean of an example, the most active first.
 
     The example is from the test set, or from the training set where there is no test set.
 
+    Args:
+        run: what to decode with.
+        steps: number of values of a dimension.
+        reach: the largest of them.
+        context: what to decode with, as in `Run.decode`; by default that of the example.
     Raises:
         ElbowroomError: the data are not images.
     """
     _needs_images(run)
-    data = run.dataset()
-    batch = next(iter(data.batches("test" if data.size("test") else "train", 1000, points=1000)))
+    batch = _examples(run)
     with torch.no_grad():
         means = run.guide(batch.x, batch.context).mean
     dims = means.var(0).argsort(descending=True)[:_TRAVERSED].tolist()
@@ -167,14 +205,27 @@ def traversals(run: Run, *, steps: int = 9, reach: float = 2.0) -> Figure:
     z = means[0].expand(len(dims), steps, -1).clone()
     for row, dim in enumerate(dims):
         z[row, :, dim] = values
-    context = None if batch.context is None else batch.context[0].expand(len(dims) * steps, -1)
+    note = _note(run, context)
+    if context is None and batch.context is not None:
+        context = batch.context[0].expand(len(dims) * steps, -1)
     decoded = run.decode(z.flatten(0, 1), context=context).reshape(len(dims), steps, *run.facts.event_shape)
-    return plots.traversal_figure(decoded, dims, values.cpu(), note=_note(run), value_range=_value_range(run, decoded))
+    return plots.traversal_figure(decoded, dims, values.cpu(), note=note, value_range=_value_range(run, decoded))
 
 
 def latents(encoded: Encoded) -> Figure:
-    """A scatter plot of the means of q(z | x)."""
-    return plots.latent_scatter(encoded.mean, labels=encoded.labels)
+    """A scatter plot of the means of q(z | x), with the names of classes where they have names."""
+    return plots.latent_scatter(encoded.mean, labels=_printed(encoded))
+
+
+def _printed(encoded: Encoded) -> Tensor | NDArray[np.str_] | None:
+    """Labels as they are called in the data: numbers stay numbers, in whose order they are shown."""
+    names, labels = encoded.classes, encoded.labels
+    if labels is None or names is None:
+        return labels
+    if all(name.removeprefix("-").isdecimal() for name in names):
+        return torch.tensor([int(name) for name in names])[labels]
+    named: NDArray[np.str_] = np.array(names)[labels.numpy()]
+    return named
 
 
 def holes(run: Run, aggregate: Aggregate, samples: SampleStudy) -> Figure:

@@ -26,6 +26,7 @@ def describe(data: DataSet) -> dict[str, Any]:
         "binarization": str(data.binarization),
         "splits": {split: data.size(split) for split in data.splits},
         "context": data.context_dim or "none",
+        **({} if data.columns is None else {"columns": list(data.columns)}),
         "labels": 0 if data.labels is None else len(torch.unique(data.labels)),
         "source": data.source or None,
         "licence": data.licence or "unknown",
@@ -39,8 +40,10 @@ def picture(data: DataSet) -> Figure:
     count = min(9 if is_image(data.event_shape) else 2000, data.size("train"))
     batch = data.take("train", torch.arange(count))
     if not is_image(data.event_shape):
-        return marginals_figure(batch.x, batch.x)
+        return marginals_figure(batch.x, batch.x, names=data.columns)
     titles = None if data.labels is None else data.labels[batch.index].tolist()
+    if titles is not None and data.classes is not None:
+        titles = [data.classes[label] for label in titles]
     return image_grid(batch.x, titles=titles, columns=3, value_range=value_range(data.support, batch.x))
 
 

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from elbowroom.data.naming import element_name
 from elbowroom.errors import ElbowroomError
 from elbowroom.showing.figures.style import (
     BLUE,
@@ -248,7 +249,7 @@ def _finite(values: Array) -> Array:
 
 def _names(names: Sequence[str] | None, count: int) -> list[str]:
     if names is None:
-        return [f"x[{j}]" for j in range(count)]
+        return [element_name(None, (count,), j) for j in range(count)]
     if len(names) != count:
         raise ElbowroomError(f"there are {len(names)} names, but {count} features.", "Give one name for every feature.")
     return [str(name) for name in names]

@@ -51,7 +51,7 @@ def load_data(
     min_rows: int = 2,
     labels_required: bool = True,
     levels: Mapping[str, Sequence[str]] | None = None,
-    image_size: int | str | None = None,
+    image_size: int | str | tuple[int, int] | None = None,
     image_mode: Literal["grey", "rgb"] | None = None,
     form: RowForm | None = None,
     announce: Announce | None = None,
@@ -79,7 +79,8 @@ def load_data(
         labels_required: whether a missing column ``labels`` is an error.
         levels: the names of one-hot covariates as in training, by column (``labels`` where these are the context); a
             class that is not among them is refused. Found from the data unless given.
-        image_size: of a folder or list of images, the size to crop and scale them to: 64, or "64x48" (width x height).
+        image_size: of a folder or list of images, the size to crop and scale them to: 64, "64x48" or (64, 48)
+            (width x height).
         image_mode: of these, grey or rgb for all.
         form: of the rows that a trained model had, where the same source could be read in more than one way.
         announce: told in a sentence what is downloaded.
@@ -171,7 +172,7 @@ def _option(kind: Any, given: str, flag: str) -> Any:
     return kind(str(given))
 
 
-def _picture_options(size: int | str | None, mode: Any, wanted: Support | None, form: RowForm | None) -> PictureOptions:
+def _picture_options(size: Any, mode: Any, wanted: Support | None, form: RowForm | None) -> PictureOptions:
     """How pictures are read: as was asked for, or as those that a trained model had."""
     if form is not None:
         return PictureOptions.of(size, mode, form.native_support, len(form.event_shape) == 3)

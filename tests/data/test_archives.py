@@ -160,6 +160,22 @@ def test_the_remedy_works(
     assert rows(load(saved(tmp_path, **followed))).tolist() == X.tolist()
 
 
+def test_a_wrong_suffix_is_renamed(tmp_path: Path) -> None:
+    saved(tmp_path, x=X).rename(tmp_path / "x.npy")
+    with pytest.raises(ElbowroomError, match=r"x\.npy is an archive") as caught:
+        load(tmp_path / "x.npy")
+    assert caught.value.remedy == "Rename it to .npz."
+    (tmp_path / "x.npy").rename(tmp_path / "x.npz")
+    assert rows(load(tmp_path / "x.npz")).tolist() == X.tolist()
+    np.save(tmp_path / "y.npy", X)
+    (tmp_path / "y.npy").rename(tmp_path / "y.npz")
+    with pytest.raises(ElbowroomError, match=r"y\.npz holds a single array") as caught:
+        load(tmp_path / "y.npz")
+    assert caught.value.remedy == "Rename it to .npy."
+    (tmp_path / "y.npz").rename(tmp_path / "y.npy")
+    assert rows(load(tmp_path / "y.npy")).tolist() == X.tolist()
+
+
 @pytest.mark.parametrize("key", ["arr_0", "weights", "x_1", "train_test", "x_train_images", ""])
 def test_names_that_say_nothing(key: str) -> None:
     assert _place(key) is None

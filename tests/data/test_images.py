@@ -70,6 +70,7 @@ def test_one_size(tmp_path: Path) -> None:
     assert rows(data).tolist() == np.stack(expected).tolist()
     assert data.remarks == ("Images of 3 sizes were cropped and scaled to 10x8; 2 of 3 were enlarged.",)
     assert load(tmp_path, image_size=3).event_shape == (3, 3)
+    assert load(tmp_path, image_size=(3, 2)).event_shape == (2, 3)
 
 
 def test_a_size_that_all_have_changes_nothing(tmp_path: Path) -> None:
@@ -117,6 +118,14 @@ def test_sixteen_bits_beside_eight(tmp_path: Path) -> None:
     assert x(data)[1] == pytest.approx(np.asarray(grey(16, 16)) / 255)
     assert x(data)[0] == pytest.approx(RAMP / 65535)
     assert data.remarks[1] == "Those of 8 bits were divided by 255."
+
+
+def test_sixteen_bits_are_scaled_in_floating_point(tmp_path: Path) -> None:
+    data = load(write(tmp_path, a_png=sixteen(), b_png=sixteen(RAMP // 256)), image_size=4, image_mode="rgb")
+    assert data.event_shape == (3, 4, 4)
+    blocks = RAMP.reshape(4, 4, 4, 4).mean((1, 3)) / 65535  # of four rows and columns
+    assert np.abs(x(data)[0] - blocks)[:, 1:3, 1:3].max() < 2e-3
+    assert 0 < x(data)[1].max() < 1 / 255  # which bytes would not hold
 
 
 def test_sixteen_bits_as_bytes(tmp_path: Path) -> None:
@@ -256,8 +265,10 @@ def test_a_folder_with_another_file_names_it(tmp_path: Path) -> None:
 
 def test_a_folder_of_hidden_images_says_so(tmp_path: Path) -> None:
     write(tmp_path / ".thumbnails", a_png=grey())
-    with pytest.raises(ElbowroomError, match=r"holds no image beside \.thumbnails\."):
+    with pytest.raises(ElbowroomError, match=r"holds no image beside \.thumbnails\.") as caught:
         load(tmp_path)
+    assert "Put images into it (.png, " in caught.value.remedy
+    assert len(load(write(tmp_path, a_png=grey(), b_png=grey()))) == 2
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.gif", "a.tif", "a.webp", "a.bmp"])

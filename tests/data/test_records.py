@@ -75,6 +75,15 @@ def test_a_field_that_is_an_array() -> None:
     assert load(given["pixels"]).event_shape == (2, 3)
 
 
+def test_a_field_of_fields() -> None:
+    given = np.zeros(4, dtype=[("id", "i4"), ("place", [("north", "f4"), ("east", "f4")])])
+    given["place"]["north"] = np.arange(4)
+    with pytest.raises(ElbowroomError, match=r"field 'place' of the array holds fields") as caught:
+        load(given)
+    assert caught.value.remedy == "Give that field alone: data['place']."
+    assert load(given["place"]).columns == ("north", "east")
+
+
 def test_a_text_field_of_x() -> None:
     with pytest.raises(ElbowroomError, match="'group' of the data frame holds") as caught:
         load(PEOPLE)

@@ -45,10 +45,8 @@ class PictureOptions:
     colour: bool | None = None
 
     @classmethod
-    def of(
-        cls, size: int | str | None, mode: Any, values: Support | None = None, colour: bool | None = None
-    ) -> PictureOptions:
-        """The options from a size in pixels, 64 or "64x48" (width x height), and the name of a mode.
+    def of(cls, size: Any, mode: Any, values: Support | None = None, colour: bool | None = None) -> PictureOptions:
+        """The options from a size in pixels, 64 or "64x48" or (64, 48) (width x height), and the name of a mode.
 
         Raises:
             ElbowroomError: a size or a mode that is none.
@@ -56,6 +54,7 @@ class PictureOptions:
             >>> PictureOptions.of("64x48", None).size
             (64, 48)
         """
+        size = "x".join(map(str, size)) if isinstance(size, (tuple, list)) else size
         found = None if size is None else re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", str(size).strip().lower())
         if size is not None and found is None:
             raise ElbowroomError(

@@ -61,7 +61,7 @@ def load_data(
     missing_values: Any = (),
     separator: str = "auto",
     decimal: str = "auto",
-    image_size: int | str | None = None,
+    image_size: int | str | tuple[int, int] | None = None,
     image_mode: Literal["grey", "rgb"] | None = None,
     form: RowForm | None = None,
     like: Naming | None = None,
@@ -98,7 +98,8 @@ def load_data(
             table; one or several. They become NaN.
         separator: what separates the cells of a table of text: comma, semicolon, tab, bar, space, or auto.
         decimal: its decimal mark: point, comma, or auto.
-        image_size: of a folder or list of images, the size to crop and scale them to: 64, or "64x48" (width x height).
+        image_size: of a folder or list of images, the size to crop and scale them to: 64, "64x48" or (64, 48)
+            (width x height).
         image_mode: of these, grey or rgb for all.
         form: of the rows that a trained model had, where the same source could be read in more than one way.
         like: the names in the data of a trained model; the columns of a table and the context are matched to them.
@@ -214,7 +215,7 @@ def _option(kind: Any, given: str, flag: str) -> Any:
     return kind(str(given))
 
 
-def _picture_options(size: int | str | None, mode: Any, wanted: Support | None, form: RowForm | None) -> PictureOptions:
+def _picture_options(size: Any, mode: Any, wanted: Support | None, form: RowForm | None) -> PictureOptions:
     """How pictures are read: as was asked for, or as those that a trained model had."""
     if form is not None:
         return PictureOptions.of(size, mode, form.native_support, len(form.event_shape) == 3)

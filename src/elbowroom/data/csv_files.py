@@ -32,7 +32,8 @@ __all__ = ["DECIMALS", "Table", "is_table", "notation_of", "read_table"]
 
 DECIMALS = {"point": ".", "comma": ","}  #: by the name that the user gives
 _SPOKEN = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": "spaces"}
-_INDEX = re.compile(r"(?:Unnamed: 0(?:\.\d+)?)?")  # how pandas calls a saved index
+_INDEX = re.compile(r"(?:Unnamed: 0(?:\.\d+)?)?")  # how pandas calls a saved index when it reads it, or saves it
+_PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # in Parquet
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class Table:
         aside = [column for column in self.index if column not in keep]
         if not aside or len(aside) == self.frame.width:
             return self.frame
-        called = f"'{aside[0]}'" if aside[0] else "which has no name"
-        self.notation.note(f"the first column, {called}, is a saved index and is set aside")
+        called = f"column '{aside[0]}'" if aside[0] else "the first column, which has no name,"
+        self.notation.note(f"{called} is a saved index and is set aside")
         return self.frame.drop(aside)
 
 
@@ -115,7 +116,8 @@ def read_table(path: Path, *, separator: str = "auto", notation: Notation | None
     notation = notation or Notation()
     try:
         if _kind(path) == ".parquet":
-            return Table(pl.read_parquet(path), notation)
+            frame = pl.read_parquet(path)
+            return Table(frame, notation, tuple(filter(_PANDAS_INDEX.fullmatch, frame.columns)))
         return _read_text(path, SEPARATORS.get(separator), notation)
     except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error) as fault:
         raise ElbowroomError(

@@ -263,6 +263,15 @@ def test_an_index_that_pandas_saved_in_parquet_is_set_aside(tmp_path: Path) -> N
     assert (data.columns, data.remarks) == (("a",), ("column '__index_level_0__' is a saved index and is set aside",))
 
 
+@pytest.mark.parametrize(
+    "content", ["id,a\n007,1.5\n", "id;a\n007;1,5\n", "a, id\n1.5, 007\n", '# x\nid,a\n"007",1.5\n']
+)
+def test_identifiers_stay_text(tmp_path: Path, content: str) -> None:
+    (tmp_path / "x.csv").write_text(content)
+    frame = read_table(tmp_path / "x.csv", as_text=("id", "another")).frame
+    assert (frame["id"].to_list(), frame["a"].to_list()) == (["007"], [1.5])
+
+
 def test_many_columns(tmp_path: Path) -> None:
     values = np.arange(3 * 5_000).reshape(3, 5_000) + 0.5
     np.savetxt(tmp_path / "x.csv", values, delimiter=";", fmt="%.1f")

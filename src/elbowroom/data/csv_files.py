@@ -90,7 +90,9 @@ def notation_of(decimal: str = "auto", missing: Collection[object] = ()) -> Nota
     return Notation(decimal=DECIMALS.get(decimal), missing=tuple(str(mark) for mark in missing))
 
 
-def read_table(path: Path, *, separator: str = "auto", notation: Notation | None = None) -> Table:
+def read_table(
+    path: Path, *, as_text: Collection[str] = (), separator: str = "auto", notation: Notation | None = None
+) -> Table:
     """A table of text or a Parquet file.
 
     Separator, header, encoding and decimal mark are found; whatever is not the plain default becomes a remark of the
@@ -99,6 +101,7 @@ def read_table(path: Path, *, separator: str = "auto", notation: Notation | None
 
     Args:
         path: of the file.
+        as_text: columns of a table of text whose cells are not to be read as numbers: identifiers such as 007.
         separator: comma, semicolon, tab, bar, space, or auto.
         notation: what the user says about the numbers.
     Raises:
@@ -118,7 +121,7 @@ def read_table(path: Path, *, separator: str = "auto", notation: Notation | None
         if _kind(path) == ".parquet":
             frame = pl.read_parquet(path)
             return Table(frame, notation, tuple(filter(_PANDAS_INDEX.fullmatch, frame.columns)))
-        return _read_text(path, SEPARATORS.get(separator), notation)
+        return _read_text(path, as_text, SEPARATORS.get(separator), notation)
     except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error) as fault:
         raise ElbowroomError(
             f"{path} cannot be read as a table ({str(fault).splitlines()[0]}).",
@@ -126,14 +129,14 @@ def read_table(path: Path, *, separator: str = "auto", notation: Notation | None
         ) from fault
 
 
-def _read_text(path: Path, separator: str | None, notation: Notation) -> Table:
+def _read_text(path: Path, as_text: Collection[str], separator: str | None, notation: Notation) -> Table:
     file = open_text(path)
     preferred = "\t" if _kind(path) == ".tsv" else ","
     dialect = find_dialect(file.head, separator=separator, preferred=preferred, decimal=notation.decimal)
     dialect = _with_commented_header(file, dialect)
     _say_what_is_left_out(file, dialect, notation)
-    as_text = dialect.separator == ";" or (file.commas and dialect.separator != ",") or notation.decimal == ","
-    frame = _frame(file, dialect, as_text=as_text)
+    foreign = dialect.separator == ";" or (file.commas and dialect.separator != ",") or notation.decimal == ","
+    frame = _frame(file, dialect, as_text, infer=not foreign)
     if not len(frame):
         raise ElbowroomError(
             f"{path.name} has a header ({', '.join(frame.columns[:5])}) but no rows.", "Write the data below it."
@@ -142,7 +145,7 @@ def _read_text(path: Path, separator: str | None, notation: Notation) -> Table:
     notation.separator = dialect.separator
     notation.where = Lines(file, dialect).of
     frame = tidy(frame)
-    words = [cells for cells in frame if str(cells.dtype) == "String"]
+    words = [cells for cells in frame if str(cells.dtype) == "String" and cells.name not in as_text]
     texts = {cells.name: cells for cells in words if _numeric(cells)}
     evidence = {column: find_evidence(without_percent(cells)[0]) for column, cells in texts.items()}
     point = any(dtype.is_float() for dtype in frame.schema.values())
@@ -171,7 +174,7 @@ def _with_commented_header(file: TextFile, dialect: Dialect) -> Dialect:
 # --- reading -----------------------------------------------------------------------------------------------------
 
 
-def _frame(file: TextFile, dialect: Dialect, *, as_text: bool) -> Any:
+def _frame(file: TextFile, dialect: Dialect, as_text: Collection[str], *, infer: bool) -> Any:
     """The cells as polars reads them, or line by line where it would misread them."""
     import polars as pl
 
@@ -186,7 +189,8 @@ def _frame(file: TextFile, dialect: Dialect, *, as_text: bool) -> Any:
             separator=dialect.separator,
             has_header=header_is_a_line(dialect),
             null_values=list(MISSING),
-            **({"infer_schema": False} if as_text else {"infer_schema_length": None}),
+            schema_overrides={name: pl.String for name in dialect.header or () if name in as_text},
+            **({"infer_schema_length": None} if infer else {"infer_schema": False}),
         )
     except pl.exceptions.PolarsError:
         return read_by_line(file, dialect)  # which names the line, or knows better

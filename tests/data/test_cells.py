@@ -94,6 +94,7 @@ def test_dates_are_refused_and_days_are_read(frame: Any) -> None:
         (pl.Series(["1,234", "1.234"]), "'1,234' may be"),
         (pl.Series([[1, 2], [3, 4]]), "Column 'a' of f holds"),
         (pd.Series([{"b": 1}]), r"Column 'a' of f holds \{'b': 1\}"),
+        (pl.Series(["1", "2", "3\n4"]), "'3 4' is not a number"),
         (pl.Series(["1", "2", "3" * 60 + "x"]), "'3{40}…' is not a number"),
         (pl.Series(["1.234,5", "1,234.5", "2,5"]), "'1,234.5' has another decimal mark than '1.234,5'"),
         (pl.Series(["1", "12,34,567", "3"]), "'12,34,567' is not a number"),

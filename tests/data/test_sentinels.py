@@ -54,6 +54,13 @@ def test_not_suspected(values: list[float]) -> None:
     assert remarks(values) == ()
 
 
+def test_elements_of_arrays_are_numbered_and_pictures_left_alone() -> None:
+    x = torch.tensor([[1.0, -999], [2, 5], [3, -999]])
+    assert load_data(x, test=0).remarks[0].startswith("element 1 holds -999 in 2 of 3 rows")
+    assert load_data(x[:, None], test=0).remarks == ()
+    assert suspected(Material("x", InMemory(torch.zeros(4, 2)))) == ()
+
+
 def test_two_codes_in_one_column() -> None:
     assert [said.split()[3] for said in remarks([*AGES, -999, -999, -9999, -9999])] == ["-999", "-9999"]
 

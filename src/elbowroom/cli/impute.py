@@ -183,8 +183,8 @@ def _write_table(source: Path, target: Path, found: Imputed, run: Run) -> Path:
     aside = run.naming.beside
     notation = notation_of(own.decimal, own.missing_values)
     identifier = () if own.id is None else (own.id,)
-    read = read_table(source, separator=own.separator, notation=notation, as_text=identifier, as_words=aside)
-    frame = read.without_index(aside)[: len(found.x)]
+    read = read_table(source, separator=own.separator, notation=notation, as_text=identifier)
+    frame = read.without_index((*aside, *(run.naming.columns or ())))[: len(found.x)]
     columns = run.naming.columns  # in the order of training, which need not be that of the table
     if columns is None or not set(columns).issubset(frame.columns):
         columns = tuple(name for name in frame.columns if name not in aside)

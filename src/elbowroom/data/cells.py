@@ -270,9 +270,10 @@ def _no_number(
         why = ", unlike the others, has no percent sign"
     elif evidence.comma and evidence.point and looks_like_a_number(cell):
         why = f" has another decimal mark than '{evidence.comma if decimal == ',' else evidence.point}'"
-    shown = cell if len(cell) <= 40 else f"{cell[:40]}…"
+    shown = " ".join(cell.split())  # a cell may hold several lines
+    shown = shown if len(shown) <= 40 else f"{shown[:40]}…"
     mark = f"; if it marks a missing value, pass --data.missing-values={shlex.quote(cell)} --data.missing mask"
-    brief = len(cell) <= 20 and "," not in cell  # which separates the marks of that flag
+    brief = len(cell) <= 20 and cell == shown and "," not in cell  # which separates the marks of that flag
     otherwise = f"{mark if brief else ''}; if the column holds class labels, pass {flag}"
     return ElbowroomError(
         f"{_place(row, column, name, notation)}: '{shown}'{why or ' is not a number'}.",

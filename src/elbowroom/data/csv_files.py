@@ -31,7 +31,8 @@ __all__ = ["DECIMALS", "Table", "is_table", "notation_of", "read_table"]
 
 DECIMALS = {"point": ".", "comma": ","}  #: by the name that the user gives
 _SPOKEN = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": "spaces"}
-_INDEX = re.compile(r"(?:Unnamed: 0(?:\.\d+)?)?")  # how pandas calls a saved index
+_INDEX = re.compile(r"(?:Unnamed: 0(?:\.\d+)?)?")  # how pandas calls a saved index when it reads it, or saves it
+_PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # in Parquet
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class Table:
         aside = [column for column in self.index if column not in keep]
         if not aside or len(aside) == self.frame.width:
             return self.frame
-        called = f"'{aside[0]}'" if aside[0] else "which has no name"
-        self.notation.note(f"the first column, {called}, is a saved index and is set aside")
+        called = f"column '{aside[0]}'" if aside[0] else "the first column, which has no name,"
+        self.notation.note(f"{called} is a saved index and is set aside")
         return self.frame.drop(aside)
 
 
@@ -89,12 +90,7 @@ def notation_of(decimal: str = "auto", missing: Collection[object] = ()) -> Nota
 
 
 def read_table(
-    path: Path,
-    *,
-    separator: str = "auto",
-    notation: Notation | None = None,
-    as_text: Collection[str] = (),
-    as_words: Collection[str] = (),
+    path: Path, *, as_text: Collection[str] = (), separator: str = "auto", notation: Notation | None = None
 ) -> Table:
     """A table of text or a Parquet file.
 
@@ -104,10 +100,9 @@ def read_table(
 
     Args:
         path: of the file.
+        as_text: columns of a table of text whose cells are not to be read as numbers: identifiers such as 007.
         separator: comma, semicolon, tab, bar, space, or auto.
         notation: what the user says about the numbers.
-        as_text: columns whose cells are not to be read as numbers: identifiers such as 007.
-        as_words: columns in which yes and no, true and false are names of classes.
     Raises:
         ElbowroomError: a file of another kind, lines of different lengths, quotes that do not close; it names the line.
     """
@@ -123,8 +118,9 @@ def read_table(
     notation = notation or Notation()
     try:
         if _kind(path) == ".parquet":
-            return Table(pl.read_parquet(path), notation)
-        return _read_text(path, SEPARATORS.get(separator), notation, as_text, as_words)
+            frame = pl.read_parquet(path)
+            return Table(frame, notation, tuple(filter(_PANDAS_INDEX.fullmatch, frame.columns)))
+        return _read_text(path, as_text, SEPARATORS.get(separator), notation)
     except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error) as fault:
         raise ElbowroomError(
             f"{path} cannot be read as a table ({str(fault).splitlines()[0]}).",
@@ -132,16 +128,14 @@ def read_table(
         ) from fault
 
 
-def _read_text(
-    path: Path, separator: str | None, notation: Notation, kept: Collection[str], named: Collection[str]
-) -> Table:
+def _read_text(path: Path, as_text: Collection[str], separator: str | None, notation: Notation) -> Table:
     file = open_text(path)
     preferred = "\t" if _kind(path) == ".tsv" else ","
     dialect = find_dialect(file.head, separator=separator, preferred=preferred, decimal=notation.decimal)
     dialect = _with_commented_header(file, dialect)
     _say_what_is_left_out(file, dialect, notation)
-    as_text = dialect.separator == ";" or (file.commas and dialect.separator != ",") or notation.decimal == ","
-    frame = _frame(file, dialect, as_text=as_text, kept=kept)
+    foreign = dialect.separator == ";" or (file.commas and dialect.separator != ",") or notation.decimal == ","
+    frame = _frame(file, dialect, as_text, infer=not foreign)
     if not len(frame):
         raise ElbowroomError(
             f"{path.name} has a header ({', '.join(frame.columns[:5])}) but no rows.", "Write the data below it."
@@ -150,7 +144,7 @@ def _read_text(
     notation.separator = dialect.separator
     notation.where = Lines(file, dialect).of
     frame = tidy(frame)
-    words = [cells for cells in frame if str(cells.dtype) == "String" and cells.name not in kept]
+    words = [cells for cells in frame if str(cells.dtype) == "String" and cells.name not in as_text]
     texts = {cells.name: cells for cells in words if _numeric(cells)}
     evidence = {column: find_evidence(without_percent(cells)[0]) for column, cells in texts.items()}
     point = any(dtype.is_float() for dtype in frame.schema.values())
@@ -160,7 +154,7 @@ def _read_text(
     )
     _say_how_it_is_written(dialect, preferred, notation, commas=commas)
     numbers = [read_plain(cells, column, notation, evidence[column]) for column, cells in texts.items()]
-    truths = [read_truths(cells) for cells in words if cells.name not in {*texts, *named}]
+    truths = [read_truths(cells) for cells in words if cells.name not in texts]
     frame = frame.with_columns([cells for cells in (*numbers, *truths) if cells is not None])
     _say_what_is_odd(dialect, frame, notation)
     return Table(frame, notation, _saved_index(frame) if dialect.header else (), dialect.header is not None)
@@ -179,7 +173,7 @@ def _with_commented_header(file: TextFile, dialect: Dialect) -> Dialect:
 # --- reading -----------------------------------------------------------------------------------------------------
 
 
-def _frame(file: TextFile, dialect: Dialect, *, as_text: bool, kept: Collection[str]) -> Any:
+def _frame(file: TextFile, dialect: Dialect, as_text: Collection[str], *, infer: bool) -> Any:
     """The cells as polars reads them, or line by line where it would misread them."""
     import polars as pl
 
@@ -194,8 +188,8 @@ def _frame(file: TextFile, dialect: Dialect, *, as_text: bool, kept: Collection[
             separator=dialect.separator,
             has_header=header_is_a_line(dialect),
             null_values=list(MISSING),
-            **({"infer_schema": False} if as_text else {"infer_schema_length": None}),
-            schema_overrides={cell: pl.String for cell in dialect.first if cell.strip() in kept},
+            schema_overrides={name: pl.String for name in dialect.header or () if name in as_text},
+            **({"infer_schema_length": None} if infer else {"infer_schema": False}),
         )
     except pl.exceptions.PolarsError:
         return read_by_line(file, dialect)  # which names the line, or knows better

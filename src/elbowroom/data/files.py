@@ -89,10 +89,9 @@ def load_file(
     if records:
         frame, notation = Records(_mapped(path), path.name), None
     else:
-        aside = tuple(column for column in (*(context or ()), labels) if column is not None)
-        identifier = () if id is None else (id,)
-        read = read_table(path, separator=separator, notation=notation, as_text=identifier, as_words=aside)
-        frame, notation = read.without_index((*aside, *identifier)), read.notation
+        read = read_table(path, as_text=() if id is None else (id,), separator=separator, notation=notation)
+        known = () if like is None or like.columns is None else like.columns
+        frame, notation = read.without_index((*(context or ()), labels, id, *known)), read.notation
     return frame_material(
         frame,
         path.name,

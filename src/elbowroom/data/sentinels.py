@@ -91,13 +91,13 @@ def suspected(material: Material) -> tuple[str, ...]:
     negative, too. Nothing is changed.
 
     Args:
-        material: a table; data of other kinds have no remarks.
+        material: rows of one axis in memory; others have no remarks.
     Example:
         >>> ages = torch.tensor([[31.0], [-999.0], [64.0], [-999.0], [18.0]])
         >>> suspected(Material("x", InMemory(ages), columns=("age",)))[0].partition(":")[0]
         "column 'age' holds -999 in 2 of 5 rows, far from its other values (18 to 64)"
     """
-    if material.columns is None or not isinstance(material.storage, InMemory):
+    if not isinstance(material.storage, InMemory):
         return ()
     rows = material.storage.tensor.cpu().numpy()
     if rows.ndim != 2 or rows.dtype == np.uint8:
@@ -107,12 +107,16 @@ def suspected(material: Material) -> tuple[str, ...]:
     remarks = []
     for place in at.tolist():
         remarks += [
-            f"column '{material.columns[place]}' holds {value} in {count:,} of {len(rows):,} rows, far from its other "
+            f"{_called(material, place)} holds {value} in {count:,} of {len(rows):,} rows, far from its other "
             f"values ({least:g} to {most:g}): if it marks a missing value, pass --data.missing-values={value} "
             "--data.missing mask"
             for value, count, least, most in _in_column(rows[:, place])
         ]
     return tuple(remarks)
+
+
+def _called(material: Material, place: int) -> str:
+    return f"element {place}" if material.columns is None else f"column '{material.columns[place]}'"
 
 
 def _in_column(values: npt.NDArray[np.generic]) -> list[tuple[int, int, float, float]]:

@@ -17,7 +17,7 @@ INDISTINCT = "not distinguishable from 0"
 TOO_LOW = "below 0: the estimate is too low"
 """The two answers of :func:`sign_remark`."""
 
-_NOT_NEGATIVE = ("kl", "elbow room", "amortisation gap", "approximation gap", "bdmc gap")
+_NOT_NEGATIVE = ("kl", "elbow room", "amortisation gap", "lost to the encoder", "approximation gap", "bdmc gap")
 _CLEAR = 2.0  # standard errors above zero
 
 

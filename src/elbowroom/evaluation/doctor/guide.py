@@ -96,7 +96,7 @@ def amortisation(inputs: DoctorInput) -> list[Finding]:
             room = laplace_evidence(model, guide, batch, k=200, generator=generator).log_evidence - found.initial_elbo
         affine = is_affine(guide, batch)
     gap, stderr = mean_and_stderr(lost)
-    evidence = [Evidence("amortisation gap (lost to the encoder), L[q*] − L[q]", gap, stderr)]
+    evidence = [Evidence("lost to the encoder (amortisation gap), L[q*] − L[q]", gap, stderr)]
     share = None
     if room is not None:
         whole, error = mean_and_stderr(room)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from elbowroom.cli.filled_cells import cell_texts, cells_path, is_rounded, write_cells
 from elbowroom.cli.options import Device, Json, RunPath, Split, load_run
 from elbowroom.cli.speech import print_json, say, wrote
 from elbowroom.cli.writing import checked_target, save_arrays
@@ -67,7 +68,8 @@ def impute(
     seed
         Seed of the chains, and of the values hidden at random.
     out
-        The .npz file (default: RUN/imputed.npz). For a table, the completed table is written beside it as .csv.
+        The .npz file (default: RUN/imputed.npz). For a table, the completed table is written beside it as .csv; of data
+        that are no real numbers, whole numbers stand there, and NAME-cells.csv says how sure each of them is.
     """
     import torch
 
@@ -81,9 +83,11 @@ def impute(
     # a table is written only if its missing values are real, not hidden for a test
     table = source is not None and hide is None and source.suffix.lower() in _TABLES and source.is_file()
     beside = target.with_suffix(".csv") if table else None
-    if beside is not None and source is not None and beside.exists() and beside.samefile(source):
+    written = () if beside is None else (beside, cells_path(beside))
+    over = next((path for path in written if source is not None and path.exists() and path.samefile(source)), None)
+    if over is not None:
         raise ElbowroomError(
-            f"The completed table would be written to {beside}, over the data themselves.", "Name another --out."
+            f"The completed table would be written to {over}, over the data themselves.", "Name another --out."
         )
     loaded = load_run(run, device)
     with terminal.sampling_progress() as announce:
@@ -96,7 +100,7 @@ def impute(
     paths = [_write_arrays(target, found)]
     if beside is not None and _is_the_table(found, loaded):
         assert source is not None
-        paths.append(_write_table(source, beside, found, loaded))
+        paths += _write_table(source, beside, found, loaded)
     if plots.is_image(loaded.facts.event_shape):
         paths.append(gallery.save(loaded, "completions", gallery.completions(loaded, found)))
     if as_json:
@@ -174,7 +178,7 @@ def _is_the_table(found: Imputed, run: Run) -> bool:
     return found.as_stored and len(run.facts.event_shape) == 1
 
 
-def _write_table(source: Path, target: Path, found: Imputed, run: Run) -> Path:
+def _write_table(source: Path, target: Path, found: Imputed, run: Run) -> list[Path]:
     """Writes the table with its missing cells filled in and all others unchanged, as many rows as were used."""
     from elbowroom.data.tables import read_table
     from elbowroom.running.checkpoints import write_text_atomically
@@ -183,13 +187,15 @@ def _write_table(source: Path, target: Path, found: Imputed, run: Run) -> Path:
     own = run.config.data
     aside = {*(own.context if isinstance(own.context, tuple) else ()), own.labels}
     columns = [name for name in frame.columns if name not in aside]
-    completed, observed = found.completed.double().numpy(), found.mask.numpy()
+    observed = found.mask.numpy()
     for place, name in enumerate(columns):
         if not observed[:, place].all():
             text = frame[name].cast(str).to_list()  # observed cells keep their text, unrounded
-            filled = [f"{value:.6g}" for value in completed[:, place].tolist()]
+            filled = cell_texts(found, place, text)
             cells = [old if seen else new for old, new, seen in zip(text, filled, observed[:, place], strict=True)]
             frame = frame.with_columns(type(frame[name])(name, cells))
     header = list(frame.columns) != [f"column_{at + 1}" for at in range(len(frame.columns))]
     write_text_atomically(target, frame.write_csv(include_header=header))
-    return target
+    if is_rounded(found):
+        return [target, write_cells(cells_path(target), found, columns)]
+    return [target]

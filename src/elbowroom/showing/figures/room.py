@@ -87,7 +87,7 @@ def room_figure(splits: Splits, *, title: str | None = None, path: str | os.Path
     tops = [_bar(axes, place, found) for place, found in enumerate(named.values())]
     ends = [*tops, *(float(found[_ELBO]["value"]) for found in named.values())]
     errors = [float(found[name].get("stderr") or 0.0) for found in named.values() for name in _GAPS if name in found]
-    margin = 0.12 * (max(max(ends) - min(ends), 2 * max(errors)) or 1.0)
+    margin = max(0.12 * (max(ends) - min(ends)), 1.2 * max(errors)) or 0.12
     axes.set_ylim(min(ends) - margin, max(ends) + 1.4 * margin)
     axes.set_xlim(-0.45, max(len(named) - 0.1, 1.4))
     thin_axes(axes, ylabel="nats per example")

@@ -111,8 +111,8 @@ def marginals_figure(
         shown = sorted(sorted(known, key=lambda j: -distances.get(j, 0.0))[:_MOST])
         some = f"{_MOST} of {len(known)} features"
         notes.insert(0, f"The {some} that fit worst, by the distance D." if distances else f"The first {some}.")
-    if len(known) < len(features):
-        notes.append(f"{len(features) - len(known)} without a value are not shown.")
+    if lost := len(features) - len(known):
+        notes.append(f"Not shown, having no values: {lost} of {len(features)} features.")
 
     columns = len(shown) if len(shown) < 4 else 3 if len(shown) != 4 else 2
     rows = -(-len(shown) // columns)

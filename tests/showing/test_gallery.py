@@ -286,9 +286,7 @@ def gaps(tmp_path_factory: pytest.TempPathFactory, _lonely_machine: None) -> dic
     }
 
 
-def test_marginals_and_scatter_leave_out_what_is_missing(
-    gaps: dict[str, Run], watch: Callable[[str], Drawn]
-) -> None:
+def test_marginals_and_scatter_leave_out_what_is_missing(gaps: dict[str, Run], watch: Callable[[str], Drawn]) -> None:
     run = gaps["table"]
     data = run.dataset()
     for name, draw, split in (

@@ -34,6 +34,7 @@ def impute(
     chains: int = 4,
     warmup: int = 150,
     interval: float = 0.9,
+    jumps: bool = False,
     seed: int = 0,
     out: Path | None = None,
     device: Device = None,
@@ -65,6 +66,8 @@ def impute(
         Warm-up transitions of each chain, before the first draw that is kept.
     interval
         Probability of the credible intervals.
+    jumps
+        Let the chains also jump between the modes of a posterior, where it has several.
     seed
         Seed of the chains, and of the values hidden at random.
     out
@@ -93,7 +96,7 @@ def impute(
     with terminal.sampling_progress() as announce:
         found = filled_in(
             loaded, data, mask=mask, hide=hide, split=split, num=10 if num is None and data is None else num, seed=seed,
-            announce=announce, method=method, draws=draws, chains=chains, warmup=warmup, interval=interval,
+            announce=announce, method=method, draws=draws, chains=chains, warmup=warmup, interval=interval, jumps=jumps,
         )  # fmt: skip
     assert found.diagnostics is not None  # something is missing, or it would have been refused
     summary = found.diagnostics.summary(generator=torch.Generator().manual_seed(seed))
@@ -136,7 +139,7 @@ def _summary_lines(found: Imputed, summary: Summary) -> list[str]:
             binary=found.support == "binary",
             discrete=found.support in ("bytes", "counts"),
         )
-    return lines
+    return [*lines, *(f"warning: {text}" for text in summary.warnings())]
 
 
 def _recovery_lines(recovery: Recovery, interval: float, *, binary: bool, discrete: bool) -> list[str]:

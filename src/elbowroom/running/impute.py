@@ -87,7 +87,7 @@ class Imputed(Imputation):
 
     @property
     def rounded(self) -> Tensor:
-        """``completed`` as values that x can take: 0 or 1 where data are binary, whole numbers where they are counts."""
+        """``completed`` as values that x can take: 0 or 1 of binary data, whole numbers of counts and bytes."""
         match self.support:
             case Support.BINARY:
                 return (self.completed > 0.5).to(self.completed)

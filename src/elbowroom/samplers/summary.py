@@ -147,11 +147,11 @@ class Diagnostics:
                 "Join only diagnostics from runs with the same settings.",
             )
         tensors = [name for name in cls.__slots__ if name not in ("num_draws", "disagreement")]
-        joined = (torch.cat([getattr(part, name) for part in parts]) for name in tensors)
+        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in tensors}
         unknown = torch.tensor(torch.nan, dtype=torch.float64)
         compared = [unknown.expand(len(p.rhat)) if p.disagreement is None else p.disagreement for p in parts]
         known = any(part.disagreement is not None for part in parts)
-        return cls(parts[0].num_draws, *joined, torch.cat(compared) if known else None)
+        return cls(num_draws=parts[0].num_draws, disagreement=torch.cat(compared) if known else None, **joined)
 
     def summary(
         self, *, generator: torch.Generator, num_series: int = NULL_SERIES, chunk_elements: int = CHUNK_ELEMENTS

@@ -46,6 +46,8 @@ def test_few_integers_have_a_bin_each() -> None:
     x = np.array([0, 1, 1, 3])[:, None]
     axes = plots.marginals_figure(x, x).axes[0]
     assert set(np.unique(axes.patches[0].get_xy()[:, 0])) == {-0.5, 0.5, 1.5, 2.5, 3.5}
+    bits = plots.marginals_figure(x > 0).axes[0]
+    assert {0, 1} <= set(bits.get_xticks()) and not any(tick % 1 for tick in bits.get_xticks())
 
 
 def test_of_many_features_the_nine_worst_are_shown() -> None:

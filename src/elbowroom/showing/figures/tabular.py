@@ -158,7 +158,8 @@ def _histograms(axes: Axes, data: Array, samples: Array | None) -> None:
     for values, style in drawn:
         axes.hist(values, bins=edges, weights=np.full(len(values), 1 / len(values)), **style)  # type: ignore[arg-type]
     axes.set_xlim(edges[0], edges[-1])
-    axes.xaxis.set_major_locator(MaxNLocator(4))
+    whole = edges[0] % 1 == 0.5 and edges[1] - edges[0] == 1  # a bin for each value
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=whole))
     axes.yaxis.set_major_locator(MaxNLocator(3))
     missed, *outside = (float(((v < edges[0]) | (v > edges[-1])).mean()) for v, _ in drawn)
     text, colour = "", VERMILION

@@ -44,7 +44,7 @@ LAYERS: dict[str, tuple[int, int]] = {
 # part -> its folders, the lower ones first; "" stands for the modules that are in none
 FOLDERS: dict[str, tuple[str, ...]] = {
     "evaluation": ("", "doctor"),
-    "inference": ("", "gaussian", "posterior", "importance", "annealing"),
+    "inference": ("", "gaussian", "importance", "posterior", "annealing"),
     "showing": ("figures", "", "report"),
 }
 UNRELATED = {frozenset({"data", "samplers"})}  # parts of one layer that must not import each other

@@ -199,7 +199,8 @@ def test_built_in_data_are_read_from_the_folder_of_the_user(say: Say, monkeypatc
 def test_evaluate_prints_one_json_object(say: Say) -> None:
     out, _ = say("evaluate", "runs/digits", "--methods", "elbo,iwae", "--k", "10", "--points", "50", "--json")
     answer = json.loads(out)
-    assert set(answer) == {"run", "split", "protocol", "results", "peak_memory"}
+    assert set(answer) == {"run", "step", "split", "protocol", "results", "peak_memory"}
+    assert answer["step"] > 0
     assert answer["peak_memory"] > 2**20
     assert (answer["run"], answer["split"]) == ("runs/digits", "test")
     assert {"dataset": "digits", "binarization": "dynamic", "seed": 0}.items() <= answer["protocol"].items()
@@ -222,7 +223,7 @@ def test_evaluate_prints_a_table_and_draws_it(say: Say) -> None:
     assert "± s.e." in out
     assert "IWAE, k = 10" in out
     assert "of 2" in out  # active units
-    assert re.search(r"^peak memory [\d.]+ [MG]B$", out, re.MULTILINE)
+    assert re.search(r"^checkpoint of step [\d,]+\npeak memory [\d.]+ [MG]B$", out, re.MULTILINE)
     assert paths_in(out) == [
         "runs/digits/evaluation.json",
         "runs/digits/evaluation",

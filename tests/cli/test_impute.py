@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 
 import elbowroom as er
 from elbowroom.cli import main
+from elbowroom.cli.filled_cells import cell_texts
 from elbowroom.errors import ElbowroomError
 from elbowroom.running.impute import impute
 from elbowroom.running.observers import Silent
@@ -103,6 +105,71 @@ def test_a_table_trained_whole_fills_in_one_with_holes(ask: Ask) -> None:
     # all columns say the same of the one latent there is: 1012.5 is 0.125 standard deviations above the middle
     assert abs(numbers[0, 1] - 51.25) < 4
     assert not Path("mine/figures/completions.png").exists()
+
+
+@pytest.fixture(scope="module")
+def answers(workplace: Path) -> Path:
+    """A run on a table of yes and no as 1 and 0, whose columns agree; and one with holes."""
+    rng = np.random.default_rng(0)
+    rows = np.repeat(rng.integers(0, 2, (120, 1)), 3, axis=1)
+    flipped = rng.random(rows.shape) < 0.1
+    np.savetxt("answers.csv", rows ^ flipped, fmt="%d", delimiter=",", header="a,b,c", comments="")
+    Path("asked.csv").write_text("a,b,c\n1,,1\n,0,0\n0,0,\n1,1,1\n")
+    main(["train", "answers.csv", *TINY, "--out", "yes", "--quiet", "--train.epochs", "60", "--optimizer.lr", "0.02"])
+    return Path("yes")
+
+
+def test_a_binary_table_is_filled_in_with_zeros_and_ones(answers: Path, ask: Ask) -> None:
+    code, out, err = ask("impute", "yes", "asked.csv", "--out", "said.npz", *QUICK)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-3:] == ["wrote said.npz", "wrote said.csv", "wrote said-cells.csv"]
+    assert Path("said.csv").read_text() == "a,b,c\n1,1,1\n0,0,0\n0,0,0\n1,1,1\n"
+    lines = [line.split(",") for line in Path("said-cells.csv").read_text().splitlines()]
+    assert lines[0] == ["row", "column", "filled", "probability"]
+    assert [line[:3] for line in lines[1:]] == [["0", "b", "1"], ["1", "a", "0"], ["2", "c", "0"]]
+    with np.load("said.npz") as found:  # the probability that it is 1, as ever
+        one = [found["completed"][at] for at in ((0, 1), (1, 0), (2, 2))]
+    expected = [one[0], 1 - one[1], 1 - one[2]]
+    assert [float(line[3]) for line in lines[1:]] == pytest.approx(expected, rel=1e-5)
+    assert all(0.5 < probability < 1 for probability in expected)
+
+
+def test_counts_and_categories_are_filled_in_as_what_they_are(tmp_path: Path, ask: Ask) -> None:
+    rng = np.random.default_rng(0)
+    x = np.repeat(rng.integers(0, 3, (90, 1)), 3, axis=1)
+    np.savetxt(tmp_path / "x.csv", x, fmt="%d", delimiter=",", header="a,b,c", comments="")
+    (tmp_path / "holes.csv").write_text("a,b,c\n2,,2\n,1,1\n")
+    for support, columns in (("counts", ["mean", "lower", "upper"]), ("categories", ["probability"])):
+        run = str(tmp_path / support)
+        code, _, err = ask("train", str(tmp_path / "x.csv"), *TINY, "--data.support", support, "--out", run, *BRIEF)
+        assert code == 0, err
+        code, out, err = ask("impute", run, str(tmp_path / "holes.csv"), *QUICK)
+        assert (code, err) == (0, "")
+        assert out.splitlines()[-1] == f"wrote {run}/imputed-cells.csv"
+        table = (tmp_path / support / "imputed.csv").read_text().splitlines()
+        cells = [line.split(",") for line in (tmp_path / support / "imputed-cells.csv").read_text().splitlines()]
+        assert cells[0] == ["row", "column", "filled", *columns]
+        filled = [table[1].split(",")[1], table[2].split(",")[0]]
+        assert [cell[2] for cell in cells[1:]] == filled
+        assert all(text in {"0", "1", "2", "3", "4"} for text in filled)
+        if support == "counts":
+            for _, _, text, mean, lower, upper in cells[1:]:
+                assert abs(float(mean) - int(text)) <= 0.5 and float(lower) <= float(mean) <= float(upper)
+
+
+def test_a_value_is_spelled_as_its_column_spells_it(answers: Path) -> None:
+    found = impute("yes", np.array([[1, np.nan, 1], [0, 0, 0], [1, 1, 1]], dtype=np.float32), **FAST)
+    assert found.rounded.tolist() == [[1, 1, 1], [0, 0, 0], [1, 1, 1]]
+    assert cell_texts(found, 1, [None, "no", "yes"]) == ["yes", "no", "yes"]
+    assert cell_texts(found, 1, [None, "0.0", "1.0"])[0] == "1.0"
+    assert found.certainty is not None and found.certainty[1:].eq(1).all()
+
+
+def test_large_numbers_keep_the_digits_that_tell_them_apart(digits: Run) -> None:
+    found = impute("mine", np.array([[0.1, np.nan, 1010.0], [0.3, 52.0, 1020.0]], dtype=np.float32), **FAST)
+    far = replace(found, completed=found.completed.double() + 1.7e9)
+    assert cell_texts(far, 1, ["", ""])[1] == "1700000052"
+    assert cell_texts(found, 1, ["", ""])[1] == "52"
 
 
 def test_json_says_where_the_files_are(ask: Ask) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from elbowroom.cli import main
+from elbowroom.samplers.summary import Summary
 
 pytestmark = pytest.mark.usefixtures("beside_digits")
 FEW = ("--draws", "8", "--chains", "2", "--warmup", "6")
@@ -42,11 +43,26 @@ def test_settings_reach_the_chains() -> None:
         assert not np.array_equal(default, draws(*other))
 
 
+def test_jumps_reach_the_chains_and_warnings_are_printed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Summary, "warnings", lambda self: ["Something is wrong."])
+    drawn = []
+    for more in ((), ("--jumps",)):
+        main(["encode", "runs/digits", "--posterior", "hmc", "--points", "3", *FEW, "--out", "z.npz", *more])
+        drawn.append(np.load("z.npz")["z"])
+        assert "warning: Something is wrong.\n" in capsys.readouterr().out
+    assert not np.array_equal(*drawn)
+    main(["impute", "runs/digits", "--hide", "0.3", "--num", "2", "--chains", "5", *FEW[:2], *FEW[4:], "--jumps"])
+    assert "warning: Something is wrong.\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
         (("--draws", "50"), ("--draws", "--posterior")),
         (("--seed", "0"), ("--seed", "--posterior")),
+        (("--jumps",), ("--jumps", "--posterior")),
         (("--posterior", "gibbs"), ("gibbs", "nuts")),
         (("--posterior", "hmc", "--draws", "3"), ("draws is 3", "4")),
         (("--posterior", "hmc", "--chains", "0"), ("chains is 0",)),

@@ -25,6 +25,7 @@ from elbowroom.model.networks import MLP
 from elbowroom.model.priors import StandardNormal
 from elbowroom.samplers.hmc import HMC, RandomWalk, mala
 from elbowroom.samplers.integrators import Point, advance, force, trajectory
+from elbowroom.samplers.jumps import Jumps
 from elbowroom.samplers.kernel import Info, Kernel, State, Tuning, init
 from elbowroom.samplers.metric import Metric
 from elbowroom.samplers.nuts import NUTS
@@ -156,6 +157,28 @@ def test_exact_draws_stay_exact(likelihood: str, kernel: str, name: str, precisi
     # not because nothing happens
     assert 0.1 < float(info.acceptance.mean()) < 0.999
     assert float((state.z - case.z).square().mean()) > 0.01
+
+
+def jumps(density: bool) -> Jumps:
+    """Random walks with jumps to draws of N(0, 1.2² I), and with or without its density in the acceptance."""
+
+    def draw(shape: tuple[int, ...], *, generator: torch.Generator | None) -> Tensor:
+        return 1.2 * torch.randn(*shape, PAIRS, LATENT, generator=generator)
+
+    return Jumps(RandomWalk(), draw, lambda z: -0.5 * density * (z / 1.2).square().sum(-1))
+
+
+@pytest.mark.parametrize("density", [True, False])
+def test_jumps_leave_exact_draws_exact(density: bool) -> None:
+    case = pairs("gaussian")
+    target = PerceptronPosterior(case.model, case.batch)
+    short = tuning("identity", "gaussian")._replace(step_size=torch.full((PAIRS,), 1e-3))
+    state, info = run(jumps(density), target, case.z, short, 6, seed=12)
+    found = suspicion(case, state, info)
+    assert (max(found.values()) < 4) == density, found
+    moved = (state.z - case.z).square().sum(-1) > 0.1
+    assert 0.05 < float(moved.double().mean()) < 0.95  # by jumps: the walk goes nowhere
+    assert torch.equal(state.log_density, target.log_density(state.z))
 
 
 def test_the_posteriors_are_not_normal() -> None:

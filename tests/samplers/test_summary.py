@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -65,6 +66,57 @@ def test_independent_draws_are_not_flagged_whatever_their_distribution() -> None
         # both quantiles are estimates: of 2,000 R-hats and of 4,000
         below = (rhat(draws) <= expected).double().mean().item()
         assert abs(below - p) / math.sqrt(p * (1 - p) * (1 / 2000 + 1 / 4000)) < 4
+
+
+# ------------------------------------------------------------------ warnings
+
+
+def test_independent_draws_have_no_warnings() -> None:
+    draws, info = independent(data=200)
+    summary = summarize(draws, info, generator=seeded())
+    assert summary.warnings() == [] and not any("warning" in line for line in summary.lines())
+    assert summary.as_dict()["warnings"] == []
+
+
+def test_each_fault_has_its_warning_with_a_remedy() -> None:
+    draws, info = independent()
+    draws[:, 0, 3] += 20.0  # one chain is elsewhere
+    energy = info.energy.clone()
+    energy[:, :, 8] = torch.linspace(0, 9, 100).unsqueeze(1)  # energies that drift, in every chain
+    energy[:, 0, 9] = torch.linspace(0, 9, 100)  # and in one of four, whose average is well
+    found = measure(draws, info._replace(energy=energy))
+    apart = torch.zeros(30, dtype=torch.float64)
+    apart[[5, 7]], apart[6] = torch.tensor([8.0, 60.0], dtype=torch.float64), torch.nan
+    summary = replace(found, disagreement=apart).summary(generator=seeded(), num_series=100)
+    missed, disagree, slow = summary.warnings()
+    assert missed.startswith("The draws of 2 of 30 examples (example 7 most)") and "jumps=True (--jumps)" in missed
+    assert disagree.startswith("The chains of an example (example 3) disagree: R-hat") and "more draws" in disagree
+    assert slow.startswith("The E-BFMI of 1 of 30 examples is below 0.3") and "--metric dense" in slow
+    assert summary.lines()[-3:] == [f"warning: {text}" for text in (missed, disagree, slow)]
+    assert "2 of the 29 examples where these are reliable" in summary.lines()[-4]
+    assert json.loads(json.dumps(summary.as_dict()))["warnings"] == [missed, disagree, slow]
+
+
+def test_of_many_comparisons_a_large_one_is_no_surprise() -> None:
+    """4.5 standard errors are certain of one example, and chance among 100,000."""
+    draws, info = independent(num_draws=4, replicas=1, data=20_000, dim=3)
+    many = measure(draws, info)
+    few = measure(draws[:, :, :1], Info(*(tensor[:, :, :1] for tensor in info)))
+    for found, warned in ((few, 1), (many, 0)):
+        scores = torch.zeros(len(found.rhat), dtype=torch.float64)
+        scores[0] = 4.5
+        summary = replace(found, disagreement=scores).summary(generator=seeded(), num_series=10)
+        assert summary.apart_data == warned
+
+
+def test_parts_with_and_without_a_comparison_are_joined() -> None:
+    draws, info = independent(data=3)
+    plain = measure(draws, info)
+    compared = replace(plain, disagreement=torch.tensor([1.0, 2.0, 9.0], dtype=torch.float64))
+    assert Diagnostics.cat([plain, plain]).disagreement is None
+    joined = Diagnostics.cat([plain, compared]).disagreement
+    assert joined is not None and joined.isnan().tolist() == [True] * 3 + [False] * 3
+    assert joined[3:].tolist() == [1.0, 2.0, 9.0]
 
 
 # ------------------------------------------------------------------ quantiles

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 import elbowroom as er
 from elbowroom.errors import ElbowroomError
+from elbowroom.running.impute import impute
 from elbowroom.running.observers import Silent
 from elbowroom.running.runs import Run
 from elbowroom.showing import gallery, plots
@@ -266,3 +267,44 @@ def test_results_are_drawn_under_the_runs_name(runs: dict[str, Run], watch: Call
 def test_what_cannot_be_drawn(draw: Callable[[Run], Figure], run: str, words: str, runs: dict[str, Run]) -> None:
     with pytest.raises(ElbowroomError, match=words):
         draw(runs[run])
+
+
+# --- data with holes ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def gaps(tmp_path_factory: pytest.TempPathFactory, _lonely_machine: None) -> dict[str, Run]:
+    """Runs on data with holes, whose places batches fill with the mean of a column or with 0."""
+    folder, rng = tmp_path_factory.mktemp("gaps"), np.random.default_rng(0)
+    table, pictures = rng.normal(5, 1, size=(80, 3)), rng.integers(0, 2, (60, 5, 5)).astype(np.float32)
+    table[rng.random(table.shape) < 0.3] = np.nan
+    pictures[:, 0] = np.nan
+    masked = {"missing": "mask"}
+    return {
+        "table": fit(folder / "table", table.astype(np.float32), data=masked),
+        "pictures": fit(folder / "pictures", pictures, data=masked | {"support": "binary"}),
+    }
+
+
+def test_marginals_and_scatter_leave_out_what_is_missing(gaps: dict[str, Run], watch: Callable[[str], Drawn]) -> None:
+    run = gaps["table"]
+    data = run.dataset()
+    for name, draw, split in (
+        ("marginals_figure", gallery.samples, "train"), ("reconstruction_scatter", gallery.reconstructions, "test"),
+    ):  # fmt: skip
+        drawn = watch(name)
+        assert is_drawn(draw(run))
+        mask = next(iter(data.batches(split, 1000))).mask
+        assert mask is not None and not mask.all()
+        assert torch.equal(drawn.values[0].isnan(), ~mask)
+
+
+def test_pictures_with_holes_are_shown_with_holes(gaps: dict[str, Run], watch: Callable[[str], Drawn]) -> None:
+    drawn = watch("reconstruction_figure")
+    assert is_drawn(gallery.reconstructions(gaps["pictures"], 4))
+    assert drawn.values[0][:, 0].isnan().all() and not drawn.values[0][:, 1:].isnan().any()
+    drawn = watch("completions_figure")
+    found = impute(gaps["pictures"], hide="bottom", num=3, draws=4, chains=5, warmup=3)
+    assert is_drawn(gallery.completions(gaps["pictures"], found))
+    # the first row was missing before the lower half was hidden, and nobody knows what is there
+    assert drawn["truth"][:, 0].isnan().all() and not drawn["truth"][:, 1:].isnan().any()

@@ -53,6 +53,21 @@ def test_results_without_binarization_name_no_seed(capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.splitlines()[0] == "digits · test · no binarization"
 
 
+def test_a_room_below_zero_is_called_no_bound(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of any version: older ones kept it as a lower bound."""
+    terminal.print_results([result("elbo", -93.0), result("elbow room", -0.02, stderr=0.03, bound="lower")])
+    shown = line_of(capsys.readouterr().out, "elbow room")
+    assert shown == "elbow room -0.020 0.030 nats 1,000 not distinguishable from 0"
+
+
+def test_results_of_one_name_are_told_apart_by_their_method(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.print_results([result("elbo", -93.1), result("elbo", -93.2, method="room"), result("kl", 3.0, bound=None)])
+    out = capsys.readouterr().out
+    assert line_of(out, "ELBO, by elbo").startswith("ELBO, by elbo -93.100")
+    assert line_of(out, "ELBO, by room").startswith("ELBO, by room -93.200")
+    assert line_of(out, "KL").startswith("KL 3.000")
+
+
 def test_a_table_has_a_column_for_every_key(capsys: pytest.CaptureFixture[str]) -> None:
     terminal.print_table([{"run": "a", "step": 12345, "elbo": None}, {"run": "b", "step": 2, "elbo": -1.5}])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -110,8 +125,30 @@ def test_a_run_shows_only_what_differs_from_the_defaults(capsys: pytest.CaptureF
         ["model.latent_dim", "3"],
         ["model.encoder.hidden", "7,", "5"],
     ]
-    assert line_of(out, "elbo") == "elbo -9.25 0.25 nats test 1,000"
+    assert line_of(out, "elbo") == "elbo elbo -9.25 0.25 nats test 1,000 —"
     assert "data digits" in [" ".join(line.split()) for line in out.splitlines()]
+
+
+def test_a_run_tells_its_results_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    """Three ELBOs of three splits, and two bounds of different draws on different checkpoints."""
+    other = PROTOCOL | {"dataset": "holes.csv"}
+    stored = [
+        result("elbo", -9.0, points=200).model_dump() | {"step": 1500},
+        result("elbo", -8.0, split="train", method="room", asked={"seed": 3}).model_dump() | {"step": 1500},
+        result("elbo", -7.0, split="all", protocol=other).model_dump() | {"step": 1500},
+        result("iwae", -6.0, asked={"k": 5000, "seed": 0}).model_dump() | {"step": 900},
+        result("elbow room", -0.01, asked={"k": 5000, "num_samples": 1}).model_dump(),
+    ]
+    terminal.print_run(content(Config(), stored))
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[-6:] == [
+        "result method value ± s.e. unit split examples step settings",
+        "elbo elbo -9 0.25 nats test 200 1,500",
+        "elbo room -8 0.25 nats train 1,000 1,500 seed 3",
+        "elbo elbo -7 0.25 nats all of holes.csv 1,000 1,500",
+        "iwae iwae -6 0.25 nats test 1,000 900 k 5,000",
+        "elbow room elbow room -0.01 0.25 nats not distinguishable from 0 test 1,000 — k 5,000",
+    ]
 
 
 def test_a_run_of_defaults_shows_no_settings(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,7 @@ def encode(
     warmup: int | None = None,
     metric: Literal["gauss-newton", "guide", "diagonal", "dense", "identity"] | None = None,
     precision: Literal["full", "bf16"] | None = None,
+    jumps: bool = False,
     seed: int | None = None,
     out: Path | None = None,
     device: Device = None,
@@ -56,6 +57,8 @@ def encode(
         guide's variance, or the draws of the warm-up (diagonal, dense); or none (identity).
     precision
         bf16 computes the gradients inside trajectories in half precision; the draws stay exact.
+    jumps
+        Let the chains also jump between the modes of a posterior, where it has several.
     seed
         Seed of the chains (default: 0).
     out
@@ -64,7 +67,7 @@ def encode(
     from elbowroom.showing import gallery, terminal
 
     chosen: dict[str, Any] = {"points": points, "draws": draws, "chains": chains, "warmup": warmup, "metric": metric,
-              "precision": precision, "seed": seed}  # fmt: skip
+              "precision": precision, "jumps": jumps or None, "seed": seed}  # fmt: skip
     settings = {name: value for name, value in chosen.items() if value is not None}
     if posterior is None and settings:
         raise ElbowroomError(

@@ -50,10 +50,11 @@ def evaluate(
     if as_json:
         rows = [result.model_dump(exclude={"split", "protocol"}) for result in results]
         rows = [row if r.split == own else {**row, "split": r.split} for row, r in zip(rows, results, strict=True)]
-        content = {"run": str(run), "split": own, "protocol": results[0].protocol, "peak_memory": peak}
-        print_json({**content, "results": rows})
+        content = {"run": str(run), "step": loaded.step, "split": own, "protocol": results[0].protocol}
+        print_json({**content, "peak_memory": peak, "results": rows})
         return
     terminal.print_results([result for result in results if result.split in (own, "simulated")])
+    say(f"checkpoint of step {loaded.step:,}")
     if peak is not None:
         say(f"peak memory {in_words(peak)}")
     wrote(loaded.folder.path / "evaluation.json")
@@ -63,5 +64,8 @@ def evaluate(
     if any(result.bound and math.isfinite(result.value) for result in shown):
         wrote(gallery.save(loaded, "evaluation", gallery.evaluation(loaded, shown)))
     if "room" in names:
-        terminal.print_table(plots.room_rows(by_split(results)))
+        rows = plots.room_rows(by_split(results))
+        terminal.print_table(rows)
+        if note := plots.room_note(rows):
+            say(note)
         wrote(gallery.save(loaded, "room", gallery.room(loaded, results)))

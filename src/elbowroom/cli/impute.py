@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from elbowroom.cli.filled_cells import cell_texts, cells_path, is_rounded, write_cells
 from elbowroom.cli.options import Device, Json, RunPath, Split, load_run
 from elbowroom.cli.speech import print_json, say, wrote
 from elbowroom.cli.writing import checked_target, not_taken, save_arrays
@@ -31,6 +32,7 @@ def impute(
     chains: int = 4,
     warmup: int = 150,
     interval: float = 0.9,
+    jumps: bool = False,
     seed: int = 0,
     out: Path | None = None,
     device: Device = None,
@@ -62,10 +64,13 @@ def impute(
         Warm-up transitions of each chain, before the first draw that is kept.
     interval
         Probability of the credible intervals.
+    jumps
+        Let the chains also jump between the modes of a posterior, where it has several.
     seed
         Seed of the chains, and of the values hidden at random.
     out
-        The .npz file (default: RUN/imputed.npz). For a table, the completed table is written beside it as .csv.
+        The .npz file (default: RUN/imputed.npz). For a table, the completed table is written beside it as .csv; of data
+        that are no real numbers, whole numbers stand there, and NAME-cells.csv says how sure each of them is.
     """
     import torch
 
@@ -80,22 +85,24 @@ def impute(
     # a table is written only if its missing values are real, not hidden for a test
     table = source is not None and hide is None and is_table(source) and source.is_file()
     beside = target.with_suffix(".csv") if table else None
-    if beside is not None and source is not None and beside.exists() and beside.samefile(source):
+    written = () if beside is None else (beside, cells_path(beside))
+    over = next((path for path in written if source is not None and path.exists() and path.samefile(source)), None)
+    if over is not None:
         raise ElbowroomError(
-            f"The completed table would be written to {beside}, over the data themselves.", "Name another --out."
+            f"The completed table would be written to {over}, over the data themselves.", "Name another --out."
         )
     loaded = load_run(run, device)
     with terminal.sampling_progress() as announce:
         found = filled_in(
             loaded, data, mask=mask, hide=hide, split=split, num=10 if num is None and data is None else num, seed=seed,
-            announce=announce, method=method, draws=draws, chains=chains, warmup=warmup, interval=interval,
+            announce=announce, method=method, draws=draws, chains=chains, warmup=warmup, interval=interval, jumps=jumps,
         )  # fmt: skip
     assert found.diagnostics is not None  # something is missing, or it would have been refused
     summary = found.diagnostics.summary(generator=torch.Generator().manual_seed(seed))
     paths = [_write_arrays(target, found)]
     if beside is not None and _is_the_table(found, loaded):
         assert source is not None
-        paths.append(_write_table(source, beside, found, loaded))
+        paths += _write_table(source, beside, found, loaded)
     if plots.is_image(loaded.facts.event_shape):
         paths.append(gallery.save(loaded, "completions", gallery.completions(loaded, found)))
     if as_json:
@@ -131,7 +138,7 @@ def _summary_lines(found: Imputed, summary: Summary) -> list[str]:
             binary=found.support == "binary",
             discrete=found.support in ("bytes", "counts"),
         )
-    return lines
+    return [*lines, *(f"warning: {text}" for text in summary.warnings())]
 
 
 def _recovery_lines(recovery: Recovery, interval: float, *, binary: bool, discrete: bool) -> list[str]:
@@ -173,10 +180,11 @@ def _is_the_table(found: Imputed, run: Run) -> bool:
     return found.as_stored and len(run.facts.event_shape) == 1
 
 
-def _write_table(source: Path, target: Path, found: Imputed, run: Run) -> Path:
+def _write_table(source: Path, target: Path, found: Imputed, run: Run) -> list[Path]:
     """Writes the table with its missing cells filled in and all others unchanged, as many rows as were used."""
     from elbowroom.data.cells import as_numbers
     from elbowroom.data.csv_files import notation_of, read_table
+    from elbowroom.data.support import Support
     from elbowroom.running.checkpoints import write_text_atomically
 
     own = run.config.data
@@ -188,15 +196,17 @@ def _write_table(source: Path, target: Path, found: Imputed, run: Run) -> Path:
     columns = run.naming.columns  # in the order of training, which need not be that of the table
     if columns is None or not set(columns).issubset(frame.columns):
         columns = tuple(name for name in frame.columns if name not in aside)
-    completed, observed = found.completed.double().numpy(), found.mask.numpy()
+    observed = found.mask.numpy()
     for place, name in enumerate(columns):
         if not observed[:, place].all():
             series = frame[name]
-            if not series.dtype.is_numeric():
+            if not series.dtype.is_numeric() and found.support not in (Support.BINARY, Support.CATEGORIES):
                 series = type(series)(name, as_numbers(series, name, source.name, read.notation))
             text = series.cast(str).to_list()  # observed cells keep their text, unrounded
-            filled = [f"{value:.6g}" for value in completed[:, place].tolist()]
+            filled = cell_texts(found, place, text)
             cells = [old if seen else new for old, new, seen in zip(text, filled, observed[:, place], strict=True)]
             frame = frame.with_columns(type(frame[name])(name, cells))
     write_text_atomically(target, frame.write_csv(include_header=read.has_header))
-    return target
+    if is_rounded(found):
+        return [target, write_cells(cells_path(target), found, columns)]
+    return [target]

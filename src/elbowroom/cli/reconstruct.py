@@ -31,7 +31,7 @@ def reconstruct(
     seed
         Seed of the draws.
     arrays
-        Also write x, mean and sample to this .npz file.
+        Also write x, mean and sample to this .npz file, and mask, true where observed, if x has missing elements.
     """
     from elbowroom.showing import gallery
 
@@ -41,4 +41,6 @@ def reconstruct(
     wrote(gallery.save(loaded, "reconstructions", figure))
     if target is not None:
         found = loaded.reconstruct(num, split=split, seed=seed)
-        write_arrays(target, x=found.x, mean=found.mean, sample=found.sample)
+        mask = next(iter(loaded.dataset().batches(split, num, points=num))).mask
+        missing = {} if mask is None else {"mask": mask.cpu()}
+        write_arrays(target, x=found.x, mean=found.mean, sample=found.sample, **missing)

@@ -15,7 +15,7 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.results import Bound, Result
+from elbowroom.evaluation.results import Bound, Result, sign_remark
 from elbowroom.evaluation.settings import Settings
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.latent import LatentModel
@@ -143,7 +143,8 @@ class Study:
             method: name of the method.
             name: name of the result.
             values: of every example, nats, shape (n,).
-            bound: whether the mean is a lower or an upper bound.
+            bound: whether the mean is a lower or an upper bound; not said of one whose sign is not sure, see
+                :func:`~elbowroom.evaluation.results.sign_remark`.
             asked: the settings that it depends on; the seed is added.
             found: what else to report.
         """
@@ -156,7 +157,7 @@ class Study:
             unit="nats",
             points=len(values),
             split=self.split,
-            bound=bound,
+            bound=None if sign_remark(name, value, stderr) else bound,
             asked={**asked, "seed": self.settings.seed},
             found=dict(found or {}),
             protocol=self.data.protocol(),

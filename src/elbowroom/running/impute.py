@@ -88,6 +88,24 @@ class Imputed(Imputation):
         """Number of values that were filled in."""
         return int((~self.mask).sum())
 
+    @property
+    def rounded(self) -> Tensor:
+        """``completed`` as values that x can take: 0 or 1 of binary data, whole numbers of counts and bytes."""
+        match self.support:
+            case Support.BINARY:
+                return (self.completed > 0.5).to(self.completed)
+            case Support.BYTES | Support.COUNTS:
+                return self.completed.round()
+            case _:
+                return self.completed
+
+    @property
+    def certainty(self) -> Tensor | None:
+        """The probability of each of the ``rounded`` values, of binary data and categories; None for quantities."""
+        if self.support is not Support.BINARY:
+            return self.probability
+        return torch.where(self.rounded == 1, self.completed, 1 - self.completed)
+
 
 def impute(
     run: Run | str | Path,

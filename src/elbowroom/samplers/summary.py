@@ -27,6 +27,12 @@ from elbowroom.samplers.kernel import Info
 __all__ = ["Diagnostics", "Quantiles", "Summary", "measure", "rhat_null", "summarize"]
 
 NULL_SERIES = 4000
+LOW_EBFMI = 0.3
+"""Below it chains explore energies too slowly: Betancourt (2016), arXiv:1604.00695, and Stan's warning."""
+HIGH_RHAT = 1.1
+"""From here on the chains of an example disagree, whatever the number of examples: Gelman & Rubin (1992)."""
+LEAST_APART = 4.0
+"""Standard errors between draws and an estimate without chains, below which they are never said to disagree."""
 
 
 def rhat_null(
@@ -112,6 +118,8 @@ class Diagnostics:
         divergences: divergent transitions of all chains, int64, shape (data,).
         stuck: chains that never moved, int64, shape (data,).
         num_gradients: evaluations of the target's gradient by all chains, shape (data,).
+        disagreement: how many standard errors the draws' moments are, at most, from those of an estimate without
+            chains, shape (data,); NaN where that is not reliable, None where there is none.
     """
 
     num_draws: int
@@ -123,6 +131,7 @@ class Diagnostics:
     divergences: Tensor
     stuck: Tensor
     num_gradients: Tensor
+    disagreement: Tensor | None = None
 
     @classmethod
     def cat(cls, parts: Sequence[Diagnostics]) -> Diagnostics:
@@ -137,8 +146,12 @@ class Diagnostics:
                 f"Diagnostics of chains of different (draws, replicas, dim) cannot be joined: {sorted(shapes)}.",
                 "Join only diagnostics from runs with the same settings.",
             )
-        tensors = [name for name in cls.__slots__ if name != "num_draws"]
-        return cls(parts[0].num_draws, *(torch.cat([getattr(part, name) for part in parts]) for name in tensors))
+        tensors = [name for name in cls.__slots__ if name not in ("num_draws", "disagreement")]
+        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in tensors}
+        unknown = torch.tensor(torch.nan, dtype=torch.float64)
+        compared = [unknown.expand(len(p.rhat)) if p.disagreement is None else p.disagreement for p in parts]
+        known = any(part.disagreement is not None for part in parts)
+        return cls(num_draws=parts[0].num_draws, disagreement=torch.cat(compared) if known else None, **joined)
 
     def summary(
         self, *, generator: torch.Generator, num_series: int = NULL_SERIES, chunk_elements: int = CHUNK_ELEMENTS
@@ -160,7 +173,7 @@ class Diagnostics:
             raise ElbowroomError(
                 f"A summary was asked for of {num_data} examples in {dim} dimensions.", "Draw for one example or more."
             )
-        frozen = self.rhat.isnan()
+        frozen, apart = self.rhat.isnan(), self._apart()
         bulk, tail = (ess.masked_fill(frozen, 0).amin(1) for ess in (self.ess_bulk, self.ess_tail))
         num_replicas = self.ebfmi.shape[1]
         null = rhat_null(
@@ -183,7 +196,24 @@ class Diagnostics:
             divergent_data=int((self.divergences > 0).sum()),
             stuck_chains=int(self.stuck.sum()),
             stuck_data=int((self.stuck > 0).sum()),
+            slow_data=int((self.ebfmi.nan_to_num(0).mean(1) < LOW_EBFMI).sum()),
+            compared_data=0 if self.disagreement is None else int((~self.disagreement.isnan()).sum()),
+            apart_data=len(apart),
+            apart_datum=int(apart[0]) if len(apart) else None,
         )
+
+    def _apart(self) -> Tensor:
+        """The examples whose draws disagree with the estimate without chains, the worst first.
+
+        Of so many differences chance makes one as large as this in 1 of 1,000 summaries.
+        """
+        if self.disagreement is None:
+            return torch.empty(0, dtype=torch.int64)
+        comparisons = 2 * 2 * self.rhat.numel()  # means and variances, both sides
+        certain = max(LEAST_APART, -float(torch.special.ndtri(torch.tensor(1e-3 / comparisons, dtype=torch.float64))))
+        scores = self.disagreement.nan_to_num(nan=0.0)
+        found = (scores > certain).nonzero().squeeze(1)
+        return found[scores[found].argsort(descending=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +238,10 @@ class Summary:
         divergent_data: examples with any.
         stuck_chains: chains that never moved.
         stuck_data: examples with any.
+        slow_data: examples whose E-BFMI, on average over their chains, is below 0.3.
+        compared_data: examples whose draws were compared with an estimate without chains.
+        apart_data: of these, examples that certainly disagree with it.
+        apart_datum: the number of the one that does so most; None where none does.
     """
 
     num_draws: int
@@ -226,9 +260,38 @@ class Summary:
     divergent_data: int
     stuck_chains: int
     stuck_data: int
+    slow_data: int = 0
+    compared_data: int = 0
+    apart_data: int = 0
+    apart_datum: int | None = None
+
+    def warnings(self) -> list[str]:
+        """What makes the draws wrong or too few, each with a remedy; empty where nothing was found."""
+        found = []
+        if self.apart_data:
+            found.append(
+                f"The draws of {self.apart_data:,} of {self.num_data:,} examples (example {self.apart_datum} most) "
+                "miss a part of the posterior: their means or variances differ certainly from those of importance "
+                "weights. "
+                "Chains that all stay about one mode agree with each other, so R-hat does not show it. Let the chains "
+                "jump between modes, jumps=True (--jumps), or ask for more draws where they are few."
+            )
+        if self.rhat.worst > max(HIGH_RHAT, self.rhat_null.worst):
+            found.append(
+                f"The chains of an example (example {self.rhat.datum}) disagree: R-hat {self.rhat.worst:.2f}. Ask for "
+                "more draws and a longer warm-up; if that does not help, let the chains jump between modes: jumps=True "
+                "(--jumps)."
+            )
+        if self.slow_data:
+            found.append(
+                f"The E-BFMI of {self.slow_data:,} of {self.num_data:,} examples is below {LOW_EBFMI:g}: their chains "
+                "explore the tails too slowly. Ask for more draws, or for a metric that is learned from the draws, "
+                "metric='dense' (--metric dense)."
+            )
+        return found
 
     def lines(self) -> list[str]:
-        """One sentence for each quantity."""
+        """One sentence for each quantity, and each warning."""
         worst, null = self.rhat, self.rhat_null
         cost = self.gradients_per_effective_sample
         lines = [
@@ -246,15 +309,20 @@ class Summary:
         ]
         if self.stuck_chains:
             lines.append(f"chains that never moved: {self.stuck_chains:,}, of {self.stuck_data:,} examples")
-        return lines
+        if self.compared_data:
+            lines.append(
+                f"draws that disagree with importance weights: {self.apart_data:,} of the {self.compared_data:,} "
+                "examples where these are reliable"
+            )
+        return [*lines, *(f"warning: {text}" for text in self.warnings())]
 
     def text(self) -> str:
         """The lines as one string."""
         return "\n".join(self.lines())
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers for JSON, with the names of the attributes; numbers that are not finite are None."""
-        return {name: _jsonable(value) for name, value in asdict(self).items()}
+        """Plain numbers for JSON, with the names of the attributes, and the warnings; what is not finite is None."""
+        return {name: _jsonable(value) for name, value in asdict(self).items()} | {"warnings": self.warnings()}
 
 
 def measure(draws: Tensor, info: Info, *, chunk_elements: int = CHUNK_ELEMENTS) -> Diagnostics:

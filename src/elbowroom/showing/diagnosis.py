@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from elbowroom.evaluation.doctor.diagnose import Diagnosis
 from elbowroom.evaluation.doctor.findings import Evidence, Finding
+from elbowroom.evaluation.results import sign_remark
 
 __all__ = ["diagnosis_text", "evidence_number", "verdict"]
 
@@ -58,11 +59,15 @@ def _wrapped(label: str, text: str) -> list[str]:
 
 
 def evidence_number(evidence: Evidence) -> str:
-    """The number behind a finding with its standard error and unit; shares and accuracies in per cent."""
+    """The number behind a finding with its standard error and unit; shares and accuracies in per cent.
+
+    Of what cannot be negative, and may be zero, that is said.
+    """
     if evidence.unit in ("share", "accuracy"):
         error = "" if evidence.stderr is None else f" ± {evidence.stderr:.1%}"
         return f"{evidence.value:.1%}{error}"
     whole = evidence.value == int(evidence.value) if abs(evidence.value) < 1e15 else False
     value = f"{evidence.value:,.0f}" if whole and evidence.stderr is None else f"{evidence.value:,.3f}"
     error = "" if evidence.stderr is None else f" ± {evidence.stderr:.3f}"
-    return f"{value}{error} {evidence.unit}".rstrip()
+    doubt = sign_remark(evidence.name, evidence.value, evidence.stderr)
+    return f"{value}{error} {evidence.unit}".rstrip() + (f", {doubt}" if doubt else "")

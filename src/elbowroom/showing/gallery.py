@@ -27,7 +27,7 @@ from elbowroom.running.impute import Imputed
 from elbowroom.running.outputs import Encoded
 from elbowroom.running.runs import Run
 from elbowroom.showing import plots
-from elbowroom.showing.figures.dataset import value_range
+from elbowroom.showing.figures.dataset import as_observed, value_range
 from elbowroom.showing.figures.holes import holes_figure
 from elbowroom.showing.figures.room import by_split
 from elbowroom.showing.figures.style import write
@@ -97,7 +97,7 @@ def samples(run: Run, num: int = 25, *, context: Any = None, seed: int = 0) -> F
     if not plots.is_image(run.facts.event_shape):
         num = max(num, 1000)
         drawn = run.sample(num, context=contexts(run, num) if context is None else context, seed=seed)
-        data = torch.cat([batch.x.cpu() for batch in run.dataset().batches("train", num, points=num)])
+        data = torch.cat([as_observed(batch).cpu() for batch in run.dataset().batches("train", num, points=num)])
         return plots.marginals_figure(data, drawn.x, names=run.naming.columns, note=note)
     if run.config.data.context == "labels" and context is None:
         classes = run.facts.context_dim
@@ -122,11 +122,14 @@ def reconstructions(run: Run, num: int = 10, *, split: str = "test", seed: int =
     """Examples above their reconstructions: means (and samples) of p(x | z) for one z ~ q(z | x) each."""
     _check_number(num)
     images = plots.is_image(run.facts.event_shape)
-    found = run.reconstruct(num if images else max(num, 1000), split=split, seed=seed)
+    num = num if images else max(num, 1000)
+    found = run.reconstruct(num, split=split, seed=seed)
+    # the same rows, with what is missing
+    x = as_observed(next(iter(run.dataset().batches(split, num, points=num)))).cpu()
     if not images:
-        return plots.reconstruction_scatter(found.x, found.mean, names=run.naming.columns, note=_note(run))
+        return plots.reconstruction_scatter(x, found.mean, names=run.naming.columns, note=_note(run))
     return plots.reconstruction_figure(
-        found.x, found.mean, samples=found.sample, note=_note(run), value_range=_value_range(run, found.x)
+        x, found.mean, samples=found.sample, note=_note(run), value_range=_value_range(run, x)
     )
 
 
@@ -139,7 +142,9 @@ def completions(run: Run, imputed: Imputed) -> Figure:
     _needs_images(run)
     rows = imputed.incomplete[:_COMPLETED]
     means = imputed.completed if imputed.mean is None else imputed.mean
-    truth = None if imputed.truth is None else imputed.truth[rows]
+    truth = None
+    if imputed.truth is not None and imputed.hidden is not None:  # what was missing before anything was hidden
+        truth = torch.where(imputed.mask | imputed.hidden, imputed.truth, torch.nan)[rows]
     return plots.completions_figure(
         imputed.x[rows],
         imputed.mask[rows],

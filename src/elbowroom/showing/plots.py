@@ -23,7 +23,7 @@ from elbowroom.showing.figures.images import class_rows_figure, image_grid, reco
 from elbowroom.showing.figures.latents import latent_scatter, manifold_figure, manifold_grid, traversal_figure
 from elbowroom.showing.figures.measures import evaluation_figure, gradient_figure, k_curve_figure
 from elbowroom.showing.figures.prior_sampling import prior_sampling_figure
-from elbowroom.showing.figures.room import room_figure, room_rows
+from elbowroom.showing.figures.room import room_figure, room_note, room_rows
 from elbowroom.showing.figures.style import (
     BLUE,
     COLUMN,
@@ -66,6 +66,7 @@ __all__ = [
     "reconstruction_figure",
     "reconstruction_scatter",
     "room_figure",
+    "room_note",
     "room_rows",
     "samples_figure",
     "thin_axes",

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from elbowroom.evaluation.results import Result, sign_remark
+from elbowroom.evaluation.settings import Settings
 from elbowroom.memory import in_words
 from elbowroom.progress import Detail, Progress, silent
 from elbowroom.running.config import Config
-
-if TYPE_CHECKING:  # torch would come with them, which a list of recipes does not need
-    from elbowroom.evaluation.results import Result
 
 __all__ = [
     "START_NAMES",
@@ -100,20 +100,27 @@ def print_results(results: Sequence[Result]) -> None:
     table.add_column("unit")
     table.add_column("examples", justify="right")
     table.add_column("")
+    times = Counter(result_name(result) for result in results)
     for result in results:
-        units = result.unit == "units"
+        units, name = result.unit == "units", result_name(result)
         table.add_row(
-            f"  {result_name(result)}",
+            f"  {name}, by {result.method}" if times[name] > 1 else f"  {name}",
             f"{result.value:.0f}" if units else f"{result.value:.3f}",
             "" if result.stderr is None else f"{result.stderr:.3f}",
             f"of {result.found['of']}" if units else result.unit,
             f"{result.points:,}",
-            "" if result.bound is None else f"{result.bound} bound{_looseness(result)}",
+            _side(result),
         )
     console.print(table)
     for line in [*tails_lines(results), *annealing_lines(results)]:
         console.print(line, soft_wrap=True)
     console.print()
+
+
+def _side(result: Result) -> str:
+    """Which side the value bounds; or why it bounds none, where it should."""
+    bound = "" if result.bound is None else f"{result.bound} bound{_looseness(result)}"
+    return sign_remark(result.name, result.value, result.stderr) or bound
 
 
 def tails_lines(results: Sequence[Result]) -> list[str]:
@@ -233,20 +240,29 @@ def print_run(content: Mapping[str, Any]) -> None:
     if settings:
         console.print("\n[bold]settings that differ from the defaults[/]")
         print_facts(settings)
-    rows = [
-        {
-            "result": result["name"],
-            "value": result["value"],
-            "± s.e.": result["stderr"],
-            "unit": result["unit"],
-            "split": result["split"],
-            "examples": result["points"],
-        }
-        for result in content["evaluation"]
-    ]
+    rows = [_stored(result) for result in content["evaluation"]]
     if rows:
         console.print()
         print_table(rows)
+
+
+def _stored(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of results of a run: what tells one from the others comes with it."""
+    asked, usual, split = result["asked"], Settings().model_dump(), result["split"]
+    chosen = {name: value for name, value in asked.items() if value is not None and value != usual.get(name)}
+    other = f" of {result['protocol'].get('dataset')}" if split == "all" else ""
+    return {
+        "result": result["name"],
+        "method": result["method"],
+        "value": result["value"],
+        "± s.e.": result["stderr"],
+        "unit": result["unit"],
+        "": sign_remark(result["name"], result["value"], result["stderr"]),
+        "split": f"{split}{other}",
+        "examples": result["points"],
+        "step": result.get("step"),
+        "settings": plain(chosen),
+    }
 
 
 def differences(given: Mapping[str, Any], default: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -108,3 +108,11 @@ def test_what_is_no_picture_is_an_error() -> None:
     x = torch.zeros(N, 4)
     with pytest.raises(ElbowroomError, match="pictures are"):
         plots.completions_figure(x, x > 1, x, x.expand(2, N, 4))
+
+
+def test_what_is_not_known_of_the_truth_is_not_shown_as_true() -> None:
+    truth = torch.ones(N, SIDE, SIDE)
+    truth[:, 4:] = torch.nan  # missing before anything was hidden
+    drawn = tiles(figure(torch.ones(N, SIDE, SIDE), truth=truth), "truth", 1)[:, 0]
+    assert (drawn[:, :4] == 255).all()
+    assert (drawn[:, 4:] == HIDDEN).all()

@@ -102,3 +102,28 @@ def test_fewer_than_nine_data(drawn: dict[str, Any]) -> None:
 def test_values_that_are_all_alike_are_black() -> None:
     assert showing.value_range(Support.REALS, torch.full((2, 3), 4.0)) == (4.0, 5.0)
     assert showing.value_range(Support.BYTES, torch.full((2, 3), 4)) == (0.0, 255.0)
+
+
+def test_missing_values_are_not_drawn_as_data(drawn: dict[str, Any]) -> None:
+    """In their place a batch holds fillers: the mean of the column."""
+    table = rng().normal(size=(50, 3)) + 5
+    table[::2, 1] = np.nan
+    figure = showing.picture(load(table, missing="mask"))
+    (shown,) = drawn["values"]  # data alone: there is no model yet
+    assert shown.isnan().any(0).tolist() == [False, True, False]
+    assert any("missing" in axes.get_title(loc="left") for axes in figure.axes)
+    assert not figure.legends
+
+
+def test_missing_pixels_are_blue_in_a_picture(drawn: dict[str, Any]) -> None:
+    pictures = rng().random((20, 5, 5)) + 3
+    pictures[:, 0, 0] = np.nan
+    figure = showing.picture(load(pictures, missing="mask"))
+    assert not drawn["mask"][:, 0, 0].any() and drawn["mask"][:, 1:].all()
+    low, high = drawn["value_range"]
+    assert 3 <= low < high <= 4  # the fillers are no part of it
+    assert [text.get_text() for text in figure.texts] == ["Blue: not observed."]
+
+
+def test_the_scale_of_nothing_is_a_scale() -> None:
+    assert showing.value_range(Support.REALS, torch.full((2, 3), torch.nan)) == (0.0, 1.0)

@@ -73,3 +73,13 @@ def test_pictures_share_one_scale_of_grey():
     figure = holes_figure(_aggregate(2), samples, value_range=(0.0, 2.0))
     strip = torch.tensor(figure.axes[1].images[0].get_array()[:8, :8, 0])
     assert torch.allclose(strip.double(), samples.data[0].double() / 2 * 255, atol=1.0)
+
+
+def test_missing_pixels_of_the_data_are_blue():
+    samples = _samples((8, 8))
+    samples.data[:, :4] = torch.nan
+    figure = holes_figure(_aggregate(2), samples)
+    data, encoded = (figure.axes[panel].images[0].get_array() for panel in (1, 2))
+    blue = (88, 106, 132)
+    assert (data[:4, :8] == blue).all() and not (data[4:8, :8] == blue).all(-1).any()
+    assert not (encoded == blue).all(-1).any()

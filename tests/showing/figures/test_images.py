@@ -147,3 +147,30 @@ def test_reconstructions_of_a_table_are_a_scatter() -> None:
 def test_reconstructions_must_match(samples: torch.Tensor | None) -> None:
     with pytest.raises(ElbowroomError, match="shapes"):
         plots.reconstruction_figure(BLACK, WHITE[:3] if samples is None else WHITE, samples=samples)
+
+
+BLUE = (88, 106, 132)
+
+
+def test_missing_pixels_are_blue_and_said_to_be() -> None:
+    mask = torch.ones(4, 6, 6, dtype=torch.bool)
+    mask[0, :3] = False
+    grid = plots.image_grid(WHITE, mask=mask, columns=2)
+    pixels = paper(grid)
+    assert tuple(pixels[1, 1]) == BLUE and (pixels[-1, -1] == 255).all()
+    assert [text.get_text() for text in grid.texts] == ["Blue: not observed."]
+    assert not plots.image_grid(WHITE, mask=torch.ones(4, 6, 6)).texts
+    with pytest.raises(ElbowroomError, match="images and mask"):
+        plots.image_grid(WHITE, mask=mask[:2])
+
+
+def test_missing_pixels_of_data_are_blue_beside_their_reconstructions() -> None:
+    """What the guide saw in their place is no observation; a mean that is not a number is an error, and vermilion."""
+    x, means = WHITE.clone(), WHITE.clone()
+    x[0, :3], means[0, :3] = torch.nan, torch.nan
+    figure = plots.reconstruction_figure(x, means, note="a note")
+    pixels = paper(figure)
+    assert tuple(pixels[1, 1]) == BLUE
+    below = pixels[pixels.shape[0] // 2 + 5, 1]
+    assert tuple(below) == (213, 94, 0)
+    assert [text.get_text() for text in figure.texts] == ["a note Blue: not observed."]

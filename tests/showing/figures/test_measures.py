@@ -60,6 +60,24 @@ def test_the_room_carries_its_own_paired_error_and_its_side() -> None:
     assert room(plots.evaluation_figure([ELBO, IWAE | {"bound": "estimate"}])) == ["elbow room ≈ 6.16"]
 
 
+def test_the_room_is_as_long_as_its_label_says() -> None:
+    """Of several, the one that was divided; its examples are named where the ELBO has others."""
+    divided = ROOM | {"value": 5.25, "stderr": 0.13, "points": 200, "method": "room"}
+    figure = plots.evaluation_figure([ELBO, IWAE, ROOM | {"method": "iwae"}, divided])
+    assert room(figure) == ["elbow room ≥ 5.25 ± 0.13, 200 examples"]
+    (span,) = figure.axes[0].patches
+    assert span.get_xy()[0] == pytest.approx(-93.18)  # type: ignore[attr-defined]
+    assert span.get_width() == pytest.approx(5.25)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("value", [-0.02, 0.0, 0.05])
+def test_a_room_that_may_be_nothing_is_not_drawn_as_a_bound(value: float) -> None:
+    noise = ROOM | {"value": value, "stderr": 0.03, "bound": None}
+    figure = plots.evaluation_figure([ELBO, IWAE | {"value": -93.2}, noise])
+    assert room(figure) == [f"elbow room ≥ 0 (measured {value:.2f} ± 0.03)".replace("-", "−")]
+    assert not figure.axes[0].patches
+
+
 def test_the_room_between_different_data_is_no_bound() -> None:
     figure = plots.evaluation_figure([ELBO | {"points": 10000}, IWAE])
     assert room(figure) == ["elbow room ≈ 6.16"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from elbowroom.errors import ElbowroomError
-from elbowroom.showing.figures.room import room_figure, room_rows
+from elbowroom.showing.figures.room import room_figure, room_note, room_rows
 
 
 def results(elbo: float = -93.0, amortisation: float = 2.0, approximation: float | None = 3.0) -> list[dict[str, Any]]:
@@ -88,3 +88,33 @@ def test_nothing_to_draw_is_named(splits):
 def test_a_png_is_written(tmp_path):
     room_figure({"test": results()}, path=tmp_path / "room.png")
     assert (tmp_path / "room.png").stat().st_size > 5000
+
+
+def test_what_cannot_be_told_from_zero_is_written_as_zero():
+    """A negative room is no lower bound, and has no bar."""
+    rows = [{**row, "stderr": 0.03} for row in results(amortisation=2.0, approximation=-0.02)]
+    table = room_rows({"test": rows})
+    cells = {row["nats per example"]: row["test"] for row in table}
+    assert cells["approximation gap"] == "0 (measured −0.02 ± 0.03)"
+    assert cells["elbow room ≥"] == "1.98 ± 0.03"
+    assert "two standard errors" in room_note(table)
+    figure = room_figure({"test": rows})
+    assert len(figure.axes[0].patches) == 1
+    assert {"≈ 0", "log p(x) ≥ −91.02"} <= set(texts(figure))
+    sure = room_rows({"test": results()})
+    assert room_note(sure) == "" and not any("measured" in cell for row in sure for cell in row.values())
+
+
+def test_an_estimate_that_is_too_low_is_called_that():
+    rows = [{**row, "stderr": 0.03} for row in results(amortisation=1.0, approximation=-3.0)]
+    cells = {row["nats per example"]: row["test"] for row in room_rows({"test": rows})}
+    assert cells["elbow room ≥"] == "−2.00 ± 0.03 (below 0: the estimate is too low)"
+
+
+@pytest.mark.parametrize("gap", [-0.02, 0.0])
+def test_a_figure_of_nothing_but_noise_has_its_axis_the_right_way_up(gap):
+    rows = [{**row, "stderr": 0.03} for row in results(amortisation=gap, approximation=gap)]
+    figure = room_figure({"train": rows, "test": rows})
+    low, high = figure.axes[0].get_ylim()
+    assert low < -93 + 2 * gap - 0.03 and high > -93 + 0.03
+    assert not figure.axes[0].patches

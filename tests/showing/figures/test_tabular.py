@@ -46,6 +46,8 @@ def test_few_integers_have_a_bin_each() -> None:
     x = np.array([0, 1, 1, 3])[:, None]
     axes = plots.marginals_figure(x, x).axes[0]
     assert set(np.unique(axes.patches[0].get_xy()[:, 0])) == {-0.5, 0.5, 1.5, 2.5, 3.5}
+    bits = plots.marginals_figure(x > 0).axes[0]
+    assert {0, 1} <= set(bits.get_xticks()) and not any(tick % 1 for tick in bits.get_xticks())
 
 
 def test_of_many_features_the_nine_worst_are_shown() -> None:
@@ -66,12 +68,38 @@ def test_samples_far_outside_are_named() -> None:
     assert not plots.marginals_figure(TABLE[:, :1], TABLE[:, :1]).axes[0].texts
 
 
+def test_data_alone_have_no_samples_no_legend_and_no_distance() -> None:
+    figure = plots.marginals_figure(TABLE[:, :3], names=["a", "b", "c"])
+    assert not figure.legends
+    for axes in figure.axes:
+        assert [patch.get_label() for patch in axes.patches] == ["data"]
+        assert shares(axes) == pytest.approx([1])
+        assert [axes.get_title(loc=side) for side in ("left", "center", "right")] == ["", "", ""]
+    assert figure.axes[0].get_ylabel() == "share of rows"
+
+
+def test_of_many_features_of_data_alone_the_first_nine_are_shown() -> None:
+    figure = plots.marginals_figure(TABLE)
+    assert [axes.get_xlabel() for axes in figure.axes] == [f"x[{j}]" for j in range(9)]
+    assert figure.get_supxlabel() == "The first 9 of 12 features."
+
+
+def test_values_of_data_alone_that_lie_outside_are_counted() -> None:
+    data = TABLE[:, :1].copy()
+    data[:2] = -999
+    assert [text.get_text() for text in plots.marginals_figure(data).axes[0].texts] == ["2 values\nout of range"]
+
+
 def test_missing_values_are_left_out() -> None:
     data = TABLE[:, :3].copy()
     data[::2, 0] = np.nan
     data[:, 1] = np.nan
     figure = plots.marginals_figure(data, TABLE[:, :3], names=["a", "b", "c"])
     assert [axes.get_xlabel() for axes in figure.axes] == ["a", "c"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["50% missing", ""]
+    assert shares(figure.axes[0]) == pytest.approx([1, 1])
+    assert figure.axes[0].get_ylabel() == "share of values"
+    assert figure.get_supxlabel() == "Not shown, having no values: 1 of 3 features."
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 4, 5, 9])

@@ -18,6 +18,7 @@ from elbowroom.evaluation.settings import Settings
 from elbowroom.running.diagnosis import Checkup
 from elbowroom.running.folder import RunFolder
 from elbowroom.running.runs import Run
+from elbowroom.showing import plots
 from elbowroom.showing.figures.style import number
 from elbowroom.showing.report.blocks import Figure, Prose, Table
 from elbowroom.showing.report.records import (
@@ -179,13 +180,13 @@ def test_heavy_tails_are_said() -> None:
 
 def test_the_figures_beside_it() -> None:
     active = of("active units", 19.0, None, unit="units", bound=None, told={"of": 20})
-    known = found(of("ais", -87.0), of("elbo", -93.18), of("elbow room", 5.25, 0.13), active,
+    known = found(of("ais", -87.0), of("elbo", -93.18), of("elbow room", 5.25, 0.13, method="room", told=ROOM), active,
                   of("amortisation gap", 2.95, 0.12, bound=None, method="room", told=ROOM))  # fmt: skip
     diagnosis = Diagnosis((Finding("holes", "warning", "Holes.", (), "", ""),), {}, {"holes": 1.0})
     shown = {tile.label: (tile.value, tile.note) for tile in tiles(run(), known, HISTORY, Checkup(diagnosis, 10))}
     assert shown == {
         "ELBO": ("−93.18 ± 0.25", "1,000 test examples"),
-        "elbow room": ("≥ 5.25 ± 0.13", "amortisation gap 2.95 ± 0.12"),
+        "elbow room": ("≥ 5.25 ± 0.13", "amortisation gap 2.95 ± 0.12; 1,000 test examples"),
         "active units": ("19 of 20", "1,000 test examples"),
         "the doctor": ("1 warning", "1 check"),
         "trained for": ("4.0 s", "2 epochs, 10 steps"),
@@ -224,7 +225,8 @@ def test_no_number_is_lost_or_changed() -> None:
         for one in EVERYTHING.all
     )  # fmt: skip
     assert shown == wanted
-    assert {row[5] for row in rows} == {"lower", "upper", ""}
+    unsure = "not distinguishable from 0"  # a gap of 0.012 ± 0.011
+    assert {row[5] for row in rows} == {"lower", "upper", "", unsure}
     assert any("1,000" in row[4] for row in rows) and any("10,000" in row[4] for row in rows)
 
 
@@ -253,6 +255,63 @@ def test_the_room_is_divided() -> None:
     assert "amortisation gap 2.95 ± 0.12" in figure.alt
     cells = {row[0]: row[1] for row in table.groups[0].rows}
     assert cells["amortisation gap"] == "2.95 ± 0.12" and cells["elbow room ≥"] == "5.25 ± 0.12"
+
+
+def test_a_report_has_one_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tile, figure of bounds, figure of the parts and table: all show the room that was divided."""
+    drawn: dict[str, list[str]] = {}
+    for name in ("evaluation_figure", "room_figure"):
+        real = getattr(plots, name)
+
+        def spy(*values: Any, _real: Any = real, _name: str = name, **settings: Any) -> Any:
+            figure = _real(*values, **settings)
+            drawn[_name] = [text.get_text() for text in figure.axes[0].texts]
+            return figure
+
+        monkeypatch.setattr(plots, name, spy)
+    tile = next(tile for tile in tiles(run(), EVERYTHING, HISTORY, None) if tile.label == "elbow room")
+    assert (tile.value, tile.note) == ("≥ 5.25 ± 0.12", "amortisation gap 2.95 ± 0.12; 200 test examples")
+    evaluation(run(), EVERYTHING)
+    assert "elbow room ≥ 5.25 ± 0.12, 200 examples" in drawn["evaluation_figure"]
+    _, table = room(run(), EVERYTHING)
+    assert isinstance(table, Table)
+    assert {row[0]: row[1] for row in table.groups[0].rows}["elbow room ≥"] == "5.25 ± 0.12"
+    assert {"2.95 ± 0.12", "2.30 ± 0.03"} <= set(drawn["room_figure"])
+
+
+def test_the_room_of_present_weights_comes_before_a_divided_one_of_others() -> None:
+    now, old = of("elbow room", 6.0, 0.1), of("elbow room", 5.0, 0.1, step=3, method="room", told=ROOM)
+    (tile,) = tiles(run(), found(old, now), [], None)
+    assert (tile.value, tile.note) == ("≥ 6.00 ± 0.10", "1,000 test examples")
+    (tile,) = tiles(run(), found(old), [], None)
+    assert tile.value == "≥ 5.00 ± 0.10"
+
+
+def test_a_room_below_zero_is_no_bound() -> None:
+    noise = found(
+        of("elbo", -93.0, method="room"), of("elbow room", -0.02, 0.03, method="room", told=ROOM),
+        of("amortisation gap", 0.01, 0.02, bound=None, method="room", told=ROOM),
+        of("approximation gap", -0.03, 0.04, bound=None, method="room", told=ROOM),
+    )  # fmt: skip
+    shown = {tile.label: tile for tile in tiles(run(), noise, [], None)}
+    assert shown["elbow room"].value == "≥ 0"
+    assert shown["elbow room"].note.startswith("measured −0.02 ± 0.03, not distinguishable from 0")
+    table = next(block for block in evaluation(run(), noise) if isinstance(block, Table))
+    assert {row[0]: row[5] for row in table.groups[0].rows} == {
+        "ELBO": "lower",
+        **dict.fromkeys(("elbow room", "amortisation gap", "approximation gap"), "not distinguishable from 0"),
+    }
+    figure, rows, note = room(run(), noise)
+    assert isinstance(figure, Figure) and "elbow room −0.02 ± 0.03 (not distinguishable from 0)" in figure.alt
+    assert isinstance(rows, Table) and rows.groups[0].rows[-1] == ("elbow room ≥", "0 (measured −0.02 ± 0.03)")
+    assert isinstance(note, Prose) and "cannot be negative" in note.text
+
+
+def test_a_gap_below_zero_is_not_how_much_higher_log_p_may_be() -> None:
+    known = found(*annealed(-91.0, 1000, FINER, -0.004))
+    said = " ".join(headline(run(), known, HISTORY).details)
+    assert "may be higher" not in said
+    assert "the gap between them is −0.004 ± 0.011 nats: not distinguishable from 0." in said
 
 
 def test_half_a_room_is_no_room() -> None:

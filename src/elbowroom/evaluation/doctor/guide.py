@@ -35,6 +35,7 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.evaluation.doctor.findings import Evidence, Finding, Severity
 from elbowroom.evaluation.doctor.inputs import DoctorInput
+from elbowroom.evaluation.results import sign_remark
 from elbowroom.evaluation.thresholds import ACTIVE_VARIANCE, CERTAIN_Z, MAIN_SHARE
 from elbowroom.inference.gaussian.optimal_gaussian import optimal_gaussian
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence, laplace_proposal
@@ -95,11 +96,14 @@ def amortisation(inputs: DoctorInput) -> list[Finding]:
             room = laplace_evidence(model, guide, batch, k=200, generator=generator).log_evidence - found.initial_elbo
         affine = is_affine(guide, batch)
     gap, stderr = mean_and_stderr(lost)
-    share = None if room is None else gap / max(float(room.mean()), 1e-9)
     evidence = [Evidence("lost to the encoder (amortisation gap), L[q*] − L[q]", gap, stderr)]
+    share = None
     if room is not None:
-        evidence.append(Evidence("elbow room, KL(q ‖ p(z | x))", *mean_and_stderr(room)))
-        evidence.append(Evidence("share of the elbow room lost to the encoder", float(share or 0.0), None, "share"))
+        whole, error = mean_and_stderr(room)
+        evidence.append(Evidence("elbow room, KL(q ‖ p(z | x))", whole, error))
+        if not sign_remark("elbow room", whole, error):  # of a room that may be nothing there is no share
+            share = max(gap, 0.0) / whole
+            evidence.append(Evidence("share of the elbow room lost to the encoder", share, None, "share"))
     evidence.append(
         Evidence(
             "examples for which the search for q* converged", float(found.converged.double().mean()), None, "share"

@@ -60,7 +60,7 @@ class SampleStudy:
         means: by source, means of p(x | z), shape (20, \\*event).
         blur: by source, mean squared difference of neighbouring pixels of the means, divided by that of the data, and
             its standard error. Empty where the data are not pictures.
-        data: some held-out examples, shape (20, \\*event).
+        data: some held-out examples, shape (20, \\*event); NaN where missing.
     """
 
     tests: dict[str, TwoSampleTest]
@@ -110,11 +110,14 @@ def _study(inputs: DoctorInput, aggregate: Aggregate | None) -> SampleStudy:
         tests[source] = classifier_test(data, seen[source], generator=generator)
         means[source] = expected[:_SHOWN].cpu()
         if _is_picture(model.likelihood):
-            blur[source] = _ratio(_edges(expected), _edges(compared.x))
+            shown = expected if others.mask is None else torch.where(others.mask, expected, others.x)
+            blur[source] = _ratio(_edges(shown), _edges(compared.x))  # a missing pixel is the same filler in both
     holes = None
     if "encodings" in seen:
         holes = classifier_test(seen["encodings"], seen["prior"], generator=generator)
-    return SampleStudy(tests, holes, means, blur, compared.x[:_SHOWN].cpu())
+    first = compared.rows(slice(_SHOWN))
+    pictures = first.x if first.mask is None else torch.where(first.mask, first.x, torch.nan)
+    return SampleStudy(tests, holes, means, blur, pictures.cpu())
 
 
 def _latents(

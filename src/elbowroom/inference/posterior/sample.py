@@ -21,7 +21,8 @@ a metric and starting points, so a poor guide costs time but no correctness.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -32,7 +33,9 @@ from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError, check_name
 from elbowroom.inference.gaussian.curvature import gauss_newton, regularized_cholesky
 from elbowroom.inference.gaussian.laplace import laplace
+from elbowroom.inference.importance.laplace_proposal import laplace_proposal
 from elbowroom.inference.mlp_target import PerceptronPosterior
+from elbowroom.inference.posterior.agreement import disagreement
 from elbowroom.inference.target import MetricName, Precision, default_metric, posterior_target
 from elbowroom.memory import require_memory
 from elbowroom.model.conditional import Conditional
@@ -43,6 +46,7 @@ from elbowroom.numerics import chunks
 from elbowroom.progress import BlockProgress, Progress
 from elbowroom.samplers.adaptation import Learn, Warm, learn_dense, learn_diagonal, warm_up
 from elbowroom.samplers.hmc import HMC
+from elbowroom.samplers.jumps import Jumps
 from elbowroom.samplers.kernel import Info, Kernel, Tuning
 from elbowroom.samplers.metric import Metric
 from elbowroom.samplers.nuts import NUTS
@@ -66,6 +70,7 @@ METHODS, METRICS = get_args(Method), get_args(MetricName)
 _PRIOR_DRAWS = 10  # n₀ / D in gauss_newton_learner
 _CURVATURE_DRAWS = 8  # draws of the warm-up whose curvatures are averaged; each costs about ten gradients
 _INFO_BYTES = 50  # of acceptance, energy, divergent and num_gradients of one transition, twice while they are joined
+_STARTS, _DEFENCE = 8, 0.5  # of the proposals of jumps and of the check; half of the draws are of the prior's width
 _ACCEPTANCE = 0.65  # default target, a harmonic mean over chains; the arithmetic mean is then about 0.8
 
 
@@ -192,6 +197,8 @@ def posterior(
     num_steps: int | None = None,
     target_acceptance: float | None = None,
     precision: Precision = "full",
+    jumps: bool = False,
+    check: bool = True,
     block: int = 512,
     generator: torch.Generator | None = None,
     announce: Progress | None = None,
@@ -214,6 +221,10 @@ def posterior(
         num_steps: of an HMC trajectory; unless given 4 with the metric gauss-newton, 5 with a dense one, else 10.
         target_acceptance: of the step size, as a harmonic mean over chains; 0.65 unless given.
         precision: "full", or "bf16" for the gradients inside trajectories.
+        jumps: whether each transition is followed by a jump between modes (:mod:`elbowroom.samplers.jumps`): for
+            posteriors of several modes, between which trajectories do not find a way. Needs Fisher information.
+        check: whether the draws are compared with importance weights, which shows a mode that no chain has visited
+            (:mod:`elbowroom.inference.posterior.agreement`); it changes no draw. Needs Fisher information too.
         block: examples at a time.
         generator: the source of randomness.
         announce: called after every transition.
@@ -236,7 +247,7 @@ def posterior(
             raise ElbowroomError(f"{name} is {number}, but {least} is the least.", f"Give {name}={least} or more.")
     if not len(batch):
         raise ElbowroomError("Posteriors were asked for, but the batch is empty.", "Give one example or more.")
-    kernel = make_kernel(method, metric, num_steps)
+    kernel = transition = make_kernel(method, metric, num_steps)
     acceptance = _ACCEPTANCE if target_acceptance is None else target_acceptance
     with torch.no_grad():
         store = _Store(_start(guide, batch.rows(slice(1))).mean, len(batch), draws, chains, warmup, block)
@@ -245,13 +256,17 @@ def posterior(
             part = batch.rows(rows)
             of_block = progress.block(len(part))
             target = posterior_target(model, part, precision=precision)
+            aside = torch.Generator(part.x.device).manual_seed(0)  # the draws do not depend on the check
+            proposal = _proposal(model, guide, part, aside) if jumps or check else None
+            if jumps:
+                transition = _with_jumps(kernel, proposal, model)
             first = start_metric(model, guide, part, metric)
             around = first if metric != "identity" else start_metric(model, guide, part, "guide")
             at_modes = metric == "gauss-newton"
             z = _starting_points(model, part, around, chains, generator, at_modes=at_modes)
             learn = _LEARN[metric](model, part)
             warm = warm_up(
-                kernel,
+                transition,
                 target,
                 z,
                 metric=first,
@@ -261,8 +276,12 @@ def posterior(
                 generator=generator,
                 announce=of_block,
             )
-            drawn = sample(kernel, target, warm.state, warm.tuning, draws=draws, generator=generator, announce=of_block)
+            drawn = sample(
+                transition, target, warm.state, warm.tuning, draws=draws, generator=generator, announce=of_block
+            )
             store.add(rows, drawn, warm)
+            if check and proposal is not None:
+                store.compare(disagreement(model, part, drawn.z, proposal, generator=aside))
     settings = {
         "method": method,
         "draws": draws,
@@ -272,8 +291,29 @@ def posterior(
         "target_acceptance": acceptance,
         "precision": precision if isinstance(target, PerceptronPosterior) else "full",
         **({"num_steps": kernel.num_steps} if isinstance(kernel, HMC) else {}),
+        **({"jumps": True} if jumps else {}),
     }
     return store.posterior(settings, batch.index)
+
+
+def _proposal(model: LatentModel, guide: Conditional, batch: Batch, generator: torch.Generator) -> Distribution | None:
+    """A mixture about the modes of each posterior, and of the prior; None where there is no Laplace approximation."""
+    if default_metric(model.likelihood) != "gauss-newton":
+        return None
+    try:
+        return laplace_proposal(model, guide, batch, starts=_STARTS, defence=_DEFENCE, generator=generator).q
+    except ElbowroomError:  # chains can do without
+        return None
+
+
+def _with_jumps(kernel: Kernel, proposal: Distribution | None, model: LatentModel) -> Kernel:
+    if proposal is None:
+        raise ElbowroomError(
+            f"Jumps go to Laplace approximations of the posterior, but there are none for this {model.likelihood.name} "
+            "model.",
+            "Leave jumps out (--jumps on the command line).",
+        )
+    return Jumps(kernel, partial(draw, proposal), proposal.log_prob)
 
 
 def _starting_points(
@@ -353,6 +393,10 @@ class _Store:
         self._diagnostics.append(measure(self._z[:, :, rows], info))
         self._tunings.append(warm.tuning)
         self._gradients += warm.num_gradients * chains.z.shape[2]
+
+    def compare(self, disagreement: Tensor) -> None:
+        """Note how far the draws of the last block are from weighted ones."""
+        self._diagnostics[-1] = replace(self._diagnostics[-1], disagreement=disagreement)
 
     def posterior(self, settings: dict[str, Any], index: Tensor | None) -> Posterior:
         metrics = [tuning.metric for tuning in self._tunings]

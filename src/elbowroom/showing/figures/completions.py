@@ -13,12 +13,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from elbowroom.errors import ElbowroomError
-from elbowroom.showing.figures.image_sheet import Panel, draw_sheet, to_rgb
+from elbowroom.showing.figures.image_sheet import Panel, cover, draw_sheet, to_rgb
 from elbowroom.showing.figures.style import Array, Values, as_array
 
 __all__ = ["completions_figure"]
 
-_HIDDEN = (88, 106, 132)  # blue, for missing pixels
 _FILLED = (255, 191, 105)  # amber, for white in imputed pixels
 SEEN, MEAN, SAMPLES, TRUTH = "seen", "E[x | seen]", "samples  x ~ p(x | seen)", "truth"
 
@@ -46,7 +45,7 @@ def completions_figure(
         mask: true where a pixel was seen, the same shape.
         mean: the pictures completed by means, the same shape.
         samples: the pictures completed by draws, shape (m, n, *event).
-        truth: the whole pictures, the same shape as x.
+        truth: the whole pictures, the same shape as x; NaN where it is not known either.
         note: below the rows.
         value_range: the values that become black and white.
         path: where to write a PNG.
@@ -72,8 +71,7 @@ def completions_figure(
     def paint(values: Values, what: str) -> Array:
         return to_rgb(values, what, value_range=value_range)
 
-    hidden = paint(np.where(observed, data, value_range[0]), "x")
-    hidden[~seen] = _HIDDEN
+    hidden = cover(paint(np.where(observed, data, value_range[0]), "x"), observed)
     colours = data.ndim == 4 and data.shape[1] == 3
     filled = [paint(mean, "mean"), *(paint(one, "samples") for one in drawn)]
     if not colours:
@@ -86,7 +84,8 @@ def completions_figure(
         Panel(np.stack(filled[1:], 1).reshape(-1, *hidden.shape[1:]), len(drawn), title=SAMPLES),
     ]
     if truth is not None:
-        panels.append(Panel(paint(truth, "truth"), 1, title=TRUTH))
+        known = as_array(truth, "truth")
+        panels.append(Panel(cover(paint(known, "truth"), ~np.isnan(known)), 1, title=TRUTH))
     return draw_sheet(panels, note=note, path=path)
 
 

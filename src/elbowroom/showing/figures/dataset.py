@@ -8,13 +8,14 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from elbowroom.data.batch import Batch
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.support import Support
 from elbowroom.showing.figures.images import image_grid
 from elbowroom.showing.figures.style import is_image
 from elbowroom.showing.figures.tabular import marginals_figure
 
-__all__ = ["describe", "picture", "value_range"]
+__all__ = ["as_observed", "describe", "picture", "value_range"]
 
 
 def describe(data: DataSet) -> dict[str, Any]:
@@ -36,22 +37,39 @@ def describe(data: DataSet) -> dict[str, Any]:
 
 
 def picture(data: DataSet) -> Figure:
-    """The first nine training examples in a 3 × 3 grid, or histograms where the data are not images."""
+    """The first nine training examples in a 3 × 3 grid, or histograms where the data are not images.
+
+    What is missing is left out of histograms, and a flat blue in pictures.
+    """
     count = min(9 if is_image(data.event_shape) else 2000, data.size("train"))
     batch = data.take("train", torch.arange(count))
     if not is_image(data.event_shape):
-        return marginals_figure(batch.x, batch.x, names=data.columns)
+        return marginals_figure(as_observed(batch), names=data.columns)
     titles = None if data.labels is None else data.labels[batch.index].tolist()
     if titles is not None and data.classes is not None:
         titles = [data.classes[label] for label in titles]
-    return image_grid(batch.x, titles=titles, columns=3, value_range=value_range(data.support, batch.x))
+    grey = value_range(data.support, as_observed(batch))
+    return image_grid(batch.x, mask=batch.mask, titles=titles, columns=3, value_range=grey)
+
+
+def as_observed(batch: Batch) -> Tensor:
+    """x with NaN in place of its missing elements, whose fillers are not data and are not to be drawn as such.
+
+    Example:
+        >>> as_observed(Batch(torch.tensor([[1.0, 0.0]]), mask=torch.tensor([[True, False]])))
+        tensor([[1., nan]])
+    """
+    return batch.x if batch.mask is None else torch.where(batch.mask, batch.x, torch.nan)
 
 
 def value_range(support: Support, shown: Tensor) -> tuple[float, float]:
-    """The values that become black and white: the ends of the support, or of the values shown."""
+    """The values that become black and white: the ends of the support, or of the values shown, NaN left out."""
     if support in (Support.BINARY, Support.UNIT_INTERVAL):
         return (0.0, 1.0)
     if support is Support.BYTES:
         return (0.0, 255.0)
-    low, high = float(shown.min()), float(shown.max())
+    known = shown[~shown.isnan()]
+    if not len(known):
+        return (0.0, 1.0)
+    low, high = float(known.min()), float(known.max())
     return (low, high if high != low else low + 1.0)  # black must lie below white where all values are alike

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from elbowroom.evaluation.doctor.aggregate_posterior import Aggregate
 from elbowroom.evaluation.doctor.sample_quality import SampleStudy
 from elbowroom.evaluation.doctor.two_sample import TwoSampleTest
-from elbowroom.showing.figures.image_sheet import to_rgb
+from elbowroom.showing.figures.image_sheet import cover, to_rgb
 from elbowroom.showing.figures.style import (
     BLUE,
     GREY,
@@ -117,15 +117,18 @@ def _density(points: Array, at: Array) -> Array:
 def _rows(figure: Figure, grid: GridSpec, samples: SampleStudy, value_range: tuple[float, float] | None) -> None:
     """Data, and means of p(x | z) for each source of z, two rows of pictures each."""
     data = as_array(samples.data, "data")
-    low_high = value_range or (float(data.min()), float(max(data.max(), data.min() + 1e-6)))
-    strips = [("data  (classifier accuracy below: samples against data)", samples.data)]
+    low, high = (float(end) for end in (np.nanmin(data), np.nanmax(data)))
+    low_high = value_range or (low, max(high, low + 1e-6))
+    seen = cover(to_rgb(data, "data", value_range=low_high), ~np.isnan(data))
+    strips = [("data  (classifier accuracy below: samples against data)", seen)]
     for source, name in _SOURCES.items():
         if source in samples.means:
-            strips.append((f"{name}: {_accuracy(samples.tests[source])}", samples.means[source]))
+            label = f"{name}: {_accuracy(samples.tests[source])}"
+            strips.append((label, to_rgb(samples.means[source], "means", value_range=low_high)))
     inner = grid[0, 1].subgridspec(len(strips), 1)
     for row, (label, pictures) in enumerate(strips):
         axes = figure.add_subplot(inner[row, 0])
-        axes.imshow(_strip(to_rgb(pictures, "means", value_range=low_high)), interpolation="nearest")
+        axes.imshow(_strip(pictures), interpolation="nearest")
         axes.set_title(label, loc="left", fontsize=SMALL, color=INK, pad=2, parse_math=False)
         axes.set_axis_off()
 

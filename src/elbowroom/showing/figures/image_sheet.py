@@ -3,7 +3,7 @@
 Two things distort many figures of samples: pictures are rescaled one by one, so that a grey smear looks like a clear
 digit, and resampling makes some pixels of a picture wider than others. Here all pictures share one range of values,
 given in advance, and every pixel of a picture becomes the same whole number of pixels of the figure. Values outside
-the range are clipped; NaN is drawn in vermilion, not in black.
+the range are clipped; NaN is drawn in vermilion, not in black. Pixels of data that were not observed are a flat blue.
 """
 
 from __future__ import annotations
@@ -36,12 +36,15 @@ from elbowroom.showing.figures.style import (
     wrap,
 )
 
-__all__ = ["Panel", "draw_sheet", "to_rgb"]
+__all__ = ["MISSING", "Panel", "cover", "draw_sheet", "to_rgb"]
 
 _LARGEST_TILE = 1.2  # inches; a single small picture does not fill the column
 _MARGIN, _GAP, _BETWEEN = 0.03, 0.015, 0.16  # inches: around the figure, between pictures, between panels
 _LINE = 1.3  # line height over type size
 _NOT_A_NUMBER = (213, 94, 0)  # vermilion
+MISSING = "Blue: not observed."
+"""The note below pictures with missing pixels."""
+_MISSING = (88, 106, 132)  # blue
 _GAP_COLOUR = (158, 174, 192)  # blue-grey, so that it differs from the pixels of black-and-white pictures
 
 
@@ -87,6 +90,21 @@ def to_rgb(images: Values, what: str = "images", *, value_range: tuple[float, fl
     rgb = np.moveaxis(np.broadcast_to(rgb, (len(rgb), 3, *rgb.shape[2:])), 1, -1).copy()
     rgb[missing.any(1)] = _NOT_A_NUMBER
     return rgb
+
+
+def cover(pictures: Array, observed: Values) -> Array:
+    """Pictures with a flat blue over the pixels that were not observed, of which any channel is missing.
+
+    Args:
+        pictures: uint8, shape (n, H, W, 3), from :func:`to_rgb`.
+        observed: true where an element was observed, shape (n, H, W), (n, 1, H, W) or (n, 3, H, W).
+    Example:
+        >>> cover(np.zeros((1, 1, 2, 3), dtype=np.uint8), np.array([[[True, False]]]))[0, 0].tolist()
+        [[0, 0, 0], [88, 106, 132]]
+    """
+    mask = as_array(observed, "mask").astype(bool)
+    whole: Array = np.logical_and.reduce(mask, 1) if mask.ndim == 4 else mask
+    return np.where(whole[..., None], pictures, np.array(_MISSING, dtype=np.uint8))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from elbowroom.errors import ElbowroomError
-from elbowroom.showing.figures.image_sheet import Panel, draw_sheet, to_rgb
+from elbowroom.showing.figures.image_sheet import MISSING, Panel, cover, draw_sheet, to_rgb
 from elbowroom.showing.figures.style import Array, Values, as_array, is_image
 from elbowroom.showing.figures.tabular import reconstruction_scatter
 
@@ -36,6 +36,7 @@ def _same_shape(one: Values, other: Values, names: str) -> None:
 def image_grid(
     images: Values,
     *,
+    mask: Values | None = None,
     titles: Sequence[object] | None = None,
     row_labels: Sequence[object] | None = None,
     columns: int | None = None,
@@ -48,6 +49,7 @@ def image_grid(
 
     Args:
         images: shape (n, H, W), (n, 1, H, W) or (n, 3, H, W).
+        mask: true where a pixel was observed, the same shape; the others are a flat blue.
         titles: one above each picture, e.g. labels.
         row_labels: one to the left of each row.
         columns: pictures in a row; by default as many as make the grid square.
@@ -66,6 +68,9 @@ def image_grid(
         1
     """
     pictures = to_rgb(images, "images", value_range=value_range)
+    if mask is not None:
+        _same_shape(images, mask, "images and mask")
+        pictures, note = cover(pictures, mask), _with_missing(note, mask)
     columns = _columns(columns, len(pictures))
     if titles is not None and len(titles) != len(pictures):
         raise ElbowroomError(
@@ -175,7 +180,7 @@ def reconstruction_figure(
     .. math:: z \\sim q(z | x), \\qquad \\mathbb{E}[x | z]
 
     Args:
-        x: data, shape (n, *event).
+        x: data, shape (n, *event); NaN where missing.
         means: E[x | z] for one z ~ q(z | x) per example, the same shape.
         samples: draws from p(x | z) for the same z, as a third row.
         names: of the features, for data that are not images.
@@ -203,8 +208,17 @@ def reconstruction_figure(
     if samples is not None:
         rows.append(as_array(samples, "samples"))
         labels.append("sample of p(x | z),\nthe same z")
-    pictures = np.concatenate([to_rgb(row, "data, means or samples", value_range=value_range) for row in rows])
-    return draw_sheet([Panel(pictures, len(data), row_labels=labels)], note=note, path=path)
+    pictures = [to_rgb(row, "data, means or samples", value_range=value_range) for row in rows]
+    observed = ~np.isnan(data)
+    if not observed.all():
+        pictures[0], note = cover(pictures[0], observed), _with_missing(note, observed)
+    return draw_sheet([Panel(np.concatenate(pictures), len(data), row_labels=labels)], note=note, path=path)
+
+
+def _with_missing(note: str | None, mask: Values) -> str | None:
+    """The note, with the meaning of blue where anything is missing."""
+    parts = [part for part in (note, None if as_array(mask, "mask").all() else MISSING) if part]
+    return " ".join(parts) or None
 
 
 def _columns(columns: int | None, count: int) -> int:

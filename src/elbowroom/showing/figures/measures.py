@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation.results import sign_remark
 from elbowroom.showing.figures.style import (
     BLUE,
     COLUMN,
@@ -65,9 +66,9 @@ def evaluation_figure(
 
     Args:
         results: of ``evaluate``, each with name, value, stderr and bound ("lower", "upper", "estimate" or "exact"),
-            and optionally asked (k is shown) and points. A result named "elbow room" gives the gap's label and its
-            paired standard error. Results without a bound or in another unit are no values of log p(x), and
-            are left out.
+            and optionally method, asked (k is shown) and points. A result named "elbow room" gives the room its length,
+            label and paired standard error. Results without a bound or in another unit are no values of log p(x),
+            and are left out.
         normalized: False for the cross-entropy of grey pixels, which the title then says.
         title: above.
         path: where to write a PNG.
@@ -159,31 +160,46 @@ def _name(result: Mapping[str, Any], *, several: bool) -> str:
 
 
 def _room(shown: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]) -> tuple[float, float, str] | None:
-    """Both ends of the elbow room, from the ELBO to the best other value, and its label; None without one."""
-    elbo = next((r for r in shown if r.get("name") == "elbo"), None)
-    others = [r for r in shown if r is not elbo and r["bound"] != "upper"]
-    if elbo is None or not others:
+    """Both ends of the elbow room, from the ELBO upwards, and its label; None without one.
+
+    A measured room, whose differences are paired, gives both the length and the label; of several, the one that the
+    method room has divided. Without one, the room reaches to the best other value.
+    """
+    elbos = [r for r in shown if r.get("name") == "elbo"]
+    others = [r for r in shown if r.get("name") != "elbo" and r["bound"] != "upper"]
+    if not elbos or not others:
         return None
     best = next((r for r in others if r["bound"] == "exact"), None) or max(others, key=lambda r: float(r["value"]))
-    low, high = float(elbo["value"]), float(best["value"])
-    if high <= low:
-        return None
-    measured = next((r for r in results if r.get("name") in _ROOM and _finite(r.get("value"))), None)
     # a lower bound above the ELBO bounds the room from below; only an exact value gives the room itself
     sign = {"lower": "≥ ", "estimate": "≈ ", "exact": ""}[best["bound"]]
-    if measured is not None:
-        error = f" ± {number(float(measured['stderr']))}" if _finite(measured.get("stderr")) else ""
-        return low, high, f"elbow room {sign}{number(float(measured['value']))}{error}"
-    different = elbo.get("points") != best.get("points")
-    return low, high, f"elbow room {'≈ ' if different else sign}{number(high - low)}"
+    rooms = [r for r in results if r.get("name") in _ROOM and _finite(r.get("value"))]
+    if not rooms:
+        low, high = float(elbos[0]["value"]), float(best["value"])
+        different = elbos[0].get("points") != best.get("points")
+        text = f"elbow room {'≈ ' if different else sign}{number(high - low)}"
+        return (low, high, text) if high > low else None
+    measured = max(rooms, key=lambda r: r.get("method") == "room")
+    elbo = next((r for r in elbos if r.get("method") == measured.get("method")), elbos[0])
+    low, value = float(elbo["value"]), float(measured["value"])
+    error = float(measured["stderr"]) if _finite(measured.get("stderr")) else None
+    text = number(value) + ("" if error is None else f" ± {number(error)}")
+    if sign_remark("elbow room", value, error):
+        return low, low, f"elbow room ≥ 0 (measured {text})"
+    points = measured.get("points")
+    which = "" if points in (None, elbo.get("points")) else f", {points:,} examples"
+    return low, low + value, f"elbow room {'≥ ' if measured.get('bound') == 'lower' else sign}{text}{which}"
 
 
 def _draw_room(axes: Axes, room: tuple[float, float, str], row: int) -> None:
     low, high, text = room
+    style: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": SMALL, "color": INK}
+    if high <= low:  # nothing to point at
+        axes.text(0.5, row - 0.1, text, transform=axes.get_yaxis_transform(), **style)
+        return
     axes.axvspan(low, high, color=ORANGE, alpha=0.15, linewidth=0)
     arrow = {"arrowstyle": "<->", "linewidth": 0.6, "color": INK, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 6}
     axes.annotate("", (low, row - 0.25), (high, row - 0.25), arrowprops=arrow)
-    axes.text((low + high) / 2, row - 0.1, text, ha="center", va="top", fontsize=SMALL, color=INK)
+    axes.text((low + high) / 2, row - 0.1, text, **style)
 
 
 def _legend(figure: Figure, markers: Sequence[tuple[str, str]]) -> None:

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.results import Result
+from elbowroom.evaluation.results import INDISTINCT, Result, sign_remark
 from elbowroom.showing.figures.style import (
     BLUE,
     COLUMN,
@@ -30,7 +30,7 @@ from elbowroom.showing.figures.style import (
     thin_axes,
 )
 
-__all__ = ["by_split", "room_figure", "room_rows"]
+__all__ = ["by_split", "room_figure", "room_note", "room_rows"]
 
 Splits = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -85,9 +85,10 @@ def room_figure(splits: Splits, *, title: str | None = None, path: str | os.Path
     figure = new_figure(COLUMN, 2.7 + (0.2 if title else 0))
     axes = figure.add_subplot()
     tops = [_bar(axes, place, found) for place, found in enumerate(named.values())]
-    low, high = min(float(found[_ELBO]["value"]) for found in named.values()), max(tops)
-    margin = 0.12 * (high - low or 1.0)
-    axes.set_ylim(low - margin, high + 1.4 * margin)
+    ends = [*tops, *(float(found[_ELBO]["value"]) for found in named.values())]
+    errors = [float(found[name].get("stderr") or 0.0) for found in named.values() for name in _GAPS if name in found]
+    margin = max(0.12 * (max(ends) - min(ends)), 1.2 * max(errors)) or 0.12
+    axes.set_ylim(min(ends) - margin, max(ends) + 1.4 * margin)
     axes.set_xlim(-0.45, max(len(named) - 0.1, 1.4))
     thin_axes(axes, ylabel="nats per example")
     axes.set_xticks(range(len(named)), list(named), parse_math=False)
@@ -108,14 +109,15 @@ def room_rows(splits: Splits) -> list[dict[str, str]]:
         splits: as for :func:`room_figure`.
     Returns:
         Rows of text, "value ± standard error"; the difference is the second split's minus the first's, with the
-        standard error of independent means.
+        standard error of independent means. A gap or an elbow room that is not distinguishable from zero is written as
+        "0 (measured …)", which :func:`room_note` explains.
     Raises:
         ElbowroomError: as :func:`room_figure`.
     Example:
-        >>> rows = [{"name": name, "value": 1.0, "stderr": 0.5} for name in ("elbo", "amortisation gap")]
+        >>> rows = [{"name": name, "value": 1.0, "stderr": 0.25} for name in ("elbo", "amortisation gap")]
         >>> room_rows({"train": rows, "test": rows})[1]  # doctest: +NORMALIZE_WHITESPACE
-        {'nats per example': 'amortisation gap', 'train': '1.00 ± 0.50', 'test': '1.00 ± 0.50',
-         'test − train': '0.00 ± 0.71'}
+        {'nats per example': 'amortisation gap', 'train': '1.00 ± 0.25', 'test': '1.00 ± 0.25',
+         'test − train': '0.00 ± 0.35'}
     """
     named, table = _named(splits), []
     for name in _ORDER:
@@ -123,13 +125,24 @@ def room_rows(splits: Splits) -> list[dict[str, str]]:
         if len(found) < len(named):
             continue
         row = {"nats per example": _TITLES.get(name, name)}
-        row |= {split: _text(result["value"], result.get("stderr")) for split, result in zip(named, found, strict=True)}
+        cells = [_measured(name, result["value"], result.get("stderr")) for result in found]
+        row |= dict(zip(named, cells, strict=True))
         if len(found) == 2:
             errors = [float(result["stderr"]) for result in found if result.get("stderr") is not None]
             error = math.hypot(*errors) if len(errors) == 2 else None
             row[" − ".join(reversed(named))] = _text(found[1]["value"] - found[0]["value"], error)
         table.append(row)
     return table
+
+
+def room_note(rows: Sequence[Mapping[str, str]]) -> str:
+    """What the table's zeros mean; empty where there are none.
+
+    Args:
+        rows: of :func:`room_rows`.
+    """
+    zero = any(cell.startswith("0 (") for row in rows for cell in row.values())
+    return "0 (measured …): less than two standard errors above zero, and it cannot be negative." if zero else ""
 
 
 def _named(splits: Splits) -> dict[str, dict[str, Mapping[str, Any]]]:
@@ -158,13 +171,14 @@ def _bar(axes: Axes, place: int, found: Mapping[str, Mapping[str, Any]]) -> floa
         if name not in found:
             continue
         height, error = float(found[name]["value"]), found[name].get("stderr")
-        axes.bar(place, height, _WIDTH, bottom=base, color=colour, linewidth=0)
+        if height > 0:  # one below zero is noise, and no bar
+            axes.bar(place, height, _WIDTH, bottom=base, color=colour, linewidth=0)
         if error is not None:
             axes.errorbar(
                 place, base + height, yerr=error, color=INK, elinewidth=0.8, capsize=2.5, capthick=0.8, linestyle=""
             )
         axes.text(
-            place + _WIDTH / 2 + 0.03, base + height / 2, _text(height, error),
+            place + _WIDTH / 2 + 0.03, base + max(height, 0.0) / 2, _label(name, height, error),
             fontsize=SMALL, color=INK, va="center", ha="left",
         )  # fmt: skip
         base += height
@@ -183,3 +197,16 @@ def _note(axes: Axes, x: float, y: float, text: str, *, below: bool = False) -> 
 def _text(value: float, error: float | None) -> str:
     # a difference of −0.001 is no −0.00
     return number(round(value, 2) + 0.0) + ("" if error is None else f" ± {number(error)}")
+
+
+def _measured(name: str, value: float, error: float | None) -> str:
+    """The text of a result in the table; one that cannot be told from zero is written as zero."""
+    text, remark = _text(value, error), sign_remark(name, value, error)
+    if not remark:
+        return text
+    return f"0 (measured {text})" if remark == INDISTINCT else f"{text} ({remark})"
+
+
+def _label(name: str, value: float, error: float | None) -> str:
+    """The text beside a part of a bar, where there is little room."""
+    return "≈ 0" if sign_remark(name, value, error) == INDISTINCT else _text(value, error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -65,22 +66,23 @@ def kolmogorov_smirnov(one: Values, other: Values) -> float:
 
 def marginals_figure(
     data: Values,
-    samples: Values,
+    samples: Values | None = None,
     *,
     names: Sequence[str] | None = None,
     note: str | None = None,
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """Histograms of each feature, data against samples x ~ p(x | z).
+    """Histograms of each feature of a table, and beside them of samples x ~ p(x | z) where there is a model.
 
     Args:
         data: shape (n, *event); NaN where missing.
-        samples: shape (m, *event), in the same units.
+        samples: shape (m, *event), in the same units; None for the data alone.
         names: of the features; by default x[0], x[1], …
         note: below.
         path: where to write a PNG.
     Returns:
-        The figure: at most nine features, those with the largest distance D between data and samples.
+        The figure: at most nine features, those with the largest distance D between data and samples, or without
+        samples the first ones. What is missing is in no histogram; a panel says how much that is.
     Raises:
         ElbowroomError: no data, or data and samples of different shapes.
     Example:
@@ -89,42 +91,55 @@ def marginals_figure(
         >>> [axes.get_xlabel() for axes in marginals_figure(x, x, names=["age", "income"]).axes]
         ['age', 'income']
     """
-    data, samples = _table(data, "data"), _table(samples, "samples")
-    if data.shape[1] != samples.shape[1]:
+    table = _table(data, "data")
+    drawn = None if samples is None else _table(samples, "samples")
+    if drawn is not None and table.shape[1] != drawn.shape[1]:
         raise ElbowroomError(
-            f"data have {data.shape[1]} features and samples {samples.shape[1]}, but they must agree.",
+            f"data have {table.shape[1]} features and samples {drawn.shape[1]}, but they must agree.",
             "Give samples of a model of these data.",
         )
-    names = _names(names, data.shape[1])
-    pairs = [(_finite(data[:, j]), _finite(samples[:, j])) for j in range(data.shape[1])]
-    shown = [j for j, (one, other) in enumerate(pairs) if len(one) and len(other)]
-    if not shown:
-        raise ElbowroomError("no feature has a finite value in data and samples.", "Look for NaN in both.")
-    distances = {j: kolmogorov_smirnov(*pairs[j]) for j in shown}
+    names = _names(names, table.shape[1])
+    features = [_finite(column) for column in table.T]
+    sampled = None if drawn is None else [_finite(column) for column in drawn.T]
+    known = [j for j, values in enumerate(features) if len(values) and (sampled is None or len(sampled[j]))]
+    if not known:
+        where = "data" if sampled is None else "data and samples"
+        raise ElbowroomError(f"no feature has a finite value in {where}.", "Look for NaN in the columns.")
+    distances = {} if sampled is None else {j: kolmogorov_smirnov(features[j], sampled[j]) for j in known}
     notes = [note] if note else []
-    if len(shown) > _MOST:
-        worst = sorted(shown, key=lambda j: -distances[j])[:_MOST]
-        notes.insert(0, f"The {_MOST} of {len(shown)} features that fit worst, by the distance D.")
-        shown = sorted(worst)
+    shown = known
+    if len(known) > _MOST:
+        shown = sorted(sorted(known, key=lambda j: -distances.get(j, 0.0))[:_MOST])
+        some = f"{_MOST} of {len(known)} features"
+        notes.insert(0, f"The {some} that fit worst, by the distance D." if distances else f"The first {some}.")
+    if lost := len(features) - len(known):
+        notes.append(f"Not shown, having no values: {lost} of {len(features)} features.")
 
     columns = len(shown) if len(shown) < 4 else 3 if len(shown) != 4 else 2
     rows = -(-len(shown) // columns)
     width = COLUMN if columns == 1 else PAGE
     figure = new_figure(width, 0.3 + rows * (1.5 if columns > 1 else 2.2) + 0.15 * len(notes))
+    holes = any(len(features[j]) < len(table) for j in shown)
     for place, j in enumerate(shown):
         axes = figure.add_subplot(rows, columns, place + 1)
-        _histograms(axes, *pairs[j])
-        thin_axes(axes, xlabel=_shorten(names[j]), ylabel="share of rows" if place % columns == 0 else None)
-        axes.set_title(f"D = {distances[j]:.2f}", loc="right", fontsize=SMALL, color=GREY, pad=2)
-    figure.legend(
-        *figure.axes[0].get_legend_handles_labels(),
-        loc="outside upper left",
-        ncols=2,
-        frameon=False,
-        fontsize=SMALL,
-        labelcolor=INK,
-        borderaxespad=0.2,
-    )
+        _histograms(axes, features[j], None if sampled is None else sampled[j])
+        share = f"share of {'values' if holes else 'rows'}"
+        thin_axes(axes, xlabel=_shorten(names[j]), ylabel=share if place % columns == 0 else None)
+        style: dict[str, Any] = {"fontsize": SMALL, "color": GREY, "pad": 2}
+        if j in distances:
+            axes.set_title(f"D = {distances[j]:.2f}", loc="right", **style)
+        if missing := 1 - len(features[j]) / len(table):
+            axes.set_title(f"{min(max(missing, 0.01), 0.99):.0%} missing", loc="left", **style)
+    if sampled is not None:
+        figure.legend(
+            *figure.axes[0].get_legend_handles_labels(),
+            loc="outside upper left",
+            ncols=2,
+            frameon=False,
+            fontsize=SMALL,
+            labelcolor=INK,
+            borderaxespad=0.2,
+        )
     if notes:
         figure.supxlabel(
             wrap(" ".join(notes), SMALL, width - 0.1), fontsize=SMALL, color=GREY, x=0.01, ha="left", parse_math=False
@@ -132,22 +147,30 @@ def marginals_figure(
     return finish(figure, path)
 
 
-def _histograms(axes: Axes, data: Array, samples: Array) -> None:
+def _histograms(axes: Axes, data: Array, samples: Array | None) -> None:
     """Shares of all rows per bin, data filled and samples as a line, on common bins."""
-    edges = _edges(data, samples)
-    for values, style in (
-        (data, {"histtype": "stepfilled", "color": "#BBBBBB", "label": "data"}),
-        (samples, {"histtype": "step", "color": BLUE, "linewidth": 1.0, "label": "samples  x ~ p(x | z)"}),
-    ):
+    edges = _edges(data, data if samples is None else samples)
+    drawn: list[tuple[Array, dict[str, Any]]] = [
+        (data, {"histtype": "stepfilled", "color": "#BBBBBB", "label": "data"})
+    ]
+    if samples is not None:
+        line = {"histtype": "step", "color": BLUE, "linewidth": 1.0, "label": "samples  x ~ p(x | z)"}
+        drawn.append((samples, line))
+    for values, style in drawn:
         axes.hist(values, bins=edges, weights=np.full(len(values), 1 / len(values)), **style)  # type: ignore[arg-type]
     axes.set_xlim(edges[0], edges[-1])
-    axes.xaxis.set_major_locator(MaxNLocator(4))
+    whole = edges[0] % 1 == 0.5 and edges[1] - edges[0] == 1  # a bin for each value
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=whole))
     axes.yaxis.set_major_locator(MaxNLocator(3))
-    missed, outside = (float(((v < edges[0]) | (v > edges[-1])).mean()) for v in (data, samples))
-    if outside >= missed + 0.005:
-        # samples outside the axis are counted in the panel
-        text = f"{100 * outside:.0f}% of samples\nout of range"
-        axes.text(0.98, 0.95, text, ha="right", va="top", transform=axes.transAxes, fontsize=SMALL, color=VERMILION)
+    missed, *outside = (float(((v < edges[0]) | (v > edges[-1])).mean()) for v, _ in drawn)
+    text, colour = "", VERMILION
+    if samples is None and missed:
+        number_missed = round(missed * len(data))
+        text, colour = f"{number_missed:,} value{'s' * (number_missed > 1)}\nout of range", GREY
+    elif outside and outside[0] >= missed + 0.005:
+        text = f"{100 * outside[0]:.0f}% of samples\nout of range"
+    if text:  # what lies outside the axis is counted in the panel
+        axes.text(0.98, 0.95, text, ha="right", va="top", transform=axes.transAxes, fontsize=SMALL, color=colour)
 
 
 def _edges(data: Array, samples: Array) -> Array:

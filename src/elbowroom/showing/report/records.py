@@ -97,6 +97,31 @@ class StoredResults:
         ]
         return gaps[-1] if gaps else None
 
+    def room(self) -> StoredResult | None:
+        """The elbow room to show: where there is one for the same data, that of the method room, which also divides it.
+
+        Headline, figures and tables all take it from here, so that a report has one.
+        """
+        measured = self.best(lambda one: one.result.name == "elbow room")
+        if measured is None:
+            return None
+        parts = self.parts_of_room(measured.result.split)
+        divided = next((one for one in parts if one.result.name == "elbow room"), measured)
+        return divided if self._rank(divided)[:3] == self._rank(measured)[:3] else measured
+
+    def parts_of_room(self, split: str) -> list[StoredResult]:
+        """The results of the latest run of the method room on a split: of the present weights, of most examples."""
+        top = self.best(lambda one: one.method == "room" and one.result.split == split)
+        if top is None:
+            return []
+        wanted = (split, top.result.points, top.step, top.result.protocol)
+        same = {
+            one.result.name: one
+            for one in self.all
+            if one.method == "room" and (one.result.split, one.result.points, one.step, one.result.protocol) == wanted
+        }
+        return list(same.values())
+
     def _rank(self, one: StoredResult) -> tuple[bool, bool, int, int, int, float]:
         result = one.result
         return (

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from elbowroom.evaluation.doctor.diagnose import Diagnosis
-from elbowroom.evaluation.results import Result
+from elbowroom.evaluation.results import Result, sign_remark
 from elbowroom.running.diagnosis import Checkup
 from elbowroom.running.observers import BOUNDS
 from elbowroom.running.runs import Run
@@ -85,7 +85,12 @@ def _caveats(run: Run, found: StoredResults, best: StoredResult) -> list[str]:
     result, said = best.result, []
     gap = found.gap_of(best) if best.method == "ais" else None
     ask = command("evaluate", run.folder.path, "--methods", "ais,bdmc")
-    if gap is not None:
+    if gap is not None and gap.value <= 0:
+        said.append(
+            "On data simulated from the model, where a lower and an upper bound are known, the gap between them is "
+            f"{estimate(gap.value, gap.stderr, '.3f')} nats: {sign_remark(gap.name, gap.value, gap.stderr)}."
+        )
+    elif gap is not None:
         said.append(
             f"log p(x) may be higher than this figure by up to {estimate(gap.value, gap.stderr, '.3f')} nats. This is "
             "the gap between a lower and an upper bound on data simulated from the model, where both are known."
@@ -150,10 +155,9 @@ def tiles(run: Run, found: StoredResults, history: Sequence[dict[str, Any]], che
     elbo = found.best(lambda one: one.result.name == "elbo")
     if elbo is not None and found.bound() is not elbo:
         out.append(Tile("ELBO", estimate(elbo.result.value, elbo.result.stderr), _examples(elbo.result)))
-    spare = found.best(lambda one: one.result.name == "elbow room")
+    spare = found.room()
     if spare is not None:
-        least = estimate(spare.result.value, spare.result.stderr)
-        out.append(Tile("elbow room", f"≥ {least}", _room_note(found, spare)))
+        out.append(_room_tile(found, spare))
     active = found.best(lambda one: one.method == "active-units")
     if active is not None:
         count = " ".join(part for part in value(active.result) if part)
@@ -173,12 +177,17 @@ def _examples(result: Result) -> str:
     return f"{result.points:,} {kind}examples"
 
 
-def _room_note(found: StoredResults, spare: StoredResult) -> str:
-    """The amortisation gap, where the elbow room was divided; else the number of examples."""
-    gap = found.best(lambda one: one.result.name == "amortisation gap")
-    return (
-        _examples(spare.result) if gap is None else f"amortisation gap {estimate(gap.result.value, gap.result.stderr)}"
-    )
+def _room_tile(found: StoredResults, spare: StoredResult) -> Tile:
+    """The elbow room, with its amortisation gap where it was divided, and the number of examples."""
+    result, notes = spare.result, [_examples(spare.result)]
+    least, remark = estimate(result.value, result.stderr), sign_remark(result.name, result.value, result.stderr)
+    if remark:
+        return Tile("elbow room", "≥ 0", "; ".join([f"measured {least}, {remark}", *notes]))
+    parts = {one.result.name: one.result for one in found.parts_of_room(result.split) if spare.method == "room"}
+    if (gap := parts.get("amortisation gap")) is not None:
+        doubt = sign_remark(gap.name, gap.value, gap.stderr)
+        notes.insert(0, f"amortisation gap {estimate(gap.value, gap.stderr)}{', ' * bool(doubt)}{doubt}")
+    return Tile("elbow room", f"≥ {least}", "; ".join(notes))
 
 
 def _examined(checkup: Checkup, found: StoredResults) -> str:
@@ -217,28 +226,34 @@ def evaluation(run: Run, found: StoredResults) -> list[Block]:
 
 
 def _comparable(found: StoredResults) -> list[Result]:
-    """One result of each kind on the headline's data: bounds that can be shown on one axis."""
+    """One result of each kind on the headline's data: bounds that can be shown on one axis, and the elbow room."""
     best = found.bound()
     if best is None:
         return []
+
+    def same(one: StoredResult) -> bool:
+        return (one.result.split, one.step, one.result.protocol) == (best.result.split, best.step, best.result.protocol)
+
     chosen: dict[tuple[str, Any], Result] = {}
     for one in found.all:
         result = one.result
-        same = (result.split, one.step, result.protocol) == (best.result.split, best.step, best.result.protocol)
-        fit = result.bound is not None and math.isfinite(result.value) and one.method not in ("room", "k-curve")
-        if same and fit:
+        fit = result.bound is not None and math.isfinite(result.value)
+        if same(one) and fit and one.method not in ("room", "k-curve") and result.name != "elbow room":
             key = (result.name, result.asked.get("k"))
             if key not in chosen or result.points >= chosen[key].points:
                 chosen[key] = result
-    bounds = [result for result in chosen.values() if result.unit == "nats" and result.name != "elbow room"]
-    return list(chosen.values()) if len(bounds) > 1 else []  # one has nothing to be compared with
+    bounds = [result for result in chosen.values() if result.unit == "nats"]
+    if len(bounds) < 2:  # one has nothing to be compared with
+        return []
+    spare = found.room()
+    return [*chosen.values(), *([spare.result] if spare is not None and same(spare) else [])]
 
 
 def _bounds(run: Run, shown: Sequence[Result]) -> Figure:
     said = "; ".join(
         f"{result_name(result)} {estimate(result.value, result.stderr)}, {result.points:,} examples"
         for result in shown
-        if result.unit == "nats" and result.name != "elbow room"
+        if result.unit == "nats"
     )
     return chart(
         gallery.evaluation(run, shown),
@@ -257,7 +272,7 @@ def _table(found: StoredResults) -> Table:
             result_name(result).replace(" = ", "\u00a0=\u00a0"),  # no line begins with "= 500"
             *value(result),
             f"{result.points:,}",
-            "" if result.bound is None else result.bound,
+            sign_remark(result.name, result.value, result.stderr) or result.bound or "",
             "as above" if how and how == above.get(place) else how,
         )
         above[place] = how
@@ -351,7 +366,8 @@ def room(run: Run, found: StoredResults) -> list[Block]:
     """The elbow room (inference gap) on training and test data: amortisation gap and approximation gap."""
     if not run.has_guide:
         return [Prose("The run was trained without a guide (encoder), so it has no inference gap.", tone="missing")]
-    results = [result for split in ("train", "test", "validation", "all") for result in _of_room(found, split)]
+    splits = ("train", "test", "validation", "all")
+    results = [one.result for split in splits for one in found.parts_of_room(split)]
     if not results:
         ask = command("evaluate", run.folder.path, "--methods", "room")
         return [Prose(f"The elbow room has not been divided into its parts yet: `{ask}` does.", tone="missing")]
@@ -365,36 +381,25 @@ def room(run: Run, found: StoredResults) -> list[Block]:
         (Column(""), *columns[1:]),
         (Group(tuple(tuple(row.values()) for row in rows)),),
     )
-    return [figure, table]
-
-
-def _of_room(found: StoredResults, split: str) -> list[Result]:
-    """The results of the latest run of the method ``room``: of the present weights, of most examples."""
-    top = found.best(lambda one: one.method == "room" and one.result.split == split)
-    if top is None:
-        return []
-    same = {
-        one.result.name: one.result
-        for one in found.all
-        if one.method == "room"
-        and (one.result.split, one.result.points, one.step) == (split, top.result.points, top.step)
-        and one.result.protocol == top.result.protocol
-    }
-    return list(same.values())
+    note = plots.room_note(rows)
+    return [figure, table, *([Prose(note)] if note else [])]
 
 
 def _gap_bars(run: Run, results: Sequence[Result]) -> Figure:
+    named = ("elbo", "amortisation gap", "approximation gap", "elbow room")
     said = []
-    for split, rows in by_split(results).items():
-        parts = [
-            f"{row['name']} {estimate(row['value'], row['stderr'])}"
-            for row in rows
-            if str(row["name"]).partition(" (")[0] in ("elbo", "amortisation gap", "approximation gap", "elbow room")
-        ]
-        said.append(f"{split}: {', '.join(parts)}")
+    for split in by_split(results):
+        shown = [one for one in results if one.split == split and one.name.partition(" (")[0] in named]
+        said.append(f"{split}: {', '.join(_in_words(one) for one in shown)}")
     return chart(
         gallery.room(run, results),
         alt=f"Stacked bars from the ELBO up to log p(x), {_NATS}. {'. '.join(said)}.",
         caption="The elbow room is the inference gap, KL(q ‖ p(z | x)). The amortisation gap is the part that the best "
         "q of the same family for each example would close; the approximation gap is what even that q leaves.",
     )
+
+
+def _in_words(result: Result) -> str:
+    """Name, value and standard error, and what is to be said of the sign."""
+    doubt = sign_remark(result.name, result.value, result.stderr)
+    return f"{result.name} {estimate(result.value, result.stderr)}{f' ({doubt})' if doubt else ''}"

@@ -184,10 +184,11 @@ def _write_table(source: Path, target: Path, found: Imputed, run: Run) -> Path:
     aside = {*(own.context if isinstance(own.context, tuple) else ()), own.labels}
     columns = [name for name in frame.columns if name not in aside]
     completed, observed = found.completed.double().numpy(), found.mask.numpy()
+    digits = 6 if run.facts.origin is None else 15  # beside an origin the last digits are those that differ
     for place, name in enumerate(columns):
         if not observed[:, place].all():
             text = frame[name].cast(str).to_list()  # observed cells keep their text, unrounded
-            filled = [f"{value:.6g}" for value in completed[:, place].tolist()]
+            filled = [f"{value:.{digits}g}" for value in completed[:, place].tolist()]
             cells = [old if seen else new for old, new, seen in zip(text, filled, observed[:, place], strict=True)]
             frame = frame.with_columns(type(frame[name])(name, cells))
     header = list(frame.columns) != [f"column_{at + 1}" for at in range(len(frame.columns))]

@@ -14,7 +14,7 @@ from torch.nn.functional import one_hot
 from elbowroom.data.storage import Material, as_classes, as_tensor
 from elbowroom.errors import ElbowroomError
 
-__all__ = ["aligned", "class_numbers", "context_from_labels", "finite_context", "match_levels"]
+__all__ = ["aligned", "class_numbers", "context_from_labels", "exact_context", "finite_context", "match_levels"]
 
 
 def aligned(values: Any, total: int, what: str) -> Tensor:
@@ -94,12 +94,19 @@ def finite_context(material: Material) -> Tensor | None:
     """The context as float32; refuses one that is not finite, naming the row."""
     if material.context is None:
         return None
-    context = material.context.float()
-    bad = ~context.isfinite().all(1)
+    bad = ~material.context.isfinite().all(1)
     if bad.any():
         raise ElbowroomError(
             f"The context of {material.name} is not finite in {int(bad.sum()):,} rows, the first being row "
             f"{int(bad.nonzero()[0])}.",
             "Fill in those values, or take those rows out: only x may have missing elements.",
         )
-    return context
+    return material.context.float()
+
+
+def exact_context(material: Material) -> Tensor | None:
+    """The context as float64 where float32 does not hold it exactly; otherwise None."""
+    given = material.context
+    if given is None or bool((given.float().double() == given.double()).all()):
+        return None
+    return given.double()

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from elbowroom.data.arrays import array_material, dataset_material
 from elbowroom.data.binarization import Binarization, fixed_bits
 from elbowroom.data.builtin import load_built_in
-from elbowroom.data.covariates import aligned, class_numbers, context_from_labels, finite_context
+from elbowroom.data.covariates import aligned, class_numbers, context_from_labels, exact_context, finite_context
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.files import load_file
 from elbowroom.data.sources import BUILT_IN
@@ -128,6 +128,7 @@ def load_data(
         view=view,
         seed=seed,
         context=finite_context(material),
+        raw_context=exact_context(material),
         labels=material.labels,
         num_categories=num_categories,
         masked=masked,
@@ -139,6 +140,7 @@ def load_data(
         classes=material.classes,
         ids=material.ids,
         id_name=material.id_name,
+        extremes=(found.lowest, found.highest),
     )
     return replace(data, fill=data.moments()[0]) if masked and view.native is Support.REALS else data
 
@@ -237,7 +239,10 @@ def _stream(
     check_finite(found, name, missing_allowed=masked)
     view, num_categories = _view(found, first, how, wanted, num_categories, seed)
     masked = masked and head[0].is_floating_point()
-    data = StreamSet(name, stream, view, tuple(head[0].shape[1:]), seed, num_categories, masked)
+    extremes = (found.lowest, found.highest)
+    data = StreamSet(
+        name, stream, view, tuple(head[0].shape[1:]), seed, num_categories, masked, extremes=extremes
+    )
     if isinstance(source, DataLoader) and not isinstance(source.dataset, IterableDataset):
         data = replace(data, hint="Give loader.dataset, the Dataset behind the loader, to have splits and epochs.")
     return replace(data, fill=data.moments()[0]) if masked and view.native is Support.REALS else data

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
+from elbowroom.data.precision import check_spread
 from elbowroom.data.stream import StreamSet
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
@@ -65,6 +66,10 @@ class DataFacts(BaseModel):
     num_categories: int | None = None
     steps_per_epoch: int | None = None
     """None for a stream."""
+    origin: tuple[float, ...] | None = None
+    """What real-valued elements are counted from, in row-major order; None: from 0."""
+    context_units: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    """Shifts and scales of the covariates; None: the model gets them as given."""
 
 
 # --- data --------------------------------------------------------------------------------------------------------
@@ -111,7 +116,8 @@ def pick_likelihood(model: ModelConfig, support: Support) -> str:
 
 def facts_of(data: DataSet | StreamSet, batch_size: int) -> DataFacts:
     """The facts about a data set that are stored with a run."""
-    size = data.size("train")
+    size, origin = data.size("train"), data.view.origin
+    units = data.context_units if isinstance(data, DataSet) else None
     return DataFacts(
         event_shape=tuple(data.event_shape),
         support=data.support,
@@ -119,6 +125,8 @@ def facts_of(data: DataSet | StreamSet, batch_size: int) -> DataFacts:
         context_dim=data.context_dim,
         num_categories=data.num_categories,
         steps_per_epoch=None if size is None else math.ceil(size / batch_size),
+        origin=None if origin is None else tuple(origin.flatten().tolist()),
+        context_units=None if units is None else (tuple(units[0].tolist()), tuple(units[1].tolist())),
     )
 
 
@@ -177,7 +185,7 @@ def build_pair(config: Config, facts: DataFacts, *, seed: int) -> Pair:
     """
     name = guide_name(config)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs, too, and leave them so
         guide = None if name == "none" else _guide(config.model, name, facts)
         prior = _prior(config.model, facts, guide)
         pair = Pair(LatentModel(prior, _likelihood(config.model, facts)), guide or PriorGuide(prior))
@@ -263,13 +271,15 @@ def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
     """Initialises what depends on the data: the unit of real-valued data, output bias, pseudo-inputs.
 
     Raises:
-        ElbowroomError: a real-valued element is constant over the training data, so that its density has no bound.
+        ElbowroomError: a real-valued element is constant over the training data, so that its density has no bound; or its
+            deviation is beyond the run's precision.
     """
     likelihood, guide = pair.model.likelihood, pair.guide
     mean, std = data.moments()
     # grey pixels under a Gaussian are not standardised: they have a common scale, and some never vary
     if isinstance(likelihood, Gaussian) and data.native_support is Support.REALS:
         _refuse_constant(mean, std)
+        check_spread(data, std)
         places: list[tuple[nn.Module, tuple[str, str]]] = [(likelihood, ("shift", "unit"))]
         if isinstance(guide, Guide) and guide.transform is not None:
             places.append((guide.transform, ("shift", "scale")))

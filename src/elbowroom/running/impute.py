@@ -27,7 +27,8 @@ from elbowroom.inference.posterior.imputation import impute as impute_batch
 from elbowroom.model.latent import evaluation_mode
 from elbowroom.progress import Progress
 from elbowroom.running.runs import Run, load
-from elbowroom.running.runtime import make_generator
+from elbowroom.running.runtime import make_generator, torch_settings
+from elbowroom.running.units import restored
 
 __all__ = ["SIDES", "Imputed", "Recovery", "impute"]
 
@@ -86,6 +87,7 @@ class Imputed(Imputation):
         return int((~self.mask).sum())
 
 
+@torch_settings()
 def impute(
     run: Run | str | Path,
     source: Any = None,
@@ -133,9 +135,7 @@ def impute(
     if source is None:
         data, name = run.dataset(), split
     else:
-        given = source if isinstance(source, DataSet) else run.read(
-            source, missing="mask", context=context, labels=labels
-        )  # fmt: skip
+        given = run.read(source, missing="mask", context=context, labels=labels)
         data, name = replace(given, splits={"all": torch.arange(len(given))}), "all"
     known = None if mask is None else _read_mask(mask, data.size(name), run.facts.event_shape)
     rows = _rows(data, name, num, chosen=source is None)
@@ -163,10 +163,12 @@ def impute(
     some = bool(hidden.any())
     support = run.model.likelihood.support
     parts = {field.name: getattr(found, field.name) for field in fields(found)}
+    for part in ("x", "completed", "samples", "mean", "lower", "upper"):
+        parts[part] = None if parts[part] is None else restored(parts[part], run.facts)
     return Imputed(
         **parts,
         rows=rows,
-        truth=truth if some else None,
+        truth=restored(truth, run.facts) if some else None,
         hidden=hidden if some else None,
         recovery=_recovery(found, truth, hidden, support, data, name) if some else None,
         as_stored=data.view.scale == 1 and data.binarization is Binarization.NONE,

@@ -15,7 +15,7 @@ from elbowroom.model.likelihoods import Likelihood
 from elbowroom.running.build import DataFacts
 from elbowroom.running.config import Config
 from elbowroom.running.own_data import check_fits
-from elbowroom.running.runtime import dtype_of
+from elbowroom.running.units import prepared
 
 __all__ = ["TrainedOn", "read_like_training"]
 
@@ -27,7 +27,7 @@ class TrainedOn(NamedTuple):
     facts: DataFacts
     protocol: dict[str, Any]  #: of the data, as in config.json
     likelihood: Likelihood
-    filler: Tensor  #: in place of a missing element
+    filler: Tensor  #: in place of a missing element, as delivered
     device: torch.device  #: where batches go
 
 
@@ -64,4 +64,6 @@ def read_like_training(
         data = replace(data, fill=trained.filler)
     likelihood = trained.likelihood
     data = data.viewed_as(likelihood.support, needed_by=f"a {likelihood.name} likelihood")
-    return data.to(device=trained.device, dtype=dtype_of(trained.config.runtime))
+    ready = prepared(data, trained.config, trained.device, trained.facts, fill=trained.filler)
+    assert isinstance(ready, DataSet)
+    return ready

@@ -42,9 +42,10 @@ from elbowroom.running.diagnosis import Checkup, write_checkup
 from elbowroom.running.evaluation_cache import FileCache
 from elbowroom.running.folder import RunFolder
 from elbowroom.running.outputs import Encoded, Reconstruction, Scores
-from elbowroom.running.own_data import check_same_data, with_recorded_splits
+from elbowroom.running.own_data import check_fits, check_same_data, with_recorded_splits
 from elbowroom.running.reading import TrainedOn, read_like_training
-from elbowroom.running.runtime import dtype_of, make_generator, pick_device
+from elbowroom.running.runtime import dtype_of, make_generator, pick_device, torch_settings
+from elbowroom.running.units import like_training, prepared, restored, standardised_context
 
 __all__ = ["Encoded", "Reconstruction", "Run", "Scores", "load"]
 
@@ -60,6 +61,7 @@ class Run:
         step: step of the checkpoint, the number of updates before it.
     """
 
+    @torch_settings()
     def __init__(
         self,
         folder: RunFolder,
@@ -100,7 +102,7 @@ class Run:
 
     @property
     def filler(self) -> Tensor:
-        """The value in place of a missing element: for real numbers the mean over the training data, else 0."""
+        """The value in place of a missing element, as delivered: for real numbers the training mean, else 0."""
         return dict(self.model.likelihood.named_buffers()).get("shift", torch.zeros((), device=self.device))
 
     @property
@@ -114,6 +116,7 @@ class Run:
         return self.model.likelihood.normalized
 
     @cached_property
+    @torch_settings()
     def data(self) -> DataSet | StreamSet:
         """The data that the run was trained on.
 
@@ -128,7 +131,7 @@ class Run:
         data = build_data(self.config)
         check_same_data(self.content, data, self.folder)
         data = with_recorded_splits(data, self.folder)
-        return data.to(device=self.device, dtype=dtype_of(self.config.runtime))
+        return prepared(data, self.config, self.device, self.facts)
 
     def dataset(self) -> DataSet:
         """The data, as a data set with splits.
@@ -144,6 +147,7 @@ class Run:
 
     # --- evaluation ---
 
+    @torch_settings()
     def evaluate(
         self,
         *methods: str,
@@ -200,6 +204,7 @@ class Run:
                 self.folder.write_values(f"{method}-{split}", columns)
         return results
 
+    @torch_settings()
     def score(self, source: Any = None, *, split: str = "test", k: int = 1000, seed: int = 0) -> Scores:
         """log p(x) of every example of ``source`` (a path, an array, what `read` returns), or of a split of the run.
 
@@ -221,6 +226,7 @@ class Run:
         guide, settings = self.guide if self.has_guide else None, self.config.model_dump(mode="json")
         return DoctorInput(self.model, guide, self.dataset(), self.history, settings, points=points, seed=seed)
 
+    @torch_settings()
     def doctor(
         self,
         *,
@@ -246,6 +252,7 @@ class Run:
 
     # --- samples, encodings, reconstructions ---
 
+    @torch_settings()
     def sample(self, num_samples: int = 25, *, context: Tensor | None = None, seed: int = 0) -> Sample:
         """Draws of z and x, and the mean of p(x | z).
 
@@ -262,12 +269,14 @@ class Run:
             )
         context = sample_context(self.config, self.facts, num_samples, context)
         if context is not None:
-            context = context.to(device=self.device, dtype=dtype_of(self.config.runtime))
+            context = self._as_delivered(context)
         with evaluation_mode(self.pair):
             generator = make_generator(self.device, seed)
             sample = self.model.sample(num_samples, context=context, generator=generator)
-        return Sample(*(tensor.cpu() for tensor in sample))
+        z, x, mean_of_x = (tensor.cpu() for tensor in sample)
+        return Sample(z, restored(x, self.facts), restored(mean_of_x, self.facts))
 
+    @torch_settings()
     def class_contexts(self, num_samples: int) -> Tensor:
         """One-hot labels 0, …, C−1 in blocks of nearly equal size, shape (n, C).
 
@@ -276,6 +285,7 @@ class Run:
         """
         return class_contexts(self.config, self.facts, num_samples)
 
+    @torch_settings()
     def reconstruct(self, num: int = 10, *, split: str = "test", seed: int = 0) -> Reconstruction:
         """Some examples of a split with their reconstructions, each decoded from one draw of q(z | x).
 
@@ -289,8 +299,10 @@ class Run:
             z = draw(self.guide(batch.x, batch.context), (), generator=generator)
             p_x = self.model.likelihood(z, batch.context)
             drawn = draw(p_x, (), generator=generator)
-            return Reconstruction(batch.x.cpu(), mean(p_x).cpu(), drawn.cpu())
+            found = (batch.x, mean(p_x), drawn)
+            return Reconstruction(*(restored(tensor.cpu(), self.facts) for tensor in found))
 
+    @torch_settings()
     def encode(self, source: Any = None, *, split: str = "test", points: int | None = None) -> Encoded:
         """Means and standard deviations of q(z | x), for ``source`` or a split of the run's own data.
 
@@ -314,6 +326,7 @@ class Run:
             labels = labels.cpu()[torch.cat([index.cpu() for index in rows if index is not None])]
         return Encoded(torch.cat(means), torch.cat(deviations), labels)
 
+    @torch_settings()
     def posterior(
         self,
         source: Any = None,
@@ -350,12 +363,17 @@ class Run:
             generator = make_generator(self.device, seed)
             return posterior(self.model, self.guide, batch, generator=generator, announce=announce, **settings)
 
-    @torch.no_grad()
+    @torch_settings()
     def decode(self, z: Tensor, *, context: Tensor | None = None) -> Tensor:
-        """The mean of p(x | z): z of shape (\\*, latent) gives (\\*, \\*event)."""
+        """The mean of p(x | z): z of shape (\\*, latent) gives (\\*, \\*event), in the units of the data."""
+        context = None if context is None else self._as_delivered(context)
         with evaluation_mode(self.pair):
             z = z.to(device=self.device, dtype=dtype_of(self.config.runtime))
-            return mean(self.model.likelihood(z, context)).cpu()
+            return restored(mean(self.model.likelihood(z, context)).cpu(), self.facts)
+
+    def _as_delivered(self, context: Tensor) -> Tensor:
+        """Covariates in the user's units as the model gets them."""
+        return standardised_context(context, self.facts).to(device=self.device, dtype=dtype_of(self.config.runtime))
 
     def _require_guide(self, what: str) -> None:
         if not self.has_guide:
@@ -374,9 +392,10 @@ class Run:
 
     def _whole(self, source: Any) -> DataSet:
         """All rows of ``source`` as one split, in their order."""
-        data = source if isinstance(source, DataSet) else self.read(source)
+        data = self.read(source)
         return replace(data, splits={"all": torch.arange(len(data))})
 
+    @torch_settings()
     def read(
         self,
         source: Any,
@@ -388,13 +407,17 @@ class Run:
         """Reads other data and prepares them for this model in the same way as its own data.
 
         Args:
-            source: a path, an array, a data frame, a ``Dataset``.
+            source: a path, an array, a data frame, a ``Dataset``; or a data set that was loaded before.
             context: covariates of data from Python, shape (n, context_dim).
             labels: class labels of data from Python, shape (n,).
             missing: what NaN means, a mistake ("error") or a missing element ("mask"); by default as in training.
         Raises:
             ElbowroomError: data that cannot be read, or have another shape or support.
         """
+        if isinstance(source, DataSet):
+            check_fits(source, self.facts)
+            data = source.to(device=self.device, dtype=dtype_of(self.config.runtime))
+            return like_training(data, self.facts, self.filler)
         trained = TrainedOn(
             self.config, self.facts, self.content["data"], self.model.likelihood, self.filler, self.device
         )
@@ -405,6 +428,7 @@ class Run:
         return f"Run({str(self.folder.path)!r}: {data}, {model.latent_dim} latents, step {self.step:,})"
 
 
+@torch_settings()
 def load(
     path: str | Path,
     *,
@@ -434,5 +458,5 @@ def load(
         given = build_data(run.config, data, **arrays)
         check_same_data(run.content, given, run.folder)
         given = with_recorded_splits(given, run.folder)
-        run.data = given.to(device=run.device, dtype=dtype_of(run.config.runtime))
+        run.data = prepared(given, run.config, run.device, run.facts)
     return run

@@ -78,7 +78,8 @@ def samples(run: Run, num: int = 25, *, seed: int = 0) -> Figure:
     if not plots.is_image(run.facts.event_shape):
         num = max(num, 1000)
         drawn = run.sample(num, context=contexts(run, num), seed=seed)
-        data = torch.cat([batch.x.cpu() for batch in run.dataset().batches("train", num, points=num)])
+        own = run.dataset()
+        data = own.view.restored(torch.cat([batch.x.cpu() for batch in own.batches("train", num, points=num)]))
         return plots.marginals_figure(data, drawn.x, note=_note(run))
     if run.config.data.context == "labels":
         classes = run.facts.context_dim
@@ -95,7 +96,10 @@ def contexts(run: Run, num: int) -> Tensor | None:
     """Covariates of training examples, for a model that needs covariates other than class labels; else None."""
     if not run.facts.context_dim or run.config.data.context == "labels":
         return None
-    given = next(iter(run.dataset().batches("train", num, points=num))).context
+    data = run.dataset()
+    batch = next(iter(data.batches("train", num, points=num)))
+    assert batch.index is not None
+    given = data.context_as_given(batch.index)
     assert given is not None
     return given.repeat(-(-num // len(given)), 1)[:num]
 
@@ -167,7 +171,9 @@ def traversals(run: Run, *, steps: int = 9, reach: float = 2.0) -> Figure:
     z = means[0].expand(len(dims), steps, -1).clone()
     for row, dim in enumerate(dims):
         z[row, :, dim] = values
-    context = None if batch.context is None else batch.context[0].expand(len(dims) * steps, -1)
+    assert batch.index is not None
+    given = data.context_as_given(batch.index[:1])
+    context = None if given is None else given.expand(len(dims) * steps, -1)
     decoded = run.decode(z.flatten(0, 1), context=context).reshape(len(dims), steps, *run.facts.event_shape)
     return plots.traversal_figure(decoded, dims, values.cpu(), note=_note(run), value_range=_value_range(run, decoded))
 

@@ -123,6 +123,8 @@ def _features(values: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
     # the solver is chosen by size: covariance_eigh rounds small components, and the randomised one needs a seed
     scores = PCA(components, random_state=seed).fit_transform(varying)
     spread = scores.var(0)
+    if not spread.max() > 0:  # they differ by less than can be squared
+        return np.zeros((len(values), 1))
     scores = StandardScaler().fit_transform(scores[:, spread > _DEGENERATE * spread.max()])
     products: NDArray[np.float64] = PolynomialFeatures(2, include_bias=False).fit_transform(scores)
     scaled: NDArray[np.float64] = StandardScaler().fit_transform(products)

@@ -36,6 +36,8 @@ def describe(data: DataSet) -> dict[str, Any]:
 def picture(data: DataSet) -> Figure:
     """The first nine training examples in a 3 × 3 grid, or histograms where the data are not images."""
     count = min(9 if is_image(data.event_shape) else 2000, data.size("train"))
+    if not is_image(data.event_shape):
+        data = data.to(dtype=torch.float64)  # all digits: large numbers may differ in the last ones
     batch = data.take("train", torch.arange(count))
     if not is_image(data.event_shape):
         return marginals_figure(batch.x, batch.x)

@@ -155,10 +155,8 @@ def test_the_global_generator_is_left_alone(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def made(folder: Path, learner: str = "aevb") -> dict[str, Any]:
+def made(folder: Path, x: Any, learner: str = "aevb") -> dict[str, Any]:
     """A run and what can be done with it."""
-    x = reals().numpy()
-    x[0, 1] = float("nan")
     keys: dict[str, Any] = {"data": {"missing": "mask"}, "train": {"steps": 6, "learner": learner}}
     tiny(x, folder, **{**keys, "train": {**keys["train"], "steps": 3}})
     run = tiny(x, folder, resume=True, **keys)
@@ -183,27 +181,46 @@ def made(folder: Path, learner: str = "aevb") -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return made(tmp_path_factory.mktemp("settings") / "run")
+def x() -> Any:
+    x = reals().numpy()
+    x[0, 1] = float("nan")
+    return x
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, x: Any) -> dict[str, Any]:
+    return made(tmp_path_factory.mktemp("settings") / "run", x)
 
 
 @pytest.mark.parametrize("caller", CALLERS)
-def test_no_setting_of_the_caller_changes_a_number(caller: str, undisturbed: dict[str, Any], tmp_path: Path) -> None:
+def test_no_setting_of_the_caller_changes_a_number(
+    caller: str, undisturbed: dict[str, Any], x: Any, tmp_path: Path
+) -> None:
     with CALLERS[caller]():
         before = settings()
-        found = made(tmp_path / "run")
+        found = made(tmp_path / "run", x)
         assert settings() == before
     for what, value in undisturbed.items():
         assert found[what] == value, what
 
 
 @pytest.mark.parametrize("learner", ["mcem", "wake-sleep", "svi"])
-def test_nor_do_all_of_them_with_another_learner(learner: str, tmp_path: Path) -> None:
+def test_nor_do_all_of_them_with_another_learner(learner: str, x: Any, tmp_path: Path) -> None:
     if learner == "svi":
         pytest.importorskip("pyro")
-    plain = made(tmp_path / "plain", learner)
+    plain = made(tmp_path / "plain", x, learner)
     with all_at_once():
-        assert made(tmp_path / "set", learner) == plain
+        assert made(tmp_path / "set", x, learner) == plain
+
+
+def test_data_that_are_inference_tensors(tmp_path: Path) -> None:
+    with torch.inference_mode():
+        made_there = reals() + 0
+        assert made_there.is_inference()
+        inside = tiny(made_there, tmp_path / "inside", context=made_there[:, :2] * 1, train={"steps": 3})
+        drawn = inside.sample(3, context=made_there[:3, :2] * 1)
+    outside = tiny(reals(), tmp_path / "outside", context=reals()[:, :2], train={"steps": 3})
+    assert torch.equal(drawn.x, outside.sample(3, context=reals()[:3, :2]).x)
 
 
 def test_threads_of_a_run_end_with_it(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from elbowroom.data.binarization import Binarization
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
+from elbowroom.data.precision import Units
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
 from elbowroom.running.impute import impute
@@ -153,21 +154,26 @@ def test_a_run_that_goes_on_keeps_its_origin(tmp_path: Path) -> None:
         assert torch.equal(one, two), name
 
 
-def test_an_old_run_has_no_origin_and_gets_none(far: Run, tmp_path: Path) -> None:
+def test_an_old_run_has_no_origin_and_gets_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A config.json without an origin: data are delivered as they were then, also where the run goes on."""
-    import shutil
-
-    old = Path(shutil.copytree(far.folder.path, tmp_path / "old"))
-    content = json.loads((old / "config.json").read_text())
+    x = centred() + 5000  # little enough that training survives, far enough that a new run has an origin
+    short, longer = ({**LINEAR, "train": {"steps": steps, "batch_size": 20}} for steps in (9, 18))
+    with monkeypatch.context() as then:
+        then.setattr("elbowroom.running.units.find_units", lambda data, dtype: Units())
+        old, whole = tiny(x, tmp_path / "old", **short), tiny(x, tmp_path / "whole", **longer)
+    config = old.folder.path / "config.json"
+    content = json.loads(config.read_text())
     del content["facts"]["origin"], content["facts"]["context_units"]
-    (old / "config.json").write_text(json.dumps(content))
-    x = centred() + 1.7e9
-    run = load(old, data=x)
+    config.write_text(json.dumps(content))
+    run = load(old.folder.path, data=x)
     batch = next(run.dataset().batches("test", 60))
     assert torch.equal(batch.x, x.float()[run.dataset().splits["test"]])
     assert run.sample(2).x.dtype == torch.float32
-    keys = {**LINEAR, "train": {"epochs": 16, "batch_size": 20}}
-    assert tiny(x, old, resume=True, **keys).facts.origin is None
+    further = tiny(x, old.folder.path, resume=True, **longer)
+    assert further.facts.origin is None
+    for (name, one), two in zip(whole.pair.state_dict().items(), further.pair.state_dict().values(), strict=True):
+        assert torch.equal(one, two), name
+    assert tiny(x, tmp_path / "new", **short).facts.origin is not None
 
 
 # --- results in the user's units ---------------------------------------------------------------------------------

@@ -240,9 +240,7 @@ def _stream(
     view, num_categories = _view(found, first, how, wanted, num_categories, seed)
     masked = masked and head[0].is_floating_point()
     extremes = (found.lowest, found.highest)
-    data = StreamSet(
-        name, stream, view, tuple(head[0].shape[1:]), seed, num_categories, masked, extremes=extremes
-    )
+    data = StreamSet(name, stream, view, tuple(head[0].shape[1:]), seed, num_categories, masked, extremes=extremes)
     if isinstance(source, DataLoader) and not isinstance(source.dataset, IterableDataset):
         data = replace(data, hint="Give loader.dataset, the Dataset behind the loader, to have splits and epochs.")
     return replace(data, fill=data.moments()[0]) if masked and view.native is Support.REALS else data

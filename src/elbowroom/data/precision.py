@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import overload
 
 import numpy as np
 import torch
@@ -41,7 +41,8 @@ __all__ = ["Units", "check_range", "check_spread", "find_context_units", "find_o
 _FAR = 1000.0  # spreads between 0 and the median, from which on there is an origin
 _TAIL = 0.05  # share of the values on either side of the central ones
 _NORMAL = 3.29  # width of the central 90% of a normal, in its standard deviations
-_NOISE = 1e-12  # relative differences below this are rounding of float64
+_NOISE = 1e-12  # a spread below this share of the median is rounding of float64: the element is constant
+_SAME = 1e-13  # numbers that differ relatively by less may differ by rounding in float64 alone
 _MOST_ELEMENTS = 4_000_000  # numbers that are sorted, so that rows of many elements do not take seconds
 _LEAST_ROWS = 100
 _CROWD = 8  # different values that become one: of 10,000 normal values a thousand spreads away, at most 5 do
@@ -50,8 +51,6 @@ _NOTHING = 1e-30  # smaller numbers are as good as 0 where an element has larger
 _WHOLE = 2**24  # up to which float32 holds every whole number
 _LARGE, _SMALL = 1e3, 1e-3  # covariates between these go into networks as they are
 _SQUARES = 100.0  # times beyond the deviation that a square must not leave the numbers of the type
-
-Data = TypeVar("Data", DataSet, StreamSet)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +109,11 @@ def find_units(data: DataSet | StreamSet, dtype: torch.dtype) -> Units:
     return units
 
 
-def in_units(data: Data, units: Units, *, fill: Tensor | None = None) -> Data:
+@overload
+def in_units(data: DataSet, units: Units, *, fill: Tensor | None = None) -> DataSet: ...
+@overload
+def in_units(data: StreamSet, units: Units, *, fill: Tensor | None = None) -> StreamSet: ...
+def in_units(data: DataSet | StreamSet, units: Units, *, fill: Tensor | None = None) -> DataSet | StreamSet:
     """The same data, delivered in these units instead of those that they have.
 
     Args:
@@ -233,8 +236,8 @@ def check_spread(data: DataSet | StreamSet, deviation: Tensor) -> None:
         size = float(deviation.flatten()[place])
         wider = "" if limits.bits > 32 else ", or train in double precision (--runtime.dtype float64)"
         raise ElbowroomError(
-            f"The standard deviation of {_element(data, place)} of {data.name} is {size:.2g}, but the squares of {name} "
-            f"need one between {least:.2g} and {most:.2g}.",
+            f"The standard deviation of {_element(data, place)} of {data.name} is {size:.2g}, but the squares of "
+            f"{name} need one between {least:.2g} and {most:.2g}.",
             f"Give the data in another unit, in which they are nearer to 1{wider}.",
         )
 
@@ -269,7 +272,7 @@ def _merged(ordered: Tensor, delivered: Tensor) -> _Merged | None:
 
     A crowd is eight different values or more that become one, or half of all that there are. Rounding at its coarsest,
     a thousand spreads from 0, lets about five of 10,000 normal values meet, so that healthy elements have no crowds.
-    Numbers that lie within 10⁻¹² of their size count as one, and those below 10⁻³⁰ as 0 beside larger ones.
+    Numbers that lie within 10⁻¹³ of their size count as one, and those below 10⁻³⁰ as 0 beside larger ones.
 
     Args:
         ordered: stored values, float64 or int64, sorted along the first axis with NaN last, shape (n, elements).
@@ -285,7 +288,7 @@ def _merged(ordered: Tensor, delivered: Tensor) -> _Merged | None:
         last = torch.cat([first[1:], torch.tensor([len(raw)])]) - 1
         size = 1 + torch.bincount(cell[1:][(apart & equal)[:, element]], minlength=len(first)).double()
         if raw.is_floating_point():
-            tolerance = _NOISE * torch.maximum(raw[first].abs(), raw[last].abs())
+            tolerance = _SAME * torch.maximum(raw[first].abs(), raw[last].abs())
             size = torch.where(size > 1, size.minimum(1 + (raw[last] - raw[first]) / tolerance), size)
         crowd = ((size >= _CROWD) | ((size >= 2) & (2 * size >= different[element]))) & column[first].isfinite()
         if float(column.nan_to_num(nan=0.0).abs().max()) >= _NOTHING:

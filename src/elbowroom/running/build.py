@@ -271,8 +271,8 @@ def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
     """Initialises what depends on the data: the unit of real-valued data, output bias, pseudo-inputs.
 
     Raises:
-        ElbowroomError: a real-valued element is constant over the training data, so that its density has no bound; or its
-            deviation is beyond the run's precision.
+        ElbowroomError: a real-valued element is constant over the training data, so that its density has no bound;
+            or its deviation is beyond the run's precision.
     """
     likelihood, guide = pair.model.likelihood, pair.guide
     mean, std = data.moments()

@@ -410,7 +410,6 @@ DEGENERATE: dict[str, Callable[[], DoctorInput]] = {
     "rows of which nothing was observed": unseen_rows,
     "large numbers": lambda: small(1e12 * _blobs(300, 3)),
     "small numbers": lambda: small(1e-12 * _blobs(300, 3)),
-    "large and alike": lambda: small((1e7 + 1e-9 * _blobs(300, 3).double()).float()),
 }
 
 
@@ -419,6 +418,6 @@ def test_no_division_by_a_spread_of_zero(name: str) -> None:
     """Each check finds something, or nothing, or says why it does not apply; none fails."""
     found = diagnose(DEGENERATE[name]())
     assert set(found.seconds) | set(found.not_examined) == set(CHECKS)
-    assert diagnosis_text(found)
+    assert diagnosis_text("a model", found)
     if name == "residuals of zero":
         assert "The residuals are zero" in found.findings[0].title

@@ -35,8 +35,8 @@ def likelihood_fits(inputs: DoctorInput) -> list[Finding]:
     Args:
         inputs: a trained model and its data.
     Returns:
-        Severe for grey pixels under a Bernoulli, for a σ at its bound and for residuals of zero; a warning or severe for
-        a σ that is far off, and a warning for counts that vary more than a Poisson's; nothing otherwise.
+        Severe for grey pixels under a Bernoulli, for a σ at its bound and for residuals of zero; a warning or severe
+        for a σ that is far off, and a warning for counts that vary more than a Poisson's; nothing otherwise.
     Raises:
         ElbowroomError: no held-out data.
     """

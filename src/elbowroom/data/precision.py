@@ -69,8 +69,8 @@ class Units:
         """Covariates as given, shape (\\*, context_dim), as the model gets them: standardised in float64.
 
         Example:
-            >>> units = Units(context=(torch.tensor([1.7e9]).double(), torch.tensor([10.0]).double()))
-            >>> units.scaled(torch.tensor([[1.7e9 + 5]]).double())
+            >>> shift, scale, time = torch.tensor([1.7e9, 10.0, 1.7e9 + 5], dtype=torch.float64)
+            >>> Units(context=(shift[None], scale[None])).scaled(time[None, None])
             tensor([[0.5000]], dtype=torch.float64)
         """
         if self.context is None:

@@ -116,15 +116,14 @@ def _features(values: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
     from sklearn.decomposition import PCA
     from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
-    varying = values[:, np.ptp(values, 0) > 0]
+    # a deviation whose square is 0 cannot be standardised
+    varying = values[:, (np.ptp(values, 0) > 0) & (values.var(0) > np.finfo(np.float64).tiny)]
     if not varying.shape[1]:
         return np.zeros((len(values), 1))
     components = min(_COMPONENTS, *varying.shape)
     # the solver is chosen by size: covariance_eigh rounds small components, and the randomised one needs a seed
     scores = PCA(components, random_state=seed).fit_transform(varying)
     spread = scores.var(0)
-    if not spread.max() > 0:  # they differ by less than can be squared
-        return np.zeros((len(values), 1))
     scores = StandardScaler().fit_transform(scores[:, spread > _DEGENERATE * spread.max()])
     products: NDArray[np.float64] = PolynomialFeatures(2, include_bias=False).fit_transform(scores)
     scaled: NDArray[np.float64] = StandardScaler().fit_transform(products)

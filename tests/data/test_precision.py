@@ -106,8 +106,9 @@ def test_rounding_in_float64_gets_no_origin() -> None:
     assert origin(x) is None
 
 
-def test_whole_numbers_have_no_rounding() -> None:
-    found = origin(10**15 + torch.arange(ROWS)[:, None])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float64])
+def test_whole_numbers_have_no_rounding(dtype: torch.dtype) -> None:
+    found = origin((10**15 + torch.arange(ROWS)[:, None]).to(dtype))
     assert found is not None
     assert abs(found[0] - 10**15) < ROWS
 
@@ -206,8 +207,8 @@ def cubed(size: float) -> Tensor:
         pytest.param(two_groups(-1e12), id="negative"),
         pytest.param(two_groups().unsqueeze(1), id="pictures"),
         pytest.param((torch.arange(ROWS) + torch.arange(ROWS) % 2 * 10**15)[:, None].expand(-1, 2), id="identifiers"),
+        pytest.param((torch.arange(ROWS) + torch.arange(ROWS) % 2 * 10**15)[:, None].double(), id="as float64"),
         pytest.param(2**60 + torch.arange(ROWS)[:, None], id="consecutive, beyond float64"),
-        pytest.param(1e-46 * normal(), id="too small"),
     ],
 )
 def test_values_that_merge_are_refused(x: Tensor) -> None:
@@ -215,6 +216,16 @@ def test_values_that_merge_are_refused(x: Tensor) -> None:
     assert "become equal to others in float32" in error.problem
     assert "--runtime.dtype float64" in error.remedy
     find_units(load_data(x, support="reals"), torch.float64)  # the remedy
+
+
+@pytest.mark.parametrize(("size", "double"), [(1e-46, True), (1e-100, True), (1e-200, False)])
+def test_small_numbers_that_merge_need_another_unit(size: float, double: bool) -> None:
+    """Double precision helps as long as it has the squares."""
+    error = refusal(size * normal())
+    assert "become 0" in error.problem or "become -0" in error.problem or "e-45" in error.problem
+    assert "another unit" in error.remedy
+    assert ("--runtime.dtype float64" in error.remedy) is double
+    find_units(load_data(normal()), torch.float32)
 
 
 def test_the_refusal_shows_two_values_and_names_the_column() -> None:
@@ -269,7 +280,10 @@ def test_counts_beyond_the_whole_numbers_of_float32(dtype: torch.dtype) -> None:
         assert remedy in error.remedy
     assert origin(x + 2**24) is not None
     find_units(load_data(x + 2**24), torch.float64)
-    assert "category numbers" in refusal(x + 2**24, support="categories").problem
+    error = refusal(x + 2**24, support="categories")
+    assert "category numbers" in error.problem
+    assert "Number the categories 0, 1, 2" in error.remedy
+    find_units(load_data(x.unique(return_inverse=True)[1], support="categories"), torch.float32)
 
 
 @pytest.mark.parametrize("value", [1e39, -1e300])

@@ -339,6 +339,13 @@ def test_what_merges_is_refused_and_its_remedies_work(tmp_path: Path) -> None:
     steps = {"steps": 2, "batch_size": 20}
     tiny(x, tmp_path / "double", runtime={"dtype": "float64", "device": "cpu"}, train=steps)
     tiny(x[:, [0, 2, 3]], tmp_path / "without", train=steps)
+    with pytest.raises(ElbowroomError, match="In covariate 0 of the array"):
+        tiny(centred(), tmp_path / "covariate", context=x[:, 1:2])
+    double = {"dtype": "float64", "device": "cpu"}
+    run = tiny(centred(), tmp_path / "covariate", context=x[:, 1:2], runtime=double, train=steps)
+    batch = next(run.dataset().batches("test", 60))
+    assert batch.context is not None
+    assert len(batch.context.unique()) == len(batch)
 
 
 def test_large_counts_are_refused_and_the_remedies_work(

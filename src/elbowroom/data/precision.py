@@ -19,6 +19,7 @@ What an origin cannot save is refused: an element whose values differ and become
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import overload
@@ -48,9 +49,10 @@ _LEAST_ROWS = 100
 _CROWD = 8  # different values that become one: of 10,000 normal values a thousand spreads away, at most 5 do
 _CROWDED = 0.1  # share of an element's different values in crowds, from which on it is refused
 _NOTHING = 1e-30  # smaller numbers are as good as 0 where an element has larger ones
-_WHOLE = 2**24  # up to which float32 holds every whole number
+_WHOLE, _EXACT = 2**24, 2**53  # up to which float32 and float64 hold every whole number
 _LARGE, _SMALL = 1e3, 1e-3  # covariates between these go into networks as they are
 _SQUARES = 100.0  # times beyond the deviation that a square must not leave the numbers of the type
+_DOUBLE = 1e-150, 1e150  # deviations between these have squares in float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +142,8 @@ def find_origin(ordered: Tensor) -> Tensor | None:
     """The origin of every element: its median where that is more than a thousand spreads from 0, otherwise 0.
 
     The spread is the width of the central 90% over 3.29, or the standard deviation where these are all equal. An
-    element whose spread is below 10⁻¹² of its median varies by rounding alone, and keeps the origin 0.
+    element whose spread is below 10⁻¹² of its median varies by rounding alone, unless it holds whole numbers, and keeps
+    the origin 0.
 
     Args:
         ordered: stored values, float64 or int64, sorted along the first axis with NaN last, shape (n, elements).
@@ -159,8 +162,8 @@ def find_origin(ordered: Tensor) -> Tensor | None:
         moments.add(*observed(ordered.double(), masked=True))
         spread = torch.where(spread == 0, moments.std, spread)
     size = median.abs()
-    rounded = ordered.is_floating_point() | (size > 2.0**53)  # smaller whole numbers are exact in float64
-    far = (size > _FAR * spread) & (spread > torch.where(rounded, _NOISE * size, 0.0))
+    noise = torch.where(_whole(ordered), 0.0, _NOISE * size)
+    far = (size > _FAR * spread) & (spread > noise)
     return torch.where(far, median, 0.0) if bool(far.any()) else None
 
 
@@ -213,11 +216,11 @@ def check_range(data: DataSet | StreamSet) -> None:
         beyond = data.view.from_origin(raw).double().abs() > largest
         if bool(beyond.any()):
             row, element = beyond.flatten(1).nonzero()[0].tolist()
+            value = float(raw.flatten(1)[row, element])
             raise ElbowroomError(
-                f"Row {int(rows[row])} of {data.name} holds {float(raw.flatten(1)[row, element]):g} in "
+                f"Row {int(rows[row])} of {data.name} holds {value:g} in "
                 f"{_element(data, element)}, but the largest number of {name} is {largest:.2g}.",
-                "Correct that value, give the data in another unit, or train in double precision "
-                "(--runtime.dtype float64).",
+                f"Correct that value, or give the data in another unit{_or_double(abs(value))}.",
             )
 
 
@@ -230,27 +233,37 @@ def check_spread(data: DataSet | StreamSet, deviation: Tensor) -> None:
     """
     limits, name = torch.finfo(data.dtype), str(data.dtype).removeprefix("torch.")
     least, most = _SQUARES * limits.tiny**0.5, limits.max**0.5 / _SQUARES
-    beyond = (deviation.flatten() < least) | (deviation.flatten() > most)
+    beyond = ~((deviation.flatten() >= least) & (deviation.flatten() <= most))  # an overflow can end in NaN
     if bool(beyond.any()):
         place = int(beyond.nonzero()[0])
         size = float(deviation.flatten()[place])
-        wider = "" if limits.bits > 32 else ", or train in double precision (--runtime.dtype float64)"
+        wider = "" if limits.bits > 32 else _or_double(size)
+        shown = f"{size:.2g}" if math.isfinite(size) else "too large to be squared"
         raise ElbowroomError(
-            f"The standard deviation of {_element(data, place)} of {data.name} is {size:.2g}, but the squares of "
+            f"The standard deviation of {_element(data, place)} of {data.name} is {shown}, but the squares of "
             f"{name} need one between {least:.2g} and {most:.2g}.",
             f"Give the data in another unit, in which they are nearer to 1{wider}.",
         )
+
+
+def _or_double(size: float) -> str:
+    """The remedy of double precision, for numbers whose squares it has."""
+    wide = _DOUBLE[0] < size < _DOUBLE[1]
+    return ", or compute in double precision (--runtime.dtype float64)" if wide else ""
 
 
 def _check_whole_numbers(data: DataSet | StreamSet) -> None:
     """Refuse counts and category numbers that float32 does not tell apart."""
     highest = 0.0 if data.extremes is None else data.extremes[1]
     if data.support in (Support.COUNTS, Support.CATEGORIES) and highest > _WHOLE:
+        measured = "if they are measurements, such as times, pass --data.support reals"
+        remedy = f"Compute in double precision (--runtime.dtype float64); or {measured}."
+        if data.support is Support.CATEGORIES:
+            remedy = f"Number the categories 0, 1, 2, … in turn; or {measured}."
         raise ElbowroomError(
             f"The values of {data.name} are {data.support.description}, up to {highest:,.0f}, but float32 tells whole "
             f"numbers apart only up to {_WHOLE:,}.",
-            "Compute in double precision (--runtime.dtype float64); or if they are measurements, such as times, pass "
-            "--data.support reals.",
+            remedy,
         )
 
 
@@ -272,7 +285,7 @@ def _merged(ordered: Tensor, delivered: Tensor) -> _Merged | None:
 
     A crowd is eight different values or more that become one, or half of all that there are. Rounding at its coarsest,
     a thousand spreads from 0, lets about five of 10,000 normal values meet, so that healthy elements have no crowds.
-    Numbers that lie within 10⁻¹³ of their size count as one, and those below 10⁻³⁰ as 0 beside larger ones.
+    Numbers within 10⁻¹³ of their size count as one, unless all are whole; those below 10⁻³⁰ as 0 beside larger ones.
 
     Args:
         ordered: stored values, float64 or int64, sorted along the first axis with NaN last, shape (n, elements).
@@ -287,7 +300,7 @@ def _merged(ordered: Tensor, delivered: Tensor) -> _Merged | None:
         cell, first = begins.cumsum(0) - 1, begins.nonzero().flatten()
         last = torch.cat([first[1:], torch.tensor([len(raw)])]) - 1
         size = 1 + torch.bincount(cell[1:][(apart & equal)[:, element]], minlength=len(first)).double()
-        if raw.is_floating_point():
+        if raw.is_floating_point() and not bool(_whole(raw)):
             tolerance = _SAME * torch.maximum(raw[first].abs(), raw[last].abs())
             size = torch.where(size > 1, size.minimum(1 + (raw[last] - raw[first]) / tolerance), size)
         crowd = ((size >= _CROWD) | ((size >= 2) & (2 * size >= different[element]))) & column[first].isfinite()
@@ -303,10 +316,14 @@ def _merged(ordered: Tensor, delivered: Tensor) -> _Merged | None:
 
 def _merging(found: _Merged, where: str) -> ElbowroomError:
     one, other = (f"{value:,}" if isinstance(value, int) else f"{value:.17g}" for value in found.values)
+    remedy = "Compute in double precision (--runtime.dtype float64), or leave that column out."
+    if abs(found.becomes) < _NOTHING:
+        size = max(map(abs, found.values))
+        remedy = f"Give the data in another unit, in which they are nearer to 1{_or_double(size)}."
     return ElbowroomError(
         f"In {where}, {percent(found.share)} of the different values become equal to others in float32, which keeps "
         f"seven digits: {one} and {other} both become {found.becomes:.9g}.",
-        "Compute in double precision (--runtime.dtype float64), or leave that column out.",
+        remedy,
     )
 
 
@@ -353,6 +370,13 @@ def _quantile(ordered: Tensor, known: Tensor, share: float) -> Tensor:
     """The value of rank ⌊share (n − 1)⌋ among the n known ones, float64."""
     rank = (share * (known - 1).double()).floor().long().clamp(min=0)
     return ordered.gather(0, rank.unsqueeze(0)).squeeze(0).double()
+
+
+def _whole(ordered: Tensor) -> Tensor:
+    """Whether the known values are whole numbers, which float64 holds without rounding, along the first axis."""
+    if not ordered.is_floating_point():
+        return (ordered.abs() <= _EXACT).all(0)
+    return (ordered.isnan() | ((ordered == ordered.round()) & (ordered.abs() <= _EXACT))).all(0)
 
 
 def _element(data: DataSet | StreamSet, place: int) -> str:

@@ -204,7 +204,7 @@ def cubed(size: float) -> Tensor:
     [
         pytest.param(two_groups(), id="two groups"),
         pytest.param(two_groups(share=0.8), id="most far off"),
-        pytest.param(two_groups(-1e12), id="negative"),
+        pytest.param(two_groups(-1e10), id="negative"),
         pytest.param(two_groups().unsqueeze(1), id="pictures"),
         pytest.param((torch.arange(ROWS) + torch.arange(ROWS) % 2 * 10**15)[:, None].expand(-1, 2), id="identifiers"),
         pytest.param((torch.arange(ROWS) + torch.arange(ROWS) % 2 * 10**15)[:, None].double(), id="as float64"),
@@ -258,8 +258,13 @@ def healthy() -> dict[str, Tensor]:
         "log-normal, σ = 20": (20 * bell).exp().clamp(max=1e30),
         "heavy tails far from 0": 1e9 + bell / normal(10_000, seed=1),
         "softmax": (50 * bell).softmax(1),
+        "sigmoid, the worst": (22 * bell).sigmoid(),
+        "sigmoid beside others": torch.cat([(22 * bell).sigmoid(), bell], 1),
+        "nearly half of it saturated": torch.cat([20 + bell, 5 * bell, 5 * bell]).sigmoid()[::3],
+        "peaked": 700 + bell * torch.where(uniform < 0.85, 0.15, 3.0),
         "probabilities near 1": 1 - 1e-16 * (10 * uniform).round(),
         "decimals with rounding": (10 * uniform).round() * 0.1 * (1 + 1e-15 * bell),
+        "levels after a round trip": (10 * uniform).round() * 0.1 * (1 + 1e-14 * bell),
         "cents": (100 * (1000 + 20 * bell)).round() / 100,
         "float32": bell.float() + 500,
     }

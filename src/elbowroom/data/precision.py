@@ -47,7 +47,8 @@ _SAME = 1e-13  # numbers that differ relatively by less may differ by rounding i
 _MOST_ELEMENTS = 4_000_000  # numbers that are sorted, so that rows of many elements do not take seconds
 _LEAST_ROWS = 100
 _CROWD = 8  # different values that become one: of 10,000 normal values a thousand spreads away, at most 5 do
-_CROWDED = 0.1  # share of an element's different values in crowds, from which on it is refused
+_CROWDED = 0.3  # share of the different values in crowds, from which on an element is refused; sigmoids reach 0.22
+_CROWDED_UNIT = 0.5  # the same in the unit interval, where values near 1 are as good as 1
 _NOTHING = 1e-30  # smaller numbers are as good as 0 where an element has larger ones
 _WHOLE, _EXACT = 2**24, 2**53  # up to which float32 and float64 hold every whole number
 _LARGE, _SMALL = 1e3, 1e-3  # covariates between these go into networks as they are
@@ -98,14 +99,15 @@ def find_units(data: DataSet | StreamSet, dtype: torch.dtype) -> Units:
         ordered = _ordered(data)
         if data.native_support is Support.REALS:
             origin = find_origin(ordered)
-        found = _merged(ordered, (ordered if origin is None else ordered - origin).to(dtype))
+        share = _CROWDED if data.native_support is Support.REALS else _CROWDED_UNIT
+        found = _merged(ordered, (ordered if origin is None else ordered - origin).to(dtype), share)
         if found is not None:
             raise _merging(found, f"{_element(data, found.element)} of {data.name}")
     given = _given_context(data)
     units = Units(None if origin is None else origin.reshape(data.event_shape), find_context_units(given))
     if len(given):
         given = given.sort(0).values
-        found = _merged(given, units.scaled(given).to(dtype))
+        found = _merged(given, units.scaled(given).to(dtype), _CROWDED)
         if found is not None:
             raise _merging(found, f"covariate {found.element} of {data.name}")
     return units
@@ -280,8 +282,8 @@ class _Merged:
     share: float
 
 
-def _merged(ordered: Tensor, delivered: Tensor) -> _Merged | None:
-    """The first element of which a tenth of the different values, or more, become equal in crowds.
+def _merged(ordered: Tensor, delivered: Tensor, least: float) -> _Merged | None:
+    """The first element of which such a share of the different values becomes equal in crowds.
 
     A crowd is eight different values or more that become one, or half of all that there are. Rounding at its coarsest,
     a thousand spreads from 0, lets about five of 10,000 normal values meet, so that healthy elements have no crowds.
@@ -290,11 +292,12 @@ def _merged(ordered: Tensor, delivered: Tensor) -> _Merged | None:
     Args:
         ordered: stored values, float64 or int64, sorted along the first axis with NaN last, shape (n, elements).
         delivered: what becomes of them, in the same order.
+        least: the share.
     """
     apart = ordered[1:] > ordered[:-1]
     equal = delivered[1:] == delivered[:-1]
     met, different = (apart & equal).sum(0), 1 + apart.sum(0)
-    for element in torch.nonzero(2 * met >= _CROWDED * different).flatten().tolist():
+    for element in torch.nonzero(4 * met >= least * different).flatten().tolist():
         raw, column = ordered[:, element], delivered[:, element].double()
         begins = torch.cat([torch.ones(1, dtype=torch.bool), ~equal[:, element]])
         cell, first = begins.cumsum(0) - 1, begins.nonzero().flatten()
@@ -303,14 +306,14 @@ def _merged(ordered: Tensor, delivered: Tensor) -> _Merged | None:
         if raw.is_floating_point() and not bool(_whole(raw)):
             tolerance = _SAME * torch.maximum(raw[first].abs(), raw[last].abs())
             size = torch.where(size > 1, size.minimum(1 + (raw[last] - raw[first]) / tolerance), size)
-        crowd = ((size >= _CROWD) | ((size >= 2) & (2 * size >= different[element]))) & column[first].isfinite()
+        crowd = ((size >= _CROWD) | ((size >= 2) & (2 * size >= size.sum()))) & column[first].isfinite()
         if float(column.nan_to_num(nan=0.0).abs().max()) >= _NOTHING:
             crowd &= ~(column[first].abs() < _NOTHING)
-        share = float(size[crowd].sum()) / int(different[element])
-        if share >= _CROWDED:
+        share = float(size[crowd].sum() / size.sum())
+        if share >= least:
             at = int(torch.where(crowd, size, 0.0).argmax())
             one, other = raw[first[at]].item(), raw[last[at]].item()
-            return _Merged(element, (one, other), float(column[first[at]]), min(share, 1.0))
+            return _Merged(element, (one, other), float(column[first[at]]), share)
     return None
 
 

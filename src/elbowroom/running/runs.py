@@ -254,11 +254,12 @@ class Run:
 
     @torch_settings()
     def sample(self, num_samples: int = 25, *, context: Tensor | None = None, seed: int = 0) -> Sample:
-        """Draws of z and x, and the mean of p(x | z).
+        """Draws of z and x, and the mean of p(x | z); x in the units of the data, float64 where these need an origin.
 
         Args:
             num_samples: n.
-            context: covariates, shape (n, context_dim); with labels, by default equal numbers of each class.
+            context: covariates as given in training, shape (n, context_dim); with labels, by default equal numbers of
+                each class.
             seed: of the draws.
         Raises:
             ElbowroomError: n below one, or a conditional model and no context.

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
 from elbowroom.errors import ElbowroomError
 from elbowroom.running.config import RuntimeConfig
+from elbowroom.running.impute import impute
+from elbowroom.running.observers import Silent
+from elbowroom.running.runs import load
 from elbowroom.running.runtime import (
     autocast_dtype,
     dtype_of,
     make_generator,
     pick_device,
+    torch_settings,
     use_threads,
 )
+from small_runs import reals, tiny
 
 
 def test_auto_takes_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,3 +70,167 @@ def test_threads_are_set_only_if_given() -> None:
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+# --- the caller's settings of torch ------------------------------------------------------------------------------
+
+
+@contextmanager
+def default_dtype() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@contextmanager
+def default_device() -> Iterator[None]:
+    torch.set_default_device("meta")
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+@contextmanager
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def all_at_once() -> Iterator[None]:
+    with default_dtype(), default_device(), torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        yield
+
+
+CALLERS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "float64": default_dtype,
+    "meta": default_device,
+    "device": lambda: torch.device("meta"),
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "threads": two_threads,
+    "all": all_at_once,
+}
+
+
+def settings() -> tuple[Any, ...]:
+    """What a caller may have set."""
+    return (
+        torch.get_default_dtype(),
+        torch.get_default_device(),
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        torch.get_num_threads(),
+    )
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_inside_the_settings_are_ours_and_afterwards_the_callers(caller: str) -> None:
+    outside = settings()
+    with CALLERS[caller]():
+        theirs = settings()
+        with torch_settings():
+            assert settings()[:-1] == outside[:-1]
+            use_threads(3)
+            assert torch.get_num_threads() == 3
+        assert settings() == theirs
+        with pytest.raises(ZeroDivisionError), torch_settings():
+            _ = 1 / 0
+        assert settings() == theirs
+    assert settings() == outside
+
+
+def test_the_global_generator_is_left_alone(tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    tiny(reals(), tmp_path / "run", train={"steps": 2})
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def made(folder: Path, x: Any, learner: str = "aevb") -> dict[str, Any]:
+    """A run and what can be done with it."""
+    keys: dict[str, Any] = {"data": {"missing": "mask"}, "train": {"steps": 6, "learner": learner}}
+    tiny(x, folder, **{**keys, "train": {**keys["train"], "steps": 3}})
+    run = tiny(x, folder, resume=True, **keys)
+    again = load(folder, data=x, announce=print)
+    found: dict[str, Any] = {
+        "history": [{k: v for k, v in row.items() if k != "seconds"} for row in run.history],
+        "weights": {name: value.tolist() for name, value in again.pair.state_dict().items()},
+        "sample": [part.tolist() for part in run.sample(3)],
+        "decode": run.decode(run.sample(3).z).tolist(),
+    }
+    if learner == "aevb":
+        found |= {
+            "evaluate": [result.value for result in run.evaluate("elbo", "iwae", "laplace-is", k=5)],
+            "score": run.score(x[1:4], k=5).log_evidence.tolist(),
+            "encode": run.encode(x[1:4]).mean.tolist(),
+            "reconstruct": [part.tolist() for part in run.reconstruct(3)],
+            "posterior": run.posterior(x[1:3], draws=4, chains=2, warmup=4).z.tolist(),
+            "impute": impute(run, x[:2], draws=20, chains=2, warmup=4).completed.tolist(),
+            "doctor": [finding.title for finding in run.doctor(checks=["sound", "likelihood_fits"], points=8).findings],
+        }
+    return found
+
+
+@pytest.fixture(scope="module")
+def x() -> Any:
+    x = reals().numpy()
+    x[0, 1] = float("nan")
+    return x
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, x: Any) -> dict[str, Any]:
+    return made(tmp_path_factory.mktemp("settings") / "run", x)
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_no_setting_of_the_caller_changes_a_number(
+    caller: str, undisturbed: dict[str, Any], x: Any, tmp_path: Path
+) -> None:
+    with CALLERS[caller]():
+        before = settings()
+        found = made(tmp_path / "run", x)
+        assert settings() == before
+    for what, value in undisturbed.items():
+        assert found[what] == value, what
+
+
+@pytest.mark.parametrize("learner", ["mcem", "wake-sleep", "svi"])
+def test_nor_do_all_of_them_with_another_learner(learner: str, x: Any, tmp_path: Path) -> None:
+    if learner == "svi":
+        pytest.importorskip("pyro")
+    plain = made(tmp_path / "plain", x, learner)
+    with all_at_once():
+        assert made(tmp_path / "set", x, learner) == plain
+
+
+def test_data_that_are_inference_tensors(tmp_path: Path) -> None:
+    with torch.inference_mode():
+        made_there = reals() + 0
+        assert made_there.is_inference()
+        inside = tiny(made_there, tmp_path / "inside", context=made_there[:, :2] * 1, train={"steps": 3})
+        drawn = inside.sample(3, context=made_there[:3, :2] * 1)
+    outside = tiny(reals(), tmp_path / "outside", context=reals()[:, :2], train={"steps": 3})
+    assert torch.equal(drawn.x, outside.sample(3, context=reals()[:3, :2]).x)
+
+
+def test_threads_of_a_run_end_with_it(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    inside: list[int] = []
+
+    class Counts(Silent):
+        def step(self) -> None:
+            inside.append(torch.get_num_threads())
+
+    tiny(reals(), tmp_path / "run", train={"steps": 1}, runtime={"threads": 3}, observers=[Counts()])
+    assert inside == [3]
+    assert torch.get_num_threads() == before

@@ -26,6 +26,7 @@ __all__ = [
     "class_numbers",
     "context_from_labels",
     "encoded_column",
+    "exact_context",
     "finite",
     "finite_context",
     "match_levels",
@@ -410,3 +411,11 @@ def finite(context: Tensor, name: str) -> Tensor:
 def finite_context(material: Material) -> Tensor | None:
     """The context as float32; refuses one that is not finite, naming the row."""
     return None if material.context is None else finite(material.context, material.name).float()
+
+
+def exact_context(material: Material) -> Tensor | None:
+    """The context as float64 where float32 does not hold it exactly; otherwise None."""
+    given = material.context
+    if given is None or bool((given.float().double() == given.double()).all()):
+        return None
+    return given.double()

@@ -40,7 +40,7 @@ class DataSet(Viewed):
         splits: sorted positions (int64) of ``train``, ``validation`` and ``test``.
         view: how stored values are delivered.
         seed: of the splits and of fixed bits; part of the protocol.
-        context: covariates, shape (n, context_dim), or None.
+        context: covariates as delivered, shape (n, context_dim), or None.
         labels: int64, shape (n,), for pictures of results; the model never sees them unless they are the context.
         num_categories: C, where the support is ``categories``.
         masked: NaN marks a missing element; batches then carry a mask.
@@ -49,9 +49,9 @@ class DataSet(Viewed):
         licence: of the data; empty if unknown.
         source: where they came from, in words.
         bits: the fixed bits of static binarisation, made once, where the rows lie in memory.
-        fill: what stands for a missing element, shape (\\*event); 0 if None. Real-valued data are filled with the mean
-            of that element over the training rows (0 where it was never observed), so that the guide sees 0 there
-            once the data are standardised.
+        fill: what stands for a missing element, shape (\\*event), as delivered; 0 if None. Real-valued data are filled
+            with the mean of that element over the training rows (0 where it was never observed), so that the guide
+            sees 0 there once the data are standardised.
         levels: the names of one-hot covariates, by column (``labels`` where these are the context).
         context_columns: the names of the covariates, in their order, where they have names.
         columns: of a table, the names of the elements of x, in their order.
@@ -59,6 +59,9 @@ class DataSet(Viewed):
         ids: what identifies each row, where a column was named for that.
         id_name: the name of that column.
         remarks: what was noticed while the data were read, and how they were understood, in sentences.
+        raw_context: covariates as given, float64, where ``context`` does not hold them exactly.
+        context_units: shift and scale by which they were standardised, float64, shape (context_dim,); None: not at all.
+        extremes: the least and the greatest stored value that was found.
 
     What is checked when: an array, in memory or memory-mapped, once and whole, when it is loaded. A ``Dataset`` is
     sampled when it is loaded, and every batch that is fetched from it is compared with the support of what is stored;
@@ -87,6 +90,9 @@ class DataSet(Viewed):
     ids: tuple[str, ...] | None = field(default=None, repr=False)
     id_name: str | None = None
     remarks: tuple[str, ...] = ()
+    raw_context: Tensor | None = field(default=None, repr=False)
+    context_units: tuple[Tensor, Tensor] | None = None
+    extremes: tuple[float, float] | None = None
 
     def __len__(self) -> int:
         return len(self.storage)
@@ -141,6 +147,7 @@ class DataSet(Viewed):
         return replace(
             self,
             storage=storage,
+            view=self.view.to(storage.device),
             fill=None if self.fill is None else self.fill.to(storage.device),
             context=None if self.context is None else self.context.to(device=device, dtype=dtype),
             bits=None if self.bits is None else self.bits.to(device),
@@ -215,6 +222,15 @@ class DataSet(Viewed):
         named = {} if self.ids is None else {self.id_name or "id": [self.ids[place] for place in places]}
         return {"row": places, **named}
 
+    def context_as_given(self, rows: Tensor) -> Tensor | None:
+        """Covariates in the user's units, as ``context=`` takes them; None where there are none.
+
+        Args:
+            rows: positions in the whole set, int64, shape (n,): the ``index`` of batches.
+        """
+        given = self.context if self.raw_context is None else self.raw_context
+        return None if given is None else given[rows.to(given.device)]
+
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of every element over the training rows, as delivered.
 
@@ -230,9 +246,10 @@ class DataSet(Viewed):
 
     def protocol(self) -> dict[str, Any]:
         """The facts about the data that a result must state: name, processing, digests of rows and context."""
+        given = self.context if self.raw_context is None else self.raw_context
         companions = {
             # in float32, so that the digest does not depend on the precision of delivery
-            "context": None if self.context is None else self.context.float(),
+            "context": None if given is None else given.float(),
             "labels": self.labels,
         }
         return {
@@ -270,7 +287,7 @@ class DataSet(Viewed):
         if self.bits is not None:
             x, mask = self.bits.gather(rows).to(self.dtype), None
         else:
-            raw = self._checked(rows, self.storage.gather(rows))
+            raw = self.view.from_origin(self._checked(rows, self.storage.gather(rows)))
             raw, mask = observed(raw, masked=self.masked, fill=self.fill)
             x = self.view.deliver(raw, self.dtype, rows=rows, generator=generator if dynamic else None)
         if x.device != self.device:

@@ -16,7 +16,7 @@ from elbowroom.data.binarization import Binarization, fixed_bits
 from elbowroom.data.builtin import load_built_in
 from elbowroom.data.channels import channels_first
 from elbowroom.data.context_source import column_names, contextual, is_frame, known_levels
-from elbowroom.data.covariates import class_numbers, finite_context
+from elbowroom.data.covariates import class_numbers, exact_context, finite_context
 from elbowroom.data.csv_files import notation_of
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.files import load_file
@@ -190,6 +190,7 @@ def load_data(
         view=view,
         seed=seed,
         context=finite_context(material),
+        raw_context=exact_context(material),
         labels=material.labels,
         num_categories=num_categories,
         masked=masked,
@@ -203,6 +204,7 @@ def load_data(
         ids=material.ids,
         id_name=material.id_name,
         remarks=material.remarks,
+        extremes=(found.lowest, found.highest),
     )
     return replace(data, fill=data.moments()[0]) if masked and view.native is Support.REALS else data
 
@@ -317,7 +319,8 @@ def _stream(
     check_finite(found, name, missing_allowed=masked)
     view, num_categories = _view(found, first, how, wanted, num_categories, seed)
     masked = masked and head[0].is_floating_point()
-    data = StreamSet(name, stream, view, tuple(head[0].shape[1:]), seed, num_categories, masked)
+    extremes = (found.lowest, found.highest)
+    data = StreamSet(name, stream, view, tuple(head[0].shape[1:]), seed, num_categories, masked, extremes=extremes)
     if isinstance(source, DataLoader) and not isinstance(source.dataset, IterableDataset):
         data = replace(data, hint="Give loader.dataset, the Dataset behind the loader, to have splits and epochs.")
     return replace(data, fill=data.moments()[0]) if masked and view.native is Support.REALS else data

@@ -236,6 +236,12 @@ def as_tensor(array: npt.NDArray[Any], name: str = "the array") -> Tensor:
             f"{name} holds whole numbers up to {int(array.max()):,}, but the largest that there may be is 2^63 - 1.",
             "Give them as floating-point numbers: x.astype(float).",
         )
+    if f"{array.dtype.kind}{array.dtype.itemsize}" == "u8" and array.size and int(array.max()) > np.iinfo(np.int64).max:
+        raise ElbowroomError(
+            f"{name} holds whole numbers up to {int(array.max()):,}, but the largest that torch computes with is "
+            f"{np.iinfo(np.int64).max:,}.",
+            "Give them as floating-point numbers, x.astype('float64'), or as differences from the smallest.",
+        )
     wider = {"b1": "u1", "u2": "i4", "u4": "i8", "u8": "i8"}.get(f"{array.dtype.kind}{array.dtype.itemsize}")
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         wider = "f8"

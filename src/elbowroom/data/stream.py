@@ -115,8 +115,9 @@ class StreamSet(Viewed):
         device: of delivered batches.
         hint: what to give instead to have splits, positions and epochs, for messages; a ``DataLoader`` has its
             ``dataset`` for that.
-        fill: what stands for a missing element, shape (\\*event); 0 if None. Real-valued data are filled with the
-            mean of the first thousand rows, so that a missing element is 0 once it is standardised.
+        fill: what stands for a missing element, shape (\\*event), as delivered; 0 if None. Real-valued data are filled
+            with the mean of the first thousand rows, so that a missing element is 0 once it is standardised.
+        extremes: the least and the greatest value of the first thousand rows.
 
     What is checked when: the first thousand rows before training, and every further one as it arrives, against the
     support of what comes; a row outside it stops the run.
@@ -135,6 +136,7 @@ class StreamSet(Viewed):
     source: str = "a stream"
     hint: str = "Give an array or a map-style Dataset."
     fill: Tensor | None = None
+    extremes: tuple[float, float] | None = None
 
     context_dim: ClassVar[int] = 0
     labels: ClassVar[None] = None
@@ -148,11 +150,15 @@ class StreamSet(Viewed):
         """Unknown."""
         return
 
+    def head(self) -> list[Tensor]:
+        """The first chunks, of about a thousand rows as they come; training still gets them."""
+        return self.stream.peek(_PEEK_ROWS)
+
     def viewed_as(self, support: Support, *, needed_by: str = "the likelihood") -> StreamSet:
         """The same stream, delivered with the support that a likelihood needs; see ``DataSet.viewed_as``."""
         if not self.view.allows(support):
             found = Survey()
-            for chunk in self.stream.peek(_PEEK_ROWS):
+            for chunk in self.head():
                 found.add(torch.arange(len(chunk)), chunk)
             raise self.view.mismatch(support, needed_by, self.name, found, picture=len(self.event_shape) >= 2)
         return replace(self, view=replace(self.view, support=support))
@@ -160,7 +166,7 @@ class StreamSet(Viewed):
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> StreamSet:
         """The same stream, delivered elsewhere or in another floating-point type."""
         device = self.device if device is None else torch.device(device)
-        return replace(self, device=device, dtype=dtype or self.dtype)
+        return replace(self, device=device, dtype=dtype or self.dtype, view=self.view.to(device))
 
     def training_batches(
         self, batch_size: int, *, seed: int, epoch: int, generator: torch.Generator, start: int = 0
@@ -190,7 +196,7 @@ class StreamSet(Viewed):
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of every element over the first thousand rows, float64, as delivered."""
-        return self.view.moments(((None, chunk) for chunk in self.stream.peek(_PEEK_ROWS)), masked=self.masked)
+        return self.view.moments(((None, chunk) for chunk in self.head()), masked=self.masked)
 
     def protocol(self) -> dict[str, Any]:
         """The facts about the data that a result must state; the content of a stream has no digest."""
@@ -217,7 +223,8 @@ class StreamSet(Viewed):
             yield chunk
 
     def _batch(self, raw: Tensor, generator: torch.Generator) -> Batch:
-        raw, mask = observed(raw.to(self.device), masked=self.masked, fill=self.fill)
+        raw = self.view.from_origin(raw.to(self.device))
+        raw, mask = observed(raw, masked=self.masked, fill=self.fill)
         return Batch(self.view.deliver(raw, self.dtype, rows=None, generator=generator), mask=mask)
 
     def _no_splits(self, split: str) -> ElbowroomError:

@@ -8,7 +8,7 @@ automatically. Otherwise the user has to choose, and the error lists the choices
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -110,12 +110,15 @@ class View:
         support: the support of what is delivered.
         binarization: what happens to grey values on the way.
         seed: of the fixed bits.
+        origin: what real-valued elements are counted from, float64, shape (\\*event); None: from 0
+            (:mod:`elbowroom.data.precision`).
     """
 
     native: Support
     support: Support
     binarization: Binarization = Binarization.NONE
     seed: int = 0
+    origin: Tensor | None = field(default=None, compare=False)
 
     @property
     def scale(self) -> int:
@@ -134,6 +137,24 @@ class View:
                 "Leave --data.binarization at none, or rescale the data to lie between 0 and 1.",
             )
 
+    def to(self, device: torch.device) -> View:
+        """The same conversion on another device."""
+        return self if self.origin is None else replace(self, origin=self.origin.to(device))
+
+    def from_origin(self, raw: Tensor) -> Tensor:
+        """Stored values as differences from the origin, float64; as they are where there is none."""
+        return raw if self.origin is None else raw.double() - self.origin.to(raw.device)
+
+    def restored(self, x: Tensor) -> Tensor:
+        """Delivered values, or others in their unit, as they are stored: the origin is added back, in float64.
+
+        Example:
+            >>> view = View(Support.REALS, Support.REALS, origin=torch.tensor([1.7e9, 0.0]).double())
+            >>> view.restored(torch.tensor([[0.25, 2.0]])).tolist()
+            [[1700000000.25, 2.0]]
+        """
+        return x if self.origin is None else x.double() + self.origin.to(x.device)
+
     def grey(self, raw: Tensor, dtype: torch.dtype) -> Tensor:
         """Stored values in the delivered unit, before any binarisation."""
         return raw.to(dtype) / 255 if self.scale == 255 else raw.to(dtype)
@@ -144,7 +165,7 @@ class View:
         """Stored values as they reach the model.
 
         Args:
-            raw: shape (batch, \\*event), in the stored type.
+            raw: shape (batch, \\*event), in the stored type; differences where there is an origin (`from_origin`).
             dtype: to deliver.
             rows: positions, for bits that are fixed; None for a stream, which has none.
             generator: for bits drawn afresh; None asks for the fixed ones.
@@ -174,7 +195,7 @@ class View:
         dynamic = self.binarization is Binarization.DYNAMIC
         moments = Moments()
         for rows, raw in chunks:
-            values, mask = observed(raw, masked=masked)
+            values, mask = observed(self.from_origin(raw), masked=masked)
             x = self.grey(values, torch.float64) if dynamic else self.deliver(values, torch.float64, rows=rows)
             moments.add(x, mask)
         std = (moments.mean * (1 - moments.mean)).clamp(min=0).sqrt() if dynamic else moments.std

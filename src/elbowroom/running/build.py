@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
 from elbowroom.data.naming import element_name, listed
+from elbowroom.data.precision import check_spread
 from elbowroom.data.row_form import RowForm
 from elbowroom.data.stream import StreamSet
 from elbowroom.data.support import Support
@@ -68,6 +69,10 @@ class DataFacts(BaseModel):
     num_categories: int | None = None
     steps_per_epoch: int | None = None
     """None for a stream."""
+    origin: tuple[float, ...] | None = None
+    """What real-valued elements are counted from, in row-major order; None: from 0."""
+    context_units: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    """Shifts and scales of the covariates; None: the model gets them as given."""
 
     @property
     def row_form(self) -> RowForm:
@@ -127,7 +132,8 @@ def pick_likelihood(model: ModelConfig, support: Support) -> str:
 
 def facts_of(data: DataSet | StreamSet, batch_size: int) -> DataFacts:
     """The facts about a data set that are stored with a run."""
-    size = data.size("train")
+    size, origin = data.size("train"), data.view.origin
+    units = data.context_units if isinstance(data, DataSet) else None
     return DataFacts(
         event_shape=tuple(data.event_shape),
         support=data.support,
@@ -135,6 +141,8 @@ def facts_of(data: DataSet | StreamSet, batch_size: int) -> DataFacts:
         context_dim=data.context_dim,
         num_categories=data.num_categories,
         steps_per_epoch=None if size is None else math.ceil(size / batch_size),
+        origin=None if origin is None else tuple(origin.flatten().tolist()),
+        context_units=None if units is None else (tuple(units[0].tolist()), tuple(units[1].tolist())),
     )
 
 
@@ -193,7 +201,7 @@ def build_pair(config: Config, facts: DataFacts, *, seed: int) -> Pair:
     """
     name = guide_name(config)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs, too, and leave them so
         guide = None if name == "none" else _guide(config.model, name, facts)
         prior = _prior(config.model, facts, guide)
         pair = Pair(LatentModel(prior, _likelihood(config.model, facts)), guide or PriorGuide(prior))
@@ -280,7 +288,7 @@ def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
 
     Raises:
         ElbowroomError: a real-valued element is constant over the training data, so that its density has no bound; one
-            training row.
+            training row; or a deviation is beyond the run's precision.
     """
     likelihood, guide = pair.model.likelihood, pair.guide
     mean, std = data.moments()
@@ -288,6 +296,7 @@ def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
     if isinstance(likelihood, Gaussian) and data.native_support is Support.REALS:
         check_training_rows(data, mean, std)
         _refuse_constant(mean, std, data.columns if isinstance(data, DataSet) else None)
+        check_spread(data, std)
         places: list[tuple[nn.Module, tuple[str, str]]] = [(likelihood, ("shift", "unit"))]
         if isinstance(guide, Guide) and guide.transform is not None:
             places.append((guide.transform, ("shift", "scale")))

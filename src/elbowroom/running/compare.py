@@ -38,7 +38,7 @@ from elbowroom.running.folder import RunFolder
 from elbowroom.running.observers import Silent
 from elbowroom.running.preflight import NO_LIMIT, CheckedRecipe, check_comparable, check_recipe
 from elbowroom.running.runs import Run
-from elbowroom.running.runtime import make_generator
+from elbowroom.running.runtime import make_generator, torch_settings
 from elbowroom.running.train import train
 
 __all__ = ["compare"]
@@ -59,6 +59,7 @@ class _Measurement:
     at: float
 
 
+@torch_settings()
 def compare(
     recipes: str | Path | Sequence[str | Path],
     *,

@@ -147,7 +147,10 @@ def sample_context(
 def in_context(data: DataSet, naming: Naming, context: Any, labels: Any) -> DataSet:
     """Data that were read before, beside another context; unchanged where none is given."""
     given = run_context(naming, context, labels, len(data))
-    return data if given is None else replace(data, context=given).to(device=data.device, dtype=data.dtype)
+    if given is None:
+        return data
+    beside = replace(data, context=given, raw_context=given.double(), context_units=None)
+    return beside.to(device=data.device, dtype=data.dtype)
 
 
 def decoding_context(naming: Naming, context: Any, labels: Any, z: Tensor) -> Tensor | None:

@@ -28,7 +28,8 @@ from elbowroom.inference.posterior.imputation import impute as impute_batch
 from elbowroom.model.latent import evaluation_mode
 from elbowroom.progress import Progress
 from elbowroom.running.runs import Run, load
-from elbowroom.running.runtime import make_generator
+from elbowroom.running.runtime import make_generator, torch_settings
+from elbowroom.running.units import restored
 
 __all__ = ["SIDES", "Imputed", "Recovery", "impute"]
 
@@ -107,6 +108,7 @@ class Imputed(Imputation):
         return torch.where(self.rounded == 1, self.completed, 1 - self.completed)
 
 
+@torch_settings()
 def impute(
     run: Run | str | Path,
     source: Any = None,
@@ -178,12 +180,14 @@ def impute(
     some = bool(hidden.any())
     support = run.model.likelihood.support
     parts = {field.name: getattr(found, field.name) for field in fields(found)}
+    for part in ("x", "completed", "samples", "mean", "lower", "upper"):
+        parts[part] = None if parts[part] is None else restored(parts[part], run.facts)
     places = data.splits[name].cpu()[rows]
     return Imputed(
         **parts,
         rows=places,
         ids={column: ids for column, ids in data.row_columns(places).items() if column != "row"},
-        truth=truth if some else None,
+        truth=restored(truth, run.facts) if some else None,
         hidden=hidden if some else None,
         recovery=_recovery(found, truth, hidden, support, data, name) if some else None,
         as_stored=data.view.scale == 1 and data.binarization is Binarization.NONE,

@@ -31,11 +31,11 @@ from elbowroom.running.config import Config
 from elbowroom.running.runtime import (
     autocast_dtype,
     autocast_networks,
-    dtype_of,
     make_generator,
     pick_device,
     use_threads,
 )
+from elbowroom.running.units import prepared
 
 __all__ = ["NO_LIMIT", "CheckedRecipe", "check_comparable", "check_recipe"]
 
@@ -133,7 +133,9 @@ def _try(settings: Config, data: DataSet, split: str) -> None:
     """Makes one measurement and one step."""
     use_threads(settings.runtime.threads)
     device = pick_device(settings.runtime.device)
-    data = data.to(device=device, dtype=dtype_of(settings.runtime))
+    ready = prepared(data, settings, device)
+    assert isinstance(ready, DataSet)
+    data = ready
     facts = facts_of(data, settings.train.batch_size)
     pair = build_pair(settings, facts, seed=settings.train.seed)
     if not pair.model.likelihood.normalized:

@@ -20,7 +20,7 @@ from elbowroom.progress import Announce
 from elbowroom.running.build import DataFacts
 from elbowroom.running.config import Config
 from elbowroom.running.own_data import check_fits
-from elbowroom.running.runtime import dtype_of
+from elbowroom.running.units import prepared
 
 __all__ = ["TrainedOn", "read_like_training"]
 
@@ -32,7 +32,7 @@ class TrainedOn(NamedTuple):
     facts: DataFacts
     naming: Naming  #: of columns and covariates
     likelihood: Likelihood
-    filler: Tensor  #: in place of a missing element
+    filler: Tensor  #: in place of a missing element, as delivered
     device: torch.device  #: where batches go
     announce: Announce  #: for remarks
 
@@ -85,7 +85,9 @@ def read_like_training(
         data = replace(data, fill=trained.filler)
     likelihood = trained.likelihood
     data = data.viewed_as(likelihood.support, needed_by=f"a {likelihood.name} likelihood")
-    return data.to(device=trained.device, dtype=dtype_of(trained.config.runtime))
+    ready = prepared(data, trained.config, trained.device, trained.facts, fill=trained.filler)
+    assert isinstance(ready, DataSet)
+    return ready
 
 
 def _own_context(trained: TrainedOn, source: Any) -> Any:

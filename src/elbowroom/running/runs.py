@@ -43,9 +43,10 @@ from elbowroom.running.diagnosis import Checkup, write_checkup
 from elbowroom.running.evaluation_cache import FileCache
 from elbowroom.running.folder import RunFolder
 from elbowroom.running.outputs import Encoded, Reconstruction, Scores, encoded, reconstructed
-from elbowroom.running.own_data import check_same_data, with_recorded_splits
+from elbowroom.running.own_data import check_fits, check_same_data, with_recorded_splits
 from elbowroom.running.reading import TrainedOn, read_like_training
-from elbowroom.running.runtime import dtype_of, make_generator, pick_device
+from elbowroom.running.runtime import dtype_of, make_generator, pick_device, torch_settings
+from elbowroom.running.units import like_training, prepared, restored, standardised_context
 
 __all__ = ["Encoded", "Reconstruction", "Run", "Scores", "load"]
 
@@ -61,6 +62,7 @@ class Run:
         step: step of the checkpoint, the number of updates before it.
     """
 
+    @torch_settings()
     def __init__(
         self,
         folder: RunFolder,
@@ -102,7 +104,7 @@ class Run:
 
     @property
     def filler(self) -> Tensor:
-        """The value in place of a missing element: for real numbers the mean over the training data, else 0."""
+        """The value in place of a missing element, as delivered: for real numbers the training mean, else 0."""
         return dict(self.model.likelihood.named_buffers()).get("shift", torch.zeros((), device=self.device))
 
     @property
@@ -127,6 +129,7 @@ class Run:
         return None if names is None else tuple(names)
 
     @cached_property
+    @torch_settings()
     def data(self) -> DataSet | StreamSet:
         """The data that the run was trained on.
 
@@ -141,7 +144,7 @@ class Run:
         data = build_data(self.config, form=self.facts.row_form, like=self.naming)
         check_same_data(self.content, data, self.folder)
         data = with_recorded_splits(data, self.folder)
-        return data.to(device=self.device, dtype=dtype_of(self.config.runtime))
+        return prepared(data, self.config, self.device, self.facts)
 
     def dataset(self) -> DataSet:
         """The data, as a data set with splits.
@@ -157,6 +160,7 @@ class Run:
 
     # --- evaluation ---
 
+    @torch_settings()
     def evaluate(
         self,
         *methods: str,
@@ -212,6 +216,7 @@ class Run:
                 self.folder.write_values(f"{method}-{split}", columns)
         return results
 
+    @torch_settings()
     def score(
         self,
         source: Any = None,
@@ -245,6 +250,7 @@ class Run:
         guide, settings = self.guide if self.has_guide else None, self.config.model_dump(mode="json")
         return DoctorInput(self.model, guide, self.dataset(), self.history, settings, points=points, seed=seed)
 
+    @torch_settings()
     def doctor(
         self,
         *,
@@ -270,10 +276,13 @@ class Run:
 
     # --- samples, encodings, reconstructions ---
 
+    @torch_settings()
     def sample(
         self, num_samples: int | None = None, *, context: Any = None, labels: Any = None, seed: int = 0
     ) -> Sample:
         """Draws of z and x, and the mean of p(x | z), such as ``run.sample(8, labels="seven")``.
+
+        x is in the units of the data, float64 where these need an origin.
 
         Args:
             num_samples: n; by default as many as the context has rows, or 25.
@@ -287,16 +296,19 @@ class Run:
             >>> run.sample(context={"kind": ["ox", "pig"], "weight": 3.2}).x     # doctest: +SKIP
         """
         number, given = sample_context(self.config, self.facts, self.naming, num_samples, context, labels)
-        given = None if given is None else given.to(device=self.device, dtype=dtype_of(self.config.runtime))
+        given = None if given is None else self._as_delivered(given)
         with evaluation_mode(self.pair):
             generator = make_generator(self.device, seed)
             sample = self.model.sample(number, context=given, generator=generator)
-        return Sample(*(tensor.cpu() for tensor in sample))
+        z, x, mean_of_x = (tensor.cpu() for tensor in sample)
+        return Sample(z, restored(x, self.facts), restored(mean_of_x, self.facts))
 
+    @torch_settings()
     def class_contexts(self, num_samples: int) -> Tensor:
         """One-hot labels 0, …, C−1 in blocks of nearly equal size, shape (n, C), if the context is a label."""
         return class_contexts(self.config, self.facts, num_samples)
 
+    @torch_settings()
     def reconstruct(
         self,
         num: int = 10,
@@ -322,8 +334,10 @@ class Run:
         self._require_guide("Reconstruction")
         points = num if data is None else None
         batch = next(iter(self._batches(data, split, num, points, context, labels)))
-        return reconstructed(self.pair, batch, make_generator(self.device, seed))
+        found = reconstructed(self.pair, batch, make_generator(self.device, seed))
+        return Reconstruction(*(restored(part, self.facts) for part in found))
 
+    @torch_settings()
     def encode(
         self,
         source: Any = None,
@@ -347,6 +361,7 @@ class Run:
         self._require_guide("Encoding")
         return encoded(self.pair, *self.asked(source, split, context, labels), points)
 
+    @torch_settings()
     def posterior(
         self,
         source: Any = None,
@@ -381,13 +396,18 @@ class Run:
             generator = make_generator(self.device, seed)
             return posterior(self.model, self.guide, batch, generator=generator, announce=announce, **settings)
 
-    @torch.no_grad()
+    @torch_settings()
     def decode(self, z: Tensor, *, context: Any = None, labels: Any = None) -> Tensor:
         """The mean of p(x | z), shape (\\*, n, \\*event), for z of shape (\\*, n, latent); a context as in `sample`."""
         given = decoding_context(self.naming, context, labels, z)
         with evaluation_mode(self.pair):
             z = z.to(device=self.device, dtype=dtype_of(self.config.runtime))
-            return mean(self.model.likelihood(z, None if given is None else given.to(z))).cpu()
+            found = mean(self.model.likelihood(z, None if given is None else self._as_delivered(given)))
+        return restored(found.cpu(), self.facts)
+
+    def _as_delivered(self, context: Tensor) -> Tensor:
+        """Covariates in the user's units as the model gets them."""
+        return standardised_context(context, self.facts).to(device=self.device, dtype=dtype_of(self.config.runtime))
 
     def _require_guide(self, what: str) -> None:
         if not self.has_guide:
@@ -423,11 +443,12 @@ class Run:
     ) -> DataSet:
         """All rows of ``source`` as one split, in their order."""
         if isinstance(source, DataSet):
-            data = in_context(source, self.naming, context, labels)
+            data = self.read(in_context(source, self.naming, context, labels))
         else:
             data = self.read(source, context=context, labels=labels, missing=missing)
         return replace(data, splits={"all": torch.arange(len(data))})
 
+    @torch_settings()
     def read(
         self,
         source: Any,
@@ -440,13 +461,17 @@ class Run:
 
         Args:
             source: a path, an array, a data frame, a ``Dataset``. Columns are matched by their names, where both these
-                data and those of training have names, and otherwise by position.
+                data and those of training have names, and otherwise by position. Or a data set that was loaded before.
             context: covariates, for data that do not hold them; in any form that `sample` takes.
             labels: class labels, for data that do not hold them: one for each row, or one for all.
             missing: what NaN means, a mistake ("error") or a missing element ("mask"); by default as in training.
         Raises:
             ElbowroomError: data that cannot be read, lack a column or have another shape or support.
         """
+        if isinstance(source, DataSet):
+            check_fits(source, self.facts, self.naming)
+            data = source.to(device=self.device, dtype=dtype_of(self.config.runtime))
+            return like_training(data, self.facts, self.filler)
         trained = TrainedOn(
             self.config, self.facts, self.naming, self.model.likelihood, self.filler, self.device, self._announce
         )
@@ -457,6 +482,7 @@ class Run:
         return f"Run({str(self.folder.path)!r}: {data}, {model.latent_dim} latents, step {self.step:,})"
 
 
+@torch_settings()
 def load(
     path: str | Path,
     *,
@@ -489,5 +515,5 @@ def load(
         given = build_data(run.config, data, form=run.facts.row_form, like=run.naming, **arrays)
         check_same_data(run.content, given, run.folder)
         given = with_recorded_splits(given, run.folder)
-        run.data = given.to(device=run.device, dtype=dtype_of(run.config.runtime))
+        run.data = prepared(given, run.config, run.device, run.facts)
     return run

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
 import torch
 from torch import nn
 
@@ -15,6 +18,7 @@ __all__ = [
     "dtype_of",
     "make_generator",
     "pick_device",
+    "torch_settings",
     "use_threads",
 ]
 
@@ -68,7 +72,41 @@ def make_generator(device: torch.device, seed: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed)
 
 
-def use_threads(threads: int | None) -> None:
-    """Sets the number of CPU threads of torch, if one is given."""
-    if threads is not None:
+@contextmanager
+def torch_settings() -> Iterator[None]:
+    """A context with torch's global settings as elbowroom needs them; at the end those of the caller are back.
+
+    Weights are drawn in torch's default type and on its default device, and training records gradients. So inside these
+    are float32, CPU and on, without inference mode and autocast, whatever the caller has set; and the number of threads
+    can be changed (`use_threads`). Also a decorator.
+
+    Example:
+        >>> with torch.no_grad(), torch_settings():
+        ...     torch.is_grad_enabled()
+        True
+    """
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    with ExitStack() as settings:
+        settings.callback(_set_threads, threads)
+        settings.callback(torch.set_default_dtype, dtype)
+        torch.set_default_dtype(torch.float32)
+        if torch.get_default_device().type != "cpu":
+            settings.enter_context(torch.device("cpu"))
+        if torch.is_inference_mode_enabled():
+            settings.enter_context(torch.inference_mode(mode=False))
+        settings.enter_context(torch.enable_grad())
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                settings.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+def _set_threads(threads: int) -> None:
+    if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
+
+
+def use_threads(threads: int | None) -> None:
+    """Sets the number of CPU threads of torch, if one is given; inside `torch_settings`, which restores it."""
+    if threads is not None:
+        _set_threads(threads)

@@ -32,11 +32,12 @@ from elbowroom.running.runs import Run
 from elbowroom.running.runtime import (
     autocast_dtype,
     autocast_networks,
-    dtype_of,
     make_generator,
     pick_device,
+    torch_settings,
     use_threads,
 )
+from elbowroom.running.units import prepared
 
 __all__ = ["resolve", "train"]
 
@@ -81,6 +82,7 @@ def resolve(source: str | Path, overrides: Mapping[str, Any], *, config: str | P
     raise ElbowroomError(f"'{text}' is neither a recipe nor a built-in data set nor a file.", remedy)
 
 
+@torch_settings()
 def train(
     source: Any = None,
     *,
@@ -136,16 +138,19 @@ def train(
     # everything is built and tried in memory first, so that errors in the request come before there are files
     use_threads(settings.runtime.threads)
     device = pick_device(settings.runtime.device)
-    known = {"like": recorded_naming(folder) if resume else None, "form": form}
-    data = _load(settings, source if from_python else None, device, announce=announce, **known, **beside)
-    facts = facts_of(data, settings.train.batch_size)
-    pair = build_pair(settings, facts, seed=settings.train.seed)
-    plan = _plan(settings, facts, data)
-    observers = _observers(settings, pair, folder, observers)
+    like = {"like": recorded_naming(folder) if resume else None, "form": form}
+    data = _load(settings, source if from_python else None, announce=announce, **like, **beside)
+    known: DataFacts | None = None
     if resume:
         recorded = folder.read_config()
         check_same_data(recorded, data, folder)
         data = with_recorded_splits(data, folder)
+        known = DataFacts.model_validate(recorded["facts"])
+    data = prepared(data, settings, device, known)
+    facts = facts_of(data, settings.train.batch_size)
+    pair = build_pair(settings, facts, seed=settings.train.seed)
+    plan = _plan(settings, facts, data)
+    observers = _observers(settings, pair, folder, observers)
     fresh = not (resume and folder.checkpoints.exist(resumable=True))
     learner, execution = _learner(settings, plan, pair, data, folder, fresh, recorded.get("compiled"), announce)
     state = learner.init(pair)
@@ -247,10 +252,9 @@ def _flat(keys: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 # --- building ----------------------------------------------------------------------------------------------------
 
 
-def _load(settings: Config, source: Any, device: torch.device, **arrays: Any) -> DataSet | StreamSet:
-    """The data on the device, in the precision of the run; ``arrays`` are further arguments of `load_data`, or None."""
-    data = build_data(settings, source, **{name: value for name, value in arrays.items() if value is not None})
-    return data.to(device=device, dtype=dtype_of(settings.runtime))
+def _load(settings: Config, source: Any, **arrays: Any) -> DataSet | StreamSet:
+    """The data as stored; ``arrays`` are further arguments of `load_data`, or None."""
+    return build_data(settings, source, **{name: value for name, value in arrays.items() if value is not None})
 
 
 def _observers(settings: Config, pair: Pair, folder: RunFolder, given: Sequence[Observer] | None) -> Sequence[Observer]:

@@ -97,7 +97,9 @@ def samples(run: Run, num: int = 25, *, context: Any = None, seed: int = 0) -> F
     if not plots.is_image(run.facts.event_shape):
         num = max(num, 1000)
         drawn = run.sample(num, context=contexts(run, num) if context is None else context, seed=seed)
-        data = torch.cat([as_observed(batch).cpu() for batch in run.dataset().batches("train", num, points=num)])
+        own = run.dataset()
+        seen = torch.cat([as_observed(batch).cpu() for batch in own.batches("train", num, points=num)])
+        data = own.view.restored(seen)
         return plots.marginals_figure(data, drawn.x, names=run.naming.columns, note=note)
     if run.config.data.context == "labels" and context is None:
         classes = run.facts.context_dim
@@ -113,7 +115,10 @@ def contexts(run: Run, num: int) -> Tensor | None:
     """Covariates of training examples, for a model that needs covariates other than class labels; else None."""
     if not run.facts.context_dim or run.config.data.context == "labels":
         return None
-    given = next(iter(run.dataset().batches("train", num, points=num))).context
+    data = run.dataset()
+    batch = next(iter(data.batches("train", num, points=num)))
+    assert batch.index is not None
+    given = data.context_as_given(batch.index)
     assert given is not None
     return given.repeat(-(-num // len(given)), 1)[:num]
 
@@ -125,7 +130,8 @@ def reconstructions(run: Run, num: int = 10, *, split: str = "test", seed: int =
     num = num if images else max(num, 1000)
     found = run.reconstruct(num, split=split, seed=seed)
     # the same rows, with what is missing
-    x = as_observed(next(iter(run.dataset().batches(split, num, points=num)))).cpu()
+    own = run.dataset()
+    x = own.view.restored(as_observed(next(iter(own.batches(split, num, points=num)))).cpu())
     if not images:
         return plots.reconstruction_scatter(x, found.mean, names=run.naming.columns, note=_note(run))
     return plots.reconstruction_figure(
@@ -211,8 +217,9 @@ def traversals(run: Run, *, steps: int = 9, reach: float = 2.0, context: Any = N
     for row, dim in enumerate(dims):
         z[row, :, dim] = values
     note = _note(run, context)
-    if context is None and batch.context is not None:
-        context = batch.context[0].expand(len(dims) * steps, -1)
+    if context is None and batch.index is not None:
+        given = run.dataset().context_as_given(batch.index[:1])
+        context = None if given is None else given.expand(len(dims) * steps, -1)
     decoded = run.decode(z.flatten(0, 1), context=context).reshape(len(dims), steps, *run.facts.event_shape)
     return plots.traversal_figure(decoded, dims, values.cpu(), note=note, value_range=_value_range(run, decoded))
 

@@ -349,3 +349,75 @@ def test_the_text_has_everything_and_is_narrow() -> None:
 def test_healthy_models_are_told_so() -> None:
     found = Diagnosis((_finding("a", "note"),), {}, {"a": 0.5})
     assert "found nothing wrong" in diagnosis_text("x", found)
+
+
+# --- numbers that do not vary ------------------------------------------------------------------------------------
+
+
+def small(x: Tensor, **settings: Any) -> DoctorInput:
+    """An untrained model of a few weights, and data for every check."""
+    dim = x.shape[1]
+    torch.manual_seed(0)
+    likelihood = Gaussian(MLP((2,), (1, dim), hidden=(4,)), (dim,))
+    guide = DiagonalNormal(MLP((dim,), (2, 2), hidden=(4,)), 2)
+    history = [{"step": 300, "split": "train", "elbo": -1.0, "grad_norm": 0.0, "lr": 0.0}] * 9
+    data = data_of(x, "reals", **settings)
+    return DoctorInput(
+        LatentModel(StandardNormal(2), likelihood).eval(), guide.eval(), data, history, points=60, seed=1
+    )
+
+
+@torch.no_grad()
+def still(part: str, scale: float = 0.0) -> DoctorInput:
+    """Encoder or decoder give the same for everything."""
+    inputs = small(_blobs(300, 3))
+    network = inputs.model.likelihood if part == "decoder" else inputs.guide
+    assert network is not None
+    for weight in network.parameters():
+        weight.zero_()
+    if part == "encoder":
+        list(network.parameters())[-1][2:] = scale
+    return inputs
+
+
+def same_rows() -> DoctorInput:
+    return small(_blobs(1, 3).expand(300, 3).clone())
+
+
+def exact_rows() -> DoctorInput:
+    """Data that the decoder meets to the last digit."""
+    inputs = still("decoder")
+    return replace(inputs, data=replace(data_of(torch.zeros(300, 3), "reals"), splits=inputs.data.splits))
+
+
+def two_points() -> DoctorInput:
+    return small((torch.arange(300) % 2).float()[:, None].expand(300, 3) * 2.0 - 0.5)
+
+
+def unseen_rows() -> DoctorInput:
+    x = _blobs(300, 3)
+    x[::2] = math.nan
+    return small(x, missing="mask")
+
+
+DEGENERATE: dict[str, Callable[[], DoctorInput]] = {
+    "a still encoder": lambda: still("encoder"),
+    "a still encoder, as narrow as it can be": lambda: still("encoder", -40.0),
+    "a still decoder": lambda: still("decoder"),
+    "rows that are all the same": same_rows,
+    "residuals of zero": exact_rows,
+    "two points": two_points,
+    "rows of which nothing was observed": unseen_rows,
+    "large numbers": lambda: small(1e12 * _blobs(300, 3)),
+    "small numbers": lambda: small(1e-12 * _blobs(300, 3)),
+}
+
+
+@pytest.mark.parametrize("name", DEGENERATE)
+def test_no_division_by_a_spread_of_zero(name: str) -> None:
+    """Each check finds something, or nothing, or says why it does not apply; none fails."""
+    found = diagnose(DEGENERATE[name]())
+    assert set(found.seconds) | set(found.not_examined) == set(CHECKS)
+    assert diagnosis_text("a model", found)
+    if name == "residuals of zero":
+        assert "The residuals are zero" in found.findings[0].title

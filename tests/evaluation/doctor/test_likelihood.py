@@ -99,6 +99,55 @@ def test_severity_is_by_nats_per_element_and_a_nat_in_all(dim: int, per_element:
     assert (None if finding is None else finding.severity) == severity
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-16])
+@pytest.mark.parametrize("scale", [1.5, "learned"])
+def test_residuals_of_zero_are_a_finding(size: float, scale: float | str) -> None:
+    """No σ fits them: the logarithm of their mean square over σ² is −∞."""
+    finding = check(gaussian(scale), signs(size))
+    assert finding is not None and finding.severity == "severe"
+    assert finding.title.startswith("The residuals are zero")
+    assert finding.evidence[1].value == 0.0
+    assert all(math.isfinite(number.value) for number in finding.evidence)
+
+
+def test_residuals_that_are_only_small_are_measured() -> None:
+    finding = check(gaussian(1.0), signs(1e-9))
+    assert finding is not None
+    assert finding.title == "The noise σ is too large by a factor of 1e+09."
+
+
+def unseen(x: Tensor, support: Support) -> DataSet:
+    """Held-out rows of which nothing was observed."""
+    data = load_data(torch.cat([x, torch.full_like(x, torch.nan)]), test=0.5, support=support, missing="mask")
+    assert isinstance(data, DataSet)
+    return replace(data, splits={**data.splits, "test": torch.arange(len(x), 2 * len(x))}).to(dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [
+        gaussian(1.0),
+        CrossEntropy(Always(torch.zeros(1, DIM)), (DIM,)),
+        Poisson(Always(torch.zeros(1, DIM)), (DIM,)),
+    ],
+    ids=lambda likelihood: likelihood.name,
+)
+def test_rows_of_which_nothing_was_observed_say_nothing(likelihood: Likelihood) -> None:
+    model = LatentModel(StandardNormal(1), likelihood).double().eval()
+    guide = DiagonalNormal(Always(torch.zeros(2, 1)), 1).double()
+    x = (signs(1.0) > 0).double()
+    assert likelihood_fits(DoctorInput(model, guide, unseen(x, likelihood.support), points=ROWS)) == []
+
+
+@pytest.mark.parametrize("kind", [CrossEntropy, Poisson])
+def test_a_single_such_row_changes_no_finding_into_nan(kind: type[CrossEntropy | Poisson]) -> None:
+    x = torch.full((ROWS, DIM), 0.5 if kind is CrossEntropy else 9.0)
+    x[3] = torch.nan
+    finding = check(kind(Always(torch.zeros(1, DIM)), (DIM,)), x, missing="mask")
+    assert finding is not None
+    assert all(math.isfinite(number.value) for number in finding.evidence)
+
+
 def test_a_gain_that_may_be_chance_is_no_finding() -> None:
     """One row of sixty is far out: a gain of several nats on average, and as large an error."""
     x = signs(1.0)

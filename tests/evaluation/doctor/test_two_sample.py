@@ -115,3 +115,18 @@ def test_the_same_generator_gives_the_same_figure():
 def test_what_cannot_be_compared_is_refused(first, second, said):
     with pytest.raises(ElbowroomError, match=said):
         classifier_test(first, second, generator=_generator(0))
+
+
+def test_features_that_differ_by_less_than_can_be_squared_say_nothing():
+    generator = torch.Generator().manual_seed(0)
+    first, second = (1e-200 * torch.randn(2, 60, 3, generator=generator, dtype=torch.float64)).unbind()
+    assert classifier_test(first, second, generator=generator).accuracy == 0.5
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e8, -1e12])
+def test_an_offset_does_not_matter(offset):
+    """A variance as a difference of squares would be 0, and a share of it a warning."""
+    generator = torch.Generator().manual_seed(0)
+    first, second = 0.01 * torch.randn(2, 200, 1, generator=generator, dtype=torch.float64)
+    found = classifier_test(first + offset, 3 * second + offset, generator=generator)
+    assert found.accuracy > 0.65

@@ -22,6 +22,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 from elbowroom.errors import ElbowroomError, did_you_mean
 from elbowroom.evaluation.doctor import guide, latents, likelihood, prior, training
 from elbowroom.evaluation.doctor.examination import Check, Examination, Studies
@@ -117,6 +119,8 @@ def diagnose(
             findings += CHECKS[name](examined)
         except ElbowroomError as reason:
             not_examined[name] = reason.problem
+        except torch.linalg.LinAlgError as fault:  # type: ignore[attr-defined]
+            not_examined[name] = f"A matrix cannot be inverted, since some numbers hardly vary ({fault})."
         seconds[name] = time.monotonic() - began
     announce("", len(names), len(names))
     findings.sort(key=lambda finding: _SEVERITY_ORDER[finding.severity])

@@ -26,6 +26,7 @@ __all__ = ["likelihood_fits"]
 _NEAR_BOUND = 1.5  # a σ within this factor of the least that can be learned is at its bound
 _VERY_WRONG_SCALE = 0.1  # nats per element that a right σ would gain: σ is off by a factor of 1.25 or more
 _OVERDISPERSED = 1.5  # Pearson's χ² per element, 1 for Poisson counts
+_ROUNDING = 1e-12  # of σ: smaller residuals are rounding
 
 
 def likelihood_fits(inputs: DoctorInput) -> list[Finding]:
@@ -34,8 +35,8 @@ def likelihood_fits(inputs: DoctorInput) -> list[Finding]:
     Args:
         inputs: a trained model and its data.
     Returns:
-        Severe for grey pixels under a Bernoulli and for a σ at its bound; a warning or severe for a σ that is far off,
-        and a warning for counts that vary more than a Poisson's; nothing otherwise.
+        Severe for grey pixels under a Bernoulli, for a σ at its bound and for residuals of zero; a warning or severe
+        for a σ that is far off, and a warning for counts that vary more than a Poisson's; nothing otherwise.
     Raises:
         ElbowroomError: no held-out data.
     """
@@ -61,12 +62,13 @@ def _observed(values: Tensor, batch: Batch) -> Tensor:
 
 
 def _elements(batch: Batch) -> Tensor:
+    """Numbers of observed elements, 0 for an example of which nothing is known."""
     return _observed(torch.ones_like(batch.x, dtype=torch.float64), batch)
 
 
 def _grey(likelihood: Likelihood, p_x: Distribution, batch: Batch, encoded: bool) -> Finding | None:
     x = batch.x.double()
-    grey = _observed(((x > 0) & (x < 1)).double(), batch) / _elements(batch)
+    grey = _observed(((x > 0) & (x < 1)).double(), batch) / _elements(batch).clamp(min=1)
     share, of_share = mean_and_stderr(grey)
     if share == 0:
         return None
@@ -104,7 +106,11 @@ def _noise(likelihood: Likelihood, p_x: Distribution, batch: Batch, encoded: boo
         return None
     squares = _observed(((batch.x.double() - mean) / scale).square(), batch)
     elements = _elements(batch)
+    if not bool(elements.any()):
+        return None
     ratio = float(squares.sum() / elements.sum())  # of the residuals' mean square to σ²
+    if ratio < _ROUNDING**2:
+        return _exact(float(scale.mean()))
     gains = 0.5 * (squares - squares / ratio) - 0.5 * elements * math.log(ratio)
     gain, stderr = mean_and_stderr(gains)
     if not (gain > NOTABLE_NATS and gain > CERTAIN_Z * stderr):
@@ -124,6 +130,24 @@ def _noise(likelihood: Likelihood, p_x: Distribution, batch: Batch, encoded: boo
         "σ sets the weight of reconstruction against KL. A σ that does not fit the residuals gives a wrong log p(x), "
         "and a wrong balance of the two: a squared error without σ means σ² = ½.",
         "Learn it: --model.scale learned.",
+    )
+
+
+def _exact(scale: float) -> Finding:
+    evidence = (
+        Evidence("σ", scale, None, "in the data's unit"),
+        Evidence("root mean square of residuals", 0.0, None, "in the data's unit"),
+    )
+    return Finding(
+        "likelihood_fits",
+        "severe",
+        "The residuals are zero: the model gives every held-out value back to the last digit, so that no σ fits.",
+        evidence,
+        "Where the residuals are zero, log p(x | z) grows without limit as σ shrinks: it says how small σ is, not how "
+        "good the model is. Measurements are never met so exactly. Usual causes are held-out rows that are also in the "
+        "training data, elements that are constant or functions of others, and values whose digits were lost.",
+        "Leave out duplicates and constant elements; where large numbers differ in their last digits, train in double "
+        "precision (--runtime.dtype float64).",
     )
 
 
@@ -149,7 +173,7 @@ def _counts(likelihood: Likelihood, p_x: Distribution, batch: Batch, encoded: bo
     if not encoded:
         return None
     rate = p_x.mean.double().clamp(min=1e-12)
-    pearson = _observed((batch.x.double() - rate).square() / rate, batch) / _elements(batch)
+    pearson = _observed((batch.x.double() - rate).square() / rate, batch) / _elements(batch).clamp(min=1)
     found, stderr = mean_and_stderr(pearson)
     if not (found > _OVERDISPERSED and found - 1 > CERTAIN_Z * stderr):
         return None

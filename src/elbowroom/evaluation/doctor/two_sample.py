@@ -38,6 +38,7 @@ _COMPONENTS = 50  # principal components; their products are 1,275 more features
 _PENALTY = 0.01  # scikit-learn's C: inverse strength of the L2 penalty, on standardised features
 _DEPENDENT = 1.5  # folds share training draws: under P = Q, this widens the spread of z at most so many times
 _DEGENERATE = 1e-9  # share of the leading component's variance; components below it are rounding errors
+_FAR = 1e3  # deviations from 0 beyond which features are centred first
 
 
 class TwoSampleTest(NamedTuple):
@@ -116,9 +117,13 @@ def _features(values: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
     from sklearn.decomposition import PCA
     from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
-    varying = values[:, np.ptp(values, 0) > 0]
+    # a deviation whose square is 0 cannot be standardised
+    varying = values[:, (np.ptp(values, 0) > 0) & (values.var(0) > np.finfo(np.float64).tiny)]
     if not varying.shape[1]:
         return np.zeros((len(values), 1))
+    center = varying.mean(0)
+    if (np.abs(center) > _FAR * varying.std(0)).any():  # PCA subtracts means of squares, and nothing would be left
+        varying = varying - center
     components = min(_COMPONENTS, *varying.shape)
     # the solver is chosen by size: covariance_eigh rounds small components, and the randomised one needs a seed
     scores = PCA(components, random_state=seed).fit_transform(varying)

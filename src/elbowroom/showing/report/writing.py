@@ -9,6 +9,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.progress import Announce
 from elbowroom.running.comparison import RECORD, Comparison
 from elbowroom.running.runs import Run, load
+from elbowroom.running.runtime import torch_settings
 from elbowroom.showing.report.comparison import report_of_comparison
 from elbowroom.showing.report.html import page
 from elbowroom.showing.report.run import report_of_run
@@ -18,6 +19,7 @@ __all__ = ["FILE", "report"]
 FILE = "report.html"
 
 
+@torch_settings()
 def report(
     run: Run | Comparison | str | Path,
     out: str | Path | None = None,

@@ -172,6 +172,13 @@ def test_large_numbers_keep_the_digits_that_tell_them_apart(digits: Run) -> None
     assert cell_texts(found, 1, ["", ""])[1] == "52"
 
 
+def test_warnings_come_with_the_json_too(ask: Ask) -> None:
+    _, out, _ = ask("impute", "mine", "holes.csv", "--out", "again.npz", "--json", "--jumps", *QUICK)
+    answer = json.loads(out)
+    assert isinstance(answer["diagnostics"]["warnings"], list)
+    assert answer["settings"]["jumps"] is True
+
+
 def test_json_says_where_the_files_are(ask: Ask) -> None:
     code, out, err = ask("impute", "mine", "whole.csv", "--hide", "0.3", "--num", "50", "--json", *QUICK)
     answer = json.loads(out)

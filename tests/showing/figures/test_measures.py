@@ -78,6 +78,11 @@ def test_a_room_that_may_be_nothing_is_not_drawn_as_a_bound(value: float) -> Non
     assert not figure.axes[0].patches
 
 
+def test_values_of_one_name_are_told_apart_by_their_method() -> None:
+    mine, other = ELBO | {"method": "elbo"}, ELBO | {"method": "room", "value": -93.2}
+    assert names(plots.evaluation_figure([mine, other, IWAE])) == ["ELBO, by elbo", "ELBO, by room", "IWAE, k = 5000"]
+
+
 def test_the_room_between_different_data_is_no_bound() -> None:
     figure = plots.evaluation_figure([ELBO | {"points": 10000}, IWAE])
     assert room(figure) == ["elbow room ≈ 6.16"]

@@ -118,3 +118,14 @@ def test_a_figure_of_nothing_but_noise_has_its_axis_the_right_way_up(gap):
     low, high = figure.axes[0].get_ylim()
     assert low < -93 + 2 * gap - 0.03 and high > -93 + 0.03
     assert not figure.axes[0].patches
+
+
+@pytest.mark.parametrize("gaps", [(0.0009, -0.015), (0.001, 0.001), (0.01, 2.0), (2.0, 3.0)])
+def test_labels_do_not_lie_on_each_other(gaps):
+    rows = [{**row, "stderr": 0.001} for row in results(amortisation=gaps[0], approximation=gaps[1])]
+    figure = room_figure({"train": [{**row, "value": row["value"] + 0.2} for row in rows], "test": rows})
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(boxes) == 8
+    for at, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:at])

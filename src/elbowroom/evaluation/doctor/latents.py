@@ -134,7 +134,8 @@ def samples_and_means(inputs: DoctorInput) -> list[Finding]:
         Evidence("variance of samples that is not in their means", share, None, "share"),
         Evidence(f"entropy of p(x | z), the noise of a sample{of_density}", *mean_and_stderr(noise)),
     )
-    title = f"Pictures of means leave out {max(share, 0):.0%} of the variance of samples."
+    shown = "Pictures of means" if batch.x.dim() > 2 else "Means"
+    title = f"{shown} leave out {max(share, 0):.0%} of the variance of samples."
     return [Finding("samples_and_means", "note", title, evidence, _MEANS, "Look at both: `elbowroom sample`.")]
 
 

@@ -120,6 +120,10 @@ def evaluation_figure(
             annotation_clip=False,
         )
     names = [_name(result, several=len(points) > 1) for result in shown]
+    names = [
+        f"{name}, by {result['method']}" if names.count(name) > 1 and result.get("method") else name
+        for name, result in zip(names, shown, strict=True)
+    ]
     if room:
         _draw_room(axes, room, len(shown))
     axes.set_ylim(len(shown) - 0.4 + bool(room), -0.6)

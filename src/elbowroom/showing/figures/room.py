@@ -40,6 +40,7 @@ _TITLES = {_ELBO: "ELBO", _BEST: "ELBO of q*", _LOG_P: "log p(x) ≥", "elbow ro
 _ORDER = (_ELBO, _BEST, _LOG_P, *_GAPS, "elbow room")
 _SPLITS = ("train", "test", "validation", "all")
 _WIDTH = 0.34
+_LINE = 0.07  # a line of text, as a share of the axis
 
 
 def by_split(results: Iterable[Result]) -> dict[str, list[dict[str, Any]]]:
@@ -84,11 +85,11 @@ def room_figure(splits: Splits, *, title: str | None = None, path: str | os.Path
     named = _named(splits)
     figure = new_figure(COLUMN, 2.7 + (0.2 if title else 0))
     axes = figure.add_subplot()
-    tops = [_bar(axes, place, found) for place, found in enumerate(named.values())]
-    ends = [*tops, *(float(found[_ELBO]["value"]) for found in named.values())]
-    errors = [float(found[name].get("stderr") or 0.0) for found in named.values() for name in _GAPS if name in found]
-    margin = max(0.12 * (max(ends) - min(ends)), 1.2 * max(errors)) or 0.12
-    axes.set_ylim(min(ends) - margin, max(ends) + 1.4 * margin)
+    bars = list(named.values())
+    low, high = _range(bars)
+    axes.set_ylim(low, high)
+    for place, found in enumerate(bars):
+        _bar(axes, place, found, line=_LINE * (high - low))
     axes.set_xlim(-0.45, max(len(named) - 0.1, 1.4))
     thin_axes(axes, ylabel="nats per example")
     axes.set_xticks(range(len(named)), list(named), parse_math=False)
@@ -163,10 +164,22 @@ def _named(splits: Splits) -> dict[str, dict[str, Mapping[str, Any]]]:
     return named
 
 
-def _bar(axes: Axes, place: int, found: Mapping[str, Mapping[str, Any]]) -> float:
-    """Draws one bar from the ELBO upwards; returns its upper end."""
-    base, error = float(found[_ELBO]["value"]), None
-    _note(axes, place - _WIDTH / 2, base, f"ELBO {number(base)}", below=True)
+def _range(bars: Sequence[Mapping[str, Mapping[str, Any]]]) -> tuple[float, float]:
+    """Both ends of the axis: with all bars and error bars, and with room for the notes."""
+    ends, errors = [], [0.0]
+    for found in bars:
+        heights = [float(found[name]["value"]) for name in _GAPS if name in found]
+        ends += [float(found[_ELBO]["value"]), float(found[_ELBO]["value"]) + sum(heights)]
+        errors += [float(found[name].get("stderr") or 0.0) for name in _GAPS if name in found]
+    margin = max(0.12 * (max(ends) - min(ends)), 1.2 * max(errors)) or 0.12
+    return min(ends) - margin, max(ends) + 1.4 * margin
+
+
+def _bar(axes: Axes, place: int, found: Mapping[str, Mapping[str, Any]], *, line: float) -> None:
+    """Draws one bar from the ELBO upwards, with labels at least a line apart."""
+    bottom = base = float(found[_ELBO]["value"])
+    error: float | None = None
+    middles, texts = [], []
     for name, colour in _GAPS.items():
         if name not in found:
             continue
@@ -177,14 +190,19 @@ def _bar(axes: Axes, place: int, found: Mapping[str, Mapping[str, Any]]) -> floa
             axes.errorbar(
                 place, base + height, yerr=error, color=INK, elinewidth=0.8, capsize=2.5, capthick=0.8, linestyle=""
             )
-        axes.text(
-            place + _WIDTH / 2 + 0.03, base + max(height, 0.0) / 2, _label(name, height, error),
-            fontsize=SMALL, color=INK, va="center", ha="left",
-        )  # fmt: skip
+        middles.append(base + max(height, 0.0) / 2)
+        texts.append(_label(name, height, error))
         base += height
+    close = max(0.0, line - (middles[-1] - middles[0])) if len(middles) > 1 else 0.0
+    middles = [middles[0] - close / 2, *(middle + close / 2 for middle in middles[1:])]
+    for middle, text in zip(middles, texts, strict=True):
+        axes.text(place + _WIDTH / 2 + 0.03, middle, text, fontsize=SMALL, color=INK, va="center", ha="left")
     top = base + float(error or 0.0)  # the note stands above the error bar
-    _note(axes, place - _WIDTH / 2, top, f"{'log p(x) ≥' if _LOG_P in found else 'ELBO of q*'} {number(base)}")
-    return base
+    edge = place - _WIDTH / 2
+    low = min(bottom, base - float(error or 0.0), middles[0] - 0.4 * line)
+    _note(axes, edge, low, f"ELBO {number(bottom)}", below=True)
+    title = "log p(x) ≥" if _LOG_P in found else "ELBO of q*"
+    _note(axes, edge, max(top, middles[-1] + 0.4 * line), f"{title} {number(base)}")
 
 
 def _note(axes: Axes, x: float, y: float, text: str, *, below: bool = False) -> None:

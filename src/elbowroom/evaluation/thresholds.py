@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["ACTIVE_VARIANCE", "CERTAIN_Z", "LOW_ESS_SHARE", "MAIN_SHARE", "NOTABLE_NATS"]
+__all__ = [
+    "ACTIVE_VARIANCE",
+    "CERTAIN_Z",
+    "LEAST_CHAINS",
+    "LEAST_ESS",
+    "LOW_ESS_SHARE",
+    "MAIN_SHARE",
+    "NOTABLE_NATS",
+    "RESOLVED_NATS",
+    "TAIL_LIMITS",
+]
 
 CERTAIN_Z = 4.0
 """z-score from which a difference counts as certain. Chance exceeds it in 1 of 16,000 comparisons (two-sided), so that
@@ -21,3 +31,18 @@ NOTABLE_NATS = 1.0
 
 MAIN_SHARE = 0.5
 """Share of an effect from which a cause is called its main cause."""
+
+LEAST_ESS = 20.0
+"""Effective draws from which the standard error of a logarithm of an average holds: with 20 of 1,000 it is 0.22 nat."""
+
+LEAST_CHAINS = 8.0
+"""The same for annealing chains, of which there are fewer; their weights have lighter tails."""
+
+RESOLVED_NATS = 0.1
+"""Nats that the floating-point type of a model has to resolve in log p(x): in float32, up to 200,000 nats."""
+
+TAIL_LIMITS = {"iwae": 0.5, "laplace-is": 0.7}
+"""What Pareto k̂ with twice its standard error must not exceed, for a row's score to be reliable. Below ½ weights have a
+variance, and their average the standard error that is stated; a guide that is too narrow by a factor of w has k̂ = 1 −
+w². The weights of Laplace proposals are bounded by their defensive component, and a larger k̂ of theirs is that of a few
+hundred draws, for which averages converge up to 0.7: Vehtari et al. (2024), arXiv:1507.02646."""

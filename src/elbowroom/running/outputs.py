@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from elbowroom.evaluation.scores import Scores
+
 __all__ = ["Encoded", "Reconstruction", "Scores"]
 
 
@@ -23,10 +25,3 @@ class Encoded(NamedTuple):
     mean: Tensor  #: (n, latent)
     stddev: Tensor  #: (n, latent)
     labels: Tensor | None  #: (n,) class labels, where the data have any
-
-
-class Scores(NamedTuple):
-    """log p(x) of each example, by the importance-weighted bound."""
-
-    log_evidence: Tensor  #: (n,) nats
-    stderr: Tensor  #: (n,) of the Monte Carlo average

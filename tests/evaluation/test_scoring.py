@@ -77,7 +77,7 @@ def test_errors_are_as_large_as_stated(dim: int, latent_dim: int, method: Any) -
     found = _score(model, guide, x, method=method, **more)
     z = ((found.log_evidence - model.log_evidence(x)) / found.stderr)[found.reliable]
     assert found.method == method
-    assert found.reliable.double().mean() > (0.9 if method == "iwae" else 0.99)
+    assert found.reliable.double().mean() > (0.5 if method == "iwae" else 0.99)
     assert z.square().mean().sqrt() < 1.1
     assert z.abs().max() < 4.5
 
@@ -150,19 +150,19 @@ def test_evaluate_keeps_the_same_numbers(method: Any) -> None:
 
 @pytest.mark.parametrize("method", ["iwae", "laplace-is"])
 def test_a_tolerance_spends_draws_where_they_are_needed(method: Any) -> None:
-    model, guide, x = _oracle(200, dim=20, latent_dim=5)
-    start = _score(model, guide, x, method=method, k=200)
+    model, guide, x = _oracle(200, dim=8, latent_dim=3)
+    start = _score(model, guide, x, method=method, k=400)
     aim = float(start.stderr.median())
-    found = _score(model, guide, x, method=method, k=200, tolerance=aim)
+    found = _score(model, guide, x, method=method, k=400, tolerance=aim)
     enough = start.reliable & (start.stderr <= aim)
     assert 0.1 < enough.double().mean() < 0.9
     assert torch.equal(found.log_evidence[enough], start.log_evidence[enough])
-    assert set(found.draws.tolist()) <= {200, 800, 3200, 12_800}
-    assert bool((found.draws[~enough] > 200).all())
+    assert set(found.draws.tolist()) <= {400, 1600, 6400, 25_600}
+    assert bool((found.draws[~enough] > 400).all())
     assert bool((found.stderr <= aim)[found.reliable].all())
     assert found.reliable.double().mean() > 0.99
-    row = int((found.draws == 800).nonzero()[0])
-    assert found.log_evidence[row] == _score(model, guide, x, method=method, k=800).log_evidence[row]
+    row = int((found.draws == 1600).nonzero()[0])
+    assert found.log_evidence[row] == _score(model, guide, x, method=method, k=1600).log_evidence[row]
 
 
 def test_what_no_draws_help_stays_marked_and_annealing_helps() -> None:
@@ -271,7 +271,7 @@ def test_reliable_rows_are_calibrated_whatever_the_guide(dim: int, latent_dim: i
 
 def test_a_tail_is_judged_with_its_error() -> None:
     model, guide, x = _oracle(100, dim=20, latent_dim=5)
-    found = _score(model, guide, x, method="iwae", k=300)
-    limit = found.pareto_k + 2 * pareto_stderr(found.pareto_k, 300)
-    assert torch.equal(found.reliable, (limit <= 0.5) & (found.ess >= 20))
+    found = _score(model, guide, x, method="iwae", k=1000)
+    limit = found.pareto_k + 2 * pareto_stderr(found.pareto_k, 1000)
+    assert torch.equal(found.reliable, (limit <= 0.3) & (found.ess >= 20))
     assert 0.1 < found.reliable.double().mean() < 0.9

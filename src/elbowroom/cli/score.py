@@ -131,13 +131,13 @@ def _warnings(scores: Scores, source: DataSet, remedy: str) -> list[str]:
     lines = []
     if bool(infinite.any()):
         lines.append(
-            f"{_named(source, scores.rows[infinite])}: log p(x) is not finite; the value is left empty. Such values lie "
-            "far beyond the training data."
+            f"{_named(source, scores.rows[infinite])}: log p(x) is not finite; the value is left empty. Their values "
+            "lie far beyond the training data."
         )
     if bool(far.any()):
         lines.append(
-            f"{_named(source, scores.rows[far])}: so far from the training data that log p(x) is a huge number without a "
-            "valid standard error; read it as very low."
+            f"{_named(source, scores.rows[far])}: so far from the training data that log p(x) is a huge number "
+            "without a valid standard error; read it as very low."
         )
     number = int(rest.sum())
     if number:

@@ -35,7 +35,7 @@ class _Rows:
 
     def batches(self, split: str, batch_size: int, *, points: int | None = None) -> Iterator[Batch]:
         rows = torch.arange(min(len(self._batch), points or len(self._batch)), device=self._batch.x.device)
-        return (self._batch.rows(part) for part in rows.split(batch_size))
+        return (self._batch.rows(part) for part in torch.split(rows, batch_size))
 
     def protocol(self) -> dict[str, Any]:
         return self._protocol
@@ -79,7 +79,7 @@ def annealed_scores(
             raise
         values, temperatures = measured(_Rows(_some(whole, finite), data.protocol()))
     columns = {name: _spread(value, finite) for name, value in values.items()}
-    for factor in FACTORS if tolerance is not None else ():
+    for factor in FACTORS:
         rows = lacking(columns, tolerance)
         if not len(rows):
             break

@@ -144,7 +144,7 @@ def repetition_variance(values: Tensor, stderr: Tensor) -> float:
         values: estimates of every row, shape (n,); those of equal rows are equal.
         stderr: of every estimate, shape (n,); NaN counts as 0.
     """
-    _, place, times = values.unique(return_inverse=True, return_counts=True)
+    _, place, times = torch.unique(values, return_inverse=True, return_counts=True)
     more = (times[place] - 1).double() * stderr.double().nan_to_num(0.0, 0.0).square()
     return float(more.sum()) / len(values) ** 2
 
@@ -168,7 +168,7 @@ def _by_rows(
         places, _ = slots.fill(seeds)
         order = places.argsort()  # cut where a block of slots is full
         counts = (places[order] // _BLOCK).bincount()
-        blocks = [rows for rows in order.split(counts.tolist()) if len(rows)]
+        blocks = [rows for rows in torch.split(order, counts.tolist()) if len(rows)]
     parts = [part for rows in blocks for part in _block(batch, rows, seeds, slots, compute)]
     values = _joined([found for _, found in parts])
     back = torch.cat([rows for rows, _ in parts]).argsort()

@@ -98,7 +98,12 @@ def judged_chains(found: dict[str, Tensor], chains: int, dtype: torch.dtype) -> 
     return {**columns, "reliable": columns["resolved"] & (columns["ess"] >= LEAST_CHAINS)}
 
 
-def lacking(columns: dict[str, Tensor], tolerance: float) -> Tensor:
-    """Positions of the rows that more draws may help: not reliable, or of a standard error above the tolerance."""
+def lacking(columns: dict[str, Tensor], tolerance: float | None) -> Tensor:
+    """Positions of the rows that more draws may help: not reliable, or of a standard error above the tolerance.
+
+    Without a tolerance there are none.
+    """
+    if tolerance is None:
+        return torch.arange(0)
     short = ~columns["reliable"] | ~(columns["stderr"] <= tolerance)
     return (short & columns["resolved"]).nonzero().squeeze(1)

@@ -148,7 +148,7 @@ def _by_draws(
     done = 0
     for batch in data.batches(split, BATCH, points=points):
         columns = estimate(batch, k)
-        for factor in FACTORS if tolerance is not None else ():
+        for factor in FACTORS:
             rows = lacking(columns, tolerance)
             if not len(rows):
                 break

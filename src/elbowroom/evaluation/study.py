@@ -135,8 +135,8 @@ class Study:
         rows = values["row"][bad].long().tolist() if "row" in values else bad.nonzero().squeeze(1).tolist()
         some = ", ".join(map(str, rows[:8])) + (f" and {len(rows) - 8:,} more" if len(rows) > 8 else "")
         raise NotFiniteError(
-            f"{method} is not finite for {len(rows):,} of {len(bad):,} examples (row{'s' * (len(rows) > 1)} {some}), so "
-            "there is no mean to report.",
+            f"{method} is not finite for {len(rows):,} of {len(bad):,} examples (row{'s' * (len(rows) > 1)} {some}), "
+            "so there is no mean to report.",
             "They may lie far from the training data: leave these rows out, or look at them alone. `elbowroom score`, "
             "run.score() in Python, gives the values of all other rows and marks these.",
         )

@@ -126,8 +126,8 @@ class PerRow:
         axis += len(shape)
         if axis < 0 or shape[axis] != len(self._generators):
             raise ElbowroomError(
-                f"Noise of shape {tuple(shape)} was asked for, which has no axis for {len(self._generators)} rows where "
-                "one was expected.",
+                f"Noise of shape {tuple(shape)} was asked for, which has no axis for {len(self._generators)} rows "
+                "where one was expected.",
                 "Give a torch.Generator.",
             )
         part = (*shape[:axis], *shape[axis + 1 :])

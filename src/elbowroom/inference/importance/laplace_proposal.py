@@ -178,7 +178,7 @@ def laplace_proposal(
         defence: ε, share of the draws that have the prior's mean and variances.
         refinements: steps from the highest mode towards the normal of the largest ELBO.
         tolerance: nats that a further step may still gain, as in :func:`~elbowroom.inference.gaussian.laplace.laplace`.
-        slots: where given, an example's proposal does not depend on the others, to the bit: the modes are searched as in
+        slots: where given, an example's proposal does not depend on the others, to the bit: modes are searched as in
             :func:`~elbowroom.inference.gaussian.laplace.laplace`, and every mixture has as many components, those that
             an example lacks with a share of zero. The caller puts the batch into such slots, and gives noise by rows
             (:class:`~elbowroom.model.noise.PerRow`).

@@ -47,5 +47,5 @@ TAIL_LIMITS = {"iwae": 0.3, "laplace-is": 0.7}
 Averages converge up to 0.7, and standard errors hold below ½ (Vehtari et al. 2024, arXiv:1507.02646). The weights of
 Laplace proposals are bounded by their defensive component, so that 0.7 is enough for them. A guide that is too narrow
 by a factor of w has k = 1 − w². Of the rows of such a guide those pass that have missed their largest weights by
-chance, so that the limit is lower: on linear-Gaussian data of 2, 8 and 20 dimensions, rows of poor encoders that pass at 0.5 have
-z-scores of a root mean square of 1.02, 1.16 and 1.22, at 0.3 of 1.01, 1.01 and 1.07."""
+chance, so that the limit is lower: on linear-Gaussian data of 2, 8 and 20 dimensions, rows of poor encoders that pass
+at 0.5 have z-scores of a root mean square of 1.02, 1.16 and 1.22, at 0.3 of 1.01, 1.01 and 1.07."""

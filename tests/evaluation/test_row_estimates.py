@@ -22,7 +22,7 @@ from elbowroom.model.networks import MLP, ConvDecoder, ConvEncoder, ResidualMLP
 from elbowroom.model.oracles import ppca
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, VampPrior
 
-N = 37
+N = 22
 Case = tuple[LatentModel, Conditional, Batch]
 
 
@@ -96,9 +96,9 @@ CASES: dict[str, Callable[[], Case]] = {
     "no guide": _without_guide,
 }
 ESTIMATES: dict[str, Callable[[Case], dict[str, Tensor]]] = {
-    "iwae": lambda case: guide_estimate(*case, k=40, seed=3),
-    "laplace-is": lambda case: laplace_estimate(*case, k=30, starts=3, seed=3),
-    "k-curve": lambda case: guide_curve(*case, ks=(1, 10, 30), seed=3),
+    "iwae": lambda case: guide_estimate(*case, k=25, seed=3),
+    "laplace-is": lambda case: laplace_estimate(*case, k=21, starts=2, seed=3),
+    "k-curve": lambda case: guide_curve(*case, ks=(1, 5, 25), seed=3),
 }
 
 
@@ -110,7 +110,7 @@ def test_a_row_has_the_same_bits_whichever_others_come_with_it(made: str, name: 
     estimate = ESTIMATES[name]
     with evaluation_mode(model, guide):
         whole = estimate((model, guide, batch))
-        for rows in ([5], [36, 2], [30, 31, 32], list(range(20, 3, -1))):
+        for rows in ([5], [21, 2, 14], list(range(20, 3, -1))):
             some = estimate((model, guide, batch.rows(torch.tensor(rows))))
             for column, values in some.items():
                 torch.testing.assert_close(values, whole[column][rows], rtol=0, atol=0, equal_nan=True)

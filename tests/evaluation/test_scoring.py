@@ -71,8 +71,8 @@ def test_score_is_the_evidence_of_every_row_in_order() -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("dim", "latent_dim"), [(2, 1), (8, 3), (20, 5)])
 def test_errors_are_as_large_as_stated(dim: int, latent_dim: int, method: Any) -> None:
-    """z-scores of 400 rows have a root mean square of 1 ± 0.035 if the standard errors are right."""
-    model, guide, x = _oracle(400, dim=dim, latent_dim=latent_dim)
+    """z-scores of 250 rows have a root mean square of 1 ± 0.045 if the standard errors are right."""
+    model, guide, x = _oracle(250, dim=dim, latent_dim=latent_dim)
     more = {"temperatures": 4, "k": 32} if method == "ais" else {}
     found = _score(model, guide, x, method=method, **more)
     z = ((found.log_evidence - model.log_evidence(x)) / found.stderr)[found.reliable]
@@ -85,12 +85,12 @@ def test_errors_are_as_large_as_stated(dim: int, latent_dim: int, method: Any) -
 @pytest.mark.parametrize(("width", "away"), [(0.05, 0.0), (0.2, 0.0), (0.5, 3.0)])
 def test_a_guide_that_misses_the_posterior_is_marked(width: float, away: float) -> None:
     """Errors of nats with a stated error of tenths: none of these rows passes for reliable."""
-    model, guide, x = _oracle(300, dim=20, latent_dim=5)
+    model, guide, x = _oracle(120, dim=20, latent_dim=5)
     found = _score(model, _poor(guide, width, away), x, method="iwae")
     wrong = (found.log_evidence - model.log_evidence(x)).abs() > 4 * found.stderr
     assert wrong.double().mean() > 0.3
     assert not bool(found.reliable.any())
-    assert bool(_score(model, _poor(guide, width, away), x).reliable.all())  # laplace-is
+    assert bool(_score(model, _poor(guide, width, away), x, k=300).reliable.all())  # laplace-is
 
 
 def test_a_guide_narrower_than_a_digit_is_marked() -> None:
@@ -150,7 +150,7 @@ def test_evaluate_keeps_the_same_numbers(method: Any) -> None:
 
 @pytest.mark.parametrize("method", ["iwae", "laplace-is"])
 def test_a_tolerance_spends_draws_where_they_are_needed(method: Any) -> None:
-    model, guide, x = _oracle(200, dim=8, latent_dim=3)
+    model, guide, x = _oracle(100, dim=8, latent_dim=3)
     start = _score(model, guide, x, method=method, k=400)
     aim = float(start.stderr.median())
     found = _score(model, guide, x, method=method, k=400, tolerance=aim)
@@ -166,12 +166,12 @@ def test_a_tolerance_spends_draws_where_they_are_needed(method: Any) -> None:
 
 
 def test_what_no_draws_help_stays_marked_and_annealing_helps() -> None:
-    model, guide, x = _oracle(12, dim=20, latent_dim=5)
+    model, guide, x = _oracle(8, dim=20, latent_dim=5)
     poor = _poor(guide, 0.05, 3.0)
-    found = _score(model, poor, x, method="iwae", k=100, tolerance=0.1)
-    assert found.draws.max() == 6400
+    found = _score(model, poor, x, method="iwae", k=25, tolerance=0.1)
+    assert found.draws.max() == 1600
     assert not bool(found.reliable.all())
-    annealed = _score(model, poor, x, method="ais", start="guide", temperatures=4, tolerance=0.1)
+    annealed = _score(model, poor, x, method="ais", start="guide", temperatures=4, k=16, tolerance=0.2)
     assert annealed.reliable.sum() > found.reliable.sum()
 
 
@@ -189,7 +189,7 @@ def _far(size: float) -> tuple[LatentModel, DiagonalNormal, Tensor]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("size", [1e3, 1e4, 1e8, 1e18, 1e30, 3e38])
+@pytest.mark.parametrize("size", [1e3, 1e12, 3e38])
 def test_a_row_far_away_is_very_low_or_marked(size: float, method: Any) -> None:
     model, guide, x = _far(size)
     more = {"temperatures": 2} if method == "ais" else {"k": 50}

@@ -77,7 +77,7 @@ def test_errors_are_as_large_as_stated(dim: int, latent_dim: int, method: Any) -
     found = _score(model, guide, x, method=method, **more)
     z = ((found.log_evidence - model.log_evidence(x)) / found.stderr)[found.reliable]
     assert found.method == method
-    assert found.reliable.double().mean() > (0.5 if method == "iwae" else 0.99)
+    assert found.reliable.double().mean() > (0.4 if method == "iwae" else 0.99)
     assert z.square().mean().sqrt() < 1.1
     assert z.abs().max() < 4.5
 
@@ -273,5 +273,5 @@ def test_a_tail_is_judged_with_its_error() -> None:
     model, guide, x = _oracle(100, dim=20, latent_dim=5)
     found = _score(model, guide, x, method="iwae", k=1000)
     limit = found.pareto_k + 2 * pareto_stderr(found.pareto_k, 1000)
-    assert torch.equal(found.reliable, (limit <= 0.3) & (found.ess >= 20))
+    assert torch.equal(found.reliable, (limit <= 0.2) & (found.ess >= 20))
     assert 0.1 < found.reliable.double().mean() < 0.9

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["ElbowroomError", "check_name", "check_num_samples", "did_you_mean"]
+__all__ = ["ElbowroomError", "NotFiniteError", "check_name", "check_num_samples", "did_you_mean"]
 
 
 class ElbowroomError(Exception):
@@ -30,6 +30,20 @@ class ElbowroomError(Exception):
         super().__init__(f"{problem}\n  {remedy}")
         self.problem = problem
         self.remedy = remedy
+
+
+class NotFiniteError(ElbowroomError):
+    """A number that was to be computed is infinite or NaN for some examples.
+
+    Args:
+        problem: as in :class:`ElbowroomError`.
+        remedy: as in :class:`ElbowroomError`.
+        places: which examples of the batch, where that is known.
+    """
+
+    def __init__(self, problem: str, remedy: str, places: Iterable[int] = ()) -> None:
+        super().__init__(problem, remedy)
+        self.places = tuple(places)
 
 
 def did_you_mean(given: str, options: Iterable[str], *, see: str | None = None) -> str:

@@ -23,6 +23,7 @@ from elbowroom import __version__
 from elbowroom.cli import main
 from elbowroom.data import sources
 from elbowroom.running.config import configure, read_recipe, recipe_names
+from elbowroom.running.folder import RunFolder
 
 TINY = ("--model.encoder.hidden", "6", "--model.decoder.hidden", "6", "--train.epochs", "2", "--quiet")
 
@@ -256,10 +257,13 @@ def test_cross_entropy_is_labelled_wherever_it_is_shown(say: Say) -> None:
 def test_score_prints_one_json_object(say: Say) -> None:
     out, _ = say("score", "runs/table", "--k", "5", "--json")
     answer = json.loads(out)
-    assert set(answer) == {"run", "data", "unit", "bound", "k", "scores"}
+    assert set(answer) == {"run", "data", "unit", "bound", "method", "k", "unreliable", "scores"}
     assert (answer["data"], answer["unit"], answer["bound"], answer["k"]) == ("test", "nats", "lower", 5)
-    assert [score["row"] for score in answer["scores"]] == list(range(6))
-    assert all(set(score) == {"row", "log_p", "stderr"} for score in answer["scores"])
+    splits = RunFolder("runs/table").read_splits()
+    assert [score["row"] for score in answer["scores"]] == splits["test"].tolist()
+    columns = {"row", "log_p", "stderr", "ess", "pareto_k", "draws", "reliable"}
+    assert all(set(score) == columns for score in answer["scores"])
+    assert answer["unreliable"] == 6  # so few draws do not tell
     assert not Path("runs/table/scores.csv").exists()
 
 

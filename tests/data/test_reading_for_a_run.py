@@ -69,8 +69,11 @@ def test_missing_values_cost_the_same_wherever_the_mean_lies(tmp_path: Path) -> 
         x = frame(mean)[["a", "b", "c"]]
         learned = train(x, tmp_path / f"{mean}", {"missing": "mask", "labels": None})
         learned = er.load(tmp_path / f"{mean}", data=x)
-        scores.append(learned.score(split="train", k=10).log_evidence)
-    torch.testing.assert_close(*scores, rtol=0.0, atol=0.02)
+        scores.append(learned.score(split="train"))
+    at_zero, at_1000 = scores  # other rows, so other draws
+    z = (at_zero.log_evidence - at_1000.log_evidence) / (at_zero.stderr**2 + at_1000.stderr**2).sqrt()
+    assert z.square().mean().sqrt() < 1.4
+    assert at_1000.stderr.max() < 0.05
 
 
 def test_labels_are_not_needed_where_they_only_colour(tmp_path: Path) -> None:

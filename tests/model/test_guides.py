@@ -246,3 +246,43 @@ def test_the_packages_guides_are_not_looked_at_and_their_heirs_are(kind: type[Gu
 def test_a_prior_in_the_guides_place_passes() -> None:
     guide = PriorGuide(MixtureOfGaussians(4, 3))
     check_guide(guide(torch.zeros(5, 2)), guide)
+
+
+# --- bounds ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", GUIDES)
+@pytest.mark.parametrize("log_variance", [-1e30, -1e6, -81.0, 81.0, 1e6, 1e30])
+def test_a_log_variance_beyond_all_bounds_leaves_a_density(name: str, log_variance: float) -> None:
+    size = 2 if name == "diagonal" else 1
+    output = torch.full(GUIDES[name].parameter_shape(size), 0.5)
+    diagonal = output[1] if name == "diagonal" else output[1:]
+    diagonal.fill_(log_variance)
+    q = constant(name, output, size)(torch.randn(6, 4))
+    z = draw(q, (10,), generator=torch.Generator().manual_seed(0))
+    assert bool(z.isfinite().all() & q.log_prob(z).isfinite().all() & z.square().sum(-1).isfinite().all())
+    torch.testing.assert_close(q.stddev.log(), torch.full_like(q.stddev, math.copysign(40.0, log_variance)))
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_within_the_bounds_nothing_is_changed_to_the_bit(name: str) -> None:
+    guide = build(name, dtype=torch.float32)
+    x = torch.randn(50, 4, generator=torch.Generator().manual_seed(1))
+    output = guide.network(x)
+    q = guide(x)
+    if name == "diagonal":
+        assert torch.equal(q.stddev, torch.exp(0.5 * output[:, 1]))
+    else:
+        rows, columns = torch.tril_indices(3, 3)
+        entries = torch.where(rows == columns, torch.exp(0.5 * output[:, 3:]), output[:, 3:])
+        assert torch.equal(q.scale_tril[:, rows, columns], entries)
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_beyond_the_bounds_the_gradient_leads_back(name: str) -> None:
+    """The entropy of a guide that is much too narrow rises with its log-variance."""
+    output = torch.full(GUIDES[name].parameter_shape(1), -500.0)
+    guide = constant(name, output, 1)
+    entropy = guide(torch.zeros(1, 4)).entropy().sum()
+    (gradient,) = torch.autograd.grad(entropy, guide.network.output.bias)
+    torch.testing.assert_close(gradient, torch.tensor([0.0, 0.5]))

@@ -63,7 +63,12 @@ _COMMANDS: tuple[tuple[App, str, str, str], ...] = (
         "report:report",
         "Write a report of a run, or of a comparison, as one HTML file that needs no network.",
     ),
-    (app, "score", "score:score", "Write a lower bound on log p(x) of every example, with its standard error, as CSV."),
+    (
+        app,
+        "score",
+        "score:score",
+        "Write log p(x) of every example, its standard error, and whether both are reliable, as CSV.",
+    ),
     (
         app,
         "sample",

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from elbowroom.cli.options import Device, Json, RunPath, Split, load_run
 from elbowroom.cli.speech import print_json, say, wrote
+from elbowroom.cli.writing import checked_target, write_evaluated
 from elbowroom.evaluation.settings import Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from elbowroom.data.dataset import DataSet
 
 __all__ = ["evaluate"]
 
@@ -21,6 +29,7 @@ def evaluate(
     methods: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     split: Split = "test",
     settings: Annotated[Settings, Parameter(name="*")] = Settings(),  # noqa: B008
+    write_data: Path | None = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -36,17 +45,24 @@ def evaluate(
         KL(q ‖ p(z | x)), divided into amortisation gap and approximation gap.
     split
         Split of the run's own data, if no DATA is given.
+    write_data
+        Also write the values of these examples (as many as --points says, all unless it is given) after binarisation
+        and filling in, to this .npz file: `elbowroom evaluate RUN FILE` gives the same numbers for the same examples.
     """
     from elbowroom.memory import in_words, peak_memory
     from elbowroom.showing import gallery, plots, terminal
     from elbowroom.showing.figures.room import by_split
 
+    target = None if write_data is None else checked_target(write_data, suffix=".npz")
     loaded = load_run(run, device)
     asked = settings.model_dump(exclude_unset=True)
     names = [name for given in methods or [] for name in given.split(",") if name]
     with terminal.progress(unit="examples") as announce:
         results = loaded.evaluate(*names, data=data, split=split, announce=announce, **asked)
     peak, own = peak_memory(loaded.device), results[0].split
+    if target is not None:
+        source = loaded.dataset() if data is None else loaded.read(data)
+        write_evaluated(target, source, _rows(source, split if data is None else None, settings.points))
     if as_json:
         rows = [result.model_dump(exclude={"split", "protocol"}) for result in results]
         rows = [row if r.split == own else {**row, "split": r.split} for row, r in zip(rows, results, strict=True)]
@@ -58,7 +74,7 @@ def evaluate(
     if peak is not None:
         say(f"peak memory {in_words(peak)}")
     wrote(loaded.folder.path / "evaluation.json")
-    wrote(loaded.folder.path / "evaluation")
+    wrote(loaded.folder.path / "evaluation", *([] if target is None else [target]))
     # results on other data cannot share an axis with these
     shown = [result for result in results if result.split == own]
     if any(result.bound and math.isfinite(result.value) for result in shown):
@@ -69,3 +85,13 @@ def evaluate(
         if note := plots.room_note(rows):
             say(note)
         wrote(gallery.save(loaded, "room", gallery.room(loaded, results)))
+
+
+def _rows(data: DataSet, split: str | None, points: int | None) -> Tensor:
+    """Positions of the examples of a split, or of all of them, that are evaluated."""
+    import torch
+
+    whole = data if split is not None else replace(data, splits={"all": torch.arange(len(data))})
+    return torch.cat(
+        [batch.index for batch in whole.batches(split or "all", 1000, points=points) if batch.index is not None]
+    )

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from elbowroom.cli.options import Device, Json, RunPath, Split, load_run
-from elbowroom.cli.speech import print_json, say, wrote
-from elbowroom.cli.writing import checked_target
+from elbowroom.cli.speech import print_json, remark, say, wrote
+from elbowroom.cli.writing import checked_target, write_evaluated
+
+if TYPE_CHECKING:
+    from elbowroom.data.dataset import DataSet
+    from elbowroom.evaluation.scores import Scores
+    from elbowroom.running.runs import Run
 
 __all__ = ["score"]
+
+_NAMED = 8  # rows that a message names
 
 
 def score(
@@ -20,13 +28,17 @@ def score(
     data: str | None = None,
     *,
     split: Split = "test",
-    k: int = 1000,
+    points: int | None = None,
+    method: Literal["auto", "iwae", "laplace-is", "ais"] = "auto",
+    k: int | None = None,
+    tolerance: float | None = None,
     seed: int = 0,
     out: Path | None = None,
+    write_data: Path | None = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Write a lower bound on log p(x) of every example, with its standard error, as CSV.
+    """Write log p(x) of every example, its standard error, and whether both are reliable, as CSV.
 
     Parameters
     ----------
@@ -34,28 +46,127 @@ def score(
         Other data: a path or a built-in name (default: a split of the run's own data).
     split
         Split of the run's own data, if no DATA is given.
+    points
+        Number of examples, chosen at random by the data's seed (default: all).
+    method
+        What log p(x) is estimated from: draws of the encoder (iwae), of Laplace approximations of each posterior
+        (laplace-is), or annealed importance sampling (ais). auto takes laplace-is where the likelihood allows it, and
+        else iwae.
     k
-        Draws per example of the importance-weighted bound.
+        Draws per example (default: 1000); for ais the number of chains.
+    tolerance
+        Nats: examples whose standard error is larger, or that are not reliable, get 4, 16 and 64 times as many draws
+        (for ais, temperatures).
     seed
         Seed of the draws.
     out
-        The CSV file (default: RUN/scores.csv).
+        The CSV file (default: RUN/scores.csv). Its columns: row (the position in the data), log_p, stderr (of log_p),
+        ess (effective draws), pareto_k (the tail of the weights), draws, reliable (whether log_p and stderr can be
+        trusted). A value that is not finite is left empty.
+    write_data
+        Also write the values that were evaluated, after binarisation and filling in, to this .npz file: `elbowroom
+        score RUN FILE` gives the same numbers for them.
     """
-    from elbowroom.numerics import mean_and_stderr
+    from elbowroom.showing import terminal
 
     path = checked_target(out or run / "scores.csv", folder=run)
+    values = None if write_data is None else checked_target(write_data, suffix=".npz")
     loaded = load_run(run, device)
-    scores = loaded.score(data, split=split, k=k, seed=seed)
-    rows = list(zip(scores.log_evidence.tolist(), scores.stderr.tolist(), strict=True))
-    mean, stderr = mean_and_stderr(scores.log_evidence)
+    source = loaded.dataset() if data is None else loaded.read(data)
+    with terminal.progress(unit="examples") as announce:
+        scores = loaded.score(
+            None if data is None else source,
+            split=split, points=points, method=method, k=k, tolerance=tolerance, seed=seed, announce=announce,
+        )  # fmt: skip
+    columns = source.row_columns(scores.rows) | _columns(scores)
+    if values is not None:
+        write_evaluated(values, source, scores.rows)
     if as_json:
-        values = [{"row": i, "log_p": value, "stderr": error} for i, (value, error) in enumerate(rows)]
-        print_json({"run": str(run), "data": data or split, "unit": "nats", "bound": "lower", "k": k, "scores": values})
+        about = {"run": str(run), "data": data or split, "unit": "nats", "bound": "lower", "method": scores.method}
+        counts = {"k": k or _most(scores), "unreliable": int((~scores.reliable).sum())}
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        print_json({**about, **counts, "scores": rows})
         return
-    _write_csv(path, ["row", "log_p", "stderr"], ((i, *row) for i, row in enumerate(rows)))
-    bound = f"importance-weighted bound, k = {k:,}"
-    say(f"mean log p(x) ≥ {mean:.3f} ± {stderr:.3f} nats over {len(rows):,} examples ({bound})")
-    wrote(path)
+    _write_csv(path, list(columns), zip(*columns.values(), strict=True))
+    say(_summary(scores))
+    for line in _warnings(scores, source, _remedy(loaded, scores, tolerance)):
+        remark(line)
+    wrote(path, *([] if values is None else [values]))
+
+
+def _columns(scores: Scores) -> dict[str, list[Any]]:
+    return {
+        "log_p": scores.log_evidence.tolist(),
+        "stderr": scores.stderr.tolist(),
+        "ess": scores.ess.tolist(),
+        "pareto_k": scores.pareto_k.tolist(),
+        "draws": scores.draws.tolist(),
+        "reliable": scores.reliable.tolist(),
+    }
+
+
+def _most(scores: Scores) -> int:
+    """Draws of a row that needed no more than it was given at first."""
+    return int(scores.draws.min())
+
+
+def _summary(scores: Scores) -> str:
+    from elbowroom.numerics import mean_and_stderr
+
+    finite = scores.log_evidence.isfinite()
+    mean, stderr = mean_and_stderr(scores.log_evidence[finite])
+    number, of = int(finite.sum()), len(finite)
+    over = f"{of:,} examples" if number == of else f"the {number:,} of {of:,} examples whose value is finite"
+    unit = "chains" if scores.method == "ais" else "draws"
+    return (
+        f"mean log p(x) ≥ {mean:.3f} ± {stderr:.3f} nats over {over} ({scores.method}, {_most(scores):,} {unit} each)"
+    )
+
+
+def _warnings(scores: Scores, source: DataSet, remedy: str) -> list[str]:
+    """How many rows are not reliable, why, and what to do."""
+    infinite = ~scores.log_evidence.isfinite()
+    far = ~scores.resolved & ~infinite
+    rest = ~scores.reliable & ~far & ~infinite
+    lines = []
+    if bool(infinite.any()):
+        lines.append(
+            f"{_named(source, scores.rows[infinite])}: log p(x) is not finite; the value is left empty. Their values "
+            "lie far beyond the training data."
+        )
+    if bool(far.any()):
+        lines.append(
+            f"{_named(source, scores.rows[far])}: so far from the training data that log p(x) is a huge number "
+            "without a valid standard error; read it as very low."
+        )
+    number = int(rest.sum())
+    if number:
+        of = f"{number:,} of {len(rest):,} rows {'is' if number == 1 else 'are'} not reliable (column `reliable`)"
+        lines.append(f"{of}: their log p(x) may be nats too low. {remedy}")
+    return lines
+
+
+def _remedy(run: Run, scores: Scores, tolerance: float | None) -> str:
+    """What makes rows reliable that are not."""
+    from elbowroom.inference.annealing.initial import default_start
+
+    if scores.method == "ais":
+        return "--tolerance 0.1 anneals them more slowly." if tolerance is None else "Read it as a lower bound."
+    if scores.method == "iwae" and default_start(run.model, None) == "laplace":
+        return "The encoder does not cover their posteriors: --method laplace-is does."
+    if bool((scores.draws <= 20).any()):
+        return "So few draws do not tell: --k 1000."
+    anneals = "--method ais anneals them."
+    return anneals if tolerance is not None else f"--tolerance 0.1 spends more draws on them; {anneals}"
+
+
+def _named(source: DataSet, rows: Any) -> str:
+    """Some rows by position, and by their identifiers where they have any."""
+    columns = source.row_columns(rows[:_NAMED])
+    places, *others = columns.values()
+    names = [f"{place} ({others[0][at]})" if others else f"{place}" for at, place in enumerate(places)]
+    more = f" and {len(rows) - _NAMED:,} more" if len(rows) > _NAMED else ""
+    return f"row{'s' if len(rows) > 1 else ''} {', '.join(names)}{more}"
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -64,5 +175,12 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]])
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerows([_cell(value) for value in row] for row in rows)
     write_text_atomically(path, text.getvalue())
+
+
+def _cell(value: Any) -> Any:
+    """Empty for NaN, true and false in lower case, infinities as they are."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if isinstance(value, float) and math.isnan(value) else value

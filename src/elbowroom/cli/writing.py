@@ -12,7 +12,9 @@ from elbowroom.errors import ElbowroomError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["checked_target", "not_taken", "save_arrays", "write_arrays"]
+    from elbowroom.data.dataset import DataSet
+
+__all__ = ["checked_target", "not_taken", "save_arrays", "write_arrays", "write_evaluated"]
 
 
 def checked_target(path: Path, *, folder: Path | None = None, suffix: str | None = None) -> Path:
@@ -43,6 +45,13 @@ def write_arrays(path: Path, **tensors: Tensor | Sequence[str]) -> None:
     """Writes arrays by name, as .npz, and prints the path."""
     save_arrays(path, **tensors)
     wrote(path)
+
+
+def write_evaluated(path: Path, data: DataSet, rows: Tensor) -> None:
+    """Writes the values of these rows as the model saw them, as .npz."""
+    from elbowroom.data.written import evaluated_arrays
+
+    save_arrays(path, **evaluated_arrays(data, rows))
 
 
 def save_arrays(path: Path, **tensors: Tensor | Sequence[str]) -> None:

@@ -76,7 +76,10 @@ def _measure(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The values of every example, and what a result reports about how they were found."""
     began = time.monotonic()
-    values = study.over_data(method, per_batch, batch_size=_BLOCK, points=points, resumable=True, simulated=simulated)
+    values = study.over_data(
+        method, per_batch, batch_size=_BLOCK, points=points, resumable=True, simulated=simulated,
+        finite=["log_evidence"],
+    )  # fmt: skip
     return values, {**_found(values, choice), "seconds": time.monotonic() - began}
 
 

@@ -8,14 +8,12 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.results import Result
+from elbowroom.evaluation.row_estimates import BATCH, guide_curve, guide_estimate, laplace_estimate
 from elbowroom.evaluation.study import Study, observed, require_normalized
 from elbowroom.evaluation.thresholds import ACTIVE_VARIANCE, LOW_ESS_SHARE
-from elbowroom.inference.importance.curve import importance_curve
-from elbowroom.inference.importance.estimate import importance_estimate
-from elbowroom.inference.importance.laplace_proposal import laplace_evidence
 from elbowroom.inference.importance.pareto import pareto_threshold
 from elbowroom.inference.objectives import elbo_terms
-from elbowroom.model.guides import PriorGuide, guide_distribution
+from elbowroom.model.guides import PriorGuide
 
 __all__ = ["active_units", "elbo", "iwae", "k_curve", "laplace_is"]
 
@@ -29,7 +27,8 @@ def _elbo_values(study: Study, points: int | None) -> dict[str, Tensor]:
         )
         return {"elbo": terms.value, **terms.parts, "observed": observed(batch)}
 
-    return study.over_data("elbo", per_batch, batch_size=max(1, 1000 // study.settings.num_samples), points=points)
+    batch_size = max(1, 1000 // study.settings.num_samples)
+    return study.over_data("elbo", per_batch, batch_size=batch_size, points=points, finite=["elbo"])
 
 
 def elbo(study: Study) -> list[Result]:
@@ -51,19 +50,16 @@ def iwae(study: Study) -> list[Result]:
     k = study.settings.draws("iwae")
 
     def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        estimate = importance_estimate(study.model, study.guide, batch, num_samples=k, generator=generator)
-        return {
-            "iwae": estimate.log_evidence,
-            "stderr": estimate.stderr,
-            "ess": estimate.ess,
-            "pareto_k": estimate.pareto_k,
-            "observed": observed(batch),
-        }
+        found = guide_estimate(study.model, study.guide, batch, k=k, seed=study.settings.seed)
+        kept = {name: found[name] for name in ("stderr", "ess", "pareto_k")}
+        return {"iwae": found["log_evidence"], **kept, "observed": observed(batch)}
 
     points = study.settings.data("iwae")
-    values = study.over_data("iwae", per_batch, batch_size=100, points=points)
+    values = study.over_data("iwae", per_batch, batch_size=BATCH, points=points, finite=["iwae"])
     found = {"median_ess": float(values["ess"].median()), **_unreliable(values["pareto_k"], k)}
-    lower = study.average("iwae", "iwae", values["iwae"], bound="lower", asked={"k": k}, found=found)
+    lower = study.average(
+        "iwae", "iwae", values["iwae"], bound="lower", asked={"k": k}, found=found, stderrs=values["stderr"]
+    )
     results = study.with_bits(lower, values["iwae"], values["observed"])
     if isinstance(study.guide, PriorGuide):  # without a guide there is no inference gap
         return results
@@ -78,13 +74,12 @@ def laplace_is(study: Study) -> list[Result]:
     k = study.settings.draws("laplace-is")
 
     def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        found = laplace_evidence(
-            study.model, study.guide, batch, k=k, starts=study.settings.starts, generator=generator
-        )
-        return {**found._asdict(), "observed": observed(batch)}
+        settings = study.settings
+        found = laplace_estimate(study.model, study.guide, batch, k=k, starts=settings.starts, seed=settings.seed)
+        return {**found, "observed": observed(batch)}
 
     points = study.settings.data("laplace-is")
-    values = study.over_data("laplace-is", per_batch, batch_size=100, points=points)
+    values = study.over_data("laplace-is", per_batch, batch_size=BATCH, points=points, finite=["log_evidence"])
     found = {
         "median_ess": float(values["ess"].median()),
         "low_ess": float((values["ess"] < LOW_ESS_SHARE * k).double().mean()),
@@ -94,8 +89,9 @@ def laplace_is(study: Study) -> list[Result]:
         **_unreliable(values["pareto_k"], k),
     }
     asked = {"k": k, "starts": study.settings.starts}
-    lower = study.average("laplace-is", "laplace-is", values["log_evidence"], bound="lower", asked=asked, found=found)
-    return study.with_bits(lower, values["log_evidence"], values["observed"])
+    bound, stderrs = values["log_evidence"], values["stderr"]
+    lower = study.average("laplace-is", "laplace-is", bound, bound="lower", asked=asked, found=found, stderrs=stderrs)
+    return study.with_bits(lower, bound, values["observed"])
 
 
 def k_curve(study: Study) -> list[Result]:
@@ -103,14 +99,12 @@ def k_curve(study: Study) -> list[Result]:
     require_normalized(study.model, "k-curve")
 
     def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        found = importance_curve(
-            study.model, guide_distribution(study.guide, batch), batch, ks=_KS, generator=generator
-        )
-        bounds = {f"k={k}": bound for k, bound in zip(_KS, found.log_evidence, strict=True)}
-        return {**bounds, "ess": found.estimate.ess, "pareto_k": found.estimate.pareto_k, "observed": observed(batch)}
+        found = guide_curve(study.model, study.guide, batch, ks=_KS, seed=study.settings.seed)
+        return {**found, "observed": observed(batch)}
 
     points = study.settings.data("k-curve")
-    values = study.over_data("k-curve", per_batch, batch_size=100, points=points)
+    bounds = [f"k={k}" for k in _KS]
+    values = study.over_data("k-curve", per_batch, batch_size=BATCH, points=points, finite=bounds)
     results = []
     for k in _KS:
         # k̂ is that of all draws, and so belongs to the bound of all draws
@@ -141,9 +135,8 @@ def active_units(study: Study) -> list[Result]:
     def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         return {"mean": study.guide(batch.x, batch.context).mean}
 
-    means = study.over_data("active-units", per_batch, batch_size=1000, points=study.settings.data("active-units"))[
-        "mean"
-    ]
+    points = study.settings.data("active-units")
+    means = study.over_data("active-units", per_batch, batch_size=1000, points=points, finite=["mean"])["mean"]
     if len(means) < 2:
         raise ElbowroomError(
             "Active units need a variance over examples, but there is one example.", "Give --points 2 or more."

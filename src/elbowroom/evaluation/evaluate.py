@@ -16,32 +16,28 @@ active-units  the number of latent dimensions whose posterior mean varies with t
 The elbow room is the inference gap, log p(x) − ELBO = KL(q(z|x) ‖ p(z|x)).
 
 The standard error is that of the mean over examples, :math:`s / \sqrt{n}`; it includes the noise of the draws of z.
-The data are in a fixed order with a fixed binarisation, draws come from a seeded generator, and networks are in
-evaluation mode: the same call gives the same results.
+The data are in a fixed order with a fixed binarisation, draws come from seeded generators, and networks are in
+evaluation mode: the same call gives the same results. What iwae, laplace-is and k-curve find for an example does not
+depend on the others that are asked for, to the bit (:mod:`elbowroom.evaluation.row_estimates`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError, did_you_mean
 from elbowroom.evaluation.annealed import annealed, sandwiched
 from elbowroom.evaluation.bounds import active_units, elbo, iwae, k_curve, laplace_is
 from elbowroom.evaluation.inference_gaps import room
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.settings import Settings
-from elbowroom.evaluation.study import EvaluationCache, EvaluationData, Keep, Study, require_normalized, stream
-from elbowroom.inference.importance.estimate import importance_estimate
+from elbowroom.evaluation.study import EvaluationCache, EvaluationData, Keep, Study
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.latent import LatentModel, evaluation_mode
 from elbowroom.progress import Progress, silent
 
-__all__ = ["METHODS", "evaluate", "score"]
+__all__ = ["METHODS", "evaluate"]
 
 METHODS: dict[str, Callable[[Study], list[Result]]] = {
     "elbo": elbo,
@@ -88,6 +84,7 @@ def evaluate(
         ``evaluate(…, methods=[result.method], points=result.points, **result.asked)``.
     Raises:
         ElbowroomError: an unknown method, split or setting; a likelihood that is not normalised; a number below one.
+        NotFiniteError: a bound that is not finite for some examples, whose rows are named; they have no mean.
     Reference:
         Burda, Grosse & Salakhutdinov (2016), Importance Weighted Autoencoders, eq. 8 and section 5.2 (active units:
         :math:`\mathrm{Var}_x(E_q[z|x]) > 0.01`), arXiv:1509.00519.
@@ -101,32 +98,3 @@ def evaluate(
     if parts is not None:
         parts.forget()
     return results
-
-
-def score(
-    model: LatentModel, guide: Conditional, batches: Iterable[Batch], *, k: int = 1000, seed: int = 0
-) -> tuple[Tensor, Tensor]:
-    """log p(x) of every example by the importance-weighted bound, with its standard error.
-
-    Args:
-        model: p(x, z).
-        guide: q(z | x).
-        batches: the examples, in order.
-        k: draws per example.
-        seed: of the draws.
-    Returns:
-        Nats, shape (n,), and standard errors of the Monte Carlo average by the delta method, shape (n,); float64.
-    Raises:
-        ElbowroomError: the likelihood is not normalised; there are no examples.
-    """
-    require_normalized(model, "score")
-    values, errors, generator = [], [], None
-    with evaluation_mode(model, guide):
-        for batch in batches:
-            generator = generator or stream(batch.x.device, seed)
-            estimate = importance_estimate(model, guide, batch, num_samples=k, generator=generator)
-            values.append(estimate.log_evidence.double().cpu())
-            errors.append(estimate.stderr.double().cpu())
-    if not values:
-        raise ElbowroomError("There are no examples to score.", "Give one or more.")
-    return torch.cat(values), torch.cat(errors)

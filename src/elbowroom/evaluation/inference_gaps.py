@@ -117,7 +117,8 @@ def room(study: Study, *, check: bool = False) -> list[Result]:
         }
 
     points = study.settings.data("room")
-    values = study.over_data("room", per_batch, batch_size=_BATCH, points=points)
+    finite = ["elbo", "best", *(["log p"] if normalized else [])]
+    values = study.over_data("room", per_batch, batch_size=_BATCH, points=points, finite=finite)
     results = _results(study, values)
     return [*results, _upper_bound(study)] if check else results
 

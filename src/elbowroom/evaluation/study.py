@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
-from elbowroom.errors import ElbowroomError
+from elbowroom.errors import ElbowroomError, NotFiniteError
 from elbowroom.evaluation.results import Bound, Result, sign_remark
+from elbowroom.evaluation.row_estimates import repetition_variance
 from elbowroom.evaluation.settings import Settings
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.latent import LatentModel
@@ -92,11 +93,16 @@ class Study:
         points: int | None,
         resumable: bool = False,
         simulated: bool = False,
+        finite: Sequence[str] = (),
     ) -> dict[str, Tensor]:
         """Values of every example by name, concatenated over the split, so that every example has the same weight.
 
         A ``resumable`` method has its own random stream for each batch, so that it does not matter which batches were
         finished before an interruption. Values of ``simulated`` data belong to no row of the data set.
+        Those named by ``finite`` must be numbers: their mean over the other examples alone would be too good.
+
+        Raises:
+            NotFiniteError: some are not; names the rows.
         """
         total = self.data.size(self.split) if points is None else min(points, self.data.size(self.split))
         values: dict[str, list[Tensor]] = {}
@@ -115,7 +121,25 @@ class Study:
         joined = {name: torch.cat(several) for name, several in values.items()}
         kept_as = f"{method}-simulated" if simulated else method
         self.keep(kept_as, {name: value for name, value in joined.items() if value.dim() == 1})
+        self._require_finite(method, joined, finite)
         return joined
+
+    def _require_finite(self, method: str, values: dict[str, Tensor], names: Sequence[str]) -> None:
+        bad = (
+            ~torch.stack([values[name].isfinite().reshape(len(values[name]), -1).all(1) for name in names]).all(0)
+            if names
+            else None
+        )
+        if bad is None or not bool(bad.any()):
+            return
+        rows = values["row"][bad].long().tolist() if "row" in values else bad.nonzero().squeeze(1).tolist()
+        some = ", ".join(map(str, rows[:8])) + (f" and {len(rows) - 8:,} more" if len(rows) > 8 else "")
+        raise NotFiniteError(
+            f"{method} is not finite for {len(rows):,} of {len(bad):,} examples (row{'s' * (len(rows) > 1)} {some}), "
+            "so there is no mean to report.",
+            "They may lie far from the training data: leave these rows out, or look at them alone. `elbowroom score`, "
+            "run.score() in Python, gives the values of all other rows and marks these.",
+        )
 
     def part(self, name: str, make: Callable[[], dict[str, Tensor]], *, resumable: bool = True) -> dict[str, Tensor]:
         """A part from the cache, or else computed now and cached."""
@@ -136,6 +160,7 @@ class Study:
         bound: Bound | None,
         asked: Mapping[str, Any],
         found: Mapping[str, Any] | None = None,
+        stderrs: Tensor | None = None,
     ) -> Result:
         """A result: the mean over examples, with the standard error of that mean.
 
@@ -147,8 +172,12 @@ class Study:
                 :func:`~elbowroom.evaluation.results.sign_remark`.
             asked: the settings that it depends on; the seed is added.
             found: what else to report.
+            stderrs: of every example's own value, where equal examples have the same draws, shape (n,).
         """
         value, stderr = mean_and_stderr(values)
+        repeated = 0.0 if stderrs is None else repetition_variance(values, stderrs)
+        if repeated:
+            stderr = math.hypot(stderr, math.sqrt(repeated))
         return Result(
             name=name,
             method=method,

@@ -146,11 +146,27 @@ class Guide(Conditional):
         return out.to(seen.dtype)
 
 
+_LARGEST_LOG_VARIANCE = 80.0  # in float32 σ² and squares of draws neither vanish nor overflow, by far
+
+
+def _bounded(log_variance: Tensor) -> Tensor:
+    """log σ² within ±80, with the gradient as if it were not bounded.
+
+    For an input far from the training data, a network's log σ² leaves what a floating-point number can hold: σ would
+    be 0 or infinite, and log q(z | x) not a number. Within the bounds nothing is changed, to the bit. Beyond them the
+    gradient passes, so that training can lead back; that of a clamp would be zero.
+    """
+    bounded = log_variance.detach().clamp(-_LARGEST_LOG_VARIANCE, _LARGEST_LOG_VARIANCE)
+    return bounded + (log_variance - log_variance.detach())  # a sum with 0 that has the gradient
+
+
 class DiagonalNormal(Guide):
     r"""Normal with a diagonal covariance.
 
     .. math:: q(z | x) = \prod_j N(z_j \,|\, \mu_j(x), \sigma_j^2(x)), \qquad
         (\mu, \log \sigma^2) = \mathrm{network}(x)
+
+    The log-variance is kept within ±80, far beyond any posterior's.
 
     Args:
         network: transformed x -> (2, D): mean and log-variance.
@@ -170,7 +186,7 @@ class DiagonalNormal(Guide):
 
     def forward(self, given: Tensor | None, context: Tensor | None = None) -> Distribution:
         mean, log_variance = self._output(given, context).unbind(-2)
-        normal = Normal(mean, torch.exp(0.5 * log_variance), validate_args=False)  # σ = exp(½ log σ²)
+        normal = Normal(mean, torch.exp(0.5 * _bounded(log_variance)), validate_args=False)  # σ = exp(½ log σ²)
         return Independent(normal, 1, validate_args=False)
 
 
@@ -178,6 +194,8 @@ class FullNormal(Guide):
     r"""Normal with a full covariance, by its Cholesky factor.
 
     .. math:: q(z | x) = N(z \,|\, \mu(x), L(x) L(x)^\top), \qquad L_{jj} = \exp(\tfrac12 v_j)
+
+    The log-variances v are kept within ±80, far beyond any posterior's.
 
     Args:
         network: transformed x -> (D + D (D + 1) / 2,): mean, then the lower triangle row by row, the diagonal as
@@ -199,7 +217,7 @@ class FullNormal(Guide):
     def forward(self, given: Tensor | None, context: Tensor | None = None) -> Distribution:
         mean, triangle = self._output(given, context).tensor_split([self.latent_dim], -1)
         rows, columns = torch.tril_indices(self.latent_dim, self.latent_dim, device=mean.device)
-        entries = torch.where(rows == columns, torch.exp(0.5 * triangle), triangle)
+        entries = torch.where(rows == columns, torch.exp(0.5 * _bounded(triangle)), triangle)
         scale_tril = mean.new_zeros(*mean.shape, self.latent_dim)
         scale_tril[..., rows, columns] = entries
         return MultivariateNormal(mean, scale_tril=scale_tril, validate_args=False)

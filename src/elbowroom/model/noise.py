@@ -29,6 +29,7 @@ from elbowroom.errors import ElbowroomError
 __all__ = [
     "CannotPrepareError",
     "NoiseSource",
+    "PerRow",
     "Prepared",
     "Recorder",
     "category",
@@ -96,7 +97,44 @@ class Prepared:
         return self._drawn[self._used - 1]
 
 
-NoiseSource = Generator | Prepared | Recorder
+class PerRow:
+    """A stand-in for a generator where each row of a batch has a generator of its own.
+
+    A row's draws then depend neither on the other rows of the batch nor on their number. It serves noise with an axis
+    for the rows: the last but one of standard noise, (\\*samples, batch, latent), and the last of category numbers,
+    (\\*samples, batch).
+
+    Args:
+        generators: one for each row.
+    Example:
+        >>> def rows(*seeds):
+        ...     return PerRow([torch.Generator().manual_seed(seed) for seed in seeds])
+        >>> one, many = (normal((5, n, 2), torch.zeros(()), rows(*range(n))) for n in (1, 3))
+        >>> bool((one[:, 0] == many[:, 0]).all())
+        True
+    """
+
+    def __init__(self, generators: Sequence[Generator]) -> None:
+        self._generators = generators
+
+    def stack(self, shape: Sequence[int], axis: int, kind: Callable[[Sequence[int], int, Generator], Tensor]) -> Tensor:
+        """Noise of this shape: for every row the shape without ``axis``, by (shape, row, the row's generator).
+
+        Raises:
+            ElbowroomError: the axis is not that of the rows.
+        """
+        axis += len(shape)
+        if axis < 0 or shape[axis] != len(self._generators):
+            raise ElbowroomError(
+                f"Noise of shape {tuple(shape)} was asked for, which has no axis for {len(self._generators)} rows "
+                "where one was expected.",
+                "Give a torch.Generator.",
+            )
+        part = (*shape[:axis], *shape[axis + 1 :])
+        return torch.stack([kind(part, row, g) for row, g in enumerate(self._generators)], axis)
+
+
+NoiseSource = Generator | PerRow | Prepared | Recorder
 """Where noise comes from."""
 
 
@@ -106,7 +144,7 @@ def _generator(source: NoiseSource | None) -> Generator | None:
     Raises:
         CannotPrepareError: the draws were to be made beforehand.
     """
-    if isinstance(source, Prepared | Recorder):
+    if isinstance(source, PerRow | Prepared | Recorder):
         raise CannotPrepareError(
             "Its draws depend on parameters (as those of a mixture, of counts or of categories do), so they cannot "
             "be made before the parameters are known.",
@@ -138,6 +176,8 @@ def normal(shape: Sequence[int], like: Tensor, generator: NoiseSource | None) ->
         return generator.take()
     if isinstance(generator, Recorder):
         generator = generator.note(_Draw(normal, tuple(shape), like.new_empty(0)))
+    if isinstance(generator, PerRow):
+        return generator.stack(shape, -2, lambda part, row, own: normal(part, like, own))
     device = like.device if generator is None else generator.device
     return torch.randn(tuple(shape), dtype=like.dtype, device=device, generator=generator).to(like.device)
 
@@ -153,6 +193,8 @@ def uniform(shape: Sequence[int], like: Tensor, generator: NoiseSource | None) -
         return generator.take()
     if isinstance(generator, Recorder):
         generator = generator.note(_Draw(uniform, tuple(shape), like.new_empty(0)))
+    if isinstance(generator, PerRow):
+        return generator.stack(shape, -2, lambda part, row, own: uniform(part, like, own))
     device = like.device if generator is None else generator.device
     return torch.rand(tuple(shape), dtype=like.dtype, device=device, generator=generator).to(like.device)
 
@@ -195,6 +237,9 @@ def category(logits: Tensor, shape: Sequence[int], source: NoiseSource | None) -
         >>> category(torch.tensor([0.0, -torch.inf]), (4,), torch.Generator().manual_seed(0))
         tensor([0, 0, 0, 0])
     """
+    if isinstance(source, PerRow):
+        several = logits.dim() > 1  # else one law for all rows
+        return source.stack(shape, -1, lambda part, row, own: category(logits[row] if several else logits, part, own))
     generator = _generator(source)
     device = logits.device if generator is None else generator.device
     rows = logits.detach().softmax(-1).reshape(-1, logits.shape[-1]).to(device)

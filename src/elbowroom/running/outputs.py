@@ -9,6 +9,7 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.data.dataset import DataSet
+from elbowroom.evaluation.scores import Scores
 from elbowroom.model.draws import draw, mean
 from elbowroom.model.latent import Pair, evaluation_mode
 
@@ -85,10 +86,3 @@ def encoded(pair: Pair, data: DataSet, split: str, points: int | None) -> Encode
     rows = torch.cat(places)
     labels = None if data.labels is None else data.labels.cpu()[rows]
     return Encoded(torch.cat(means), torch.cat(deviations), labels, data.classes, data.row_columns(rows))
-
-
-class Scores(NamedTuple):
-    """log p(x) of each example, by the importance-weighted bound."""
-
-    log_evidence: Tensor  #: (n,) nats
-    stderr: Tensor  #: (n,) of the Monte Carlo average

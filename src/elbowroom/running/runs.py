@@ -26,8 +26,9 @@ from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.doctor.diagnose import Diagnosis, diagnose
 from elbowroom.evaluation.doctor.inputs import DoctorInput
-from elbowroom.evaluation.evaluate import evaluate, score
+from elbowroom.evaluation.evaluate import evaluate
 from elbowroom.evaluation.results import Result
+from elbowroom.evaluation.scoring import ScoreMethod, score
 from elbowroom.evaluation.settings import Settings
 from elbowroom.inference.posterior.sample import Posterior, posterior
 from elbowroom.memory import peak_memory
@@ -224,19 +225,39 @@ class Run:
         split: str = "test",
         context: Any = None,
         labels: Any = None,
-        k: int = 1000,
+        points: int | None = None,
+        method: ScoreMethod = "auto",
+        k: int | None = None,
+        tolerance: float | None = None,
         seed: int = 0,
+        announce: Progress = silent,
+        **settings: Any,
     ) -> Scores:
-        """log p(x) of every example of ``source`` (a path, an array, what `read` returns), or of a split of the run.
+        """log p(x) of every example, with its standard error, and whether both can be trusted.
 
-        With a source, ``context`` or ``labels`` are as in `read`.
-
+        Args:
+            source: a path, an array, what `read` returns; by default a split of the run's own data.
+            split: which split, if no source is given.
+            context: covariates of the source, as in `read`.
+            labels: class labels of the source, as in `read`.
+            points: number of examples, chosen by the data's seed; by default all of them.
+            method: "auto", "iwae", "laplace-is" or "ais", as in :func:`elbowroom.evaluation.scoring.score`.
+            k: draws per example, by default 1,000; for "ais" a number of chains.
+            tolerance: nats; examples whose standard error is larger, or that are not reliable, get up to 64 times as
+                many draws.
+            seed: of the draws.
+            announce: called with "score", the examples done and the examples in all.
+            **settings: for "laplace-is" and "ais", as in :func:`elbowroom.evaluation.scoring.score`.
         Raises:
-            ElbowroomError: a likelihood that is not normalised; a run without a guide.
+            ElbowroomError: a likelihood that is not normalised; "iwae" of a run without a guide; and as there.
         """
-        self._require_guide("Scoring")
-        batches = self._batches(source, split, 100, context=context, labels=labels)
-        return Scores(*score(self.model, self.guide, batches, k=k, seed=seed))
+        if method == "iwae":
+            self._require_guide("Scoring by iwae")
+        data, name = self.asked(source, split, context, labels)
+        return score(
+            self.model, self.guide, data, split=name, points=points, method=method, k=k, tolerance=tolerance, seed=seed,
+            announce=announce, **settings,
+        )  # fmt: skip
 
     def doctor_input(self, *, points: int = 1000, seed: int = 0) -> DoctorInput:
         """The input of the doctor: model and guide, the run's own data, and the history of its training.

@@ -28,7 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from elbowroom.errors import ElbowroomError
+from elbowroom.errors import NotFiniteError
 from elbowroom.inference.annealing.tempering import Ends, TemperedTarget
 from elbowroom.progress import Progress
 from elbowroom.samplers.adaptation import initial_step_size, pooled_acceptance
@@ -182,7 +182,7 @@ def anneal(
     Returns:
         Positions and weights; the average of exp(log w) has the expectation p(x).
     Raises:
-        ElbowroomError: a density that is not a number at z.
+        NotFiniteError: a density that is not a number at z.
     """
     return _walk(bridge, path, z, range(1, len(path.betas)), 1, kernel, generator, announce)
 
@@ -210,7 +210,7 @@ def anneal_back(
     Returns:
         Positions and weights; the average of exp(−log w) has the expectation 1 / p(x).
     Raises:
-        ElbowroomError: a density that is not a number at z.
+        NotFiniteError: a density that is not a number at z.
     """
     return _walk(bridge, path, z, range(len(path.betas) - 1, 0, -1), 0, kernel, generator, announce)
 
@@ -254,7 +254,7 @@ def weighable(ends: Ends) -> Ends:
     """Refuse densities that are NaN or +∞; a density of zero is allowed, and gives a weight of zero."""
     bad = (ends.log_joint.isnan() | ends.log_joint.isposinf() | ~ends.log_start.isfinite()).any(0)
     if bool(bad.any()):
-        raise ElbowroomError(
+        raise NotFiniteError(
             f"log p(x, z) or the start's own density is not a number where chains start, for {int(bad.sum())} of "
             f"{len(bad)} examples (the first is example {int(bad.nonzero()[0, 0])} of its block).",
             "Check the data and the weights for NaN and infinity.",

@@ -34,7 +34,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from elbowroom.data.batch import Batch, as_batch
-from elbowroom.errors import ElbowroomError
+from elbowroom.errors import ElbowroomError, NotFiniteError
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.networks import MLP, Network
 from elbowroom.numerics import chunks
@@ -185,7 +185,7 @@ def prior_precision(distribution: Distribution, z: Tensor, *, floor: float = 1e-
     Returns:
         Λ, shape (batch, latent, latent).
     Raises:
-        ElbowroomError: a Hessian that is not finite.
+        NotFiniteError: a Hessian that is not finite.
     Reference:
         Betancourt (2013), A General Metric for Riemannian Manifold Hamiltonian Monte Carlo, arXiv:1212.4693, for the
         absolute values of eigenvalues.
@@ -205,7 +205,7 @@ def prior_precision(distribution: Distribution, z: Tensor, *, floor: float = 1e-
     hessian = torch.stack(rows, 1) if rows else z.new_zeros(*z.shape, z.shape[-1])
     bad = ~hessian.isfinite().flatten(1).all(1)
     if bool(bad.any()):
-        raise ElbowroomError(
+        raise NotFiniteError(
             f"The prior has no finite second derivative at z for {int(bad.sum())} of {len(z)} examples.",
             "Start inside the prior's support, or use a prior that is smooth there.",
         )
@@ -262,7 +262,7 @@ def regularized_cholesky(precision: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         The matrices that were factored, and their lower triangular factors, each of H's shape.
     Raises:
-        ElbowroomError: a matrix that is not finite, or far from positive definite.
+        NotFiniteError: a matrix that is not finite, or far from positive definite.
     """
     factor, failed = torch.linalg.cholesky_ex(precision)
     bad = (failed != 0) | ~factor.isfinite().flatten(1).all(1)
@@ -277,7 +277,7 @@ def regularized_cholesky(precision: Tensor) -> tuple[Tensor, Tensor]:
         precision[found], factor[found], bad[found] = trial[failed == 0], triangle[failed == 0], False
         tau *= 10
     if bool(bad.any()):
-        raise ElbowroomError(
+        raise NotFiniteError(
             f"The curvature of {int(bad.sum())} of {len(bad)} examples is not finite or not positive definite.",
             "Look for infinite weights or data, or use float64.",
         )

@@ -25,9 +25,10 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.batch import Batch, as_batch
-from elbowroom.errors import ElbowroomError
+from elbowroom.errors import ElbowroomError, NotFiniteError
 from elbowroom.inference.gaussian.curvature import gauss_newton, regularized_cholesky
 from elbowroom.model.latent import LatentModel
+from elbowroom.numerics import RowSlots
 
 __all__ = ["Laplace", "laplace"]
 
@@ -61,6 +62,7 @@ def laplace(
     *,
     steps: int = 20,
     tolerance: float = 1e-3,
+    slots: RowSlots | None = None,
     chunk_elements: int = 2**24,
 ) -> Laplace:
     r"""Find a mode of each posterior by Newton steps from ``start``, and the curvature there.
@@ -75,12 +77,14 @@ def laplace(
         batch: data, ``x`` of shape (batch, \*event).
         steps: Newton steps at most; 0 gives the precision at the start itself.
         tolerance: nats that may be left to gain.
+        slots: where given, no number of an example depends on the others, to the bit: unfinished examples are evaluated
+            in these slots, by their positions in the batch.
         chunk_elements: of the curvature, as in :func:`~elbowroom.inference.gaussian.curvature.gauss_newton`.
     Returns:
         Mode, precision, log p(x, mode), and how the search went.
     Raises:
-        ElbowroomError: log p(x, z), its gradient or its curvature is not finite at the start; shapes that do not
-            fit; negative ``steps`` or ``tolerance``.
+        NotFiniteError: log p(x, z), its gradient or its curvature is not finite at the start.
+        ElbowroomError: shapes that do not fit; negative ``steps`` or ``tolerance``.
     Example:
         >>> from elbowroom.model import oracles
         >>> model, _, x = oracles.ppca(dim=8, latent_dim=2, seed=0)
@@ -94,7 +98,7 @@ def laplace(
             f"steps is {steps} and tolerance {tolerance}, but neither can be negative.",
             "Give steps=0 for the curvature at the start itself.",
         )
-    search = _ModeSearch(model, start.detach(), batch, chunk_elements)
+    search = _ModeSearch(model, start.detach(), batch, slots, chunk_elements)
     active = torch.arange(len(batch), device=start.device)
     for taken in range(steps + 1):
         direction, slope = search.newton_direction(active)
@@ -110,17 +114,20 @@ def laplace(
 class _ModeSearch:
     """The state of the search for each example: z, log p(x, z), its gradient, H and the factor of H."""
 
-    def __init__(self, model: LatentModel, z: Tensor, batch: Batch, chunk_elements: int) -> None:
-        self.model, self.batch, self.chunk_elements = model, batch, chunk_elements
-        self.precision = self._curvature(z, batch)
+    def __init__(
+        self, model: LatentModel, z: Tensor, batch: Batch, slots: RowSlots | None, chunk_elements: int
+    ) -> None:
+        self.model, self.batch, self.slots, self.chunk_elements = model, batch, slots, chunk_elements
+        self.precision = self._curvature(z)
         self.z = z.clone()
-        self.log_joint, self.gradient = self._value_and_gradient(z, batch)
+        self.log_joint, self.gradient = self._value_and_gradient(z)
         finite = self.log_joint.isfinite() & self.gradient.isfinite().all(-1) & _finite(self.precision)
         if not bool(finite.all()):
-            raise ElbowroomError(
+            raise NotFiniteError(
                 f"log p(x, z), its gradient or its curvature is not finite at the start for {int((~finite).sum())} of "
                 f"{len(z)} examples (the first is example {int((~finite).nonzero()[0, 0])}).",
                 "Check the data and the weights for NaN and infinity, or start where the prior has mass.",
+                (~finite).nonzero().squeeze(1).tolist(),
             )
         self.precision, self.factor = regularized_cholesky(self.precision)
         self.converged = torch.zeros(len(z), dtype=torch.bool, device=z.device)
@@ -142,8 +149,7 @@ class _ModeSearch:
         moved, z, log_joint = self._search(active, direction, slope)
         if not len(moved):
             return moved
-        batch = self.batch.rows(moved)
-        gradient, precision = self._value_and_gradient(z, batch)[1], self._curvature(z, batch)
+        gradient, precision = self._value_and_gradient(z, moved)[1], self._curvature(z, moved)
         # a step to where log p is finite, but its slope or curvature is not, leads nowhere
         sound = gradient.isfinite().all(-1) & _finite(precision)
         moved = moved[sound]
@@ -158,7 +164,7 @@ class _ModeSearch:
         alpha = 1.0
         for _ in range(_HALVINGS):
             z = self.z[active] + alpha * direction
-            log_joint = self._value(z, self.batch.rows(active))
+            log_joint = self._value(z, active)
             gain = log_joint - self.log_joint[active]
             enough = _SUFFICIENT_INCREASE * alpha * slope - self.resolution(active)
             better = log_joint.isfinite() & (gain >= enough.clamp(min=0))
@@ -170,19 +176,34 @@ class _ModeSearch:
         moved, z, log_joint = (torch.cat(parts) for parts in zip(*found, strict=True))
         return moved, z, log_joint
 
-    def _value(self, z: Tensor, batch: Batch) -> Tensor:
-        return self.model.log_joint(batch.x, z, context=batch.context, mask=batch.mask)
+    def _value(self, z: Tensor, rows: Tensor) -> Tensor:
+        z, batch, places = self._placed(z, rows)
+        log_joint = self.model.log_joint(batch.x, z, context=batch.context, mask=batch.mask)
+        return log_joint if places is None else log_joint[places]
 
-    def _value_and_gradient(self, z: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _value_and_gradient(self, z: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z, batch, places = self._placed(z, rows)
         with torch.enable_grad():
             leaf = z.detach().requires_grad_()
-            log_joint = self._value(leaf, batch)
+            log_joint = self.model.log_joint(batch.x, leaf, context=batch.context, mask=batch.mask)
             # examples are independent, so the gradient of the sum is that of each
             (gradient,) = torch.autograd.grad(log_joint.sum(), leaf)
-        return log_joint.detach(), gradient
+        log_joint = log_joint.detach()
+        return (log_joint, gradient) if places is None else (log_joint[places], gradient[places])
 
-    def _curvature(self, z: Tensor, batch: Batch) -> Tensor:
-        return gauss_newton(self.model, batch, z, chunk_elements=self.chunk_elements)
+    def _curvature(self, z: Tensor, rows: Tensor | None = None) -> Tensor:
+        z, batch, places = self._placed(z, rows)
+        precision = gauss_newton(self.model, batch, z, chunk_elements=self.chunk_elements)
+        return precision if places is None else precision[places]
+
+    def _placed(self, z: Tensor, rows: Tensor | None) -> tuple[Tensor, Batch, Tensor | None]:
+        """z and examples as they are evaluated, all unless given, and where to find the result of each."""
+        if rows is None:  # the caller has put them into slots
+            return z, self.batch, None
+        if self.slots is None or not len(rows):
+            return z, self.batch.rows(rows), None
+        places, filled = self.slots.fill(rows)
+        return z[filled], self.batch.rows(rows[filled]), places
 
 
 def _finite(matrices: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.inference.importance.estimate import ImportanceEstimate, WeightSums, weights_in_chunks
 from elbowroom.inference.importance.pareto import LargestWeights
 from elbowroom.model.latent import LatentModel
+from elbowroom.model.noise import NoiseSource
 from elbowroom.numerics import log_mean_exp
 
 __all__ = ["ImportanceCurve", "importance_curve"]
@@ -55,7 +56,7 @@ def importance_curve(
     *,
     ks: Sequence[int] = (1, 10, 100, 1000, 5000),
     chunk_elements: int = 2**20,
-    generator: torch.Generator | None = None,
+    generator: NoiseSource | None = None,
 ) -> ImportanceCurve:
     r"""The importance-weighted bound of each example for every k.
 

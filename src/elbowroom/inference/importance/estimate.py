@@ -33,6 +33,7 @@ from elbowroom.model.distributions import DiagonalNormalMixture
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.networks import Network
+from elbowroom.model.noise import NoiseSource
 from elbowroom.numerics import chunks
 
 __all__ = [
@@ -158,7 +159,7 @@ def importance_estimate(
     *,
     num_samples: int,
     chunk_elements: int = 2**20,
-    generator: torch.Generator | None = None,
+    generator: NoiseSource | None = None,
 ) -> ImportanceEstimate:
     r"""Estimate log p(x) of each example from exactly ``num_samples`` draws of the guide, without a gradient.
 
@@ -205,7 +206,7 @@ def importance_estimate_from(
     *,
     num_samples: int,
     chunk_elements: int = 2**20,
-    generator: torch.Generator | None = None,
+    generator: NoiseSource | None = None,
 ) -> ImportanceEstimate:
     r"""Estimate log p(x) of each example from draws of any proposal q.
 
@@ -248,7 +249,7 @@ def weights_in_chunks(
     *,
     num_samples: int,
     chunk_elements: int,
-    generator: torch.Generator | None,
+    generator: NoiseSource | None,
 ) -> Iterator[Tensor]:
     """Log weights of draws from a proposal, shape (draws of a chunk, batch); see :func:`importance_estimate_from`."""
     check_num_samples(num_samples)

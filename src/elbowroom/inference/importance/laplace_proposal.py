@@ -43,7 +43,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.distributions import Categorical, Distribution, MixtureSameFamily, MultivariateNormal
 
 from elbowroom.data.batch import Batch, as_batch
@@ -56,6 +56,8 @@ from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw, mean
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
+from elbowroom.model.noise import NoiseSource
+from elbowroom.numerics import RowSlots
 
 __all__ = ["LaplaceEvidence", "LaplaceProposal", "default_widening", "laplace_evidence", "laplace_proposal"]
 
@@ -112,8 +114,9 @@ def laplace_evidence(
     *,
     k: int = 100,
     starts: int = 4,
+    slots: RowSlots | None = None,
     chunk_elements: int = 2**20,
-    generator: Generator | None = None,
+    generator: NoiseSource | None = None,
 ) -> LaplaceEvidence:
     r"""Estimate log p(x) of each example from ``k`` draws of a mixture of Laplace approximations.
 
@@ -125,6 +128,7 @@ def laplace_evidence(
         batch: data, ``x`` of shape (batch, \*event).
         k: draws per example.
         starts: as in :func:`laplace_proposal`.
+        slots: as in :func:`laplace_proposal`.
         chunk_elements: of the draws, as in :func:`~elbowroom.inference.importance.estimate.importance_estimate`.
         generator: the source of randomness, of starts and of draws.
     Returns:
@@ -142,7 +146,7 @@ def laplace_evidence(
     batch = as_batch(batch)
     if k < 1:
         raise ElbowroomError(f"k is {k}, but an average needs at least one draw per example.", "Give k=1 or more.")
-    proposal = laplace_proposal(model, guide, batch, starts=starts, generator=generator)
+    proposal = laplace_proposal(model, guide, batch, starts=starts, slots=slots, generator=generator)
     estimate = importance_estimate_from(
         model, proposal.q, batch, num_samples=k, chunk_elements=chunk_elements, generator=generator
     )
@@ -160,7 +164,8 @@ def laplace_proposal(
     defence: float = 0.1,
     refinements: int = 2,
     tolerance: float = _TOLERANCE,
-    generator: Generator | None = None,
+    slots: RowSlots | None = None,
+    generator: NoiseSource | None = None,
 ) -> LaplaceProposal:
     r"""A mixture of widened Laplace approximations of each posterior, to draw from.
 
@@ -173,6 +178,10 @@ def laplace_proposal(
         defence: ε, share of the draws that have the prior's mean and variances.
         refinements: steps from the highest mode towards the normal of the largest ELBO.
         tolerance: nats that a further step may still gain, as in :func:`~elbowroom.inference.gaussian.laplace.laplace`.
+        slots: where given, an example's proposal does not depend on the others, to the bit: modes are searched as in
+            :func:`~elbowroom.inference.gaussian.laplace.laplace`, and every mixture has as many components, those that
+            an example lacks with a share of zero. The caller puts the batch into such slots, and gives noise by rows
+            (:class:`~elbowroom.model.noise.PerRow`).
         generator: the source of randomness, for the starts.
     Returns:
         The proposals, and how they were found.
@@ -202,7 +211,7 @@ def laplace_proposal(
     prior = model.prior(None, batch.context)
     center, variance = (part.expand(len(batch), -1) for part in _moments(prior, generator))
     points = _starting_points(model, guide, batch, prior, center, starts, generator)
-    found = [laplace(model, z, batch, tolerance=tolerance) for z in points]
+    found = [laplace(model, z, batch, tolerance=tolerance, slots=slots) for z in points]
     modes = Laplace(*(torch.stack(parts, 1) for parts in zip(*found, strict=True)))  # (batch, S, …)
     latent_dim = modes.mode.shape[-1]
     scale_tril = covariance_factor(modes.precision)
@@ -212,7 +221,8 @@ def laplace_proposal(
     widening = default_widening(latent_dim) if widening is None else widening
     best = log_parts.argmax(1, keepdim=True)
     evaluations = _evaluations(modes.iterations, latent_dim)
-    components = _components(modes.mode, scale_tril, _WEIGHT_EXPONENT * log_parts)
+    most = modes.mode.shape[1] if slots else int(log_parts.isfinite().sum(1).max())
+    components = _components(modes.mode, scale_tril, _WEIGHT_EXPONENT * log_parts, most)
     if refinements:
         loc, tril, _ = components
         better = refine(model, batch, loc[:, 0], tril[:, 0].to(loc), steps=refinements, generator=generator)
@@ -248,7 +258,7 @@ def _starting_points(
     prior: Distribution,
     center: Tensor,
     starts: int,
-    generator: Generator | None,
+    generator: NoiseSource | None,
 ) -> list[Tensor]:
     """S of them, each of shape (batch, latent); where log p(x, z) is not finite, the prior's mean stands in."""
     shape = () if prior.batch_shape else (len(batch),)
@@ -261,7 +271,7 @@ def _starting_points(
     return [_sound(model, batch, z, center) for z in points[:starts]]
 
 
-def _moments(prior: Distribution, generator: Generator | None) -> tuple[Tensor, Tensor]:
+def _moments(prior: Distribution, generator: NoiseSource | None) -> tuple[Tensor, Tensor]:
     """Mean and variances, or those of draws where they are unknown, as of a flow, or infinite."""
     try:
         center, variance = mean(prior), prior.variance
@@ -292,9 +302,9 @@ def _distinct(modes: Laplace) -> Tensor:
     return torch.zeros_like(kept).scatter(1, order, kept)
 
 
-def _components(loc: Tensor, scale_tril: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The mixture's components: those that no example has are left out; the logits are normalised."""
-    order = logits.argsort(1, descending=True)[:, : int(logits.isfinite().sum(1).max())]
+def _components(loc: Tensor, scale_tril: Tensor, logits: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The mixture's components, the so many of the largest logits; the logits are normalised."""
+    order = logits.argsort(1, descending=True)[:, :most]
     rows = torch.arange(len(order), device=order.device).unsqueeze(1)
     return loc[rows, order], scale_tril[rows, order], logits[rows, order].log_softmax(1)
 

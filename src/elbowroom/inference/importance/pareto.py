@@ -29,7 +29,7 @@ from torch import Tensor
 
 from elbowroom.numerics import chunks
 
-__all__ = ["LargestWeights", "pareto_k", "pareto_threshold"]
+__all__ = ["LargestWeights", "pareto_k", "pareto_stderr", "pareto_threshold"]
 
 _LEAST_TAIL = 5  # weights; fewer do not determine a shape
 _PRIOR_DRAWS, _PRIOR_SHAPE = 10, 0.5
@@ -45,6 +45,18 @@ def pareto_threshold(draws: int) -> float:
         [0.5, 0.67, 0.7]
     """
     return min(1 - 1 / math.log10(draws), 0.7) if draws > 10 else 0.0
+
+
+def pareto_stderr(shape: Tensor, draws: int) -> Tensor:
+    r"""The standard error of k̂ from so many draws, (1 + k) / √M with M the number of weights that it is fitted to.
+
+    Reference:
+        Smith (1987), Estimating tails of probability distributions, Annals of Statistics 15.
+    Example:
+        >>> pareto_stderr(torch.tensor(0.5), 1000)
+        tensor(0.1539)
+    """
+    return (1 + shape).clamp(min=0) / math.sqrt(max(1, _tail(draws)))
 
 
 class LargestWeights(NamedTuple):

@@ -25,13 +25,14 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.gaussian.curvature import covariance_factor, gauss_newton
 from elbowroom.inference.target import posterior_target
 from elbowroom.model.latent import LatentModel
+from elbowroom.model.noise import NoiseSource, normal
 
 __all__ = ["Refined", "refine"]
 
@@ -63,7 +64,7 @@ def refine(
     *,
     steps: int = 2,
     pairs: int = 4,
-    generator: Generator | None = None,
+    generator: NoiseSource | None = None,
 ) -> Refined:
     r"""Improve normal approximations of each posterior.
 
@@ -91,7 +92,7 @@ def refine(
             f"steps is {steps} and pairs {pairs}, but steps cannot be negative and averages need a pair of draws.",
             "Give steps=2, pairs=4.",
         )
-    half = torch.randn(pairs, *loc.shape, generator=generator, dtype=loc.dtype, device=loc.device)
+    half = normal((pairs, *loc.shape), loc, generator)
     noise, latent_dim = torch.cat([half, -half]), loc.shape[-1]
     target = posterior_target(model, batch)
 

@@ -1,0 +1,248 @@
+r"""Estimates of log p(x) whose draws belong to rows, for `evaluate` and for `score`.
+
+What is estimated of a row depends on the row itself, the model, the method, the number of draws and the seed, and on
+nothing else: not on the other rows that are asked for, nor on their order or number. This holds to the bit, which asks
+for two things.
+
+- **Noise.** Each row has a random generator of its own, whose seed is a hash of the row's values (with mask and
+  context). Equal rows have equal draws, wherever they stand, in a data set or in a file of their own. The standard
+  error of a mean counts the noise of equal rows as one (:func:`repetition_variance`); where it is not known, that of
+  a single draw, equal rows are told apart by their positions.
+- **Rounding.** How a product of matrices rounds a row can depend on where the row is and on how many there are. Rows
+  are computed in blocks, each in a slot where it always rounds the same (:class:`~elbowroom.numerics.RowSlots`). Rows
+  whose guide or prior draws in a way of its own are computed one at a time.
+
+Slots are made for the package's networks on a processor; on other devices, and in networks of other kinds, a last digit
+may depend on the other rows. Bits may differ between machines, numbers of threads and versions of torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import zlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.distributions import Distribution, Independent, MixtureSameFamily, MultivariateNormal, Normal
+
+from elbowroom.data.batch import Batch
+from elbowroom.data.binarization import mix
+from elbowroom.errors import NotFiniteError
+from elbowroom.inference.importance.curve import importance_curve
+from elbowroom.inference.importance.estimate import ImportanceEstimate, importance_estimate_from
+from elbowroom.inference.importance.laplace_proposal import laplace_evidence
+from elbowroom.model.conditional import Conditional
+from elbowroom.model.guides import Guide, guide_distribution
+from elbowroom.model.latent import LatentModel
+from elbowroom.model.networks import MLP, ResidualMLP
+from elbowroom.model.noise import NoiseSource, PerRow
+from elbowroom.numerics import RowSlots
+
+__all__ = [
+    "BATCH",
+    "guide_curve",
+    "guide_estimate",
+    "laplace_estimate",
+    "repetition_variance",
+]
+
+BATCH = 256
+"""Rows that are worth giving at once: slots are filled better by more rows."""
+_BLOCK = 128  # slots that are computed together, at most
+_VECTOR = 64  # numbers in two vectors of 512 bits, in each of two threads: what elementwise functions take at once
+_LEAST_ROWS = 8  # of a product whose rows round like those of larger ones
+_NARROW = 16  # columns of a product whose rows round by their class
+_ELEMENTS = 2**20  # of a chunk of draws for one row alone
+_ELEMENTS_PER_ROW = 2**15  # of a chunk of draws; fixed, since the draws depend on how they are cut into chunks
+_RESOLVED = 16  # units in the last place of a mean that a standard deviation must have, for draws to differ
+
+
+class _Manner(NamedTuple):
+    """How a block is computed."""
+
+    slots: RowSlots | None  #: of the rows; None for a single one
+    chunk_elements: int
+    noise: NoiseSource
+
+
+_Compute = Callable[[Batch, _Manner], dict[str, Tensor]]
+
+
+def guide_estimate(model: LatentModel, guide: Conditional, batch: Batch, *, k: int, seed: int) -> dict[str, Tensor]:
+    """log p(x) of every row from k draws of the guide.
+
+    Returns:
+        "log_evidence", "stderr", "ess", "pareto_k" as in
+        :class:`~elbowroom.inference.importance.estimate.ImportanceEstimate`, and "resolved", whether the guide is wide
+        enough for its draws to differ in their floating-point type; each of shape (batch,).
+    """
+
+    def compute(block: Batch, manner: _Manner) -> dict[str, Tensor]:
+        q = guide_distribution(guide, block)
+        found: ImportanceEstimate = importance_estimate_from(
+            model, q, block, num_samples=k, chunk_elements=manner.chunk_elements, generator=manner.noise
+        )
+        return {**found._asdict(), "resolved": _is_resolved(q, len(block))}
+
+    return _by_rows(model, guide, batch, compute, method="iwae", seed=seed, apart=k == 1)
+
+
+def guide_curve(
+    model: LatentModel, guide: Conditional, batch: Batch, *, ks: tuple[int, ...], seed: int
+) -> dict[str, Tensor]:
+    """The bound of every row for several numbers of draws, "k=1", …, with "ess" and "pareto_k" of all draws."""
+
+    def compute(block: Batch, manner: _Manner) -> dict[str, Tensor]:
+        q = guide_distribution(guide, block)
+        found = importance_curve(model, q, block, ks=ks, chunk_elements=manner.chunk_elements, generator=manner.noise)
+        bounds = {f"k={k}": bound for k, bound in zip(ks, found.log_evidence, strict=True)}
+        return {**bounds, "ess": found.estimate.ess, "pareto_k": found.estimate.pareto_k}
+
+    return _by_rows(model, guide, batch, compute, method="k-curve", seed=seed, apart=True)
+
+
+def laplace_estimate(
+    model: LatentModel, guide: Conditional, batch: Batch, *, k: int, starts: int, seed: int
+) -> dict[str, Tensor]:
+    """log p(x) of every row from k draws of Laplace approximations, as in
+    :class:`~elbowroom.inference.importance.laplace_proposal.LaplaceEvidence`; NaN where log p(x, z) is not finite.
+    """
+
+    def compute(block: Batch, manner: _Manner) -> dict[str, Tensor]:
+        found = laplace_evidence(
+            model, guide, block, k=k, starts=starts,
+            slots=manner.slots, chunk_elements=manner.chunk_elements, generator=manner.noise,
+        )  # fmt: skip
+        return found._asdict()
+
+    return _by_rows(model, guide, batch, compute, method="laplace-is", seed=seed)
+
+
+def _noise_seeds(batch: Batch, method: str, seed: int, *, apart: bool) -> list[int]:
+    """The seed of every row's draws; that of equal rows is the same, unless they are to be told apart by position."""
+    parts = [batch.x, batch.mask, batch.context, batch.index if apart else None]
+    rows = [
+        part.detach().cpu().reshape(len(batch), -1).contiguous().view(torch.uint8).numpy()
+        for part in parts
+        if part is not None
+    ]
+    digests = (hashlib.blake2b(b"".join(part[i].tobytes() for part in rows), digest_size=8) for i in range(len(batch)))
+    kind = zlib.crc32(method.encode())
+    return [mix(seed, kind, int.from_bytes(digest.digest(), "little")) % 2**63 for digest in digests]
+
+
+def repetition_variance(values: Tensor, stderr: Tensor) -> float:
+    r"""What equal rows, whose draws are the same, add to the variance of the mean over rows.
+
+    A row that is there c times adds :math:`c^2 \sigma^2 / n^2` to the variance, where the standard error over rows
+    counts :math:`c \sigma^2 / n^2`, with σ the standard error of its estimate.
+
+    Args:
+        values: estimates of every row, shape (n,); those of equal rows are equal.
+        stderr: of every estimate, shape (n,); NaN counts as 0.
+    """
+    _, place, times = torch.unique(values, return_inverse=True, return_counts=True)
+    more = (times[place] - 1).double() * stderr.double().nan_to_num(0.0, 0.0).square()
+    return float(more.sum()) / len(values) ** 2
+
+
+def _by_rows(
+    model: LatentModel,
+    guide: Conditional,
+    batch: Batch,
+    compute: _Compute,
+    *,
+    method: str,
+    seed: int,
+    apart: bool = False,
+) -> dict[str, Tensor]:
+    """Values of every row by name, each of shape (batch,); NaN for rows whose densities are not finite."""
+    slots = _slots(model, guide, batch)
+    seeds = torch.tensor(_noise_seeds(batch, method, seed, apart=apart))
+    if slots is None:
+        blocks = list(torch.arange(len(batch)).unsqueeze(1))
+    else:
+        places, _ = slots.fill(seeds)
+        order = places.argsort()  # cut where a block of slots is full
+        counts = (places[order] // _BLOCK).bincount()
+        blocks = [rows for rows in torch.split(order, counts.tolist()) if len(rows)]
+    parts = [part for rows in blocks for part in _block(batch, rows, seeds, slots, compute)]
+    values = _joined([found for _, found in parts])
+    back = torch.cat([rows for rows, _ in parts]).argsort()
+    return {name: value[back.to(value.device)] for name, value in values.items()}
+
+
+def _block(
+    batch: Batch, rows: Tensor, seeds: Tensor, slots: RowSlots | None, compute: _Compute
+) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    """The values of some rows, with these rows: of all together, or in parts where some are not finite."""
+    device = batch.x.device
+    places, filled = (torch.zeros_like(rows),) * 2 if slots is None else slots.fill(seeds[rows])
+    own = [Generator(device).manual_seed(of) for of in seeds[rows[filled]].tolist()]
+    if slots is None:
+        manner = _Manner(None, _ELEMENTS, own[0])
+    else:
+        manner = _Manner(slots, len(filled) * _ELEMENTS_PER_ROW, PerRow(own))
+    try:
+        found = compute(batch.rows(rows[filled].to(device)), manner)
+    except NotFiniteError as error:
+        bad = torch.zeros(len(rows), dtype=torch.bool)
+        bad[filled[list(error.places)]] = True
+        if len(rows) > 1 and not bool(bad.any()):  # not known which: in either half
+            halves = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+            return [part for half in halves for part in _block(batch, half, seeds, slots, compute)]
+        lost, rest = (rows, rows[:0]) if len(rows) == 1 else (rows[bad], rows[~bad])
+        nothing = {"log_evidence": torch.full((len(lost),), math.nan, dtype=torch.float64, device=device)}
+        return [(lost, nothing), *(_block(batch, rest, seeds, slots, compute) if len(rest) else [])]
+    return [(rows, {name: value[places.to(value.device)] for name, value in found.items()})]
+
+
+def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Values by name, NaN or 0 where a part does not have them."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    like = {name: value for part in parts for name, value in part.items()}
+
+    def of(part: dict[str, Tensor], name: str) -> Tensor:
+        if name in part:
+            return part[name]
+        lacking = like[name].new_zeros(len(part["log_evidence"]))
+        return lacking.fill_(math.nan) if lacking.is_floating_point() else lacking
+
+    return {name: torch.cat([of(part, name) for part in parts]) for name in names}
+
+
+def _is_resolved(q: Distribution, rows: int) -> Tensor:
+    """Whether draws of q differ from its mean in every dimension, shape (batch,)."""
+    try:
+        mean, stddev = q.mean, q.stddev
+    except NotImplementedError:
+        return torch.ones(rows, dtype=torch.bool)
+    return (stddev > _RESOLVED * torch.finfo(mean.dtype).eps * mean.abs()).all(-1)
+
+
+def _slots(model: LatentModel, guide: Conditional, batch: Batch) -> RowSlots | None:
+    """Slots in which every row has the same bits; None where rows cannot draw apart, and are computed one at a time."""
+    first = batch.rows(slice(1))
+    if not (_draws_by_row(guide(first.x, first.context)) and _draws_by_row(model.prior(None, first.context))):
+        return None
+    networks = [model.likelihood.network, *([guide.network] if isinstance(guide, Guide) else [])]
+    if any(type(network) not in (MLP, ResidualMLP) for network in networks):
+        return RowSlots(4, _VECTOR)
+    products = [part for network in networks for part in network.modules() if isinstance(part, nn.Linear)]
+    widths = [*(part.out_features for part in products), math.prod(model.likelihood.event_shape)]
+    multiple = max(_LEAST_ROWS, *(_VECTOR // math.gcd(_VECTOR, width) for width in widths))
+    narrow = any(min(part.in_features, part.out_features) < _NARROW for part in products)
+    return RowSlots(4 if narrow else 1, multiple)
+
+
+def _draws_by_row(distribution: Distribution) -> bool:
+    """Whether noise for its draws can be made for each row apart."""
+    match distribution:
+        case MixtureSameFamily():
+            return _draws_by_row(distribution.component_distribution)
+        case Independent():
+            return isinstance(distribution.base_dist, Normal)
+    return isinstance(distribution, MultivariateNormal)

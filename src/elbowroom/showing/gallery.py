@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -100,11 +101,11 @@ def contexts(run: Run, num: int) -> Tensor | None:
     return given.repeat(-(-num // len(given)), 1)[:num]
 
 
-def reconstructions(run: Run, num: int = 10, *, split: str = "test", seed: int = 0) -> Figure:
+def reconstructions(run: Run, num: int = 10, *, data: Any = None, split: str = "test", seed: int = 0) -> Figure:
     """Examples above their reconstructions: means (and samples) of p(x | z) for one z ~ q(z | x) each."""
     _check_number(num)
     images = plots.is_image(run.facts.event_shape)
-    found = run.reconstruct(num if images else max(num, 1000), split=split, seed=seed)
+    found = run.reconstruct(num if images else max(num, 1000), data=data, split=split, seed=seed)
     if not images:
         return plots.reconstruction_scatter(found.x, found.mean, note=_note(run))
     return plots.reconstruction_figure(

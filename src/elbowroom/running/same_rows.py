@@ -1,0 +1,65 @@
+"""Recognising the rows that a run was trained on, in whatever form they are given again.
+
+A digest depends on the type of the numbers and on where they lie: an array of float64 has another than the same numbers
+as float32, as a list, as a ``Dataset`` or as a memory-mapped file. Where the digest differs, the rows are converted to
+each form in which they could have been, if that loses nothing, and the digests of these are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elbowroom.data.storage import InMemory, MapStyle, MemoryMapped, Storage, content_digest
+
+__all__ = ["as_recorded"]
+
+_TYPES = (
+    torch.float64,
+    torch.float32,
+    torch.int64,
+    torch.int32,
+    torch.uint8,
+    torch.float16,
+    torch.int16,
+    torch.int8,
+)
+
+
+def as_recorded(storage: Storage, recorded: Mapping[str, Any]) -> Storage:
+    """The rows in the form whose digest was recorded.
+
+    Args:
+        storage: the rows that are given now.
+        recorded: ``sha256`` and ``sha256_of_rows`` of those of the training, as `content_digest` gives them.
+    Returns:
+        The same rows in another form; the storage itself where it has that digest, or where no form of it does.
+    Example:
+        >>> rows = torch.rand(3, 2)
+        >>> then = content_digest(InMemory(rows))
+        >>> as_recorded(InMemory(rows.double()), then).dtype, as_recorded(InMemory(rows + 1), then).dtype
+        (torch.float32, torch.float32)
+    """
+    now = content_digest(storage)
+    wanted = recorded.get("sha256") or str(recorded.get("sha256_of_rows") or "").split(" ")[0]
+    if not wanted or all(recorded.get(key) == value for key, value in now.items()):
+        return storage
+    return next((form for form in _forms(storage) if form.fingerprint() == wanted), storage)
+
+
+def _forms(storage: Storage) -> Iterator[Storage]:
+    """The rows in every type that holds them exactly, in memory, memory-mapped and as a ``Dataset``."""
+    rows = storage.gather(torch.arange(len(storage))).cpu()
+    for dtype in _TYPES:
+        converted = rows.to(dtype)
+        if _equal(converted, rows):
+            yield from (InMemory(converted), MemoryMapped(converted.numpy()), MapStyle(converted, "the Dataset"))
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether all numbers are the same, as float64; NaN is the same as NaN."""
+    one, other = one.double(), other.double()
+    return bool(((one == other) | (one.isnan() & other.isnan())).all())

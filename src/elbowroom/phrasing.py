@@ -19,7 +19,6 @@ __all__ = ["Language", "phrased", "speaking"]
 Language = Literal["flags", "keywords", "flat keywords"]
 """Of the command line; of `train` and most functions; of `load_data`."""
 
-_SECTIONS = ("data", "model", "objective", "optimizer", "train", "mcem", "svi", "runtime")
 _SWITCHES = ("resume", "overwrite", "quiet", "keep-data", "json")
 _VERBS = frozenset("is are was were has does needs lacks cannot contradict".split())
 # words that follow the name of a flag and are not its value

@@ -1,9 +1,10 @@
 """Messages in the language of the caller: flags on the command line, keywords in Python.
 
-Messages are written once, with flags: "pass ``--data.missing mask``". Unless the command line has asked for them as they
-are, `phrased` turns flags into keywords when an error is made: into ``data={"missing": "mask"}``, which `train` takes,
-or into ``missing="mask"`` inside `load_data`, whose keywords have no sections. A flag without a value becomes the name
-of the setting: "``--data.missing`` is 'x'" becomes "``data.missing`` is 'x'". Commands between backticks stay commands.
+Messages are written once, with flags: "pass ``--data.missing mask``". Unless the command line has asked for them as
+they are, `phrased` turns flags into keywords when an error is made: into ``data={"missing": "mask"}``, which `train`
+takes, or into ``missing="mask"`` inside `load_data`, whose keywords have no sections. A flag without a value becomes
+the name of the setting: "``--data.missing`` is 'x'" becomes "``data.missing`` is 'x'". Commands between backticks stay
+commands.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ __all__ = ["Language", "phrased", "speaking"]
 Language = Literal["flags", "keywords", "flat keywords"]
 """Of the command line; of `train` and most functions; of `load_data`."""
 
+_SECTIONS = ("data", "model", "objective", "optimizer", "train", "mcem", "svi", "runtime")
 _SWITCHES = ("resume", "overwrite", "quiet", "keep-data", "json")
-_VERBS = frozenset("is are was were has does needs lacks cannot contradict".split())
+_VERBS = frozenset(["is", "are", "was", "were", "has", "does", "needs", "lacks", "cannot", "contradict"])
 # words that follow the name of a flag and are not its value
-_PROSE = _VERBS | frozenset("and or but if for with at in to out from".split())
+_PROSE = _VERBS | frozenset(["and", "or", "but", "if", "so", "for", "with", "at", "in", "to", "out", "from"])
 
 _FLAG = r"--[a-z][a-z0-9-]*(?:\.[a-z][a-z0-9-]*)*"
 _VALUE = r"""'[^']*'|"[^"]*"|[^\s`()'"]*[^\s`()'".,;:…]"""
@@ -88,7 +90,7 @@ def _translated(span: str, language: Language) -> str:
             continue
         about = at < len(words) and words[at] in _VERBS  # a sentence about the setting, not one that asks for it
         said.append(_keyword(name, value, language, about=about))
-    text = " ".join(said)
+    text = re.sub(r"(\0\w+) (?=\0)", r"\1, ", " ".join(said))  # sections in a row
     for section, keys in merged.items():
         text = text.replace(f"\0{section}", f"{section}={_dict(keys)}")
     return text
@@ -122,7 +124,7 @@ def _keyword(name: str, value: str | None, language: Language, *, about: bool) -
     if language == "flat keywords" and section == "data" and key:
         name = key
     if value is None:
-        return name if about or "." in name else f"{name}=…"
+        return name if about or "." in name or name in _SECTIONS else f"{name}=…"
     return f"{name}={_literal(value)}"
 
 

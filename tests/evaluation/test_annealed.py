@@ -57,7 +57,6 @@ class Memory:
         self.kept[name] = dict(part)
 
 
-
 @pytest.mark.parametrize("start", ["laplace", "guide", "prior", None])
 @pytest.mark.parametrize("temperatures", [1, 12])
 def test_ais_is_the_evidence_within_its_own_error(start: str | None, temperatures: int) -> None:

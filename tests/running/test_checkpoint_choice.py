@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,7 +105,7 @@ def test_functions_of_a_folder_take_either(folder: Path) -> None:
 def test_a_run_that_is_loaded_already_has_its_checkpoint(folder: Path) -> None:
     run = load(folder)
     assert er.doctor(run, checkpoint="best", checks=["sound"], points=8).seconds
-    with pytest.raises(ElbowroomError, match="loaded with its best weights") as caught:
+    with pytest.raises(ElbowroomError, match="is loaded with its best one") as caught:
         er.doctor(run, checkpoint="latest")
     assert f"er.load({str(folder)!r}, checkpoint='latest')" in caught.value.remedy
     with pytest.raises(ElbowroomError, match="'newest' is not known; there are best, latest"):

@@ -26,7 +26,8 @@ from small_runs import reals, tiny
 def held_elsewhere(path: Path, seconds: float | None = None) -> Iterator[None]:
     """Another process holds a lock: for some seconds, or until the end."""
     until = "sys.stdin.read()" if seconds is None else f"time.sleep({seconds})"
-    script = f"import sys, time; from filelock import FileLock\nwith FileLock({str(path)!r}): print('held', flush=True); {until}"
+    held = f"with FileLock({str(path)!r}): print('held', flush=True); {until}"
+    script = f"import sys, time; from filelock import FileLock\n{held}"
     other = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stdin=subprocess.PIPE)
     assert other.stdout is not None
     assert other.stdout.readline() == b"held\n"
@@ -43,9 +44,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_a_second_training_is_refused(tmp_path: Path) -> None:
-    with held_elsewhere(tmp_path / ".lock"), pytest.raises(ElbowroomError, match="still running"):
-        with lock_training(tmp_path):
-            pytest.fail("the lock was granted twice")
+    refused = pytest.raises(ElbowroomError, match="still running")
+    with held_elsewhere(tmp_path / ".lock"), refused, lock_training(tmp_path):
+        pytest.fail("the lock was granted twice")
     with lock_training(tmp_path):  # the dead hold nothing
         pass
 

@@ -19,6 +19,10 @@ from small_runs import TINY, everything, reals, tiny
 FEW: dict[str, Any] = {"train": {"steps": 4, "batch_size": 10, "report_every": 2}}
 
 
+def small_model() -> list[str]:
+    return ["--model.latent-dim", "1", "--model.encoder.hidden", "4", "--model.decoder.hidden", "4"]
+
+
 def _in_python(**settings: Any) -> Any:
     """`train` on an array that names no folder."""
     keys = {**TINY, **FEW, "observers": [], "announce": lambda remark: None} | settings
@@ -106,7 +110,7 @@ def test_every_way_out_that_a_caller_in_python_is_told_of_works(tmp_path: Path) 
 
 def test_every_way_out_that_the_command_line_tells_of_works(tmp_path: Path, ask: Callable[..., Any]) -> None:
     np.save(tmp_path / "mine.npy", reals().numpy())
-    small = "--model.latent-dim 1 --model.encoder.hidden 4 --model.decoder.hidden 4 --train.steps 2 --quiet".split()
+    small = [*small_model(), "--train.steps", "2", "--quiet"]
     command = ["train", str(tmp_path / "mine.npy"), *small, "--out", str(tmp_path / "my run")]
     assert ask(*command)[0] == 0
     code, _, err = ask(*command)

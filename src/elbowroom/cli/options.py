@@ -20,7 +20,9 @@ RunPath = Annotated[Path, Parameter(help="The run folder.")]
 Json = Annotated[bool, Parameter(name="--json", help="Print one JSON object and nothing else on standard output.")]
 Checkpoint = Annotated[
     CheckpointName,
-    Parameter(help="Which weights: the latest that validation cannot tell from its peak (best), or those of the last step."),
+    Parameter(
+        help="Which weights: the latest that validation cannot tell from its peak (best), or those of the last step."
+    ),
 ]
 Device = Annotated[str | None, Parameter(help="Where to compute: cpu, cuda, mps (default: the run's own setting).")]
 

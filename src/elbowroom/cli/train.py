@@ -88,7 +88,8 @@ def train(
         "svi": svi,
         "runtime": runtime,
     }
-    keys = {name: given for name, section in sections.items() if (given := section.model_dump(exclude_unset=True))}
+    dumped = {name: section.model_dump(exclude_unset=True) for name, section in sections.items()}
+    keys: dict[str, Any] = {name: given for name, given in dumped.items() if given}
     run = training.train(
         source if source is not None or resume else config,
         config=config if source is not None or resume else None,

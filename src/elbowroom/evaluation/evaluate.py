@@ -98,8 +98,7 @@ def evaluate(
             raise ElbowroomError(f"There is no method '{method}'.", did_you_mean(method, METHODS))
     study = Study(model, guide, data, split, Settings.of(settings), announce, keep, parts)
     with evaluation_mode(model, guide):
-        results = [result for method in methods for result in METHODS[method](study)]
-    return results
+        return [result for method in methods for result in METHODS[method](study)]
 
 
 def score(

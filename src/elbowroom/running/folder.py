@@ -7,8 +7,8 @@ runs/NAME/
   checkpoints/         see `running.checkpoints`
   chains/              Markov chains of Monte Carlo EM, if they are kept on disk
   evaluation.json      results of `evaluate`
-  evaluation/          METHOD-SPLIT.csv, values of every example; METHOD-SPLIT-latest.csv, those of the latest checkpoint
-                       where another is the best; `unfinished` while a long evaluation runs
+  evaluation/          METHOD-SPLIT.csv, values of every example; METHOD-SPLIT-latest.csv, those of the latest weights
+                       where others are the best; `unfinished` while a long evaluation runs
   data/                data from Python, if the run keeps them: see `running.kept_data`
   doctor.json          findings of the doctor, with the step of the checkpoint
   figures/

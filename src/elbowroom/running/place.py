@@ -14,7 +14,6 @@ from elbowroom.running.folder import RunFolder, free_path
 __all__ = ["Place", "choose_place"]
 
 
-
 class Place(NamedTuple):
     """A run's folder, and how it is used."""
 

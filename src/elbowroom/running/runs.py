@@ -193,7 +193,9 @@ class Run:
         with adding_results(self.folder, self.content, self._announce):
             about = {"step": self.step, "peak_memory": peak_memory(self.device)}
             self.folder.add_evaluations({**result.model_dump(), **about} for result in results)
-            beside = "" if self.folder.checkpoints.steps().get("best", self.step) == self.step else f"-{self.checkpoint}"
+            beside = (
+                "" if self.folder.checkpoints.steps().get("best", self.step) == self.step else f"-{self.checkpoint}"
+            )
             for method, columns in values.items():
                 self.folder.write_values(f"{method}-{split}{beside}", columns)
         parts.forget()
@@ -282,9 +284,7 @@ class Run:
         """
         return class_contexts(self.config, self.facts, num_samples)
 
-    def reconstruct(
-        self, num: int = 10, *, data: Any = None, split: str = "test", seed: int = 0
-    ) -> Reconstruction:
+    def reconstruct(self, num: int = 10, *, data: Any = None, split: str = "test", seed: int = 0) -> Reconstruction:
         """Some examples with their reconstructions, each decoded from one draw of q(z | x).
 
         Args:
@@ -474,7 +474,7 @@ def as_run(
         return load(run, checkpoint=checkpoint or "best", device=device, announce=announce)
     if checkpoint not in (None, run.checkpoint):
         raise ElbowroomError(
-            f"checkpoint is {checkpoint!r}, but the run was loaded with its {run.checkpoint} weights (step {run.step:,}).",
+            f"checkpoint is {checkpoint!r}, but the run is loaded with its {run.checkpoint} one (step {run.step:,}).",
             f"Load the others: er.load({str(run.folder.path)!r}, checkpoint={checkpoint!r}).",
         )
     return run

@@ -22,8 +22,8 @@ from elbowroom.names import Exist
 from elbowroom.progress import Announce
 from elbowroom.running.build import DataFacts, build_data, build_pair, facts_of, initialise
 from elbowroom.running.build_learner import RunLength, build_learner
-from elbowroom.running.compiling import choose_execution
 from elbowroom.running.changes import recorded_settings
+from elbowroom.running.compiling import choose_execution
 from elbowroom.running.config import Config, configure, nested, read_recipe, recipe_names
 from elbowroom.running.engine import TrainingPlan, TrainingProgress, fit, restore
 from elbowroom.running.folder import RunFolder
@@ -194,7 +194,6 @@ def _with_absolute_path(settings: Config) -> Config:
 
 
 # --- building ----------------------------------------------------------------------------------------------------
-
 
 
 def _observers(settings: Config, pair: Pair, folder: RunFolder, given: Sequence[Observer] | None) -> Sequence[Observer]:

@@ -56,9 +56,7 @@ def report(
     return target
 
 
-def _read(
-    run: Run | str | Path, checkpoint: str | None, device: str | None, announce: Announce
-) -> Run | Comparison:
+def _read(run: Run | str | Path, checkpoint: str | None, device: str | None, announce: Announce) -> Run | Comparison:
     if not isinstance(run, Run) and _is_comparison(Path(run)):
         return _complete(Comparison.read(Path(run)))
     return as_run(run, checkpoint=checkpoint, device=device, announce=announce)

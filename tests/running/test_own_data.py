@@ -43,17 +43,24 @@ COMMANDS = [
     "score {run} {data} --k 5",
     "encode {run} {data}",
     "reconstruct {run} {data} --num 4",
-    "impute {run} {data} --hide 0.3 --num 3 --draws 4 --warmup 4 --chains 2",
+    "impute {run} {data} --hide 0.3 --num 3 --draws 10 --warmup 4 --chains 2",
     "doctor {run} {data} --points 40",
-    "doctor {run} --data {data} --points 40 --json",
+    "doctor {run} --data {data} --points 40 --checks sound --json",
     "sample {run} --num 5",
     "report {run}",
     "runs show {run}",
 ]
+QUICK = {("moved", 2), ("python", 8), ("pictures", 8), ("moved", 7), ("pictures", 2)}  # the others draw, for seconds
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("name", ["moved", "python", "pictures"])
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        pytest.param(name, command, marks=[] if (name, place) in QUICK else [pytest.mark.slow])
+        for name in ("moved", "python", "pictures")
+        for place, command in enumerate(COMMANDS)
+    ],
+)
 def test_each_command_works_without_the_runs_own_data(
     name: str, command: str, place: Path, ask: Callable[..., Any]
 ) -> None:
@@ -77,10 +84,7 @@ def test_the_message_says_whose_data_are_missing_where_they_were_looked_for_and_
     assert code == 2
     assert "The run's own training data are missing" in err
     assert f"it is not at {place / 'mine.npy'} or {place / 'moved' / 'mine.npy'}" in err
-    remedy = f"elbowroom evaluate {place / 'moved'} FILE"
-    assert remedy in err and "er.load(" in err
-    answer = ask(*remedy.replace("FILE", str(place / "elsewhere.npy")).split()[1:], "--methods", "elbo")
-    assert answer[0] == 0, answer
+    assert f"`elbowroom evaluate {place / 'moved'} FILE`" in err and "er.load(" in err
     code, _, err = ask(*command.format(run=place / "python").split())
     assert code == 2 and "The run's own training data are missing" in err and "given in Python" in err
 
@@ -93,17 +97,17 @@ def test_each_method_of_a_run_works_on_other_data(place: Path) -> None:
     assert run.evaluate("elbo", data=x)[0].split == "all"
     found = run.reconstruct(5, data=x)
     assert torch.equal(found.x, x[:5])
-    assert er.impute(run, x, hide=0.3, num=3, draws=4, warmup=4, chains=2).x.shape == (3, 6)
+    assert er.impute(run, x, hide=0.3, num=3, draws=10, warmup=4, chains=2).x.shape == (3, 6)
     assert run.posterior(x, points=3, draws=4, warmup=4, chains=2).z.shape[2] == 3
-    assert er.report(run).is_file()
 
 
 def test_the_doctor_leaves_out_what_needs_training_examples_with_a_sentence_each(place: Path) -> None:
     run = load(place / "python")
-    found = run.doctor(data=reals(300, seed=3), points=100)
     needing = {"generalises", "holes", "sample_quality"}
+    checks = ["sound", "latents_in_use", "calibration", *sorted(needing)]
+    found = run.doctor(data=reals(160, seed=3), points=40, checks=checks)
     assert {name for name, why in found.not_examined.items() if "training examples" in why} == needing
-    assert needing | {"sound", "amortisation", "calibration", "latents_in_use"} <= found.seconds.keys()
+    assert {"sound", "calibration", "latents_in_use"} <= found.seconds.keys() - found.not_examined.keys()
     kept = read_checkup(run.folder)
     assert kept is not None and kept.data == "the array"
     own = load(place / "python", data=reals(80)).doctor(points=20, checks=["sound"])

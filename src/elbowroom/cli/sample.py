@@ -7,7 +7,6 @@ from pathlib import Path
 from elbowroom.cli.options import Checkpoint, Device, RunPath, load_run
 from elbowroom.cli.speech import remark, wrote
 from elbowroom.cli.writing import checked_target, write_arrays
-from elbowroom.errors import ElbowroomError
 
 __all__ = ["sample"]
 
@@ -32,6 +31,7 @@ def sample(
     arrays
         Also write z, x and mean to this .npz file.
     """
+    from elbowroom.running.own_data import MissingDataError
     from elbowroom.showing import gallery, plots
 
     target = None if arrays is None else checked_target(arrays, suffix=".npz")
@@ -40,7 +40,7 @@ def sample(
     if plots.is_image(loaded.facts.event_shape):
         try:
             traversals = gallery.traversals(loaded)
-        except ElbowroomError as error:  # they start from an example, and the data may be gone
+        except MissingDataError as error:  # they start from an example
             remark(f"traversals are not drawn. {error.problem}")
         else:
             wrote(gallery.save(loaded, "traversals", traversals))

@@ -19,7 +19,19 @@ from elbowroom.running.folder import RunFolder
 from elbowroom.running.kept_data import as_material, keeps_data, read_kept
 from elbowroom.running.same_rows import as_recorded
 
-__all__ = ["check_fits", "check_same_data", "find_own_data", "path_from", "read_own_data", "with_recorded_splits"]
+__all__ = [
+    "MissingDataError",
+    "check_fits",
+    "check_same_data",
+    "find_own_data",
+    "path_from",
+    "read_own_data",
+    "with_recorded_splits",
+]
+
+
+class MissingDataError(ElbowroomError):
+    """A run's own training data are nowhere to be found."""
 
 
 def read_own_data(
@@ -41,7 +53,8 @@ def read_own_data(
         again: how to give the data again, for the message.
         arrays: ``context`` and ``labels`` of data from Python.
     Raises:
-        ElbowroomError: they are nowhere, or are not those of the training.
+        MissingDataError: they are nowhere.
+        ElbowroomError: they are not those of the training.
     """
     source = find_own_data(config, content, folder, again=again) if source is None else source
     data = load_configured(config.data, source, **arrays)
@@ -58,7 +71,7 @@ def find_own_data(config: Config, content: dict[str, Any], folder: RunFolder, *,
     """Where the data of a run are: in its folder, or a path, or a built-in name.
 
     Raises:
-        ElbowroomError: they are nowhere; says where they were looked for.
+        MissingDataError: they are nowhere; says where they were looked for.
     """
     if keeps_data(folder.path):
         return read_kept(folder.path)
@@ -66,7 +79,7 @@ def find_own_data(config: Config, content: dict[str, Any], folder: RunFolder, *,
     given = again or f"er.load({str(folder.path)!r}, data=…)"
     other = f"`elbowroom evaluate {shlex.quote(str(folder.path))} FILE` measures others."
     if content["data"].get("from_python"):
-        raise ElbowroomError(
+        raise MissingDataError(
             f"The run's own training data are missing: {folder.path} was trained on data given in Python, which it "
             "does not keep.",
             f"Give them again: {given}. {other}",
@@ -77,7 +90,7 @@ def find_own_data(config: Config, content: dict[str, Any], folder: RunFolder, *,
     found = next((place for place in places if place.exists()), None)
     if found is None:
         looked = " or ".join(str(place) for place in places)
-        raise ElbowroomError(
+        raise MissingDataError(
             f"The run's own training data are missing: {folder.path} was trained on {Path(name).name}, and it is not "
             f"at {looked}.",
             f"Put it back, or say where it lies: {given}. {other}",

@@ -22,6 +22,7 @@ from elbowroom.evaluation.results import Result
 from elbowroom.running.comparison import Comparison
 from elbowroom.running.impute import Imputed
 from elbowroom.running.outputs import Encoded
+from elbowroom.running.own_data import MissingDataError
 from elbowroom.running.runs import Run
 from elbowroom.showing import plots
 from elbowroom.showing.figures.dataset import value_range
@@ -81,7 +82,7 @@ def samples(run: Run, num: int = 25, *, seed: int = 0) -> Figure:
         drawn = run.sample(num, context=contexts(run, num), seed=seed)
         try:
             data = torch.cat([batch.x.cpu() for batch in run.dataset().batches("train", num, points=num)])
-        except ElbowroomError as error:  # a run without its data has samples all the same
+        except MissingDataError as error:  # a run without its data has samples all the same
             alone = f"Samples x ~ p(x | z) alone. {error.problem}"
             return plots.marginals_figure(drawn.x, note=" ".join(filter(None, (alone, _note(run)))))
         return plots.marginals_figure(data, drawn.x, note=_note(run))

@@ -15,7 +15,9 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.running.diagnosis import read_checkup
 from elbowroom.running.folder import RunFolder
 from elbowroom.running.runs import load
+from elbowroom.showing.report.blocks import Commands
 from elbowroom.showing.report.records import read_results
+from elbowroom.showing.report.repeat import how_to_repeat
 from small_runs import reals, tiny
 
 
@@ -84,6 +86,11 @@ def test_a_report_shows_each_result_beside_its_checkpoint(folder: Path) -> None:
         shown = found.bound()
         assert shown is not None and (shown.step, shown.result.value) == (run.step, values[run.step])
         assert {one.step for one in found.all if found.is_stale(one)} == set(values) - {run.step}
+        blocks = how_to_repeat(run, found, {"test": 8}, diagnosed=True)
+        commands = [line for block in blocks if isinstance(block, Commands) for line in block.lines]
+        assert [line for line in commands if "elbowroom train" not in line and "latest" in line] == (
+            [line for line in commands if "elbowroom train" not in line] if which == "latest" else []
+        )
 
 
 def test_a_measurement_of_weights_that_are_gone_is_replaced(tmp_path: Path) -> None:

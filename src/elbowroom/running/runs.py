@@ -116,6 +116,11 @@ class Run:
         """Whether p(x | z) integrates to one, so that log p(x) exists."""
         return self.model.likelihood.normalized
 
+    @property
+    def is_beside_best(self) -> bool:
+        """Whether these are the latest weights and others the best, so that what is said of them must say so."""
+        return self.checkpoint == "latest" and self.folder.checkpoints.steps().get("best", self.step) != self.step
+
     @cached_property
     def data(self) -> DataSet | StreamSet:
         """The data that the run was trained on.
@@ -193,11 +198,9 @@ class Run:
         with adding_results(self.folder, self.content, self._announce):
             about = {"step": self.step, "peak_memory": peak_memory(self.device)}
             self.folder.add_evaluations({**result.model_dump(), **about} for result in results)
-            beside = (
-                "" if self.folder.checkpoints.steps().get("best", self.step) == self.step else f"-{self.checkpoint}"
-            )
+            whose = "-latest" if self.is_beside_best else ""
             for method, columns in values.items():
-                self.folder.write_values(f"{method}-{split}{beside}", columns)
+                self.folder.write_values(f"{method}-{split}{whose}", columns)
         parts.forget()
         return results
 

@@ -162,6 +162,8 @@ def train(
             folder.write_splits(data.splits)
         content = _content(settings, facts, data, folder, from_python=from_python)
         content |= {"compiled": execution is not eager}
+        if "path_from_run" in recorded.get("data", {}):
+            content["data"].setdefault("path_from_run", recorded["data"]["path_from_run"])
         # if this session fails, what the last one wrote about its memory stays
         folder.write_config(content | {key: recorded[key] for key in ("peak_memory",) if key in recorded})
         if kept is not None and not keeps_data(folder.path):

@@ -7,6 +7,7 @@ each form in which they could have been, if that loses nothing, and the digests 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.storage import InMemory, MapStyle, MemoryMapped, Storage, content_digest
+from elbowroom.memory import available_memory
 
 __all__ = ["as_recorded"]
 
@@ -36,7 +38,8 @@ def as_recorded(storage: Storage, recorded: Mapping[str, Any]) -> Storage:
         storage: the rows that are given now.
         recorded: ``sha256`` and ``sha256_of_rows`` of those of the training, as `content_digest` gives them.
     Returns:
-        The same rows in another form; the storage itself where it has that digest, or where no form of it does.
+        The same rows in another form; the storage itself where it has that digest, or where no form of it does, or
+        where they are too many to be converted in memory.
     Example:
         >>> rows = torch.rand(3, 2)
         >>> then = content_digest(InMemory(rows))
@@ -45,7 +48,9 @@ def as_recorded(storage: Storage, recorded: Mapping[str, Any]) -> Storage:
     """
     now = content_digest(storage)
     wanted = recorded.get("sha256") or str(recorded.get("sha256_of_rows") or "").split(" ")[0]
-    if not wanted or all(recorded.get(key) == value for key, value in now.items()):
+    known = not wanted or all(recorded.get(key) == value for key, value in now.items())
+    free = available_memory()
+    if known or (free is not None and 3 * 8 * len(storage) * math.prod(storage.event_shape) > free):
         return storage
     return next((form for form in _forms(storage) if form.fingerprint() == wanted), storage)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import elbowroom as er
+from elbowroom.data.storage import InMemory, Material
 from elbowroom.errors import ElbowroomError
 from elbowroom.running import kept_data
 from elbowroom.running.kept_data import keeps_data
@@ -93,6 +95,32 @@ def test_a_run_that_keeps_its_data_trains_as_one_that_does_not_and_goes_on(name:
     assert everything(tmp_path / "kept") == everything(tmp_path / "straight")
     assert load(tmp_path / "kept").content["data"]["from_python"] is True
     tiny(source, tmp_path / "kept", resume=True, keep_data=True, **longer)  # the same call, as in a notebook
+
+
+def test_everything_beside_the_rows_comes_back(tmp_path: Path) -> None:
+    given = Material(
+        name="mine",
+        storage=InMemory(reals()),
+        source="a survey",
+        licence="CC0",
+        labels=torch.arange(53) % 2,
+        classes=("ox", "pig"),
+        context=torch.ones(53, 1),
+        levels={"kind": ("ox", "pig")},
+        masked=True,
+        columns=tuple("abcdef"),
+        ids=tuple(map(str, range(53))),
+        id_name="customer",
+    )
+    kept_data.keep(tmp_path, given)
+    found = kept_data.read_kept(tmp_path)
+    for field in fields(Material):
+        one, other = getattr(given, field.name), getattr(found, field.name)
+        if isinstance(one, Tensor):
+            assert torch.equal(one, other), field.name
+        elif field.name != "storage":
+            assert one == other, field.name
+    assert found.storage.fingerprint() == given.storage.fingerprint()
 
 
 def test_memory_mapped_data_stay_so_and_the_size_is_said(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.phrasing import speaking
 from elbowroom.running.runs import load
 from elbowroom.running.train import train
-from small_runs import TINY, everything, reals, tiny
+from small_runs import TINY, Quits, everything, reals, tiny
 
 FEW: dict[str, Any] = {"train": {"steps": 4, "batch_size": 10, "report_every": 2}}
 
@@ -65,9 +65,14 @@ def test_other_settings_do_not_go_on_with_a_run(tmp_path: Path) -> None:
 
 
 def test_a_run_that_failed_at_its_start_is_begun_anew(tmp_path: Path) -> None:
-    with pytest.raises(ElbowroomError):
-        tiny(reals(), tmp_path / "run", objective={"estimator": "dreg"}, **FEW)
-    assert tiny(reals(), tmp_path / "run", exist="resume", **FEW).history[-1]["step"] == 4
+    """Even with other settings, for there is nothing to go on with."""
+
+    def fail() -> None:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        tiny(reals(), tmp_path / "run", model={"latent_dim": 3}, observers=[Quits(1, fail)], **FEW)
+    assert tiny(reals(), tmp_path / "run", exist="resume", **FEW).config.model.latent_dim == 2
 
 
 @pytest.mark.parametrize(

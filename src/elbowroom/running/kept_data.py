@@ -12,7 +12,9 @@ those of the training is seen from their digest in config.json, as for a file. N
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -51,20 +53,8 @@ def as_material(data: DataSet | StreamSet) -> Material:
     storage = data.storage
     if not isinstance(storage, InMemory | MemoryMapped):
         storage = InMemory(storage.gather(torch.arange(len(storage))))
-    return Material(
-        name=data.name,
-        storage=storage,
-        source=data.source,
-        licence=data.licence,
-        labels=data.labels,
-        classes=data.classes,
-        context=data.context,
-        levels=data.levels,
-        masked=data.masked,
-        columns=data.columns,
-        ids=data.ids,
-        id_name=data.id_name,
-    )
+    common = {field.name for field in fields(Material)} & {field.name for field in fields(DataSet)}
+    return Material(**{name: getattr(data, name) for name in common - {"storage"}}, storage=storage)
 
 
 def keep(run: Path, material: Material) -> int:
@@ -80,38 +70,30 @@ def keep(run: Path, material: Material) -> int:
     with full_disk_explained(final):
         temporary.mkdir(parents=True)
         size = _write_rows(temporary / "x.npy", material.storage)
-        for name, values in (("labels", material.labels), ("context", material.context)):
-            if values is not None:
-                np.save(temporary / f"{name}.npy", values.cpu().numpy())
-        (temporary / _NAMES).write_text(json.dumps(_names(material)), encoding="utf-8")
+        beside = {field.name: getattr(material, field.name) for field in fields(material) if field.name != "storage"}
+        tensors = {name: values for name, values in beside.items() if isinstance(values, Tensor)}
+        for name, values in tensors.items():
+            np.save(temporary / f"{name}.npy", values.cpu().numpy())
+        words = {name: given for name, given in beside.items() if name not in tensors}
+        content = {"in_memory": material.storage.in_memory, "tensors": [*tensors], "words": words}
+        (temporary / _NAMES).write_text(json.dumps(content), encoding="utf-8")
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
     return size
 
 
 def _write_rows(path: Path, storage: Storage) -> int:
+    """Writes a .npy file in chunks; not through a memory map, which a full disk would kill the process for."""
     first = storage.gather(torch.arange(1)).cpu().numpy()
     rows = max(1, _CHUNK_BYTES // max(1, first.nbytes))
-    written = np.lib.format.open_memmap(path, mode="w+", dtype=first.dtype, shape=(len(storage), *storage.event_shape))
-    for part in torch.split(torch.arange(len(storage)), rows):
-        written[part.numpy()] = storage.gather(part).cpu().numpy()
-    written.flush()
-    return int(written.nbytes)
-
-
-def _names(material: Material) -> dict[str, Any]:
-    return {
-        "name": material.name,
-        "source": material.source,
-        "licence": material.licence,
-        "in_memory": material.storage.in_memory,
-        "masked": material.masked,
-        "columns": material.columns,
-        "classes": material.classes,
-        "levels": material.levels,
-        "ids": material.ids,
-        "id_name": material.id_name,
-    }
+    with path.open("wb") as file:
+        descr, shape = np.lib.format.dtype_to_descr(first.dtype), (len(storage), *storage.event_shape)
+        np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+        for part in torch.split(torch.arange(len(storage)), rows):
+            file.write(storage.gather(part).cpu().numpy().tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+    return first.nbytes * len(storage)
 
 
 def read_kept(run: Path) -> Material:
@@ -122,34 +104,23 @@ def read_kept(run: Path) -> Material:
     """
     folder = run / _FOLDER
     try:
-        names = json.loads((folder / _NAMES).read_text(encoding="utf-8"))
-        in_memory = bool(names["in_memory"])
+        content = json.loads((folder / _NAMES).read_text(encoding="utf-8"))
+        in_memory = bool(content["in_memory"])
         x = np.load(folder / "x.npy", mmap_mode=None if in_memory else "r", allow_pickle=False)
-        beside = {name: _array(folder / f"{name}.npy") for name in ("labels", "context")}
-        columns, classes, ids = (
-            None if names[key] is None else tuple(names[key]) for key in ("columns", "classes", "ids")
-        )
-        levels = {column: tuple(of) for column, of in names["levels"].items()}
+        beside: dict[str, Any] = {
+            name: torch.from_numpy(np.load(folder / f"{name}.npy")) for name in content["tensors"]
+        }
+        storage: Storage = InMemory(torch.from_numpy(x)) if in_memory else MemoryMapped(x)
+        return Material(**_with_tuples(content["words"]), **beside, storage=storage)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         raise ElbowroomError(
             f"The data that the run {run} keeps cannot be read from {folder} ({error}).",
             f"Restore that folder, or delete it and give the data again: er.load({str(run)!r}, data=…).",
         ) from error
-    return Material(
-        name=str(names["name"]),
-        storage=InMemory(torch.from_numpy(x)) if in_memory else MemoryMapped(x),
-        source=str(names["source"]),
-        licence=str(names["licence"]),
-        labels=beside["labels"],
-        classes=classes,
-        context=beside["context"],
-        levels=levels,
-        masked=bool(names["masked"]),
-        columns=columns,
-        ids=ids,
-        id_name=names["id_name"],
-    )
 
 
-def _array(path: Path) -> Tensor | None:
-    return torch.from_numpy(np.load(path, allow_pickle=False)) if path.is_file() else None
+def _with_tuples(given: Any) -> Any:
+    """The same with tuples, which JSON writes as lists."""
+    if isinstance(given, dict):
+        return {name: _with_tuples(value) for name, value in given.items()}
+    return tuple(_with_tuples(value) for value in given) if isinstance(given, list) else given

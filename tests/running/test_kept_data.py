@@ -123,8 +123,9 @@ def test_everything_beside_the_rows_comes_back(tmp_path: Path) -> None:
     assert found.storage.fingerprint() == given.storage.fingerprint()
 
 
-def test_memory_mapped_data_stay_so_and_the_size_is_said(tmp_path: Path) -> None:
-    np.save(tmp_path / "big.npy", reals(1200).numpy())
+@pytest.mark.parametrize("dtype", ["<f4", ">f8", "<u2"])
+def test_memory_mapped_data_stay_so_and_the_size_is_said(dtype: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "big.npy", (50 + 10 * reals(1200)).clamp(min=0).numpy().astype(dtype))
     told: list[str] = []
     mapped = np.load(tmp_path / "big.npy", mmap_mode="r")
     run = tiny(mapped, tmp_path / "run", keep_data=True, announce=told.append, **FEW)

@@ -114,6 +114,13 @@ def test_every_form_is_found_from_every_other(dtype: torch.dtype, rows: int) -> 
     assert as_recorded(other, content_digest(InMemory(x))) is other
 
 
+@pytest.mark.parametrize("dtype", ["?", "<u2", "<u4", "<u8", ">f4", ">f8", ">i2", ">u2"])
+def test_a_file_in_a_type_that_torch_does_not_have_is_found(dtype: str) -> None:
+    x = np.random.default_rng(0).integers(0, 2, (1500, 2)).astype(dtype)
+    recorded = content_digest(MemoryMapped(x))
+    assert content_digest(as_recorded(InMemory(torch.from_numpy(x.astype(np.float64))), recorded)) == recorded
+
+
 def test_missing_numbers_are_the_same_as_missing_numbers() -> None:
     x = torch.tensor([[1.0, torch.nan], [2.0, 3.0]])
     assert as_recorded(InMemory(x.double()), content_digest(InMemory(x))).dtype is torch.float32

@@ -26,6 +26,7 @@ from elbowroom.data.dataset import DataSet
 from elbowroom.data.storage import InMemory, Material, MemoryMapped, Storage
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
+from elbowroom.numerics import chunks
 from elbowroom.running.checkpoints import full_disk_explained
 
 __all__ = ["as_material", "keep", "keeps_data", "read_kept"]
@@ -84,16 +85,17 @@ def keep(run: Path, material: Material) -> int:
 
 def _write_rows(path: Path, storage: Storage) -> int:
     """Writes a .npy file in chunks; not through a memory map, which a full disk would kill the process for."""
-    first = storage.gather(torch.arange(1)).cpu().numpy()
-    rows = max(1, _CHUNK_BYTES // max(1, first.nbytes))
+    assert isinstance(storage, InMemory | MemoryMapped)
+    # in the type of the file, of which the digest depends, even where torch has no such type
+    array = storage.array if isinstance(storage, MemoryMapped) else storage.tensor.cpu().numpy()
     with path.open("wb") as file:
-        descr, shape = np.lib.format.dtype_to_descr(first.dtype), (len(storage), *storage.event_shape)
-        np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
-        for part in torch.split(torch.arange(len(storage)), rows):
-            file.write(storage.gather(part).cpu().numpy().tobytes())
+        descr = np.lib.format.dtype_to_descr(array.dtype)
+        np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": array.shape})
+        for part in chunks(len(array), max(1, _CHUNK_BYTES * len(array) // array.nbytes)):
+            file.write(array[part].tobytes())
         file.flush()
         os.fsync(file.fileno())
-    return first.nbytes * len(storage)
+    return int(array.nbytes)
 
 
 def read_kept(run: Path) -> Material:

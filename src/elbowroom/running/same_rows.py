@@ -11,10 +11,11 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from elbowroom.data.storage import InMemory, MapStyle, MemoryMapped, Storage, content_digest
+from elbowroom.data.storage import InMemory, MapStyle, MemoryMapped, Storage, as_tensor, content_digest
 from elbowroom.memory import available_memory
 
 __all__ = ["as_recorded"]
@@ -29,6 +30,9 @@ _TYPES = (
     torch.int16,
     torch.int8,
 )
+
+_MAPPED = ("?", "<u2", "<u4", "<u8", ">u2", ">u4", ">i2", ">i4", ">i8", ">f4", ">f8")
+"""Types that torch does not have, or in another order of bytes: a file can lie so."""
 
 
 def as_recorded(storage: Storage, recorded: Mapping[str, Any]) -> Storage:
@@ -62,6 +66,11 @@ def _forms(storage: Storage) -> Iterator[Storage]:
         converted = rows.to(dtype)
         if _equal(converted, rows):
             yield from (InMemory(converted), MemoryMapped(converted.numpy()), MapStyle(converted, "the Dataset"))
+    for name in _MAPPED:
+        with np.errstate(invalid="ignore"):
+            array = rows.numpy().astype(name)
+        if _equal(as_tensor(array), rows):
+            yield MemoryMapped(array)
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

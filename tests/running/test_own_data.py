@@ -132,9 +132,13 @@ def test_a_folder_that_moves_with_its_data_is_whole(tmp_path: Path) -> None:
     assert load(tmp_path / "there" / "runs" / "one").evaluate("elbo")[0].value == expected
 
 
-def test_data_beside_the_runs_files_are_found(tmp_path: Path) -> None:
+def test_data_that_are_put_into_the_runs_folder_are_found(tmp_path: Path) -> None:
     run = _trained(tmp_path / "here")
-    shutil.move(tmp_path / "here" / "mine.npy", run.folder.path)
+    shutil.move(tmp_path / "here" / "mine.npy", tmp_path)
+    with pytest.raises(ElbowroomError, match="own training data are missing") as caught:
+        _ = load(run.folder.path).data
+    assert f"or into {run.folder.path}" in caught.value.remedy
+    shutil.move(tmp_path / "mine.npy", run.folder.path)
     assert load(run.folder.path).dataset().size("test") == 8
 
 

@@ -93,7 +93,7 @@ def find_own_data(config: Config, content: dict[str, Any], folder: RunFolder, *,
         raise MissingDataError(
             f"The run's own training data are missing: {folder.path} was trained on {Path(name).name}, and it is not "
             f"at {looked}.",
-            f"Put it back, or say where it lies: {given}. {other}",
+            f"Put it back, or into {folder.path}; in Python, say where it lies: {given}. {other}",
         )
     return found
 

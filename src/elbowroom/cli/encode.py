@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from elbowroom.cli.options import Device, RunPath, Split, load_run
+from elbowroom.cli.options import Checkpoint, Device, RunPath, Split, load_run
 from elbowroom.cli.speech import say, wrote
 from elbowroom.cli.writing import checked_target, not_taken, write_arrays
 from elbowroom.errors import ElbowroomError
@@ -32,6 +32,7 @@ def encode(
     jumps: bool = False,
     seed: int | None = None,
     out: Path | None = None,
+    checkpoint: Checkpoint = "best",
     device: Device = None,
 ) -> None:
     """Write mean and standard deviation of q(z | x) as .npz, with a picture; or sample p(z | x) by MCMC.
@@ -76,7 +77,7 @@ def encode(
         )
     name = "encoded.npz" if posterior is None else "posterior.npz"
     target = checked_target(out or run / name, folder=run, suffix=".npz")
-    loaded = load_run(run, device)
+    loaded = load_run(run, device, checkpoint)
     arrays: dict[str, Tensor | Sequence[str]]
     if posterior is None:
         encoded = loaded.encode(data, split=split)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from elbowroom.cli.options import Device, Json, RunPath, Split, load_run
+from elbowroom.cli.options import Checkpoint, Device, Json, RunPath, Split, load_run
 from elbowroom.cli.speech import print_json, say, wrote
 from elbowroom.cli.writing import checked_target, write_evaluated
 from elbowroom.evaluation.settings import Settings
@@ -30,6 +30,7 @@ def evaluate(
     split: Split = "test",
     settings: Annotated[Settings, Parameter(name="*")] = Settings(),  # noqa: B008
     write_data: Path | None = None,
+    checkpoint: Checkpoint = "best",
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -54,7 +55,7 @@ def evaluate(
     from elbowroom.showing.figures.room import by_split
 
     target = None if write_data is None else checked_target(write_data, suffix=".npz")
-    loaded = load_run(run, device)
+    loaded = load_run(run, device, checkpoint)
     asked = settings.model_dump(exclude_unset=True)
     names = [name for given in methods or [] for name in given.split(",") if name]
     with terminal.progress(unit="examples") as announce:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from elbowroom.cli.filled_cells import cell_texts, cells_path, is_rounded, write_cells
-from elbowroom.cli.options import Device, Json, RunPath, Split, load_run
+from elbowroom.cli.options import Checkpoint, Device, Json, RunPath, Split, load_run
 from elbowroom.cli.speech import print_json, say, wrote
 from elbowroom.cli.writing import checked_target, not_taken, save_arrays
 from elbowroom.errors import ElbowroomError
@@ -35,6 +35,7 @@ def impute(
     jumps: bool = False,
     seed: int = 0,
     out: Path | None = None,
+    checkpoint: Checkpoint = "best",
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -91,7 +92,7 @@ def impute(
         raise ElbowroomError(
             f"The completed table would be written to {over}, over the data themselves.", "Name another --out."
         )
-    loaded = load_run(run, device)
+    loaded = load_run(run, device, checkpoint)
     with terminal.sampling_progress() as announce:
         found = filled_in(
             loaded, data, mask=mask, hide=hide, split=split, num=10 if num is None and data is None else num, seed=seed,

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from elbowroom.cli.options import Device, RunPath, load_run
-from elbowroom.cli.speech import wrote
+from elbowroom.cli.options import Checkpoint, Device, RunPath, load_run
+from elbowroom.cli.speech import remark, wrote
 from elbowroom.cli.writing import checked_target, write_arrays
 
 __all__ = ["sample"]
@@ -22,6 +22,7 @@ def sample(
     labels: str | None = None,
     seed: int = 0,
     arrays: Path | None = None,
+    checkpoint: Checkpoint = "best",
     device: Device = None,
 ) -> None:
     """Draw samples from the model, with means, latent traversals and, for two latent dimensions, the manifold.
@@ -41,14 +42,20 @@ def sample(
         Also write z, x and mean to this .npz file.
     """
     from elbowroom.running.contexts import parsed
+    from elbowroom.running.own_data import MissingDataError
     from elbowroom.showing import gallery, plots
 
     target = None if arrays is None else checked_target(arrays, suffix=".npz")
-    loaded = load_run(run, device)
+    loaded = load_run(run, device, checkpoint)
     given = parsed(loaded.naming, context, labels)
     wrote(gallery.save(loaded, "samples", gallery.samples(loaded, num, context=given, seed=seed)))
     if plots.is_image(loaded.facts.event_shape):
-        wrote(gallery.save(loaded, "traversals", gallery.traversals(loaded, context=given)))
+        try:
+            traversals = gallery.traversals(loaded, context=given)
+        except MissingDataError as error:  # they start from an example
+            remark(f"traversals are not drawn. {error.problem}")
+        else:
+            wrote(gallery.save(loaded, "traversals", traversals))
         if loaded.config.model.latent_dim == 2:
             wrote(gallery.save(loaded, "manifold", gallery.manifold(loaded, context=given)))
     if target is not None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from elbowroom.cli.options import Device, Json, RunPath, Split, load_run
+from elbowroom.cli.options import Checkpoint, Device, Json, RunPath, Split, load_run
 from elbowroom.cli.speech import print_json, remark, say, wrote
 from elbowroom.cli.writing import checked_target, write_evaluated
 
@@ -35,6 +35,7 @@ def score(
     seed: int = 0,
     out: Path | None = None,
     write_data: Path | None = None,
+    checkpoint: Checkpoint = "best",
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -71,7 +72,7 @@ def score(
 
     path = checked_target(out or run / "scores.csv", folder=run)
     values = None if write_data is None else checked_target(write_data, suffix=".npz")
-    loaded = load_run(run, device)
+    loaded = load_run(run, device, checkpoint)
     source = loaded.dataset() if data is None else loaded.read(data)
     with terminal.progress(unit="examples") as announce:
         scores = loaded.score(

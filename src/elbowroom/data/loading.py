@@ -35,11 +35,13 @@ from elbowroom.data.tables import frame_material
 from elbowroom.data.value_checks import Survey, check_finite, check_support, infer_support, survey
 from elbowroom.data.views import View
 from elbowroom.errors import ElbowroomError, did_you_mean
+from elbowroom.phrasing import speaking
 from elbowroom.progress import Announce
 
 __all__ = ["load_data"]
 
 
+@speaking("flat keywords")
 def load_data(
     source: Any,
     *,
@@ -74,7 +76,8 @@ def load_data(
             of shape (n, \\*event); a masked array, whose mask marks missing elements; a sparse matrix or tensor, made
             dense; a structured array or data frame; a list of images of PIL; a torch ``Dataset`` or another sequence
             with a length; an ``IterableDataset`` or ``DataLoader``. Pictures (n, height, width, colours) become
-            (n, colours, height, width) where the shape leaves no doubt, with a remark.
+            (n, colours, height, width) where the shape leaves no doubt, with a remark. Or a
+            :class:`~elbowroom.data.storage.Material`, whose own context and labels hold.
         binarization: none, static, dynamic or threshold; for grey values.
         support: binary, unit-interval, bytes, counts, categories, reals; or auto, the narrowest that the values fit.
         validation: a fraction (below 1) or number of rows, taken from the training part by a seeded permutation.
@@ -242,6 +245,8 @@ def _material(
         pictures: how pictures are read.
         announce: called with remarks.
     """
+    if isinstance(source, Material):
+        return source
     if is_frame(source):
         return frame_material(source, "the data frame", announce=announce, notation=table["notation"], **roles)
     if isinstance(source, (str, os.PathLike)) and not (isinstance(source, str) and source in BUILT_IN):

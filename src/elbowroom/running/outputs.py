@@ -16,12 +16,33 @@ from elbowroom.model.latent import Pair, evaluation_mode
 __all__ = ["Encoded", "Reconstruction", "Scores", "encoded", "reconstructed"]
 
 
-class Reconstruction(NamedTuple):
-    """Examples x and their reconstructions from z ~ q(z | x)."""
-
+class _Reconstructions(NamedTuple):
     x: Tensor  #: (n, *event)
     mean: Tensor  #: (n, *event), the mean of p(x | z)
     sample: Tensor  #: (n, *event), a draw of p(x | z)
+
+
+class Reconstruction(_Reconstructions):
+    """Examples x and their reconstructions from z ~ q(z | x); unpacks into x, mean and sample.
+
+    Attributes:
+        x: the examples, shape (n, *event).
+        mean: of p(x | z), the same shape.
+        sample: a draw of p(x | z), the same shape.
+        mask: true where an element of x was observed, the same shape; None where all were.
+    """
+
+    mask: Tensor | None
+
+    def __new__(cls, x: Tensor, mean: Tensor, sample: Tensor, mask: Tensor | None = None) -> Reconstruction:
+        made = super().__new__(cls, x, mean, sample)
+        made.mask = mask
+        return made
+
+    @property
+    def observed(self) -> Tensor:
+        """x with NaN in place of its missing elements, whose fillers are not data."""
+        return self.x if self.mask is None else torch.where(self.mask, self.x, torch.nan)
 
 
 def reconstructed(pair: Pair, batch: Batch, generator: torch.Generator) -> Reconstruction:
@@ -30,7 +51,8 @@ def reconstructed(pair: Pair, batch: Batch, generator: torch.Generator) -> Recon
         z = draw(pair.guide(batch.x, batch.context), (), generator=generator)
         p_x = pair.model.likelihood(z, batch.context)
         drawn = draw(p_x, (), generator=generator)
-        return Reconstruction(batch.x.cpu(), mean(p_x).cpu(), drawn.cpu())
+        mask = None if batch.mask is None else batch.mask.cpu()
+        return Reconstruction(batch.x.cpu(), mean(p_x).cpu(), drawn.cpu(), mask)
 
 
 class _Encodings(NamedTuple):

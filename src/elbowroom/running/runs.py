@@ -10,19 +10,13 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from elbowroom.data.batch import Batch
 from elbowroom.data.dataset import DataSet
-from elbowroom.data.naming import Naming
-from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.doctor.diagnose import Diagnosis, diagnose
 from elbowroom.evaluation.doctor.inputs import DoctorInput
@@ -32,132 +26,25 @@ from elbowroom.evaluation.scoring import ScoreMethod, score
 from elbowroom.evaluation.settings import Settings
 from elbowroom.inference.posterior.sample import Posterior, posterior
 from elbowroom.memory import peak_memory
-from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import mean
-from elbowroom.model.guides import PriorGuide
-from elbowroom.model.latent import LatentModel, Pair, Sample, evaluation_mode
+from elbowroom.model.latent import Sample, evaluation_mode
 from elbowroom.progress import Announce, Progress, silent
-from elbowroom.running.build import DataFacts, build_data, build_pair
-from elbowroom.running.config import Config, configure
-from elbowroom.running.contexts import class_contexts, decoding_context, in_context, naming_of, sample_context
+from elbowroom.running.changes import adding_results
+from elbowroom.running.contexts import class_contexts, decoding_context, sample_context
 from elbowroom.running.diagnosis import Checkup, write_checkup
 from elbowroom.running.evaluation_cache import FileCache
 from elbowroom.running.folder import RunFolder
 from elbowroom.running.outputs import Encoded, Reconstruction, Scores, encoded, reconstructed
-from elbowroom.running.own_data import check_fits, check_same_data, with_recorded_splits
-from elbowroom.running.reading import TrainedOn, read_like_training
-from elbowroom.running.runtime import dtype_of, make_generator, pick_device, torch_settings
-from elbowroom.running.units import like_training, prepared, restored, standardised_context
+from elbowroom.running.own_data import read_own_data
+from elbowroom.running.runtime import dtype_of, make_generator, torch_settings
+from elbowroom.running.trained_model import TrainedModel
+from elbowroom.running.units import prepared, restored
 
-__all__ = ["Encoded", "Reconstruction", "Run", "Scores", "load"]
+__all__ = ["Encoded", "Reconstruction", "Run", "Scores", "as_run", "load"]
 
 
-class Run:
-    """A trained run, loaded from its folder.
-
-    Attributes:
-        folder: the run folder.
-        config: the configuration.
-        facts: facts about the data that the model depends on.
-        pair: model and guide, in evaluation mode.
-        step: step of the checkpoint, the number of updates before it.
-    """
-
-    @torch_settings()
-    def __init__(
-        self,
-        folder: RunFolder,
-        *,
-        checkpoint: str = "best",
-        data: DataSet | StreamSet | None = None,
-        device: str | None = None,
-        announce: Announce = print,
-    ) -> None:
-        content = folder.read_config()
-        self.folder = folder
-        self.config: Config = configure(content["config"], source=str(folder.path / "config.json"))
-        self.facts = DataFacts.model_validate(content["facts"])
-        self.content = content
-        found = folder.checkpoints.find(checkpoint, announce=announce)
-        self.device = pick_device(device or self.config.runtime.device)
-        self.pair: Pair = build_pair(self.config, self.facts, seed=0)
-        found.load_weights(self.pair)
-        self.pair.to(self.device).eval()
-        self.step = int(found.state["step"])
-        self._announce = announce
-        if data is not None:
-            self.data = data
-
-    @property
-    def model(self) -> LatentModel:
-        """p(x, z)."""
-        return self.pair.model
-
-    @property
-    def guide(self) -> Conditional:
-        """q(z | x)."""
-        return self.pair.guide
-
-    @property
-    def has_guide(self) -> bool:
-        """Whether a guide q(z | x) was trained; without one the prior takes its place."""
-        return not isinstance(self.guide, PriorGuide)
-
-    @property
-    def filler(self) -> Tensor:
-        """The value in place of a missing element, as delivered: for real numbers the training mean, else 0."""
-        return dict(self.model.likelihood.named_buffers()).get("shift", torch.zeros((), device=self.device))
-
-    @property
-    def history(self) -> list[dict[str, Any]]:
-        """The reports made while training, metrics.jsonl."""
-        return self.folder.metrics()
-
-    @property
-    def normalized(self) -> bool:
-        """Whether p(x | z) integrates to one, so that log p(x) exists."""
-        return self.model.likelihood.normalized
-
-    @cached_property
-    def naming(self) -> Naming:
-        """The names in the data that the run was trained on: of columns, covariates and their classes."""
-        return naming_of(self.config, self.facts, self.content["data"])
-
-    @property
-    def classes(self) -> tuple[str, ...] | None:
-        """The names of the labels 0, 1, …, where they have names."""
-        names = self.content["data"].get("classes")
-        return None if names is None else tuple(names)
-
-    @cached_property
-    @torch_settings()
-    def data(self) -> DataSet | StreamSet:
-        """The data that the run was trained on.
-
-        Raises:
-            ElbowroomError: they came from Python, or have changed since.
-        """
-        if self.content["data"].get("from_python"):
-            raise ElbowroomError(
-                f"The run {self.folder.path} was trained on data given in Python, which it does not keep.",
-                "Give them again: er.load(path, data=…); or give a data file.",
-            )
-        data = build_data(self.config, form=self.facts.row_form, like=self.naming)
-        check_same_data(self.content, data, self.folder)
-        data = with_recorded_splits(data, self.folder)
-        return prepared(data, self.config, self.device, self.facts)
-
-    def dataset(self) -> DataSet:
-        """The data, as a data set with splits.
-
-        Raises:
-            ElbowroomError: the data are a stream.
-        """
-        if not isinstance(self.data, DataSet):
-            raise ElbowroomError(
-                "A stream has no test set.", "Give data of known length: an array, a file or a Dataset."
-            )
-        return self.data
+class Run(TrainedModel):
+    """A trained run: what can be done with its model, and with its data."""
 
     # --- evaluation ---
 
@@ -199,6 +86,7 @@ class Run:
         values: dict[str, dict[str, Tensor]] = {}
         identity = {"step": self.step, "protocol": data.protocol(), "split": split}
         identity |= Settings.of(settings).model_dump()
+        parts = FileCache(self.folder.path / "evaluation" / "unfinished", identity)
         results = evaluate(
             self.model,
             self.guide,
@@ -207,14 +95,16 @@ class Run:
             split=split,
             announce=announce,
             keep=values.__setitem__,
-            parts=FileCache(self.folder.path / "evaluation" / "unfinished", identity),
+            parts=parts,
             **settings,
         )
-        with self.folder.lock():
+        with adding_results(self.folder, self.content, self._announce):
             about = {"step": self.step, "peak_memory": peak_memory(self.device)}
             self.folder.add_evaluations({**result.model_dump(), **about} for result in results)
+            whose = "-latest" if self.is_beside_best else ""
             for method, columns in values.items():
-                self.folder.write_values(f"{method}-{split}", columns)
+                self.folder.write_values(f"{method}-{split}{whose}", columns)
+        parts.forget()
         return results
 
     @torch_settings()
@@ -259,22 +149,25 @@ class Run:
             announce=announce, **settings,
         )  # fmt: skip
 
-    def doctor_input(self, *, points: int = 1000, seed: int = 0) -> DoctorInput:
+    def doctor_input(self, *, data: Any = None, points: int = 1000, seed: int = 0) -> DoctorInput:
         """The input of the doctor: model and guide, the run's own data, and the history of its training.
 
         Args:
+            data: other data (a path, an array, what `read` returns), all of which count as held out.
             points: number of examples that a check looks at.
             seed: of all draws.
         Raises:
             ElbowroomError: the run's data are a stream, or are no longer there.
         """
         guide, settings = self.guide if self.has_guide else None, self.config.model_dump(mode="json")
-        return DoctorInput(self.model, guide, self.dataset(), self.history, settings, points=points, seed=seed)
+        examined = self.dataset() if data is None else self._held_out(data)
+        return DoctorInput(self.model, guide, examined, self.history, settings, points=points, seed=seed)
 
     @torch_settings()
     def doctor(
         self,
         *,
+        data: Any = None,
         checks: Sequence[str] | None = None,
         points: int = 1000,
         seed: int = 0,
@@ -283,6 +176,8 @@ class Run:
         """Checks the model for faults, and writes the findings to doctor.json, with the step of the checkpoint.
 
         Args:
+            data: other data than the run's own: a path, an array, what `read` returns. Checks that need training
+                examples are then left out, each with a sentence.
             checks: names from ``elbowroom.evaluation.doctor.diagnose.CHECKS``; by default all of them.
             points: number of examples that a check looks at.
             seed: of all draws.
@@ -290,9 +185,11 @@ class Run:
         Raises:
             ElbowroomError: an unknown check; data that are a stream, or are no longer there; fewer than two examples.
         """
-        found = diagnose(self.doctor_input(points=points, seed=seed), checks=checks, announce=announce)
-        with self.folder.lock():
-            write_checkup(self.folder, Checkup(found, self.step, points, seed))
+        given = self.doctor_input(data=data, points=points, seed=seed)
+        found = diagnose(given, checks=checks, announce=announce)
+        with adding_results(self.folder, self.content, self._announce):
+            examined = None if data is None else given.data.name
+            write_checkup(self.folder, Checkup(found, self.step, points, seed, examined))
         return found
 
     # --- samples, encodings, reconstructions ---
@@ -356,7 +253,8 @@ class Run:
         points = num if data is None else None
         batch = next(iter(self._batches(data, split, num, points, context, labels)))
         found = reconstructed(self.pair, batch, make_generator(self.device, seed))
-        return Reconstruction(*(restored(part, self.facts) for part in found))
+        x, means, samples = (restored(part, self.facts) for part in found)
+        return Reconstruction(x, means, samples, found.mask)
 
     @torch_settings()
     def encode(
@@ -426,78 +324,6 @@ class Run:
             found = mean(self.model.likelihood(z, None if given is None else self._as_delivered(given)))
         return restored(found.cpu(), self.facts)
 
-    def _as_delivered(self, context: Tensor) -> Tensor:
-        """Covariates in the user's units as the model gets them."""
-        return standardised_context(context, self.facts).to(device=self.device, dtype=dtype_of(self.config.runtime))
-
-    def _require_guide(self, what: str) -> None:
-        if not self.has_guide:
-            raise ElbowroomError(
-                f"{what} needs a guide q(z | x), but {self.folder.path} was trained without one "
-                f"({self.config.train.learner}).",
-                "Draw from p(z | x) itself: `elbowroom encode RUN --posterior hmc` or run.posterior(); and evaluate "
-                "with --methods laplace-is.",
-            )
-
-    def asked(
-        self, source: Any, split: str, context: Any, labels: Any, missing: Literal["error", "mask"] | None = None
-    ) -> tuple[DataSet, str]:
-        """The run's own data and the split, or all rows of ``source`` in their order, which are the split "all"."""
-        if source is not None:
-            return self._whole(source, context, labels, missing), "all"
-        if context is not None or labels is not None:
-            raise ElbowroomError(
-                "A context was given without data, but the run's own data have theirs.",
-                "Leave it out, or give the data that it belongs to, too.",
-            )
-        return self.dataset(), split
-
-    def _batches(
-        self, source: Any, split: str, size: int, points: int | None = None, context: Any = None, labels: Any = None
-    ) -> Iterator[Batch]:
-        """Batches of a split of the run's own data, or of all data of ``source``, in order."""
-        data, split = self.asked(source, split, context, labels)
-        return data.batches(split, size, points=points)
-
-    def _whole(
-        self, source: Any, context: Any = None, labels: Any = None, missing: Literal["error", "mask"] | None = None
-    ) -> DataSet:
-        """All rows of ``source`` as one split, in their order."""
-        if isinstance(source, DataSet):
-            data = self.read(in_context(source, self.naming, context, labels))
-        else:
-            data = self.read(source, context=context, labels=labels, missing=missing)
-        return replace(data, splits={"all": torch.arange(len(data))})
-
-    @torch_settings()
-    def read(
-        self,
-        source: Any,
-        *,
-        context: Any = None,
-        labels: Any = None,
-        missing: Literal["error", "mask"] | None = None,
-    ) -> DataSet:
-        """Reads other data and prepares them for this model in the same way as its own data.
-
-        Args:
-            source: a path, an array, a data frame, a ``Dataset``. Columns are matched by their names, where both these
-                data and those of training have names, and otherwise by position. Or a data set that was loaded before.
-            context: covariates, for data that do not hold them; in any form that `sample` takes.
-            labels: class labels, for data that do not hold them: one for each row, or one for all.
-            missing: what NaN means, a mistake ("error") or a missing element ("mask"); by default as in training.
-        Raises:
-            ElbowroomError: data that cannot be read, lack a column or have another shape or support.
-        """
-        if isinstance(source, DataSet):
-            check_fits(source, self.facts, self.naming)
-            data = source.to(device=self.device, dtype=dtype_of(self.config.runtime))
-            return like_training(data, self.facts, self.filler)
-        trained = TrainedOn(
-            self.config, self.facts, self.naming, self.model.likelihood, self.filler, self.device, self._announce
-        )
-        return read_like_training(trained, source, context=context, labels=labels, missing=missing)
-
     def __repr__(self) -> str:
         model, data = self.config.model, self.content["data"].get("dataset", "data")
         return f"Run({str(self.folder.path)!r}: {data}, {model.latent_dim} latents, step {self.step:,})"
@@ -519,13 +345,15 @@ def load(
 
     Args:
         path: the run folder.
-        checkpoint: "best" (by validation; the latest if there was none) or "latest".
-        data: the data, if they came from Python, so that the folder does not have their name; as in `Run.read`.
+        checkpoint: "best" (the latest that validation cannot tell from its peak, and the latest of all if there was no
+            validation) or "latest".
+        data: the data of the training, in any form that holds the same numbers: where they came from Python and the
+            run does not keep them, or the path of a file that has moved.
         context: covariates of these data, where `train` was given any, in the same form or any other.
         labels: class labels of these data, where `train` was given any.
         id: what identifies each row, where `train` was given that.
         device: device of the model; by default that of the run.
-        announce: called with a remark, such as that a damaged checkpoint was skipped.
+        announce: called with remarks: a damaged checkpoint was skipped, results wait for others to be written.
     Raises:
         ElbowroomError: no run there, no good checkpoint, or data that are not those of the run.
     """
@@ -533,8 +361,29 @@ def load(
     if data is not None:
         beside = {"context": context, "labels": labels, "id": id}
         arrays = {name: value for name, value in beside.items() if value is not None}
-        given = build_data(run.config, data, form=run.facts.row_form, like=run.naming, **arrays)
-        check_same_data(run.content, given, run.folder)
-        given = with_recorded_splits(given, run.folder)
+        given = read_own_data(run.config, run.content, run.folder, data, **arrays)
         run.data = prepared(given, run.config, run.device, run.facts)
+    return run
+
+
+def as_run(
+    run: Run | str | Path, *, checkpoint: str | None = None, device: str | None = None, announce: Announce = print
+) -> Run:
+    """A run as it is, or that in a folder.
+
+    Args:
+        run: a run, or the folder of one.
+        checkpoint: "best" or "latest", for a folder; "best" unless given.
+        device: of the model, for a folder; by default that of the run.
+        announce: called with remarks.
+    Raises:
+        ElbowroomError: another checkpoint than that of the run that was given.
+    """
+    if not isinstance(run, Run):
+        return load(run, checkpoint=checkpoint or "best", device=device, announce=announce)
+    if checkpoint not in (None, run.checkpoint):
+        raise ElbowroomError(
+            f"checkpoint is {checkpoint!r}, but the run is loaded with its {run.checkpoint} one (step {run.step:,}).",
+            f"Load the others: er.load({str(run.folder.path)!r}, checkpoint={checkpoint!r}).",
+        )
     return run

@@ -25,6 +25,7 @@ from elbowroom.evaluation.results import Result
 from elbowroom.running.comparison import Comparison
 from elbowroom.running.impute import Imputed
 from elbowroom.running.outputs import Encoded
+from elbowroom.running.own_data import MissingDataError
 from elbowroom.running.runs import Run
 from elbowroom.showing import plots
 from elbowroom.showing.figures.dataset import as_observed, value_range
@@ -97,7 +98,12 @@ def samples(run: Run, num: int = 25, *, context: Any = None, seed: int = 0) -> F
     if not plots.is_image(run.facts.event_shape):
         num = max(num, 1000)
         drawn = run.sample(num, context=contexts(run, num) if context is None else context, seed=seed)
-        own = run.dataset()
+        try:
+            own = run.dataset()
+        except MissingDataError as error:  # a run without its data has samples all the same
+            alone = f"Samples x ~ p(x | z) alone. {error.problem}"
+            said = " ".join(filter(None, (alone, note)))
+            return plots.marginals_figure(drawn.x, names=run.naming.columns, note=said)
         seen = torch.cat([as_observed(batch).cpu() for batch in own.batches("train", num, points=num)])
         data = own.view.restored(seen)
         return plots.marginals_figure(data, drawn.x, names=run.naming.columns, note=note)
@@ -123,19 +129,19 @@ def contexts(run: Run, num: int) -> Tensor | None:
     return given.repeat(-(-num // len(given)), 1)[:num]
 
 
-def reconstructions(run: Run, num: int = 10, *, split: str = "test", seed: int = 0) -> Figure:
+def reconstructions(run: Run, num: int = 10, *, data: Any = None, split: str = "test", seed: int = 0) -> Figure:
     """Examples above their reconstructions: means (and samples) of p(x | z) for one z ~ q(z | x) each."""
     _check_number(num)
     images = plots.is_image(run.facts.event_shape)
-    num = num if images else max(num, 1000)
-    found = run.reconstruct(num, split=split, seed=seed)
-    # the same rows, with what is missing
-    own = run.dataset()
-    x = own.view.restored(as_observed(next(iter(own.batches(split, num, points=num)))).cpu())
+    found = run.reconstruct(num if images else max(num, 1000), data=data, split=split, seed=seed)
     if not images:
-        return plots.reconstruction_scatter(x, found.mean, names=run.naming.columns, note=_note(run))
+        return plots.reconstruction_scatter(found.observed, found.mean, names=run.naming.columns, note=_note(run))
     return plots.reconstruction_figure(
-        x, found.mean, samples=found.sample, note=_note(run), value_range=_value_range(run, x)
+        found.observed,
+        found.mean,
+        samples=found.sample,
+        note=_note(run),
+        value_range=_value_range(run, found.observed),
     )
 
 

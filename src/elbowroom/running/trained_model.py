@@ -1,0 +1,216 @@
+"""A trained model: weights from a run's folder, its own data, and other data that are read for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from elbowroom.data.batch import Batch
+from elbowroom.data.dataset import DataSet
+from elbowroom.data.naming import Naming
+from elbowroom.data.stream import StreamSet
+from elbowroom.errors import ElbowroomError
+from elbowroom.model.conditional import Conditional
+from elbowroom.model.guides import PriorGuide
+from elbowroom.model.latent import LatentModel, Pair
+from elbowroom.progress import Announce
+from elbowroom.running.build import DataFacts, build_pair
+from elbowroom.running.config import Config, configure
+from elbowroom.running.contexts import in_context, naming_of
+from elbowroom.running.folder import RunFolder
+from elbowroom.running.own_data import check_fits, read_own_data
+from elbowroom.running.reading import TrainedOn, read_like_training
+from elbowroom.running.runtime import dtype_of, pick_device, torch_settings
+from elbowroom.running.units import like_training, prepared, standardised_context
+
+__all__ = ["TrainedModel"]
+
+
+class TrainedModel:
+    """Model and guide of a run, loaded from its folder, and the data that belong to them.
+
+    Attributes:
+        folder: the run folder.
+        config: the configuration.
+        facts: facts about the data that the model depends on.
+        pair: model and guide, in evaluation mode.
+        checkpoint: "best" or "latest", the one that was asked for.
+        step: step of the checkpoint, the number of updates before it.
+    """
+
+    @torch_settings()
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        checkpoint: str = "best",
+        data: DataSet | StreamSet | None = None,
+        device: str | None = None,
+        announce: Announce = print,
+    ) -> None:
+        content = folder.read_config()
+        self.folder = folder
+        self.config: Config = configure(content["config"], source=str(folder.path / "config.json"))
+        self.facts = DataFacts.model_validate(content["facts"])
+        self.content = content
+        self.checkpoint, self._announce = checkpoint, announce
+        found = folder.checkpoints.find(checkpoint, announce=announce)
+        self.device = pick_device(device or self.config.runtime.device)
+        self.pair: Pair = build_pair(self.config, self.facts, seed=0)
+        found.load_weights(self.pair)
+        self.pair.to(self.device).eval()
+        self.step = int(found.state["step"])
+        self._announce = announce
+        if data is not None:
+            self.data = data
+
+    @property
+    def model(self) -> LatentModel:
+        """p(x, z)."""
+        return self.pair.model
+
+    @property
+    def guide(self) -> Conditional:
+        """q(z | x)."""
+        return self.pair.guide
+
+    @property
+    def has_guide(self) -> bool:
+        """Whether a guide q(z | x) was trained; without one the prior takes its place."""
+        return not isinstance(self.guide, PriorGuide)
+
+    @property
+    def filler(self) -> Tensor:
+        """The value in place of a missing element, as delivered: for real numbers the training mean, else 0."""
+        return dict(self.model.likelihood.named_buffers()).get("shift", torch.zeros((), device=self.device))
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The reports made while training, metrics.jsonl."""
+        return self.folder.metrics()
+
+    @property
+    def normalized(self) -> bool:
+        """Whether p(x | z) integrates to one, so that log p(x) exists."""
+        return self.model.likelihood.normalized
+
+    @property
+    def is_beside_best(self) -> bool:
+        """Whether these are the latest weights and others the best, so that what is said of them must say so."""
+        return self.checkpoint == "latest" and self.folder.checkpoints.steps().get("best", self.step) != self.step
+
+    @cached_property
+    def naming(self) -> Naming:
+        """The names in the data that the run was trained on: of columns, covariates and their classes."""
+        return naming_of(self.config, self.facts, self.content["data"])
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The names of the labels 0, 1, …, where they have names."""
+        names = self.content["data"].get("classes")
+        return None if names is None else tuple(names)
+
+    @cached_property
+    @torch_settings()
+    def data(self) -> DataSet | StreamSet:
+        """The data that the run was trained on.
+
+        Raises:
+            ElbowroomError: they are nowhere, or have changed since.
+        """
+        data = read_own_data(self.config, self.content, self.folder)
+        return prepared(data, self.config, self.device, self.facts)
+
+    def dataset(self) -> DataSet:
+        """The data, as a data set with splits.
+
+        Raises:
+            ElbowroomError: the data are a stream.
+        """
+        if not isinstance(self.data, DataSet):
+            raise ElbowroomError(
+                "A stream has no test set.", "Give data of known length: an array, a file or a Dataset."
+            )
+        return self.data
+
+    def _as_delivered(self, context: Tensor) -> Tensor:
+        """Covariates in the user's units as the model gets them."""
+        return standardised_context(context, self.facts).to(device=self.device, dtype=dtype_of(self.config.runtime))
+
+    def _require_guide(self, what: str) -> None:
+        if not self.has_guide:
+            raise ElbowroomError(
+                f"{what} needs a guide q(z | x), but {self.folder.path} was trained without one "
+                f"({self.config.train.learner}).",
+                "Draw from p(z | x) itself: `elbowroom encode RUN --posterior hmc` or run.posterior(); and evaluate "
+                "with --methods laplace-is.",
+            )
+
+    def asked(
+        self, source: Any, split: str, context: Any, labels: Any, missing: Literal["error", "mask"] | None = None
+    ) -> tuple[DataSet, str]:
+        """The run's own data and the split, or all rows of ``source`` in their order, which are the split "all"."""
+        if source is not None:
+            return self._whole(source, context, labels, missing), "all"
+        if context is not None or labels is not None:
+            raise ElbowroomError(
+                "A context was given without data, but the run's own data have theirs.",
+                "Leave it out, or give the data that it belongs to, too.",
+            )
+        return self.dataset(), split
+
+    def _batches(
+        self, source: Any, split: str, size: int, points: int | None = None, context: Any = None, labels: Any = None
+    ) -> Iterator[Batch]:
+        """Batches of a split of the run's own data, or of all data of ``source``, in order."""
+        data, split = self.asked(source, split, context, labels)
+        return data.batches(split, size, points=points)
+
+    def _whole(
+        self, source: Any, context: Any = None, labels: Any = None, missing: Literal["error", "mask"] | None = None
+    ) -> DataSet:
+        """All rows of ``source`` as one split, in their order."""
+        if isinstance(source, DataSet):
+            data = self.read(in_context(source, self.naming, context, labels))
+        else:
+            data = self.read(source, context=context, labels=labels, missing=missing)
+        return replace(data, splits={"all": torch.arange(len(data))})
+
+    def _held_out(self, source: Any) -> DataSet:
+        """All rows of ``source`` as a test set, beside which there are no others."""
+        whole, none = self._whole(source), torch.arange(0)
+        return replace(whole, splits={"train": none, "validation": none, "test": whole.splits["all"]})
+
+    @torch_settings()
+    def read(
+        self,
+        source: Any,
+        *,
+        context: Any = None,
+        labels: Any = None,
+        missing: Literal["error", "mask"] | None = None,
+    ) -> DataSet:
+        """Reads other data and prepares them for this model in the same way as its own data.
+
+        Args:
+            source: a path, an array, a data frame, a ``Dataset``. Columns are matched by their names, where both these
+                data and those of training have names, and otherwise by position. Or a data set that was loaded before.
+            context: covariates, for data that do not hold them; in any form that `sample` takes.
+            labels: class labels, for data that do not hold them: one for each row, or one for all.
+            missing: what NaN means, a mistake ("error") or a missing element ("mask"); by default as in training.
+        Raises:
+            ElbowroomError: data that cannot be read, lack a column or have another shape or support.
+        """
+        if isinstance(source, DataSet):
+            check_fits(source, self.facts, self.naming)
+            data = source.to(device=self.device, dtype=dtype_of(self.config.runtime))
+            return like_training(data, self.facts, self.filler)
+        trained = TrainedOn(
+            self.config, self.facts, self.naming, self.model.likelihood, self.filler, self.device, self._announce
+        )
+        return read_like_training(trained, source, context=context, labels=labels, missing=missing)

@@ -15,6 +15,7 @@ import torch
 from hypothesis import settings
 
 from elbowroom.cli import main
+from elbowroom.phrasing import speaking
 
 # The same examples at every run, and no failure because a machine was busy.
 settings.register_profile("elbowroom", derandomize=True, deadline=None)
@@ -48,6 +49,13 @@ def _seeded() -> None:
     """Weights that torch draws from its global generator are the same whichever tests ran before."""
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002  # the legacy generator is the global one
+
+
+@pytest.fixture(autouse=True)
+def _in_flags() -> Iterator[None]:
+    """Messages as they are written, with flags, whoever calls; tests/test_phrasing.py looks at those of Python."""
+    with speaking("flags", unless_set=False):
+        yield
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 # folder or file of the package -> (layer, height within the layer)
 LAYERS: dict[str, tuple[int, int]] = {
+    "phrasing": (0, -1),
     "errors": (0, 0),
     "memory": (0, 1),
     "names": (0, 1),

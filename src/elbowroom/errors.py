@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from elbowroom.phrasing import phrased
+
 __all__ = ["ElbowroomError", "check_name", "check_num_samples", "did_you_mean"]
 
 
@@ -16,7 +18,8 @@ class ElbowroomError(Exception):
     """An error that the user can correct.
 
     Args:
-        problem: one sentence, what was given and what was expected.
+        problem: one sentence, what was given and what was expected. Settings are named by their flags, here and in the
+            remedy; a caller in Python reads keywords (:mod:`elbowroom.phrasing`).
         remedy: one sentence, what to do about it.
     Example:
         >>> raise ElbowroomError("k is 0, but an average needs a draw.", "Give k = 1 or more.")
@@ -27,6 +30,7 @@ class ElbowroomError(Exception):
     """
 
     def __init__(self, problem: str, remedy: str) -> None:
+        problem, remedy = phrased(problem), phrased(remedy)
         super().__init__(f"{problem}\n  {remedy}")
         self.problem = problem
         self.remedy = remedy

@@ -16,6 +16,7 @@ from cyclopts import App, CycloptsError, Parameter
 from elbowroom import __version__
 from elbowroom.cli.speech import remark
 from elbowroom.errors import ElbowroomError
+from elbowroom.phrasing import speaking
 
 __all__ = ["app", "main"]
 
@@ -102,9 +103,13 @@ for _app, _name, _function, _sentence in _COMMANDS:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; exits with 0, 2 (an error that the user can correct) or 130 (Ctrl-C)."""
-    tokens = list(sys.argv[1:] if argv is None else argv)
+    with speaking("flags", unless_set=False):
+        _run(list(sys.argv[1:] if argv is None else argv))
+
+
+def _run(tokens: Sequence[str]) -> None:
     try:
-        app(tokens, exit_on_error=False, print_error=False)
+        app(list(tokens), exit_on_error=False, print_error=False)
     except CycloptsError as error:
         from elbowroom.cli.faults import explain_flag
 

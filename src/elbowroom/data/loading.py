@@ -25,11 +25,13 @@ from elbowroom.data.tables import frame_material
 from elbowroom.data.value_checks import Survey, check_finite, check_support, infer_support, survey
 from elbowroom.data.views import View
 from elbowroom.errors import ElbowroomError, did_you_mean
+from elbowroom.phrasing import speaking
 from elbowroom.progress import Announce
 
 __all__ = ["load_data"]
 
 
+@speaking("flat keywords")
 def load_data(
     source: Any,
     *,
@@ -53,7 +55,8 @@ def load_data(
     Args:
         source: a built-in name; a path (.npy, .npz, .csv, .tsv, .parquet, a folder of images); an array or tensor of
             shape (n, \\*event); a sparse matrix of scipy, made dense; a data frame; a torch ``Dataset``,
-            ``IterableDataset`` or ``DataLoader``.
+            ``IterableDataset`` or ``DataLoader``; or a :class:`~elbowroom.data.storage.Material`, whose own context and
+            labels hold.
         binarization: none, static, dynamic or threshold; for grey values.
         support: binary, unit-interval, bytes, counts, categories, reals; or auto, the narrowest that the values fit.
         validation: a fraction (below 1) or number of rows, taken from the training part by a seeded permutation.
@@ -165,6 +168,8 @@ def _material(
     announce: Announce | None,
 ) -> Material:
     """Rows, labels and context from any source."""
+    if isinstance(source, Material):
+        return source
     frame = hasattr(source, "to_numpy") and hasattr(source, "columns")
     if frame:
         if not labels_required and labels not in source.columns:

@@ -147,7 +147,7 @@ def check_rows(
         Traceback (most recent call last):
             ...
         elbowroom.errors.ElbowroomError: Row 41 of x holds 7, but the rows that were checked before are 0 or 1.
-          Correct that row, or say what the values are: --data.support.
+          Correct that row, or say what the values are: data.support.
     """
     low, high, whole = _limits(support, num_categories)
     if raw.is_floating_point():

@@ -25,6 +25,7 @@ from elbowroom.model.latent import LatentModel, Pair
 from elbowroom.model.likelihoods import LIKELIHOODS, Gaussian, Likelihood
 from elbowroom.model.networks import MLP, ConvDecoder, ConvEncoder, Network, ResidualMLP
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, VampPrior
+from elbowroom.phrasing import speaking
 from elbowroom.running.config import Config, DataConfig, ModelConfig, NetworkConfig
 from elbowroom.running.runtime import dtype_of
 
@@ -37,6 +38,7 @@ __all__ = [
     "initialise",
     "load_configured",
     "pick_likelihood",
+    "suited",
 ]
 
 _BY_SUPPORT = {
@@ -70,6 +72,7 @@ class DataFacts(BaseModel):
 # --- data --------------------------------------------------------------------------------------------------------
 
 
+@speaking("keywords")
 def load_configured(data: DataConfig, source: Any = None, **arrays: Any) -> DataSet | StreamSet:
     """The data set that the ``data`` section describes.
 
@@ -99,7 +102,15 @@ def build_data(config: Config, source: Any = None, **arrays: Any) -> DataSet | S
     Raises:
         ElbowroomError: data that cannot be read, or that the likelihood does not fit.
     """
-    loaded = load_configured(config.data, source, **arrays)
+    return suited(config, load_configured(config.data, source, **arrays))
+
+
+def suited(config: Config, loaded: DataSet | StreamSet) -> DataSet | StreamSet:
+    """The data with values in the support of the likelihood.
+
+    Raises:
+        ElbowroomError: the likelihood does not fit them.
+    """
     likelihood = LIKELIHOODS[pick_likelihood(config.model, loaded.support)]
     return loaded.viewed_as(likelihood.support, needed_by=f"a {likelihood.name} likelihood")
 

@@ -233,7 +233,7 @@ def posterior(
     check_name("metric", metric, METRICS)
     for name, number, least in (("draws", draws, 4), ("chains", chains, 1), ("warmup", warmup, 1), ("block", block, 1)):
         if number < least:
-            raise ElbowroomError(f"{name} is {number}, but {least} is the least.", f"Give {name}={least} or more.")
+            raise ElbowroomError(f"{name} is {number}, but {least} is the least.", f"Give --{name} {least} or more.")
     if not len(batch):
         raise ElbowroomError("Posteriors were asked for, but the batch is empty.", "Give one example or more.")
     kernel = make_kernel(method, metric, num_steps)

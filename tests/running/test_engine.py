@@ -325,11 +325,12 @@ def test_validation_is_the_bound_at_the_kept_weights(out: Path) -> None:
 
 
 def test_what_is_kept_as_best_is_best(out: Path) -> None:
+    """The latest within a standard error of the peak; every later one lies below it by more than chance."""
     run = tiny(reals(), out, optimizer={"lr": 0.3}, train={"steps": 30, "report_every": 1, "batch_size": 10})
-    rows = [row for row in run.history if row["split"] == "validation"]
-    best = max(rows, key=lambda row: row["elbo"])
-    assert run.step == best["step"]
-    assert best["step"] < 30
+    values = {row["step"]: row["elbo"] for row in run.history if row["split"] == "validation"}
+    peak = max(values, key=values.__getitem__)
+    assert peak <= run.step < 30
+    assert all(values[step] < values[peak] for step in values if step > run.step)
 
 
 def test_one_validation_datum_has_no_standard_error(out: Path) -> None:

@@ -28,11 +28,14 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.learners.learner import Learner, StepInfo, TrainingState
 from elbowroom.model.latent import Pair, evaluation_mode
 from elbowroom.numerics import mean_and_stderr
+from elbowroom.running.best import is_worse
 from elbowroom.running.checkpoints import Checkpoint
 from elbowroom.running.folder import RunFolder
 from elbowroom.running.observers import Observer
 
 __all__ = ["TrainingPlan", "TrainingProgress", "deferred_interrupts", "fit", "restore"]
+
+_PEAK = "validation.peak"  # name of a tensor in a checkpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +71,13 @@ class TrainingProgress:
 
     sums: dict[str, float] = field(default_factory=dict)  #: sums of the terms over the examples since the last report
     count: int = 0  #: examples since the last report
-    best_value: float | None = None  #: validation, nats per example; None before the first report
-    best_step: int = 0
-    reports_since_best: int = 0
+    best_value: float | None = None  #: the peak, the highest validation mean; None before the first report
+    best_step: int = 0  #: of the weights that are kept as the best: see `running.best`
+    reports_since_best: int = 0  #: since the peak
     seconds: float = 0.0  #: wall time of earlier sessions, validation and checkpoints not counted
     visits: int = 0  #: training examples processed, each as often as it was seen
     decoder_gradients: int = 0  #: evaluations of the decoder with its gradient
+    peak: Tensor | None = None  #: validation values of every example at the peak; None in runs of version 0.1.0
 
     def add(self, info: StepInfo, size: int) -> None:
         self.visits += size
@@ -81,6 +85,30 @@ class TrainingProgress:
         for name, value in info.terms.items():
             self.sums[name] = self.sums.get(name, 0.0) + value * size
         self.count += size
+
+    def note(self, step: int, values: Tensor) -> bool:
+        """Notes a validation report; whether its weights are to be kept as the best.
+
+        Args:
+            step: of the weights.
+            values: of the objective, one for each validation example.
+        """
+        value, _ = mean_and_stderr(values)
+        self.reports_since_best += 1
+        if self.best_value is None or value > self.best_value:
+            self.best_value, self.peak, self.reports_since_best = value, values, 0
+        elif self.peak is None or is_worse(values, self.peak):
+            return False
+        self.best_step = step
+        return True
+
+    def numbers(self) -> dict[str, Any]:
+        """Everything but the tensors."""
+        return {name: value for name, value in asdict(self).items() if name != "peak"}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors, by name."""
+        return {} if self.peak is None else {_PEAK: self.peak}
 
     def take_means(self) -> dict[str, float]:
         """Means of the terms since the last report; the sums start again at 0."""
@@ -217,23 +245,26 @@ class _Recorder:
         rows: list[dict[str, Any]] = [head | {"split": "train"} | self.progress.take_means() | tail]
         if isinstance(self.data, DataSet) and self.data.size("validation"):
             began = time.perf_counter()
-            terms = self._validate(state, self.data)
+            terms, values = self._validate(state, self.data)
             self.started += time.perf_counter() - began  # validation does not count as training time
             rows.append(head | {"split": "validation"} | terms)
-            self._note_best(state, terms[self.learner.name])
+            if self.progress.note(state.step, values):
+                self.best = copy.deepcopy(state.learned)
         self.folder.append_metrics(rows)
         for observer in self.observers:
             observer.report(rows)
 
     @torch.no_grad()
-    def _validate(self, state: TrainingState, data: DataSet) -> dict[str, float]:
-        pair, values = state.learned, dict[str, list[Tensor]]()
+    def _validate(self, state: TrainingState, data: DataSet) -> tuple[dict[str, float], Tensor]:
+        """The mean of every term, and the objective of every validation example."""
+        pair, parts = state.learned, dict[str, list[Tensor]]()
         generator = torch.Generator(self.generator.device).manual_seed(self.plan.seed)  # the same draws at every report
         with evaluation_mode(pair):
             for batch in data.batches("validation", 1000):
                 for name, value in self.learner.measure(pair, batch, generator=generator).items():
-                    values.setdefault(name, []).append(value)
-        summaries = {name: mean_and_stderr(torch.cat(parts)) for name, parts in values.items()}
+                    parts.setdefault(name, []).append(value)
+        values = {name: torch.cat(several) for name, several in parts.items()}
+        summaries = {name: mean_and_stderr(of_all) for name, of_all in values.items()}
         means = {name: mean for name, (mean, _) in summaries.items()}
         bad = [name for name, mean in means.items() if not math.isfinite(mean)]
         if bad:
@@ -245,13 +276,8 @@ class _Recorder:
                 "Lower --optimizer.lr, or set --optimizer.clip-norm 10; the last good checkpoint is kept.",
             )
         stderr = summaries[self.learner.name][1]  # unknown for one example, and JSON has no NaN
-        return means | ({"stderr": stderr} if math.isfinite(stderr) else {})
-
-    def _note_best(self, state: TrainingState, value: float) -> None:
-        self.progress.reports_since_best += 1
-        if self.progress.best_value is None or value > self.progress.best_value:
-            self.progress.best_value, self.progress.best_step, self.progress.reports_since_best = value, state.step, 0
-            self.best = copy.deepcopy(state.learned)
+        known = {"stderr": stderr} if math.isfinite(stderr) else {}
+        return means | known, values[self.learner.name].cpu()
 
     def save(self, state: TrainingState, *, only_if_due: bool = False) -> None:
         """Writes the best and the latest weights, and everything that is needed to resume from the latest."""
@@ -259,7 +285,7 @@ class _Recorder:
         if early or state.step == self.on_disk:
             return
         began = time.perf_counter()
-        progress = asdict(self.progress) | {"seconds": self.seconds()}
+        progress = self.progress.numbers() | {"seconds": self.seconds()}
         numbers = {"step": state.step, "books": progress}
         pointers = ["latest"]
         if self.best is not None and self.progress.best_step == state.step:
@@ -271,7 +297,7 @@ class _Recorder:
             state.step,
             state.learned,
             numbers,
-            training={"generator": self.generator.get_state(), **state.tensors()},
+            training={"generator": self.generator.get_state(), **self.progress.tensors(), **state.tensors()},
             pointers=pointers,
         )
         self.best = None
@@ -286,6 +312,7 @@ def restore(
     checkpoint.load_weights(state.learned)
     tensors = checkpoint.training()
     generator.set_state(tensors.pop("generator"))
+    peak = tensors.pop(_PEAK, None)
     state.load(tensors)
     state.step = int(checkpoint.state["step"])
-    return state, TrainingProgress(**checkpoint.state["books"])
+    return state, TrainingProgress(**checkpoint.state["books"], peak=peak)

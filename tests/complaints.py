@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from elbowroom.cli import main
+from elbowroom.running.locks import LOCKS
 
 TINY = {"--model.encoder.hidden": "4", "--model.decoder.hidden": "4", "--model.latent-dim": "2", "--train.epochs": "1"}
 
@@ -18,7 +19,7 @@ def snapshot(folder: Path) -> dict[str, str]:
     """Every file's content and every folder's existence; a lock is no content."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.name != ".lock":
+        if path.name not in LOCKS:
             digest = "folder" if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()
             found[str(path.relative_to(folder))] = digest
     return found

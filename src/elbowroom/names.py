@@ -11,7 +11,9 @@ from typing import Literal, get_args
 
 __all__ = [
     "NAMES",
+    "CheckpointName",
     "EstimatorName",
+    "Exist",
     "GuideName",
     "LearnerName",
     "LikelihoodName",
@@ -43,6 +45,11 @@ ObjectiveName = Literal["elbo", "iwae"]
 EstimatorName = Literal["pathwise", "stl", "dreg", "score-function"]
 #: evaluation methods, functions in :data:`elbowroom.evaluation.evaluate.METHODS`
 MethodName = Literal["elbo", "iwae", "laplace-is", "k-curve", "ais", "bdmc", "room", "active-units"]
+
+#: the checkpoints that a run points to
+CheckpointName = Literal["best", "latest"]
+#: what to do where a run exists already: see `running.place`
+Exist = Literal["error", "overwrite", "resume", "new"]
 
 #: kind -> its names; kinds are called as the folders of the reference are
 NAMES: dict[str, tuple[str, ...]] = {

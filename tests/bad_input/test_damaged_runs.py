@@ -117,7 +117,7 @@ def test_foreign_files_are_never_overwritten(here: Path, ask: Ask) -> None:
 
 
 @pytest.mark.parametrize(
-    "argv", ["train digits --resume --out run --train.epochs 2", "train digits --overwrite --out run", "evaluate run"]
+    "argv", ["train digits --resume --out run --train.epochs 2", "train digits --overwrite --out run"]
 )
 def test_a_run_that_is_being_written_is_left_alone(argv: str, here: Path, ask: Ask) -> None:
     before = snapshot(here)

@@ -47,7 +47,6 @@ class Memory:
     def __init__(self) -> None:
         self.kept: dict[str, dict[str, Tensor]] = {}
         self.read_names: list[str] = []
-        self.forgotten = False
 
     def read(self, name: str) -> dict[str, Tensor] | None:
         if name in self.kept:
@@ -56,9 +55,6 @@ class Memory:
 
     def write(self, name: str, part: dict[str, Tensor]) -> None:
         self.kept[name] = dict(part)
-
-    def forget(self) -> None:
-        self.forgotten = True
 
 
 @pytest.mark.parametrize("start", ["laplace", "guide", "prior", None])
@@ -131,11 +127,11 @@ def test_an_interrupted_search_goes_on_to_the_same_figures(after: int, monkeypat
     monkeypatch.setattr(module, "ais", stops)
     with pytest.raises(KeyboardInterrupt):
         _measure(case, "ais", parts=memory, **settings)
-    assert len(memory.kept) == after + 1 and not memory.forgotten  # the search is a part, too
+    assert len(memory.kept) == after + 1  # the search is a part, too
     monkeypatch.setattr(module, "ais", original)
     again = _measure(case, "ais", parts=memory, **settings)["ais"]
     assert again.value == whole.value
-    assert len(memory.read_names) == after + 1 and memory.forgotten
+    assert len(memory.read_names) == after + 1
 
 
 def test_the_figures_of_every_datum_are_handed_over() -> None:

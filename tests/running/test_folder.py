@@ -15,6 +15,7 @@ from torch import nn
 
 from elbowroom.errors import ElbowroomError
 from elbowroom.running.folder import RunFolder, runs_in
+from elbowroom.running.locks import LOCKS
 
 
 def _started(path: Path) -> RunFolder:
@@ -36,7 +37,7 @@ def test_a_run_is_not_written_over_unless_asked(tmp_path: Path) -> None:
     assert "run-3" in caught.value.remedy
     assert folder.metrics()
     RunFolder.create(folder.path, overwrite=True)
-    assert [entry.name for entry in folder.path.iterdir() if entry.name != ".lock"] == []
+    assert [entry.name for entry in folder.path.iterdir() if entry.name not in LOCKS] == []
 
 
 def test_what_never_started_is_nothing_to_keep(tmp_path: Path) -> None:

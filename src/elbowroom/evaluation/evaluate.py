@@ -77,7 +77,8 @@ def evaluate(
         split: "test", "validation" or "train".
         announce: called with the method, the examples done and the examples in all.
         keep: called with (method, the values of every example by name, with their rows in the data set).
-        parts: a cache for the finished parts of a long method, so that an interrupted one goes on where it stopped.
+        parts: a cache for the finished parts of a long method, so that an interrupted one goes on where it stopped;
+            its owner forgets them once the results are safe.
         **settings: ``points``, how many examples of the split to use, chosen by seed; ``seed``, of the draws of z; and
             the settings of the methods: see :class:`~elbowroom.evaluation.settings.Settings`.
     Returns:
@@ -97,10 +98,7 @@ def evaluate(
             raise ElbowroomError(f"There is no method '{method}'.", did_you_mean(method, METHODS))
     study = Study(model, guide, data, split, Settings.of(settings), announce, keep, parts)
     with evaluation_mode(model, guide):
-        results = [result for method in methods for result in METHODS[method](study)]
-    if parts is not None:
-        parts.forget()
-    return results
+        return [result for method in methods for result in METHODS[method](study)]
 
 
 def score(

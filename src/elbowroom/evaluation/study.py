@@ -60,13 +60,11 @@ def stream(device: torch.device, seed: int, *path: int) -> torch.Generator:
 
 
 class EvaluationCache(Protocol):
-    """A cache for the finished parts of a long evaluation, kept until all of it has ended."""
+    """A cache for the finished parts of a long evaluation, which its owner keeps until the results are safe."""
 
     def read(self, name: str) -> dict[str, Tensor] | None: ...
 
     def write(self, name: str, part: Mapping[str, Tensor]) -> None: ...
-
-    def forget(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

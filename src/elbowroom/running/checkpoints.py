@@ -24,17 +24,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor, nn
 
-from elbowroom.errors import ElbowroomError
+from elbowroom.errors import ElbowroomError, check_name
+from elbowroom.names import CheckpointName
 from elbowroom.progress import Announce
 
-__all__ = ["Checkpoint", "Checkpoints", "full_disk_explained", "write_text_atomically"]
+__all__ = ["POINTERS", "Checkpoint", "Checkpoints", "full_disk_explained", "write_text_atomically"]
+
+POINTERS: tuple[str, ...] = get_args(CheckpointName)
+"""Names of the checkpoints that a run points to."""
 
 _WEIGHTS, _TRAINING, _STATE = "model.safetensors", "training.safetensors", "state.json"
 
@@ -203,6 +207,12 @@ class Checkpoints:
         """Whether there is any checkpoint, good or damaged; or any from which training can be resumed."""
         return any(not resumable or (self.folder / name / _TRAINING).is_file() for name in self._names())
 
+    def steps(self) -> dict[str, int]:
+        """Steps of the best and the latest checkpoint, as far as there are any."""
+        pointed = {pointer: self._pointed(pointer) for pointer in POINTERS}
+        found = {pointer: name for pointer, name in pointed.items() if name is not None}
+        return {pointer: _step(name) for pointer, name in found.items() if re.fullmatch(r"step-\d+", name)}
+
     def find(self, pointer: str, *, resumable: bool = False, announce: Announce = print) -> Checkpoint:
         """The checkpoint that ``pointer`` names; if it is damaged, the newest good one, with a remark.
 
@@ -211,8 +221,9 @@ class Checkpoints:
             resumable: only one from which training can be resumed.
             announce: called with a remark if a checkpoint was skipped.
         Raises:
-            ElbowroomError: there is no good checkpoint.
+            ElbowroomError: another name than these two; there is no good checkpoint.
         """
+        check_name("checkpoint", pointer, POINTERS)
         first = self._pointed(pointer)
         if first is None:  # no best was ever set
             first = self._pointed("latest")

@@ -29,12 +29,14 @@ class Checkup:
         step: of the checkpoint; None where the file does not say, as in version 0.1.0.
         points: number of examples that a check looked at; None where the file does not say.
         seed: of all draws; None where the file does not say.
+        data: the name of other data that were examined; None for the run's own.
     """
 
     diagnosis: Diagnosis
     step: int | None = None
     points: int | None = None
     seed: int | None = None
+    data: str | None = None
 
     def content(self, place: Path) -> dict[str, Any]:
         """The content of the file, as plain data.
@@ -48,6 +50,7 @@ class Checkup:
             "step": self.step,
             "points": self.points,
             "seed": self.seed,
+            "data": self.data,
             "healthy": found.healthy,
             "findings": [asdict(finding) for finding in found.findings],
             "not_examined": found.not_examined,
@@ -56,7 +59,7 @@ class Checkup:
 
 
 def write_checkup(folder: RunFolder, checkup: Checkup) -> Path:
-    """Writes doctor.json, replacing the old one; the caller holds the folder's lock."""
+    """Writes doctor.json, replacing the old one; the caller holds the lock of the folder's results."""
     path = folder.path / FILE
     write_text_atomically(path, json_text(checkup.content(folder.path)) + "\n")
     return path
@@ -77,12 +80,13 @@ def read_checkup(folder: RunFolder) -> Checkup | None:
         not_examined = {str(check): str(why) for check, why in content["not_examined"].items()}
         seconds = {str(check): float(took) for check, took in content["seconds"].items()}
         step, points, seed = (_whole(content.get(name)) for name in ("step", "points", "seed"))
+        data = None if content.get("data") is None else str(content["data"])
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ElbowroomError(
             f"{path} is not valid JSON of findings ({type(error).__name__}: {error}).",
             f"Restore it, or run the doctor again: `elbowroom doctor {folder.path}`.",
         ) from error
-    return Checkup(Diagnosis(findings, not_examined, seconds), step, points, seed)
+    return Checkup(Diagnosis(findings, not_examined, seconds), step, points, seed, data)
 
 
 def _finding(entry: dict[str, Any]) -> Finding:

@@ -7,7 +7,9 @@ runs/NAME/
   checkpoints/         see `running.checkpoints`
   chains/              Markov chains of Monte Carlo EM, if they are kept on disk
   evaluation.json      results of `evaluate`
-  evaluation/          METHOD-SPLIT.csv, values of every example; `unfinished` while a long evaluation runs
+  evaluation/          METHOD-SPLIT.csv, values of every example; METHOD-SPLIT-latest.csv, those of the latest weights
+                       where others are the best; `unfinished` while a long evaluation runs
+  data/                data from Python, if the run keeps them: see `running.kept_data`
   doctor.json          findings of the doctor, with the step of the checkpoint
   figures/
 """
@@ -18,27 +20,28 @@ import csv
 import io
 import json
 import os
+import shlex
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.legacy import modernised
+from elbowroom.progress import Announce
 from elbowroom.running.checkpoints import Checkpoints, full_disk_explained, write_text_atomically
+from elbowroom.running.locks import LOCKS, lock_results, lock_training
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["RunFolder", "runs_in"]
+__all__ = ["RunFolder", "free_path", "runs_in"]
 
 _WHOLE = ("row", "observed", "num_modes", "converged")  # columns of whole numbers
 
 _NO_CONTENT = {
-    ".lock",
+    *LOCKS,
     ".splits.writing",
     "splits.safetensors",
     ".config.json.writing",
@@ -65,22 +68,18 @@ class RunFolder:
         folder = cls(path)
         if folder.path.exists() and not folder.path.is_dir():
             raise ElbowroomError(f"{folder.path} is a file, not a run folder.", "Give another name with --out.")
-        if folder.path.is_dir() and any(entry.name not in _NO_CONTENT for entry in folder.path.iterdir()):
-            if not overwrite and not folder._is_unstarted():
-                raise ElbowroomError(
-                    f"The run folder {folder.path} exists already.",
-                    f"Go on with it (--resume), give another name (--out {_free_name(folder.path)}), "
-                    "or replace it (--overwrite).",
-                )
+        if not folder.is_vacant():
             if not (folder.path / "config.json").is_file():
                 raise ElbowroomError(
                     f"{folder.path} has files but no config.json: it is not a run folder, so it is not overwritten.",
-                    "Give another name with --out.",
+                    f"Give another name, such as --out {shlex.quote(str(free_path(folder.path)))}.",
                 )
-            with folder.lock():
-                for entry in folder.path.iterdir():
-                    if entry.name != ".lock":
-                        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            if not overwrite:
+                raise ElbowroomError(
+                    f"The run folder {folder.path} exists already.",
+                    f"Go on with it (--resume), give another name (--out {shlex.quote(str(free_path(folder.path)))}), "
+                    "or replace it (--overwrite).",
+                )
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -88,6 +87,11 @@ class RunFolder:
                 f"The run folder {folder.path} cannot be made: {error.strerror}.",
                 "Give a path that can be written to, with --out.",
             ) from error
+        if any(entry.name not in LOCKS for entry in folder.path.iterdir()):
+            with folder.lock(), folder.lock_results():
+                for entry in folder.path.iterdir():
+                    if entry.name not in LOCKS:
+                        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         return folder
 
     @classmethod
@@ -104,29 +108,33 @@ class RunFolder:
             )
         return folder
 
+    def is_vacant(self) -> bool:
+        """Whether a new run can be made here: nothing is there, or what a run left that failed before its first report.
+
+        Example:
+            >>> RunFolder("runs/of-another-world").is_vacant()
+            True
+        """
+        if not self.path.exists():
+            return True
+        if not self.path.is_dir():
+            return False
+        return self._is_unstarted() or all(entry.name in _NO_CONTENT for entry in self.path.iterdir())
+
     def _is_unstarted(self) -> bool:
         return (self.path / "config.json").is_file() and not self.checkpoints.exist() and not self.metrics()
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Locks the folder against other writers; the system releases the lock when the process ends, in whatever way.
+    def lock(self) -> AbstractContextManager[None]:
+        """Locks the folder against other processes that train in it.
 
         Raises:
             ElbowroomError: a running process has the lock.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise ElbowroomError(
-                f"The run {self.path} is being written by another process that is still running.",
-                "Wait until it ends, or give another name with --out.",
-            ) from error
-        try:
-            yield
-        finally:
-            lock.release()
+        return lock_training(self.path)
+
+    def lock_results(self, announce: Announce = print) -> AbstractContextManager[None]:
+        """Locks the results; waits for others that write there, and says so after a second."""
+        return lock_results(self.path, announce)
 
     def summary(self) -> dict[str, Any]:
         """A line of ``elbowroom runs list``: what was trained, for how long, and the latest validation value."""
@@ -255,19 +263,32 @@ class RunFolder:
         write_text_atomically(path, text.getvalue())
 
     def add_evaluations(self, results: Iterable[Mapping[str, Any]]) -> Path:
-        """Adds results to evaluation.json; one with the same method, name, data and settings is replaced."""
+        """Adds results to evaluation.json; the caller holds the lock of the results.
+
+        One with the same method, name, data and settings is replaced, unless it is of the other of the two checkpoints,
+        best and latest.
+        """
 
         def key(result: Mapping[str, Any]) -> str:
             where = [result["protocol"].get("dataset"), result["split"], result["points"]]
             return json.dumps([result["method"], result["name"], where, result["asked"]], sort_keys=True)
 
-        kept = {key(result): dict(result) for result in [*self.evaluations(), *results]}
+        new = {key(result): dict(result) for result in results}
+        present = set(self.checkpoints.steps().values())
+        kept: dict[tuple[str, int | None], dict[str, Any]] = {}
+        for result in self.evaluations():
+            name, step = key(result), result.get("step")
+            if name in new and (step == new[name].get("step") or step not in present):
+                result = new[name]  # in the old one's place
+            kept[name, result.get("step")] = result
+        kept |= {(name, result.get("step")): result for name, result in new.items()}
         path = self.path / "evaluation.json"
         write_text_atomically(path, json.dumps({"results": list(kept.values())}, indent=2) + "\n")
         return path
 
 
-def _free_name(path: Path) -> Path:
+def free_path(path: Path) -> Path:
+    """The path with the first number behind its name, from 2 on, that does not exist."""
     number = 2
     while path.with_name(f"{path.name}-{number}").exists():
         number += 1

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from elbowroom.cli.options import Device, Json, RunPath, load_run
+from elbowroom.cli.options import Checkpoint, Device, Json, RunPath, load_run
 from elbowroom.cli.speech import print_json, say, wrote
 
 __all__ = ["doctor"]
@@ -14,10 +14,12 @@ __all__ = ["doctor"]
 
 def doctor(
     run: RunPath,
+    data: str | None = None,
     *,
     checks: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     points: int = 1000,
     seed: int = 0,
+    checkpoint: Checkpoint = "best",
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -25,6 +27,9 @@ def doctor(
 
     Parameters
     ----------
+    data
+        Other data to examine the model with, a path or a built-in name (default: the run's own). Checks that need
+        training examples are then left out.
     checks
         sound, likelihood_fits, finished, latents_in_use, generalises, amortisation, calibration, holes, sample_quality,
         samples_and_means (default: all). Separate several by commas or spaces.
@@ -33,21 +38,24 @@ def doctor(
     seed
         Seed of all draws.
     """
-    from elbowroom.running.diagnosis import FILE, Checkup
+    from elbowroom.running.diagnosis import FILE, read_checkup
     from elbowroom.showing import gallery, terminal
     from elbowroom.showing.diagnosis import diagnosis_text
 
-    loaded = load_run(run, device)
+    loaded = load_run(run, device, checkpoint)
     names = [name for given in checks or [] for name in given.split(",") if name] or None
     with terminal.progress(unit="checks") as announce:
         found = loaded.doctor(
+            data=data,
             checks=names,
             points=points,
             seed=seed,
             announce=lambda check, done, total, detail=None: announce("doctor", done, total, detail),
         )
     if as_json:
-        print_json(Checkup(found, loaded.step, points, seed).content(run))
+        kept = read_checkup(loaded.folder)
+        assert kept is not None  # it was written just now
+        print_json(kept.content(run))
         return
     say(diagnosis_text(str(run), found))
     wrote(loaded.folder.path / FILE)

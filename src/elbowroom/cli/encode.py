@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from elbowroom.cli.options import Device, RunPath, Split, load_run
+from elbowroom.cli.options import Checkpoint, Device, RunPath, Split, load_run
 from elbowroom.cli.speech import say, wrote
 from elbowroom.cli.writing import checked_target, write_arrays
 from elbowroom.errors import ElbowroomError
@@ -27,6 +27,7 @@ def encode(
     precision: Literal["full", "bf16"] | None = None,
     seed: int | None = None,
     out: Path | None = None,
+    checkpoint: Checkpoint = "best",
     device: Device = None,
 ) -> None:
     """Write mean and standard deviation of q(z | x) as .npz, with a picture; or sample p(z | x) by MCMC.
@@ -69,7 +70,7 @@ def encode(
         )
     name = "encoded.npz" if posterior is None else "posterior.npz"
     target = checked_target(out or run / name, folder=run, suffix=".npz")
-    loaded = load_run(run, device)
+    loaded = load_run(run, device, checkpoint)
     if posterior is None:
         encoded = loaded.encode(data, split=split)
         labels = {} if encoded.labels is None else {"labels": encoded.labels}

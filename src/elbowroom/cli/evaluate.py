@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from elbowroom.cli.options import Device, Json, RunPath, Split, load_run
+from elbowroom.cli.options import Checkpoint, Device, Json, RunPath, Split, load_run
 from elbowroom.cli.speech import print_json, say, wrote
 from elbowroom.evaluation.settings import Settings
 
@@ -21,6 +21,7 @@ def evaluate(
     methods: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     split: Split = "test",
     settings: Annotated[Settings, Parameter(name="*")] = Settings(),  # noqa: B008
+    checkpoint: Checkpoint = "best",
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -41,7 +42,7 @@ def evaluate(
     from elbowroom.showing import gallery, plots, terminal
     from elbowroom.showing.figures.room import by_split
 
-    loaded = load_run(run, device)
+    loaded = load_run(run, device, checkpoint)
     asked = settings.model_dump(exclude_unset=True)
     names = [name for given in methods or [] for name in given.split(",") if name]
     with terminal.progress(unit="examples") as announce:

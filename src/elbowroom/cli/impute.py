@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from elbowroom.cli.options import Device, Json, RunPath, Split, load_run
+from elbowroom.cli.options import Checkpoint, Device, Json, RunPath, Split, load_run
 from elbowroom.cli.speech import print_json, say, wrote
 from elbowroom.cli.writing import checked_target, save_arrays
 from elbowroom.errors import ElbowroomError
@@ -35,6 +35,7 @@ def impute(
     interval: float = 0.9,
     seed: int = 0,
     out: Path | None = None,
+    checkpoint: Checkpoint = "best",
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -85,7 +86,7 @@ def impute(
         raise ElbowroomError(
             f"The completed table would be written to {beside}, over the data themselves.", "Name another --out."
         )
-    loaded = load_run(run, device)
+    loaded = load_run(run, device, checkpoint)
     with terminal.sampling_progress() as announce:
         found = filled_in(
             loaded, data, mask=mask, hide=hide, split=split, num=10 if num is None and data is None else num, seed=seed,

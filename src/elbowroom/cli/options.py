@@ -8,20 +8,27 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from elbowroom.cli.speech import remark
+from elbowroom.names import CheckpointName
 
 if TYPE_CHECKING:
     from elbowroom.running.runs import Run
 
-__all__ = ["Device", "Json", "RunPath", "Split", "load_run"]
+__all__ = ["Checkpoint", "Device", "Json", "RunPath", "Split", "load_run"]
 
 Split = Literal["train", "validation", "test"]
 RunPath = Annotated[Path, Parameter(help="The run folder.")]
 Json = Annotated[bool, Parameter(name="--json", help="Print one JSON object and nothing else on standard output.")]
+Checkpoint = Annotated[
+    CheckpointName,
+    Parameter(
+        help="Which weights: the latest that validation cannot tell from its peak (best), or those of the last step."
+    ),
+]
 Device = Annotated[str | None, Parameter(help="Where to compute: cpu, cuda, mps (default: the run's own setting).")]
 
 
-def load_run(run: Path, device: str | None = None) -> Run:
-    """Loads the run in a folder; says on standard error which damaged checkpoints were skipped."""
+def load_run(run: Path, device: str | None = None, checkpoint: str = "best") -> Run:
+    """Loads the run in a folder; its remarks go to standard error."""
     from elbowroom.running.runs import load
 
-    return load(run, device=device, announce=remark)
+    return load(run, checkpoint=checkpoint, device=device, announce=remark)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from elbowroom.cli.options import Device, Json
+from elbowroom.cli.options import Checkpoint, Device, Json
 from elbowroom.cli.speech import print_json, remark, wrote
 
 __all__ = ["report"]
@@ -17,6 +17,7 @@ def report(
     run: Annotated[Path, Parameter(help="The folder of a run or of a comparison.")],
     *,
     out: Path | None = None,
+    checkpoint: Checkpoint = "best",
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -29,7 +30,7 @@ def report(
     """
     from elbowroom.showing.report import writing
 
-    path = writing.report(run, out, device=device, announce=remark)
+    path = writing.report(run, out, checkpoint=checkpoint, device=device, announce=remark)
     if as_json:
         print_json({"run": str(run), "report": str(path), "bytes": path.stat().st_size})
     else:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from elbowroom.cli.options import Device, RunPath, load_run
-from elbowroom.cli.speech import wrote
+from elbowroom.cli.options import Checkpoint, Device, RunPath, load_run
+from elbowroom.cli.speech import remark, wrote
 from elbowroom.cli.writing import checked_target, write_arrays
 
 __all__ = ["sample"]
 
 
-def sample(run: RunPath, *, num: int = 25, seed: int = 0, arrays: Path | None = None, device: Device = None) -> None:
+def sample(
+    run: RunPath,
+    *,
+    num: int = 25,
+    seed: int = 0,
+    arrays: Path | None = None,
+    checkpoint: Checkpoint = "best",
+    device: Device = None,
+) -> None:
     """Draw samples from the model, with means, latent traversals and, for two latent dimensions, the manifold.
 
     Parameters
@@ -23,13 +31,19 @@ def sample(run: RunPath, *, num: int = 25, seed: int = 0, arrays: Path | None = 
     arrays
         Also write z, x and mean to this .npz file.
     """
+    from elbowroom.running.own_data import MissingDataError
     from elbowroom.showing import gallery, plots
 
     target = None if arrays is None else checked_target(arrays, suffix=".npz")
-    loaded = load_run(run, device)
+    loaded = load_run(run, device, checkpoint)
     wrote(gallery.save(loaded, "samples", gallery.samples(loaded, num, seed=seed)))
     if plots.is_image(loaded.facts.event_shape):
-        wrote(gallery.save(loaded, "traversals", gallery.traversals(loaded)))
+        try:
+            traversals = gallery.traversals(loaded)
+        except MissingDataError as error:  # they start from an example
+            remark(f"traversals are not drawn. {error.problem}")
+        else:
+            wrote(gallery.save(loaded, "traversals", traversals))
         if loaded.config.model.latent_dim == 2:
             wrote(gallery.save(loaded, "manifold", gallery.manifold(loaded)))
     if target is not None:

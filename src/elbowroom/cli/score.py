@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from elbowroom.cli.options import Device, Json, RunPath, Split, load_run
+from elbowroom.cli.options import Checkpoint, Device, Json, RunPath, Split, load_run
 from elbowroom.cli.speech import print_json, say, wrote
 from elbowroom.cli.writing import checked_target
 
@@ -23,6 +23,7 @@ def score(
     k: int = 1000,
     seed: int = 0,
     out: Path | None = None,
+    checkpoint: Checkpoint = "best",
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -44,7 +45,7 @@ def score(
     from elbowroom.numerics import mean_and_stderr
 
     path = checked_target(out or run / "scores.csv", folder=run)
-    loaded = load_run(run, device)
+    loaded = load_run(run, device, checkpoint)
     scores = loaded.score(data, split=split, k=k, seed=seed)
     rows = list(zip(scores.log_evidence.tolist(), scores.stderr.tolist(), strict=True))
     mean, stderr = mean_and_stderr(scores.log_evidence)

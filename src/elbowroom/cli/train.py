@@ -10,6 +10,7 @@ from cyclopts import Group, Parameter
 from elbowroom.cli.speech import remark, say, wrote
 from elbowroom.errors import ElbowroomError
 from elbowroom.memory import in_words
+from elbowroom.names import Exist
 from elbowroom.running.config import (
     DataConfig,
     McemConfig,
@@ -37,6 +38,7 @@ def train(
     out: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    exist: Exist | None = None,
     quiet: bool = False,
     data: Annotated[DataConfig, _section("Data", 1, DataConfig)] = DataConfig(),  # noqa: B008
     model: Annotated[ModelConfig, _section("Model", 2, ModelConfig)] = ModelConfig(),  # noqa: B008
@@ -59,9 +61,12 @@ def train(
     out
         The run folder (default: runs/NAME).
     resume
-        Continue the run from its latest checkpoint.
+        Continue the run from its latest checkpoint; with --out, SOURCE need not be named again.
     overwrite
-        Replace an existing run.
+        Replace the run in the folder.
+    exist
+        What to do where the folder holds a run: error (the default), overwrite, resume (or start, where there is none),
+        or new, which takes the next free name.
     quiet
         Print nothing until the end.
     """
@@ -69,7 +74,7 @@ def train(
     from elbowroom.running.observers import Silent
     from elbowroom.showing import gallery
 
-    if source is None and config is None:
+    if source is None and config is None and not (resume and out is not None):
         raise ElbowroomError(
             "Nothing was named to train on.", "Give a recipe or a path to data; `elbowroom train digits` is a start."
         )
@@ -83,19 +88,21 @@ def train(
         "svi": svi,
         "runtime": runtime,
     }
-    keys = {name: given for name, section in sections.items() if (given := section.model_dump(exclude_unset=True))}
+    dumped = {name: section.model_dump(exclude_unset=True) for name, section in sections.items()}
+    keys: dict[str, Any] = {name: given for name, given in dumped.items() if given}
     run = training.train(
-        source if source is not None else config,
-        config=config if source is not None else None,
+        source if source is not None or resume else config,
+        config=config if source is not None or resume else None,
         out=out,
         resume=resume,
         overwrite=overwrite,
+        exist=exist,
         observers=[Silent()] if quiet else None,
         announce=remark,
         **keys,
     )
     last, dim = run.history[-1]["step"], run.config.model.latent_dim
-    best = "" if run.step == last else f", best checkpoint (step {run.step:,})"
+    best = "" if run.step == last else f"; best: step {run.step:,}, after which validation is worse by more than chance"
     say(f"trained {run.folder.path}: {last:,} steps, {dim} latent dimension{'s' * (dim > 1)}{best}")
     if run.content["peak_memory"] is not None:
         say(f"peak memory {in_words(run.content['peak_memory'])}")

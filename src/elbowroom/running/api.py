@@ -7,17 +7,18 @@ from typing import Any
 
 from elbowroom.evaluation.doctor.diagnose import Diagnosis
 from elbowroom.inference.posterior.sample import Posterior
-from elbowroom.running.runs import Run, load
+from elbowroom.running.runs import Run, as_run
 
 __all__ = ["doctor", "posterior"]
 
 
-def doctor(run: Run | str | Path, **settings: Any) -> Diagnosis:
+def doctor(run: Run | str | Path, *, checkpoint: str | None = None, **settings: Any) -> Diagnosis:
     """Checks a run's model for faults, and writes the findings to doctor.json, where the report reads them.
 
     Args:
         run: a run, or the folder of one.
-        **settings: those of :meth:`Run.doctor`: checks, points, seed, announce.
+        checkpoint: which weights of the run in a folder: "best" (the default) or "latest".
+        **settings: those of :meth:`Run.doctor`: data, checks, points, seed, announce.
     Raises:
         ElbowroomError: an unknown check; data that are a stream, or are no longer there.
     Example:
@@ -25,21 +26,22 @@ def doctor(run: Run | str | Path, **settings: Any) -> Diagnosis:
         >>> found = er.doctor("runs/digits")                             # doctest: +SKIP
         >>> [finding.title for finding in found.findings]                # doctest: +SKIP
     """
-    loaded = run if isinstance(run, Run) else load(run)
-    return loaded.doctor(**settings)
+    return as_run(run, checkpoint=checkpoint).doctor(**settings)
 
 
-def posterior(run: Run | str | Path, source: Any = None, **settings: Any) -> Posterior:
+def posterior(
+    run: Run | str | Path, source: Any = None, *, checkpoint: str | None = None, **settings: Any
+) -> Posterior:
     """Draws from the posterior p(z | x) of a run's model, by Markov chains.
 
     Args:
         run: a run, or the folder of one.
         source: the data: a path or an array; by default the run's own test set.
+        checkpoint: which weights of the run in a folder: "best" (the default) or "latest".
         **settings: those of :meth:`Run.posterior`.
     Example:
         >>> import elbowroom as er
         >>> found = er.posterior("runs/digits", method="nuts", draws=200, chains=4)  # doctest: +SKIP
         >>> found.z.shape, print(found.summary().text())                             # doctest: +SKIP
     """
-    loaded = run if isinstance(run, Run) else load(run)
-    return loaded.posterior(source, **settings)
+    return as_run(run, checkpoint=checkpoint).posterior(source, **settings)

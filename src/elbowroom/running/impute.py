@@ -26,7 +26,7 @@ from elbowroom.inference.posterior.imputation import Imputation
 from elbowroom.inference.posterior.imputation import impute as impute_batch
 from elbowroom.model.latent import evaluation_mode
 from elbowroom.progress import Progress
-from elbowroom.running.runs import Run, load
+from elbowroom.running.runs import Run, as_run
 from elbowroom.running.runtime import make_generator
 
 __all__ = ["SIDES", "Imputed", "Recovery", "impute"]
@@ -97,6 +97,7 @@ def impute(
     context: Any = None,
     labels: Any = None,
     seed: int = 0,
+    checkpoint: str | None = None,
     announce: Progress | None = None,
     **settings: Any,
 ) -> Imputed:
@@ -114,6 +115,7 @@ def impute(
         context: covariates of a source from Python, shape (n, context_dim).
         labels: class labels of a source from Python, shape (n,).
         seed: of the chains, and of random hiding.
+        checkpoint: which weights of the run in a folder: "best" (the default) or "latest".
         announce: called at every transition.
         **settings: method, draws, chains, warmup, interval, num_samples, … of
             :func:`elbowroom.inference.posterior.imputation.impute`.
@@ -126,7 +128,7 @@ def impute(
         >>> found.samples.shape, found.recovery.coverage                # doctest: +SKIP
         (torch.Size([5, 10, 8, 8]), 0.98)
     """
-    run = run if isinstance(run, Run) else load(run)
+    run = as_run(run, checkpoint=checkpoint)
     if num is not None and num < 1:
         raise ElbowroomError(f"{num} examples were asked for, but at least one is needed.", "Give 1 or more.")
     hides = None if hide is None else _parse_hide(hide, run.facts.event_shape)

@@ -1,17 +1,117 @@
-"""Checks of a run's data: its own data are unchanged, and other data have the same shape."""
+"""A run's own data: where they are, whether they are unchanged, and whether other data have the same shape."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shlex
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from elbowroom.data.dataset import DataSet
+from elbowroom.data.sources import BUILT_IN
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
-from elbowroom.running.build import DataFacts
+from elbowroom.running.build import DataFacts, load_configured, suited
+from elbowroom.running.config import Config
 from elbowroom.running.folder import RunFolder
+from elbowroom.running.kept_data import as_material, keeps_data, read_kept
+from elbowroom.running.same_rows import as_recorded
 
-__all__ = ["check_fits", "check_same_data", "with_recorded_splits"]
+__all__ = [
+    "MissingDataError",
+    "check_fits",
+    "check_same_data",
+    "find_own_data",
+    "path_from",
+    "read_own_data",
+    "with_recorded_splits",
+]
+
+
+class MissingDataError(ElbowroomError):
+    """A run's own training data are nowhere to be found."""
+
+
+def read_own_data(
+    config: Config,
+    content: dict[str, Any],
+    folder: RunFolder,
+    source: Any = None,
+    *,
+    again: str | None = None,
+    **arrays: Any,
+) -> DataSet | StreamSet:
+    """The data that a run was trained on, with the splits of that time.
+
+    Args:
+        config: of the run.
+        content: of its config.json.
+        folder: of the run.
+        source: the data, if they are given again, in whatever form; by default they are looked for.
+        again: how to give the data again, for the message.
+        arrays: ``context`` and ``labels`` of data from Python.
+    Raises:
+        MissingDataError: they are nowhere.
+        ElbowroomError: they are not those of the training.
+    """
+    source = find_own_data(config, content, folder, again=again) if source is None else source
+    data = load_configured(config.data, source, **arrays)
+    if isinstance(data, DataSet):
+        rows = as_recorded(data.storage, content["data"])
+        if rows is not data.storage:
+            data = load_configured(config.data, replace(as_material(data), storage=rows))
+    data = suited(config, data)
+    check_same_data(content, data, folder)
+    return with_recorded_splits(data, folder)
+
+
+def find_own_data(config: Config, content: dict[str, Any], folder: RunFolder, *, again: str | None = None) -> Any:
+    """Where the data of a run are: in its folder, or a path, or a built-in name.
+
+    Raises:
+        MissingDataError: they are nowhere; says where they were looked for.
+    """
+    if keeps_data(folder.path):
+        return read_kept(folder.path)
+    name = config.data.name
+    given = again or f"er.load({str(folder.path)!r}, data=…)"
+    other = f"`elbowroom evaluate {shlex.quote(str(folder.path))} FILE` measures others."
+    if content["data"].get("from_python"):
+        raise MissingDataError(
+            f"The run's own training data are missing: {folder.path} was trained on data given in Python, which it "
+            "does not keep.",
+            f"Give them again: {given}. {other}",
+        )
+    if name in BUILT_IN:
+        return name
+    places = _places(name, content, folder)
+    found = next((place for place in places if place.exists()), None)
+    if found is None:
+        looked = " or ".join(str(place) for place in places)
+        raise MissingDataError(
+            f"The run's own training data are missing: {folder.path} was trained on {Path(name).name}, and it is not "
+            f"at {looked}.",
+            f"Put it back, or into {folder.path}; in Python, say where it lies: {given}. {other}",
+        )
+    return found
+
+
+def _places(name: str, content: dict[str, Any], folder: RunFolder) -> list[Path]:
+    """Where a run's file can be: where it was, as far from the run's folder as it was, or in that folder."""
+    beside = content["data"].get("path_from_run")
+    moved = [] if beside is None else [Path(os.path.normpath(folder.path.absolute() / beside))]
+    return list(dict.fromkeys([Path(name), *moved, folder.path.absolute() / Path(name).name]))
+
+
+def path_from(folder: Path, data: str) -> dict[str, str]:
+    """The entry of config.json that says where the data lie as seen from the run, which may move together."""
+    if data in BUILT_IN or not Path(data).exists():
+        return {}
+    with contextlib.suppress(ValueError):  # on Windows, another drive
+        return {"path_from_run": os.path.relpath(Path(data).absolute(), folder.absolute())}
+    return {}
 
 
 def check_same_data(content: dict[str, Any], data: DataSet | StreamSet, folder: RunFolder) -> None:

@@ -35,18 +35,19 @@ from elbowroom.model.draws import draw, mean
 from elbowroom.model.guides import PriorGuide
 from elbowroom.model.latent import LatentModel, Pair, Sample, evaluation_mode
 from elbowroom.progress import Announce, Progress, silent
-from elbowroom.running.build import DataFacts, build_data, build_pair
+from elbowroom.running.build import DataFacts, build_pair
+from elbowroom.running.changes import adding_results
 from elbowroom.running.config import Config, configure
 from elbowroom.running.contexts import class_contexts, sample_context
 from elbowroom.running.diagnosis import Checkup, write_checkup
 from elbowroom.running.evaluation_cache import FileCache
 from elbowroom.running.folder import RunFolder
 from elbowroom.running.outputs import Encoded, Reconstruction, Scores
-from elbowroom.running.own_data import check_same_data, with_recorded_splits
+from elbowroom.running.own_data import read_own_data
 from elbowroom.running.reading import TrainedOn, read_like_training
 from elbowroom.running.runtime import dtype_of, make_generator, pick_device
 
-__all__ = ["Encoded", "Reconstruction", "Run", "Scores", "load"]
+__all__ = ["Encoded", "Reconstruction", "Run", "Scores", "as_run", "load"]
 
 
 class Run:
@@ -57,6 +58,7 @@ class Run:
         config: the configuration.
         facts: facts about the data that the model depends on.
         pair: model and guide, in evaluation mode.
+        checkpoint: "best" or "latest", the one that was asked for.
         step: step of the checkpoint, the number of updates before it.
     """
 
@@ -74,6 +76,7 @@ class Run:
         self.config: Config = configure(content["config"], source=str(folder.path / "config.json"))
         self.facts = DataFacts.model_validate(content["facts"])
         self.content = content
+        self.checkpoint, self._announce = checkpoint, announce
         found = folder.checkpoints.find(checkpoint, announce=announce)
         self.device = pick_device(device or self.config.runtime.device)
         self.pair: Pair = build_pair(self.config, self.facts, seed=0)
@@ -113,21 +116,19 @@ class Run:
         """Whether p(x | z) integrates to one, so that log p(x) exists."""
         return self.model.likelihood.normalized
 
+    @property
+    def is_beside_best(self) -> bool:
+        """Whether these are the latest weights and others the best, so that what is said of them must say so."""
+        return self.checkpoint == "latest" and self.folder.checkpoints.steps().get("best", self.step) != self.step
+
     @cached_property
     def data(self) -> DataSet | StreamSet:
         """The data that the run was trained on.
 
         Raises:
-            ElbowroomError: they came from Python, or have changed since.
+            ElbowroomError: they are nowhere, or have changed since.
         """
-        if self.content["data"].get("from_python"):
-            raise ElbowroomError(
-                f"The run {self.folder.path} was trained on data given in Python, which it does not keep.",
-                "Give them again: er.load(path, data=…); or give a data file.",
-            )
-        data = build_data(self.config)
-        check_same_data(self.content, data, self.folder)
-        data = with_recorded_splits(data, self.folder)
+        data = read_own_data(self.config, self.content, self.folder)
         return data.to(device=self.device, dtype=dtype_of(self.config.runtime))
 
     def dataset(self) -> DataSet:
@@ -182,6 +183,7 @@ class Run:
         values: dict[str, dict[str, Tensor]] = {}
         identity = {"step": self.step, "protocol": data.protocol(), "split": split}
         identity |= Settings.of(settings).model_dump()
+        parts = FileCache(self.folder.path / "evaluation" / "unfinished", identity)
         results = evaluate(
             self.model,
             self.guide,
@@ -190,14 +192,16 @@ class Run:
             split=split,
             announce=announce,
             keep=values.__setitem__,
-            parts=FileCache(self.folder.path / "evaluation" / "unfinished", identity),
+            parts=parts,
             **settings,
         )
-        with self.folder.lock():
+        with adding_results(self.folder, self.content, self._announce):
             about = {"step": self.step, "peak_memory": peak_memory(self.device)}
             self.folder.add_evaluations({**result.model_dump(), **about} for result in results)
+            whose = "-latest" if self.is_beside_best else ""
             for method, columns in values.items():
-                self.folder.write_values(f"{method}-{split}", columns)
+                self.folder.write_values(f"{method}-{split}{whose}", columns)
+        parts.forget()
         return results
 
     def score(self, source: Any = None, *, split: str = "test", k: int = 1000, seed: int = 0) -> Scores:
@@ -209,21 +213,24 @@ class Run:
         self._require_guide("Scoring")
         return Scores(*score(self.model, self.guide, self._batches(source, split, 100), k=k, seed=seed))
 
-    def doctor_input(self, *, points: int = 1000, seed: int = 0) -> DoctorInput:
+    def doctor_input(self, *, data: Any = None, points: int = 1000, seed: int = 0) -> DoctorInput:
         """The input of the doctor: model and guide, the run's own data, and the history of its training.
 
         Args:
+            data: other data (a path, an array, what `read` returns), all of which count as held out.
             points: number of examples that a check looks at.
             seed: of all draws.
         Raises:
             ElbowroomError: the run's data are a stream, or are no longer there.
         """
         guide, settings = self.guide if self.has_guide else None, self.config.model_dump(mode="json")
-        return DoctorInput(self.model, guide, self.dataset(), self.history, settings, points=points, seed=seed)
+        examined = self.dataset() if data is None else self._held_out(data)
+        return DoctorInput(self.model, guide, examined, self.history, settings, points=points, seed=seed)
 
     def doctor(
         self,
         *,
+        data: Any = None,
         checks: Sequence[str] | None = None,
         points: int = 1000,
         seed: int = 0,
@@ -232,6 +239,8 @@ class Run:
         """Checks the model for faults, and writes the findings to doctor.json, with the step of the checkpoint.
 
         Args:
+            data: other data than the run's own: a path, an array, what `read` returns. Checks that need training
+                examples are then left out, each with a sentence.
             checks: names from ``elbowroom.evaluation.doctor.diagnose.CHECKS``; by default all of them.
             points: number of examples that a check looks at.
             seed: of all draws.
@@ -239,9 +248,11 @@ class Run:
         Raises:
             ElbowroomError: an unknown check; data that are a stream, or are no longer there; fewer than two examples.
         """
-        found = diagnose(self.doctor_input(points=points, seed=seed), checks=checks, announce=announce)
-        with self.folder.lock():
-            write_checkup(self.folder, Checkup(found, self.step, points, seed))
+        given = self.doctor_input(data=data, points=points, seed=seed)
+        found = diagnose(given, checks=checks, announce=announce)
+        with adding_results(self.folder, self.content, self._announce):
+            examined = None if data is None else given.data.name
+            write_checkup(self.folder, Checkup(found, self.step, points, seed, examined))
         return found
 
     # --- samples, encodings, reconstructions ---
@@ -276,14 +287,20 @@ class Run:
         """
         return class_contexts(self.config, self.facts, num_samples)
 
-    def reconstruct(self, num: int = 10, *, split: str = "test", seed: int = 0) -> Reconstruction:
-        """Some examples of a split with their reconstructions, each decoded from one draw of q(z | x).
+    def reconstruct(self, num: int = 10, *, data: Any = None, split: str = "test", seed: int = 0) -> Reconstruction:
+        """Some examples with their reconstructions, each decoded from one draw of q(z | x).
 
+        Args:
+            num: how many: a random choice of the split, or the first ones of ``data``.
+            data: other data than the run's own: a path, an array, what `read` returns.
+            split: which split, if no data are given.
+            seed: of the draws.
         Raises:
             ElbowroomError: the run has no guide.
         """
         self._require_guide("Reconstruction")
-        batch = next(iter(self.dataset().batches(split, num, points=num)))
+        points = num if data is None else None
+        batch = next(iter(self._batches(data, split, num, points)))
         generator = make_generator(self.device, seed)
         with evaluation_mode(self.pair):
             z = draw(self.guide(batch.x, batch.context), (), generator=generator)
@@ -377,6 +394,11 @@ class Run:
         data = source if isinstance(source, DataSet) else self.read(source)
         return replace(data, splits={"all": torch.arange(len(data))})
 
+    def _held_out(self, source: Any) -> DataSet:
+        """All rows of ``source`` as a test set, beside which there are no others."""
+        whole, none = self._whole(source), torch.arange(0)
+        return replace(whole, splits={"train": none, "validation": none, "test": whole.splits["all"]})
+
     def read(
         self,
         source: Any,
@@ -419,20 +441,43 @@ def load(
 
     Args:
         path: the run folder.
-        checkpoint: "best" (by validation; the latest if there was none) or "latest".
-        data: the data, if they came from Python, so that the folder does not have their name.
+        checkpoint: "best" (the latest that validation cannot tell from its peak, and the latest of all if there was no
+            validation) or "latest".
+        data: the data of the training, in any form that holds the same numbers: where they came from Python and the
+            run does not keep them, or the path of a file that has moved.
         context: covariates of these data, shape (n, context_dim).
         labels: class labels of these data, shape (n,).
         device: device of the model; by default that of the run.
-        announce: called with a remark when a damaged checkpoint was skipped.
+        announce: called with remarks: a damaged checkpoint was skipped, results wait for others to be written.
     Raises:
         ElbowroomError: no run there, no good checkpoint, or data that are not those of the run.
     """
     run = Run(RunFolder.open(path), checkpoint=checkpoint, device=device, announce=announce)
     if data is not None:
         arrays = {name: value for name, value in (("context", context), ("labels", labels)) if value is not None}
-        given = build_data(run.config, data, **arrays)
-        check_same_data(run.content, given, run.folder)
-        given = with_recorded_splits(given, run.folder)
+        given = read_own_data(run.config, run.content, run.folder, data, **arrays)
         run.data = given.to(device=run.device, dtype=dtype_of(run.config.runtime))
+    return run
+
+
+def as_run(
+    run: Run | str | Path, *, checkpoint: str | None = None, device: str | None = None, announce: Announce = print
+) -> Run:
+    """A run as it is, or that in a folder.
+
+    Args:
+        run: a run, or the folder of one.
+        checkpoint: "best" or "latest", for a folder; "best" unless given.
+        device: of the model, for a folder; by default that of the run.
+        announce: called with remarks.
+    Raises:
+        ElbowroomError: another checkpoint than that of the run that was given.
+    """
+    if not isinstance(run, Run):
+        return load(run, checkpoint=checkpoint or "best", device=device, announce=announce)
+    if checkpoint not in (None, run.checkpoint):
+        raise ElbowroomError(
+            f"checkpoint is {checkpoint!r}, but the run is loaded with its {run.checkpoint} one (step {run.step:,}).",
+            f"Load the others: er.load({str(run.folder.path)!r}, checkpoint={checkpoint!r}).",
+        )
     return run

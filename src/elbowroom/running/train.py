@@ -16,17 +16,21 @@ from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError, did_you_mean
 from elbowroom.learners.execution import Execution, eager
 from elbowroom.learners.learner import Learner, TrainingState
-from elbowroom.memory import peak_memory
+from elbowroom.memory import in_words, peak_memory
 from elbowroom.model.latent import Pair, evaluation_mode
+from elbowroom.names import Exist
 from elbowroom.progress import Announce
 from elbowroom.running.build import DataFacts, build_data, build_pair, facts_of, initialise
 from elbowroom.running.build_learner import RunLength, build_learner
+from elbowroom.running.changes import recorded_settings
 from elbowroom.running.compiling import choose_execution
-from elbowroom.running.config import Config, configure, merge, nested, read_recipe, recipe_names
+from elbowroom.running.config import Config, configure, nested, read_recipe, recipe_names
 from elbowroom.running.engine import TrainingPlan, TrainingProgress, fit, restore
 from elbowroom.running.folder import RunFolder
+from elbowroom.running.kept_data import as_material, keep, keeps_data
 from elbowroom.running.observers import Observer, TensorBoard, Terminal
-from elbowroom.running.own_data import check_same_data, with_recorded_splits
+from elbowroom.running.own_data import path_from, read_own_data
+from elbowroom.running.place import choose_place
 from elbowroom.running.runs import Run
 from elbowroom.running.runtime import (
     autocast_dtype,
@@ -38,19 +42,6 @@ from elbowroom.running.runtime import (
 )
 
 __all__ = ["resolve", "train"]
-
-# Settings that may change when a run is resumed: length, checkpoints, machine. Others would make it another run.
-_MAY_CHANGE = {
-    "train.epochs",
-    "train.steps",
-    "train.seconds",
-    "train.decoder_gradients",
-    "train.patience",
-    "train.checkpoint_seconds",
-    "runtime.device",
-    "runtime.threads",
-    "runtime.compile",
-}
 
 
 class Request(NamedTuple):
@@ -86,6 +77,8 @@ def train(
     out: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    exist: Exist | None = None,
+    keep_data: bool = False,
     config: str | Path | None = None,
     context: Any = None,
     labels: Any = None,
@@ -99,9 +92,15 @@ def train(
         source: a recipe's name or file, a built-in data set, a path of data; or data: an array, a tensor, a data frame,
             a torch ``Dataset``, ``IterableDataset`` or ``DataLoader``. By default "digits", or with ``resume`` the data
             of the run.
-        out: the run folder; by default ``runs/NAME``.
-        resume: go on with the run in ``out`` (with its own configuration) from its latest checkpoint.
+        out: the run folder; by default ``runs/NAME``, and for data from Python the first of ``runs/data``,
+            ``runs/data-2``, … that is free.
+        resume: go on with the run in ``out`` (with its own configuration) from its latest checkpoint. Data from Python
+            are given again, in any form that holds the same numbers, unless the run keeps them.
         overwrite: replace the run in ``out``.
+        exist: what to do where ``out`` holds a run, so that the same call can be made again: "error" (the default),
+            refuse; "overwrite", replace it; "resume", go on with it, or start where there is none; "new", take the next
+            free name, such as ``runs/digits-2``. A finished run that is resumed is returned as it is.
+        keep_data: write data from Python into the run folder, so that the run can be used without giving them again.
         config: a recipe, by name or file, whose keys override those of the source.
         context: covariates of data from Python, shape (n, context_dim).
         labels: class labels of data from Python, shape (n,).
@@ -112,30 +111,46 @@ def train(
     Returns:
         The run, with its best weights (by validation; the latest where there is no validation set).
     Raises:
-        ElbowroomError: anything that the user can correct.
+        ElbowroomError: anything that the user can correct: a run that exists, wishes that contradict each other, data
+            that are not those of the run, settings that do not fit together.
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is written; ``resume`` goes on.
     """
     keys = nested(overrides)
     from_python = not isinstance(source, str | Path | None)
     request = _request(source, keys, config)
-    folder = RunFolder(Path("runs") / request.name if out is None else out)
+    if keep_data and not from_python:
+        raise ElbowroomError(
+            f"keep_data is for data from Python, but {source or request.name} is found again by its name.",
+            "Leave keep_data out, or give the data themselves as an array.",
+        )
+    folder, resume, overwrite = choose_place(
+        request.name, out, exist=exist, resume=resume, overwrite=overwrite, from_python=from_python, announce=announce
+    )
     settings = _with_absolute_path(configure(*request.layers, source=request.name))
     recorded: dict[str, Any] = {}
     if resume:
-        settings = _recorded_settings(folder, settings, source, keys, config)
+        recorded = RunFolder.open(folder.path).read_config()
+        settings = recorded_settings(folder, recorded, settings, source, keys, config)
 
     # everything is built and tried in memory first, so that errors in the request come before there are files
     use_threads(settings.runtime.threads)
     device = pick_device(settings.runtime.device)
-    data = _load(settings, source if from_python else None, device, context=context, labels=labels)
+    arrays = {name: given for name, given in (("context", context), ("labels", labels)) if given is not None}
+    if resume:
+        from_python = bool(recorded["data"].get("from_python"))
+        given = source if from_python or not isinstance(source, str | Path) else None
+        again = f"er.train(data, out={str(folder.path)!r}, resume=True)"
+        data = read_own_data(settings, recorded, folder, given, again=again, **arrays)
+    else:
+        data = build_data(settings, source if from_python else None, **arrays)
+    kept = as_material(data) if keep_data else None
+    if kept is not None and isinstance(data, DataSet) and kept.storage is not data.storage and not resume:
+        data = build_data(settings, kept)  # a `Dataset` is fetched once, and trained on as it will be read again
+    data = data.to(device=device, dtype=dtype_of(settings.runtime))
     facts = facts_of(data, settings.train.batch_size)
     pair = build_pair(settings, facts, seed=settings.train.seed)
     plan = _plan(settings, facts, data)
     observers = _observers(settings, pair, folder, observers)
-    if resume:
-        recorded = folder.read_config()
-        check_same_data(recorded, data, folder)
-        data = with_recorded_splits(data, folder)
     fresh = not (resume and folder.checkpoints.exist(resumable=True))
     learner, execution = _learner(settings, plan, pair, data, folder, fresh, recorded.get("compiled"), announce)
     state = learner.init(pair)
@@ -145,9 +160,14 @@ def train(
     with folder.lock():
         if not resume and isinstance(data, DataSet):
             folder.write_splits(data.splits)
-        content = _content(settings, facts, data, from_python=from_python) | {"compiled": execution is not eager}
+        content = _content(settings, facts, data, folder, from_python=from_python)
+        content |= {"compiled": execution is not eager}
+        if "path_from_run" in recorded.get("data", {}):
+            content["data"].setdefault("path_from_run", recorded["data"]["path_from_run"])
         # if this session fails, what the last one wrote about its memory stays
         folder.write_config(content | {key: recorded[key] for key in ("peak_memory",) if key in recorded})
+        if kept is not None and not keeps_data(folder.path):
+            announce(f"keeping the data in {folder.path}: {in_words(keep(folder.path, kept))}")
         progress, generator = TrainingProgress(), make_generator(device, settings.train.seed)
         if resume:
             state, progress = _restore_latest(folder, state, progress, generator, announce)
@@ -175,72 +195,7 @@ def _with_absolute_path(settings: Config) -> Config:
     return settings.model_copy(update={"data": data})
 
 
-def _recorded_settings(
-    folder: RunFolder, settings: Config, source: Any, keys: Mapping[str, Any], config: str | Path | None
-) -> Config:
-    """The configuration of a run that goes on, with the changes that are allowed.
-
-    Args:
-        folder: of the run.
-        settings: what a new run of this request would have.
-        source: as it was given.
-        keys: what is asked for now, nested.
-        config: a recipe below these keys.
-    Raises:
-        ElbowroomError: a change that would make it another run.
-    """
-    keys = keys if config is None else merge(read_recipe(config), keys)
-    named, from_python = settings.data.name, not isinstance(source, str | Path | None)
-    content = RunFolder.open(folder.path).read_config()
-    recorded = configure(content["config"], source=str(folder.path / "config.json"))
-    own, needs_python = recorded.data.name, bool(content["data"].get("from_python"))
-    if needs_python and not from_python:
-        raise ElbowroomError(
-            f"The run {folder.path} was trained on data given in Python, which it does not keep.",
-            "Give them again: er.train(data, out=…, resume=True).",
-        )
-    if isinstance(source, str | Path) and Path(named).absolute() != Path(own).absolute():
-        raise ElbowroomError(
-            f"The run {folder.path} was trained on {own}, and --resume cannot go on with {named}.",
-            "Name the run's own data, or train a new run with --out.",
-        )
-    base = recorded.model_dump()
-    lengths = ("epochs", "steps", "seconds", "decoder_gradients")
-    if any(key in keys.get("train", {}) for key in lengths):  # a new length replaces the old one, of whatever kind
-        base["train"] |= dict.fromkeys(lengths[1:])
-    asked = configure(base, keys, source=str(folder.path))
-    old, new = _flat(recorded.model_dump()), _flat(asked.model_dump())
-    differ = [key for key in old if old[key] != new[key] and key not in _MAY_CHANGE]
-    if differ:
-        key = differ[0]
-        raise ElbowroomError(
-            f"The run {folder.path} has {key} = {old[key]!r}, and --resume cannot change it to {new[key]!r}.",
-            "Leave that flag out, or train a new run with --out.",
-        )
-    longer = any(old[f"train.{key}"] != new[f"train.{key}"] for key in lengths)
-    if longer and recorded.optimizer.schedule != "constant":
-        raise ElbowroomError(
-            f"The run's {recorded.optimizer.schedule} schedule depends on its length, so --resume cannot change the "
-            "length.",
-            "Leave --train.epochs and --train.steps out, or train a new run.",
-        )
-    return asked
-
-
-def _flat(keys: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in keys.items():
-        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return out
-
-
 # --- building ----------------------------------------------------------------------------------------------------
-
-
-def _load(settings: Config, source: Any, device: torch.device, **arrays: Any) -> DataSet | StreamSet:
-    """The data on the device, in the precision of the run; ``arrays`` are context and labels from Python, or None."""
-    data = build_data(settings, source, **{name: value for name, value in arrays.items() if value is not None})
-    return data.to(device=device, dtype=dtype_of(settings.runtime))
 
 
 def _observers(settings: Config, pair: Pair, folder: RunFolder, given: Sequence[Observer] | None) -> Sequence[Observer]:
@@ -349,12 +304,15 @@ def _restore_latest(
     return state, progress
 
 
-def _content(settings: Config, facts: DataFacts, data: DataSet | StreamSet, *, from_python: bool) -> dict[str, Any]:
+def _content(
+    settings: Config, facts: DataFacts, data: DataSet | StreamSet, folder: RunFolder, *, from_python: bool
+) -> dict[str, Any]:
     """The content of config.json: everything that is needed to repeat the run."""
+    whence = {"from_python": True} if from_python else path_from(folder.path, settings.data.name)
     return {
         "elbowroom": __version__,
         "torch": torch.__version__,
         "config": settings.model_dump(mode="json"),
         "facts": facts.model_dump(mode="json"),
-        "data": data.protocol() | ({"from_python": True} if from_python else {}),
+        "data": data.protocol() | whence,
     }

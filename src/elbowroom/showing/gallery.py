@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -21,6 +22,7 @@ from elbowroom.evaluation.results import Result
 from elbowroom.running.comparison import Comparison
 from elbowroom.running.impute import Imputed
 from elbowroom.running.outputs import Encoded
+from elbowroom.running.own_data import MissingDataError
 from elbowroom.running.runs import Run
 from elbowroom.showing import plots
 from elbowroom.showing.figures.dataset import value_range
@@ -78,7 +80,11 @@ def samples(run: Run, num: int = 25, *, seed: int = 0) -> Figure:
     if not plots.is_image(run.facts.event_shape):
         num = max(num, 1000)
         drawn = run.sample(num, context=contexts(run, num), seed=seed)
-        data = torch.cat([batch.x.cpu() for batch in run.dataset().batches("train", num, points=num)])
+        try:
+            data = torch.cat([batch.x.cpu() for batch in run.dataset().batches("train", num, points=num)])
+        except MissingDataError as error:  # a run without its data has samples all the same
+            alone = f"Samples x ~ p(x | z) alone. {error.problem}"
+            return plots.marginals_figure(drawn.x, note=" ".join(filter(None, (alone, _note(run)))))
         return plots.marginals_figure(data, drawn.x, note=_note(run))
     if run.config.data.context == "labels":
         classes = run.facts.context_dim
@@ -100,11 +106,11 @@ def contexts(run: Run, num: int) -> Tensor | None:
     return given.repeat(-(-num // len(given)), 1)[:num]
 
 
-def reconstructions(run: Run, num: int = 10, *, split: str = "test", seed: int = 0) -> Figure:
+def reconstructions(run: Run, num: int = 10, *, data: Any = None, split: str = "test", seed: int = 0) -> Figure:
     """Examples above their reconstructions: means (and samples) of p(x | z) for one z ~ q(z | x) each."""
     _check_number(num)
     images = plots.is_image(run.facts.event_shape)
-    found = run.reconstruct(num if images else max(num, 1000), split=split, seed=seed)
+    found = run.reconstruct(num if images else max(num, 1000), data=data, split=split, seed=seed)
     if not images:
         return plots.reconstruction_scatter(found.x, found.mean, note=_note(run))
     return plots.reconstruction_figure(

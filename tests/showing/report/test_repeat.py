@@ -162,7 +162,8 @@ def test_other_data_are_named() -> None:
 def run(**about: Any) -> Run:
     content = {"elbowroom": "0.1.0", "torch": "2.13.0", "data": PROTOCOL | about}
     config = configure(read_recipe("mnist"))
-    return cast(Run, SimpleNamespace(folder=SimpleNamespace(path=PLACE), content=content, config=config))
+    stub = SimpleNamespace(folder=SimpleNamespace(path=PLACE), content=content, config=config, is_beside_best=False)
+    return cast(Run, stub)
 
 
 def test_the_section_holds_commands_recipe_and_digests() -> None:

@@ -317,6 +317,12 @@ def test_the_doctors_words_are_his_own() -> None:
     assert isinstance(rest, Prose) and rest.text == "Not examined. sound: No data."
 
 
+def test_findings_on_other_data_say_so() -> None:
+    checkup = Checkup(Diagnosis((), {}, {}), step=10, data="others.npy")
+    _, other = doctor_findings(checkup, Path("runs/x"), 10)
+    assert isinstance(other, Prose) and "others.npy" in other.text and other.tone == "warning"
+
+
 def test_a_run_without_a_diagnosis_names_the_command() -> None:
     (said,) = doctor_findings(None, Path("runs/x"), 10)
     assert isinstance(said, Prose) and said.tone == "missing" and "`elbowroom doctor runs/x`" in said.text

@@ -110,6 +110,7 @@ def _study(inputs: DoctorInput) -> Aggregate:
 
 def _learned(inputs: DoctorInput, guide: Conditional, generator: torch.Generator) -> dict[str, LearnedPrior]:
     """The candidates for a learned prior, fitted to draws of q(z | x) of training data."""
+    inputs.require_training()
     points = min(_TRAINING * inputs.points, inputs.data.size("train"))
     draws = -(-_LEAST_TRAINING // max(points, 1))
     means, z, contexts = [], [], []

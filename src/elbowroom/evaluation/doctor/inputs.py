@@ -64,6 +64,18 @@ class DoctorInput:
             "Hold more data out, for instance with --data.test 0.2.",
         )
 
+    def require_training(self) -> None:
+        """Refuses data among which there are no examples that the model was trained on.
+
+        Raises:
+            ElbowroomError: the training split is empty, as where other data take the place of the run's own.
+        """
+        if not self.data.size("train"):
+            raise ElbowroomError(
+                f"This check needs training examples, and among {self.data.name} there are none.",
+                "Examine the model with the data that it was trained on.",
+            )
+
     def batch(self, split: str, points: int | None = None) -> Batch:
         """Some examples of a split, always the same."""
         points = self.points if points is None else points

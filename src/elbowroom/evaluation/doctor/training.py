@@ -231,16 +231,17 @@ def generalises(inputs: DoctorInput) -> list[Finding]:
     Args:
         inputs: a trained model and its data.
     Returns:
-        A warning for each difference that is certainly a nat or more; nothing otherwise, and nothing without a guide or
-        without training data. For discrete data the decoder's overfitting is severe from a tenth of log p(x). For
+        A warning for each difference that is certainly a nat or more; nothing otherwise, and nothing without a guide.
+        For discrete data the decoder's overfitting is severe from a tenth of log p(x). For
         continuous data log p(x) depends on the unit of x, but differences do not: there it is severe from 0.1 nats
         for each element of x.
     Raises:
-        ElbowroomError: too few held-out examples.
+        ElbowroomError: too few held-out examples; no training examples.
     """
     guide, model = inputs.learned_guide, inputs.model
-    if guide is None or not inputs.data.size("train"):
+    if guide is None:
         return []
+    inputs.require_training()
     bounds, rooms = {}, {}
     points = min(_COMPARED, inputs.points)
     for name, split in (("train", "train"), ("test", inputs.held_out(2))):

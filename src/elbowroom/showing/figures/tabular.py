@@ -64,7 +64,7 @@ def kolmogorov_smirnov(one: Values, other: Values) -> float:
 
 def marginals_figure(
     data: Values,
-    samples: Values,
+    samples: Values | None = None,
     *,
     names: Sequence[str] | None = None,
     note: str | None = None,
@@ -74,7 +74,7 @@ def marginals_figure(
 
     Args:
         data: shape (n, *event); NaN where missing.
-        samples: shape (m, *event), in the same units.
+        samples: shape (m, *event), in the same units; None for the data alone.
         names: of the features; by default x[0], x[1], …
         note: below.
         path: where to write a PNG.
@@ -88,7 +88,8 @@ def marginals_figure(
         >>> [axes.get_xlabel() for axes in marginals_figure(x, x, names=["age", "income"]).axes]
         ['age', 'income']
     """
-    data, samples = _table(data, "data"), _table(samples, "samples")
+    alone = samples is None
+    data, samples = _table(data, "data"), _table(data if samples is None else samples, "samples")
     if data.shape[1] != samples.shape[1]:
         raise ElbowroomError(
             f"data have {data.shape[1]} features and samples {samples.shape[1]}, but they must agree.",
@@ -114,9 +115,10 @@ def marginals_figure(
         axes = figure.add_subplot(rows, columns, place + 1)
         _histograms(axes, *pairs[j])
         thin_axes(axes, xlabel=_shorten(names[j]), ylabel="share of rows" if place % columns == 0 else None)
-        axes.set_title(f"D = {distances[j]:.2f}", loc="right", fontsize=SMALL, color=GREY, pad=2)
+        if not alone:
+            axes.set_title(f"D = {distances[j]:.2f}", loc="right", fontsize=SMALL, color=GREY, pad=2)
     figure.legend(
-        *figure.axes[0].get_legend_handles_labels(),
+        *([[], []] if alone else figure.axes[0].get_legend_handles_labels()),
         loc="outside upper left",
         ncols=2,
         frameon=False,

@@ -121,6 +121,8 @@ def curves(run: Run, rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 def samples(run: Run, seed: int = 0) -> Figure:
     """Samples of the model beside their means; for tables, marginal histograms."""
+    if not plots.is_image(run.facts.event_shape):
+        run.dataset()  # without data there is nothing to compare with
     drawing = gallery.samples(run, seed=seed)
     if not plots.is_image(run.facts.event_shape):
         return sheet(

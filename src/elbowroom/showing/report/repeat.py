@@ -9,7 +9,7 @@ both were asked has two values.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -47,8 +47,10 @@ def how_to_repeat(run: Run, found: StoredResults, sizes: Mapping[str, int], *, d
         first: list[str] = []
     else:
         first = [training_command(run.config, place)]
-    checked = [command("doctor", place)] if diagnosed else []
-    blocks.append(Commands((*first, *evaluation_commands(place, found, sizes), *checked, command("report", place))))
+    which = ("--checkpoint", "latest") if run.is_beside_best else ()
+    checked = [command("doctor", place, *which)] if diagnosed else []
+    measured = evaluation_commands(place, found, sizes, which)
+    blocks.append(Commands((*first, *measured, *checked, command("report", place, *which))))
     blocks.append(Listing("The recipe: every setting that differs from its default", recipe_toml(run.config)))
     return [*blocks, _checksums(run)]
 
@@ -143,13 +145,16 @@ def _toml(given: Any) -> str:
 # --- evaluation --------------------------------------------------------------------------------------------------
 
 
-def evaluation_commands(place: Path, found: StoredResults, sizes: Mapping[str, int]) -> list[str]:
+def evaluation_commands(
+    place: Path, found: StoredResults, sizes: Mapping[str, int], which: Sequence[str] = ()
+) -> list[str]:
     """The commands that give the results of the present weights again.
 
     Args:
         place: the run's folder.
         found: its results.
         sizes: number of examples in each split.
+        which: flags that name the checkpoint.
     """
     groups: list[tuple[_Flags, list[str]]] = []
     for one in found.all:
@@ -162,16 +167,16 @@ def evaluation_commands(place: Path, found: StoredResults, sizes: Mapping[str, i
                     break
             else:
                 groups.append((asked, [one.method]))
-    return [_command(place, flags, methods) for flags, methods in groups]
+    return [_command(place, flags, methods, which) for flags, methods in groups]
 
 
-def _command(place: Path, asked: _Flags, methods: list[str]) -> str:
+def _command(place: Path, asked: _Flags, methods: list[str], which: Sequence[str]) -> str:
     flags = ["--methods", ",".join(sorted(methods, key=list(METHODS).index))]
     for name, given in asked.items():
         if given is not None and name != "data":
             flags += [f"--{name.replace('_', '-')}", given]
     data = [asked["data"]] if asked["data"] is not None else []
-    return command("evaluate", place, *data, *flags)
+    return command("evaluate", place, *data, *flags, *which)
 
 
 def _is_implied(one: StoredResult, found: StoredResults) -> bool:

@@ -251,6 +251,8 @@ def doctor_findings(checkup: Checkup | None, place: Path, step: int) -> list[Blo
             f"These findings are of the checkpoint of step {checkup.step:,}; the run's present one is of step {step:,}"
         )
         blocks.append(Prose(f"{why}: `{ask}` examines it.", tone="warning"))
+    if checkup.data is not None:
+        blocks.append(Prose(f"They are of other data than the run's own: {checkup.data}.", tone="warning"))
     for finding in diagnosis.findings:
         numbers = tuple((number.name, evidence(number)) for number in finding.evidence)
         blocks.append(Problem(finding.severity, finding.title, numbers, finding.explanation, finding.remedy))

@@ -8,7 +8,7 @@ from pathlib import Path
 from elbowroom.errors import ElbowroomError
 from elbowroom.progress import Announce
 from elbowroom.running.comparison import RECORD, Comparison
-from elbowroom.running.runs import Run, load
+from elbowroom.running.runs import Run, as_run
 from elbowroom.showing.report.comparison import report_of_comparison
 from elbowroom.showing.report.html import page
 from elbowroom.showing.report.run import report_of_run
@@ -22,6 +22,7 @@ def report(
     run: Run | Comparison | str | Path,
     out: str | Path | None = None,
     *,
+    checkpoint: str | None = None,
     device: str | None = None,
     announce: Announce = print,
 ) -> Path:
@@ -34,6 +35,7 @@ def report(
     Args:
         run: a run or a comparison, or the folder of one.
         out: the file; report.html in that folder unless given.
+        checkpoint: which weights of the run in a folder: "best" (the default) or "latest".
         device: where to compute; the run's own unless given.
         announce: called with a message when a damaged checkpoint was skipped.
     Returns:
@@ -46,7 +48,7 @@ def report(
         >>> er.report(run)                                       # doctest: +SKIP
         PosixPath('runs/digits/report.html')
     """
-    subject = run if isinstance(run, Run | Comparison) else _read(Path(run), device, announce)
+    subject = run if isinstance(run, Comparison) else _read(run, checkpoint, device, announce)
     folder = subject.folder if isinstance(subject, Comparison) else subject.folder.path
     target = folder / FILE if out is None else _checked(Path(out))
     found = report_of_comparison(subject) if isinstance(subject, Comparison) else report_of_run(subject)
@@ -54,10 +56,14 @@ def report(
     return target
 
 
-def _read(folder: Path, device: str | None, announce: Announce) -> Run | Comparison:
-    if (folder / RECORD).is_file() and not (folder / "config.json").is_file():
-        return _complete(Comparison.read(folder))
-    return load(folder, device=device, announce=announce)
+def _read(run: Run | str | Path, checkpoint: str | None, device: str | None, announce: Announce) -> Run | Comparison:
+    if not isinstance(run, Run) and _is_comparison(Path(run)):
+        return _complete(Comparison.read(Path(run)))
+    return as_run(run, checkpoint=checkpoint, device=device, announce=announce)
+
+
+def _is_comparison(folder: Path) -> bool:
+    return (folder / RECORD).is_file() and not (folder / "config.json").is_file()
 
 
 def _complete(comparison: Comparison) -> Comparison:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from elbowroom.data.storage import InMemory, MapStyle, MemoryMapped, Storage, content_digest
+from elbowroom.data.map_style import MapStyle
+from elbowroom.data.storage import InMemory, MemoryMapped, Storage, content_digest
 from elbowroom.errors import ElbowroomError
 from elbowroom.running.runs import load
 from elbowroom.running.same_rows import as_recorded

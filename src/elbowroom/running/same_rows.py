@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.map_style import MapStyle
-from elbowroom.data.storage import InMemory, MemoryMapped, Storage, as_tensor, content_digest
+from elbowroom.data.storage import InMemory, MemoryMapped, Storage, content_digest
 from elbowroom.memory import available_memory
 
 __all__ = ["as_recorded"]
@@ -70,7 +70,9 @@ def _forms(storage: Storage) -> Iterator[Storage]:
     for name in _MAPPED:
         with np.errstate(invalid="ignore"):
             array = rows.numpy().astype(name)
-        if _equal(as_tensor(array), rows):
+        if _equal(torch.from_numpy(array.astype(np.float64)), rows) and not (
+            array.dtype.kind == "u" and int(array.max()) >= 2**63
+        ):
             yield MemoryMapped(array)
 
 

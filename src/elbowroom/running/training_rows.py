@@ -42,7 +42,7 @@ def _one_row(data: DataSet) -> ElbowroomError:
     sizes = {split: data.size(split) for split in ("validation", "test") if data.size(split)}
     if len(data) - sum(sizes.values()) > 1:
         return ElbowroomError(
-            f"--data.train leaves one row of {data.name} to train on, but a standard deviation needs two.",
+            f"One row of {data.name} is left to train on by --data.train, but a standard deviation needs two.",
             "Give --data.train 2 or more.",
         )
     aside = " and ".join(f"{size:,} for {split}" for split, size in sizes.items())

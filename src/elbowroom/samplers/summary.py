@@ -276,7 +276,8 @@ class Summary:
                 "Chains that all stay about one mode agree with each other, so R-hat does not show it. Let the chains "
                 "jump between modes, jumps=True (--jumps), or ask for more draws where they are few."
             )
-        if self.rhat.worst > max(HIGH_RHAT, self.rhat_null.worst):
+        # short chains have larger R-hats, and correlated draws count as fewer
+        if self.rhat.worst > max(HIGH_RHAT, 1 + 2 * (self.rhat_null.worst - 1)):
             found.append(
                 f"The chains of an example (example {self.rhat.datum}) disagree: R-hat {self.rhat.worst:.2f}. Ask for "
                 "more draws and a longer warm-up; if that does not help, let the chains jump between modes: jumps=True "

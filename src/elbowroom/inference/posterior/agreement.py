@@ -13,8 +13,9 @@ approximations around several modes and from the prior (:mod:`elbowroom.inferenc
 
 with :math:`\bar z` the mean of the chains' draws. The difference between both estimates of a moment is measured in
 its standard error, which has a part of the chains (their variance over their effective sample size) and one of the
-weights, :math:`\sum_k \tilde w_k^2 (f(z_k) - \hat\mu_f)^2`. Where the weights themselves cannot be trusted, by Pareto
-k̂, nothing is said.
+weights, :math:`\sum_k \tilde w_k^2 (f(z_k) - \hat\mu_f)^2`. Of squares only those count that are larger by the weights:
+what the chains miss lies away from them, while weighted draws with few in the tails find squares too small, and do not
+know it. Where the weights themselves cannot be trusted, by Pareto k̂, nothing is said.
 
 Reference:
     Vehtari, Simpson, Gelman, Yao & Gabry (2024), Pareto smoothed importance sampling, JMLR 25, arXiv:1507.02646.
@@ -32,13 +33,15 @@ from elbowroom.inference.importance.pareto import pareto_k, pareto_threshold
 from elbowroom.inference.target import widest
 from elbowroom.model.draws import draw
 from elbowroom.model.latent import LatentModel
-from elbowroom.numerics import chunks
+from elbowroom.numerics import chunks, effective_sample_size
 from elbowroom.samplers.diagnostics import ess_mean
 
 __all__ = ["DRAWS", "disagreement"]
 
 DRAWS = 500
 """Weighted draws for each example."""
+LEAST_ESS = 100
+"""Effective draws from which the weights' own error is known well enough; with fewer it is often far too small."""
 _CHUNK_ELEMENTS = 2**22  # of the largest tensor
 _COMPONENTS = 10  # of a proposal, about
 
@@ -83,9 +86,11 @@ def disagreement(
             average = (weights * of_weights).sum(0)
             error = (weights.square() * (of_weights - average).square()).sum(0)
             error += _squared_error(of_chains)
-            difference = (average - of_chains.mean((0, 1))).abs()
+            difference = average - of_chains.mean((0, 1))
+            difference = difference.abs() if power == 1 else difference.clamp(min=0)
             largest = torch.maximum(largest, difference / error.sqrt())
-    return torch.where(pareto_k(log_weights) <= pareto_threshold(DRAWS), largest, torch.nan)
+    reliable = (pareto_k(log_weights) <= pareto_threshold(DRAWS)) & (effective_sample_size(log_weights) >= LEAST_ESS)
+    return torch.where(reliable, largest, torch.nan)
 
 
 def _squared_error(chains: Tensor) -> Tensor:

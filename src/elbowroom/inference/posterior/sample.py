@@ -70,7 +70,8 @@ METHODS, METRICS = get_args(Method), get_args(MetricName)
 _PRIOR_DRAWS = 10  # n₀ / D in gauss_newton_learner
 _CURVATURE_DRAWS = 8  # draws of the warm-up whose curvatures are averaged; each costs about ten gradients
 _INFO_BYTES = 50  # of acceptance, energy, divergent and num_gradients of one transition, twice while they are joined
-_STARTS, _DEFENCE = 8, 0.5  # of the proposals of jumps and of the check; half of the draws are of the prior's width
+# of the proposals of jumps and of the check: starts of searches for modes, and the share of draws of the prior's width
+_FEW_LATENTS, _FEW, _MANY = 4, (8, 0.5), (4, 0.1)  # that share finds modes where there are few latents
 _ACCEPTANCE = 0.65  # default target, a harmonic mean over chains; the arithmetic mean is then about 0.8
 
 
@@ -300,8 +301,10 @@ def _proposal(model: LatentModel, guide: Conditional, batch: Batch, generator: t
     """A mixture about the modes of each posterior, and of the prior; None where there is no Laplace approximation."""
     if default_metric(model.likelihood) != "gauss-newton":
         return None
+    (latent_dim,) = model.prior(None, batch.context).event_shape
+    starts, defence = _FEW if latent_dim <= _FEW_LATENTS else _MANY
     try:
-        return laplace_proposal(model, guide, batch, starts=_STARTS, defence=_DEFENCE, generator=generator).q
+        return laplace_proposal(model, guide, batch, starts=starts, defence=defence, generator=generator).q
     except ElbowroomError:  # chains can do without
         return None
 

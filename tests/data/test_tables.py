@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from elbowroom.data.csv_files import read_table
+from elbowroom.data.csv.reading import read_table
 from elbowroom.data.loading import load_data
 from elbowroom.data.support import Support
 from elbowroom.data.tables import frame_material

@@ -54,7 +54,9 @@ FEW: dict[str, tuple[Any, dict[str, Any], str, str, Any, dict[str, Any]]] = {
         X, {"validation": 35, "test": 4}, "of which 35 for validation and 4 for test: one row", "--data.test 0 "
         "--data.validation 0", X, OFF
     ),
-    "one asked for": (X, {"train": 1}, "One row of the array is left to train on by --data.train", "--data.train 2", X, {"train": 2}),
+    "one asked for": (
+        X, {"train": 1}, "One row of the array is left to train on by --data.train", "--data.train 2", X, {"train": 2}
+    ),
     "all the same": (SAME, {}, "The 32 training rows of the array are all the same", "Give rows that differ", X, {}),
 }  # fmt: skip
 

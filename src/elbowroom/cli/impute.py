@@ -75,7 +75,7 @@ def impute(
     """
     import torch
 
-    from elbowroom.data.csv_files import is_table
+    from elbowroom.data.csv.reading import is_table
     from elbowroom.running.impute import impute as filled_in
     from elbowroom.showing import gallery, plots, terminal
 
@@ -183,8 +183,8 @@ def _is_the_table(found: Imputed, run: Run) -> bool:
 
 def _write_table(source: Path, target: Path, found: Imputed, run: Run) -> list[Path]:
     """Writes the table with its missing cells filled in and all others unchanged, as many rows as were used."""
-    from elbowroom.data.cells import as_numbers
-    from elbowroom.data.csv_files import notation_of, read_table
+    from elbowroom.data.csv.cells import as_numbers
+    from elbowroom.data.csv.reading import notation_of, read_table
     from elbowroom.data.support import Support
     from elbowroom.running.checkpoints import write_text_atomically
 

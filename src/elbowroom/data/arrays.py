@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from elbowroom.data.image_decoding import is_picture
 from elbowroom.data.images import PictureOptions, holds_pictures, picture_list
 from elbowroom.data.map_style import MapStyle, item_parts
 from elbowroom.data.not_arrays import check_not_names, check_not_records, check_source, ragged
+from elbowroom.data.pictures.decoding import is_picture
 from elbowroom.data.storage import (
     SCAN_ROWS,
     InMemory,

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from elbowroom.data.archives import read_archive, unreadable
-from elbowroom.data.csv_files import is_table, read_table
-from elbowroom.data.image_files import IMAGES
+from elbowroom.data.csv.notation import Notation
+from elbowroom.data.csv.reading import is_table, read_table
 from elbowroom.data.images import PictureOptions, image_folder
 from elbowroom.data.naming import Naming
-from elbowroom.data.notation import Notation
+from elbowroom.data.pictures.finding import IMAGES
 from elbowroom.data.records import Records, is_records
 from elbowroom.data.sources import BUILT_IN
 from elbowroom.data.storage import Material, MemoryMapped, check_shape

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from elbowroom.data.image_decoding import Picture, decode, fitted, greyed, is_picture
-from elbowroom.data.image_files import IMAGES, counted, find_images, listed
+from elbowroom.data.pictures.decoding import Picture, decode, fitted, greyed, is_picture
+from elbowroom.data.pictures.finding import IMAGES, counted, find_images, listed
 from elbowroom.data.storage import InMemory, Material, as_tensor, check_shape
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
@@ -87,8 +87,8 @@ def image_folder(path: Path, options: PictureOptions | None = None, *, data_file
     """All images below a folder, sorted by path: grey ones as (height, width), colour ones as (3, height, width).
 
     The folder in which an image lies is its label, where there are several. Hidden files and folders are left out.
-    :mod:`elbowroom.data.image_decoding` says how one file is read. An image with a palette is grey if all its colours
-    are, unless others of the folder are in colour.
+    :mod:`elbowroom.data.pictures.decoding` says how one file is read. An image with a palette is grey if all its
+    colours are, unless others of the folder are in colour.
 
     Args:
         path: the folder.

@@ -17,7 +17,7 @@ from elbowroom.data.builtin import load_built_in
 from elbowroom.data.channels import channels_first
 from elbowroom.data.context_source import column_names, contextual, is_frame, known_levels
 from elbowroom.data.covariates import class_numbers, exact_context, finite_context
-from elbowroom.data.csv_files import notation_of
+from elbowroom.data.csv.reading import notation_of
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.files import load_file
 from elbowroom.data.identifiers import identifiers

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from elbowroom.data.image_decoding import is_picture, item_pixels
 from elbowroom.data.not_arrays import dict_item
+from elbowroom.data.pictures.decoding import is_picture, item_pixels
 from elbowroom.data.storage import as_tensor, digest_of_some, plain
 from elbowroom.errors import ElbowroomError
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from elbowroom.data.image_decoding import is_picture
-from elbowroom.data.image_files import IMAGES
+from elbowroom.data.pictures.decoding import is_picture
+from elbowroom.data.pictures.finding import IMAGES
 from elbowroom.errors import ElbowroomError
 
 __all__ = ["check_not_names", "check_not_records", "check_source", "dict_item", "ragged"]

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from elbowroom.data.cells import as_numbers
 from elbowroom.data.covariates import encoded_column
+from elbowroom.data.csv.cells import as_numbers
+from elbowroom.data.csv.notation import Notation
 from elbowroom.data.identifiers import identifiers, repeated
 from elbowroom.data.naming import Covariate, Naming, check_distinct, has_names, matched_columns
-from elbowroom.data.notation import Notation
 from elbowroom.data.storage import InMemory, Material, as_classes, as_tensor, check_shape, is_text
 from elbowroom.errors import ElbowroomError, did_you_mean
 from elbowroom.progress import Announce

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from elbowroom.data.image_decoding import decode, fitted, greyed, item_pixels
+from elbowroom.data.pictures.decoding import decode, fitted, greyed, item_pixels
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (4, 5), dtype=np.uint8)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from elbowroom.data.csv_files import is_table, read_table
+from elbowroom.data.csv.reading import is_table, read_table
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
 from elbowroom.errors import ElbowroomError

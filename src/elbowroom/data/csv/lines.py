@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Any, NoReturn
 
-from elbowroom.data.csv_dialect import Dialect
-from elbowroom.data.csv_text import TextFile
-from elbowroom.data.notation import looks_like_a_number
+from elbowroom.data.csv.dialect import Dialect
+from elbowroom.data.csv.notation import looks_like_a_number
+from elbowroom.data.csv.text import TextFile
 from elbowroom.errors import ElbowroomError
 
 __all__ = ["Lines", "distinct", "header_is_a_line", "read_by_line", "refuse_short_lines"]

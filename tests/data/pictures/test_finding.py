@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from elbowroom.data.image_files import find_images
+from elbowroom.data.pictures.finding import find_images
 from elbowroom.errors import ElbowroomError
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from elbowroom.data.cells import as_numbers
+from elbowroom.data.csv.cells import as_numbers
+from elbowroom.data.csv.notation import Notation, looks_like_a_number
 from elbowroom.data.loading import load_data
-from elbowroom.data.notation import Notation, looks_like_a_number
 from elbowroom.errors import ElbowroomError
 
 pl = pytest.importorskip("polars")

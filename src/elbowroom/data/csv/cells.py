@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from elbowroom.data.notation import (
+from elbowroom.data.csv.notation import (
     MARK_NAMES,
     MISSING,
     Evidence,

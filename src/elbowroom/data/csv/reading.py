@@ -1,6 +1,6 @@
 """Tables from files: text in any dialect, and Parquet, as polars data frames; faults are named by their line.
 
-bytes ──csv_text──▶ plain text ──csv_dialect──▶ separator, header ──polars──▶ columns ──cells──▶ numbers
+bytes ──text──▶ plain text ──dialect──▶ separator, header ──polars──▶ columns ──cells──▶ numbers
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from elbowroom.data.cells import read_plain, read_truths, tidy
-from elbowroom.data.csv_dialect import SEPARATORS, Dialect, find_dialect, split
-from elbowroom.data.csv_lines import Lines, distinct, header_is_a_line, read_by_line, refuse_short_lines
-from elbowroom.data.csv_text import TextFile, open_text
-from elbowroom.data.notation import (
+from elbowroom.data.csv.cells import read_plain, read_truths, tidy
+from elbowroom.data.csv.dialect import SEPARATORS, Dialect, find_dialect, split
+from elbowroom.data.csv.lines import Lines, distinct, header_is_a_line, read_by_line, refuse_short_lines
+from elbowroom.data.csv.notation import (
     MISSING,
     Notation,
     common_mark,
@@ -25,6 +24,7 @@ from elbowroom.data.notation import (
     looks_like_a_number,
     without_percent,
 )
+from elbowroom.data.csv.text import TextFile, open_text
 from elbowroom.errors import ElbowroomError, did_you_mean
 
 __all__ = ["DECIMALS", "Table", "is_table", "notation_of", "read_table"]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from elbowroom.data.notation import MISSING, looks_like_a_number
+from elbowroom.data.csv.notation import MISSING, looks_like_a_number
 
 __all__ = ["SEPARATORS", "Dialect", "find_dialect", "split"]
 

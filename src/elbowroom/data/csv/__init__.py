@@ -1,0 +1,1 @@
+"""Tables as text: the dialect of a file, its lines and its cells."""

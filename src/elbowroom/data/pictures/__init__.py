@@ -1,0 +1,1 @@
+"""Image files: finding them below a folder, and decoding them."""

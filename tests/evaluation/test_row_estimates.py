@@ -113,7 +113,7 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 ESTIMATES: dict[str, Callable[[Case], dict[str, Tensor]]] = {
     "iwae": lambda case: guide_estimate(*case, k=25, seed=3),
-    "laplace-is": lambda case: laplace_estimate(*case, k=21, starts=2, seed=3),
+    "laplace-is": lambda case: laplace_estimate(*case, k=21, starts=3, seed=3),
     "k-curve": lambda case: guide_curve(*case, ks=(1, 5, 25), seed=3),
 }
 

@@ -93,6 +93,10 @@ def test_a_tolerance_and_annealing_are_offered_and_work(say: Say) -> None:
     out, _ = say("score", "run", "--method", "ais", "--tolerance", "0.1")
     assert "(ais, " in out
     assert _unreliable() == 0
+    _, err = say("score", "run", "--method", "ais", "--k", "4")
+    assert "So few chains do not tell: --k 32" in err
+    say("score", "run", "--method", "ais", "--k", "32")
+    assert _unreliable() == 0
 
 
 def test_rows_that_are_far_away_are_named_and_the_mean_says_what_it_is_of(say: Say) -> None:
@@ -103,8 +107,8 @@ def test_rows_that_are_far_away_are_named_and_the_mean_says_what_it_is_of(say: S
     assert float(rows[2]["log_p"]) < -1e5
     assert [row["row"] for row in rows if row["reliable"] == "false"] == ["2", "5"]
     assert "over the 11 of 12 examples whose value is finite" in out
-    assert re.search(r"^row 5: log p\(x\) is not finite", err, re.MULTILINE)
-    assert re.search(r"^row 2: so far from the training data", err, re.MULTILINE)
+    assert re.search(r"^row 5: so far from the training data that log p\(x\) is not finite", err, re.MULTILINE)
+    assert re.search(r"^row 2: so far from the training data that log p\(x\) is a huge", err, re.MULTILINE)
     out, _ = say("score", "run", "far.npy", "--json")
     answer = json.loads(out)
     assert (answer["scores"][5]["log_p"], answer["scores"][5]["reliable"], answer["unreliable"]) == (None, False, 2)

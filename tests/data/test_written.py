@@ -47,6 +47,8 @@ def test_what_was_evaluated_can_be_read_again(kind: str, out: Path, tmp_path: Pa
     for name in ("x", "mask", "context"):
         before, after = getattr(own, name), getattr(found, name)
         assert (before is None and after is None) or torch.equal(before, after), name
+    if arrays["x"].is_floating_point():
+        assert torch.equal(arrays["x"].to(own.x.dtype), own.x)
     assert torch.equal(arrays["row"], rows)
     assert not bool(arrays["x"].isnan().any())
     again = run.score(tmp_path / "again.npz", k=30)

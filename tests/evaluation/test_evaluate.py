@@ -130,6 +130,17 @@ def test_the_standard_error_is_that_of_the_mean_over_data() -> None:
     assert (found.value, found.stderr) == (pytest.approx(value), pytest.approx(stderr))
 
 
+def test_equal_rows_do_not_make_the_mean_more_certain_than_one_of_them() -> None:
+    """They have equal draws: a row that is there sixty times has the noise of one."""
+    model, guide, x = _oracle(2)
+    copies = x[:1].expand(60, -1)
+    for method in ("iwae", "laplace-is"):
+        found = _measure(model, guide, _data(copies), method, k=40)[method]
+        alone = score(model, guide, _data(x), split="train", method=method, k=40)
+        assert found.value == pytest.approx(alone.log_evidence[0].item())
+        assert found.stderr == pytest.approx(math.sqrt(59 / 60) * alone.stderr[0].item())
+
+
 @pytest.mark.parametrize("size", [257, 400])
 def test_a_smaller_last_batch_weighs_what_it_is(size: int) -> None:
     """iwae reads 256 data at a time; every datum counts once."""

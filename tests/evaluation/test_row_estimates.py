@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
@@ -79,6 +79,21 @@ def _pictures() -> Case:
     return LatentModel(StandardNormal(2), likelihood), guide, Batch(x, torch.arange(N))
 
 
+class _Square(nn.Module):
+    """z -> (z², z)."""
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        return torch.cat([z.square(), z], -1).unsqueeze(-2)
+
+
+def _two_modes() -> Case:
+    """Where z itself was not observed its sign is open, and the posterior has two modes."""
+    model = LatentModel(StandardNormal(1), Gaussian(_Square(), (2,), scale=0.05))
+    mask = torch.ones(N, 2, dtype=torch.bool)
+    mask[::3, 1] = False
+    return model, PriorGuide(model.prior), Batch(torch.ones(N, 2), torch.arange(N), mask=mask)
+
+
 def _without_guide() -> Case:
     model, _, batch = _perceptrons("relu", 8, 5)
     return model, PriorGuide(model.prior), batch
@@ -94,10 +109,11 @@ CASES: dict[str, Callable[[], Case]] = {
     "context": _conditional,
     "convolutions": _pictures,
     "no guide": _without_guide,
+    "two modes": _two_modes,
 }
 ESTIMATES: dict[str, Callable[[Case], dict[str, Tensor]]] = {
     "iwae": lambda case: guide_estimate(*case, k=25, seed=3),
-    "laplace-is": lambda case: laplace_estimate(*case, k=21, starts=2, seed=3),
+    "laplace-is": lambda case: laplace_estimate(*case, k=21, starts=3, seed=3),
     "k-curve": lambda case: guide_curve(*case, ks=(1, 5, 25), seed=3),
 }
 

@@ -132,8 +132,8 @@ def _warnings(scores: Scores, source: DataSet, remedy: str) -> list[str]:
     lines = []
     if bool(infinite.any()):
         lines.append(
-            f"{_named(source, scores.rows[infinite])}: log p(x) is not finite; the value is left empty. Their values "
-            "lie far beyond the training data."
+            f"{_named(source, scores.rows[infinite])}: so far from the training data that log p(x) is not finite; "
+            "the value is left empty."
         )
     if bool(far.any()):
         lines.append(
@@ -151,6 +151,8 @@ def _remedy(run: Run, scores: Scores, tolerance: float | None) -> str:
     """What makes rows reliable that are not."""
     from elbowroom.inference.annealing.initial import default_start
 
+    if scores.method == "ais" and bool((scores.draws < 16).any()):
+        return "So few chains do not tell: --k 32."
     if scores.method == "ais":
         return "--tolerance 0.1 anneals them more slowly." if tolerance is None else "Read it as a lower bound."
     if scores.method == "iwae" and default_start(run.model, None) == "laplace":

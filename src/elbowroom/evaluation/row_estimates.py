@@ -76,7 +76,7 @@ def guide_estimate(model: LatentModel, guide: Conditional, batch: Batch, *, k: i
 
     Returns:
         "log_evidence", "stderr", "ess", "pareto_k" as in
-        :class:`~elbowroom.inference.importance.estimate.ImportanceEstimate`, and "resolved", whether the guide is wide
+        :class:`~elbowroom.inference.importance.estimate.ImportanceEstimate`, and "differ", whether the guide is wide
         enough for its draws to differ in their floating-point type; each of shape (batch,).
     """
 
@@ -85,7 +85,7 @@ def guide_estimate(model: LatentModel, guide: Conditional, batch: Batch, *, k: i
         found: ImportanceEstimate = importance_estimate_from(
             model, q, block, num_samples=k, chunk_elements=manner.chunk_elements, generator=manner.noise
         )
-        return {**found._asdict(), "resolved": _is_resolved(q, len(block))}
+        return {**found._asdict(), "differ": _draws_differ(q, len(block))}
 
     return _by_rows(model, guide, batch, compute, method="iwae", seed=seed, apart=k == 1)
 
@@ -214,7 +214,7 @@ def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([of(part, name) for part in parts]) for name in names}
 
 
-def _is_resolved(q: Distribution, rows: int) -> Tensor:
+def _draws_differ(q: Distribution, rows: int) -> Tensor:
     """Whether draws of q differ from its mean in every dimension, shape (batch,)."""
     try:
         mean, stddev = q.mean, q.stddev

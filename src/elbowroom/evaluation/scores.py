@@ -45,8 +45,8 @@ class Scores(NamedTuple):
         ess: effective number of draws, or of annealing chains, shape (n,).
         draws: number of draws, or of annealing chains, int64, shape (n,).
         reliable: whether value and standard error can be trusted, bool, shape (n,).
-        resolved: whether the floating-point type of the model resolves the value and the draws, bool, shape (n,). It
-            does not for an example so far from the training data that its log p(x) is a huge number.
+        resolved: whether the floating-point type of the model resolves the value, bool, shape (n,). It does not for an
+            example so far from the training data that its log p(x) is a huge number.
         rows: positions in the data set or the file, int64, shape (n,).
         method: "iwae", "laplace-is" or "ais".
     """
@@ -68,7 +68,8 @@ def judged(
     """The columns of :class:`Scores` that estimates by importance sampling give, on the CPU.
 
     Args:
-        found: "log_evidence", and "stderr", "ess", "pareto_k" and "resolved" where they are known; shape (n,).
+        found: "log_evidence", and where they are known "stderr", "ess", "pareto_k" and "differ", whether the draws do;
+            each of shape (n,).
         draws: of each row.
         dtype: of the model.
         tail_limit: what k̂, with two standard errors, must not exceed.
@@ -79,15 +80,15 @@ def judged(
     )
     finite = value.isfinite()
     resolved = finite & (4 * torch.finfo(dtype).eps * value.abs() <= RESOLVED_NATS)
-    if "resolved" in found:
-        resolved &= found["resolved"].bool().cpu()
+    differ = found["differ"].bool().cpu() if "differ" in found else torch.ones_like(finite)
+    light = tail + 2 * pareto_stderr(tail, draws) <= tail_limit
     return {
         "log_evidence": torch.where(finite, value, math.nan),
         "stderr": torch.where(finite, stderr, math.nan),
         "pareto_k": tail,
         "ess": ess,
         "draws": torch.full(value.shape, draws),
-        "reliable": resolved & (tail + 2 * pareto_stderr(tail, draws) <= tail_limit) & (ess >= LEAST_ESS),
+        "reliable": resolved & differ & light & (ess >= LEAST_ESS),
         "resolved": resolved,
     }
 

@@ -87,4 +87,5 @@ def encode(
         target, z=found.z, mean=found.z.mean((0, 1)), stddev=found.z.flatten(0, 1).std(0), rhat=known.rhat,
         ess_bulk=known.ess_bulk, ess_tail=known.ess_tail, divergences=known.divergences, acceptance=known.acceptance,
         step_size=found.tuning.step_size, **({} if found.index is None else {"rows": found.index}),
+        **({} if known.disagreement is None else {"disagreement": known.disagreement}),
     )  # fmt: skip

@@ -27,7 +27,7 @@ def test_draws_and_diagnostics_are_written(method: str, capsys: pytest.CaptureFi
     assert np.allclose(written["stddev"], written["z"].reshape(16, 5, 2).std(0, ddof=1), atol=1e-5)
     for name in ("rhat", "ess_bulk", "ess_tail"):
         assert written[name].shape == (5, 2)
-    for name in ("divergences", "acceptance", "step_size", "rows"):
+    for name in ("divergences", "acceptance", "step_size", "rows", "disagreement"):
         assert written[name].shape == (5,)
     assert len(set(written["rows"].tolist())) == 5
 

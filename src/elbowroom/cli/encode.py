@@ -101,6 +101,8 @@ def encode(
         "ess_bulk": known.ess_bulk, "ess_tail": known.ess_tail, "divergences": known.divergences,
         "acceptance": known.acceptance, "step_size": found.tuning.step_size,
     }  # fmt: skip
+    if known.disagreement is not None:
+        arrays["disagreement"] = known.disagreement
     write_arrays(target, **_with_rows(arrays, {} if found.index is None else given.row_columns(found.index)))
 
 

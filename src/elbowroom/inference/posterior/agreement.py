@@ -39,7 +39,7 @@ from elbowroom.samplers.diagnostics import ess_mean
 __all__ = ["DRAWS", "disagreement"]
 
 DRAWS = 500
-"""Weighted draws for each example."""
+"""Weighted draws for each example, unless more are asked for."""
 LEAST_ESS = 100
 """Effective draws from which the weights' own error is known well enough; with fewer it is often far too small."""
 _CHUNK_ELEMENTS = 2**22  # of the largest tensor
@@ -48,7 +48,13 @@ _COMPONENTS = 10  # of a proposal, about
 
 @torch.no_grad()
 def disagreement(
-    model: LatentModel, batch: Batch, z: Tensor, proposal: Distribution, *, generator: Generator | None = None
+    model: LatentModel,
+    batch: Batch,
+    z: Tensor,
+    proposal: Distribution,
+    *,
+    draws: int = DRAWS,
+    generator: Generator | None = None,
 ) -> Tensor:
     """How many standard errors apart the moments of chains and of weighted draws are, at most.
 
@@ -57,6 +63,7 @@ def disagreement(
         batch: data.
         z: draws of the chains, shape (draws, chains, data, latent).
         proposal: what the weighted draws are taken from, batch shape (data,).
+        draws: how many of them, for each example.
         generator: the source of randomness.
     Returns:
         The largest absolute z-score over means and variances of all dimensions, float64, shape (data,), on the CPU; NaN
@@ -69,11 +76,11 @@ def disagreement(
         >>> [bool((disagreement(model, Batch(x), at, exact, generator=generator) < 5).all()) for at in (z, z + 0.2)]
         [True, False]
     """
-    drawn = draw(proposal, (DRAWS,), generator=generator)
+    drawn = draw(proposal, (draws,), generator=generator)
     latent_dim = drawn.shape[-1]
     size = max(widest(model), _COMPONENTS * latent_dim) * len(batch)
-    log_weights = torch.empty(DRAWS, len(batch), dtype=torch.float64, device=drawn.device)
-    for some in chunks(DRAWS, max(1, _CHUNK_ELEMENTS // size)):
+    log_weights = torch.empty(draws, len(batch), dtype=torch.float64, device=drawn.device)
+    for some in chunks(draws, max(1, _CHUNK_ELEMENTS // size)):
         log_p = model.log_joint(batch.x, drawn[some], context=batch.context, mask=batch.mask)
         log_weights[some] = log_p.double() - proposal.log_prob(drawn[some]).double()
     log_weights = log_weights.nan_to_num(nan=-torch.inf).cpu()
@@ -89,7 +96,7 @@ def disagreement(
             difference = average - of_chains.mean((0, 1))
             difference = difference.abs() if power == 1 else difference.clamp(min=0)
             largest = torch.maximum(largest, difference / error.sqrt())
-    reliable = (pareto_k(log_weights) <= pareto_threshold(DRAWS)) & (effective_sample_size(log_weights) >= LEAST_ESS)
+    reliable = (pareto_k(log_weights) <= pareto_threshold(draws)) & (effective_sample_size(log_weights) >= LEAST_ESS)
     return torch.where(reliable, largest, torch.nan)
 
 

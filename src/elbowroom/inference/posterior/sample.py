@@ -35,7 +35,7 @@ from elbowroom.inference.gaussian.curvature import gauss_newton, regularized_cho
 from elbowroom.inference.gaussian.laplace import laplace
 from elbowroom.inference.importance.laplace_proposal import laplace_proposal
 from elbowroom.inference.mlp_target import PerceptronPosterior
-from elbowroom.inference.posterior.agreement import disagreement
+from elbowroom.inference.posterior.agreement import DRAWS, disagreement
 from elbowroom.inference.target import MetricName, Precision, default_metric, posterior_target
 from elbowroom.memory import require_memory
 from elbowroom.model.conditional import Conditional
@@ -70,8 +70,7 @@ METHODS, METRICS = get_args(Method), get_args(MetricName)
 _PRIOR_DRAWS = 10  # n₀ / D in gauss_newton_learner
 _CURVATURE_DRAWS = 8  # draws of the warm-up whose curvatures are averaged; each costs about ten gradients
 _INFO_BYTES = 50  # of acceptance, energy, divergent and num_gradients of one transition, twice while they are joined
-# of the proposals of jumps and of the check: starts of searches for modes, and the share of draws of the prior's width
-_FEW_LATENTS, _FEW, _MANY = 4, (8, 0.5), (4, 0.1)  # that share finds modes where there are few latents
+_FEW_LATENTS = 4  # up to here draws of the prior's width find modes, and searches for modes are cheap
 _ACCEPTANCE = 0.65  # default target, a harmonic mean over chains; the arithmetic mean is then about 0.8
 
 
@@ -282,7 +281,8 @@ def posterior(
             )
             store.add(rows, drawn, warm)
             if check and proposal is not None:
-                store.compare(disagreement(model, part, drawn.z, proposal, generator=aside))
+                num = 2 * DRAWS if z.shape[-1] <= _FEW_LATENTS else DRAWS
+                store.compare(disagreement(model, part, drawn.z, proposal, draws=num, generator=aside))
     settings = {
         "method": method,
         "draws": draws,
@@ -302,7 +302,7 @@ def _proposal(model: LatentModel, guide: Conditional, batch: Batch, generator: t
     if default_metric(model.likelihood) != "gauss-newton":
         return None
     (latent_dim,) = model.prior(None, batch.context).event_shape
-    starts, defence = _FEW if latent_dim <= _FEW_LATENTS else _MANY
+    starts, defence = (8, 0.5) if latent_dim <= _FEW_LATENTS else (4, 0.1)
     try:
         return laplace_proposal(model, guide, batch, starts=starts, defence=defence, generator=generator).q
     except ElbowroomError:  # chains can do without

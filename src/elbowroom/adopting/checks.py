@@ -27,7 +27,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.thresholds import CERTAIN_Z, NOTABLE_NATS
 from elbowroom.inference.objectives import elbo_terms
 from elbowroom.model.draws import draw
-from elbowroom.model.guides import DiagonalNormal
+from elbowroom.model.guides import LARGEST_LOG_VARIANCE, DiagonalNormal
 from elbowroom.model.latent import LatentModel, evaluation_mode
 from elbowroom.model.likelihoods import Gaussian
 from elbowroom.numerics import mean_and_stderr
@@ -58,9 +58,18 @@ def check_conversion(model: LatentModel, guide: DiagonalNormal, batch: Batch, *,
             _better_encoder(spreads, model, guide, batch, generator),
             _better_decoder(parameters, model, guide, batch, generator),
         ]
+        log_variance = 2 * guide(batch.x, batch.context).stddev.log()
     bound, best = better[0][0], max(better, key=lambda found: found[1])
     if best[2] is not None:
         raise best[2]
+    beyond = int((log_variance.abs() >= LARGEST_LOG_VARIANCE - 1e-3).any(1).sum())
+    if beyond:
+        raise ElbowroomError(
+            f"The encoder's log-variance reaches ±{LARGEST_LOG_VARIANCE:.0f} for {beyond} of {len(batch)} examples, "
+            "where a guide's is cut off, so the bound would not be that of this model.",
+            f"Check encoder_output='{encoder_of(guide).output}': a log-variance lies between these two, far beyond any "
+            "posterior's.",
+        )
     lost = int((~bound.isfinite()).sum())
     if lost:
         raise ElbowroomError(

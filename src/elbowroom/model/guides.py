@@ -30,6 +30,7 @@ from elbowroom.model.priors import MixtureOfGaussians, StandardNormal
 
 __all__ = [
     "GUIDES",
+    "LARGEST_LOG_VARIANCE",
     "DiagonalNormal",
     "FullNormal",
     "Guide",
@@ -146,7 +147,9 @@ class Guide(Conditional):
         return out.to(seen.dtype)
 
 
-_LARGEST_LOG_VARIANCE = 80.0  # in float32 σ² and squares of draws neither vanish nor overflow, by far
+LARGEST_LOG_VARIANCE = (
+    80.0  #: of a guide, in absolute value: in float32 σ² and squares of draws neither vanish nor overflow, by far
+)
 
 
 def _bounded(log_variance: Tensor) -> Tensor:
@@ -156,7 +159,7 @@ def _bounded(log_variance: Tensor) -> Tensor:
     be 0 or infinite, and log q(z | x) not a number. Within the bounds nothing is changed, to the bit. Beyond them the
     gradient passes, so that training can lead back; that of a clamp would be zero.
     """
-    bounded = log_variance.detach().clamp(-_LARGEST_LOG_VARIANCE, _LARGEST_LOG_VARIANCE)
+    bounded = log_variance.detach().clamp(-LARGEST_LOG_VARIANCE, LARGEST_LOG_VARIANCE)
     return bounded + (log_variance - log_variance.detach())  # a sum with 0 that has the gradient
 
 

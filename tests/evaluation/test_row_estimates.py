@@ -118,8 +118,19 @@ ESTIMATES: dict[str, Callable[[Case], dict[str, Tensor]]] = {
 }
 
 
-@pytest.mark.parametrize("name", ESTIMATES)
-@pytest.mark.parametrize("made", CASES)
+QUICK = {*((made, "iwae") for made in CASES), ("silu, wide", "k-curve")} | {
+    (made, "laplace-is") for made in ("softplus, odd widths", "bits, mixture, full guide", "two modes")
+}
+
+
+@pytest.mark.parametrize(
+    ("made", "name"),
+    [
+        pytest.param(made, name, marks=[] if (made, name) in QUICK else pytest.mark.slow)
+        for made in CASES
+        for name in ESTIMATES
+    ],
+)
 def test_a_row_has_the_same_bits_whichever_others_come_with_it(made: str, name: str) -> None:
     torch.manual_seed(0)
     model, guide, batch = CASES[made]()

@@ -99,7 +99,7 @@ def test_columns_of_a_context_are_matched_by_name(runs: dict[str, Run]) -> None:
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
-    "score": lambda run, x, **given: run.score(x, k=5, **given).log_evidence,
+    "score": lambda run, x, **given: run.score(x, method="iwae", k=5, **given).log_evidence,
     "encode": lambda run, x, **given: run.encode(x, **given).mean,
     "evaluate": lambda run, x, **given: torch.tensor(run.evaluate("elbo", data=x, **given)[0].value),
     "posterior": lambda run, x, **given: run.posterior(x, **FAST, **given).z,
@@ -109,7 +109,12 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+QUICK = ("score", "encode", "decode")  # the others read their data as these do
+
+
+@pytest.mark.parametrize(
+    "command", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in COMMANDS]
+)
 def test_every_command_takes_a_context_by_name(runs: dict[str, Run], command: str) -> None:
     do, x = COMMANDS[command], farm(3)[["a", "b"]].to_numpy()
     one_hot = do(runs["kind"], x, context=torch.eye(3)[[1, 1, 2]])

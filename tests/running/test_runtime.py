@@ -192,7 +192,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, x: Any) -> dict[str, A
     return made(tmp_path_factory.mktemp("settings") / "run", x)
 
 
-@pytest.mark.parametrize("caller", CALLERS)
+@pytest.mark.parametrize(
+    "caller", [pytest.param(name, marks=[] if name == "all" else pytest.mark.slow) for name in CALLERS]
+)
 def test_no_setting_of_the_caller_changes_a_number(
     caller: str, undisturbed: dict[str, Any], x: Any, tmp_path: Path
 ) -> None:

@@ -109,7 +109,7 @@ def test_a_check_changes_no_draw() -> None:
     assert one.summary().compared_data == 6
 
 
-@pytest.mark.parametrize("method", ["nuts", "hmc"])
+@pytest.mark.parametrize("method", [pytest.param("nuts", marks=pytest.mark.slow), "hmc"])
 def test_a_healthy_posterior_has_no_warnings(method: Any) -> None:
     model, guide, x = oracles.ppca(dim=8, latent_dim=3, seed=1, num_data=20)
     longer = {**QUICK, "method": method, "draws": 200, "chains": 4}

@@ -164,7 +164,7 @@ def _remedy(run: Run, scores: Scores, tolerance: float | None) -> str:
     if bool((scores.draws <= 20).any()):
         return "So few draws do not tell: --k 1000."
     if scores.method == "iwae" and default_start(run.model, None) == "laplace":
-        return "The encoder does not cover their posteriors: --method laplace-is does."
+        return "The encoder may not cover their posteriors: --method laplace-is does."
     anneals = "--method ais anneals them."
     return anneals if tolerance is not None else f"--tolerance 0.1 spends more draws on them; {anneals}"
 

@@ -130,6 +130,8 @@ def test_the_error_of_the_mean_counts_the_noise_that_equal_rows_share(say: Say) 
     shared = float(row["stderr"]) * math.sqrt(49 / 50)
     assert f"≥ {float(row['log_p']):.3f} ± {shared:.3f} nats over 50 examples" in out
     assert f"≥ {float(row['log_p']):.3f} nats over 1 example (" in one
+    single, _ = say("score", "run", "one.npy", "--k", "1")
+    assert "nats over 1 example (laplace-is, 1 draw each)" in single
 
 
 def test_evaluate_names_rows_that_are_not_finite(ask: Ask) -> None:

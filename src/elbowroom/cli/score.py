@@ -124,8 +124,9 @@ def _summary(scores: Scores) -> str:
         else f"the {number:,} of {of:,} examples whose value is finite"
     )
     error = f" ± {_number(stderr)}" if math.isfinite(stderr) else ""  # that of a single example is not known
-    unit = "chains" if scores.method == "ais" else "draws"
-    return f"mean log p(x) ≥ {_number(mean)}{error} nats over {over} ({scores.method}, {_most(scores):,} {unit} each)"
+    most = _most(scores)
+    unit = f"{'chain' if scores.method == 'ais' else 'draw'}{'s' if most > 1 else ''}"
+    return f"mean log p(x) ≥ {_number(mean)}{error} nats over {over} ({scores.method}, {most:,} {unit} each)"
 
 
 def _number(value: float) -> str:

@@ -78,6 +78,8 @@ def test_the_remedies_for_rows_that_are_not_reliable_work(say: Say) -> None:
     _, err = say("score", "run", "--k", "20")
     assert "So few draws do not tell: --k 1000" in err
     assert _unreliable() == 60
+    _, err = say("score", "run", "--method", "iwae", "--k", "20")
+    assert "So few draws do not tell: --k 1000" in err
     _, err = say("score", "run", "--k", "1000")
     assert err == ""
 
@@ -115,6 +117,25 @@ def test_rows_that_are_far_away_are_named_and_the_mean_says_what_it_is_of(say: S
     near, _ = say("score", "run", "near.npy", "--json")
     same = [row for row in range(12) if row not in (2, 5)]
     assert [answer["scores"][row] for row in same] == [json.loads(near)["scores"][row] for row in same]
+
+
+def test_chains_are_counted_where_there_are_any_and_huge_means_are_short(say: Say) -> None:
+    out, _ = say("score", "run", "far.npy", "--method", "ais", "--k", "3")
+    assert "(ais, 3 chains each)" in out
+    assert re.search(r"log p\(x\) ≥ -\d\.\d+e\+\d+ ± \d\.\d+e\+\d+ nats", out)
+
+
+def test_the_error_of_the_mean_counts_the_noise_that_equal_rows_share(say: Say) -> None:
+    np.save("copies.npy", np.repeat(np.load("near.npy")[:1], 50, 0))
+    np.save("one.npy", np.load("near.npy")[:1])
+    out, _ = say("score", "run", "copies.npy", "--k", "30")
+    one, _ = say("score", "run", "one.npy", "--k", "30")
+    (row,) = _rows()
+    shared = float(row["stderr"]) * math.sqrt(49 / 50)
+    assert f"≥ {float(row['log_p']):.3f} ± {shared:.3f} nats over 50 examples" in out
+    assert f"≥ {float(row['log_p']):.3f} nats over 1 example (" in one
+    single, _ = say("score", "run", "one.npy", "--k", "1")
+    assert "nats over 1 example (laplace-is, 1 draw each)" in single
 
 
 def test_evaluate_names_rows_that_are_not_finite(ask: Ask) -> None:

@@ -208,7 +208,6 @@ def cubed(size: float) -> Tensor:
         pytest.param(two_groups().unsqueeze(1), id="pictures"),
         pytest.param((torch.arange(ROWS) + torch.arange(ROWS) % 2 * 10**15)[:, None].expand(-1, 2), id="identifiers"),
         pytest.param((torch.arange(ROWS) + torch.arange(ROWS) % 2 * 10**15)[:, None].double(), id="as float64"),
-        pytest.param(2**60 + torch.arange(ROWS)[:, None], id="consecutive, beyond float64"),
     ],
 )
 def test_values_that_merge_are_refused(x: Tensor) -> None:
@@ -226,6 +225,20 @@ def test_small_numbers_that_merge_need_another_unit(size: float, double: bool) -
     assert "another unit" in error.remedy
     assert ("--runtime.dtype float64" in error.remedy) is double
     find_units(load_data(normal()), torch.float32)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [1e12 + 0.3 * normal(), 17 * 10**17 + (100 * normal()).long(), 2**60 + torch.arange(ROWS)[:, None]],
+    ids=["float", "int", "consecutive"],
+)
+def test_values_too_narrow_for_float64_have_another_remedy(x: Tensor) -> None:
+    """In double precision their spread counts as rounding, so that it does not help."""
+    with pytest.raises(ElbowroomError, match="become equal") as caught:
+        origin(x)
+    assert "Subtract a number near them" in caught.value.remedy and "float64" not in caught.value.remedy
+    moved = delivered(x - x[0], support="reals")
+    assert len(next(moved.batches("train", ROWS)).x[:, 0].unique()) > 100
 
 
 def test_the_refusal_shows_two_values_and_names_the_column() -> None:

@@ -295,7 +295,8 @@ def test_active_units_are_those_whose_mean_has_variance_above_a_hundredth() -> N
         _measure(model, guide, _data(x), "active-units", points=1)
 
 
-def test_bits_per_dimension_are_exact() -> None:
+def _bytes(num_data: int) -> tuple[LatentModel, DiagonalNormal, Tensor]:
+    """A model of bytes of shape (2, 3), and data."""
     torch.manual_seed(0)
     shape = (2, 3)
     likelihood = DiscretizedLogisticMixture(
@@ -303,7 +304,12 @@ def test_bits_per_dimension_are_exact() -> None:
     )
     model = LatentModel(StandardNormal(2), likelihood)
     guide = DiagonalNormal(MLP(shape, (2, 2), hidden=()), 2, InputTransform(Support.BYTES, shape))
-    x = torch.randint(0, 256, (40, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    x = torch.randint(0, 256, (num_data, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return model, guide, x
+
+
+def test_bits_per_dimension_are_exact() -> None:
+    model, guide, x = _bytes(40)
     data = load_data(x, validation=0, test=0.0, support="bytes")
     found = _measure(model, guide, data, "elbo", "iwae", "laplace-is", k=10)
     for name in ("elbo", "iwae", "laplace-is"):
@@ -312,6 +318,20 @@ def test_bits_per_dimension_are_exact() -> None:
         assert nats.stderr is not None
         assert bits.stderr == pytest.approx(nats.stderr / (6 * math.log(2)))
         assert (nats.bound, nats.unit, bits.bound, bits.unit) == ("lower", "nats", "upper", "bits/dim")
+
+
+@pytest.mark.parametrize("method", ["iwae", "laplace-is"])
+def test_errors_count_the_noise_that_equal_rows_share(method: str) -> None:
+    model, guide, x = _bytes(1)
+    data = load_data(x.expand(30, -1, -1), validation=0, test=0.0, support="bytes")
+    kept: dict[str, dict[str, Tensor]] = {}
+    found = _measure(model, guide, data, method, k=10, keep=kept.__setitem__)
+    of_one = float(kept[method]["stderr"][0]) * math.sqrt(29 / 30)  # the rest is counted by a spread, here 0
+    assert found[method].stderr == pytest.approx(of_one)
+    assert found[f"{method}, bits per dimension"].stderr == pytest.approx(of_one / (6 * math.log(2)))
+    if method == "iwae":
+        room = found["elbow room"].stderr
+        assert room is not None and room >= of_one
 
 
 def test_bits_per_dimension_count_what_was_observed() -> None:

@@ -170,6 +170,7 @@ def test_a_single_draw_of_equal_rows_is_not_the_same() -> None:
     copies = Batch(x.expand(200, -1), torch.arange(200))
     values = guide_estimate(model, guide, copies, k=1, seed=0)["log_evidence"]
     assert len(values.unique()) == 200
+    assert len(laplace_estimate(model, guide, copies, k=1, starts=1, seed=0)["log_evidence"].unique()) > 100
 
 
 def test_repetition_adds_the_noise_that_equal_rows_share() -> None:

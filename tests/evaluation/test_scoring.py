@@ -231,7 +231,9 @@ def test_nothing_but_rows_that_are_not_finite_is_an_error() -> None:
     [
         ({"method": "iwea"}, "'iwea' is not known"),
         ({"k": 0}, "k is 0"),
+        ({"k": "9"}, "k is '9'"),
         ({"tolerance": 0.0}, "tolerance is 0.0"),
+        ({"tolerance": "0.1"}, "tolerance is '0.1'"),
         ({"tolerance": math.nan}, "tolerance is nan"),
         ({"points": 0}, "0 points"),
         ({"temperature": 4}, "temperature"),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["score"]
 
 _NAMED = 8  # rows that a message names
+_LARGE = 1e6  # from here on a number is shown with its power of ten
 
 
 def score(
@@ -107,21 +108,29 @@ def _columns(scores: Scores) -> dict[str, list[Any]]:
 
 
 def _most(scores: Scores) -> int:
-    """Draws of a row that needed no more than it was given at first."""
-    return int(scores.draws.min())
+    """Draws of a row that needed no more than it was given at first; rows that are not finite may have none."""
+    return int(scores.draws[scores.draws > 0].min())
 
 
 def _summary(scores: Scores) -> str:
-    from elbowroom.numerics import mean_and_stderr
+    from elbowroom.evaluation.row_estimates import mean_over_rows
 
     finite = scores.log_evidence.isfinite()
-    mean, stderr = mean_and_stderr(scores.log_evidence[finite])
+    mean, stderr = mean_over_rows(scores.log_evidence[finite], scores.stderr[finite])
     number, of = int(finite.sum()), len(finite)
-    over = f"{of:,} examples" if number == of else f"the {number:,} of {of:,} examples whose value is finite"
-    unit = "chains" if scores.method == "ais" else "draws"
-    return (
-        f"mean log p(x) ≥ {mean:.3f} ± {stderr:.3f} nats over {over} ({scores.method}, {_most(scores):,} {unit} each)"
+    over = (
+        f"{of:,} example{'s' if of > 1 else ''}"
+        if number == of
+        else f"the {number:,} of {of:,} examples whose value is finite"
     )
+    error = f" ± {_number(stderr)}" if math.isfinite(stderr) else ""  # that of a single example is not known
+    most = _most(scores)
+    unit = f"{'chain' if scores.method == 'ais' else 'draw'}{'s' if most > 1 else ''}"
+    return f"mean log p(x) ≥ {_number(mean)}{error} nats over {over} ({scores.method}, {most:,} {unit} each)"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < _LARGE else f"{value:.4g}"
 
 
 def _warnings(scores: Scores, source: DataSet, remedy: str) -> list[str]:
@@ -155,10 +164,10 @@ def _remedy(run: Run, scores: Scores, tolerance: float | None) -> str:
         return "So few chains do not tell: --k 32."
     if scores.method == "ais":
         return "--tolerance 0.1 anneals them more slowly." if tolerance is None else "Read it as a lower bound."
-    if scores.method == "iwae" and default_start(run.model, None) == "laplace":
-        return "The encoder does not cover their posteriors: --method laplace-is does."
     if bool((scores.draws <= 20).any()):
         return "So few draws do not tell: --k 1000."
+    if scores.method == "iwae" and default_start(run.model, None) == "laplace":
+        return "The encoder may not cover their posteriors: --method laplace-is does."
     anneals = "--method ais anneals them."
     return anneals if tolerance is not None else f"--tolerance 0.1 spends more draws on them; {anneals}"
 

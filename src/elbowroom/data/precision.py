@@ -43,6 +43,7 @@ _FAR = 1000.0  # spreads between 0 and the median, from which on there is an ori
 _TAIL = 0.05  # share of the values on either side of the central ones
 _NORMAL = 3.29  # width of the central 90% of a normal, in its standard deviations
 _NOISE = 1e-12  # a spread below this share of the median is rounding of float64: the element is constant
+_NARROW = 1e-11  # a range below this share of its numbers has a spread that counts as rounding, or nearly
 _SAME = 1e-13  # numbers that differ relatively by less may differ by rounding in float64 alone
 _MOST_ELEMENTS = 1_000_000  # numbers that are sorted, so that rows of many elements do not take seconds
 _LEAST_ROWS = 100
@@ -274,12 +275,16 @@ def _check_whole_numbers(data: DataSet | StreamSet) -> None:
 
 @dataclass(frozen=True)
 class _Merged:
-    """An element whose values become equal: two of them, what both become, and the share of such values."""
+    """An element whose values become equal: two of them, what both become, and the share of such values.
+
+    ``narrow`` where all its values lie so close together that float64 does not tell their spread from rounding.
+    """
 
     element: int
     values: tuple[float, float]
     becomes: float
     share: float
+    narrow: bool
 
 
 def _merged(ordered: Tensor, delivered: Tensor, least: float) -> _Merged | None:
@@ -313,13 +318,17 @@ def _merged(ordered: Tensor, delivered: Tensor, least: float) -> _Merged | None:
         if share >= least:
             at = int(torch.where(crowd, size, 0.0).argmax())
             one, other = raw[first[at]].item(), raw[last[at]].item()
-            return _Merged(element, (one, other), float(column[first[at]]), share)
+            least_value, most_value = float(raw[0]), float(raw[~raw.isnan()][-1])
+            narrow = most_value - least_value < _NARROW * max(abs(least_value), abs(most_value))
+            return _Merged(element, (one, other), float(column[first[at]]), share, narrow)
     return None
 
 
 def _merging(found: _Merged, where: str) -> ElbowroomError:
     one, other = (f"{value:,}" if isinstance(value, int) else f"{value:.17g}" for value in found.values)
     remedy = "Compute in double precision (--runtime.dtype float64), or leave that column out."
+    if found.narrow:
+        remedy = "Subtract a number near them, such as the first of them, from that column, or leave it out."
     if abs(found.becomes) < _NOTHING:
         size = max(map(abs, found.values))
         remedy = f"Give the data in another unit, in which they are nearer to 1{_or_double(size)}."

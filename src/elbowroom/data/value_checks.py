@@ -14,6 +14,7 @@ from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 
 __all__ = [
+    "NotFiniteDataError",
     "Survey",
     "check_finite",
     "check_rows",
@@ -86,18 +87,22 @@ def survey(storage: Storage) -> Survey:
     return found
 
 
+class NotFiniteDataError(ElbowroomError):
+    """Data that hold NaN or infinite values."""
+
+
 def check_finite(found: Survey, name: str, *, missing_allowed: bool) -> None:
     """Refuse infinities, and NaN unless it stands for a missing value."""
     if not found.finite and not found.infinite:
         raise ElbowroomError(f"Every value of {name} is missing.", "Give data in which something was observed.")
     if found.infinite:
-        raise ElbowroomError(
+        raise NotFiniteDataError(
             f"{name} holds {found.infinite:,} infinite values, the first in row {found.first_infinite_row}, but data "
             "are finite numbers.",
             "Clip them, take those rows out, or write NaN there and pass --data.missing mask.",
         )
     if found.nan and not missing_allowed:
-        raise ElbowroomError(
+        raise NotFiniteDataError(
             f"{name} holds {found.nan:,} NaN, the first in row {found.first_nan_row}, but data are finite numbers.",
             "If NaN means 'not observed', pass --data.missing mask; otherwise take those rows out.",
         )

@@ -8,7 +8,7 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.results import Result
-from elbowroom.evaluation.row_estimates import BATCH, guide_curve, guide_estimate, laplace_estimate
+from elbowroom.evaluation.row_estimates import BATCH, guide_curve, guide_estimate, laplace_estimate, repetition_variance
 from elbowroom.evaluation.study import Study, observed, require_normalized
 from elbowroom.evaluation.thresholds import ACTIVE_VARIANCE, LOW_ESS_SHARE
 from elbowroom.inference.importance.pareto import pareto_threshold
@@ -57,15 +57,14 @@ def iwae(study: Study) -> list[Result]:
     points = study.settings.data("iwae")
     values = study.over_data("iwae", per_batch, batch_size=BATCH, points=points, finite=["iwae"])
     found = {"median_ess": float(values["ess"].median()), **_unreliable(values["pareto_k"], k)}
-    lower = study.average(
-        "iwae", "iwae", values["iwae"], bound="lower", asked={"k": k}, found=found, stderrs=values["stderr"]
-    )
-    results = study.with_bits(lower, values["iwae"], values["observed"])
+    repeated = repetition_variance(values["iwae"], values["stderr"])
+    lower = study.average("iwae", "iwae", values["iwae"], bound="lower", asked={"k": k}, found=found, repeated=repeated)
+    results = study.with_bits(lower, values["iwae"], values["observed"], repeated=repeated)
     if isinstance(study.guide, PriorGuide):  # without a guide there is no inference gap
         return results
     room = values["iwae"] - _elbo_values(study, points)["elbo"]
     asked = {"k": k, "num_samples": study.settings.num_samples}
-    return [*results, study.average("iwae", "elbow room", room, bound="lower", asked=asked)]
+    return [*results, study.average("iwae", "elbow room", room, bound="lower", asked=asked, repeated=repeated)]
 
 
 def laplace_is(study: Study) -> list[Result]:
@@ -89,9 +88,10 @@ def laplace_is(study: Study) -> list[Result]:
         **_unreliable(values["pareto_k"], k),
     }
     asked = {"k": k, "starts": study.settings.starts}
-    bound, stderrs = values["log_evidence"], values["stderr"]
-    lower = study.average("laplace-is", "laplace-is", bound, bound="lower", asked=asked, found=found, stderrs=stderrs)
-    return study.with_bits(lower, bound, values["observed"])
+    bound = values["log_evidence"]
+    repeated = repetition_variance(bound, values["stderr"])
+    lower = study.average("laplace-is", "laplace-is", bound, bound="lower", asked=asked, found=found, repeated=repeated)
+    return study.with_bits(lower, bound, values["observed"], repeated=repeated)
 
 
 def k_curve(study: Study) -> list[Result]:

@@ -39,13 +39,14 @@ from elbowroom.model.guides import Guide, guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.networks import MLP, ResidualMLP
 from elbowroom.model.noise import NoiseSource, PerRow
-from elbowroom.numerics import RowSlots
+from elbowroom.numerics import RowSlots, mean_and_stderr
 
 __all__ = [
     "BATCH",
     "guide_curve",
     "guide_estimate",
     "laplace_estimate",
+    "mean_over_rows",
     "repetition_variance",
 ]
 
@@ -118,7 +119,7 @@ def laplace_estimate(
         )  # fmt: skip
         return found._asdict()
 
-    return _by_rows(model, guide, batch, compute, method="laplace-is", seed=seed)
+    return _by_rows(model, guide, batch, compute, method="laplace-is", seed=seed, apart=k == 1)
 
 
 def _noise_seeds(batch: Batch, method: str, seed: int, *, apart: bool) -> list[int]:
@@ -147,6 +148,19 @@ def repetition_variance(values: Tensor, stderr: Tensor) -> float:
     _, place, times = torch.unique(values, return_inverse=True, return_counts=True)
     more = (times[place] - 1).double() * stderr.double().nan_to_num(0.0, 0.0).square()
     return float(more.sum()) / len(values) ** 2
+
+
+def mean_over_rows(values: Tensor, stderr: Tensor) -> tuple[float, float]:
+    """The mean over rows and its standard error, which counts the noise that equal rows share.
+
+    Args:
+        values: estimates of every row, shape (n,).
+        stderr: of every estimate, shape (n,); NaN where it is not known.
+    Returns:
+        As :func:`~elbowroom.numerics.mean_and_stderr`.
+    """
+    mean, spread = mean_and_stderr(values)
+    return mean, math.hypot(spread, math.sqrt(repetition_variance(values, stderr)))
 
 
 def _by_rows(

@@ -7,6 +7,7 @@ does not depend on the other rows, to the bit, and rows that need more draws can
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import torch
@@ -82,11 +83,11 @@ def score(
         ('laplace-is', True, True)
     """
     require_normalized(model, "score")
-    if k is not None and k < 1:
-        raise ElbowroomError(f"k is {k}, but an average needs at least one draw per example.", "Give k=1 or more.")
-    if tolerance is not None and not 0 < tolerance < math.inf:
+    if k is not None and not (isinstance(k, Real) and k >= 1):
+        raise ElbowroomError(f"k is {k!r}, but an average needs at least one draw per example.", "Give k=1 or more.")
+    if tolerance is not None and not (isinstance(tolerance, Real) and 0 < tolerance < math.inf):
         raise ElbowroomError(
-            f"tolerance is {tolerance}, but it is the largest standard error to be reached, in nats.",
+            f"tolerance is {tolerance!r}, but it is the largest standard error to be reached, in nats.",
             "Give a positive number, such as 0.1.",
         )
     taken, given = _taken(model, method), {**settings, "seed": seed}

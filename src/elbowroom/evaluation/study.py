@@ -16,7 +16,6 @@ from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError, NotFiniteError
 from elbowroom.evaluation.results import Bound, Result, sign_remark
-from elbowroom.evaluation.row_estimates import repetition_variance
 from elbowroom.evaluation.settings import Settings
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.latent import LatentModel
@@ -158,7 +157,7 @@ class Study:
         bound: Bound | None,
         asked: Mapping[str, Any],
         found: Mapping[str, Any] | None = None,
-        stderrs: Tensor | None = None,
+        repeated: float = 0.0,
     ) -> Result:
         """A result: the mean over examples, with the standard error of that mean.
 
@@ -170,12 +169,11 @@ class Study:
                 :func:`~elbowroom.evaluation.results.sign_remark`.
             asked: the settings that it depends on; the seed is added.
             found: what else to report.
-            stderrs: of every example's own value, where equal examples have the same draws, shape (n,).
+            repeated: what equal examples with the same draws add to the variance of the mean, see
+                :func:`~elbowroom.evaluation.row_estimates.repetition_variance`.
         """
         value, stderr = mean_and_stderr(values)
-        repeated = 0.0 if stderrs is None else repetition_variance(values, stderrs)
-        if repeated:
-            stderr = math.hypot(stderr, math.sqrt(repeated))
+        stderr = math.hypot(stderr, math.sqrt(repeated))
         return Result(
             name=name,
             method=method,
@@ -206,20 +204,21 @@ class Study:
             protocol=self.data.protocol(),
         )
 
-    def with_bits(self, result: Result, values: Tensor, observed: Tensor) -> list[Result]:
+    def with_bits(self, result: Result, values: Tensor, observed: Tensor, *, repeated: float = 0.0) -> list[Result]:
         r"""The result, and the same in bits per dimension where the data are bytes, counts or categories.
 
         .. math:: b = -\frac{\sum_n v_n}{\log 2 \, \sum_n d_n}, \qquad
             \mathrm{stderr} = \frac{1}{\bar{d}} \, \mathrm{stderr}\Big(\frac{v_n}{\log 2} + b \, d_n\Big)
 
         with :math:`v_n` the bound of example n and :math:`d_n` the number of its observed elements. Bounds of binary
-        data are usually given in nats, so they have no bits per dimension.
+        data are usually given in nats, so they have no bits per dimension. ``repeated`` is that of :meth:`average`.
         """
         if self.model.likelihood.support not in _IN_BITS:
             return [result]
         value_in_bits, dimensions = values / math.log(2), float(observed.mean())
         bits_per_dim = -float(value_in_bits.mean()) / dimensions
-        stderr = mean_and_stderr(value_in_bits + bits_per_dim * observed)[1] / dimensions
+        stderr = mean_and_stderr(value_in_bits + bits_per_dim * observed)[1]
+        stderr = math.hypot(stderr, math.sqrt(repeated) / math.log(2)) / dimensions
         bits = {
             "name": f"{result.name}, bits per dimension",
             "value": bits_per_dim,

@@ -14,6 +14,7 @@ from elbowroom.data.images import holds_pictures
 from elbowroom.data.loading import load_data
 from elbowroom.data.naming import Naming
 from elbowroom.data.sources import BUILT_IN
+from elbowroom.data.value_checks import NotFiniteDataError
 from elbowroom.errors import ElbowroomError
 from elbowroom.model.likelihoods import Likelihood
 from elbowroom.progress import Announce
@@ -23,6 +24,11 @@ from elbowroom.running.own_data import check_fits
 from elbowroom.running.units import prepared
 
 __all__ = ["TrainedOn", "read_like_training"]
+
+_COMPLETE = (
+    "Take those rows out; or, with NaN for what was not observed, let `elbowroom impute` fill it in, or read them in "
+    "Python by run.read(data, missing='mask')."
+)
 
 
 class TrainedOn(NamedTuple):
@@ -54,30 +60,33 @@ def read_like_training(
             "A context was given, but the model is not conditional on one.", "Leave it out: context=None."
         )
     named = _own_context(trained, source) if context is None else context
-    data = load_data(
-        source,
-        binarization=own.binarization,
-        support=str(trained.facts.native_support),
-        validation=0,
-        test=0,
-        missing=missing or own.missing,
-        missing_values=own.missing_values,
-        separator=own.separator,
-        decimal=own.decimal,
-        context=named,
-        labels=own.labels if labels is None else labels,
-        id=own.id,
-        num_categories=trained.facts.num_categories,
-        seed=own.seed,
-        min_rows=1,
-        labels_required=labels is not None or (context is None and own.context == "labels"),
-        id_required=False,
-        image_size=own.image_size if holds_pictures(source) else None,
-        image_mode=own.image_mode if holds_pictures(source) else None,
-        form=trained.facts.row_form,
-        like=trained.naming,
-        announce=trained.announce,
-    )
+    try:
+        data = load_data(
+            source,
+            binarization=own.binarization,
+            support=str(trained.facts.native_support),
+            validation=0,
+            test=0,
+            missing=missing or own.missing,
+            missing_values=own.missing_values,
+            separator=own.separator,
+            decimal=own.decimal,
+            context=named,
+            labels=own.labels if labels is None else labels,
+            id=own.id,
+            num_categories=trained.facts.num_categories,
+            seed=own.seed,
+            min_rows=1,
+            labels_required=labels is not None or (context is None and own.context == "labels"),
+            id_required=False,
+            image_size=own.image_size if holds_pictures(source) else None,
+            image_mode=own.image_mode if holds_pictures(source) else None,
+            form=trained.facts.row_form,
+            like=trained.naming,
+            announce=trained.announce,
+        )
+    except NotFiniteDataError as error:  # what is said to `train` is no setting of what reads other data
+        raise ElbowroomError(error.problem, _COMPLETE) from None
     if not isinstance(data, DataSet):
         raise ElbowroomError("A stream cannot be scored or encoded as a whole.", "Give an array, a file or a Dataset.")
     check_fits(data, trained.facts, trained.naming)

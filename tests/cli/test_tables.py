@@ -86,3 +86,19 @@ def test_a_table_in_another_dialect_is_completed(ask: Ask) -> None:
     assert [float(row[2]) for row in rows][:2] == [1, 0]
     assert float(rows[1][0]) != -999
     assert all(np.isfinite(float(cell)) for row in rows for cell in row)
+
+
+def test_a_completed_table_is_written_in_one_notation(ask: Ask) -> None:
+    cells = [f"{at % 7},5%;{at % 5},5" for at in range(40)]
+    Path("shares.csv").write_text("share;b\n" + "\n".join(["58,6%;None", *cells, "None;1,5"]) + "\n")
+    masked = ("--data.missing", "mask", "--data.missing-values=-999")
+    assert ask("train", "shares.csv", *TINY, *masked, "--quiet", "--out", "shares")[0] == 0
+    code, _, err = ask(
+        "impute", "shares", "shares.csv", "--num", "3", "--draws", "10", "--chains", "2", "--warmup", "5"
+    )
+    assert code == 0, err
+    with Path("shares/imputed.csv").open() as file:
+        _, *rows = csv.reader(file)
+    assert [row[0] for row in rows] == ["0.586", "0.005", "0.015"]  # no cell of that column was filled in
+    assert [row[1] for row in rows][1:] == ["0.5", "1.5"]
+    assert "-999" not in err  # of which there is none: said when training began

@@ -199,10 +199,11 @@ def _write_table(source: Path, target: Path, found: Imputed, run: Run) -> list[P
         columns = tuple(name for name in frame.columns if name not in aside)
     observed = found.mask.numpy()
     for place, name in enumerate(columns):
+        series = frame[name]
+        if not series.dtype.is_numeric() and found.support not in (Support.BINARY, Support.CATEGORIES):
+            series = type(series)(name, as_numbers(series, name, source.name, read.notation))
+            frame = frame.with_columns(series)  # in one notation, be there something to fill in or not
         if not observed[:, place].all():
-            series = frame[name]
-            if not series.dtype.is_numeric() and found.support not in (Support.BINARY, Support.CATEGORIES):
-                series = type(series)(name, as_numbers(series, name, source.name, read.notation))
             text = series.cast(str).to_list()  # observed cells keep their text, unrounded
             filled = cell_texts(found, place, text)
             cells = [old if seen else new for old, new, seen in zip(text, filled, observed[:, place], strict=True)]

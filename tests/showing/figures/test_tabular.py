@@ -143,3 +143,10 @@ def test_marginals_refuse(data: torch.Tensor, samples: torch.Tensor, names: list
 def test_a_scatter_of_nothing_finite_is_an_error() -> None:
     with pytest.raises(ElbowroomError, match="no feature"):
         plots.reconstruction_scatter(torch.full((3, 2), float("nan")), torch.zeros(3, 2))
+
+
+def test_half_a_per_cent_outside_is_not_called_none() -> None:
+    samples = TABLE[:, :1].copy()
+    samples[: len(samples) // 200] += 1e6
+    axes = plots.marginals_figure(TABLE[:, :1], samples).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["1% of samples\nout of range"]

@@ -162,3 +162,15 @@ def test_rows_that_are_not_finite_leave_the_others_as_they_are() -> None:
         found = laplace_estimate(model, guide, Batch(spoilt), k=30, starts=2, seed=0)["log_evidence"]
     assert found.isnan().nonzero().flatten().tolist() == [4, 20]
     assert torch.equal(found[found.isfinite()], whole[found.isfinite()])
+
+
+@pytest.mark.parametrize("estimate", [guide_estimate, laplace_estimate])
+def test_a_whole_row_does_not_know_whether_others_have_holes(estimate: Callable[..., dict[str, Tensor]]) -> None:
+    model, guide, batch = _perceptrons("tanh", 4, 6)
+    mask = torch.ones(N, 6, dtype=torch.bool)
+    mask[3, 2] = False
+    more = {"starts": 1} if estimate is laplace_estimate else {}
+    with evaluation_mode((model, guide)):
+        plain = estimate(model, guide, batch, k=20, seed=0, **more)["log_evidence"]
+        beside = estimate(model, guide, Batch(batch.x, batch.index, mask=mask), k=20, seed=0, **more)["log_evidence"]
+    assert (plain == beside).tolist() == mask.all(1).tolist()

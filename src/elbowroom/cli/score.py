@@ -117,11 +117,14 @@ def _summary(scores: Scores) -> str:
     finite = scores.log_evidence.isfinite()
     mean, stderr = mean_and_stderr(scores.log_evidence[finite])
     number, of = int(finite.sum()), len(finite)
-    over = f"{of:,} examples" if number == of else f"the {number:,} of {of:,} examples whose value is finite"
-    unit = "chains" if scores.method == "ais" else "draws"
-    return (
-        f"mean log p(x) ≥ {mean:.3f} ± {stderr:.3f} nats over {over} ({scores.method}, {_most(scores):,} {unit} each)"
+    over = (
+        f"{of:,} example{'s' if of != 1 else ''}"
+        if number == of
+        else f"the {number:,} of {of:,} examples whose value is finite"
     )
+    unit = "chains" if scores.method == "ais" else "draws"
+    spread = f" ± {stderr:.3f}" if math.isfinite(stderr) else ""  # of one example there is none
+    return f"mean log p(x) ≥ {mean:.3f}{spread} nats over {over} ({scores.method}, {_most(scores):,} {unit} each)"
 
 
 def _warnings(scores: Scores, source: DataSet, remedy: str) -> list[str]:

@@ -184,5 +184,5 @@ def test_the_remedies_for_data_from_python_work(tmp_path: Path) -> None:
 
 
 def test_data_from_python_have_no_name_in_a_sentence(place: Path) -> None:
-    with pytest.raises(ElbowroomError, match="^The data have changed since"):
+    with pytest.raises(ElbowroomError, match=r"^The data have changed since"):
         load(place / "python", data=reals(80) + 1)

@@ -89,8 +89,8 @@ def test_a_table_in_another_dialect_is_completed(ask: Ask) -> None:
 
 
 def test_a_completed_table_is_written_in_one_notation(ask: Ask) -> None:
-    cells = [f"{at % 7},5%;{at % 5},5" for at in range(40)]
-    Path("shares.csv").write_text("share;b\n" + "\n".join(["58,6%;None", *cells, "None;1,5"]) + "\n")
+    cells = [f"{at % 7},5%;{at % 5},5;{('yes', 'no')[at % 2]}" for at in range(40)]
+    Path("shares.csv").write_text("share;b;paid\n" + "\n".join(["58,6%;None;no", *cells, "None;1,5;"]) + "\n")
     masked = ("--data.missing", "mask", "--data.missing-values=-999")
     assert ask("train", "shares.csv", *TINY, *masked, "--quiet", "--out", "shares")[0] == 0
     code, _, err = ask(
@@ -101,6 +101,7 @@ def test_a_completed_table_is_written_in_one_notation(ask: Ask) -> None:
         _, *rows = csv.reader(file)
     assert [row[0] for row in rows] == ["0.586", "0.005", "0.015"]  # no cell of that column was filled in
     assert [row[1] for row in rows][1:] == ["0.5", "1.5"]
+    assert [row[2] for row in rows] == ["no", "yes", "no"]
     assert "-999" not in err  # of which there is none: said when training began
 
 

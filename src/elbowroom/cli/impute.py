@@ -200,11 +200,12 @@ def _write_table(source: Path, target: Path, found: Imputed, run: Run) -> list[P
         columns = tuple(name for name in frame.columns if name not in aside)
     observed, filled_in = found.mask.numpy(), set[str]()
     for place, name in enumerate(columns):
-        series = frame[name]
-        if not series.dtype.is_numeric() and found.support not in (Support.BINARY, Support.CATEGORIES):
+        series, whole = frame[name], bool(observed[:, place].all())
+        words = whole and not series.cast(str).str.contains("[0-9]").any()  # yes and no, which stay
+        if not (series.dtype.is_numeric() or words) and found.support not in (Support.BINARY, Support.CATEGORIES):
             series = type(series)(name, as_numbers(series, name, source.name, read.notation))
             frame = frame.with_columns(series)  # in one notation, be there something to fill in or not
-        if not observed[:, place].all():
+        if not whole:
             text = series.cast(str).to_list()  # observed cells keep their text, unrounded
             filled = cell_texts(found, place, text)
             cells = [old if seen else new for old, new, seen in zip(text, filled, observed[:, place], strict=True)]

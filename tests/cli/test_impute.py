@@ -14,7 +14,7 @@ import torch
 
 import elbowroom as er
 from elbowroom.cli import main
-from elbowroom.cli.filled_cells import cell_texts
+from elbowroom.cli.filled_cells import cell_texts, write_cells
 from elbowroom.errors import ElbowroomError
 from elbowroom.running.impute import impute
 from elbowroom.running.observers import Silent
@@ -335,3 +335,11 @@ def test_a_stream_has_no_rows_of_its_own(tmp_path: Path) -> None:
         impute(run, hide=0.3)
     found = impute(run, np.array([[0.5, np.nan, 1.0]]), **FAST)
     assert found.num_missing == 1
+
+
+def test_a_filled_cell_names_its_row(answers: Path, tmp_path: Path) -> None:
+    found = impute("yes", np.array([[1, np.nan, 1], [0, 0, np.nan]], dtype=np.float32), **FAST)
+    found = replace(found, ids={"column": ["007", "008"]})
+    lines = write_cells(tmp_path / "cells.csv", found, ["a", "b", "c"]).read_text().splitlines()
+    assert lines[0] == "row,column,filled,probability,id_column"
+    assert [line.split(",")[-1] for line in lines[1:]] == ["007", "008"]

@@ -184,3 +184,11 @@ def test_a_run_without_an_encoder_is_scored(tmp_path: Path, say: Say) -> None:
     np.save(tmp_path / "x.npy", x[:5].numpy())
     out, _ = say("score", str(tmp_path / "run"), str(tmp_path / "x.npy"))
     assert "(laplace-is, 1,000 draws each)" in out
+
+
+def test_the_mean_of_one_row_has_no_standard_error(say: Say) -> None:
+    np.save("one.npy", np.load("near.npy")[:1])
+    out, _ = say("score", "run", "one.npy", "--k", "50", "--out", "one.csv")
+    assert " nats over 1 example (" in out
+    assert "nan" not in out
+    assert "±" not in out

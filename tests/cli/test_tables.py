@@ -86,3 +86,46 @@ def test_a_table_in_another_dialect_is_completed(ask: Ask) -> None:
     assert [float(row[2]) for row in rows][:2] == [1, 0]
     assert float(rows[1][0]) != -999
     assert all(np.isfinite(float(cell)) for row in rows for cell in row)
+
+
+def test_a_completed_table_is_written_in_one_notation(ask: Ask) -> None:
+    cells = [f"{at % 7},5%;{at % 5},5;{('yes', 'no')[at % 2]}" for at in range(40)]
+    Path("shares.csv").write_text("share;b;paid\n" + "\n".join(["58,6%;None;no", *cells, "None;1,5;"]) + "\n")
+    masked = ("--data.missing", "mask", "--data.missing-values=-999")
+    assert ask("train", "shares.csv", *TINY, *masked, "--quiet", "--out", "shares")[0] == 0
+    code, _, err = ask(
+        "impute", "shares", "shares.csv", "--num", "3", "--draws", "10", "--chains", "2", "--warmup", "5"
+    )
+    assert code == 0, err
+    with Path("shares/imputed.csv").open() as file:
+        _, *rows = csv.reader(file)
+    assert [row[0] for row in rows] == ["0.586", "0.005", "0.015"]  # no cell of that column was filled in
+    assert [row[1] for row in rows][1:] == ["0.5", "1.5"]
+    assert [row[2] for row in rows] == ["no", "yes", "no"]
+    assert "-999" not in err  # of which there is none: said when training began
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--data.decimal", "comma"),
+        ("--data.separator", "semicolon"),
+        ("--data.separator", "tab", "--data.decimal", "comma"),
+    ],
+)
+def test_a_completed_table_is_written_as_its_run_reads_tables(flags: tuple[str, ...], ask: Ask) -> None:
+    mark = "\t" if "tab" in flags else ";"
+    cells = [f"{at:03};{at % 7},25;{1000 + at % 5}" for at in range(40)]
+    Path("own.csv").write_text("\n".join(["id;a;b", "x;;1002", *cells, "y;1,5;"]).replace(";", mark) + "\n")
+    run = "-".join(("run", *flags))
+    code, _, err = ask(
+        "train", "own.csv", *TINY, *flags, "--data.missing", "mask", "--data.id", "id", "--train.batch-size", "10",
+        "--quiet", "--out", run,
+    )  # fmt: skip
+    assert code == 0, err
+    code, _, err = ask("impute", run, "own.csv", "--draws", "10", "--chains", "2", "--warmup", "5")
+    assert code == 0, err
+    assert ask("score", run, f"{run}/imputed.csv", "--k", "30", "--out", "own-filled.csv")[0] == 0
+    assert ask("score", run, "own.csv", "--k", "30", "--out", "own-scores.csv")[0] == 0
+    filled, given = (Path(name).read_text().splitlines() for name in ("own-filled.csv", "own-scores.csv"))
+    assert filled[2:-1] == given[2:-1]

@@ -258,3 +258,8 @@ def test_a_frame_without_names_is_an_array() -> None:
 def test_a_context_of_another_length_is_refused(context: Any) -> None:
     with pytest.raises(ElbowroomError, match=r"6 (rows|are needed)|not a table"):
         load_data(X, context=context)
+
+
+def test_numbers_beside_text_stay_numbers() -> None:
+    known = [Covariate("kind", ("hen", "ox")), Covariate("weight")]
+    assert as_context([["ox", 3.5], ["hen", 1]], known).tolist() == [[0, 1, 3.5], [1, 0, 1]]

@@ -127,3 +127,31 @@ def test_a_stream_is_refused() -> None:
 @pytest.mark.parametrize("given", ["-999,unknown", [-999, "unknown"], ["-999,unknown"], ["-999", "unknown"]])
 def test_the_configuration_takes_numbers_and_text(given: Any) -> None:
     assert DataConfig(missing_values=given).missing_values == ("-999", "unknown")
+
+
+AGED = torch.tensor([[31.0], [-999.0], [64.0], [-999.0], [18.0]])
+X = torch.arange(10.0).reshape(5, 2)
+
+
+def test_covariates_may_not_hold_a_number_that_is_named_as_missing() -> None:
+    assert load_data(X, context=AGED, test=0).remarks == (
+        "covariate '0' holds -999 in 2 of 5 rows, far from its other values (18 to 64): if it marks a missing value, "
+        "fill it in, or take those rows out",
+    )
+    with pytest.raises(ElbowroomError, match="Row 1 of the array holds -999 in the covariate '0'"):
+        load_data(X, context=AGED, missing_values=-999, missing="mask", test=0)
+    once = AGED.index_fill(0, torch.tensor([3]), 40)
+    with pytest.raises(ElbowroomError, match="only x may have missing elements"):
+        load_data(X, context=once, missing_values=-999, missing="mask", test=0)
+    filled = load_data(X, context=AGED.abs().clamp(max=64), missing_values=-999, missing="mask", test=0)
+    assert filled.context is not None
+
+
+def test_truths_and_classes_beside_x_are_not_missing() -> None:
+    frame = pl.DataFrame(
+        {"a": [1.0, 0, 3, 4], "kind": ["x", "y", "x", "y"], "paid": [0, 1, 1, 0], "age": [3, -999, 5, 4]}
+    )
+    marked = load_data(frame, context=["kind", "paid"], labels="age", missing_values=0, missing="mask", test=0)
+    assert marked.masked
+    with pytest.raises(ElbowroomError, match="in the covariate 'age'"):
+        load_data(frame, context=["kind", "paid", "age"], missing_values=-999, missing="mask", test=0)

@@ -151,3 +151,10 @@ def test_a_label_column_that_may_be_missing(tmp_path: Path, suffix: str) -> None
     with pytest.raises(ElbowroomError, match="no column 'kind'"):
         load_data(source, labels="kind")
     assert load_data(source, labels="kind", labels_required=False).labels is None
+
+
+def test_whole_numbers_of_more_than_64_bits_are_classes_and_covariates() -> None:
+    wide = pl.Series("wide", [10**20, 10**20 + 1, 10**20] * 4, pl.Int128)
+    frame = pl.DataFrame({"a": [float(at) for at in range(12)], "wide": wide})
+    assert load_data(frame, labels="wide", test=0).classes == (str(10**20), str(10**20 + 1))
+    assert load_data(frame, context=["wide"], test=0).context_dim == 1

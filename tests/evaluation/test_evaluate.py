@@ -291,7 +291,7 @@ def test_active_units_are_those_whose_mean_has_variance_above_a_hundredth() -> N
     model = LinearGaussian(torch.zeros(2, 6).double(), torch.zeros(2).double(), 1.0)
     found = _measure(model, guide, _data(x), "active-units")["active units"]
     assert (found.value, found.found["of"], found.unit, found.stderr) == (3, 6, "units", None)
-    with pytest.raises(ElbowroomError, match="there is one example"):
+    with pytest.raises(ElbowroomError, match=r"there is one example[\s\S]*--methods elbo,iwae"):
         _measure(model, guide, _data(x), "active-units", points=1)
 
 

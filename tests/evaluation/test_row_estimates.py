@@ -159,9 +159,13 @@ def test_equal_rows_have_equal_draws_and_others_do_not() -> None:
     assert value[3] == value[0]
     other_seed = guide_estimate(model, guide, Batch(x), k=50, seed=1)["log_evidence"]
     assert not bool((value == other_seed).any())
-    # the same point of the model, and so the same density, under another mask
-    masked = Batch(x, mask=torch.ones_like(x, dtype=torch.bool))
-    assert not bool((guide_estimate(model, guide, masked, k=50, seed=0)["log_evidence"] == value).any())
+    # the same values under another mask are another row
+    mask = torch.ones_like(x, dtype=torch.bool)
+    mask[1, 2] = False
+    plain, masked = (
+        row_estimates._noise_seeds(batch, "iwae", 0, apart=False) for batch in (Batch(x), Batch(x, mask=mask))
+    )
+    assert [one == other for one, other in zip(plain, masked, strict=True)] == mask.all(1).tolist()
 
 
 def test_a_single_draw_of_equal_rows_is_not_the_same() -> None:
@@ -190,3 +194,15 @@ def test_rows_that_are_not_finite_leave_the_others_as_they_are() -> None:
         found = laplace_estimate(model, guide, Batch(spoilt), k=30, starts=2, seed=0)["log_evidence"]
     assert found.isnan().nonzero().flatten().tolist() == [4, 20]
     assert torch.equal(found[found.isfinite()], whole[found.isfinite()])
+
+
+@pytest.mark.parametrize("estimate", [guide_estimate, laplace_estimate])
+def test_a_whole_row_does_not_know_whether_others_have_holes(estimate: Callable[..., dict[str, Tensor]]) -> None:
+    model, guide, batch = _perceptrons("tanh", 4, 6)
+    mask = torch.ones(N, 6, dtype=torch.bool)
+    mask[3, 2] = False
+    more = {"starts": 1} if estimate is laplace_estimate else {}
+    with evaluation_mode(model, guide):
+        plain = estimate(model, guide, batch, k=20, seed=0, **more)["log_evidence"]
+        beside = estimate(model, guide, Batch(batch.x, batch.index, mask=mask), k=20, seed=0, **more)["log_evidence"]
+    assert (plain == beside).tolist() == mask.all(1).tolist()

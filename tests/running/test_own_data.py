@@ -181,3 +181,8 @@ def test_the_remedies_for_data_from_python_work(tmp_path: Path) -> None:
     with pytest.raises(ElbowroomError, match="given in Python") as caught:
         train(out=tmp_path / "run", resume=True, observers=[], **TINY)
     assert f"er.train(data, out={str(tmp_path / 'run')!r}, resume=True)" in caught.value.remedy
+
+
+def test_data_from_python_have_no_name_in_a_sentence(place: Path) -> None:
+    with pytest.raises(ElbowroomError, match=r"^The data have changed since"):
+        load(place / "python", data=reals(80) + 1)

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from elbowroom.cli.writing import not_taken
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -65,7 +67,7 @@ def _digits(values: Tensor) -> int:
 
 
 def write_cells(target: Path, found: Imputed, columns: Sequence[str]) -> Path:
-    """Writes a line for each filled cell: where it is, what was filled in, and how sure that is.
+    """Writes a line for each filled cell: where it is, what was filled in, how sure that is, and whose row it is.
 
     Args:
         target: the file.
@@ -79,9 +81,12 @@ def write_cells(target: Path, found: Imputed, columns: Sequence[str]) -> Path:
     }  # fmt: skip
     text, rounded = io.StringIO(), found.rounded
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "column", "filled", *known])
+    names = ["row", "column", "filled", *known]
+    ids = not_taken(found.ids, names)
+    writer.writerow([*names, *ids])
     for at, place in (~found.mask).nonzero().tolist():
         numbers = [f"{float(values[at, place]):.6g}" for values in known.values() if values is not None]
-        writer.writerow([int(found.rows[at]), columns[place], f"{float(rounded[at, place]):.0f}", *numbers])
+        writer.writerow([int(found.rows[at]), columns[place], f"{float(rounded[at, place]):.0f}", *numbers,
+                         *(column[at] for column in ids.values())])  # fmt: skip
     write_text_atomically(target, text.getvalue())
     return target

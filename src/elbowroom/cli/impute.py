@@ -184,6 +184,7 @@ def _is_the_table(found: Imputed, run: Run) -> bool:
 def _write_table(source: Path, target: Path, found: Imputed, run: Run) -> list[Path]:
     """Writes the table with its missing cells filled in and all others unchanged, as many rows as were used."""
     from elbowroom.data.csv.cells import as_numbers
+    from elbowroom.data.csv.dialect import SEPARATORS
     from elbowroom.data.csv.reading import notation_of, read_table
     from elbowroom.data.support import Support
     from elbowroom.running.checkpoints import write_text_atomically
@@ -197,17 +198,26 @@ def _write_table(source: Path, target: Path, found: Imputed, run: Run) -> list[P
     columns = run.naming.columns  # in the order of training, which need not be that of the table
     if columns is None or not set(columns).issubset(frame.columns):
         columns = tuple(name for name in frame.columns if name not in aside)
-    observed = found.mask.numpy()
+    observed, filled_in = found.mask.numpy(), set[str]()
     for place, name in enumerate(columns):
-        if not observed[:, place].all():
-            series = frame[name]
-            if not series.dtype.is_numeric() and found.support not in (Support.BINARY, Support.CATEGORIES):
-                series = type(series)(name, as_numbers(series, name, source.name, read.notation))
+        series, whole = frame[name], bool(observed[:, place].all())
+        words = whole and not series.cast(str).str.contains("[0-9]").any()  # yes and no, which stay
+        if not (series.dtype.is_numeric() or words) and found.support not in (Support.BINARY, Support.CATEGORIES):
+            series = type(series)(name, as_numbers(series, name, source.name, read.notation))
+            frame = frame.with_columns(series)  # in one notation, be there something to fill in or not
+        if not whole:
             text = series.cast(str).to_list()  # observed cells keep their text, unrounded
             filled = cell_texts(found, place, text)
             cells = [old if seen else new for old, new, seen in zip(text, filled, observed[:, place], strict=True)]
-            frame = frame.with_columns(type(frame[name])(name, cells))
-    write_text_atomically(target, frame.write_csv(include_header=read.has_header))
+            frame = frame.with_columns(type(series)(name, cells))
+            if found.support not in (Support.BINARY, Support.CATEGORIES):
+                filled_in.add(name)
+    separator = SEPARATORS.get(own.separator, ";" if own.decimal == "comma" else ",")
+    if own.decimal == "comma":  # the run reads other tables so, and this one
+        numeric = [name for name, dtype in frame.schema.items() if dtype.is_float() or name in filled_in]
+        commas = [frame[name].cast(str).str.replace(".", ",", literal=True) for name in numeric]
+        frame = frame.with_columns(commas)
+    write_text_atomically(target, frame.write_csv(include_header=read.has_header, separator=separator))
     if is_rounded(found):
         return [target, write_cells(cells_path(target), found, columns)]
     return [target]

@@ -58,6 +58,8 @@ def values_of(given: Any) -> npt.NDArray[Any]:
             f"What was given is not an array ({str(fault).splitlines()[0].rstrip('.')}).",
             "Give every row the same number of values.",
         ) from fault
+    if array.dtype.kind == "U" and isinstance(given, list | tuple):
+        array = np.asarray(given, dtype=object)  # numbers beside text stay numbers
     if array.ndim == 0 and array.dtype.kind == "O":
         raise ElbowroomError(
             f"A {type(given).__name__} was given, but values are expected, one for each row.",

@@ -25,7 +25,7 @@ from elbowroom.data.images import PictureOptions
 from elbowroom.data.naming import Naming
 from elbowroom.data.records import Records, is_records
 from elbowroom.data.row_form import RowForm
-from elbowroom.data.sentinels import as_marks, numbers_among, suspected, with_missing_values
+from elbowroom.data.sentinels import as_marks, check_covariates, numbers_among, suspected, with_missing_values
 from elbowroom.data.sources import BUILT_IN
 from elbowroom.data.splits import make_splits
 from elbowroom.data.storage import InMemory, Material, check_shape, scan
@@ -168,8 +168,11 @@ def load_data(
         material = replace(material, columns=like.columns)
 
     missing_numbers = numbers_among(marks)
-    material = with_missing_values(material, missing_numbers) if missing_numbers else material
-    material = replace(material, remarks=(*material.remarks, *suspected(material)))
+    if missing_numbers:
+        marked = with_missing_values(material, missing_numbers)
+        material = marked if like is None or marked.storage is not material.storage else material  # else nothing to say
+    odd = (*suspected(material), *check_covariates(material, missing_numbers))
+    material = replace(material, remarks=(*material.remarks, *odd))
     if announce is not None:
         for remark in material.remarks:
             announce(f"{material.name}: {remark}")

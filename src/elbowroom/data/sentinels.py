@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from elbowroom.data.storage import InMemory, Material
 from elbowroom.errors import ElbowroomError
 
-__all__ = ["as_marks", "numbers_among", "suspected", "with_missing_values"]
+__all__ = ["as_marks", "check_covariates", "numbers_among", "suspected", "with_missing_values"]
 
 _SUSPECTS = (-1, -9, -99, -999, -9999, -99999, -999999, 999, 9999, 99999, 999999)
 _FAR = 10  # of −1 and −9: how far they lie from the rest at least
@@ -115,21 +115,71 @@ def suspected(material: Material) -> tuple[str, ...]:
     return tuple(remarks)
 
 
+def check_covariates(material: Material, values: Sequence[float]) -> tuple[str, ...]:
+    """Refuse real covariates that hold numbers named as missing values; remarks on those that are only suspected.
+
+    Args:
+        material: rows with a context, or without.
+        values: the numbers that stand for missing values.
+    Raises:
+        ElbowroomError: such a number far from the others of its covariate; names the first row.
+    Example:
+        >>> ages = torch.tensor([[31.0], [-999.0], [64.0], [-999.0], [18.0]])
+        >>> rows = Material("x", InMemory(ages), context=ages, context_columns=("age",))
+        >>> check_covariates(rows, [])[0].rpartition(": ")[2]
+        'if it marks a missing value, fill it in, or take those rows out'
+    """
+    remarks: list[str] = []
+    for column, covariate in _real_covariates(material).items():
+        for value, count, least, most in _in_column(covariate, tuple({*_SUSPECTS, *values}), values):
+            if value in values:
+                row = int(np.flatnonzero(covariate == value)[0])
+                raise ElbowroomError(
+                    f"Row {row:,} of {material.name} holds {value:g} in the covariate '{column}', which marks a "
+                    "missing value, but only x may have missing elements.",
+                    "Fill in those values, or take those rows out.",
+                )
+            remarks.append(
+                f"covariate '{column}' holds {value} in {count:,} of {len(covariate):,} rows, far from its other "
+                f"values ({least:g} to {most:g}): if it marks a missing value, fill it in, or take those rows out"
+            )
+    return tuple(remarks)
+
+
+def _real_covariates(material: Material) -> dict[str, npt.NDArray[np.generic]]:
+    """The columns of the context that are numbers and no classes, by name or place."""
+    if material.context is None:
+        return {}
+    found, at = {}, 0
+    for name in material.context_columns or map(str, range(material.context.shape[1])):
+        width = len(material.levels.get(name, ("",)))
+        if name not in material.levels:
+            found[name] = material.context[:, at].cpu().numpy()
+        at += width
+    return found
+
+
 def _called(material: Material, place: int) -> str:
     return f"element {place}" if material.columns is None else f"column '{material.columns[place]}'"
 
 
-def _in_column(values: npt.NDArray[np.generic]) -> list[tuple[int, int, float, float]]:
-    """The suspected numbers of one column, how often each occurs, and the ends of the rest."""
-    rest = values[~np.isin(values, _SUSPECTS) & ~np.isnan(values)]
+def _in_column(
+    values: npt.NDArray[np.generic], suspects: Sequence[float] = _SUSPECTS, named: Collection[float] = ()
+) -> list[tuple[float, int, float, float]]:
+    """The suspected numbers of one column, how often each occurs, and the ends of the rest; named ones count once."""
+    rest = values[~np.isin(values, suspects) & ~np.isnan(values)]
     if not len(rest):
         return []
     low, high = float(rest.min()), float(rest.max())
     found = []
-    for value in _SUSPECTS:
+    for value in suspects:
         count = int(np.count_nonzero(values == value))
         gap = max(low - value, value - high)
         lone_negative = value <= -99 and low >= 0
-        if count > 1 and gap > 0 and (lone_negative or gap > max(high - low, _FAR if abs(value) < 10 else 0)):
+        if (
+            count > (value not in named)
+            and gap > 0
+            and (lone_negative or gap > max(high - low, _FAR if abs(value) < 10 else 0))
+        ):
             found.append((value, count, low, high))
     return found

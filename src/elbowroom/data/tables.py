@@ -117,7 +117,7 @@ def _stack(columns: list[npt.NDArray[Any]]) -> Tensor:
 
 def _labels(series: Any, column: str, name: str) -> tuple[Tensor, tuple[str, ...]]:
     """Places among the classes, and their names as they are printed."""
-    values = np.asarray(series.to_numpy())
+    values = np.asarray(_narrow(series, str).to_numpy())
     numbers, names = as_classes(values, f"Column '{column}' of {name}")
     if names is not None:
         return numbers, names
@@ -126,9 +126,15 @@ def _labels(series: Any, column: str, name: str) -> tuple[Tensor, tuple[str, ...
     return torch.from_numpy(places), names
 
 
+def _narrow(series: Any, kind: type) -> Any:
+    """The column in another type where numpy has none for it: whole numbers of polars of more than 64 bits."""
+    wide = str(getattr(series, "dtype", "")) in ("Int128", "UInt128")
+    return series.cast(kind) if wide else series
+
+
 def _covariate(series: Any, column: str, name: str, known: Covariate | None) -> tuple[Tensor, tuple[str, ...] | None]:
     """A column of the context: numbers as they are, text as 0 and 1 for each of its values."""
-    values = np.asarray(series.to_numpy())
+    values = np.asarray(_narrow(series, float).to_numpy())
     if (known is None or known.levels is None) and not is_text(values):
         return as_tensor(as_numbers(series, column, name))[:, None], None
     return encoded_column(values, f"Column '{column}' of {name}", known, from_file=True)

@@ -139,7 +139,8 @@ def active_units(study: Study) -> list[Result]:
     means = study.over_data("active-units", per_batch, batch_size=1000, points=points, finite=["mean"])["mean"]
     if len(means) < 2:
         raise ElbowroomError(
-            "Active units need a variance over examples, but there is one example.", "Give --points 2 or more."
+            "Active units need a variance over examples, but there is one example.",
+            "Give more examples (--points 2 or more), or measure others: --methods elbo,iwae.",
         )
     active = int((means.var(0) > ACTIVE_VARIANCE).sum())
     return [

@@ -126,11 +126,16 @@ def _noise_seeds(batch: Batch, method: str, seed: int, *, apart: bool) -> list[i
     """The seed of every row's draws; that of equal rows is the same, unless they are to be told apart by position."""
     parts = [batch.x, batch.mask, batch.context, batch.index if apart else None]
     rows = [
-        part.detach().cpu().reshape(len(batch), -1).contiguous().view(torch.uint8).numpy()
+        (part is batch.mask, part.detach().cpu().reshape(len(batch), -1).contiguous().view(torch.uint8).numpy())
         for part in parts
         if part is not None
     ]
-    digests = (hashlib.blake2b(b"".join(part[i].tobytes() for part in rows), digest_size=8) for i in range(len(batch)))
+    # the mask of a row without a hole is not hashed: whether there is one at all depends on the other rows
+    contents = (
+        b"".join(part[i].tobytes() for is_mask, part in rows if not (is_mask and part[i].all()))
+        for i in range(len(batch))
+    )
+    digests = (hashlib.blake2b(content, digest_size=8) for content in contents)
     kind = zlib.crc32(method.encode())
     return [mix(seed, kind, int.from_bytes(digest.digest(), "little")) % 2**63 for digest in digests]
 

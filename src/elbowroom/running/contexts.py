@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -129,6 +130,11 @@ def sample_context(
         ElbowroomError: fewer than one sample; a model that is conditional on something else than class labels, and no
             context; what :func:`run_context` refuses.
     """
+    if num_samples is not None and not isinstance(num_samples, Integral):
+        raise ElbowroomError(
+            f"num_samples is a {type(num_samples).__name__}, but a number of samples is expected.",
+            "Give what they are conditional on by name: context=… or labels=….",
+        )
     if num_samples is not None and num_samples < 1:
         raise ElbowroomError(f"{num_samples} samples were asked for, but at least one is needed.", "Give 1 or more.")
     given = run_context(naming, context, labels, num_samples, otherwise=_SAMPLES)

@@ -140,8 +140,9 @@ def check_same_data(content: dict[str, Any], data: DataSet | StreamSet, folder: 
     for key in sorted(both | {"sha256", "sha256_of_rows"}):
         if before.get(key) != now.get(key):
             what = {"sha256_context": "context", "sha256_labels": "labels"}.get(key)
+            named = "" if data.name.startswith("the ") else f" {data.name}"
             raise ElbowroomError(
-                f"The {f'{what} of the data' if what else 'data'} {data.name} have changed since {folder.path} was "
+                f"The {f'{what} of the data' if what else 'data'}{named} have changed since {folder.path} was "
                 f"trained (SHA-256 {str(now.get(key))[:12]}…, then {str(before.get(key))[:12]}…).",
                 "Restore the data, or train again under another name.",
             )

@@ -11,6 +11,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +251,10 @@ class Run(TrainedModel):
             ElbowroomError: the run has no guide.
         """
         self._require_guide("Reconstruction")
+        if not isinstance(num, Integral):
+            raise ElbowroomError(
+                f"num is a {type(num).__name__}, but a number of examples is expected.", "Give data by name: data=…."
+            )
         points = num if data is None else None
         batch = next(iter(self._batches(data, split, num, points, context, labels)))
         found = reconstructed(self.pair, batch, make_generator(self.device, seed))

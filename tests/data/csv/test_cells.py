@@ -133,3 +133,9 @@ def test_like_numbers(cell: str) -> None:
 @pytest.mark.parametrize("cell", ["a", "1a", "-", ",", "2020-01-01", "12:30", "1/2", "$3"])
 def test_unlike_numbers(cell: str) -> None:
     assert not looks_like_a_number(cell)
+
+
+def test_a_percentage_is_divided_once() -> None:
+    cells = [f"{at / 10:.1f}%" for at in range(1000)]
+    expected = [float(f"{at / 10:.1f}") / 100 for at in range(1000)]
+    assert as_numbers(pl.Series(cells), "a", "x").tolist() == expected

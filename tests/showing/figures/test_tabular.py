@@ -143,3 +143,18 @@ def test_marginals_refuse(data: torch.Tensor, samples: torch.Tensor, names: list
 def test_a_scatter_of_nothing_finite_is_an_error() -> None:
     with pytest.raises(ElbowroomError, match="no feature"):
         plots.reconstruction_scatter(torch.full((3, 2), float("nan")), torch.zeros(3, 2))
+
+
+def test_half_a_per_cent_outside_is_not_called_none() -> None:
+    samples = TABLE[:, :1].copy()
+    samples[: len(samples) // 200] += 1e6
+    axes = plots.marginals_figure(TABLE[:, :1], samples).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["1% of samples\nout of range"]
+
+
+def test_the_power_of_ten_beside_an_axis_is_as_small_as_its_numbers() -> None:
+    axes = plots.marginals_figure(TABLE[:, :1] + 1.7e9).axes[0]
+    axes.figure.canvas.draw()
+    offset, *labels = axes.xaxis.get_offset_text(), *axes.get_xticklabels()
+    assert offset.get_text()
+    assert offset.get_fontsize() == labels[0].get_fontsize()

@@ -181,7 +181,7 @@ def _numbers(cells: Any, column: str, name: str, notation: Notation) -> Any:
         raise _unclear(_place(row, column, name, notation), evidence.unclear[0])
     numbers, groups = parsed(bare, decimal)
     if percent:
-        numbers = numbers / 100
+        numbers = _hundredths(numbers)
     bad = numbers.is_null() & cells.is_not_null()
     if bad.any():
         row = int(bad.arg_max())
@@ -223,7 +223,16 @@ def read_plain(cells: Any, column: str, notation: Notation, evidence: Evidence) 
     if numbers.null_count() > cells.null_count():
         return None
     _note(notation, column, decimal, groups, percent)
-    return numbers / 100 if percent else numbers
+    return _hundredths(numbers) if percent else numbers
+
+
+def _hundredths(numbers: Any) -> Any:
+    """A hundredth of each number, rounded once: polars multiplies by 0.01 instead, which turns 58.6 into 0.58600…01."""
+    import polars as pl
+
+    return pl.Series(
+        numbers.name, [None if number is None else number / 100 for number in numbers.to_list()], pl.Float64
+    )
 
 
 # --- what is said ------------------------------------------------------------------------------------------------

@@ -168,6 +168,8 @@ def thin_axes(axes: Axes, *, title: str | None = None, xlabel: str | None = None
         which="both", labelsize=SMALL, width=0.5, length=2.5, color=INK, labelcolor=INK, top=False, right=False
     )
     axes.tick_params(which="minor", length=1.5)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.get_offset_text().set_fontsize(SMALL)  # of 1e9, which tick_params leaves as it is
     text: dict[str, Any] = {"fontsize": LABEL, "color": INK, "parse_math": False}
     if title is not None:
         axes.set_title(title, loc="left", pad=4, **text)

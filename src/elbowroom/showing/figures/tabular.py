@@ -168,7 +168,7 @@ def _histograms(axes: Axes, data: Array, samples: Array | None) -> None:
         number_missed = round(missed * len(data))
         text, colour = f"{number_missed:,} value{'s' * (number_missed > 1)}\nout of range", GREY
     elif outside and outside[0] >= missed + 0.005:
-        text = f"{100 * outside[0]:.0f}% of samples\nout of range"
+        text = f"{max(1, round(100 * outside[0]))}% of samples\nout of range"
     if text:  # what lies outside the axis is counted in the panel
         axes.text(0.98, 0.95, text, ha="right", va="top", transform=axes.transAxes, fontsize=SMALL, color=colour)
 

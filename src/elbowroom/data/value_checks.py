@@ -14,6 +14,7 @@ from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 
 __all__ = [
+    "MissingValuesError",
     "Survey",
     "check_finite",
     "check_rows",
@@ -23,6 +24,10 @@ __all__ = [
     "percent",
     "survey",
 ]
+
+
+class MissingValuesError(ElbowroomError):
+    """Data hold NaN, and nothing says that it marks missing values."""
 
 
 @dataclass
@@ -97,7 +102,7 @@ def check_finite(found: Survey, name: str, *, missing_allowed: bool) -> None:
             "Clip them, take those rows out, or write NaN there and pass --data.missing mask.",
         )
     if found.nan and not missing_allowed:
-        raise ElbowroomError(
+        raise MissingValuesError(
             f"{name} holds {found.nan:,} NaN, the first in row {found.first_nan_row}, but data are finite numbers.",
             "If NaN means 'not observed', pass --data.missing mask; otherwise take those rows out.",
         )
@@ -217,6 +222,11 @@ def _wider(found: Survey, support: Support) -> str:
         return f"Pass --data.num-categories {int(found.highest) + 1}, or renumber the categories from 0."
     if support is Support.UNIT_INTERVAL:
         return "Rescale them, or use --data.support reals."
+    if support is Support.BINARY and not found.negative and not found.fractional and found.highest <= 255:
+        return (
+            "Correct them, or use --data.support counts; if they are bytes, make bits of them with "
+            "--data.binarization dynamic (or static, threshold)."
+        )
     fitting = "reals" if found.negative or found.fractional else "counts"
     return f"Correct them, or use --data.support {fitting}."
 

@@ -13,7 +13,7 @@ from elbowroom.data.context_source import column_names
 from elbowroom.data.covariates import as_context, finite
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.naming import Covariate, Naming, described
-from elbowroom.errors import ElbowroomError, did_you_mean
+from elbowroom.errors import ElbowroomError, check_count, did_you_mean
 from elbowroom.running.build import DataFacts
 from elbowroom.running.config import Config, configure
 from elbowroom.running.folder import RunFolder
@@ -129,6 +129,8 @@ def sample_context(
         ElbowroomError: fewer than one sample; a model that is conditional on something else than class labels, and no
             context; what :func:`run_context` refuses.
     """
+    if num_samples is not None:
+        check_count("num_samples", num_samples, "Give a number; what samples are conditional on is context=….")
     if num_samples is not None and num_samples < 1:
         raise ElbowroomError(f"{num_samples} samples were asked for, but at least one is needed.", "Give 1 or more.")
     given = run_context(naming, context, labels, num_samples, otherwise=_SAMPLES)

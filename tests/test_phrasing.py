@@ -219,3 +219,19 @@ def _unset(variable):
             variable.reset(token)
 
     return unset()
+
+
+@pytest.mark.parametrize(
+    ("flags", "keywords"),
+    [
+        (
+            "pass --data.image-mode grey or --data.image-mode rgb.",
+            'pass data={"image_mode": "grey"} or data={"image_mode": "rgb"}.',
+        ),
+        ("--data.missing mask and --data.labels y", 'data={"missing": "mask", "labels": "y"}'),
+        ("--data.test 0 and --train.epochs 5", 'data={"test": 0} and train={"epochs": 5}'),
+    ],
+)
+def test_alternatives_stay_apart_and_what_belongs_together_is_one(flags: str, keywords: str) -> None:
+    with speaking("keywords", unless_set=False):
+        assert phrased(flags) == keywords

@@ -11,6 +11,7 @@ import pytest
 
 from elbowroom.cli import main
 from elbowroom.errors import ElbowroomError
+from elbowroom.phrasing import speaking
 from elbowroom.running.runs import Run, load
 from elbowroom.running.train import train
 from small_runs import TINY, reals, tiny
@@ -62,3 +63,12 @@ def test_a_run_on_a_masked_array_reads_nan_as_missing(tmp_path: Path) -> None:
     assert again.evaluate("elbo")[0].value == made.evaluate("elbo")[0].value
     assert made.score(HOLES[:20], k=5).log_evidence.isfinite().all()
     assert train(masked, out=tmp_path / "run", resume=True, observers=[], **{**TINY, **FEW}).step == 4
+
+
+def test_no_draws_at_all_in_either_language(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "rows.npy", ROWS.numpy())
+    with pytest.raises(SystemExit):
+        main(["score", str(run.folder.path), str(tmp_path / "rows.npy"), "--k", "0"])
+    assert "Give --k 1 or more." in capsys.readouterr().err
+    with speaking("keywords", unless_set=False), pytest.raises(ElbowroomError, match="Give k=1 or more"):
+        run.score(ROWS, k=0)

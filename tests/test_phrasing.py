@@ -235,3 +235,15 @@ def _unset(variable):
 def test_alternatives_stay_apart_and_what_belongs_together_is_one(flags: str, keywords: str) -> None:
     with speaking("keywords", unless_set=False):
         assert phrased(flags) == keywords
+
+
+def test_remarks_on_data_speak_to_their_caller_too() -> None:
+    x = np.random.default_rng(0).normal(size=(200, 2))
+    x[::10, 1] = -999
+    said: list[str] = []
+    with speaking("keywords", unless_set=False):
+        er.load_data(x, announce=said.append)
+    with speaking("flat keywords", unless_set=False):
+        er.load_data(x, announce=said.append)
+    assert said[0].endswith('pass data={"missing_values": -999, "missing": "mask"}')
+    assert said[1].endswith('pass missing_values=-999, missing="mask"')

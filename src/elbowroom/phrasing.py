@@ -62,7 +62,10 @@ def phrased(text: str) -> str:
         'Pass --data.missing mask.'
     """
     language = _language.get() or "keywords"
-    return text if language == "flags" else _SPAN.sub(lambda found: found[1] or _translated(found[2], language), text)
+    if language == "flags":
+        return text
+    text = re.sub(rf"(?<![\w-])({_FLAG})=(?=\S)", r"\1 ", text)  # --data.missing-values=-999
+    return _SPAN.sub(lambda found: found[1] or _translated(found[2], language), text)
 
 
 def _translated(span: str, language: Language) -> str:
@@ -93,6 +96,8 @@ def _translated(span: str, language: Language) -> str:
             _put(merged.setdefault(group, {}), key, value)
             continue
         about = at < len(words) and words[at] in _VERBS  # a sentence about the setting, not one that asks for it
+        if value is not None and said and re.match(r"[\w.]+=[^…]", said[-1]):
+            said[-1] += ","  # keywords in a row
         said.append(_keyword(name, value, language, about=about))
     text = re.sub(r"(\0[\w:]+) (?=\0)", r"\1, ", " ".join(said))  # sections in a row
     for group, keys in merged.items():

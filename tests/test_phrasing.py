@@ -219,3 +219,31 @@ def _unset(variable):
             variable.reset(token)
 
     return unset()
+
+
+@pytest.mark.parametrize(
+    ("flags", "keywords"),
+    [
+        (
+            "pass --data.image-mode grey or --data.image-mode rgb.",
+            'pass data={"image_mode": "grey"} or data={"image_mode": "rgb"}.',
+        ),
+        ("--data.missing mask and --data.labels y", 'data={"missing": "mask", "labels": "y"}'),
+        ("--data.test 0 and --train.epochs 5", 'data={"test": 0} and train={"epochs": 5}'),
+    ],
+)
+def test_alternatives_stay_apart_and_what_belongs_together_is_one(flags: str, keywords: str) -> None:
+    with speaking("keywords", unless_set=False):
+        assert phrased(flags) == keywords
+
+
+def test_remarks_on_data_speak_to_their_caller_too() -> None:
+    x = np.random.default_rng(0).normal(size=(200, 2))
+    x[::10, 1] = -999
+    said: list[str] = []
+    with speaking("keywords", unless_set=False):
+        er.load_data(x, announce=said.append)
+    with speaking("flat keywords", unless_set=False):
+        er.load_data(x, announce=said.append)
+    assert said[0].endswith('pass data={"missing_values": -999, "missing": "mask"}')
+    assert said[1].endswith('pass missing_values=-999, missing="mask"')

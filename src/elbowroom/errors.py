@@ -11,7 +11,7 @@ from difflib import get_close_matches
 
 from elbowroom.phrasing import phrased
 
-__all__ = ["ElbowroomError", "NotFiniteError", "check_name", "check_num_samples", "did_you_mean"]
+__all__ = ["ElbowroomError", "NotFiniteError", "check_count", "check_name", "check_num_samples", "did_you_mean"]
 
 
 class ElbowroomError(Exception):
@@ -93,6 +93,20 @@ def check_name(what: str, given: str, options: Iterable[str]) -> None:
         raise ElbowroomError(
             f"The {what} {given!r} is not known; there are {', '.join(options)}.", did_you_mean(given, options)
         )
+
+
+def check_count(keyword: str, given: object, remedy: str) -> None:
+    """Refuse what is no whole number, such as an array, where a number is expected.
+
+    Args:
+        keyword: of the argument.
+        given: its value.
+        remedy: what to give instead.
+    Raises:
+        ElbowroomError: ``given`` is no whole number.
+    """
+    if not hasattr(given, "__index__") or bool(getattr(given, "shape", None)):
+        raise ElbowroomError(f"{keyword} is a whole number, but a {type(given).__name__} was given.", remedy)
 
 
 def check_num_samples(num_samples: int) -> None:

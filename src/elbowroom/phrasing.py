@@ -62,20 +62,25 @@ def phrased(text: str) -> str:
         'Pass --data.missing mask.'
     """
     language = _language.get() or "keywords"
-    return text if language == "flags" else _SPAN.sub(lambda found: found[1] or _translated(found[2], language), text)
+    if language == "flags":
+        return text
+    text = re.sub(rf"(?<![\w-])({_FLAG})=(?=\S)", r"\1 ", text)  # --data.missing-values=-999
+    return _SPAN.sub(lambda found: found[1] or _translated(found[2], language), text)
 
 
 def _translated(span: str, language: Language) -> str:
     """A flag with the words behind it, or several flags in a row, as keywords; words that belong to none stay."""
     words = re.findall(rf"{_VALUE}|\S+", span)
     said: list[str] = []
-    merged: dict[str, dict[str, Any]] = {}
+    merged: dict[str, dict[str, Any]] = {}  # by the place of its section among the alternatives
+    alternative = 0
     at = 0
     while at < len(words):
         word = words[at]
         at += 1
         if not word.startswith("--"):
             said.append(word)
+            alternative += word != "and"  # "or" stands between settings that are not given together
             continue
         name = word.removeprefix("--")
         takes = name not in _SWITCHES and at < len(words) and _is_value(words[at])
@@ -83,16 +88,20 @@ def _translated(span: str, language: Language) -> str:
         at += takes
         section, _, key = name.replace("-", "_").partition(".")
         if value is not None and key and language == "keywords":
-            first = section not in merged
-            _put(merged.setdefault(section, {}), key, value)
-            if first:
-                said.append(f"\0{section}")
+            group = f"{section}:{alternative}:"
+            if group not in merged:
+                said.append(f"\0{group}")
+            elif said[-1] == "and":
+                said.pop()
+            _put(merged.setdefault(group, {}), key, value)
             continue
         about = at < len(words) and words[at] in _VERBS  # a sentence about the setting, not one that asks for it
+        if value is not None and said and re.match(r"[\w.]+=[^…]", said[-1]):
+            said[-1] += ","  # keywords in a row
         said.append(_keyword(name, value, language, about=about))
-    text = re.sub(r"(\0\w+) (?=\0)", r"\1, ", " ".join(said))  # sections in a row
-    for section, keys in merged.items():
-        text = text.replace(f"\0{section}", f"{section}={_dict(keys)}")
+    text = re.sub(r"(\0[\w:]+) (?=\0)", r"\1, ", " ".join(said))  # sections in a row
+    for group, keys in merged.items():
+        text = text.replace(f"\0{group}", f"{group.partition(':')[0]}={_dict(keys)}")
     return text
 
 

@@ -52,6 +52,7 @@ def test_narrowest_support(rows: InMemory, expected: Support) -> None:
 REFUSED = [
     (Support.BINARY, [[0.0, 0.5], [1.0, 0.0]], None, "25% strictly between", "--data.binarization dynamic"),
     (Support.BINARY, [[0.0, 3.0]], None, "range from 0 to 3", "--data.support counts"),
+    (Support.BINARY, [[0.0, 255.0]], None, "range from 0 to 255", "bits of them with --data.binarization dynamic"),
     (Support.UNIT_INTERVAL, [[0.0, 3.0]], None, "range from 0 to 3", "--data.support reals"),
     (Support.BYTES, [[0.0, 300.0]], None, "range from 0 to 300", "--data.support counts"),
     (Support.BYTES, [[0.5, 200.0]], None, "50% of the values", "--data.support reals"),

@@ -262,11 +262,3 @@ def test_a_context_keeps_its_digits(runs: dict[str, Run]) -> None:
     given = run_context(runs["covariate"].naming, [moment, moment + 1], None, 2)
     assert given is not None
     assert given.flatten().tolist() == [moment, moment + 1]
-
-
-def test_what_is_no_number_of_examples_is_refused(runs: dict[str, Run]) -> None:
-    with pytest.raises(ElbowroomError, match=r"num_samples is a str.*\n.*context=… or labels="):
-        runs["two"].sample("ox")  # type: ignore[arg-type]
-    with pytest.raises(ElbowroomError, match=r"num is a list.*\n.*data=…"):
-        runs["two"].reconstruct([[1.0]])  # type: ignore[arg-type]
-    assert len(runs["two"].sample(np.int64(2), context={"kind": "ox", "weight": 1.0}).x) == 2  # type: ignore[arg-type]

@@ -129,3 +129,14 @@ def test_a_run_of_an_earlier_version_with_colours_last_keeps_them(tmp_path: Path
     assert old.sample(2).x.shape == (2, 6, 7, 3)
     assert torch.equal(old.encode(x[:3]).mean, old.encode(tmp_path / "x.npy").mean[:3])
     assert er.load(tmp_path / "run", data=tmp_path / "x.npy").dataset().event_shape == (6, 7, 3)
+
+
+def test_a_run_that_saw_one_form_says_what_to_do_with_several(tmp_path: Path) -> None:
+    bare = train(folder(tmp_path / "alike", [(6, 5)] * 20), out=tmp_path / "bare", **SMALL)
+    mixed = folder(tmp_path / "mixed", [(6, 5), (9, 9)], seed=3)
+    with pytest.raises(er.ElbowroomError, match="is 6x5 RGB, but") as caught:
+        bare.score(mixed)  # which takes no size
+    assert "A run trained with --data.image-size 5, or --data.image-mode grey, does it by itself" in caught.value.remedy
+    source = tmp_path / "alike"
+    again = train(source, out=tmp_path / "again", data={"image_size": 5, "image_mode": "grey"}, **SMALL)
+    assert again.score(mixed, k=5).log_evidence.shape == (2,)

@@ -39,7 +39,7 @@ FEW: dict[str, tuple[Any, dict[str, Any], str, str, Any, dict[str, Any]]] = {
         X[:2],
         {},
         "has 2 rows, of which 1 are for testing and 1 for validation, but at least one must be left to train on",
-        "--data.validation 0 and --data.test 0",
+        "--data.validation 0 --data.test 0",
         X[:2],
         OFF,
     ),
@@ -48,7 +48,7 @@ FEW: dict[str, tuple[Any, dict[str, Any], str, str, Any, dict[str, Any]]] = {
     ),
     "one": (X[:1], OFF, "has one row, but at least 2 are needed", "Give more data", X[:9], {}),
     "all for test": (
-        X[:4], {"test": 0.99}, "of which 4 are for testing", "--data.validation 0 and --data.test 0", X[:4], OFF
+        X[:4], {"test": 0.99}, "of which 4 are for testing", "--data.validation 0 --data.test 0", X[:4], OFF
     ),
     "all but one for validation": (
         X, {"validation": 35, "test": 4}, "of which 35 for validation and 4 for test: one row", "--data.test 0 "

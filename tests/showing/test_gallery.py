@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -214,6 +215,14 @@ def test_traversals_keep_the_class(runs: dict[str, Run], watch: Callable[[str], 
 def test_traversals_without_a_test_set(tmp_path: Path) -> None:
     bits = np.random.default_rng(0).integers(0, 2, (40, 5, 5))
     assert is_drawn(gallery.traversals(fit(tmp_path / "run", bits, data={"test": 0})))
+
+
+def test_traversals_of_a_single_test_row(tmp_path: Path) -> None:
+    bits = (torch.rand(40, 4, 4, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    run = fit(tmp_path / "run", bits, data={"test": 1})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert is_drawn(gallery.traversals(run))
 
 
 def test_codes_are_scattered_with_their_labels(runs: dict[str, Run], watch: Callable[[str], Drawn]) -> None:

@@ -152,7 +152,7 @@ def _warnings(scores: Scores, source: DataSet, remedy: str) -> list[str]:
     number = int(rest.sum())
     if number:
         of = f"{number:,} of {len(rest):,} rows {'is' if number == 1 else 'are'} not reliable (column `reliable`)"
-        lines.append(f"{of}: their log p(x) may be nats too low. {remedy}")
+        lines.append(f"{of}: {'its' if number == 1 else 'their'} log p(x) may be nats too low. {remedy}")
     return lines
 
 

@@ -153,7 +153,7 @@ def _material(name: str, decoded: Iterable[Picture], names: Sequence[str], optio
     coloured = options.colour if options.colour is not None else any(not (one.grey or one.either) for one in pictures)
     if not coloured:
         pictures = [replace(one, pixels=one.pixels[..., 0]) if one.either else one for one in pictures]
-    _check_alike(pictures, names)
+    _check_alike(pictures, names, trained=options.colour is not None)
     rows, said = _values(pictures, names, options.values)
     check_shape((len(rows), *rows[0].shape), name)
     stacked = np.stack(rows)
@@ -175,16 +175,21 @@ def _adapted(picture: Picture, options: PictureOptions) -> Picture:
     return replace(picture, pixels=pixels, either=picture.either and options.mode is None)
 
 
-def _check_alike(pictures: Sequence[Picture], names: Sequence[str]) -> None:
+def _check_alike(pictures: Sequence[Picture], names: Sequence[str], *, trained: bool) -> None:
     first = pictures[0]
     for picture, name in zip(pictures, names, strict=True):
         if (picture.size, picture.grey) == (first.size, first.grey):
             continue
         remedies = []
-        if len({one.size for one in pictures}) > 1:
-            side = min(min(one.size) for one in pictures)
+        side = min(min(one.size) for one in pictures)
+        if trained:  # what becomes of several forms was settled then
+            remedies.append(
+                f"Bring all to the form of the training data. A run trained with --data.image-size {side}, or "
+                "--data.image-mode grey, does it by itself."
+            )
+        elif len({one.size for one in pictures}) > 1:
             remedies.append(f"To crop and scale all to one size, pass --data.image-size {side}, or another size.")
-        if len({one.grey for one in pictures}) > 1:
+        if not trained and len({one.grey for one in pictures}) > 1:
             remedies.append("To have all grey or all in colour, pass --data.image-mode grey or --data.image-mode rgb.")
         raise ElbowroomError(f"{name} is {picture}, but {Path(names[0]).name} is {first}.", " ".join(remedies))
 

@@ -35,7 +35,7 @@ from elbowroom.data.tables import frame_material
 from elbowroom.data.value_checks import Survey, check_finite, check_support, infer_support, survey
 from elbowroom.data.views import View
 from elbowroom.errors import ElbowroomError, did_you_mean
-from elbowroom.phrasing import speaking
+from elbowroom.phrasing import phrased, speaking
 from elbowroom.progress import Announce
 
 __all__ = ["load_data"]
@@ -175,7 +175,7 @@ def load_data(
     material = replace(material, remarks=(*material.remarks, *odd))
     if announce is not None:
         for remark in material.remarks:
-            announce(f"{material.name}: {remark}")
+            announce(f"{material.name}: {phrased(remark)}")
     found = survey(material.storage)
     masked = material.masked or (missing == "mask" and material.storage.dtype.is_floating_point)
     check_finite(found, material.name, missing_allowed=masked)

@@ -73,7 +73,7 @@ def make_splits(
         available, num_test = len(pool), len(test_rows)
     num_validation = _count(validation, available, "validation")
     if num_validation >= len(order):
-        less = "--data.validation 0" if official else "--data.validation 0 and --data.test 0"
+        less = "--data.validation 0" if official else "--data.validation 0 --data.test 0"
         raise ElbowroomError(
             f"{name} has {num_rows:,} rows, of which {num_test:,} are for testing and {num_validation:,} for "
             "validation, but at least one must be left to train on.",

@@ -222,6 +222,11 @@ def _wider(found: Survey, support: Support) -> str:
         return f"Pass --data.num-categories {int(found.highest) + 1}, or renumber the categories from 0."
     if support is Support.UNIT_INTERVAL:
         return "Rescale them, or use --data.support reals."
+    if support is Support.BINARY and not found.negative and not found.fractional and found.highest <= 255:
+        return (
+            "Correct them, or use --data.support counts; if they are bytes, make bits of them with "
+            "--data.binarization dynamic (or static, threshold)."
+        )
     fitting = "reals" if found.negative or found.fractional else "counts"
     return f"Correct them, or use --data.support {fitting}."
 

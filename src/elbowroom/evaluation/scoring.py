@@ -84,7 +84,7 @@ def score(
     """
     require_normalized(model, "score")
     if k is not None and not (isinstance(k, Real) and k >= 1):
-        raise ElbowroomError(f"k is {k!r}, but an average needs at least one draw per example.", "Give k=1 or more.")
+        raise ElbowroomError(f"k is {k!r}, but an average needs at least one draw per example.", "Give --k 1 or more.")
     if tolerance is not None and not (isinstance(tolerance, Real) and 0 < tolerance < math.inf):
         raise ElbowroomError(
             f"tolerance is {tolerance!r}, but it is the largest standard error to be reached, in nats.",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from elbowroom.data.context_source import column_names
 from elbowroom.data.covariates import as_context, finite
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.naming import Covariate, Naming, described
-from elbowroom.errors import ElbowroomError, did_you_mean
+from elbowroom.errors import ElbowroomError, check_count, did_you_mean
 from elbowroom.running.build import DataFacts
 from elbowroom.running.config import Config, configure
 from elbowroom.running.folder import RunFolder
@@ -130,10 +129,11 @@ def sample_context(
         ElbowroomError: fewer than one sample; a model that is conditional on something else than class labels, and no
             context; what :func:`run_context` refuses.
     """
-    if num_samples is not None and not isinstance(num_samples, Integral):
-        raise ElbowroomError(
-            f"num_samples is a {type(num_samples).__name__}, but a number of samples is expected.",
-            "Give what they are conditional on by name: context=… or labels=….",
+    if num_samples is not None:
+        check_count(
+            "num_samples",
+            num_samples,
+            "Give a number; what samples are conditional on is given by name: context=… or labels=….",
         )
     if num_samples is not None and num_samples < 1:
         raise ElbowroomError(f"{num_samples} samples were asked for, but at least one is needed.", "Give 1 or more.")

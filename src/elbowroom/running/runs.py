@@ -11,14 +11,13 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from elbowroom.data.dataset import DataSet
-from elbowroom.errors import ElbowroomError
+from elbowroom.errors import ElbowroomError, check_count
 from elbowroom.evaluation.doctor.diagnose import Diagnosis, diagnose
 from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.evaluate import evaluate
@@ -70,6 +69,12 @@ class Run(TrainedModel):
         :func:`elbowroom.evaluation.evaluate.evaluate`, and the settings (``points``, ``seed``, ``k``, …) those of
         :class:`elbowroom.evaluation.settings.Settings`.
         """
+        for name in methods:
+            if not isinstance(name, str):
+                raise ElbowroomError(
+                    f"A method is named by text, but a {type(name).__name__} was given.",
+                    'Give data by the keyword: run.evaluate("elbo", data=…).',
+                )
         every: tuple[str, ...] = ("elbo", "iwae", "active-units") if self.normalized else ("elbo", "active-units")
         if not self.has_guide:
             every = ("laplace-is",) if self.normalized else ("elbo",)
@@ -251,10 +256,7 @@ class Run(TrainedModel):
             ElbowroomError: the run has no guide.
         """
         self._require_guide("Reconstruction")
-        if not isinstance(num, Integral):
-            raise ElbowroomError(
-                f"num is a {type(num).__name__}, but a number of examples is expected.", "Give data by name: data=…."
-            )
+        check_count("num", num, "Give data by the keyword: run.reconstruct(data=…).")
         points = num if data is None else None
         batch = next(iter(self._batches(data, split, num, points, context, labels)))
         found = reconstructed(self.pair, batch, make_generator(self.device, seed))

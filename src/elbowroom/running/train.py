@@ -153,6 +153,8 @@ def train(
         data = read_own_data(settings, recorded, folder, given, again=again, **arrays)
     else:
         data = build_data(settings, source if from_python else None, **arrays)
+    if data.masked and settings.data.missing == "error":  # by a mask of the data; NaN is one in what is read later
+        settings = settings.model_copy(update={"data": settings.data.model_copy(update={"missing": "mask"})})
     kept = as_material(data) if keep_data else None
     if kept is not None and isinstance(data, DataSet) and kept.storage is not data.storage and not resume:
         data = build_data(settings, kept)  # a `Dataset` is fetched once, and trained on as it will be read again

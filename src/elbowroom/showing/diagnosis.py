@@ -26,7 +26,8 @@ def diagnosis_text(name: str, diagnosis: Diagnosis) -> str:
         lines += [f"  {check}: {why}" for check, why in diagnosis.not_examined.items()]
         lines.append("")
     took = sum(diagnosis.seconds.values())
-    lines.append(f"{len(diagnosis.seconds)} checks in {took:.0f} s.")
+    number = len(diagnosis.seconds)
+    lines.append(f"{number} check{'s' * (number != 1)} in {took:.0f} s.")
     return "\n".join(lines)
 
 

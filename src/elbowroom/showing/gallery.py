@@ -217,7 +217,7 @@ def traversals(run: Run, *, steps: int = 9, reach: float = 2.0, context: Any = N
     batch = _examples(run)
     with torch.no_grad():
         means = run.guide(batch.x, batch.context).mean
-    dims = means.var(0).argsort(descending=True)[:_TRAVERSED].tolist()
+    dims = means.var(0, correction=0).argsort(descending=True)[:_TRAVERSED].tolist()
     values = torch.linspace(-reach, reach, steps, device=means.device, dtype=means.dtype)
     z = means[0].expand(len(dims), steps, -1).clone()
     for row, dim in enumerate(dims):

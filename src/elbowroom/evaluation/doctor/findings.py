@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from elbowroom.phrasing import phrased
+
 __all__ = ["Evidence", "Finding", "Severity"]
 
 Severity = Literal["note", "warning", "severe"]
@@ -29,8 +31,8 @@ class Finding:
         severity: a note is worth knowing, a warning worth a change, and severe what makes results useless.
         title: one plain sentence.
         evidence: the numbers behind it.
-        explanation: why it is so, and what follows.
-        remedy: what to do.
+        explanation: why it is so, and what follows; settings are named in the language of the caller, as in errors.
+        remedy: what to do; likewise.
     """
 
     check: str
@@ -39,3 +41,7 @@ class Finding:
     evidence: tuple[Evidence, ...]
     explanation: str
     remedy: str
+
+    def __post_init__(self) -> None:
+        for name in ("explanation", "remedy"):
+            object.__setattr__(self, name, phrased(getattr(self, name)))

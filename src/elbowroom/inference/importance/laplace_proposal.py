@@ -145,7 +145,7 @@ def laplace_evidence(
     """
     batch = as_batch(batch)
     if k < 1:
-        raise ElbowroomError(f"k is {k}, but an average needs at least one draw per example.", "Give k=1 or more.")
+        raise ElbowroomError(f"k is {k}, but an average needs at least one draw per example.", "Give --k 1 or more.")
     proposal = laplace_proposal(model, guide, batch, starts=starts, slots=slots, generator=generator)
     estimate = importance_estimate_from(
         model, proposal.q, batch, num_samples=k, chunk_elements=chunk_elements, generator=generator

@@ -1,4 +1,4 @@
-"""Reading arrays and data sets from Python: numpy, torch, sparse and masked arrays, lists, map-style ``Dataset``s."""
+"""Reading arrays and data sets from Python: numpy, torch, sparse and masked arrays, lists, map-style data sets."""
 
 from __future__ import annotations
 

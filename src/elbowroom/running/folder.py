@@ -1,17 +1,19 @@
 """The run folder: configuration, metrics, checkpoints and results, safe against kills and concurrent writers.
 
-runs/NAME/
-  config.json          everything needed to repeat the run
-  splits.safetensors   which rows are for training, validation and test
-  metrics.jsonl        one line per report
-  checkpoints/         see `running.checkpoints`
-  chains/              Markov chains of Monte Carlo EM, if they are kept on disk
-  evaluation.json      results of `evaluate`
-  evaluation/          METHOD-SPLIT.csv, values of every example; METHOD-SPLIT-latest.csv, those of the latest weights
-                       where others are the best; `unfinished` while a long evaluation runs
-  data/                data from Python, if the run keeps them: see `running.kept_data`
-  doctor.json          findings of the doctor, with the step of the checkpoint
-  figures/
+Its files::
+
+    runs/NAME/
+      config.json          everything needed to repeat the run
+      splits.safetensors   which rows are for training, validation and test
+      metrics.jsonl        one line per report
+      checkpoints/         see running.checkpoints
+      chains/              Markov chains of Monte Carlo EM, if they are kept on disk
+      evaluation.json      results of evaluate
+      evaluation/          METHOD-SPLIT.csv, values of every example; METHOD-SPLIT-latest.csv, those of the latest
+                           weights where others are the best; unfinished while a long evaluation runs
+      data/                data from Python, if the run keeps them: see running.kept_data
+      doctor.json          findings of the doctor, with the step of the checkpoint
+      figures/
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """Data from Python that a run keeps in its folder (``er.train(…, keep_data=True)``), and reads again by itself.
 
-RUN/data/x.npy          the rows, in their own type
-         labels.npy     class numbers, if there are any
-         context.npy    covariates, if there are any
-         names.json     names of columns, classes, levels and rows
+::
+
+    RUN/data/x.npy          the rows, in their own type
+             labels.npy     class numbers, if there are any
+             context.npy    covariates, if there are any
+             names.json     names of columns, classes, levels and rows
 
 The folder is written under a temporary name and renamed, so it is complete where it exists. Whether the rows are still
 those of the training is seen from their digest in config.json, as for a file. Nothing is ever unpickled.

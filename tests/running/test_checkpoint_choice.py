@@ -55,6 +55,14 @@ def test_every_command_takes_either(folder: Path, ask: Callable[..., Any], tmp_p
             assert written(command, file) == best, command
 
 
+def test_results_of_the_latest_weights_do_not_replace_those_of_the_best(folder: Path, ask: Callable[..., Any]) -> None:
+    for which, name in (("best", "scores.csv"), ("latest", "scores-latest.csv")):
+        code, out, err = ask("score", str(folder), "--method", "iwae", "--k", "5", "--checkpoint", which)
+        assert code == 0, err
+        assert f"wrote {folder / name}" in out
+    assert (folder / "scores.csv").read_text() != (folder / "scores-latest.csv").read_text()
+
+
 def test_a_command_takes_either(folder: Path, ask: Callable[..., Any], tmp_path: Path) -> None:
     printed = [ask("score", str(folder), "--k", "5", "--json", *which)[1] for which in
                ([], ["--checkpoint", "best"], ["--checkpoint", "latest"])]  # fmt: skip

@@ -86,7 +86,7 @@ def test_a_size_in_a_recipe(given: Any, kept: str | None) -> None:
     assert DataConfig(image_size=given).image_size == kept
 
 
-@pytest.mark.parametrize("given", [0, -3, "64x", "big", 6.5, [1, 2, 3]])
+@pytest.mark.parametrize("given", [0, -3, "64x", "big", 6.5, [1, 2, 3], 100_000, "64x9000"])
 def test_a_size_that_is_none(given: Any) -> None:
     with pytest.raises(er.ElbowroomError, match=r"data.image_size is"):
         configure({"data": {"image_size": given}})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from elbowroom.cli.options import Checkpoint, Device, RunPath, Split, load_run
+from elbowroom.cli.options import Checkpoint, Device, RunPath, Split, load_run, result_path
 from elbowroom.cli.speech import say, wrote
 from elbowroom.cli.writing import checked_target, not_taken, write_arrays
 from elbowroom.errors import ElbowroomError
@@ -76,7 +76,7 @@ def encode(
             "Add --posterior nuts (or hmc), or leave it out.",
         )
     name = "encoded.npz" if posterior is None else "posterior.npz"
-    target = checked_target(out or run / name, folder=run, suffix=".npz")
+    target = checked_target(out or result_path(run, name, checkpoint), folder=run, suffix=".npz")
     loaded = load_run(run, device, checkpoint)
     arrays: dict[str, Tensor | Sequence[str]]
     if posterior is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from elbowroom.cli.filled_cells import cell_texts, cells_path, is_rounded, write_cells
-from elbowroom.cli.options import Checkpoint, Device, Json, RunPath, Split, load_run
+from elbowroom.cli.options import Checkpoint, Device, Json, RunPath, Split, load_run, result_path
 from elbowroom.cli.speech import print_json, say, wrote
 from elbowroom.cli.writing import checked_target, not_taken, save_arrays
 from elbowroom.errors import ElbowroomError
@@ -81,7 +81,7 @@ def impute(
 
     if num is not None and num < 1:
         raise ElbowroomError(f"--num is {num}, but at least one example is needed.", "Give --num 1 or more.")
-    target = checked_target(out or run / "imputed.npz", folder=run, suffix=".npz")
+    target = checked_target(out or result_path(run, "imputed.npz", checkpoint), folder=run, suffix=".npz")
     source = None if data is None else Path(data).expanduser()
     # a table is written only if its missing values are real, not hidden for a test
     table = source is not None and hide is None and is_table(source) and source.is_file()

@@ -13,7 +13,7 @@ from elbowroom.names import CheckpointName
 if TYPE_CHECKING:
     from elbowroom.running.runs import Run
 
-__all__ = ["Checkpoint", "Device", "Json", "RunPath", "Split", "load_run"]
+__all__ = ["Checkpoint", "Device", "Json", "RunPath", "Split", "load_run", "result_path"]
 
 Split = Literal["train", "validation", "test"]
 RunPath = Annotated[Path, Parameter(help="The run folder.")]
@@ -25,6 +25,12 @@ Checkpoint = Annotated[
     ),
 ]
 Device = Annotated[str | None, Parameter(help="Where to compute: cpu, cuda, mps (default: the run's own setting).")]
+
+
+def result_path(run: Path, name: str, checkpoint: str) -> Path:
+    """Where a result is written unless the user names a file: NAME, or NAME-latest for the latest weights."""
+    path = run / name
+    return path if checkpoint == "best" else path.with_stem(f"{path.stem}-{checkpoint}")
 
 
 def load_run(run: Path, device: str | None = None, checkpoint: str = "best") -> Run:

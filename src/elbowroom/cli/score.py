@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from elbowroom.cli.options import Checkpoint, Device, Json, RunPath, Split, load_run
+from elbowroom.cli.options import Checkpoint, Device, Json, RunPath, Split, load_run, result_path
 from elbowroom.cli.speech import print_json, remark, say, wrote
 from elbowroom.cli.writing import checked_target, write_evaluated
 
@@ -62,16 +62,16 @@ def score(
     seed
         Seed of the draws.
     out
-        The CSV file (default: RUN/scores.csv). Its columns: row (the position in the data), log_p, stderr (of log_p),
-        ess (effective draws), pareto_k (the tail of the weights), draws, reliable (whether log_p and stderr can be
-        trusted). A value that is not finite is left empty.
+        The CSV file (default: RUN/scores.csv, or RUN/scores-latest.csv with --checkpoint latest). Its columns: row
+        (the position in the data), log_p, stderr (of log_p), ess (effective draws), pareto_k (the tail of the
+        weights), draws, reliable (whether log_p and stderr can be trusted). A value that is not finite is left empty.
     write_data
         Also write the values that were evaluated, after binarisation and filling in, to this .npz file: `elbowroom
         score RUN FILE` gives the same numbers for them.
     """
     from elbowroom.showing import terminal
 
-    path = checked_target(out or run / "scores.csv", folder=run)
+    path = checked_target(out or result_path(run, "scores.csv", checkpoint), folder=run)
     values = None if write_data is None else checked_target(write_data, suffix=".npz")
     loaded = load_run(run, device, checkpoint)
     source = loaded.dataset() if data is None else loaded.read(data)

@@ -73,9 +73,14 @@ def _pixels(value: Any) -> Any:
     return str(value) if isinstance(value, int) else value
 
 
+_MOST_PIXELS = 8192  # a side of pictures that are scaled
+
+
 def _sides(value: str) -> str:
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)?", value):
         raise ValueError("a number of pixels, such as 64, or width x height, such as 64x48")
+    if max(map(int, value.split("x"))) > _MOST_PIXELS:
+        raise ValueError(f"a number of pixels, of at most {_MOST_PIXELS:,} a side")
     return value
 
 

@@ -56,3 +56,18 @@ def test_the_law_of_prior_sampling_is_printed_and_drawn(capsys: pytest.CaptureFi
     }
     assert rates.keys() == {1.0}  # a quarter of a nat per dimension has no law to show yet at 8 dimensions
     assert 0.8 < rates[1.0] < 1.2
+
+
+def test_scores_of_linear_gaussian_rows_have_the_errors_that_they_state(tmp_path: Path) -> None:
+    script = _script("score_calibration")
+    x = script.rows(8, 3)
+    run = script.trained(x, 3, tmp_path / "run")
+    x = x[:300]
+    exact = script.evidence(run, x)
+    found = run.score(x)
+    z = (found.log_evidence - exact) / found.stderr
+    assert bool(found.reliable.all())
+    assert 0.88 < float(z.square().mean().sqrt()) < 1.12  # 300 rows: 1 ± 0.041
+    cells = [cell.strip() for cell in script.line(run, x, exact, "iwae", "8, 3").split("|")]
+    assert cells[1:3] == ["8, 3", "`iwae`"]
+    assert float(cells[3]) > 1.15 and int(cells[5].removesuffix("%")) > 90  # wrong errors, and marked as such

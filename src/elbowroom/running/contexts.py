@@ -15,8 +15,7 @@ from elbowroom.data.dataset import DataSet
 from elbowroom.data.naming import Covariate, Naming, described
 from elbowroom.errors import ElbowroomError, check_count, did_you_mean
 from elbowroom.running.build import DataFacts
-from elbowroom.running.config import Config, configure
-from elbowroom.running.folder import RunFolder
+from elbowroom.running.config import Config
 
 __all__ = [
     "class_contexts",
@@ -26,7 +25,6 @@ __all__ = [
     "naming_of",
     "one_context",
     "parsed",
-    "recorded_naming",
     "run_context",
     "sample_context",
 ]
@@ -56,13 +54,6 @@ def naming_of(config: Config, facts: DataFacts, recorded: Mapping[str, Any]) -> 
         covariates = [Covariate("")] * facts.context_dim
     columns = recorded.get("columns")
     return Naming(None if columns is None else tuple(columns), tuple(covariates), own.labels, own.id)
-
-
-def recorded_naming(folder: RunFolder) -> Naming:
-    """The names in the data of the run in a folder."""
-    content = folder.read_config()
-    config = configure(content["config"], source=str(folder.path / "config.json"))
-    return naming_of(config, DataFacts.model_validate(content["facts"]), content["data"])
 
 
 def named_columns(source: Any, context: Any, labels: Any, id: Any) -> dict[str, Any]:  # noqa: A002

@@ -270,4 +270,5 @@ class EmbeddedCodes(Network):
 
     def compute(self, given: Tensor, context: Tensor | None) -> Tensor:
         vectors = self.codebook.embed(given) if self._vectors is None else self._vectors
-        return self.network(vectors.reshape(len(given), *self.network.in_shape), context)
+        out: Tensor = self.network(vectors.reshape(len(given), *self.network.in_shape), context)
+        return out

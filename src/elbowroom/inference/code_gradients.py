@@ -42,7 +42,7 @@ from elbowroom.errors import ElbowroomError, check_name
 from elbowroom.model.code_distributions import Codes, gumbel
 from elbowroom.model.noise import NoiseSource
 
-__all__ = ["CODE_ESTIMATORS", "CodeDraws", "draw_codes", "is_biased", "path_gradient"]
+__all__ = ["CODE_ESTIMATORS", "Draws", "draw_codes", "is_biased", "path_gradient"]
 
 #: name -> whether it is unbiased, and what it does, in a line
 CODE_ESTIMATORS: dict[str, str] = {
@@ -69,12 +69,12 @@ def is_biased(estimator: str) -> bool:
     return CODE_ESTIMATORS[estimator].startswith("biased")
 
 
-class CodeDraws(NamedTuple):
-    """Draws from a distribution over codes.
+class Draws(NamedTuple):
+    """Draws of z.
 
     Attributes:
-        z: codes, one-hot, shape (samples, \\*batch, L K); differentiable for ``straight-through``, ``st-gumbel`` and
-            ``reinmax``.
+        z: shape (samples, batch, latent); codes are one-hot to the bit under every estimator, and differentiable under
+            ``straight-through``, ``st-gumbel`` and ``reinmax``.
         relaxed: for ``gumbel-softmax``, the differentiable draws whose largest entries are those of ``z``, of the same
             shape, for :func:`path_gradient`; otherwise, and where no gradients are recorded, None.
     """
@@ -90,7 +90,7 @@ def draw_codes(
     *,
     temperature: float | Tensor = 1.0,
     generator: NoiseSource | None = None,
-) -> CodeDraws:
+) -> Draws:
     r"""Draws z ~ q with the gradient of an estimator.
 
     .. math:: z = D + s(\ell) - s(\ell)_{\text{fixed}}, \qquad D \sim q,
@@ -130,36 +130,37 @@ def draw_codes(
     perturbed = q.logits + q.space.split(gumbel(shape, q.logits, generator))  # (samples, *batch, L, K)
     one_hot = q.space.one_hot(perturbed.argmax(-1), q.logits.dtype)
     if estimator == "score-function" or not torch.is_grad_enabled():
-        return CodeDraws(one_hot)
+        return Draws(one_hot)
     moving = _MOVING[estimator](q.logits, perturbed, q.space.split(one_hot), temperature).flatten(-2)
     if estimator == "gumbel-softmax":
-        return CodeDraws(one_hot, moving)
-    return CodeDraws(one_hot + (moving - moving.detach()))
+        return Draws(one_hot, moving)
+    return Draws(one_hot + (moving - moving.detach()))
 
 
 def path_gradient(value: Callable[[Tensor], Tensor], relaxed: Tensor) -> Tensor:
     r"""Zero, with the gradient that an objective has through relaxed draws, and through nothing else.
 
-    .. math:: \sum_s \Big\langle \frac{\partial v}{\partial z_s} (y), \; y_s(\ell) - y_{s, \text{fixed}} \Big\rangle
+    .. math:: \Big\langle \frac{\partial v}{\partial z_s} (y), \; y_s(\ell) - y_{s, \text{fixed}} \Big\rangle
 
     What depends on parameters directly, such as the networks' weights, is differentiated at codes; here it is fixed.
 
     Args:
-        value: v, from draws of shape (samples, batch, latent) to one number per example; each depends on the draws of
-            its own example.
+        value: v, a function of draws of shape (samples, batch, latent); of shape (batch,), each from the draws of its
+            own example, or (samples, batch), each from its own draw.
         relaxed: y, differentiable draws.
     Returns:
-        Shape (batch,).
+        One term for each draw s, shape (samples, batch).
     Example:
         >>> logits = torch.tensor([[1.0, 2.0]], requires_grad=True)
         >>> zero = path_gradient(lambda z: z.square().sum((0, -1)), logits[None])
         >>> zero.sum().backward()
         >>> zero.tolist(), logits.grad
-        ([0.0], tensor([[2., 4.]]))
+        ([[0.0]], tensor([[2., 4.]]))
     """
     z = relaxed.detach().requires_grad_()
-    (slope,) = torch.autograd.grad(value(z).sum(), z, retain_graph=True)  # parts of it belong to the objective too
-    return (slope * (relaxed - relaxed.detach())).sum((0, -1))
+    # what v shares with the rest of the objective, such as log q's parameters, is needed once more
+    (slope,) = torch.autograd.grad(value(z).sum(), z, retain_graph=True)
+    return (slope * (relaxed - relaxed.detach())).sum(-1)
 
 
 def _softened(logits: Tensor, perturbed: Tensor, one_hot: Tensor, temperature: float | Tensor) -> Tensor:

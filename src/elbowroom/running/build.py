@@ -22,6 +22,7 @@ from elbowroom.data.row_form import RowForm
 from elbowroom.data.stream import StreamSet
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
+from elbowroom.model.autoregressive import CausalTransformer, Made
 from elbowroom.model.code_distributions import CodeSpace
 from elbowroom.model.codes import CategoricalGuide, UniformCodes, UnigramCodes
 from elbowroom.model.conditional import Conditional
@@ -328,6 +329,13 @@ def _prior(model: ModelConfig, facts: DataFacts, guide: Conditional | None) -> C
         return UniformCodes(_space(model))
     if model.prior == "unigram":
         return UnigramCodes(_space(model), context_dim=facts.context_dim)
+    if model.prior in ("made", "transformer"):
+        shape: dict[str, Any] = {"layers": model.prior_layers, "context_dim": facts.context_dim}
+        if model.prior_width is not None:
+            shape["width"] = model.prior_width
+        if model.prior == "made":
+            return Made(_space(model), **shape)
+        return CausalTransformer(_space(model), heads=model.prior_heads, **shape)
     if guide is None:
         raise ElbowroomError(
             "A VampPrior is a mixture of q(z | x) of the guide, but this model is trained without a guide.",

@@ -69,6 +69,7 @@ def iwae(study: Study) -> list[Result]:
 
 def laplace_is(study: Study) -> list[Result]:
     """The importance-weighted bound with draws from Laplace approximations around the modes of the posterior."""
+    study.model.require_real("laplace-is", "Evaluate with --methods codes, or with enumerate up to a million codes.")
     require_normalized(study.model, "laplace-is")
     k = study.settings.draws("laplace-is")
 
@@ -107,10 +108,9 @@ def k_curve(study: Study) -> list[Result]:
     values = study.over_data("k-curve", per_batch, batch_size=BATCH, points=points, finite=bounds)
     results = []
     for k in _KS:
-        # k̂ is that of all draws, and so belongs to the bound of all draws
-        tail = (
-            {"median_ess": float(values["ess"].median()), **tail_reliability(values["pareto_k"], k)} if k == _KS[-1] else {}
-        )
+        tail = {}
+        if k == _KS[-1]:  # k̂ is that of all draws, and so belongs to the bound of all draws
+            tail = {"median_ess": float(values["ess"].median()), **tail_reliability(values["pareto_k"], k)}
         results.append(study.average("k-curve", "k-curve", values[f"k={k}"], bound="lower", asked={"k": k}, found=tail))
     return results
 
@@ -126,6 +126,7 @@ def tail_reliability(pareto_k: Tensor, draws: int) -> dict[str, float]:
 
 def active_units(study: Study) -> list[Result]:
     """Active units: the number of latent dimensions whose posterior mean varies with the data."""
+    study.model.require_real("active-units", "Evaluate with --methods codes, which counts the codes in use.")
     if isinstance(study.guide, PriorGuide):
         raise ElbowroomError(
             "active-units counts latents whose mean under the guide varies with the data, but this model has no guide.",

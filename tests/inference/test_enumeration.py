@@ -200,14 +200,14 @@ def test_equal_codes_count_once(space: CodeSpace) -> None:
     found = sum_of_distinct(space, numbers, log_joint)
     for i in range(4):
         different = {tuple(row): float(v) for row, v in zip(numbers[:, i].tolist(), log_joint[:, i], strict=True)}
-        assert found.count[i] == len(different)
+        assert found.number[i] == len(different)
         assert float(found.log_sum[i]) == pytest.approx(math.log(sum(map(math.exp, different.values()))))
 
 
 def test_the_first_of_equals_counts() -> None:
     numbers = torch.tensor([[[1, 1]], [[0, 1]], [[1, 1]]])
     found = sum_of_distinct(CodeSpace(2, 2), numbers, torch.tensor([[0.0], [-math.inf], [5.0]]))
-    assert (float(found.log_sum), int(found.count)) == (0.0, 2)
+    assert (float(found.log_sum), int(found.number)) == (0.0, 2)
 
 
 @pytest.mark.parametrize("prior", PRIORS)

@@ -78,11 +78,11 @@ class DistinctSum(NamedTuple):
 
     Attributes:
         log_sum: its logarithm, a lower bound on log p(x), nats, float64, shape (batch,).
-        count: how many codes were distinct, int64, shape (batch,).
+        number: how many codes were distinct, int64, shape (batch,).
     """
 
     log_sum: Tensor
-    count: Tensor
+    number: Tensor
 
 
 def check_enumerable(space: CodeSpace, what: str = "enumeration") -> int:
@@ -277,7 +277,7 @@ def sum_of_distinct(space: CodeSpace, numbers: Tensor, log_joint: Tensor) -> Dis
     Example:
         >>> numbers = torch.tensor([[[0, 2]], [[1, 2]], [[0, 2]]])  # the third is the first again
         >>> found = sum_of_distinct(CodeSpace(2, 3), numbers, torch.zeros(3, 1))
-        >>> found.log_sum.exp(), found.count
+        >>> found.log_sum.exp(), found.number
         (tensor([2.], dtype=torch.float64), tensor([2]))
     """
     first = _first_of_equals(space, numbers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from elbowroom.evaluation.doctor.diagnose import Diagnosis
@@ -153,7 +153,7 @@ def _last_report(run: Run, history: Sequence[dict[str, Any]]) -> tuple[str, dict
 
 
 def tiles(run: Run, found: StoredResults, history: Sequence[dict[str, Any]], checkup: Checkup | None) -> list[Tile]:
-    """The tiles beside the headline: ELBO, elbow room, active units, doctor, training time, where they are known."""
+    """The tiles beside the headline: ELBO, elbow room, latents or codes in use, doctor, training time, where known."""
     out = []
     elbo = found.best(lambda one: one.result.name == "elbo")
     if elbo is not None and found.bound() is not elbo:
@@ -161,10 +161,11 @@ def tiles(run: Run, found: StoredResults, history: Sequence[dict[str, Any]], che
     spare = found.room()
     if spare is not None:
         out.append(_room_tile(found, spare))
-    active = found.best(lambda one: one.method == "active-units")
-    if active is not None:
-        count = " ".join(part for part in value(active.result) if part)
-        out.append(Tile("active units", count, _examples(active.result)))
+    for name in ("active units", "codes used"):
+        counted = found.best(_is_called(name))
+        if counted is not None:
+            count = " ".join(part for part in value(counted.result) if part)
+            out.append(Tile(name, count, _examples(counted.result)))
     if checkup is not None:
         out.append(Tile("the doctor", _short_verdict(checkup.diagnosis), _examined(checkup, found)))
     if history:
@@ -172,6 +173,10 @@ def tiles(run: Run, found: StoredResults, history: Sequence[dict[str, Any]], che
         epochs = f"{epochs_in_words(last['epoch'])}, " if last.get("epoch") else ""
         out.append(Tile("trained for", duration(float(last["seconds"])), f"{epochs}{last['step']:,} steps"))
     return out
+
+
+def _is_called(name: str) -> Callable[[StoredResult], bool]:
+    return lambda one: one.result.name == name
 
 
 def _examples(result: Result) -> str:

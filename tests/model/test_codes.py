@@ -38,8 +38,7 @@ def model(request: pytest.FixtureRequest) -> LatentModel:
 @pytest.fixture
 def guide() -> CategoricalGuide:
     torch.manual_seed(1)
-    made = CategoricalGuide(MLP((DIM,), SPACE), SPACE).double()
-    return made
+    return CategoricalGuide(MLP((DIM,), SPACE), SPACE).double()
 
 
 @pytest.fixture

@@ -147,7 +147,8 @@ def test_refusals(options: dict[str, Any], said: str) -> None:
 def gradient_of_elbo(case: SimpleNamespace) -> Tensor:
     """The exact gradient in the guide's parameters."""
     value = exact_codes.elbo(case.model, case.guide, case.x).mean()
-    return exact.flat_gradient(value, exact.parameters_of(case.guide))
+    found: Tensor = exact.flat_gradient(value, exact.parameters_of(case.guide))
+    return found
 
 
 def relative_bias(case: SimpleNamespace, estimator: Any) -> float:
@@ -190,6 +191,7 @@ def test_the_exact_gradient_has_no_variance() -> None:
 
 def test_the_importance_weighted_bound_of_codes_is_measured_against_the_score_function() -> None:
     case = exact_codes.case(2, 3, sharpness=2.0)
+    case.x = case.x.repeat(20, 1)
     names = ["score-function", "straight-through"]
     found = study(case, objective="iwae", num_samples=3, estimators=names, draws=150)
     one = found["score-function", "guide"]

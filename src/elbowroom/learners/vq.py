@@ -227,7 +227,7 @@ class Vq:
         assert averages is not None
         averages.update(vectors, z, codebook, decay=self.decay)
         if codebook.kind == "ema":
-            codebook.vectors.copy_(averages.centres)
+            codebook.vectors.copy_(averages.centres(codebook.vectors))
         if codebook.kind != "fsq" and self.restart_below:
             codebook.vectors.copy_(
                 averages.restart(codebook.vectors, vectors, below=self.restart_below, generator=generator)

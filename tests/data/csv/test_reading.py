@@ -191,7 +191,9 @@ READ = {
     ),
     "gzip": Read(gzip.compress(text(ROWS).encode()), ROWS, name="x.csv.gz"),
     "whole-numbers-of-more-than-64-bits": Read(
-        "a,b\n123456789012345678901234567890,1\n2,3\n", [[1.2345678901234568e29, 1], [2, 3]]
+        "a,b\n123456789012345678901234567890,1\n2,3\n",
+        [[1.2345678901234568e29, 1], [2, 3]],
+        ("float64 rounds whole numbers above 2^53, here by up to 1,023,514,970,834 (column 'a')",),
     ),
     "excel-errors-are-no-comments": Read("a,b\n#N/A,2\n1,3\n", [[NAN, 2], [1, 3]], ("'#N/A' marks",), options=MASKED),
     "points-that-group": Read(

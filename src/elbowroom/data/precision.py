@@ -386,8 +386,7 @@ def _merging_remarks(merged: list[tuple[str, _Merged]]) -> tuple[str, ...]:
         return ()
     where, worst = max(merged, key=lambda pair: pair[1].share)
     others = f" ({len(merged) - 1:,} more like it)" if len(merged) > 1 else ""
-    kept = "--runtime.dtype float64 keeps them apart"
-    return (f"in {_merge_in_words(worst, where)}{others}; {kept}",)
+    return (f"in {_merge_in_words(worst, where)}{others}; to keep them apart, pass --runtime.dtype float64",)
 
 
 def _merge_in_words(found: _Merged, where: str) -> str:

@@ -131,6 +131,8 @@ def large_whole_numbers(series: Any) -> list[int]:
             return []
         return [int(value) for value in series.filter((series >= _EXACT) | (series <= -_EXACT)).to_list()]
     values = np.asarray(series.to_numpy())
+    if values.dtype.kind == "f" and hasattr(series, "dropna"):  # pandas hands out whole numbers with gaps as fractions
+        values = np.asarray(series.dropna().to_numpy())
     if values.dtype.kind in "iu":
         values = values[(values >= _EXACT) | (values <= -_EXACT)]
     elif values.dtype.kind != "O":

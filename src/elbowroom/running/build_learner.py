@@ -205,11 +205,11 @@ def _vq(config: Config, update: Update, length: RunLength, execution: Execution)
         )
     if total is None:
         raise no_stages()
-    if v.reconstruction_share + v.prior_share >= 1:
+    if v.reconstruction_share + v.prior_share > 1:
         raise ElbowroomError(
-            f"vq.reconstruction_share is {v.reconstruction_share:g} and vq.prior_share {v.prior_share:g}, which leaves "
-            "nothing for the joint stage.",
-            "Give shares that add up to less than 1.",
+            f"vq.reconstruction_share is {v.reconstruction_share:g} and vq.prior_share {v.prior_share:g}, which is more "
+            "than the whole training.",
+            "Give shares that add up to less than 1, or to 1 for a VQ-VAE without the joint stage.",
         )
     if length.positions is not None and len(length.positions) < config.model.codes:
         raise ElbowroomError(

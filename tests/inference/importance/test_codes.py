@@ -50,11 +50,14 @@ def test_rate_and_distortion_are_right(prior: str) -> None:
     with evaluation_mode(model, guide):
         found = code_bounds(model, guide(x), x, num_samples=400, generator=_generator())
         log_q = guide(x).log_prob(codes.unsqueeze(1).expand(-1, len(x), -1)).double()
-        log_p = model.log_prior(codes).double().unsqueeze(1)
+        log_p, joint = model.log_prior(codes).double().unsqueeze(1), by_hand(model, x)
         exact = {
             "rate": (log_q.exp() * (log_q - log_p)).sum(0),
-            "distortion": -(log_q.exp() * (by_hand(model, x) - log_p)).sum(0),
+            "distortion": -(log_q.exp() * (joint - log_p)).sum(0),
         }
+    likely = log_q.argmax(0), torch.arange(len(x))
+    torch.testing.assert_close(found.deterministic, joint[likely], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.deterministic_rate, -log_p[likely[0], 0], rtol=1e-5, atol=1e-5)
     for name, truth in exact.items():
         error = getattr(found, f"{name}_stderr")
         if prior != "chain" and name == "rate":  # in closed form

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from elbowroom.model.code_distributions import AutoregressiveCodes, CodeSpace
+from elbowroom.data.batch import Batch
+from elbowroom.inference.enumeration import all_codes, enumerated
+from elbowroom.model.code_distributions import AutoregressiveCodes, Codes, CodeSpace
 from elbowroom.model.codes import CategoricalGuide, UniformCodes, UnigramCodes
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.latent import LatentModel
@@ -41,6 +43,23 @@ class ChainPrior(Conditional):
         return AutoregressiveCodes(self.space, logits, batch, like=self.start)
 
 
+class MixedGuide(Conditional):
+    """q(z | x) = a share of the marginals of the exact posterior, the rest uniform: a guide that is good but not it."""
+
+    latent_support = "codes"
+
+    def __init__(self, model: LatentModel, share: float = 0.8) -> None:
+        super().__init__()
+        self.model, self.share = model, share
+
+    def forward(self, given: Tensor | None, context: Tensor | None = None) -> Codes:
+        assert given is not None
+        space = self.model.space
+        posterior = enumerated(self.model, Batch(given, context=context)).log_posterior.exp()  # (K^L, batch)
+        marginals = space.split(torch.einsum("nb,nd->bd", posterior, all_codes(space).double()))
+        return Codes((self.share * marginals + (1 - self.share) / space.codes).log().float())
+
+
 PRIORS = {"uniform": UniformCodes, "unigram": UnigramCodes, "chain": ChainPrior}
 
 
@@ -71,13 +90,9 @@ def listed(space: CodeSpace) -> list[tuple[int, ...]]:
 
 
 def by_hand(model: LatentModel, x: Tensor, context: Tensor | None = None) -> Tensor:
-    """log p(x, z) of every z, one z and one row at a time, shape (K^L, rows)."""
+    """log p(x, z) of every z, one z at a time, shape (K^L, rows)."""
     rows = []
     for numbers in listed(model.space):
-        z = model.space.one_hot(torch.tensor(numbers), next(model.parameters()).dtype)
-        row = [
-            model.log_joint(x[i : i + 1], z.unsqueeze(0), context=None if context is None else context[i : i + 1])
-            for i in range(len(x))
-        ]
-        rows.append(torch.cat(row))
+        z = model.space.one_hot(torch.tensor(numbers), next(model.parameters()).dtype).expand(len(x), -1)
+        rows.append(model.log_joint(x, z, context=context))
     return torch.stack(rows).double()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from code_cases import PRIORS, by_hand, small_codes
+from code_cases import MixedGuide, small_codes
 from elbowroom.data.batch import Batch
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
@@ -18,7 +18,7 @@ from elbowroom.evaluation.code_usage import code_usage
 from elbowroom.evaluation.evaluate import evaluate
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.row_estimates import code_estimate, guide_estimate
-from elbowroom.inference.enumeration import all_codes, code_numbers, enumerated, enumerated_elbo
+from elbowroom.inference.enumeration import enumerated, enumerated_elbo
 from elbowroom.model.code_distributions import Codes, CodeSpace
 from elbowroom.model.codes import CategoricalGuide, UniformCodes
 from elbowroom.model.conditional import Conditional
@@ -42,91 +42,12 @@ def _measure(model: LatentModel, guide: Conditional, data: Any, *methods: str, *
     return {f"{result.method}: {result.name}": result for result in results}
 
 
-class _Mixed(Conditional):
-    """q(z | x) = a share of the marginals of the exact posterior, the rest uniform: a guide that is good but not it."""
-
-    latent_support = "codes"
-
-    def __init__(self, model: LatentModel, share: float = 0.8) -> None:
-        super().__init__()
-        self.model, self.share = model, share
-
-    def forward(self, given: Tensor | None, context: Tensor | None = None) -> Codes:
-        assert given is not None
-        space = self.model.space
-        posterior = enumerated(self.model, Batch(given, context=context)).log_posterior.exp()  # (K^L, batch)
-        marginals = space.split(torch.einsum("nb,nd->bd", posterior, all_codes(space).double()))
-        return Codes((self.share * marginals + (1 - self.share) / space.codes).log().float())
-
-
-# --- the bounds --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("prior", PRIORS)
-def test_bounds_are_in_their_order(prior: str) -> None:
-    """Row by row where nothing is left to chance; in the mean, with its error, where draws decide."""
-    model, _, x, _ = small_codes(prior=prior, rows=100)
-    guide = _Mixed(model)
-    with evaluation_mode(model, guide):
-        found = code_estimate(model, guide, Batch(x), k=20, seed=0)
-        exact, elbo = enumerated(model, x).log_evidence, enumerated_elbo(model, guide, x)
-    assert bool((found["deterministic"] <= found["distinct"]).all())
-    assert bool((found["distinct"] <= exact + 1e-5).all())
-    assert bool((found["distinct"] - found["deterministic"] > 0.01).any())
-    below = found["log_evidence"] - exact
-    assert float(below.mean()) < 4 * float(below.std()) / math.sqrt(len(x))  # ≤ 0 in expectation
-    for estimate, error, truth in (("elbo", "elbo_stderr", elbo), ("log_evidence", "stderr", exact)):
-        z = (found[estimate] - truth) / found[error]
-        assert float(z.mean().abs()) < 4 / math.sqrt(len(x)) + 0.3  # the bias of a logarithm of 20 draws
-        assert 0.7 < float(z.square().mean().sqrt()) < 1.5
-    torch.testing.assert_close(found["elbo"], -(found["distortion"] + found["rate"]))
-
-
-@pytest.mark.parametrize("prior", PRIORS)
-def test_rate_and_distortion_are_right(prior: str) -> None:
-    model, _, x, _ = small_codes(prior=prior, rows=40)
-    guide, codes = _Mixed(model), all_codes(model.space)
-    with evaluation_mode(model, guide):
-        found = code_estimate(model, guide, Batch(x), k=400, seed=0)
-        log_q = guide(x).log_prob(codes.unsqueeze(1).expand(-1, len(x), -1)).double()
-        log_p = model.log_prior(codes).double().unsqueeze(1)
-        exact = {
-            "rate": (log_q.exp() * (log_q - log_p)).sum(0),
-            "distortion": -(log_q.exp() * (by_hand(model, x) - log_p)).sum(0),
-        }
-    for name, truth in exact.items():
-        error = found[f"{name}_stderr"]
-        if prior != "chain" and name == "rate":  # in closed form
-            assert torch.equal(error, torch.zeros_like(error))
-            torch.testing.assert_close(found[name], truth, rtol=1e-5, atol=1e-5)
-        else:
-            z = (found[name] - truth) / error
-            assert float(z.mean().abs()) * math.sqrt(len(x)) < 4
-            assert 0.7 < float(z.square().mean().sqrt()) < 1.4
-
-
-def test_the_gap_of_a_deterministic_code_is_minus_its_log_posterior() -> None:
-    """A vector-quantised model, the softening of whose guide has gone to zero: all draws are the nearest code."""
-    model, guide, x, _ = small_codes(rows=40)
-    with torch.no_grad():
-        for parameter in guide.network.output.parameters():
-            parameter.mul_(1e4)
-        found = enumerated(model, x)
-        number = code_numbers(model.space, guide(x).mode)
-    with evaluation_mode(model, guide):
-        bounds = code_estimate(model, guide, Batch(x), k=30, seed=0)
-    gap = found.log_evidence - bounds["deterministic"]
-    torch.testing.assert_close(gap, -found.log_posterior[number, torch.arange(len(x))], rtol=1e-5, atol=1e-5)
-    assert float(gap.min()) > 0
-    sure = bounds["num_distinct"] == 1
-    assert float(sure.double().mean()) > 0.9
-    for name in ("log_evidence", "elbo", "distinct"):  # without another code they are all the same
-        torch.testing.assert_close(bounds[name][sure], bounds["deterministic"][sure], rtol=1e-5, atol=1e-4)
+# --- results --------------------------------------------------------------------------------------------------
 
 
 def test_results_are_the_means_of_the_rows_and_the_room_is_paired() -> None:
     model, _, x, _ = small_codes(rows=60)
-    guide, data = _Mixed(model), _data(x)
+    guide, data = MixedGuide(model), _data(x)
     found = _measure(model, guide, data, "codes", "enumerate", "iwae", k=50)
     with evaluation_mode(model, guide):
         exact, elbo = enumerated(model, x).log_evidence, enumerated_elbo(model, guide, x)
@@ -201,7 +122,7 @@ def test_a_row_of_the_data_has_the_same_bits_alone(method: str) -> None:
 
 def test_equal_rows_do_not_make_the_mean_more_certain_than_one_of_them() -> None:
     model, _, x, _ = small_codes(rows=1)
-    guide = _Mixed(model)
+    guide = MixedGuide(model)
     found = _measure(model, guide, _data(x.expand(40, -1)), "codes", k=30)
     alone = code_estimate(model, guide, Batch(x), k=30, seed=0)
     for name, error in (("iwae", "stderr"), ("codes distortion", "distortion_stderr"), ("elbo", "elbo_stderr")):

@@ -1,4 +1,4 @@
-"""Moves over codes against laws that are known by enumeration: exact draws stay exact, and every flow has its reverse."""
+"""Moves over codes against laws that are known by enumeration: exact draws stay exact, every flow has its reverse."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def case(seed: int = 1, strength: float = 1.2) -> Case:
 
 def skewed(seed: int = 5) -> Tensor:
     """A reference of each example's own."""
-    return (1.5 * torch.randn(EXAMPLES, SLOTS, CODES, generator=seeded(seed))).log_softmax(-1)
+    return (0.7 * torch.randn(EXAMPLES, SLOTS, CODES, generator=seeded(seed))).log_softmax(-1)
 
 
 UNIFORM = torch.full((1, SLOTS, CODES), 1 / CODES).log()
@@ -73,8 +73,9 @@ def run(kernel: Kernel, target: Target, z: Tensor, transitions: int, seed: int =
 
 def places(z: Tensor) -> Tensor:
     """The number of each z among the 27 states."""
-    numbers = z.unflatten(-1, (SLOTS, CODES)).argmax(-1)
-    return (numbers * CODES ** torch.arange(SLOTS - 1, -1, -1)).sum(-1)
+    numbers = z.view(*z.shape[:-1], SLOTS, CODES).argmax(-1)
+    places: Tensor = (numbers * CODES ** torch.arange(SLOTS - 1, -1, -1)).sum(-1)
+    return places
 
 
 def chi_square_score(seen: Tensor, expected: Tensor, *, lost: int = 0) -> float:
@@ -98,16 +99,16 @@ def frequencies_score(found: Case, z: Tensor) -> float:
 
 
 def symmetry_score(before: Tensor, after: Tensor) -> float:
-    """Of the counts from state i to j and from j to i, which are equal in expectation; the largest over examples."""
-    scores = []
+    """Of the counts from state i to j and from j to i, which are equal in expectation; all examples together."""
+    chi, freedom = 0.0, 0
     for here, there in zip(places(before).T, places(after).T, strict=True):
         flow = torch.bincount(27 * here + there, minlength=27 * 27).view(27, 27).double()
         off, both = (flow - flow.T).tril(-1), (flow + flow.T).tril(-1)
         seen = both >= 10
-        chi, freedom = (off[seen].square() / both[seen]).sum(), int(seen.sum())
-        assert freedom > 10
-        scores.append(float((chi - freedom) / math.sqrt(2 * freedom)))
-    return max(scores)
+        chi += float((off[seen].square() / both[seen]).sum())
+        freedom += int(seen.sum())
+    assert freedom > 30
+    return (chi - freedom) / math.sqrt(2 * freedom)
 
 
 @pytest.mark.parametrize("name", KERNELS)
@@ -120,22 +121,22 @@ def test_exact_draws_stay_exact(name: str) -> None:
     assert 0.05 < info.acceptance.mean() < 0.999
     torch.testing.assert_close(state.log_density, found.target.log_density(state.z))
     torch.testing.assert_close(state.gradient, found.target.gradient(state.z))
-    assert (state.z.unflatten(-1, (SLOTS, CODES)).sum(-1) == 1).all()
+    assert (state.z.view(CHAINS, EXAMPLES, SLOTS, CODES).sum(-1) == 1).all()
 
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_every_flow_has_its_reverse(name: str) -> None:
     """Annealing needs more than invariance: f(z) T(z' | z) = f(z') T(z | z')."""
-    found = case(seed=11, strength=0.5)
+    found = case(seed=11, strength=0.4)
     state, _ = run(KERNELS[name], found.target, found.z, 1)
     assert abs(symmetry_score(found.z, state.z)) < 4
 
 
 @pytest.mark.parametrize("name", ["barker", "sqrt", "single-site"])
 def test_from_anywhere_the_law_is_found(name: str) -> None:
-    found = case(strength=0.3)
+    found = case(strength=0.2)
     worst = ONE_HOT[found.log_probabilities.argmin(-1)].expand(CHAINS, -1, -1)
-    state, _ = run(KERNELS[name], found.target, worst, 60)
+    state, _ = run(KERNELS[name], found.target, worst, 30)
     assert abs(frequencies_score(found, state.z)) < 4
 
 
@@ -219,7 +220,7 @@ def test_one_slot_or_many_at_once() -> None:
     found = case(strength=0.3)
     for name, most in (("single-site", 1), ("barker", SLOTS)):
         state, _ = run(KERNELS[name], found.target, found.z, 1)
-        changed = (state.z != found.z).unflatten(-1, (SLOTS, CODES)).any(-1).sum(-1)
+        changed = (state.z != found.z).view(CHAINS, EXAMPLES, SLOTS, CODES).any(-1).sum(-1)
         assert changed.max() == most
 
 

@@ -1,8 +1,8 @@
 r"""Kernels over codes: Metropolis–Hastings moves that the gradient of the log density informs.
 
 A position is a flat one-hot vector of L slots with K codes each, and the log density is a differentiable function of
-it, as :class:`~elbowroom.samplers.target.Target` evaluates it. Its gradient, at the cost of one evaluation, guesses what
-every one of the L (K − 1) changes of a single slot would gain,
+it, as a :class:`~elbowroom.samplers.target.Target` evaluates it. The gradient at z, which is one evaluation, guesses
+what every one of the L (K − 1) changes of a single slot would gain,
 
 .. math:: t_{lk}(z) = \frac{\partial \log f}{\partial z_{lk}} - \frac{\partial \log f}{\partial z_{l z_l}}
     \approx \log f(z \text{ with } z_l = k) - \log f(z)
@@ -97,7 +97,9 @@ class InformedMoves:
     def __post_init__(self) -> None:
         check_name("balancing function", self.balancing, BALANCING)
         if not 0 <= self.jitter < math.inf:
-            raise ElbowroomError(f"The jitter is {self.jitter}, but should be 0 or more.", "1.4 varies ε by a factor of 4.")
+            raise ElbowroomError(
+                f"The jitter is {self.jitter}, but should be 0 or more.", "1.4 varies ε by a factor of 4."
+            )
         if self.log_reference.dim() != 3 or not bool(self.log_reference.isfinite().all()):
             raise ElbowroomError(
                 f"The reference of informed moves has shape {tuple(self.log_reference.shape)} and a least value of "
@@ -116,7 +118,7 @@ class InformedMoves:
             tuning: ε; the metric has no meaning here.
             generator: the source of randomness.
         """
-        slots, codes = self.log_reference.shape[1:]
+        codes = self.log_reference.shape[-1]
         threshold = _uniform(state.log_density, generator)
         rate = tuning.step_size.expand_as(state.log_density)
         if self.jitter:
@@ -133,11 +135,13 @@ class InformedMoves:
 
     def _log_proposal(self, gradient: Tensor, at: Tensor, rate: Tensor) -> Tensor:
         """log Q_l(k | z), shape (replicas, data, L, K), for z with the numbers ``at``, shape (replicas, data, L, 1)."""
-        slopes = gradient.unflatten(-1, self.log_reference.shape[1:]) - self.log_reference
+        slopes = _by_slot(gradient, self.log_reference.shape[-1]) - self.log_reference
         gains = slopes - slopes.gather(-1, at)
         log_reference = self.log_reference.expand_as(gains)
         anew = rate.log() + log_reference + _LOG_BALANCE[self.balancing](gains)
-        stay = torch.logaddexp(torch.log1p(-rate), rate.log() + log_reference.gather(-1, at))  # the gain of staying is 0
+        stay = torch.logaddexp(
+            torch.log1p(-rate), rate.log() + log_reference.gather(-1, at)
+        )  # the gain of staying is 0
         return anew.scatter(-1, at, stay).log_softmax(-1)
 
 
@@ -183,14 +187,19 @@ class SingleSiteMoves:
 
     def _log_proposal(self, gradient: Tensor, at: Tensor) -> Tensor:
         """log Q(l, k | z), shape (replicas, data, L K); −∞ where k is the code that z has."""
-        slopes = gradient.unflatten(-1, (-1, self.codes))
+        slopes = _by_slot(gradient, self.codes)
         gains = 0.5 * (slopes - slopes.gather(-1, at))
         return gains.scatter(-1, at, -math.inf).flatten(-2).log_softmax(-1)
 
 
+def _by_slot(values: Tensor, codes: int) -> Tensor:
+    """(replicas, data, L K) as (replicas, data, L, K)."""
+    return values.reshape(*values.shape[:-1], -1, codes)
+
+
 def _numbers(z: Tensor, codes: int) -> Tensor:
     """(replicas, data, L K) as the number of each slot's code, (replicas, data, L, 1)."""
-    return z.unflatten(-1, (-1, codes)).argmax(-1, keepdim=True)
+    return _by_slot(z, codes).argmax(-1, keepdim=True)
 
 
 def _evaluated(target: Target, numbers: Tensor, like: Tensor) -> State:

@@ -6,8 +6,8 @@ The path, the weights and both bounds are those of :mod:`elbowroom.inference.ann
     q_0(z) = \prod_{l=1}^L \pi_l(z_l \,|\, x)
 
 because a transition there may be any that leaves :math:`f_\beta` invariant and is reversible. Over codes it is the
-informed move of :mod:`elbowroom.samplers.informed`, which draws many slots anew from a reference, tilted by the gradient
-of the density. The reference is the start, blended with the uniform distribution,
+informed move of :mod:`elbowroom.samplers.informed`, which draws many slots anew from a reference that the gradient of
+the density tilts. The reference is the start, blended with the uniform distribution,
 
 .. math:: m_l(k) = (1 - δ) \, \pi_l(k) + δ / K
 
@@ -29,13 +29,17 @@ from torch.distributions import Distribution
 
 from elbowroom.errors import ElbowroomError
 from elbowroom.model.code_distributions import AutoregressiveCodes, Codes, CodeSpace
+from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import PriorGuide
 from elbowroom.model.latent import LatentModel
 from elbowroom.samplers.informed import InformedMoves, SingleSiteMoves
 from elbowroom.samplers.kernel import Kernel
 from elbowroom.samplers.target import Target
 
-__all__ = ["CodesDensity", "code_kernel", "refuse_prior_start"]
+__all__ = ["CODE_ACCEPTANCE", "CodesDensity", "code_kernel", "refuse_prior_start"]
+
+CODE_ACCEPTANCE = 0.4
+"""What pilot runs aim at, as a harmonic mean over chains: proposals that change no slot count as accepted."""
 
 _UNIFORM_SHARE = 0.1  # δ
 _JITTER = math.log(4)  # ε varies by a factor of 4 to either side: chains take few and many slots in turn
@@ -98,13 +102,18 @@ def _reference(q: Codes | AutoregressiveCodes, space: CodeSpace) -> Tensor:
     return probabilities.log().reshape(-1, *space)
 
 
-def refuse_prior_start(model: LatentModel, start: object) -> None:
+def refuse_prior_start(model: LatentModel, guide: Conditional | None, start: Conditional | Distribution | str) -> None:
     """Refuses the prior of a model with codes as the start of an upper bound.
 
+    Args:
+        model: p(x, z), over codes.
+        guide: q(z | x), for the start "guide".
+        start: as for :func:`~elbowroom.inference.annealing.ais.ais`.
     Raises:
         ElbowroomError: the start is the prior, by its name, itself, or in a guide's place.
     """
-    if start == "prior" or start is model.prior or isinstance(start, PriorGuide):
+    from_where = guide if start == "guide" else start
+    if from_where == "prior" or from_where is model.prior or isinstance(from_where, PriorGuide):
         raise ElbowroomError(
             "An upper bound on log p(x) was to be annealed from the prior of a model with codes, but the weights of "
             "its reverse chains have tails too heavy for a bound.",

@@ -15,7 +15,7 @@ from elbowroom.inference.importance.pareto import pareto_threshold
 from elbowroom.inference.objectives import elbo_terms
 from elbowroom.model.guides import PriorGuide
 
-__all__ = ["active_units", "elbo", "iwae", "k_curve", "laplace_is"]
+__all__ = ["active_units", "elbo", "iwae", "k_curve", "laplace_is", "tail_reliability"]
 
 _KS = (1, 10, 100, 1000, 5000)
 
@@ -56,7 +56,7 @@ def iwae(study: Study) -> list[Result]:
 
     points = study.settings.data("iwae")
     values = study.over_data("iwae", per_batch, batch_size=BATCH, points=points, finite=["iwae"])
-    found = {"median_ess": float(values["ess"].median()), **_unreliable(values["pareto_k"], k)}
+    found = {"median_ess": float(values["ess"].median()), **tail_reliability(values["pareto_k"], k)}
     repeated = repetition_variance(values["iwae"], values["stderr"])
     lower = study.average("iwae", "iwae", values["iwae"], bound="lower", asked={"k": k}, found=found, repeated=repeated)
     results = study.with_bits(lower, values["iwae"], values["observed"], repeated=repeated)
@@ -69,6 +69,7 @@ def iwae(study: Study) -> list[Result]:
 
 def laplace_is(study: Study) -> list[Result]:
     """The importance-weighted bound with draws from Laplace approximations around the modes of the posterior."""
+    study.model.require_real("laplace-is", "Evaluate with --methods codes, or with enumerate up to a million codes.")
     require_normalized(study.model, "laplace-is")
     k = study.settings.draws("laplace-is")
 
@@ -85,7 +86,7 @@ def laplace_is(study: Study) -> list[Result]:
         "num_modes": float(values["num_modes"].mean()),
         "unconverged": float(1 - values["converged"].mean()),
         "evaluations": float(values["evaluations"].mean()),
-        **_unreliable(values["pareto_k"], k),
+        **tail_reliability(values["pareto_k"], k),
     }
     asked = {"k": k, "starts": study.settings.starts}
     bound = values["log_evidence"]
@@ -107,15 +108,14 @@ def k_curve(study: Study) -> list[Result]:
     values = study.over_data("k-curve", per_batch, batch_size=BATCH, points=points, finite=bounds)
     results = []
     for k in _KS:
-        # k̂ is that of all draws, and so belongs to the bound of all draws
-        tail = (
-            {"median_ess": float(values["ess"].median()), **_unreliable(values["pareto_k"], k)} if k == _KS[-1] else {}
-        )
+        tail = {}
+        if k == _KS[-1]:  # k̂ is that of all draws, and so belongs to the bound of all draws
+            tail = {"median_ess": float(values["ess"].median()), **tail_reliability(values["pareto_k"], k)}
         results.append(study.average("k-curve", "k-curve", values[f"k={k}"], bound="lower", asked={"k": k}, found=tail))
     return results
 
 
-def _unreliable(pareto_k: Tensor, draws: int) -> dict[str, float]:
+def tail_reliability(pareto_k: Tensor, draws: int) -> dict[str, float]:
     """Reliability of the weights: the median Pareto k̂, and the share of examples whose k̂ is too high."""
     known = pareto_k[~pareto_k.isnan()]
     if not len(known):
@@ -126,6 +126,7 @@ def _unreliable(pareto_k: Tensor, draws: int) -> dict[str, float]:
 
 def active_units(study: Study) -> list[Result]:
     """Active units: the number of latent dimensions whose posterior mean varies with the data."""
+    study.model.require_real("active-units", "Evaluate with --methods codes, which counts the codes in use.")
     if isinstance(study.guide, PriorGuide):
         raise ElbowroomError(
             "active-units counts latents whose mean under the guide varies with the data, but this model has no guide.",

@@ -96,6 +96,7 @@ def room(study: Study, *, check: bool = False) -> list[Result]:
     Raises:
         ElbowroomError: there is no guide; a guide that is not normal; a check where there is no log p(x).
     """
+    study.model.require_real("room", "Evaluate with --methods codes, or with enumerate up to a million codes.")
     if isinstance(study.guide, PriorGuide):
         raise ElbowroomError(
             "room measures the gap between a guide's bound and log p(x), but this model has no guide.",

@@ -62,9 +62,9 @@ class Run(TrainedModel):
         """Evaluates the model, adds the results to evaluation.json, and writes the values of every example as CSV.
 
         The file also has ``step``, of the checkpoint, and ``peak_memory``, the most bytes that the process has used.
-        Without names: elbo, iwae and active-units, as far as guide and likelihood allow. With ``data`` (a path, an
-        array, what `read` returns) all of these are evaluated instead of a split of the run's own, with ``context`` or
-        ``labels`` as in `read`; a run on a stream needs that. For the method room, the training data are evaluated too,
+        Without names: elbo, iwae and active-units, as far as guide and likelihood allow; elbo and codes for discrete
+        latents. With ``data`` (a path, an array, what `read` returns) all of these are evaluated instead of a split of
+        the run's own, with ``context`` or ``labels`` as in `read`; a run on a stream needs that. For the method room, the training data are evaluated too,
         or the test data if the split is train; each result names its split. The other arguments are those of
         :func:`elbowroom.evaluation.evaluate.evaluate`, and the settings (``points``, ``seed``, ``k``, …) those of
         :class:`elbowroom.evaluation.settings.Settings`.
@@ -78,6 +78,8 @@ class Run(TrainedModel):
         every: tuple[str, ...] = ("elbo", "iwae", "active-units") if self.normalized else ("elbo", "active-units")
         if not self.has_guide:
             every = ("laplace-is",) if self.normalized else ("elbo",)
+        if self.model.latent_support == "codes":
+            every = ("elbo",) if not self.normalized else ("elbo", "codes") if self.has_guide else ("iwae",)
         measured, split = self.asked(data, split, context, labels)
         wanted = [(split, methods or every)]
         beside = "test" if split == "train" else "train"

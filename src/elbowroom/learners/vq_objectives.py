@@ -19,9 +19,9 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
-from elbowroom.inference.code_gradients import draw_codes
 from elbowroom.inference.objectives import Estimator, elbo_terms
 from elbowroom.model.code_distributions import Codes
+from elbowroom.model.draws import draw
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import Pair, evaluation_mode
 from elbowroom.model.noise import NoiseSource
@@ -163,7 +163,7 @@ def prior_terms(
     with torch.no_grad():
         q = guide_distribution(pair.guide, batch)
         assert isinstance(q, Codes)
-        z = draw_codes(q, num_samples, "score-function", generator=generator).z
+        z = draw(q, (num_samples,), generator=generator)
         reconstruction = pair.model.log_likelihood(batch.x, z, context=batch.context, mask=batch.mask).mean(0)
     log_prior = pair.model.log_prior(z, batch.context).mean(0)
     return log_prior, _parts(reconstruction, -q.entropy() - log_prior)

@@ -536,6 +536,7 @@ def test_compiled_stages_agree_with_eager_ones(gradient: str) -> None:
         state, infos = run(learner, learner.init(make_pair()), 8, generator)
         found.append((_weights(state.pair), generator.get_state(), [info.terms["elbo"] for info in infos]))
     assert compiled.graphs == 4
+    assert learner.starts == [0, 2, 4, 6]
     for name, weight in found[0][0].items():
         torch.testing.assert_close(found[1][0][name], weight, rtol=1e-7, atol=1e-9)
     assert torch.equal(found[0][1], found[1][1])

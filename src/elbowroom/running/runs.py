@@ -111,7 +111,8 @@ class Run(TrainedModel):
             self.folder.add_evaluations({**result.model_dump(), **about} for result in results)
             whose = "-latest" if self.is_beside_best else ""
             for method, columns in values.items():
-                self.folder.write_values(f"{method}-{split}{whose}", columns)
+                rows = data.row_columns(columns["row"].long(), columns) if "row" in columns else {}
+                self.folder.write_values(f"{method}-{split}{whose}", columns, rows)
         parts.forget()
         return results
 

@@ -49,7 +49,7 @@ def sample(
     loaded = load_run(run, device, checkpoint)
     given = parsed(loaded.naming, context, labels)
     wrote(gallery.save(loaded, "samples", gallery.samples(loaded, num, context=given, seed=seed)))
-    if plots.is_image(loaded.facts.event_shape):
+    if plots.is_image(loaded.facts.event_shape) and loaded.model.latent_support == "real":
         try:
             traversals = gallery.traversals(loaded, context=given)
         except MissingDataError as error:  # they start from an example

@@ -69,6 +69,7 @@ def iwae(study: Study) -> list[Result]:
 
 def laplace_is(study: Study) -> list[Result]:
     """The importance-weighted bound with draws from Laplace approximations around the modes of the posterior."""
+    study.model.require_real("laplace-is", "Evaluate with --methods iwae, or ais.")
     require_normalized(study.model, "laplace-is")
     k = study.settings.draws("laplace-is")
 
@@ -126,6 +127,7 @@ def _unreliable(pareto_k: Tensor, draws: int) -> dict[str, float]:
 
 def active_units(study: Study) -> list[Result]:
     """Active units: the number of latent dimensions whose posterior mean varies with the data."""
+    study.model.require_real("active-units", "How many codes are in use is found by --methods codes.")
     if isinstance(study.guide, PriorGuide):
         raise ElbowroomError(
             "active-units counts latents whose mean under the guide varies with the data, but this model has no guide.",

@@ -34,10 +34,11 @@ from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.settings import Settings
 from elbowroom.evaluation.study import EvaluationCache, EvaluationData, Keep, Study
 from elbowroom.model.conditional import Conditional
+from elbowroom.model.guides import PriorGuide
 from elbowroom.model.latent import LatentModel, evaluation_mode
 from elbowroom.progress import Progress, silent
 
-__all__ = ["METHODS", "evaluate"]
+__all__ = ["METHODS", "default_methods", "evaluate"]
 
 METHODS: dict[str, Callable[[Study], list[Result]]] = {
     "elbo": elbo,
@@ -51,12 +52,31 @@ METHODS: dict[str, Callable[[Study], list[Result]]] = {
 }
 
 
+def default_methods(model: LatentModel, *, has_guide: bool) -> tuple[str, ...]:
+    """The methods where none is named: elbo, iwae and active-units, as far as model and guide allow.
+
+    Args:
+        model: p(x, z).
+        has_guide: whether a guide was learned.
+    Example:
+        >>> from elbowroom.model import oracles
+        >>> default_methods(oracles.ppca(dim=8, latent_dim=2, seed=0)[0], has_guide=True)
+        ('elbo', 'iwae', 'active-units')
+    """
+    bounds = ("elbo", "iwae") if model.likelihood.normalized else ("elbo",)
+    if model.latent_support == "codes":
+        return bounds
+    if not has_guide:
+        return ("laplace-is",) if model.likelihood.normalized else ("elbo",)
+    return (*bounds, "active-units")
+
+
 def evaluate(
     model: LatentModel,
     guide: Conditional,
     data: EvaluationData,
     *,
-    methods: Sequence[str] = ("elbo", "iwae", "active-units"),
+    methods: Sequence[str] | None = None,
     split: str = "test",
     announce: Progress = silent,
     keep: Keep = lambda method, values: None,
@@ -69,7 +89,7 @@ def evaluate(
         model: p(x, z).
         guide: q(z | x); laplace-is uses it only as a place to start from.
         data: the data set, with values in the support of the likelihood.
-        methods: names from ``METHODS``.
+        methods: names from ``METHODS``; by default those of :func:`default_methods`.
         split: "test", "validation" or "train".
         announce: called with the method, the examples done and the examples in all.
         keep: called with (method, the values of every example by name, with their rows in the data set).
@@ -90,6 +110,7 @@ def evaluate(
         Burda, Grosse & Salakhutdinov (2016), Importance Weighted Autoencoders, eq. 8 and section 5.2 (active units:
         :math:`\mathrm{Var}_x(E_q[z|x]) > 0.01`), arXiv:1509.00519.
     """
+    methods = default_methods(model, has_guide=not isinstance(guide, PriorGuide)) if methods is None else methods
     for method in methods:
         if method not in METHODS:
             raise ElbowroomError(f"There is no method '{method}'.", did_you_mean(method, METHODS))

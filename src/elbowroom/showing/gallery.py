@@ -53,6 +53,7 @@ __all__ = [
 
 _TRAVERSED = 8  # latent dimensions in the figure of traversals
 _COMPLETED = 10  # examples in the figure of completions
+_CODES_SHOWN = "What codes stand for is shown by `elbowroom encode RUN` and in the report."
 
 
 def save(run: Run, name: str, figure: Figure) -> Path:
@@ -176,9 +177,10 @@ def manifold(run: Run, r: int = 20, *, context: Any = None) -> Figure:
         r: number of points along each axis.
         context: as in `Run.decode`; by default that of an example, the same as in :func:`traversals`.
     Raises:
-        ElbowroomError: there are not two latent dimensions, or the data are not images.
+        ElbowroomError: there are not two latent dimensions, or they are codes; the data are not images.
     """
     _needs_images(run)
+    run.model.require_real("A manifold", _CODES_SHOWN)
     if run.config.model.latent_dim != 2:
         raise ElbowroomError(
             f"A manifold needs 2 latent dimensions, but this model has {run.config.model.latent_dim}.",
@@ -211,9 +213,10 @@ def traversals(run: Run, *, steps: int = 9, reach: float = 2.0, context: Any = N
         reach: the largest of them.
         context: what to decode with, as in `Run.decode`; by default that of the example.
     Raises:
-        ElbowroomError: the data are not images.
+        ElbowroomError: the data are not images; the latents are codes.
     """
     _needs_images(run)
+    run.model.require_real("A latent traversal", _CODES_SHOWN)
     batch = _examples(run)
     with torch.no_grad():
         means = run.guide(batch.x, batch.context).mean

@@ -15,7 +15,7 @@ from elbowroom.inference.importance.pareto import pareto_threshold
 from elbowroom.inference.objectives import elbo_terms
 from elbowroom.model.guides import PriorGuide
 
-__all__ = ["active_units", "elbo", "iwae", "k_curve", "laplace_is"]
+__all__ = ["active_units", "elbo", "iwae", "k_curve", "laplace_is", "tail_reliability"]
 
 _KS = (1, 10, 100, 1000, 5000)
 
@@ -56,7 +56,7 @@ def iwae(study: Study) -> list[Result]:
 
     points = study.settings.data("iwae")
     values = study.over_data("iwae", per_batch, batch_size=BATCH, points=points, finite=["iwae"])
-    found = {"median_ess": float(values["ess"].median()), **_unreliable(values["pareto_k"], k)}
+    found = {"median_ess": float(values["ess"].median()), **tail_reliability(values["pareto_k"], k)}
     repeated = repetition_variance(values["iwae"], values["stderr"])
     lower = study.average("iwae", "iwae", values["iwae"], bound="lower", asked={"k": k}, found=found, repeated=repeated)
     results = study.with_bits(lower, values["iwae"], values["observed"], repeated=repeated)
@@ -86,7 +86,7 @@ def laplace_is(study: Study) -> list[Result]:
         "num_modes": float(values["num_modes"].mean()),
         "unconverged": float(1 - values["converged"].mean()),
         "evaluations": float(values["evaluations"].mean()),
-        **_unreliable(values["pareto_k"], k),
+        **tail_reliability(values["pareto_k"], k),
     }
     asked = {"k": k, "starts": study.settings.starts}
     bound = values["log_evidence"]
@@ -110,13 +110,13 @@ def k_curve(study: Study) -> list[Result]:
     for k in _KS:
         # k̂ is that of all draws, and so belongs to the bound of all draws
         tail = (
-            {"median_ess": float(values["ess"].median()), **_unreliable(values["pareto_k"], k)} if k == _KS[-1] else {}
+            {"median_ess": float(values["ess"].median()), **tail_reliability(values["pareto_k"], k)} if k == _KS[-1] else {}
         )
         results.append(study.average("k-curve", "k-curve", values[f"k={k}"], bound="lower", asked={"k": k}, found=tail))
     return results
 
 
-def _unreliable(pareto_k: Tensor, draws: int) -> dict[str, float]:
+def tail_reliability(pareto_k: Tensor, draws: int) -> dict[str, float]:
     """Reliability of the weights: the median Pareto k̂, and the share of examples whose k̂ is too high."""
     known = pareto_k[~pareto_k.isnan()]
     if not len(known):

@@ -11,13 +11,16 @@ ais           log p(x) by annealed importance sampling                          
 bdmc          log p(x) of data simulated from the model, and the gap between the bounds      both sides
 room          the parts of the elbow room: amortisation gap and approximation gap            —
 active-units  the number of latent dimensions whose posterior mean varies with the data      —
+codes         rate, distortion, and the bounds from the codes of a guide; use of the codes   from below
+enumerate     log p(x) by the sum over all codes                                             exact
 ============= ============================================================================== ===========
 
-The elbow room is the inference gap, log p(x) − ELBO = KL(q(z|x) ‖ p(z|x)).
+The elbow room is the inference gap, log p(x) − ELBO = KL(q(z|x) ‖ p(z|x)). codes and enumerate are for discrete latents;
+laplace-is, room and active-units are for continuous ones.
 
 The standard error is that of the mean over examples, :math:`s / \sqrt{n}`; it includes the noise of the draws of z.
 The data are in a fixed order with a fixed binarisation, draws come from seeded generators, and networks are in
-evaluation mode: the same call gives the same results. What iwae, laplace-is and k-curve find for an example does not
+evaluation mode: the same call gives the same results. What iwae, laplace-is, k-curve and codes find for an example does not
 depend on the others that are asked for, to the bit (:mod:`elbowroom.evaluation.row_estimates`).
 """
 
@@ -29,6 +32,7 @@ from typing import Any
 from elbowroom.errors import ElbowroomError, did_you_mean
 from elbowroom.evaluation.annealed import annealed, sandwiched
 from elbowroom.evaluation.bounds import active_units, elbo, iwae, k_curve, laplace_is
+from elbowroom.evaluation.codes import codes, enumerate_codes
 from elbowroom.evaluation.inference_gaps import room
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.settings import Settings
@@ -49,6 +53,8 @@ METHODS: dict[str, Callable[[Study], list[Result]]] = {
     "bdmc": sandwiched,
     "room": room,
     "active-units": active_units,
+    "codes": codes,
+    "enumerate": enumerate_codes,
 }
 
 

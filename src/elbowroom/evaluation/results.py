@@ -11,13 +11,16 @@ from elbowroom.evaluation.thresholds import CERTAIN_Z
 
 __all__ = ["INDISTINCT", "TOO_LOW", "Bound", "Result", "sign_remark"]
 
-Bound = Literal["lower", "upper"]
+Bound = Literal["lower", "upper", "exact"]
 
 INDISTINCT = "not distinguishable from 0"
 TOO_LOW = "below 0: the estimate is too low"
 """The two answers of :func:`sign_remark`."""
 
-_NOT_NEGATIVE = ("kl", "elbow room", "amortisation gap", "lost to the encoder", "approximation gap", "bdmc gap")
+_NOT_NEGATIVE = (
+    "kl", "elbow room", "amortisation gap", "lost to the encoder", "approximation gap", "bdmc gap", "codes rate",
+    "room of the deterministic bound",
+)  # fmt: skip
 _CLEAR = 2.0  # standard errors above zero
 
 
@@ -29,11 +32,12 @@ class Result(BaseModel):
         method: the method, one of :data:`~elbowroom.evaluation.evaluate.METHODS`.
         value: in ``unit``.
         stderr: standard error of ``value``; None where there is none.
-        unit: "nats", "bits/dim" or "units".
+        unit: "nats", "bits/dim", "units" (a count of them) or "codes" (a perplexity).
         points: number of examples.
         split: "train", "validation" or "test"; "simulated" from the model; "all" for other data.
-        bound: whether ``value`` is a "lower" or "upper" bound of what it estimates; None for neither, and for an elbow
-            room without a sure sign (:func:`sign_remark`), which bounds nothing.
+        bound: whether ``value`` is a "lower" or "upper" bound of what it estimates, or "exact", found without draws;
+            None for none of these, and for an elbow room without a sure sign (:func:`sign_remark`), which bounds
+            nothing.
         asked: the settings that the value depends on, by their names in
             :class:`~elbowroom.evaluation.settings.Settings`; defaults of the method are filled in.
         found: what else the method reports: effective sample size, k̂, seconds, temperatures used, …

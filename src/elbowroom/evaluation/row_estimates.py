@@ -30,10 +30,12 @@ from torch.distributions import Distribution, Independent, MixtureSameFamily, Mu
 
 from elbowroom.data.batch import Batch
 from elbowroom.data.binarization import mix
-from elbowroom.errors import NotFiniteError
+from elbowroom.errors import ElbowroomError, NotFiniteError
+from elbowroom.inference.importance.codes import code_bounds
 from elbowroom.inference.importance.curve import importance_curve
 from elbowroom.inference.importance.estimate import ImportanceEstimate, importance_estimate_from
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
+from elbowroom.model.code_distributions import Codes
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import Guide, guide_distribution
 from elbowroom.model.latent import LatentModel
@@ -43,6 +45,7 @@ from elbowroom.numerics import RowSlots, mean_and_stderr
 
 __all__ = [
     "BATCH",
+    "code_estimate",
     "guide_curve",
     "guide_estimate",
     "laplace_estimate",
@@ -103,6 +106,31 @@ def guide_curve(
         return {**bounds, "ess": found.estimate.ess, "pareto_k": found.estimate.pareto_k}
 
     return _by_rows(model, guide, batch, compute, method="k-curve", seed=seed, apart=True)
+
+
+def code_estimate(model: LatentModel, guide: Conditional, batch: Batch, *, k: int, seed: int) -> dict[str, Tensor]:
+    """Bounds of every row of a model with codes, from k draws of the guide.
+
+    Returns:
+        What :class:`~elbowroom.inference.importance.codes.CodeBounds` has, by name; "log_evidence" is that of
+        :func:`guide_estimate`, from the same draws.
+    Raises:
+        ElbowroomError: a guide whose slots are not independent.
+    """
+
+    def compute(block: Batch, manner: _Manner) -> dict[str, Tensor]:
+        q = guide_distribution(guide, block)
+        if not isinstance(q, Codes):
+            raise ElbowroomError(
+                f"The most likely code of each slot was asked for, but the guide returns a {type(q).__name__}.",
+                "Use a guide over codes, categorical or nearest-code.",
+            )
+        found = code_bounds(
+            model, q, block, num_samples=k, chunk_elements=manner.chunk_elements, generator=manner.noise
+        )
+        return found._asdict()
+
+    return _by_rows(model, guide, batch, compute, method="iwae", seed=seed, apart=k == 1)
 
 
 def laplace_estimate(
@@ -227,7 +255,7 @@ def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     def of(part: dict[str, Tensor], name: str) -> Tensor:
         if name in part:
             return part[name]
-        lacking = like[name].new_zeros(len(part["log_evidence"]))
+        lacking = like[name].new_zeros(len(part["log_evidence"]), *like[name].shape[1:])
         return lacking.fill_(math.nan) if lacking.is_floating_point() else lacking
 
     return {name: torch.cat([of(part, name) for part in parts]) for name in names}

@@ -165,7 +165,7 @@ class Study:
             method: name of the method.
             name: name of the result.
             values: of every example, nats, shape (n,).
-            bound: whether the mean is a lower or an upper bound; not said of one whose sign is not sure, see
+            bound: whether the mean is a lower or an upper bound, or exact; not said of one whose sign is not sure, see
                 :func:`~elbowroom.evaluation.results.sign_remark`.
             asked: the settings that it depends on; the seed is added.
             found: what else to report.
@@ -188,18 +188,30 @@ class Study:
             protocol=self.data.protocol(),
         )
 
-    def count(self, method: str, name: str, number: int, *, of: int, points: int, **found: Any) -> Result:
-        """A result that counts units."""
+    def count(
+        self,
+        method: str,
+        name: str,
+        number: float,
+        *,
+        of: int,
+        points: int,
+        stderr: float = math.nan,
+        unit: str = "units",
+        asked: Mapping[str, Any] | None = None,
+        **found: Any,
+    ) -> Result:
+        """A result that counts units, or that is a number of codes; NaN for a standard error that is not known."""
         return Result(
             name=name,
             method=method,
             value=number,
-            stderr=None,
-            unit="units",
+            stderr=stderr if math.isfinite(stderr) else None,
+            unit=unit,
             points=points,
             split=self.split,
             bound=None,
-            asked={"seed": self.settings.seed},
+            asked={**(asked or {}), "seed": self.settings.seed},
             found={"of": of, **found},
             protocol=self.data.protocol(),
         )
@@ -224,7 +236,7 @@ class Study:
             "value": bits_per_dim,
             "stderr": stderr if math.isfinite(stderr) else None,
             "unit": "bits/dim",
-            "bound": "upper",
+            "bound": "exact" if result.bound == "exact" else "upper",
         }
         return [result, result.model_copy(update=bits)]
 

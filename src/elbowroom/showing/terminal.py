@@ -119,7 +119,8 @@ def print_results(results: Sequence[Result]) -> None:
 
 def _side(result: Result) -> str:
     """Which side the value bounds; or why it bounds none, where it should."""
-    bound = "" if result.bound is None else f"{result.bound} bound{_looseness(result)}"
+    side = {None: "", "exact": "exact"}.get(result.bound, f"{result.bound} bound")
+    bound = f"{side}{_looseness(result)}" if side else ""
     return sign_remark(result.name, result.value, result.stderr) or bound
 
 

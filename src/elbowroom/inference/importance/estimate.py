@@ -27,7 +27,7 @@ from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError, check_num_samples
 from elbowroom.inference.importance.pareto import LargestWeights
 from elbowroom.inference.mlp_target import PerceptronLikelihood
-from elbowroom.inference.weights import weigh
+from elbowroom.inference.weights import Weighted, weigh
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.distributions import DiagonalNormalMixture
 from elbowroom.model.guides import guide_distribution
@@ -42,6 +42,7 @@ __all__ = [
     "WeightSums",
     "importance_estimate",
     "importance_estimate_from",
+    "weighted_in_chunks",
     "weights_in_chunks",
 ]
 
@@ -241,7 +242,6 @@ def importance_estimate_from(
     return ImportanceEstimate(*sums.estimate(), largest.pareto_k())
 
 
-@torch.no_grad()
 def weights_in_chunks(
     model: LatentModel,
     q: Distribution,
@@ -252,6 +252,23 @@ def weights_in_chunks(
     generator: NoiseSource | None,
 ) -> Iterator[Tensor]:
     """Log weights of draws from a proposal, shape (draws of a chunk, batch); see :func:`importance_estimate_from`."""
+    for weighted in weighted_in_chunks(
+        model, q, batch, num_samples=num_samples, chunk_elements=chunk_elements, generator=generator
+    ):
+        yield weighted.log_weights
+
+
+@torch.no_grad()
+def weighted_in_chunks(
+    model: LatentModel,
+    q: Distribution,
+    batch: Batch,
+    *,
+    num_samples: int,
+    chunk_elements: int,
+    generator: NoiseSource | None,
+) -> Iterator[Weighted]:
+    """The same draws with the densities that make up their weights, a chunk at a time."""
     check_num_samples(num_samples)
     if chunk_elements < 1:
         raise ElbowroomError(
@@ -274,7 +291,7 @@ def weights_in_chunks(
     pieces = max(1, min(_MOST_PIECES, chunk_elements // (of_latents * at_once)))
     for chunk in chunks(num_samples, pieces * at_once):
         draws = chunk.stop - chunk.start
-        yield weigh(model, batch, q, prior, num_samples=draws, decode=decode, generator=generator).log_weights
+        yield weigh(model, batch, q, prior, num_samples=draws, decode=decode, generator=generator)
 
 
 def _decoder(model: LatentModel, batch: Batch, at_once: int) -> Callable[[Tensor], Tensor]:

@@ -22,6 +22,7 @@ from elbowroom.data.row_form import RowForm
 from elbowroom.data.stream import StreamSet
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
+from elbowroom.model.autoregressive import CausalTransformer, Made
 from elbowroom.model.code_distributions import CodeSpace
 from elbowroom.model.codes import CategoricalGuide, UniformCodes, UnigramCodes
 from elbowroom.model.conditional import Conditional
@@ -30,6 +31,7 @@ from elbowroom.model.latent import LatentModel, Pair
 from elbowroom.model.likelihoods import LIKELIHOODS, Gaussian, Likelihood
 from elbowroom.model.networks import MLP, ConvDecoder, ConvEncoder, Network, ResidualMLP
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, VampPrior
+from elbowroom.model.quantizer import Codebook, EmbeddedCodes, NearestCodeGuide
 from elbowroom.names import CODE_GUIDES
 from elbowroom.phrasing import speaking
 from elbowroom.running.config import Config, DataConfig, ModelConfig, NetworkConfig
@@ -217,9 +219,10 @@ def build_pair(config: Config, facts: DataFacts, *, seed: int) -> Pair:
     _check_latents(config.model, name)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs, too, and leave them so
-        guide = None if name == "none" else _guide(config.model, name, facts)
+        codebook = _codebook(config.model) if name == "nearest-code" else None
+        guide = None if name == "none" else _guide(config.model, name, facts, codebook)
         prior = _prior(config.model, facts, guide)
-        pair = Pair(LatentModel(prior, _likelihood(config.model, facts)), guide or PriorGuide(prior))
+        pair = Pair(LatentModel(prior, _likelihood(config.model, facts, codebook)), guide or PriorGuide(prior))
         if config.model.init_std is not None:
             _draw_weights(pair, config.model.init_std)
     return pair.to(dtype_of(config.runtime))
@@ -257,7 +260,11 @@ def _draw_weights(pair: Pair, std: float) -> None:
                 module.bias.zero_()
 
 
-def _guide(model: ModelConfig, name: str, facts: DataFacts) -> Conditional:
+def _codebook(model: ModelConfig) -> Codebook:
+    return Codebook(_space(model), model.code_dim, kind=model.codebook)
+
+
+def _guide(model: ModelConfig, name: str, facts: DataFacts, codebook: Codebook | None) -> Conditional:
     real = facts.support is Support.REALS
     transform = InputTransform(
         facts.support,
@@ -266,16 +273,18 @@ def _guide(model: ModelConfig, name: str, facts: DataFacts) -> Conditional:
         shift=torch.zeros(facts.event_shape) if real else None,
         scale=torch.ones(facts.event_shape) if real else None,
     )
-    space = _space(model) if model.has_codes else None
+    parameters: tuple[int, ...]
+    if codebook is not None:
+        parameters = (codebook.space.slots, codebook.dim)
+    else:
+        parameters = _space(model) if model.has_codes else GUIDES[name].parameter_shape(model.latent_dim)
     network = _NETWORKS[model.encoder.kind](
-        model.encoder,
-        transform.out_shape,
-        GUIDES[name].parameter_shape(model.latent_dim) if space is None else space,
-        context_dim=facts.context_dim,
-        decoder=False,
+        model.encoder, transform.out_shape, parameters, context_dim=facts.context_dim, decoder=False
     )
-    if space is not None:
-        return CategoricalGuide(network, space, transform)
+    if codebook is not None:
+        return NearestCodeGuide(network, codebook, transform)
+    if model.has_codes:
+        return CategoricalGuide(network, _space(model), transform)
     return GUIDES[name](network, model.latent_dim, transform)
 
 
@@ -283,7 +292,7 @@ def _space(model: ModelConfig) -> CodeSpace:
     return CodeSpace(model.slots, model.codes)
 
 
-def _likelihood(model: ModelConfig, facts: DataFacts) -> Likelihood:
+def _likelihood(model: ModelConfig, facts: DataFacts, codebook: Codebook | None) -> Likelihood:
     kind = LIKELIHOODS[pick_likelihood(model, facts.support)]
     shapes: dict[str, dict[str, Any]] = {
         "gaussian": {"scale": model.scale},
@@ -295,13 +304,19 @@ def _likelihood(model: ModelConfig, facts: DataFacts) -> Likelihood:
     if kind is Gaussian:
         shift, unit = torch.zeros(facts.event_shape), torch.ones(facts.event_shape)
         rest = {"mean_activation": model.mean_activation, "shift": shift, "unit": unit}
+    if codebook is not None:
+        size = codebook.space.slots * codebook.dim
+    else:
+        size = _space(model).dim if model.has_codes else model.latent_dim
     network = _NETWORKS[model.decoder.kind](
         model.decoder,
-        (_space(model).dim if model.has_codes else model.latent_dim,),
+        (size,),
         kind.parameter_shape(facts.event_shape, **shape),
         context_dim=facts.context_dim,
         decoder=True,
     )
+    if codebook is not None:
+        network = EmbeddedCodes(codebook, network)
     return kind(network, facts.event_shape, **shape, **rest)
 
 
@@ -314,6 +329,13 @@ def _prior(model: ModelConfig, facts: DataFacts, guide: Conditional | None) -> C
         return UniformCodes(_space(model))
     if model.prior == "unigram":
         return UnigramCodes(_space(model), context_dim=facts.context_dim)
+    if model.prior in ("made", "transformer"):
+        shape: dict[str, Any] = {"layers": model.prior_layers, "context_dim": facts.context_dim}
+        if model.prior_width is not None:
+            shape["width"] = model.prior_width
+        if model.prior == "made":
+            return Made(_space(model), **shape)
+        return CausalTransformer(_space(model), heads=model.prior_heads, **shape)
     if guide is None:
         raise ElbowroomError(
             "A VampPrior is a mixture of q(z | x) of the guide, but this model is trained without a guide.",

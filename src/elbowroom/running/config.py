@@ -32,7 +32,7 @@ from elbowroom.names import (
     ObjectiveName,
     PriorName,
 )
-from elbowroom.running.learner_config import McemConfig, SviConfig
+from elbowroom.running.learner_config import McemConfig, SviConfig, VqConfig
 from elbowroom.sections import Section, explain
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "RuntimeConfig",
     "SviConfig",
     "TrainConfig",
+    "VqConfig",
     "configure",
     "merge",
     "nested",
@@ -332,6 +333,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     mcem: McemConfig = McemConfig()
     svi: SviConfig = SviConfig()
+    vq: VqConfig = VqConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
 

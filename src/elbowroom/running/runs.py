@@ -270,7 +270,8 @@ class Run(TrainedModel):
         context: Any = None,
         labels: Any = None,
     ) -> Encoded:
-        """Means and standard deviations of q(z | x), for ``source`` or a split of the run's own data.
+        """Means and standard deviations of q(z | x), for ``source`` or a split of the run's own data; of codes also the
+        number of the most likely one of each slot.
 
         Args:
             source: a path, an array, what `read` returns; by default a split of the run's own data.

@@ -181,7 +181,8 @@ class Run(TrainedModel):
         Args:
             data: other data than the run's own: a path, an array, what `read` returns. Checks that need training
                 examples are then left out, each with a sentence.
-            checks: names from ``elbowroom.evaluation.doctor.diagnose.CHECKS``; by default all of them.
+            checks: names from ``elbowroom.evaluation.doctor.diagnose.CHECKS``; by default those that
+                concern such a model.
             points: number of examples that a check looks at.
             seed: of all draws.
             announce: called before every check.

@@ -78,7 +78,9 @@ def report_of_run(run: Run, *, seed: int = 0) -> Report:
     parts = _sizes(run)
     findings = doctor_findings(checkup, folder.path, run.step)
     commands = how_to_repeat(run, found, parts, diagnosed=checkup is not None)
-    parted = ReportSection("room", "The elbow room (inference gap) and its parts", "Elbow room", tuple(room(run, found)))
+    parted = ReportSection(
+        "room", "The elbow room (inference gap) and its parts", "Elbow room", tuple(room(run, found))
+    )
     sections = (
         ReportSection("trained", "Set-up", "Set-up", (_setup(run, parts, history),)),
         *_pictures(run, history, seed),

@@ -138,4 +138,4 @@ def test_spaces_of_one_slot_or_code_are_refused_in_python() -> None:
 def test_active_units_are_for_continuous_latents(run: Run) -> None:
     with pytest.raises(ElbowroomError, match="active-units needs a continuous z"):
         run.evaluate("active-units")
-    assert {result.method for result in run.evaluate(k=10)} == {"elbo", "iwae"}
+    assert {result.method for result in run.evaluate(k=10)} == {"elbo", "codes"}

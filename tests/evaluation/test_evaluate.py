@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
+from code_cases import small_codes
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
 from elbowroom.data.support import Support
@@ -219,14 +220,20 @@ def test_what_was_found_is_told_from_what_was_asked() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_what_was_asked_can_be_asked_again(method: str) -> None:
     """A result says what it depends on, completely: the same keywords give the same figure."""
-    model, guide, x = _oracle(20)
+    model: LatentModel
+    if method in ("codes", "enumerate"):
+        model, guide, x, _ = small_codes(rows=20)
+        data = load_data(x, support="binary", validation=0.0, test=0.0)
+    else:
+        model, guide, x = _oracle(20)
+        data = _data(x)
     few = {"ais": {"temperatures": 4, "chains": 3}, "bdmc": {"temperatures": 4, "chains": 3}}.get(method, {})
     given = {"points": 12, "simulated": 12, "k": 30, "starts": 2, "num_samples": 3, "seed": 5, **few}
-    first = evaluate(model, guide, _data(x), split="train", methods=[method], **given)
+    first = evaluate(model, guide, data, split="train", methods=[method], **given)
     assert {result.method for result in first} == {method}
     for result in first:
         told = {"points": 12, "simulated": 12, **result.asked}
-        again = evaluate(model, guide, _data(x), split="train", methods=[result.method], **told)
+        again = evaluate(model, guide, data, split="train", methods=[result.method], **told)
         same = next(other for other in again if (other.name, other.asked) == (result.name, result.asked))
         assert same.value == result.value
 

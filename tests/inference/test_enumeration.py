@@ -6,9 +6,8 @@ import math
 
 import pytest
 import torch
-from code_cases import PRIORS, by_hand, listed, small_codes
-from exact_cases import flat_gradient, parameters_of
 
+from code_cases import PRIORS, by_hand, listed, small_codes
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference import enumeration
@@ -26,6 +25,7 @@ from elbowroom.inference.objectives import elbo
 from elbowroom.model.code_distributions import CodeSpace
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.oracles import ppca
+from exact_cases import flat_gradient, parameters_of
 
 SPACES = [CodeSpace(3, 4), CodeSpace(5, 2), CodeSpace(2, 9)]
 
@@ -36,19 +36,19 @@ SPACES = [CodeSpace(3, 4), CodeSpace(5, 2), CodeSpace(2, 9)]
 @pytest.mark.parametrize("space", SPACES, ids=str)
 def test_every_code_is_there_once_in_order(space: CodeSpace) -> None:
     z = all_codes(space, dtype=torch.float64)
-    assert z.shape == (space.count, space.dim) and z.dtype == torch.float64
+    assert z.shape == (space.size, space.dim) and z.dtype == torch.float64
     assert [tuple(row) for row in space.numbers(z).tolist()] == listed(space)
-    assert torch.equal(space.split(z).sum(-1), torch.ones(space.count, space.slots).double())
-    assert code_numbers(space, z).tolist() == list(range(space.count))
+    assert torch.equal(space.split(z).sum(-1), torch.ones(space.size, space.slots).double())
+    assert code_numbers(space, z).tolist() == list(range(space.size))
 
 
 def test_too_many_codes_are_refused_with_their_number() -> None:
     assert check_enumerable(CodeSpace(6, 10)) == 10**6
-    with pytest.raises(ElbowroomError, match=r"^sums goes through every code, but 24 slots × 16 codes have 16\^24 ≈ "
+    with pytest.raises(ElbowroomError, match=r"^a sum goes through every code, but 24 slots × 16 codes have 16\^24 ≈ "
                                              r"7\.9e\+28 of them, more than 1,000,000") as caught:  # fmt: skip
-        check_enumerable(CodeSpace(24, 16), "sums")
+        check_enumerable(CodeSpace(24, 16), "a sum")
     assert "codes,iwae,ais" in caught.value.remedy
-    with pytest.raises(ElbowroomError, match=r"512\^200 ≈ 7\.0e\+541"):  # which no floating-point number holds
+    with pytest.raises(ElbowroomError, match=r"512\^200 ≈ 7\.1e\+541"):  # which no floating-point number holds
         all_codes(CodeSpace(200, 512))
 
 
@@ -77,7 +77,7 @@ def test_evidence_and_posterior_are_those_by_hand(prior: str, space: CodeSpace) 
     torch.testing.assert_close(found.log_posterior.exp().sum(0), torch.ones(6).double())
 
 
-@pytest.mark.parametrize("chunk_elements", [1, 200, 10**6])
+@pytest.mark.parametrize("chunk_elements", [160, 10**6])
 def test_a_context_and_a_mask_are_used_whatever_the_chunks(chunk_elements: int) -> None:
     model, guide, x, context = small_codes(context_dim=2, rows=5)
     mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.7
@@ -133,7 +133,7 @@ def test_the_exact_elbo_is_the_mean_of_its_estimates_and_its_gradient_that_of_th
              generator=torch.Generator().manual_seed(seed)) for seed in range(400)
     ]).double()  # fmt: skip
     z = (drawn.mean(0) - exact) / (drawn.std(0) / math.sqrt(len(drawn)))
-    assert float(z.abs().max()) < 4
+    assert float(z.detach().abs().max()) < 4
     # E_q ∇ log q = 0, so that the gradient in the guide is Σ q (log p − log q) ∇ log q
     codes = all_codes(model.space)
     log_q = guide(x).log_prob(codes.unsqueeze(1).expand(-1, len(x), -1)).double()
@@ -178,7 +178,7 @@ def test_draws_have_the_frequencies_of_the_posterior() -> None:
     n = 20_000
     z = exact_posterior_draws(model, x, n, generator=torch.Generator().manual_seed(0))
     assert z.shape == (n, 5, 8) and z.dtype == torch.float32
-    exact = enumerated(model, x).log_posterior.exp()
+    exact = enumerated(model, x).log_posterior.exp().detach()
     counts = torch.nn.functional.one_hot(code_numbers(model.space, z), 16).double().mean(0).T
     scores = (counts - exact) / (exact * (1 - exact) / n).sqrt()
     assert float(scores.abs().max()) < 4
@@ -200,14 +200,14 @@ def test_equal_codes_count_once(space: CodeSpace) -> None:
     found = sum_of_distinct(space, numbers, log_joint)
     for i in range(4):
         different = {tuple(row): float(v) for row, v in zip(numbers[:, i].tolist(), log_joint[:, i], strict=True)}
-        assert found.count[i] == len(different)
+        assert found.number[i] == len(different)
         assert float(found.log_sum[i]) == pytest.approx(math.log(sum(map(math.exp, different.values()))))
 
 
 def test_the_first_of_equals_counts() -> None:
     numbers = torch.tensor([[[1, 1]], [[0, 1]], [[1, 1]]])
     found = sum_of_distinct(CodeSpace(2, 2), numbers, torch.tensor([[0.0], [-math.inf], [5.0]]))
-    assert (float(found.log_sum), int(found.count)) == (0.0, 2)
+    assert (float(found.log_sum), int(found.number)) == (0.0, 2)
 
 
 @pytest.mark.parametrize("prior", PRIORS)

@@ -42,6 +42,13 @@ DYNAMIC = {"data": {"validation": 8, "test": 8, "binarization": "dynamic"}}
 MLP = {"hidden": [5]}
 NORMED = {"hidden": [5], "batch_norm": True}
 
+# a stage or a part of one ends after 4, 7 and 10 of 14 steps
+VQ: dict[str, Any] = {
+    "model": {"prior": "unigram", "slots": 3, "codes": 4, "code_dim": 2, "encoder": MLP, "decoder": MLP},
+    "train": {"learner": "vq"},
+    "vq": {"reconstruction_share": 0.3, "prior_share": 0.2},
+}
+
 # 37 training rows in batches of 10: four steps an epoch, the last a smaller one; 14 steps end within the fourth epoch
 RUNS: dict[str, dict[str, Any]] = {
     "reals": {"x": reals()},
@@ -71,6 +78,13 @@ RUNS: dict[str, dict[str, Any]] = {
         "x": grey(),
         "labels": torch.arange(53) % 3,
         "data": {"context": "labels", "binarization": "dynamic", "validation": 8, "test": 8},
+    },
+    "vector quantisation": {"x": grey(), **DYNAMIC, **VQ},
+    "vector quantisation, moving average": {
+        "x": reals(),
+        **VQ,
+        "model": VQ["model"] | {"codebook": "gradient", "prior": "made", "prior_width": 8},
+        "train": {"learner": "vq", "ema": 0.7},
     },
     "reports within the epoch": {"x": reals(), "train": {"report_every": 3}},
     "warm-up": {"x": reals(), "objective": {"warmup_epochs": 2.5, "beta": 0.5}},

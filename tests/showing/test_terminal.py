@@ -37,6 +37,8 @@ def test_results_carry_error_unit_number_and_side(capsys: pytest.CaptureFixture[
             result("iwae, bits per dimension", 3.14159, unit="bits/dim", bound="upper", stderr=None),
             result("kl", 25.6, bound=None),
             result("active units", 20.0, unit="units", stderr=None, bound=None, found={"of": 32}),
+            result("log p(x)", -86.5, bound="exact", method="enumerate"),
+            result("perplexity", 11.25, unit="codes", bound=None, found={"of": 16}, method="codes"),
         ]
     )
     out = capsys.readouterr().out
@@ -46,6 +48,8 @@ def test_results_carry_error_unit_number_and_side(capsys: pytest.CaptureFixture[
     assert line_of(out, "IWAE, bits") == "IWAE, bits per dimension 3.142 bits/dim 1,000 upper bound"
     assert line_of(out, "KL") == "KL 25.600 0.250 nats 1,000"
     assert line_of(out, "active") == "active units 20 of 32 1,000"
+    assert line_of(out, "log p(x)") == "log p(x) -86.500 0.250 nats 1,000 exact"
+    assert line_of(out, "perplexity") == "perplexity 11.250 0.250 of 16 codes 1,000"
 
 
 def test_results_without_binarization_name_no_seed(capsys: pytest.CaptureFixture[str]) -> None:

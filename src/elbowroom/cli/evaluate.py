@@ -42,9 +42,10 @@ def evaluate(
         Other data to evaluate on, a path or a built-in name (default: a split of the run's own data).
     methods
         elbo, iwae, active-units, k-curve, laplace-is, ais, bdmc, room, codes, enumerate (default: the first three;
-        laplace-is for a run without a guide). Separate several by commas or spaces. room is the elbow room, i.e. the
-        inference gap KL(q ‖ p(z | x)), divided into amortisation gap and approximation gap. codes and enumerate are for
-        discrete latents: bounds from the guide's codes and how many are used, and log p(x) by the sum over all codes.
+        laplace-is for a run without a guide; elbo and codes for discrete latents). Separate several by commas or
+        spaces. room is the elbow room, i.e. the inference gap KL(q ‖ p(z | x)), divided into amortisation gap and
+        approximation gap. codes and enumerate are for discrete latents: bounds from the guide's codes and how many are
+        used, and log p(x) by the sum over all codes.
     split
         Split of the run's own data, if no DATA is given.
     write_data

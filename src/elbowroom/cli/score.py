@@ -77,7 +77,8 @@ def score(
             None if data is None else source,
             split=split, points=points, method=method, k=k, tolerance=tolerance, seed=seed, announce=announce,
         )  # fmt: skip
-    columns = source.row_columns(scores.rows) | _columns(scores)
+    found = _columns(scores)
+    columns = source.row_columns(scores.rows, found) | found
     if values is not None:
         write_evaluated(values, source, scores.rows)
     if as_json:

@@ -140,7 +140,7 @@ def load_data(
                 "A stream was given together with missing_values, which are replaced only where rows lie in memory.",
                 "Let the stream yield NaN in their place.",
             )
-        return _stream(source, how, wanted, missing == "mask", num_categories, seed, form)
+        return _stream(source, how, wanted, missing == "mask", num_categories, seed, form, announce)
 
     columns = column_names(context, source, like)
     column, id_column = (one if isinstance(one, str) else None for one in (labels, id))
@@ -311,6 +311,7 @@ def _stream(
     num_categories: int | None,
     seed: int,
     form: RowForm | None,
+    announce: Announce | None,
 ) -> StreamSet:
     name = f"the {type(source).__name__}"
     if how is Binarization.STATIC:
@@ -320,6 +321,8 @@ def _stream(
         )
     stream = Peekable(source, name, None if form is None else form.event_shape)
     head = stream.peek(1_000)
+    if stream.remark is not None and announce is not None:
+        announce(f"{name}: {stream.remark}")
     found = Survey()
     for chunk in head:
         found.add(torch.arange(len(chunk)), chunk)

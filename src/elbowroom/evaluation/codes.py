@@ -11,6 +11,7 @@ elbo                            minus their sum
 deterministic bound             :math:`\log p(x, \hat z)`, with ẑ the most likely code of each slot
 distinct bound                  :math:`\log \sum_{z \in S} p(x, z)`, S: the distinct ones among ẑ and k draws
 iwae                            the importance-weighted bound of the same k draws
+elbow room                      iwae − elbo
 room of the deterministic bound iwae − deterministic bound: in expectation at most :math:`-\log p(\hat z | x)`
 perplexity                      of the most likely codes, over the split (:mod:`elbowroom.evaluation.code_usage`)
 perplexity of draws             the same of drawn codes, one for each example
@@ -33,7 +34,7 @@ from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.bounds import tail_reliability
 from elbowroom.evaluation.code_usage import code_usage
-from elbowroom.evaluation.results import Result
+from elbowroom.evaluation.results import Bound, Result
 from elbowroom.evaluation.row_estimates import BATCH, code_estimate, repetition_variance
 from elbowroom.evaluation.study import Study, observed, require_normalized
 from elbowroom.inference.enumeration import check_enumerable, enumerated, enumerated_elbo
@@ -53,7 +54,7 @@ def codes(study: Study) -> list[Result]:
             "codes measures a guide's codes, but this model has no guide.",
             "Evaluate with --methods enumerate or ais, which need none.",
         )
-    k, space = study.settings.draws("codes"), study.model.space
+    k = study.settings.draws("codes")
 
     def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         found = code_estimate(study.model, study.guide, batch, k=k, seed=study.settings.seed)
@@ -71,20 +72,21 @@ def codes(study: Study) -> list[Result]:
         result = study.average("codes", name, mean, bound="lower", asked=asked, found=found, repeated=repeated)
         return study.with_bits(result, mean, values["observed"], repeated=repeated)
 
-    def part(name: str, mean: Tensor, of: Tensor, stderr: Tensor) -> Result:
-        repeated = repetition_variance(of, stderr)
-        return study.average("codes", name, mean, bound=None, asked={"k": k}, repeated=repeated)
+    def part(name: str, mean: Tensor, noisy: str, stderr: str, side: Bound | None = None) -> Result:
+        repeated = repetition_variance(values[noisy], values[stderr])
+        return study.average("codes", name, mean, bound=side, asked={"k": k}, repeated=repeated)
 
-    room = values["iwae"] - values["deterministic"]
+    elbow_room, room = values["iwae"] - values["elbo"], values["iwae"] - values["deterministic"]
     tail = {"median_ess": float(values["ess"].median()), **tail_reliability(values["pareto_k"], k)}
     return [
-        part("codes distortion", values["distortion"], values["distortion"], values["distortion_stderr"]),
-        part("codes rate", values["rate"], values["rate"], values["rate_stderr"]),
+        part("codes distortion", values["distortion"], "distortion", "distortion_stderr"),
+        part("codes rate", values["rate"], "rate", "rate_stderr"),
         *bound("elbo", "elbo", "elbo_stderr"),
         *bound("deterministic bound", "deterministic", rate=float(values["deterministic_rate"].mean())),
         *bound("distinct bound", "distinct", distinct=float(values["num_distinct"].mean())),
         *bound("iwae", "iwae", "stderr", **tail),
-        part("room of the deterministic bound", room, values["iwae"], values["stderr"]),
+        part("elbow room", elbow_room, "iwae", "stderr", "lower"),
+        part("room of the deterministic bound", room, "iwae", "stderr"),
         *_usage(study, k, values["mode"].long(), values["drawn"].long()),
     ]
 
@@ -123,9 +125,7 @@ def enumerate_codes(study: Study) -> list[Result]:
 
     size = max(1, min(BATCH, _CODES_AT_ONCE // count))
     points = study.settings.data("enumerate")
-    values = study.over_data(
-        "enumerate", per_batch, batch_size=size, points=points, resumable=True, finite=["log p"]
-    )
+    values = study.over_data("enumerate", per_batch, batch_size=size, points=points, resumable=True, finite=["log p"])
     log_p = values["log p"]
     exact = study.average("enumerate", "log p(x)", log_p, bound="exact", asked={}, found={"codes": count})
     results = study.with_bits(exact, log_p, values["observed"])
@@ -141,5 +141,5 @@ def _require_codes(study: Study, method: str) -> None:
     if study.model.latent_support == "real":
         raise ElbowroomError(
             f"{method} measures models with discrete latents, but the z of this model is continuous.",
-            "Evaluate with --methods elbo,iwae,ais; --methods room divides the elbow room of a continuous z.",
+            "Evaluate with --methods elbo,iwae,ais; active-units counts the latents in use.",
         )

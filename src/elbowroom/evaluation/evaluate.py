@@ -15,13 +15,13 @@ codes         rate, distortion, and the bounds from the codes of a guide; use of
 enumerate     log p(x) by the sum over all codes                                             exact
 ============= ============================================================================== ===========
 
-The elbow room is the inference gap, log p(x) − ELBO = KL(q(z|x) ‖ p(z|x)). codes and enumerate are for discrete latents;
-laplace-is, room and active-units are for continuous ones.
+The elbow room is the inference gap, log p(x) − ELBO = KL(q(z|x) ‖ p(z|x)). codes and enumerate are for discrete
+latents; laplace-is, room and active-units are for continuous ones.
 
 The standard error is that of the mean over examples, :math:`s / \sqrt{n}`; it includes the noise of the draws of z.
 The data are in a fixed order with a fixed binarisation, draws come from seeded generators, and networks are in
-evaluation mode: the same call gives the same results. What iwae, laplace-is, k-curve and codes find for an example does not
-depend on the others that are asked for, to the bit (:mod:`elbowroom.evaluation.row_estimates`).
+evaluation mode: the same call gives the same results. What iwae, laplace-is, k-curve, codes and enumerate find for an
+example does not depend on the others that are asked for, to the bit (:mod:`elbowroom.evaluation.row_estimates`).
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ METHODS: dict[str, Callable[[Study], list[Result]]] = {
 
 
 def default_methods(model: LatentModel, *, has_guide: bool) -> tuple[str, ...]:
-    """The methods where none is named: elbo, iwae and active-units, as far as model and guide allow.
+    """The methods where none is named: elbo, iwae and active-units, as far as model and guide allow; elbo and codes for
+    discrete latents.
 
     Args:
         model: p(x, z).
@@ -69,12 +70,12 @@ def default_methods(model: LatentModel, *, has_guide: bool) -> tuple[str, ...]:
         >>> default_methods(oracles.ppca(dim=8, latent_dim=2, seed=0)[0], has_guide=True)
         ('elbo', 'iwae', 'active-units')
     """
-    bounds = ("elbo", "iwae") if model.likelihood.normalized else ("elbo",)
-    if model.latent_support == "codes":
-        return bounds
+    normalized, has_codes = model.likelihood.normalized, model.latent_support == "codes"
     if not has_guide:
-        return ("laplace-is",) if model.likelihood.normalized else ("elbo",)
-    return (*bounds, "active-units")
+        return ("elbo",) if not normalized else ("iwae",) if has_codes else ("laplace-is",)
+    if has_codes:
+        return ("elbo", "codes") if normalized else ("elbo",)
+    return ("elbo", "iwae", "active-units") if normalized else ("elbo", "active-units")
 
 
 def evaluate(

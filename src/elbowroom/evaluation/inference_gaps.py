@@ -97,9 +97,7 @@ def room(study: Study, *, check: bool = False) -> list[Result]:
         ElbowroomError: there is no guide; a guide that is not normal; latents that are codes; a check where there is
             no log p(x).
     """
-    study.model.require_real(
-        "room", "For codes the elbow room is that of iwae, and --methods codes divides it: --methods elbo,iwae,codes."
-    )
+    study.model.require_real("room", "Evaluate with --methods codes, or with enumerate up to a million codes.")
     if isinstance(study.guide, PriorGuide):
         raise ElbowroomError(
             "room measures the gap between a guide's bound and log p(x), but this model has no guide.",

@@ -1,4 +1,4 @@
-r"""Estimates of log p(x) whose draws belong to rows, for `evaluate` and for `score`.
+r"""Bounds and estimates of log p(x) whose draws belong to rows, for `evaluate` and for `score`.
 
 What is estimated of a row depends on the row itself, the model, the method, the number of draws and the seed, and on
 nothing else: not on the other rows that are asked for, nor on their order or number. This holds to the bit, which asks
@@ -35,6 +35,7 @@ from elbowroom.inference.importance.codes import code_bounds
 from elbowroom.inference.importance.curve import importance_curve
 from elbowroom.inference.importance.estimate import ImportanceEstimate, importance_estimate_from
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
+from elbowroom.inference.objectives import elbo_terms
 from elbowroom.model.code_distributions import Codes
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import Guide, guide_distribution
@@ -46,6 +47,7 @@ from elbowroom.numerics import RowSlots, mean_and_stderr
 __all__ = [
     "BATCH",
     "code_estimate",
+    "elbo_estimate",
     "guide_curve",
     "guide_estimate",
     "laplace_estimate",
@@ -73,6 +75,26 @@ class _Manner(NamedTuple):
 
 
 _Compute = Callable[[Batch, _Manner], dict[str, Tensor]]
+
+
+def elbo_estimate(
+    model: LatentModel, guide: Conditional, batch: Batch, *, num_samples: int, seed: int, method: str = "elbo"
+) -> dict[str, Tensor]:
+    """The evidence lower bound of every row and its two terms, "elbo", "reconstruction" and "kl", from draws of the
+    guide; with other draws for another ``method``.
+    """
+    most = max(1, _ELEMENTS_PER_ROW // math.prod(model.likelihood.event_shape))
+    sizes = [min(most, num_samples - done) for done in range(0, num_samples, most)]
+
+    def compute(block: Batch, manner: _Manner) -> dict[str, Tensor]:
+        sums: dict[str, Tensor] = {}
+        for size in sizes:
+            found = elbo_terms(model, guide, block, num_samples=size, kl="auto", generator=manner.noise)
+            for name, value in {"elbo": found.value, **found.parts}.items():
+                sums[name] = sums.get(name, 0) + size * value.double()
+        return {name: total / num_samples for name, total in sums.items()}
+
+    return _by_rows(model, guide, batch, compute, method=method, seed=seed)
 
 
 def guide_estimate(model: LatentModel, guide: Conditional, batch: Batch, *, k: int, seed: int) -> dict[str, Tensor]:

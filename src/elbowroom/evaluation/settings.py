@@ -35,8 +35,8 @@ class Settings(Section):
     """
 
     points: Whole | None = None
-    """Number of examples; by default all of them, but 1,000 for iwae, laplace-is, k-curve, ais, codes and enumerate, 200
-    for room."""
+    """Number of examples; by default all of them, but 1,000 for iwae, laplace-is, k-curve, ais, codes and enumerate,
+    and 200 for room."""
     k: Whole | None = None
     """Draws per example of the importance-weighted bounds; by default 5,000 for iwae and codes, 500 for room and 100
     for laplace-is."""

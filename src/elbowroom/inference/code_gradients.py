@@ -44,9 +44,8 @@ from elbowroom.model.noise import NoiseSource
 
 __all__ = ["CODE_ESTIMATORS", "Draws", "draw_codes", "is_biased", "path_gradient"]
 
-#: name -> whether it is unbiased, and what it does, in a line
+#: name -> what it does, in a line, of those that differentiate through draws of codes
 CODE_ESTIMATORS: dict[str, str] = {
-    "score-function": "unbiased: REINFORCE with a leave-one-out baseline (Mnih & Rezende 2016; Kool et al. 2019)",
     "straight-through": "biased: codes, differentiated as their probabilities (Bengio, Léonard & Courville 2013)",
     "gumbel-softmax": "biased: differentiated at relaxed draws (Jang et al. 2017; Maddison et al. 2017)",
     "st-gumbel": "biased: codes, differentiated as relaxed draws (Jang, Gu & Poole 2017)",
@@ -55,18 +54,18 @@ CODE_ESTIMATORS: dict[str, str] = {
 
 
 def is_biased(estimator: str) -> bool:
-    """Whether the expected gradient of an estimator for codes is another than that of the bound.
+    """Whether the expected gradient of an estimator is another than that of the bound, for a guide over codes.
 
     Args:
-        estimator: a name in ``CODE_ESTIMATORS``.
+        estimator: "score-function", which is unbiased, or a name in ``CODE_ESTIMATORS``.
     Raises:
         ElbowroomError: an unknown name.
     Example:
-        >>> [name for name in CODE_ESTIMATORS if not is_biased(name)]
-        ['score-function']
+        >>> is_biased("score-function"), is_biased("reinmax")
+        (False, True)
     """
-    check_name("gradient estimator for codes", estimator, CODE_ESTIMATORS)
-    return CODE_ESTIMATORS[estimator].startswith("biased")
+    check_name("gradient estimator for codes", estimator, ["score-function", *CODE_ESTIMATORS])
+    return estimator in CODE_ESTIMATORS
 
 
 class Draws(NamedTuple):
@@ -129,7 +128,7 @@ def draw_codes(
     shape = (num_samples, *q.batch_shape, q.space.dim)
     perturbed = q.logits + q.space.split(gumbel(shape, q.logits, generator))  # (samples, *batch, L, K)
     one_hot = q.space.one_hot(perturbed.argmax(-1), q.logits.dtype)
-    if estimator == "score-function" or not torch.is_grad_enabled():
+    if not torch.is_grad_enabled():
         return Draws(one_hot)
     moving = _MOVING[estimator](q.logits, perturbed, q.space.split(one_hot), temperature).flatten(-2)
     if estimator == "gumbel-softmax":

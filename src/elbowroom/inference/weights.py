@@ -43,6 +43,7 @@ ESTIMATORS: dict[str, str] = {
     "pathwise": "reparameterised draws, differentiated in full (Kingma & Welling 2014)",
     "stl": "sticking the landing: no gradient through log q's parameters (Roeder, Wu & Duvenaud 2017)",
     "dreg": "doubly reparameterised: squared normalised weights, for IWAE (Tucker et al. 2019)",
+    "score-function": "unbiased for any z: REINFORCE, leave-one-out baseline (Mnih & Rezende 2016; Kool et al. 2019)",
     **CODE_ESTIMATORS,
 }
 
@@ -95,8 +96,7 @@ def draw_latents(
         return Draws(z.detach())
     if estimator in CODE_ESTIMATORS:
         raise ElbowroomError(
-            f"The estimator '{estimator}' is for independent draws of codes, but the guide's distribution is a "
-            f"{type(q).__name__}.",
+            f"The estimator '{estimator}' is for draws of codes, but the guide's distribution is a {type(q).__name__}.",
             "Use estimator='pathwise' for real vectors, 'score-function' for anything else, or a categorical guide.",
         )
     if torch.is_grad_enabled() and not q.has_rsample:

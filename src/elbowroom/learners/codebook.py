@@ -86,12 +86,13 @@ class CodebookAverages:
         ):
             average.mul_(decay).add_(new, alpha=1 - decay)
 
-    @property
-    def centres(self) -> Tensor:
-        """c, shape (L, K, d)."""
+    def centres(self, table: Tensor) -> Tensor:
+        """c, shape (L, K, d); a code that nobody has used for so long that only the smoothing is left stays in its
+        place in the table."""
         total, codes = self.counts.sum(-1, keepdim=True), self.counts.shape[-1]
         smoothed = (self.counts + _EPSILON) / (total + codes * _EPSILON) * total
-        return self.sums / smoothed.unsqueeze(-1)
+        used = (self.counts > _EPSILON).unsqueeze(-1)
+        return torch.where(used, self.sums / smoothed.unsqueeze(-1), table)
 
     @torch.no_grad()
     def restart(self, table: Tensor, vectors: Tensor, *, below: float, generator: NoiseSource) -> Tensor:

@@ -116,6 +116,12 @@ class Vq:
         if self.update.total_steps is None:
             raise no_stages()
 
+    @property
+    def starts(self) -> list[int]:
+        """The first steps of the stages and of the last part, as far as there are any."""
+        assert self.update.total_steps is not None  # see __post_init__
+        return sorted({s for s in (0, self.prior_from, self.joint_from, self.last_from) if s < self.update.total_steps})
+
     def init(self, pair: Pair) -> VqState:
         """The state before the first step; nothing has been averaged.
 
@@ -227,7 +233,7 @@ class Vq:
         assert averages is not None
         averages.update(vectors, z, codebook, decay=self.decay)
         if codebook.kind == "ema":
-            codebook.vectors.copy_(averages.centres)
+            codebook.vectors.copy_(averages.centres(codebook.vectors))
         if codebook.kind != "fsq" and self.restart_below:
             codebook.vectors.copy_(
                 averages.restart(codebook.vectors, vectors, below=self.restart_below, generator=generator)

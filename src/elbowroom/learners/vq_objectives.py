@@ -69,6 +69,8 @@ def rotated(vectors: Tensor, chosen: Tensor) -> Tensor:
     .. math:: c = \mathrm{sg}\Big(\frac{\lVert c \rVert}{\lVert e \rVert} R\Big) e, \qquad
         R = I - 2 r r^\top + 2 \hat c \hat e^\top, \qquad r = \frac{\hat e + \hat c}{\lVert \hat e + \hat c \rVert}
 
+    Where e has no length, the gradient is that of :func:`straight_through`.
+
     Args:
         vectors: e, shape (\*, d).
         chosen: c, shape (\*, d).
@@ -81,13 +83,15 @@ def rotated(vectors: Tensor, chosen: Tensor) -> Tensor:
     """
     e, c = vectors.detach(), chosen.detach()
     tiny = torch.finfo(e.dtype).tiny
-    e_length, c_length = (v.norm(dim=-1, keepdim=True).clamp(min=tiny) for v in (e, c))
-    e_hat, c_hat = e / e_length, c / c_length
+    e_length, c_length = e.norm(dim=-1, keepdim=True), c.norm(dim=-1, keepdim=True)
+    turns = e_length > torch.finfo(e.dtype).eps * c_length  # a vector of no length has no direction
+    stretch = c_length / torch.where(turns, e_length, 1.0)
+    e_hat, c_hat = e / e_length.clamp(min=tiny), c / c_length.clamp(min=tiny)
     r = e_hat + c_hat
     r = r / r.norm(dim=-1, keepdim=True).clamp(min=tiny)
     reflected = vectors - 2 * (vectors * r).sum(-1, keepdim=True) * r
-    turned: Tensor = (reflected + 2 * (vectors * e_hat).sum(-1, keepdim=True) * c_hat) * (c_length / e_length)
-    return turned
+    turned = (reflected + 2 * (vectors * e_hat).sum(-1, keepdim=True) * c_hat) * stretch
+    return torch.where(turns, turned, straight_through(vectors, chosen))
 
 
 #: name -> (the encoder's vectors, the chosen ones) to the chosen ones with a gradient in the encoder's

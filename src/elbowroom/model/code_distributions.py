@@ -147,11 +147,10 @@ class Codes(Distribution):
         """The most likely code of each slot, one-hot, shape (\\*batch, L K)."""
         return self.space.one_hot(self.logits.argmax(-1), self.logits.dtype)
 
-    @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = (), generator: NoiseSource | None = None) -> Tensor:
         """One-hot draws, shape (\\*sample_shape, \\*batch, L K), by the Gumbel-max trick."""
         shape = (*sample_shape, *self.batch_shape, self.space.dim)
-        perturbed = self.logits.flatten(-2) + gumbel(shape, self.logits, generator)
+        perturbed = self.logits.detach().flatten(-2) + gumbel(shape, self.logits, generator)
         return self.space.one_hot(self.space.numbers(perturbed), self.logits.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:

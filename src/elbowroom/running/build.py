@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
-from elbowroom.data.naming import element_name, listed
 from elbowroom.data.precision import check_spread
 from elbowroom.data.row_form import RowForm
 from elbowroom.data.stream import StreamSet
@@ -36,7 +35,7 @@ from elbowroom.names import CODE_GUIDES
 from elbowroom.phrasing import speaking
 from elbowroom.running.config import Config, DataConfig, ModelConfig, NetworkConfig
 from elbowroom.running.runtime import dtype_of
-from elbowroom.running.training_rows import check_codes, check_training_rows, constant_elements
+from elbowroom.running.training_rows import check_codes, check_training_rows, refuse_constant
 
 __all__ = [
     "DataFacts",
@@ -360,7 +359,7 @@ def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
     # grey pixels under a Gaussian are not standardised: they have a common scale, and some never vary
     if isinstance(likelihood, Gaussian) and data.native_support is Support.REALS:
         check_training_rows(data, mean, std)
-        _refuse_constant(mean, std, data.columns if isinstance(data, DataSet) else None)
+        refuse_constant(data, mean, std)
         check_spread(data, std)
         places: list[tuple[nn.Module, tuple[str, str]]] = [(likelihood, ("shift", "unit"))]
         if isinstance(guide, Guide) and guide.transform is not None:
@@ -373,17 +372,6 @@ def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
     if isinstance(pair.model.prior, VampPrior):
         rows = _some_rows(data, config.model.prior_components)
         pair.model.prior = VampPrior(guide, rows, data.support, context_dim=data.context_dim)
-
-
-def _refuse_constant(mean: Tensor, std: Tensor, columns: tuple[str, ...] | None) -> None:
-    constant = constant_elements(mean, std).flatten()
-    if bool(constant.any()):
-        where = [element_name(columns, mean.shape, place) for place in torch.nonzero(constant).flatten().tolist()]
-        raise ElbowroomError(
-            f"{len(where)} of {constant.numel()} {'elements' if columns is None else 'columns'} are constant in the "
-            f"training data ({listed(where)}), so that their density can grow without bound.",
-            "Drop those columns." if columns is None else f"Drop {listed(where)}.",
-        )
 
 
 def _some_rows(data: DataSet | StreamSet, number: int) -> Tensor:

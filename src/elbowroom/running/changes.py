@@ -74,6 +74,11 @@ def recorded_settings(
             "Leave that out, or train a new run with --out.",
         )
     longer = any(old[f"train.{key}"] != new[f"train.{key}"] for key in lengths)
+    if longer and recorded.train.learner == "vq":
+        raise ElbowroomError(
+            "The stages of the learner vq are shares of the run's length, so --resume cannot change the length.",
+            "Leave --train.epochs and --train.steps out, or train a new run.",
+        )
     if longer and recorded.optimizer.schedule != "constant":
         raise ElbowroomError(
             f"The run's {recorded.optimizer.schedule} schedule depends on its length, so --resume cannot change the "

@@ -24,7 +24,7 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -254,13 +254,22 @@ class RunFolder:
                 "Restore it, or delete it and evaluate again.",
             ) from error
 
-    def write_values(self, name: str, values: Mapping[str, Tensor]) -> None:
-        """Writes the values of every example to evaluation/NAME.csv, with its row in the data set."""
+    def write_values(
+        self, name: str, values: Mapping[str, Tensor], rows: Mapping[str, Sequence[Any]] | None = None
+    ) -> None:
+        """Writes the values of every example to evaluation/NAME.csv, behind the columns that say which rows these are.
+
+        Args:
+            name: of the file.
+            values: of every example, by column, each of shape (n,).
+            rows: row and identifiers (:meth:`~elbowroom.data.dataset.DataSet.row_columns`); none of simulated data.
+        """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(values)
-        columns = (v.long().tolist() if name in _WHOLE else v.tolist() for name, v in values.items())
-        writer.writerows(zip(*columns, strict=True))
+        columns: dict[str, Sequence[Any]] = dict(rows or {})
+        columns |= {key: v.long().tolist() if key in _WHOLE else v.tolist() for key, v in values.items()}
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
         path = self.path / "evaluation" / f"{name}.csv"
         path.parent.mkdir(exist_ok=True)
         write_text_atomically(path, text.getvalue())

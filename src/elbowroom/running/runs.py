@@ -62,9 +62,10 @@ class Run(TrainedModel):
         """Evaluates the model, adds the results to evaluation.json, and writes the values of every example as CSV.
 
         The file also has ``step``, of the checkpoint, and ``peak_memory``, the most bytes that the process has used.
-        Without names: elbo, iwae and active-units, as far as model and guide allow. With ``data`` (a path, an
-        array, what `read` returns) all of these are evaluated instead of a split of the run's own, with ``context`` or
-        ``labels`` as in `read`; a run on a stream needs that. For the method room, the training data are evaluated too,
+        Without names: elbo, iwae and active-units, as far as model and guide allow; elbo and codes for discrete
+        latents. With ``data`` (a path, an array, what `read` returns) all of these are evaluated instead of a split of
+        the run's own, with ``context`` or ``labels`` as in `read`; a run on a stream needs that. For the method room,
+        the training data are evaluated too,
         or the test data if the split is train; each result names its split. The other arguments are those of
         :func:`elbowroom.evaluation.evaluate.evaluate`, and the settings (``points``, ``seed``, ``k``, …) those of
         :class:`elbowroom.evaluation.settings.Settings`.
@@ -106,7 +107,8 @@ class Run(TrainedModel):
             self.folder.add_evaluations({**result.model_dump(), **about} for result in results)
             whose = "-latest" if self.is_beside_best else ""
             for method, columns in values.items():
-                self.folder.write_values(f"{method}-{split}{whose}", columns)
+                rows = data.row_columns(columns["row"].long(), columns) if "row" in columns else {}
+                self.folder.write_values(f"{method}-{split}{whose}", columns, rows)
         parts.forget()
         return results
 

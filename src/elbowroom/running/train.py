@@ -158,7 +158,8 @@ def train(
     kept = as_material(data) if keep_data else None
     if kept is not None and isinstance(data, DataSet) and kept.storage is not data.storage and not resume:
         data = build_data(settings, kept)  # a `Dataset` is fetched once, and trained on as it will be read again
-    data = prepared(data, settings, device, DataFacts.model_validate(recorded["facts"]) if resume else None)
+    known = DataFacts.model_validate(recorded["facts"]) if resume else None
+    data = prepared(data, settings, device, known, announce=announce)
     facts = facts_of(data, settings.train.batch_size)
     pair = build_pair(settings, facts, seed=settings.train.seed)
     plan = _plan(settings, facts, data)

@@ -34,6 +34,7 @@ __all__ = [
     "result_name",
     "sampling_progress",
     "tails_lines",
+    "unit_in_words",
 ]
 
 
@@ -107,7 +108,7 @@ def print_results(results: Sequence[Result]) -> None:
             f"  {name}, by {result.method}" if times[name] > 1 else f"  {name}",
             f"{result.value:.0f}" if units else f"{result.value:.3f}",
             "" if result.stderr is None else f"{result.stderr:.3f}",
-            f"of {result.found['of']}" if units else result.unit,
+            unit_in_words(result),
             f"{result.points:,}",
             _side(result),
         )
@@ -115,6 +116,13 @@ def print_results(results: Sequence[Result]) -> None:
     for line in [*tails_lines(results), *annealing_lines(results)]:
         console.print(line, soft_wrap=True)
     console.print()
+
+
+def unit_in_words(result: Result) -> str:
+    """The unit of a result; of a count or a perplexity the most that it can be: "of 20", "of 16 codes"."""
+    if result.unit not in ("units", "codes"):
+        return result.unit
+    return f"of {result.found['of']}{' codes' * (result.unit == 'codes')}"
 
 
 def _side(result: Result) -> str:

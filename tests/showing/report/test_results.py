@@ -194,6 +194,32 @@ def test_the_figures_beside_it() -> None:
     assert tiles(run(), found(), [], None) == []
 
 
+def test_a_sum_over_all_codes_is_no_bound() -> None:
+    """It comes before any bound on the same data, and log p(x) cannot be higher."""
+    log_p = of("log p(x)", -83.2, 0.3, bound="exact", method="enumerate", told={"codes": 4096})
+    room = of("elbow room", 4.1, 0.05, bound="exact", method="enumerate")
+    elbo = of("elbo", -87.3, method="enumerate")
+    used = of("codes used", 380.0, None, unit="units", bound=None, method="codes", told={"of": 384, "fewest": 14})
+    known = found(of("iwae", -83.1, method="codes", told={"k": 5000}), log_p, elbo, room, used,
+                  of("elbow room", 3.9, method="codes", told={"k": 5000}),
+                  of("perplexity", 11.3, 0.05, unit="codes", bound=None, method="codes", told={"of": 16}))  # fmt: skip
+    said = headline(run(), known, HISTORY)
+    assert (said.label, said.value) == ("log p(x) =", "−83.20 ± 0.30")
+    assert said.details == ("Sum over all 4,096 codes, without draws. 1,000 test examples of mnist, dynamic "
+                            "binarization, seed 0.",)  # fmt: skip
+    shown = {tile.label: tile.value for tile in tiles(run(), known, [], None)}
+    assert (shown["elbow room"], shown["codes used"]) == ("4.10 ± 0.05", "380 of 384")
+    figure, table = evaluation(run(), known)[:2]
+    assert isinstance(figure, Figure) and "log p(x) −83.20 ± 0.30" in figure.alt
+    assert isinstance(table, Table)
+    rows = {row[0]: row for group in table.groups for row in group.rows}
+    assert rows["log p(x)"][5:] == ("exact", "sum over all 4,096 codes")
+    assert rows["perplexity"][1:4] == ("11.300", "0.050", "of 16 codes")
+    assert rows["codes used"][1:4] + rows["codes used"][6:] == ("380", "", "of 384", "14 in the slot that uses fewest")
+    only_elbo = headline(run(), found(elbo), HISTORY)
+    assert (only_elbo.label, "elbow room" in " ".join(only_elbo.details)) == ("log p(x) ≥", True)
+
+
 # --- the table, the curve, the room ------------------------------------------------------------------------------
 
 EVERYTHING = found(

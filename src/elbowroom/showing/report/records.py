@@ -17,7 +17,7 @@ from elbowroom.running.folder import RunFolder
 __all__ = ["StoredResult", "StoredResults", "read_history", "read_results"]
 
 # the tightest bound first
-_METHODS = ("ais", "laplace-is", "iwae", "k-curve", "log p(x)", "elbo")
+_METHODS = ("exact", "ais", "laplace-is", "iwae", "k-curve", "log p(x)", "elbo")
 _SPLITS = ("test", "all", "validation", "train")
 _TEXTS = ("ended_by",)  # everything else in `found` is a number
 
@@ -75,9 +75,11 @@ class StoredResults:
         return max(found, key=self._rank, default=None)
 
     def bound(self) -> StoredResult | None:
-        """The lower bound on log p(x) to show first."""
+        """The lower bound on log p(x) to show first, or log p(x) itself where it was summed over all codes."""
         return self.best(
-            lambda one: (one.result.bound, one.result.unit) == ("lower", "nats") and one.result.name in _METHODS
+            lambda one: (
+                one.result.bound in ("lower", "exact") and one.result.unit == "nats" and one.result.name in _METHODS
+            )
         )
 
     def gap_of(self, stored: StoredResult) -> Result | None:
@@ -128,7 +130,7 @@ class StoredResults:
             not self.is_stale(one),
             self.is_own(one),
             -_position(_SPLITS, result.split),
-            -_position(_METHODS, result.name),
+            -_position(_METHODS, "exact" if result.bound == "exact" else result.name),
             result.points,
             result.value,
         )
@@ -172,7 +174,7 @@ def _checked(result: Result) -> Result:
     for name, given in result.found.items():
         if given is not None and name not in _TEXTS and not isinstance(given, int | float):
             raise ValueError(f"{name} of {result.name} is {given!r}, not a number")
-    if result.unit == "units" and "of" not in result.found:
+    if result.unit in ("units", "codes") and "of" not in result.found:
         raise ValueError(f"{result.name} is a count of nothing")
     asked = Settings.of(result.asked).model_dump(include=set(result.asked))
     return result.model_copy(update={"asked": asked})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from elbowroom.evaluation.doctor.diagnose import Diagnosis
@@ -55,7 +55,8 @@ def headline(
     best = found.bound()
     if best is not None:
         details = [_how_measured(best), *_caveats(run, found, best)]
-        return Headline("log p(x) ≥", estimate(best.result.value, best.result.stderr), _NATS, tuple(details))
+        label = "log p(x) =" if best.result.bound == "exact" else "log p(x) ≥"
+        return Headline(label, estimate(best.result.value, best.result.stderr), _NATS, tuple(details))
     ask = command("evaluate", run.folder.path)
     last = _last_report(run, history)
     if last is None:
@@ -75,8 +76,10 @@ def headline(
 
 def _how_measured(best: StoredResult) -> str:
     result, how = best.result, _annealing(best.result)
-    name = _LONG_NAMES.get(result.name, result_name(result)).format(k=result.asked.get("k", 0))
     of = f"{_examples(result)} of {result.protocol['dataset']}"
+    if result.bound == "exact":
+        return f"Sum over all {result.found['codes']:,} codes, without draws. {of}, {bits(result.protocol)}."
+    name = _LONG_NAMES.get(result.name, result_name(result)).format(k=result.asked.get("k", 0))
     return f"{name[:1].upper()}{name[1:]}{': ' + how if how else ''}. {of}, {bits(result.protocol)}."
 
 
@@ -95,12 +98,12 @@ def _caveats(run: Run, found: StoredResults, best: StoredResult) -> list[str]:
             f"log p(x) may be higher than this figure by up to {estimate(gap.value, gap.stderr, '.3f')} nats. This is "
             "the gap between a lower and an upper bound on data simulated from the model, where both are known."
         )
-    elif best.method == "elbo":
+    elif best.result.bound != "exact" and best.result.name == "elbo":
         said.append(
             "log p(x) is higher than the ELBO by the elbow room, i.e. the inference gap KL(q ‖ p(z | x)), which has "
             f"not been measured: `{ask}` bounds it."
         )
-    else:
+    elif best.result.bound != "exact":
         said.append(f"How much higher log p(x) may be is not known: `{ask}` measures it on simulated data.")
     if found.is_stale(best):
         said.append(
@@ -150,7 +153,7 @@ def _last_report(run: Run, history: Sequence[dict[str, Any]]) -> tuple[str, dict
 
 
 def tiles(run: Run, found: StoredResults, history: Sequence[dict[str, Any]], checkup: Checkup | None) -> list[Tile]:
-    """The tiles beside the headline: ELBO, elbow room, active units, doctor, training time, where they are known."""
+    """The tiles beside the headline: ELBO, elbow room, latents or codes in use, doctor, training time, where known."""
     out = []
     elbo = found.best(lambda one: one.result.name == "elbo")
     if elbo is not None and found.bound() is not elbo:
@@ -158,10 +161,11 @@ def tiles(run: Run, found: StoredResults, history: Sequence[dict[str, Any]], che
     spare = found.room()
     if spare is not None:
         out.append(_room_tile(found, spare))
-    active = found.best(lambda one: one.method == "active-units")
-    if active is not None:
-        count = " ".join(part for part in value(active.result) if part)
-        out.append(Tile("active units", count, _examples(active.result)))
+    for name in ("active units", "codes used"):
+        counted = found.best(_is_called(name))
+        if counted is not None:
+            count = " ".join(part for part in value(counted.result) if part)
+            out.append(Tile(name, count, _examples(counted.result)))
     if checkup is not None:
         out.append(Tile("the doctor", _short_verdict(checkup.diagnosis), _examined(checkup, found)))
     if history:
@@ -169,6 +173,10 @@ def tiles(run: Run, found: StoredResults, history: Sequence[dict[str, Any]], che
         epochs = f"{epochs_in_words(last['epoch'])}, " if last.get("epoch") else ""
         out.append(Tile("trained for", duration(float(last["seconds"])), f"{epochs}{last['step']:,} steps"))
     return out
+
+
+def _is_called(name: str) -> Callable[[StoredResult], bool]:
+    return lambda one: one.result.name == name
 
 
 def _examples(result: Result) -> str:
@@ -187,7 +195,7 @@ def _room_tile(found: StoredResults, spare: StoredResult) -> Tile:
     if (gap := parts.get("amortisation gap")) is not None:
         doubt = sign_remark(gap.name, gap.value, gap.stderr)
         notes.insert(0, f"amortisation gap {estimate(gap.value, gap.stderr)}{', ' * bool(doubt)}{doubt}")
-    return Tile("elbow room", f"≥ {least}", "; ".join(notes))
+    return Tile("elbow room", least if result.bound == "exact" else f"≥ {least}", "; ".join(notes))
 
 
 def _examined(checkup: Checkup, found: StoredResults) -> str:
@@ -319,6 +327,14 @@ def _details(result: Result) -> str:
         parts.append(f"{found['evaluations']:,.0f} decoder evaluations")
     if found.get("largest_gap") is not None:
         parts.append(f"largest gap {estimate(found['largest_gap'], None)}")
+    if found.get("distinct") is not None:
+        parts.append(f"{found['distinct']:,.0f} distinct codes on average")
+    if found.get("rate") is not None:
+        parts.append(f"of which rate {estimate(found['rate'], None)}")
+    if found.get("codes") is not None:
+        parts.append(f"sum over all {found['codes']:,} codes")
+    if found.get("fewest") is not None:
+        parts.append(f"{found['fewest']:,} in the slot that uses fewest")
     if found.get("threshold") is not None:
         parts.append(f"active if the variance of the posterior mean is above {plain(found['threshold'])}")
     if found.get("seconds") is not None:

@@ -64,10 +64,11 @@ def value(result: Result) -> tuple[str, str, str]:
         >>> value(units)
         ('19', '', 'of 20')
     """
+    unit = terminal.unit_in_words(result)
     if result.unit == "units":
-        return estimate(result.value, None, ".0f"), "", f"of {result.found['of']}"
+        return estimate(result.value, None, ".0f"), "", unit
     error = "" if result.stderr is None else estimate(result.stderr, None, ".3f")
-    return estimate(result.value, None, ".3f"), error, result.unit
+    return estimate(result.value, None, ".3f"), error, unit
 
 
 def evidence(found: Any) -> str:

@@ -50,8 +50,7 @@ class Adopted:
 
     def evaluate(self, *methods: str, split: str = "test", **settings: Any) -> list[Result]:
         """Evaluates the model, as :func:`elbowroom.evaluation.evaluate.evaluate`."""
-        every = ("elbo", "iwae", "active-units") if self.model.likelihood.normalized else ("elbo", "active-units")
-        return evaluate(self.model, self.guide, self.data, methods=methods or every, split=split, **settings)
+        return evaluate(self.model, self.guide, self.data, methods=methods or None, split=split, **settings)
 
     def doctor(self, *, checks: Sequence[str] | None = None, points: int = 1000, seed: int = 0) -> Diagnosis:
         """Checks the model for faults, as :func:`elbowroom.evaluation.doctor.diagnose.diagnose`, without a history."""

@@ -1,4 +1,4 @@
-"""``elbowroom encode``: means of q(z | x), or posterior draws by MCMC."""
+"""``elbowroom encode``: means of q(z | x), codes, or posterior draws by MCMC."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from elbowroom.cli.options import Checkpoint, Device, RunPath, Split, load_run, result_path
 from elbowroom.cli.speech import say, wrote
-from elbowroom.cli.writing import checked_target, not_taken, write_arrays
+from elbowroom.cli.writing import checked_target, not_taken, write_arrays, write_csv
 from elbowroom.errors import ElbowroomError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from elbowroom.running.outputs import Encoded
 
 __all__ = ["encode"]
 
@@ -30,12 +32,16 @@ def encode(
     metric: Literal["gauss-newton", "guide", "diagonal", "dense", "identity"] | None = None,
     precision: Literal["full", "bf16"] | None = None,
     jumps: bool = False,
+    codes: bool = False,
     seed: int | None = None,
     out: Path | None = None,
     checkpoint: Checkpoint = "best",
     device: Device = None,
 ) -> None:
     """Write mean and standard deviation of q(z | x) as .npz, with a picture; or sample p(z | x) by MCMC.
+
+    Of a run whose latents are codes, the .npz file holds codes, the number of the most likely code of each slot, and
+    probs, the probability of every code of every slot.
 
     Parameters
     ----------
@@ -60,10 +66,14 @@ def encode(
         bf16 computes the gradients inside trajectories in half precision; the draws stay exact.
     jumps
         Let the chains also jump between the modes of a posterior, where it has several.
+    codes
+        Write the codes alone, whole numbers from 0, as CSV: a column for each slot (code_1, code_2, …) beside row (the
+        position in the data), identifiers and label where there are any.
     seed
         Seed of the chains (default: 0).
     out
-        The .npz file (default: RUN/encoded.npz, or RUN/posterior.npz with --posterior).
+        The .npz file (default: RUN/encoded.npz, or RUN/posterior.npz with --posterior); with --codes the .csv file
+        (default: RUN/codes.csv).
     """
     from elbowroom.showing import gallery, terminal
 
@@ -75,19 +85,39 @@ def encode(
             f"--{next(iter(settings))} is about sampling the posterior, but --posterior was not given.",
             "Add --posterior nuts (or hmc), or leave it out.",
         )
-    name = "encoded.npz" if posterior is None else "posterior.npz"
-    target = checked_target(out or result_path(run, name, checkpoint), folder=run, suffix=".npz")
+    if posterior is not None and codes:
+        raise ElbowroomError(
+            "--codes writes the guide's codes, and --posterior samples a continuous z.", "Give one of them."
+        )
+    name = "codes.csv" if codes else "encoded.npz" if posterior is None else "posterior.npz"
+    target = checked_target(out or result_path(run, name, checkpoint), folder=run, suffix=Path(name).suffix)
     loaded = load_run(run, device, checkpoint)
+    if codes and loaded.model.latent_support == "real":
+        raise ElbowroomError(
+            f"--codes writes the codes of discrete latents, but those of this run are real vectors "
+            f"({loaded.config.model.latents}).",
+            "Leave it out: then means and standard deviations of q(z | x) are written.",
+        )
     arrays: dict[str, Tensor | Sequence[str]]
     if posterior is None:
         encoded = loaded.encode(data, split=split)
+        if codes:
+            columns = _code_columns(encoded)
+            write_csv(target, list(columns), zip(*columns.values(), strict=True))
+            wrote(target)
+            return
         arrays = {"mean": encoded.mean, "stddev": encoded.stddev}
+        if encoded.codes is not None:
+            arrays = {"codes": encoded.codes, "probs": loaded.model.space.split(encoded.mean)}
         if encoded.labels is not None:
             arrays["labels"] = encoded.labels
         if encoded.labels is not None and encoded.classes is not None:
             arrays["classes"] = encoded.classes
         write_arrays(target, **_with_rows(arrays, encoded.rows))
-        wrote(gallery.save(loaded, "latents", gallery.latents(encoded)))
+        if encoded.codes is None:
+            wrote(gallery.save(loaded, "latents", gallery.latents(encoded)))
+        else:
+            wrote(gallery.save(loaded, "codes", gallery.codes(loaded, encoded)))
         return
     given = loaded.dataset() if data is None else loaded.read(data, missing="mask")
     with terminal.sampling_progress() as announce:
@@ -104,6 +134,15 @@ def encode(
     if known.disagreement is not None:
         arrays["disagreement"] = known.disagreement
     write_arrays(target, **_with_rows(arrays, {} if found.index is None else given.row_columns(found.index)))
+
+
+def _code_columns(encoded: Encoded) -> dict[str, Sequence[Any]]:
+    """The columns of a table of codes: rows, identifiers, labels and a column for each slot."""
+    assert encoded.codes is not None
+    slots = {f"code_{slot}": numbers for slot, numbers in enumerate(encoded.codes.T.tolist(), start=1)}
+    labels = {} if encoded.class_names is None else {"label": encoded.class_names}
+    first, *others = encoded.rows.items()
+    return {**dict([first]), **not_taken(dict(others), [*labels, *slots]), **labels, **slots}
 
 
 def _with_rows(arrays: dict[str, Tensor | Sequence[str]], rows: dict[str, list[Any]]) -> dict[str, Any]:

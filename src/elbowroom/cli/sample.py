@@ -25,7 +25,8 @@ def sample(
     checkpoint: Checkpoint = "best",
     device: Device = None,
 ) -> None:
-    """Draw samples from the model, with means, latent traversals and, for two latent dimensions, the manifold.
+    """Draw samples from the model, with means, latent traversals (of codes, what each code of a slot does) and, for two
+    latent dimensions, the manifold.
 
     Parameters
     ----------
@@ -50,13 +51,14 @@ def sample(
     given = parsed(loaded.naming, context, labels)
     wrote(gallery.save(loaded, "samples", gallery.samples(loaded, num, context=given, seed=seed)))
     if plots.is_image(loaded.facts.event_shape):
+        has_codes = loaded.model.latent_support == "codes"
         try:
-            traversals = gallery.traversals(loaded, context=given)
+            traversals = (gallery.code_swaps if has_codes else gallery.traversals)(loaded, context=given)
         except MissingDataError as error:  # they start from an example
             remark(f"traversals are not drawn. {error.problem}")
         else:
             wrote(gallery.save(loaded, "traversals", traversals))
-        if loaded.config.model.latent_dim == 2:
+        if loaded.config.model.latent_dim == 2 and not has_codes:
             wrote(gallery.save(loaded, "manifold", gallery.manifold(loaded, context=given)))
     if target is not None:
         drawn = loaded.sample(num, context=gallery.contexts(loaded, num) if given is None else given, seed=seed)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from elbowroom.cli.options import Checkpoint, Device, Json, RunPath, Split, load_run, result_path
 from elbowroom.cli.speech import print_json, remark, say, wrote
-from elbowroom.cli.writing import checked_target, write_evaluated
+from elbowroom.cli.writing import checked_target, write_csv, write_evaluated
 
 if TYPE_CHECKING:
     from elbowroom.data.dataset import DataSet
@@ -90,7 +87,7 @@ def score(
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         print_json({**about, **counts, "scores": rows})
         return
-    _write_csv(path, list(columns), zip(*columns.values(), strict=True))
+    write_csv(path, list(columns), zip(*columns.values(), strict=True))
     say(_summary(scores))
     for line in _warnings(scores, source, _remedy(loaded, scores, tolerance)):
         remark(line)
@@ -180,20 +177,3 @@ def _named(source: DataSet, rows: Any) -> str:
     names = [f"{place} ({others[0][at]})" if others else f"{place}" for at, place in enumerate(places)]
     more = f" and {len(rows) - _NAMED:,} more" if len(rows) > _NAMED else ""
     return f"row{'s' if len(rows) > 1 else ''} {', '.join(names)}{more}"
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    from elbowroom.running.checkpoints import write_text_atomically
-
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([_cell(value) for value in row] for row in rows)
-    write_text_atomically(path, text.getvalue())
-
-
-def _cell(value: Any) -> Any:
-    """Empty for NaN, true and false in lower case, infinities as they are."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "" if isinstance(value, float) and math.isnan(value) else value

@@ -94,7 +94,8 @@ def room(study: Study, *, check: bool = False) -> list[Result]:
         reports the largest R-hat, on which it depends, and the lower bounds on the same data. A likelihood that is not
         normalised has no log p(x); the other results are then marked "not a log-likelihood".
     Raises:
-        ElbowroomError: there is no guide; a guide that is not normal; a check where there is no log p(x).
+        ElbowroomError: there is no guide; a guide that is not normal; latents that are codes; a check where there is
+            no log p(x).
     """
     study.model.require_real("room", "Evaluate with --methods codes, or with enumerate up to a million codes.")
     if isinstance(study.guide, PriorGuide):

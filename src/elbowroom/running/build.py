@@ -35,7 +35,7 @@ from elbowroom.names import CODE_GUIDES
 from elbowroom.phrasing import speaking
 from elbowroom.running.config import Config, DataConfig, ModelConfig, NetworkConfig
 from elbowroom.running.runtime import dtype_of
-from elbowroom.running.training_rows import check_training_rows, refuse_constant
+from elbowroom.running.training_rows import check_codes, check_training_rows, refuse_constant
 
 __all__ = [
     "DataFacts",
@@ -350,9 +350,11 @@ def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
 
     Raises:
         ElbowroomError: a real-valued element is constant over the training data, so that its density has no bound; one
-            training row; or a deviation is beyond the run's precision.
+            training row; a deviation is beyond the run's precision; or there are more codes than training rows.
     """
     likelihood, guide = pair.model.likelihood, pair.guide
+    if pair.model.latent_support == "codes":
+        check_codes(data, pair.model.space)
     mean, std = data.moments()
     # grey pixels under a Gaussian are not standardised: they have a common scale, and some never vary
     if isinstance(likelihood, Gaussian) and data.native_support is Support.REALS:

@@ -222,7 +222,9 @@ class ModelConfig(Section):
     @property
     def latents(self) -> str:
         """The latents in words: "20 latents", "24 slots × 16 codes"."""
-        return f"{self.slots} slots × {self.codes} codes" if self.has_codes else f"{self.latent_dim} latents"
+        if self.has_codes:
+            return f"{self.slots} slots × {self.codes} codes"
+        return f"{self.latent_dim} latent{'s' * (self.latent_dim > 1)}"
 
 
 class ObjectiveConfig(Section):

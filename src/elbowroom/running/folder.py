@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.legacy import modernised
+from elbowroom.names import CODE_PRIORS
 from elbowroom.progress import Announce
 from elbowroom.running.checkpoints import Checkpoints, full_disk_explained, write_text_atomically
 from elbowroom.running.locks import LOCKS, lock_results, lock_training
@@ -147,7 +148,7 @@ class RunFolder:
             "run": str(self.path),
             "data": content["data"]["dataset"],
             "learner": content["config"].get("train", {}).get("learner", "aevb"),
-            "latents": content["config"]["model"]["latent_dim"],
+            "latents": _latents(content["config"]["model"]),
             "step": rows[-1]["step"] if rows else 0,
             "seconds": rows[-1]["seconds"] if rows else 0.0,
             "elbo": shown.get("elbo"),
@@ -296,6 +297,14 @@ class RunFolder:
         path = self.path / "evaluation.json"
         write_text_atomically(path, json.dumps({"results": list(kept.values())}, indent=2) + "\n")
         return path
+
+
+def _latents(model: Mapping[str, Any]) -> int | str:
+    """The number of latent dimensions, or slots and codes; of a run's configuration as it was written."""
+    if model.get("prior") in CODE_PRIORS:
+        return f"{model['slots']} slots × {model['codes']} codes"
+    latent_dim: int = model["latent_dim"]
+    return latent_dim
 
 
 def free_path(path: Path) -> Path:

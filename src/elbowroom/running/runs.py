@@ -20,7 +20,7 @@ from elbowroom.data.dataset import DataSet
 from elbowroom.errors import ElbowroomError, check_count
 from elbowroom.evaluation.doctor.diagnose import Diagnosis, diagnose
 from elbowroom.evaluation.doctor.inputs import DoctorInput
-from elbowroom.evaluation.evaluate import evaluate
+from elbowroom.evaluation.evaluate import default_methods, evaluate
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.scoring import ScoreMethod, score
 from elbowroom.evaluation.settings import Settings
@@ -62,9 +62,10 @@ class Run(TrainedModel):
         """Evaluates the model, adds the results to evaluation.json, and writes the values of every example as CSV.
 
         The file also has ``step``, of the checkpoint, and ``peak_memory``, the most bytes that the process has used.
-        Without names: elbo, iwae and active-units, as far as guide and likelihood allow; elbo and codes for discrete
+        Without names: elbo, iwae and active-units, as far as model and guide allow; elbo and codes for discrete
         latents. With ``data`` (a path, an array, what `read` returns) all of these are evaluated instead of a split of
-        the run's own, with ``context`` or ``labels`` as in `read`; a run on a stream needs that. For the method room, the training data are evaluated too,
+        the run's own, with ``context`` or ``labels`` as in `read`; a run on a stream needs that. For the method room,
+        the training data are evaluated too,
         or the test data if the split is train; each result names its split. The other arguments are those of
         :func:`elbowroom.evaluation.evaluate.evaluate`, and the settings (``points``, ``seed``, ``k``, …) those of
         :class:`elbowroom.evaluation.settings.Settings`.
@@ -75,13 +76,8 @@ class Run(TrainedModel):
                     f"A method is named by text, but a {type(name).__name__} was given.",
                     'Give data by the keyword: run.evaluate("elbo", data=…).',
                 )
-        every: tuple[str, ...] = ("elbo", "iwae", "active-units") if self.normalized else ("elbo", "active-units")
-        if not self.has_guide:
-            every = ("laplace-is",) if self.normalized else ("elbo",)
-        if self.model.latent_support == "codes":
-            every = ("elbo",) if not self.normalized else ("elbo", "codes") if self.has_guide else ("iwae",)
         measured, split = self.asked(data, split, context, labels)
-        wanted = [(split, methods or every)]
+        wanted = [(split, methods or default_methods(self.model, has_guide=self.has_guide))]
         beside = "test" if split == "train" else "train"
         if "room" in methods and len(measured.splits.get(beside, ())):  # other data have one split only
             wanted.append((beside, ("room",)))
@@ -187,7 +183,8 @@ class Run(TrainedModel):
         Args:
             data: other data than the run's own: a path, an array, what `read` returns. Checks that need training
                 examples are then left out, each with a sentence.
-            checks: names from ``elbowroom.evaluation.doctor.diagnose.CHECKS``; by default all of them.
+            checks: names from ``elbowroom.evaluation.doctor.diagnose.CHECKS``; by default those that
+                concern such a model.
             points: number of examples that a check looks at.
             seed: of all draws.
             announce: called before every check.
@@ -276,7 +273,8 @@ class Run(TrainedModel):
         context: Any = None,
         labels: Any = None,
     ) -> Encoded:
-        """Means and standard deviations of q(z | x), for ``source`` or a split of the run's own data.
+        """Means and standard deviations of q(z | x), for ``source`` or a split of the run's own data; of codes also the
+        number of the most likely one of each slot.
 
         Args:
             source: a path, an array, what `read` returns; by default a split of the run's own data.
@@ -336,7 +334,7 @@ class Run(TrainedModel):
 
     def __repr__(self) -> str:
         model, data = self.config.model, self.content["data"].get("dataset", "data")
-        return f"Run({str(self.folder.path)!r}: {data}, {model.latent_dim} latents, step {self.step:,})"
+        return f"Run({str(self.folder.path)!r}: {data}, {model.latents}, step {self.step:,})"
 
 
 @torch_settings()

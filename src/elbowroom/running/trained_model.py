@@ -143,6 +143,12 @@ class TrainedModel:
         return standardised_context(context, self.facts).to(device=self.device, dtype=dtype_of(self.config.runtime))
 
     def _require_guide(self, what: str) -> None:
+        if not self.has_guide and self.model.latent_support == "codes":
+            raise ElbowroomError(
+                f"{what} needs a guide q(z | x), but {self.folder.path} was trained without one "
+                f"({self.config.train.learner}).",
+                "Train with one: --train.learner aevb --model.guide categorical.",
+            )
         if not self.has_guide:
             raise ElbowroomError(
                 f"{what} needs a guide q(z | x), but {self.folder.path} was trained without one "

@@ -1,4 +1,4 @@
-"""Whether the training rows of real-valued data suffice: a Gaussian density needs a spread."""
+"""Whether the training rows suffice: a Gaussian density needs a spread, and codes need examples that have them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,32 @@ from elbowroom.data.naming import element_name, listed
 from elbowroom.data.precision import varying
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
+from elbowroom.model.code_distributions import CodeSpace
 
-__all__ = ["check_training_rows", "constant_elements", "refuse_constant"]
+__all__ = ["check_codes", "check_training_rows", "constant_elements", "refuse_constant"]
 
 
 def constant_elements(mean: Tensor, std: Tensor) -> Tensor:
     """Which elements never vary, bool, shape (\\*event): their deviation is rounding error of their mean."""
     return std <= 1e-12 * mean.abs()
+
+
+def check_codes(data: DataSet | StreamSet, space: CodeSpace) -> None:
+    """Refuse more codes for a slot than there are training rows: some could belong to none.
+
+    Args:
+        data: of any kind; of a stream the number of rows is not known, and nothing is refused.
+        space: slots and codes.
+    Raises:
+        ElbowroomError: says how many of both there are.
+    """
+    rows = data.size("train")
+    if rows is not None and space.codes > rows:
+        raise ElbowroomError(
+            f"{space.codes:,} codes for each slot were asked for, but there {'is' if rows == 1 else 'are'} {rows:,} "
+            f"training example{'' if rows == 1 else 's'} of {data.name}, so that some codes could have none.",
+            f"Give --model.codes {max(2, min(rows // 10, 16))}, say, and more --model.slots if they are too few.",
+        )
 
 
 def check_training_rows(data: DataSet | StreamSet, mean: Tensor, std: Tensor) -> None:

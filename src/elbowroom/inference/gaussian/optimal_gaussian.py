@@ -205,6 +205,7 @@ def optimal_gaussian(
         True
     """
     batch = as_batch(batch)
+    model.require_real("The optimal normal q of an example", "For codes, compare the ELBO with iwae or ais.")
     _check(family, steps, starts, draws, report_draws, tolerance)
     with torch.no_grad():
         given = None if guide is None else guide_distribution(guide, batch)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 __all__ = [
+    "CODE_GUIDES",
+    "CODE_PRIORS",
     "NAMES",
     "CheckpointName",
     "EstimatorName",
@@ -33,18 +35,27 @@ LikelihoodName = Literal[
     "negative-binomial",
     "cross-entropy",
 ]
-#: priors p(z), classes of :mod:`elbowroom.model.priors`
-PriorName = Literal["normal", "mixture", "vamp"]
-#: guides q(z | x), classes of :mod:`elbowroom.model.guides`; "none" is the prior in the place of a guide
-GuideName = Literal["diagonal", "full", "none"]
+#: priors p(z), classes of :mod:`elbowroom.model.priors`; over codes, of `model.codes` and `model.autoregressive`
+PriorName = Literal["normal", "mixture", "vamp", "uniform", "unigram", "made", "transformer"]
+#: guides q(z | x), classes of :mod:`elbowroom.model.guides`; over codes, of `model.codes` and `model.quantizer`;
+#: "none" is the prior in the place of a guide
+GuideName = Literal["diagonal", "full", "categorical", "nearest-code", "none"]
 #: training methods, built by :mod:`elbowroom.running.build_learner`
-LearnerName = Literal["aevb", "naive", "mcem", "wake-sleep", "svi"]
+LearnerName = Literal["aevb", "naive", "mcem", "wake-sleep", "svi", "vq"]
 #: training objectives, functions of :mod:`elbowroom.inference.objectives`
 ObjectiveName = Literal["elbo", "iwae"]
 #: gradient estimators of the objectives, described in :mod:`elbowroom.inference.weights`
-EstimatorName = Literal["pathwise", "stl", "dreg", "score-function"]
+EstimatorName = Literal[
+    "pathwise", "stl", "dreg", "score-function", "straight-through", "gumbel-softmax", "st-gumbel", "reinmax"
+]
 #: evaluation methods, functions in :data:`elbowroom.evaluation.evaluate.METHODS`
-MethodName = Literal["elbo", "iwae", "laplace-is", "k-curve", "ais", "bdmc", "room", "active-units"]
+MethodName = Literal[
+    "elbo", "iwae", "laplace-is", "k-curve", "ais", "bdmc", "room", "active-units", "codes", "enumerate"
+]
+
+#: guides and priors whose z are codes: slots with one of K codes each
+CODE_GUIDES: frozenset[str] = frozenset({"categorical", "nearest-code"})
+CODE_PRIORS: frozenset[str] = frozenset({"uniform", "unigram", "made", "transformer"})
 
 #: the checkpoints that a run points to
 CheckpointName = Literal["best", "latest"]

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence
 
-__all__ = ["ClosedForm", "closed_form_kl", "factorised_kl", "has_analytic_kl"]
+from elbowroom.model.code_distributions import Codes
+
+__all__ = ["ClosedForm", "closed_form_kl", "exact_entropy", "factorised_kl", "has_analytic_kl"]
 
 
 class ClosedForm(NamedTuple):
@@ -31,7 +33,7 @@ class ClosedForm(NamedTuple):
 
 
 def factorised_kl(q: Distribution, p: Distribution) -> Tensor | None:
-    r"""KL of each latent dimension, shape (batch, latent), where both factorise over them; else None.
+    r"""KL of each latent dimension, of codes of each slot, shape (batch, latent), where both factorise; else None.
 
     .. math:: \mathrm{KL}_j = \mathrm{KL}(q(z_j | x) \,\|\, p(z_j))
 
@@ -40,6 +42,8 @@ def factorised_kl(q: Distribution, p: Distribution) -> Tensor | None:
         >>> factorised_kl(q, q).shape
         torch.Size([3, 2])
     """
+    if isinstance(q, Codes) and isinstance(p, Codes):
+        return (q.probs * (q.logits - p.logits)).sum(-1)
     if not (isinstance(q, Independent) and isinstance(p, Independent)):
         return None
     if q.base_dist.event_shape or p.base_dist.event_shape or q.event_shape != p.event_shape or len(q.event_shape) != 1:
@@ -67,6 +71,14 @@ def closed_form_kl(q: Distribution, p: Distribution, free_bits: float = 0.0) -> 
     if joint is None:
         joint = _registered_kl(q, p)
     return None if joint is None else ClosedForm(joint, joint)
+
+
+def exact_entropy(q: Distribution) -> Tensor | None:
+    r""":math:`-\mathbb{E}_q \log q(z)` in nats, shape (batch,), for codes; None for other distributions.
+
+    Against a prior in which the slots depend on each other, this is the half of the KL that is known.
+    """
+    return q.entropy() if isinstance(q, Codes) else None
 
 
 def has_analytic_kl(q: Distribution, p: Distribution) -> bool:

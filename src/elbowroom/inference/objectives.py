@@ -37,7 +37,7 @@ from torch.distributions import Distribution
 
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError, check_name, check_num_samples
-from elbowroom.inference.kl import closed_form_kl, has_analytic_kl
+from elbowroom.inference.kl import closed_form_kl, exact_entropy, has_analytic_kl
 from elbowroom.inference.weights import ESTIMATORS, Estimator, draw_latents, log_weights, weigh
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import guide_distribution
@@ -85,6 +85,7 @@ def elbo_terms(
     beta: float | Tensor = 1.0,
     free_bits: float = 0.0,
     estimator: Estimator = "pathwise",
+    temperature: float = 1.0,
     generator: NoiseSource | None = None,
 ) -> Terms:
     """The evidence lower bound with its parts, ``reconstruction`` and (unweighted) ``kl``; arguments as in
@@ -104,15 +105,26 @@ def elbo_terms(
     closed = None if sampled_kl else closed_form_kl(q, prior, free_bits)
     if closed is None and not sampled_kl and (kl == "analytic" or free_bits > 0):
         raise _no_closed_form(q, prior, free_bits)
+    entropy = None if sampled_kl or closed is not None else exact_entropy(q)
 
-    if closed is not None:  # log q is not needed, unless as the score
-        z = draw_latents(q, num_samples, estimator, generator)  # (samples, batch, latent)
-        signal = model.log_likelihood(batch.x, z, context=batch.context, mask=batch.mask)  # (samples, batch)
-        reconstruction, divergence = signal.mean(0), closed.kl
-        value = reconstruction - beta * closed.penalty
+    if closed is not None or entropy is not None:  # log q is not needed, unless as the score
+        z = draw_latents(q, num_samples, estimator, generator, temperature)  # (samples, batch, latent)
+        signal = log_likelihood = model.log_likelihood(batch.x, z, context=batch.context, mask=batch.mask)
+        reconstruction = log_likelihood.mean(0)
+        if closed is not None:
+            divergence, penalty = closed.kl, closed.penalty
+        else:
+            assert entropy is not None
+            log_prior = prior.log_prob(z)  # (samples, batch)
+            divergence = penalty = -entropy - log_prior.mean(0)
+            signal = log_likelihood + beta * log_prior
+        value = reconstruction - beta * penalty
         log_q = q.log_prob(z) if estimator == "score-function" else None
     else:
-        weighted = weigh(model, batch, q, prior, num_samples=num_samples, estimator=estimator, generator=generator)
+        weighted = weigh(
+            model, batch, q, prior, num_samples=num_samples, estimator=estimator, temperature=temperature,
+            generator=generator,
+        )  # fmt: skip
         log_q = weighted.log_q
         # E_q[∇ log q] = 0: under the score function this direct term would add noise and nothing else
         entropy_side = log_q.detach() if estimator == "score-function" else log_q
@@ -135,6 +147,7 @@ def elbo(
     beta: float | Tensor = 1.0,
     free_bits: float = 0.0,
     estimator: Estimator = "pathwise",
+    temperature: float = 1.0,
     generator: NoiseSource | None = None,
 ) -> Tensor:
     r"""Evidence lower bound on log p(x), one value per example.
@@ -156,7 +169,9 @@ def elbo(
         beta: weight of the KL; as a tensor it is an input of a compiled function and not a constant of it.
         free_bits: λ, nats per latent dimension and example; needs a factorised KL in closed form.
         estimator: of the gradient: "pathwise", "stl" (needs a sampled KL) or "score-function", which has a
-            leave-one-out baseline from 2 draws on.
+            leave-one-out baseline from 2 draws on; for codes also those of
+            :mod:`elbowroom.inference.code_gradients`.
+        temperature: of an estimator for codes.
         generator: the source of randomness.
     Returns:
         Nats, shape (batch,); differentiable in the parameters of both.
@@ -184,6 +199,7 @@ def elbo(
         beta=beta,
         free_bits=free_bits,
         estimator=estimator,
+        temperature=temperature,
         generator=generator,
     ).value
 
@@ -195,6 +211,7 @@ def iwae_terms(
     *,
     num_samples: int = 5,
     estimator: Estimator = "pathwise",
+    temperature: float = 1.0,
     generator: NoiseSource | None = None,
 ) -> Terms:
     """The importance-weighted bound with ``elbo``, the mean of log w over the same draws; arguments as in :func:`iwae`.
@@ -210,7 +227,10 @@ def iwae_terms(
     check_num_samples(num_samples)
     check_name("gradient estimator", estimator, ESTIMATORS)
     q, prior = guide_distribution(guide, batch), model.prior(None, batch.context)
-    weighted = weigh(model, batch, q, prior, num_samples=num_samples, estimator=estimator, generator=generator)
+    weighted = weigh(
+        model, batch, q, prior, num_samples=num_samples, estimator=estimator, temperature=temperature,
+        generator=generator,
+    )  # fmt: skip
     log_w = weighted.log_weights  # (samples, batch)
     value = log_mean_exp(log_w)
     if estimator == "dreg" and weighted.z.requires_grad:
@@ -230,6 +250,7 @@ def iwae(
     *,
     num_samples: int = 5,
     estimator: Estimator = "pathwise",
+    temperature: float = 1.0,
     generator: NoiseSource | None = None,
 ) -> Tensor:
     r"""Importance-weighted lower bound on log p(x), one value per example; it tightens as K grows.
@@ -246,7 +267,8 @@ def iwae(
         batch: data, ``x`` of shape (batch, \*event).
         num_samples: K, draws of z per example.
         estimator: of the gradient: "pathwise", "dreg", "stl" or "score-function", which has VIMCO's leave-one-out
-            baseline from 2 draws on.
+            baseline from 2 draws on; for codes also those of :mod:`elbowroom.inference.code_gradients`.
+        temperature: of an estimator for codes.
         generator: the source of randomness.
     Returns:
         Nats, shape (batch,); differentiable in the parameters of both.
@@ -265,7 +287,15 @@ def iwae(
         >>> bool(loose < tight)
         True
     """
-    return iwae_terms(model, guide, batch, num_samples=num_samples, estimator=estimator, generator=generator).value
+    return iwae_terms(
+        model,
+        guide,
+        batch,
+        num_samples=num_samples,
+        estimator=estimator,
+        temperature=temperature,
+        generator=generator,
+    ).value
 
 
 #: name -> the function that returns its :class:`Terms`

@@ -17,6 +17,8 @@ from torch.distributions import Distribution
 
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError, check_name, check_num_samples
+from elbowroom.inference.code_gradients import CODE_ESTIMATORS, draw_codes
+from elbowroom.model.code_distributions import Codes
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import detach, draw
 from elbowroom.model.guides import guide_distribution
@@ -41,6 +43,7 @@ ESTIMATORS: dict[str, str] = {
     "stl": "sticking the landing: no gradient through log q's parameters (Roeder, Wu & Duvenaud 2017)",
     "dreg": "doubly reparameterised: squared normalised weights, for IWAE (Tucker et al. 2019)",
     "score-function": "REINFORCE with a leave-one-out baseline (Mnih & Rezende 2016; Kool et al. 2019)",
+    **CODE_ESTIMATORS,
 }
 
 
@@ -65,13 +68,27 @@ class Weighted(NamedTuple):
         return self.log_likelihood + (self.log_prior - self.log_q)
 
 
-def draw_latents(q: Distribution, num_samples: int, estimator: Estimator, generator: NoiseSource | None) -> Tensor:
+def draw_latents(
+    q: Distribution,
+    num_samples: int,
+    estimator: Estimator,
+    generator: NoiseSource | None,
+    temperature: float = 1.0,
+) -> Tensor:
     """z ~ q(z | x), shape (num_samples, batch, latent), with a gradient where the estimator needs one.
 
     Raises:
         ElbowroomError: the estimator differentiates through the draws, but the guide's have no gradient. To go on
             would be to optimise the naive estimator of :mod:`elbowroom.studies.gradient_variance`, silently.
     """
+    if estimator in CODE_ESTIMATORS:
+        if not isinstance(q, Codes):
+            raise ElbowroomError(
+                f"The estimator '{estimator}' is for draws of codes, but those of a {type(q).__name__} are real "
+                "vectors.",
+                "Use estimator='pathwise', or a guide over codes.",
+            )
+        return draw_codes(q, num_samples, estimator, temperature=temperature, generator=generator)
     z = draw(q, (num_samples,), generator=generator)
     if estimator == "score-function":
         return z.detach()
@@ -79,7 +96,7 @@ def draw_latents(q: Distribution, num_samples: int, estimator: Estimator, genera
         raise ElbowroomError(
             f"The estimator '{estimator}' differentiates through draws of the guide, but those of a "
             f"{type(q).__name__} are not reparameterised.",
-            "Use estimator='score-function', or torch.no_grad() for the value alone.",
+            "Use estimator='score-function' (for codes also 'reinmax'), or torch.no_grad() for the value alone.",
         )
     return z
 
@@ -92,6 +109,7 @@ def weigh(
     *,
     num_samples: int,
     estimator: Estimator = "pathwise",
+    temperature: float = 1.0,
     decode: Callable[[Tensor], Tensor] | None = None,
     generator: NoiseSource | None = None,
 ) -> Weighted:
@@ -104,6 +122,7 @@ def weigh(
         prior: the prior's output, p(z). Both are arguments so that repeated calls build them once.
         num_samples: draws per example.
         estimator: where the gradient may pass; the table in :mod:`elbowroom.inference.objectives`.
+        temperature: of an estimator for codes.
         decode: log p(x | z) as a function of z, where there is a quicker one than the model's.
         generator: the source of randomness.
     Returns:
@@ -111,7 +130,7 @@ def weigh(
     Raises:
         ElbowroomError: a gradient through draws of a guide that is not reparameterised.
     """
-    z = draw_latents(q, num_samples, estimator, generator)
+    z = draw_latents(q, num_samples, estimator, generator, temperature)
     density = detach(q) if estimator in ("stl", "dreg") else q
     if decode is None:
         log_likelihood = model.log_likelihood(batch.x, z, context=batch.context, mask=batch.mask)

@@ -39,7 +39,8 @@ class Aevb:
         num_samples: draws of z per example.
         last_samples: draws of z per example from step ``last_from`` on. `measure` always uses them, so that its values
             can be compared over training. None for ``num_samples`` throughout.
-        last_from: step from which ``last_samples`` are drawn.
+        last_objective: the objective of the last part, as with another gradient estimator; None for the same.
+        last_from: step from which ``last_samples`` and ``last_objective`` serve.
         weighs_kl: whether the objective has a KL term that can be weighted.
         beta: weight of the KL term.
         warmup_steps: steps over which that weight grows linearly from 0.
@@ -51,6 +52,7 @@ class Aevb:
     update: Update
     num_samples: int = 1
     last_samples: int | None = None
+    last_objective: Callable[..., Terms] | None = None
     last_from: int = 0
     weighs_kl: bool = True
     beta: float = 1.0
@@ -68,9 +70,11 @@ class Aevb:
             ElbowroomError: the objective or its gradient is not finite; names the step, the term and the likely
                 cause, and leaves the weights as they were.
         """
-        num_samples = self.num_samples if state.step < self.last_from else self._last_samples
+        early = state.step < self.last_from
+        num_samples = self.num_samples if early else self._last_samples
+        bound = self.objective if early or self.last_objective is None else self.last_objective
         beta, weight = None, []
-        settings: dict[str, Any] = {"bound": self.objective, "num_samples": num_samples}
+        settings: dict[str, Any] = {"bound": bound, "num_samples": num_samples}
         if self.warmup_steps and self.weighs_kl:  # it changes from step to step, so it is an input and not a setting
             beta = self.beta * min(1.0, state.step / self.warmup_steps)
             weight = [torch.tensor(beta, dtype=torch.float64, device=batch.x.device)]

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -29,7 +29,10 @@ from torch.distributions import Distribution
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 
-__all__ = ["Conditional", "Likelihood"]
+__all__ = ["Conditional", "LatentSupport", "Likelihood"]
+
+LatentSupport = Literal["real", "codes"]
+"""Values of z: real vectors, or codes, slots with one of K codes each (:mod:`elbowroom.model.code_distributions`)."""
 
 
 class Conditional(nn.Module, ABC):
@@ -39,7 +42,12 @@ class Conditional(nn.Module, ABC):
     or () for a prior that is the same for every example. A likelihood returns *elementwise* densities:
     ``event_shape`` is (), ``batch_shape`` is (\\*, \\*event); the sum over the event, masked or not, is taken in
     :meth:`elbowroom.model.latent.LatentModel.log_likelihood` and nowhere else.
+
+    Attributes:
+        latent_support: of a prior or a guide, the values that z can take.
     """
+
+    latent_support: LatentSupport = "real"
 
     @abstractmethod
     def forward(self, given: Tensor | None, context: Tensor | None = None) -> Distribution:

@@ -26,6 +26,7 @@ from torch.distributions import (
 
 from elbowroom.errors import ElbowroomError
 from elbowroom.model import noise
+from elbowroom.model.code_distributions import AutoregressiveCodes, Codes
 from elbowroom.model.distributions import (
     ContinuousBernoulli,
     DiagonalNormalMixture,
@@ -112,8 +113,10 @@ def _(distribution: Poisson, sample_shape: Sequence[int] = (), *, generator: Noi
 @draw.register(ContinuousBernoulli)
 @draw.register(NegativeBinomial)
 @draw.register(DiscretizedLogisticMixture)
+@draw.register(Codes)
+@draw.register(AutoregressiveCodes)
 def _(
-    distribution: ContinuousBernoulli | NegativeBinomial | DiscretizedLogisticMixture,
+    distribution: ContinuousBernoulli | NegativeBinomial | DiscretizedLogisticMixture | Codes | AutoregressiveCodes,
     sample_shape: Sequence[int] = (),
     *,
     generator: NoiseSource | None = None,
@@ -203,6 +206,11 @@ def _(distribution: MultivariateNormal) -> MultivariateNormal:
 @detach.register
 def _(distribution: Categorical) -> Categorical:
     return Categorical(logits=distribution.logits.detach(), validate_args=False)
+
+
+@detach.register
+def _(distribution: Codes) -> Codes:
+    return Codes(distribution.logits.detach())
 
 
 @detach.register

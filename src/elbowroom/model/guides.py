@@ -35,6 +35,7 @@ __all__ = [
     "FullNormal",
     "Guide",
     "InputTransform",
+    "NormalGuide",
     "PriorGuide",
     "check_guide",
     "guide_distribution",
@@ -110,7 +111,42 @@ class InputTransform(nn.Module):
 
 
 class Guide(Conditional):
-    """q(z | x, c): a transform of x, a network, and a normal distribution.
+    """q(z | x, c): a transform of x, a network, and a distribution over z whose parameters the network returns.
+
+    Args:
+        network: transformed x -> parameters of shape ``out_shape``.
+        latent_dim: D, dimensions of z.
+        transform: of x; None leaves x as it is.
+        out_shape: what the network has to return for one x.
+    Raises:
+        ElbowroomError: the network returns another shape.
+    """
+
+    def __init__(
+        self, network: nn.Module, latent_dim: int, transform: InputTransform | None, out_shape: Sequence[int]
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.latent_dim = latent_dim
+        self.transform = transform
+        given, wanted = getattr(network, "out_shape", out_shape), tuple(out_shape)
+        if tuple(given) != wanted:
+            raise ElbowroomError(
+                f"The network of a {type(self).__name__} guide returns shape {tuple(given)}, but should return "
+                f"{wanted} for {latent_dim} latent dimensions.",
+                f"Build it with out_shape={wanted}.",
+            )
+
+    def _output(self, given: Tensor | None, context: Tensor | None) -> Tensor:
+        if given is None:
+            raise ElbowroomError("A guide was called without x, but it is q(z | x).", "Pass x.")
+        seen = given if self.transform is None else self.transform(given)
+        out: Tensor = self.network(seen, context)
+        return out.to(seen.dtype)
+
+
+class NormalGuide(Guide):
+    """A guide whose q(z | x) is a normal distribution.
 
     Args:
         network: transformed x -> parameters of shape ``parameter_shape(latent_dim)``.
@@ -121,30 +157,12 @@ class Guide(Conditional):
     """
 
     def __init__(self, network: nn.Module, latent_dim: int, transform: InputTransform | None = None) -> None:
-        super().__init__()
-        self.network = network
-        self.latent_dim = latent_dim
-        self.transform = transform
-        wanted = self.parameter_shape(latent_dim)
-        given = getattr(network, "out_shape", wanted)
-        if tuple(given) != wanted:
-            raise ElbowroomError(
-                f"The network of a {type(self).__name__} guide returns shape {tuple(given)}, but should return "
-                f"{wanted} for {latent_dim} latent dimensions.",
-                f"Build it with out_shape={type(self).__name__}.parameter_shape({latent_dim}).",
-            )
+        super().__init__(network, latent_dim, transform, self.parameter_shape(latent_dim))
 
     @classmethod
     @abstractmethod
     def parameter_shape(cls, latent_dim: int) -> tuple[int, ...]:
         """What the network returns for one x."""
-
-    def _output(self, given: Tensor | None, context: Tensor | None) -> Tensor:
-        if given is None:
-            raise ElbowroomError("A guide was called without x, but it is q(z | x).", "Pass x.")
-        seen = given if self.transform is None else self.transform(given)
-        out: Tensor = self.network(seen, context)
-        return out.to(seen.dtype)
 
 
 LARGEST_LOG_VARIANCE = (
@@ -163,7 +181,7 @@ def _bounded(log_variance: Tensor) -> Tensor:
     return bounded + (log_variance - log_variance.detach())  # a sum with 0 that has the gradient
 
 
-class DiagonalNormal(Guide):
+class DiagonalNormal(NormalGuide):
     r"""Normal with a diagonal covariance.
 
     .. math:: q(z | x) = \prod_j N(z_j \,|\, \mu_j(x), \sigma_j^2(x)), \qquad
@@ -193,7 +211,7 @@ class DiagonalNormal(Guide):
         return Independent(normal, 1, validate_args=False)
 
 
-class FullNormal(Guide):
+class FullNormal(NormalGuide):
     r"""Normal with a full covariance, by its Cholesky factor.
 
     .. math:: q(z | x) = N(z \,|\, \mu(x), L(x) L(x)^\top), \qquad L_{jj} = \exp(\tfrac12 v_j)
@@ -239,14 +257,15 @@ class PriorGuide(Conditional):
     def __init__(self, prior: Conditional) -> None:
         super().__init__()
         self.prior = prior
+        self.latent_support = prior.latent_support
 
     def forward(self, given: Tensor | None, context: Tensor | None = None) -> Distribution:
         prior: Distribution = self.prior(None, context)
         return prior if given is None or prior.batch_shape else prior.expand((len(given),))
 
 
-#: name -> class, of the guides that have weights
-GUIDES: dict[str, type[Guide]] = {"diagonal": DiagonalNormal, "full": FullNormal}
+#: name -> class, of the guides over real vectors that have weights; those over codes are in `model.codes`
+GUIDES: dict[str, type[NormalGuide]] = {"diagonal": DiagonalNormal, "full": FullNormal}
 
 #: Their scale is one or an exponential. A subclass may change that, so only these exact classes are listed.
 _POSITIVE_BY_CONSTRUCTION = (DiagonalNormal, FullNormal, StandardNormal, MixtureOfGaussians)

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli
 
 from elbowroom.errors import ElbowroomError
-from elbowroom.model.conditional import Conditional
+from elbowroom.model.code_distributions import CodeSpace
+from elbowroom.model.conditional import Conditional, LatentSupport
 from elbowroom.model.draws import draw, mean
 from elbowroom.model.fused import bernoulli_total, is_possible
 from elbowroom.model.likelihoods import Likelihood
@@ -48,6 +49,41 @@ class LatentModel(nn.Module):
         super().__init__()
         self.prior = prior
         self.likelihood = likelihood
+
+    @property
+    def latent_support(self) -> LatentSupport:
+        """Values of z: "real" vectors, or "codes"."""
+        return self.prior.latent_support
+
+    @property
+    def space(self) -> CodeSpace:
+        """Slots and codes of z.
+
+        Raises:
+            ElbowroomError: z is continuous.
+        """
+        if self.latent_support == "real":
+            raise ElbowroomError(
+                "The slots and codes of a model were asked for, but its z is continuous.",
+                "Train a model with codes, for instance with --model.guide categorical --model.prior made.",
+            )
+        space = self.prior.space
+        assert isinstance(space, CodeSpace)
+        return space
+
+    def require_real(self, what: str, instead: str) -> None:
+        """Refuses a model whose latents are codes.
+
+        Args:
+            what: what was to be done, as the beginning of a sentence: "Hamiltonian Monte Carlo".
+            instead: what serves for codes, a sentence.
+        Raises:
+            ElbowroomError: the latents are codes.
+        """
+        if self.latent_support == "codes":
+            raise ElbowroomError(
+                f"{what} needs a continuous z, but the latents of this model are codes ({self.space}).", instead
+            )
 
     def log_prior(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """log p(z | c) in nats: z of shape (\\*, batch, latent) gives (\\*, batch)."""

@@ -19,7 +19,7 @@ from elbowroom.model import noise
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.distributions import DiagonalNormalMixture
 
-__all__ = ["PRIORS", "MixtureOfGaussians", "StandardNormal", "VampPrior"]
+__all__ = ["PRIORS", "MixtureOfGaussians", "StandardNormal", "VampPrior", "checked_context"]
 
 
 class StandardNormal(Conditional):
@@ -79,7 +79,7 @@ class MixtureOfGaussians(Conditional):
     def forward(self, given: Tensor | None = None, context: Tensor | None = None) -> Distribution:
         logits, means, log_scales = self.logits, self.means, self.log_scales
         if self.shift is not None:
-            context = _checked_context(context, self.context_dim)
+            context = checked_context(context, self.context_dim)
             shift = self.shift(context.to(means.dtype)).to(means.dtype)
             shift = shift.unflatten(-1, (self.components, 1 + 2 * self.latent_dim))  # (batch, K, 1 + 2 D)
             logits = logits + shift[..., 0]
@@ -141,7 +141,7 @@ class VampPrior(Conditional):
     def forward(self, given: Tensor | None = None, context: Tensor | None = None) -> Distribution:
         u = self.pseudo_inputs
         if self.context_dim:
-            context = _checked_context(context, self.context_dim)
+            context = checked_context(context, self.context_dim)
             u = u.expand(*context.shape[:-1], *u.shape)  # (batch, K, *event)
             q = self.guide(u, context.unsqueeze(-2).expand(*context.shape[:-1], len(self.raw), -1))
         else:
@@ -185,7 +185,8 @@ def _check_components(components: int) -> None:
         )
 
 
-def _checked_context(context: Tensor | None, context_dim: int) -> Tensor:
+def checked_context(context: Tensor | None, context_dim: int) -> Tensor:
+    """The context of a prior, which has this length; refused where it is missing or of another."""
     if context is None or context.shape[-1] != context_dim:
         was = "none was" if context is None else f"one of length {context.shape[-1]} was"
         raise ElbowroomError(

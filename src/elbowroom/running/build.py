@@ -22,12 +22,15 @@ from elbowroom.data.row_form import RowForm
 from elbowroom.data.stream import StreamSet
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
+from elbowroom.model.code_distributions import CodeSpace
+from elbowroom.model.codes import CategoricalGuide, UniformCodes, UnigramCodes
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import GUIDES, Guide, InputTransform, PriorGuide
 from elbowroom.model.latent import LatentModel, Pair
 from elbowroom.model.likelihoods import LIKELIHOODS, Gaussian, Likelihood
 from elbowroom.model.networks import MLP, ConvDecoder, ConvEncoder, Network, ResidualMLP
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, VampPrior
+from elbowroom.names import CODE_GUIDES
 from elbowroom.phrasing import speaking
 from elbowroom.running.config import Config, DataConfig, ModelConfig, NetworkConfig
 from elbowroom.running.runtime import dtype_of
@@ -211,6 +214,7 @@ def build_pair(config: Config, facts: DataFacts, *, seed: int) -> Pair:
     Torch's layers draw their weights from the global generator, which is seeded for this and restored afterwards.
     """
     name = guide_name(config)
+    _check_latents(config.model, name)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs, too, and leave them so
         guide = None if name == "none" else _guide(config.model, name, facts)
@@ -222,10 +226,26 @@ def build_pair(config: Config, facts: DataFacts, *, seed: int) -> Pair:
 
 
 def guide_name(config: Config) -> str:
-    """The guide's name, diagonal, full or none; 'auto' depends on the learner."""
+    """The guide's name; 'auto' depends on the learner and on the prior."""
     if config.model.guide != "auto":
         return config.model.guide
-    return "none" if config.train.learner in _WITHOUT_GUIDE else "diagonal"
+    if config.train.learner in _WITHOUT_GUIDE:
+        return "none"
+    if config.train.learner == "vq":
+        return "nearest-code"
+    return "categorical" if config.model.has_codes else "diagonal"
+
+
+def _check_latents(model: ModelConfig, guide: str) -> None:
+    """Refuses a guide and a prior of which one is over codes and the other over real vectors."""
+    if guide != "none" and (guide in CODE_GUIDES) != model.has_codes:
+        codes, vectors = ("prior", "guide") if model.has_codes else ("guide", "prior")
+        names = {"prior": model.prior, "guide": guide}
+        raise ElbowroomError(
+            f"The {codes} {names[codes]} is over codes, but the {vectors} {names[vectors]} is over real vectors.",
+            "For codes, give for instance --model.prior made with --model.guide categorical; for real vectors, "
+            "--model.prior normal with --model.guide diagonal.",
+        )
 
 
 @torch.no_grad()
@@ -246,15 +266,21 @@ def _guide(model: ModelConfig, name: str, facts: DataFacts) -> Conditional:
         shift=torch.zeros(facts.event_shape) if real else None,
         scale=torch.ones(facts.event_shape) if real else None,
     )
-    kind = GUIDES[name]
+    space = _space(model) if model.has_codes else None
     network = _NETWORKS[model.encoder.kind](
         model.encoder,
         transform.out_shape,
-        kind.parameter_shape(model.latent_dim),
+        GUIDES[name].parameter_shape(model.latent_dim) if space is None else space,
         context_dim=facts.context_dim,
         decoder=False,
     )
-    return kind(network, model.latent_dim, transform)
+    if space is not None:
+        return CategoricalGuide(network, space, transform)
+    return GUIDES[name](network, model.latent_dim, transform)
+
+
+def _space(model: ModelConfig) -> CodeSpace:
+    return CodeSpace(model.slots, model.codes)
 
 
 def _likelihood(model: ModelConfig, facts: DataFacts) -> Likelihood:
@@ -271,7 +297,7 @@ def _likelihood(model: ModelConfig, facts: DataFacts) -> Likelihood:
         rest = {"mean_activation": model.mean_activation, "shift": shift, "unit": unit}
     network = _NETWORKS[model.decoder.kind](
         model.decoder,
-        (model.latent_dim,),
+        (_space(model).dim if model.has_codes else model.latent_dim,),
         kind.parameter_shape(facts.event_shape, **shape),
         context_dim=facts.context_dim,
         decoder=True,
@@ -284,6 +310,10 @@ def _prior(model: ModelConfig, facts: DataFacts, guide: Conditional | None) -> C
         return StandardNormal(model.latent_dim)
     if model.prior == "mixture":
         return MixtureOfGaussians(model.latent_dim, model.prior_components, context_dim=facts.context_dim)
+    if model.prior == "uniform":
+        return UniformCodes(_space(model))
+    if model.prior == "unigram":
+        return UnigramCodes(_space(model), context_dim=facts.context_dim)
     if guide is None:
         raise ElbowroomError(
             "A VampPrior is a mixture of q(z | x) of the guide, but this model is trained without a guide.",

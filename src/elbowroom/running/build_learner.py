@@ -90,7 +90,7 @@ def _aevb(config: Config, update: Update, length: RunLength, execution: Executio
     o = config.objective
     if o.warmup_epochs and length.steps_per_epoch is None:
         raise ElbowroomError("A stream has no epochs, so objective.warmup_epochs has no meaning.", "Set it to 0.")
-    settings: dict[str, Any] = {"estimator": o.estimator}
+    settings: dict[str, Any] = {"estimator": o.estimator, "temperature": o.temperature}
     if o.name == "elbo":
         settings |= {"kl": o.kl, "free_bits": o.free_bits}
     elif (o.beta, o.free_bits, o.warmup_epochs) != (1.0, 0.0, 0.0):
@@ -98,15 +98,18 @@ def _aevb(config: Config, update: Update, length: RunLength, execution: Executio
             "beta, free_bits and warmup_epochs change the KL term, which the iwae objective does not have.",
             "Leave them out, or set --objective.name elbo.",
         )
-    if o.last_samples is not None and length.total_steps is None:
+    later = [key for key in ("last_samples", "last_estimator") if getattr(o, key) is not None]
+    if later and length.total_steps is None:
         raise ElbowroomError(
-            "objective.last_samples needs the number of steps in advance, which a run limited by time or work does not "
+            f"objective.{later[0]} needs the number of steps in advance, which a run limited by time or work does not "
             "have.",
             "Leave it out, or set the length with --train.epochs or --train.steps.",
         )
+    last = None if o.last_estimator is None else settings | {"estimator": o.last_estimator}
     return Aevb(
         name=o.name,
         objective=functools.partial(OBJECTIVES[o.name], **settings),
+        last_objective=None if last is None else functools.partial(OBJECTIVES[o.name], **last),
         update=update,
         num_samples=o.num_samples,
         last_samples=o.last_samples,
@@ -150,6 +153,12 @@ def _mcem(config: Config, update: Update, length: RunLength, execution: Executio
             "Monte Carlo EM trains model and guide separately, but a VampPrior is made of the guide.",
             "Use --model.prior normal or mixture, or --train.learner aevb.",
         )
+    if config.model.has_codes:
+        raise ElbowroomError(
+            "The learner mcem moves z by Hamiltonian Monte Carlo, which needs a continuous z, but the latents of this "
+            f"model are codes ({config.model.latents}).",
+            "Use --train.learner aevb with --model.guide categorical, or --train.learner vq.",
+        )
     m = config.mcem
     if m.growth and length.steps_per_epoch is None:
         raise ElbowroomError("A stream has no epochs, so mcem.growth has no meaning.", "Set it to 0.")
@@ -175,6 +184,11 @@ def _mcem(config: Config, update: Update, length: RunLength, execution: Executio
 def _svi(config: Config, update: Update, length: RunLength, execution: Execution) -> Learner:
     from elbowroom.learners.svi import Svi
 
+    if config.model.has_codes:
+        raise ElbowroomError(
+            f"The learner svi hands the guide to Pyro, which has no codes ({config.model.latents}).",
+            "Use --train.learner aevb with --model.guide categorical, or --train.learner vq.",
+        )
     return Svi(update=update, elbo=config.svi.elbo, num_particles=config.svi.num_particles)
 
 

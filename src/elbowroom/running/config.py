@@ -23,7 +23,16 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from elbowroom.errors import ElbowroomError, did_you_mean
-from elbowroom.names import EstimatorName, GuideName, LearnerName, LikelihoodName, ObjectiveName, PriorName
+from elbowroom.names import (
+    CODE_PRIORS,
+    EstimatorName,
+    GuideName,
+    LearnerName,
+    LikelihoodName,
+    ObjectiveName,
+    PriorName,
+)
+from elbowroom.running.learner_config import McemConfig, SviConfig
 from elbowroom.sections import Section, explain
 
 __all__ = [
@@ -162,7 +171,16 @@ class ModelConfig(Section):
     """Prior p(z), likelihood p(x | z) and guide q(z | x), the encoder or approximate posterior."""
 
     latent_dim: Annotated[int, Field(gt=0)] = 20
-    """Dimensions of z."""
+    """Dimensions of z; for codes, z has a number for each code of each slot instead."""
+    slots: Annotated[int, Field(ge=2)] = 16
+    """Slots of z, with one code each (guides categorical and nearest-code)."""
+    codes: Annotated[int, Field(ge=2)] = 16
+    """Number of codes to choose from in each slot."""
+    codebook: Literal["ema", "gradient", "fsq"] = "ema"
+    """How the vectors of the codes are learned (guide nearest-code): as moving averages of the encoder's output, by
+    gradient, or not at all: a fixed grid (finite scalar quantisation)."""
+    code_dim: Annotated[int, Field(gt=0)] = 16
+    """Length of the vector of a code (guide nearest-code)."""
     likelihood: Literal["auto", LikelihoodName] = "auto"
     """p(x | z); 'auto' takes the one that fits the support of the data."""
     scale: float | Literal["learned", "per-element"] = "learned"
@@ -172,12 +190,20 @@ class ModelConfig(Section):
     components: Annotated[int, Field(gt=0)] = 5
     """Components of the discretised logistic mixture."""
     prior: PriorName = "normal"
-    """p(z): standard normal, learned mixture of Gaussians, VampPrior."""
+    """p(z): standard normal, learned mixture of Gaussians, VampPrior; of codes: uniform, independent slots (unigram),
+    autoregressive by a masked MLP (made) or by a causal transformer."""
     prior_components: Annotated[int, Field(gt=0)] = 100
     """Components of a mixture or Vamp prior."""
+    prior_width: Annotated[int, Field(gt=0)] | None = None
+    """Width of an autoregressive prior's layers; by default 512 for made, 128 for transformer."""
+    prior_layers: Annotated[int, Field(gt=0)] = 2
+    """Hidden layers of an autoregressive prior."""
+    prior_heads: Annotated[int, Field(gt=0)] = 4
+    """Attention heads of a transformer prior."""
     guide: Literal["auto", GuideName] = "auto"
-    """q(z | x): normal with diagonal or full covariance, or none; 'auto': none for the learners naive and mcem, else
-    diagonal."""
+    """q(z | x): normal with diagonal or full covariance; over codes, categorical or by distance to the nearest vector
+    of a codebook (nearest-code); or none. 'auto': none for the learners naive and mcem, nearest-code for vq, else
+    diagonal, or categorical where the prior is one of codes."""
     encoder: NetworkConfig = NetworkConfig()
     """Network of the guide (encoder)."""
     decoder: NetworkConfig = NetworkConfig()
@@ -186,6 +212,16 @@ class ModelConfig(Section):
     """Initial value of the decoder's output bias; 'zero' leaves the network's own initialisation."""
     init_std: Annotated[float, Field(gt=0)] | None = None
     """Standard deviation of normal initial weights, with zero biases; by default torch's own initialisation."""
+
+    @property
+    def has_codes(self) -> bool:
+        """Whether the latents are codes, by the prior's name."""
+        return self.prior in CODE_PRIORS
+
+    @property
+    def latents(self) -> str:
+        """The latents in words: "20 latents", "24 slots × 16 codes"."""
+        return f"{self.slots} slots × {self.codes} codes" if self.has_codes else f"{self.latent_dim} latents"
 
 
 class ObjectiveConfig(Section):
@@ -199,9 +235,14 @@ class ObjectiveConfig(Section):
     last_samples: Annotated[int, Field(gt=0)] | None = None
     """Draws of z per example in the last part of training, if it should have more."""
     last_share: Annotated[float, Field(gt=0, le=1)] = 0.25
-    """Share of the training, at its end, that uses last_samples."""
+    """Share of the training, at its end, that uses last_samples and last_estimator."""
     estimator: EstimatorName = "pathwise"
     """Gradient estimator."""
+    last_estimator: EstimatorName | None = None
+    """Gradient estimator in the last part of training (see last_share), if it should be another: with codes, say,
+    reinmax first and score-function once the guide is sure."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Temperature of the softmax whose gradient an estimator for codes uses."""
     kl: Literal["auto", "analytic", "monte-carlo"] = "auto"
     """KL(q || p) in closed form or by Monte Carlo; 'auto': closed form where there is one."""
     beta: Annotated[float, Field(ge=0)] = 1.0
@@ -233,53 +274,12 @@ class OptimizerConfig(Section):
     """Gradient clipping: gradients with a larger norm are scaled down to it."""
 
 
-class McemConfig(Section):
-    """Markov chains of Monte Carlo EM (learner mcem)."""
-
-    sampler: Literal["hmc", "nuts"] = "hmc"
-    """MCMC kernel of the E-step."""
-    start: Literal["persistent", "guide", "prior"] = "persistent"
-    """Where the chains of an example start at a visit: where they were, or anew from the guide or the prior."""
-    chains: Annotated[int, Field(gt=0)] = 1
-    """Chains per example."""
-    metric: Literal["auto", "gauss-newton", "guide", "identity"] = "auto"
-    """Metric (mass matrix) of the steps; 'auto': gauss-newton where the likelihood has a Fisher information, else
-    identity."""
-    refresh: Annotated[int, Field(gt=0)] = 10
-    """Number of visits (uses of an example for training) after which its metric is computed again."""
-    num_steps: Annotated[int, Field(gt=0)] | None = None
-    """Leapfrog steps of an HMC trajectory; by default 4 with the metric gauss-newton, else 10."""
-    target_acceptance: Annotated[float, Field(gt=0, lt=1)] = 0.8
-    """Mean acceptance to which the step sizes are adapted."""
-    warmup: Annotated[int, Field(ge=0)] | None = None
-    """Transitions of a chain before its first draw; by default 5, or 20 for chains that start anew."""
-    transitions: Annotated[int, Field(gt=0)] | None = None
-    """Transitions per draw; by default 1, but 4 with dynamic binarisation."""
-    draws: Annotated[int, Field(gt=0)] = 1
-    """Draws of each chain per visit (each time its example is used)."""
-    growth: Annotated[float, Field(ge=0)] = 0.0
-    """Draws added per epoch."""
-    updates: Annotated[int, Field(gt=0)] = 1
-    """Updates of the weights per E-step."""
-    storage: Literal["memory", "disk"] = "memory"
-    """Where chains are kept: in memory, or memory-mapped in the run folder."""
-
-
-class SviConfig(Section):
-    """Pyro's stochastic variational inference (learner svi)."""
-
-    elbo: Literal["trace", "trace-mean-field", "renyi"] = "trace"
-    """Trace_ELBO, TraceMeanField_ELBO, or RenyiELBO of order 0 (the importance-weighted bound)."""
-    num_particles: Annotated[int, Field(gt=0)] = 1
-    """Draws of z per example."""
-
-
 class TrainConfig(Section):
     """Length of the training, batches, reports and checkpoints."""
 
     learner: LearnerName = "aevb"
     """Training method: auto-encoding variational Bayes, Monte Carlo from the prior, Monte Carlo EM, wake-sleep, Pyro's
-    SVI."""
+    SVI, vector quantisation in stages (vq)."""
     epochs: Annotated[float, Field(gt=0)] = 20
     """Passes over the training data."""
     steps: Annotated[int, Field(gt=0)] | None = None

@@ -1,0 +1,52 @@
+"""Sections of the configuration that one training method reads: each is named after its method."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from elbowroom.sections import Section
+
+__all__ = ["McemConfig", "SviConfig"]
+
+
+class McemConfig(Section):
+    """Markov chains of Monte Carlo EM (learner mcem)."""
+
+    sampler: Literal["hmc", "nuts"] = "hmc"
+    """MCMC kernel of the E-step."""
+    start: Literal["persistent", "guide", "prior"] = "persistent"
+    """Where the chains of an example start at a visit: where they were, or anew from the guide or the prior."""
+    chains: Annotated[int, Field(gt=0)] = 1
+    """Chains per example."""
+    metric: Literal["auto", "gauss-newton", "guide", "identity"] = "auto"
+    """Metric (mass matrix) of the steps; 'auto': gauss-newton where the likelihood has a Fisher information, else
+    identity."""
+    refresh: Annotated[int, Field(gt=0)] = 10
+    """Number of visits (uses of an example for training) after which its metric is computed again."""
+    num_steps: Annotated[int, Field(gt=0)] | None = None
+    """Leapfrog steps of an HMC trajectory; by default 4 with the metric gauss-newton, else 10."""
+    target_acceptance: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    """Mean acceptance to which the step sizes are adapted."""
+    warmup: Annotated[int, Field(ge=0)] | None = None
+    """Transitions of a chain before its first draw; by default 5, or 20 for chains that start anew."""
+    transitions: Annotated[int, Field(gt=0)] | None = None
+    """Transitions per draw; by default 1, but 4 with dynamic binarisation."""
+    draws: Annotated[int, Field(gt=0)] = 1
+    """Draws of each chain per visit (each time its example is used)."""
+    growth: Annotated[float, Field(ge=0)] = 0.0
+    """Draws added per epoch."""
+    updates: Annotated[int, Field(gt=0)] = 1
+    """Updates of the weights per E-step."""
+    storage: Literal["memory", "disk"] = "memory"
+    """Where chains are kept: in memory, or memory-mapped in the run folder."""
+
+
+class SviConfig(Section):
+    """Pyro's stochastic variational inference (learner svi)."""
+
+    elbo: Literal["trace", "trace-mean-field", "renyi"] = "trace"
+    """Trace_ELBO, TraceMeanField_ELBO, or RenyiELBO of order 0 (the importance-weighted bound)."""
+    num_particles: Annotated[int, Field(gt=0)] = 1
+    """Draws of z per example."""

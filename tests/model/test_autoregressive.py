@@ -15,6 +15,7 @@ from elbowroom.model.autoregressive import AutoregressivePrior, CausalTransforme
 from elbowroom.model.code_distributions import AutoregressiveCodes, CodeSpace
 from elbowroom.model.draws import draw
 from elbowroom.model.noise import PerRow, Prepared, Recorder
+from elbowroom.numerics import mean_and_stderr
 
 Build = Callable[..., AutoregressivePrior]
 PRIORS: dict[str, Build] = {
@@ -68,7 +69,7 @@ def test_probabilities_sum_to_one(kind: str, space: CodeSpace, context_dim: int)
     z = all_of(space)
     log_density = p.log_prob(z if context is None else z[:, None].expand(-1, len(context), -1))
     assert p.event_shape == (space.dim,)
-    assert log_density.std() > 0.3  # far from uniform
+    assert log_density.std() > 0.1  # not uniform
     total = log_density.exp().sum(0)
     torch.testing.assert_close(total, torch.ones_like(total))
 
@@ -206,24 +207,21 @@ def test_draws_in_one_pass_are_those_of_a_pass_for_each_slot(kind: str, space: C
 @contexts
 @every
 def test_draws_follow_the_probabilities(kind: str, context_dim: int) -> None:
-    """Pearson's χ² over all codes, as a z-score."""
+    """Pearson's χ² over all codes, the rare ones together, as a z-score."""
     space, n, context = CodeSpace(3, 3), 20_000, context_of(context_dim, rows=2)
     p = build(kind, space, context_dim, scale=0.4)(None, context)
     z = all_of(space)
-    expected = n * p.log_prob(z if context is None else z[:, None].expand(-1, 2, -1)).exp().reshape(space.count, -1)
-    drawn = space.numbers(draw(p, (n,), generator=seeded())).reshape(n, -1, 3)
-    place = (drawn * torch.tensor([9, 3, 1])).sum(-1)
-    for datum in range(place.shape[1]):
-        usual = expected[:, datum] > 5
-        counts = torch.bincount(place[:, datum], minlength=space.count).double()
-        rare = (counts[~usual].sum() - expected[~usual, datum].sum()) / expected[~usual, datum].sum().clamp(
-            min=1
-        ).sqrt()
-        chi_square = ((counts - expected[:, datum]).square() / expected[:, datum])[usual].sum()
-        degrees = int(usual.sum()) - 1
+    probabilities = p.log_prob(z if context is None else z[:, None].expand(-1, 2, -1)).detach().exp()
+    numbers = space.numbers(draw(p, (n,), generator=seeded())).reshape(n, -1, 3)
+    place = (numbers * torch.tensor([9, 3, 1])).sum(-1)
+    for datum, expected in enumerate(n * probabilities.reshape(space.size, -1).T):
+        counts = torch.bincount(place[:, datum], minlength=space.size).double()
+        usual = expected > 10
+        cells = [torch.cat([values[usual], values[~usual].sum(0, keepdim=True)]) for values in (counts, expected)]
+        degrees = int(usual.sum())
         assert degrees > 10
+        chi_square = ((cells[0] - cells[1]).square() / cells[1].clamp(min=1)).sum()
         assert abs((chi_square - degrees) / math.sqrt(2 * degrees)) < 4
-        assert abs(rare) < 4
 
 
 @every
@@ -295,34 +293,37 @@ def test_every_parameter_learns(kind: str, context_dim: int) -> None:
 
 @pytest.mark.parametrize("kind", ["made", "transformer"])
 def test_a_trained_prior_reaches_the_entropy_of_a_law_of_several_slots(kind: str) -> None:
-    """z₁, z₂ are uniform, z₃ is their sum mod 3 but for a tenth, z₄ = z₁, z₅ = z₃: no smaller order would do."""
-    space, noise, total = CodeSpace(5, 3), 0.1, 3_000
-    first, other = torch.randint(3, (2, total), generator=seeded(1))
-    wrong = torch.rand(total, generator=seeded(2)) < noise
-    third = (first + other + wrong * torch.randint(1, 3, (total,), generator=seeded(3))) % 3
-    data = space.one_hot(torch.stack([first, other, third, first, third], -1))
-    entropy = 2 * math.log(3) - (1 - noise) * math.log(1 - noise) - noise * math.log(noise / 2)
-    prior = PRIORS[kind](space, width=48, layers=2)
+    """z₁, z₂ are uniform, z₃ is their sum mod 3 but for a tenth, z₄ = z₁ and z₅ = z₃."""
+    space, wrong, total, n = CodeSpace(5, 3), 0.1, 3_000, 1_000
+    first, second = torch.randint(3, (2, total), generator=seeded(1))
+    flipped = torch.rand(total, generator=seeded(2)) < wrong
+    third = (first + second + flipped * torch.randint(1, 3, (total,), generator=seeded(3))) % 3
+    data = space.one_hot(torch.stack([first, second, third, first, third], -1))
+    prior = PRIORS[kind](space, width=32, layers=2)
     optimizer = torch.optim.Adam(prior.parameters(), 1e-2)
-    for step in range(250):
-        rows = torch.randint(2_000, (200,), generator=seeded(step))
+    for step in range(150):
+        rows = torch.randint(total - n, (100,), generator=seeded(step))
         loss = -prior(None).log_prob(data[rows]).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    held_out = -prior(None).log_prob(data[2_000:]).detach()
-    exact = torch.where(wrong[2_000:], math.log(18 / noise), math.log(9 / (1 - noise)))  # −log p of the law itself
-    assert exact.mean().item() == pytest.approx(entropy, abs=4 * exact.std().item() / math.sqrt(1_000))
-    excess = held_out - exact  # = a draw of KL(law ‖ prior), which is at least 0
-    stderr = excess.std().item() / math.sqrt(1_000)
-    assert excess.mean() > -4 * stderr
-    assert excess.mean() < 0.05 + 4 * stderr
+    exact = -torch.where(flipped[-n:], math.log(wrong / 2 / 9), math.log((1 - wrong) / 9))  # −log p of the law itself
+    excess = exact.neg() - prior(None).log_prob(data[-n:]).detach()  # its mean is KL(law ‖ prior), at least 0
+    entropy = 2 * math.log(3) - (1 - wrong) * math.log(1 - wrong) - wrong * math.log(wrong / 2)
+    for values, low, high in ((exact, entropy, entropy), (excess, 0.0, 0.1)):
+        mean, stderr = mean_and_stderr(values)
+        assert low - 4 * stderr < mean < high + 4 * stderr
 
 
 # --- the compiler ------------------------------------------------------------------------------------------------
 
 
-def compiled_agrees(kind: str, context_dim: int, backend: str) -> None:
+@pytest.mark.slow
+@pytest.mark.cpp
+@pytest.mark.filterwarnings("ignore")  # the compiler warns of its own doings
+@contexts
+@every
+def test_densities_compile_as_one_graph(kind: str, context_dim: int) -> None:
     space, context = CodeSpace(4, 3), context_of(context_dim, rows=5)
     prior = build(kind, space, context_dim)
     z = some_of(space, (2, 5))
@@ -331,27 +332,11 @@ def compiled_agrees(kind: str, context_dim: int, backend: str) -> None:
         return prior(None, context).log_prob(z)
 
     torch._dynamo.reset()
-    wanted = log_prob(z)
-    gradients = torch.autograd.grad(wanted.sum(), list(prior.parameters()))
-    found = torch.compile(log_prob, fullgraph=True, backend=backend)(z)
+    wanted, found = log_prob(z), torch.compile(log_prob, fullgraph=True)(z)
     torch.testing.assert_close(found, wanted)
-    torch.testing.assert_close(torch.autograd.grad(found.sum(), list(prior.parameters())), gradients)
+    weights = list(prior.parameters())
+    torch.testing.assert_close(torch.autograd.grad(found.sum(), weights), torch.autograd.grad(wanted.sum(), weights))
     torch._dynamo.reset()
-
-
-@pytest.mark.filterwarnings("ignore")  # the compiler warns of its own doings
-@pytest.mark.parametrize(("kind", "context_dim"), [("made", C), ("transformer", 0)])
-def test_densities_are_one_graph(kind: str, context_dim: int) -> None:
-    compiled_agrees(kind, context_dim, "aot_eager")
-
-
-@pytest.mark.slow
-@pytest.mark.cpp
-@pytest.mark.filterwarnings("ignore")
-@contexts
-@every
-def test_densities_compile(kind: str, context_dim: int) -> None:
-    compiled_agrees(kind, context_dim, "inductor")
 
 
 # --- refusals ----------------------------------------------------------------------------------------------------
@@ -375,11 +360,10 @@ def test_refusals(wrong: Callable[[], object], message: str) -> None:
         wrong()
 
 
-def test_the_least_width_reads_every_slot() -> None:
-    for context_dim in (0, C):
-        space = CodeSpace(6, 2)
-        prior = Made(space, width=5 + bool(context_dim), layers=2, context_dim=context_dim).double()
-        z = torch.rand(1, space.dim, generator=seeded(), dtype=torch.float64)
-        context = context_of(context_dim, rows=1)
-        jacobian = torch.autograd.functional.jacobian(lambda v: prior.network(v, context)[0], z)[..., 0, :]
-        assert torch.equal(space.split(jacobian).abs().amax(dim=(1, 3)) > 0, torch.ones(6, 6).tril(-1).bool())
+@pytest.mark.parametrize(("context_dim", "width"), [(0, 5), (C, 6)])
+def test_the_least_width_reads_every_slot(context_dim: int, width: int) -> None:
+    space, context = CodeSpace(6, 2), context_of(context_dim, rows=1)
+    prior = Made(space, width=width, layers=2, context_dim=context_dim).double()
+    z = torch.rand(1, space.dim, generator=seeded(), dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(lambda v: prior.network(v, context)[0], z)[..., 0, :]
+    assert torch.equal(space.split(jacobian).abs().amax(dim=(1, 3)) > 0, torch.ones(6, 6).tril(-1).bool())

@@ -231,10 +231,8 @@ class AttentionNetwork(CausalNetwork):
         return start.unsqueeze(1)
 
     def _logits(self, h: Tensor, slots: slice) -> Tensor:
-        weight = self.output.weight.reshape(*self.space, -1)[slots]
-        logits: Tensor = (
-            torch.einsum("nld,lkd->nlk", self.norm(h), weight) + self.output.bias.reshape(*self.space)[slots]
-        )
+        weight, bias = self.output.weight.reshape(*self.space, -1), self.output.bias.reshape(*self.space)
+        logits: Tensor = torch.einsum("nld,lkd->nlk", self.norm(h), weight[slots]) + bias[slots]
         return logits
 
 

@@ -14,6 +14,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.model.autoregressive import AutoregressivePrior, CausalTransformer, Made
 from elbowroom.model.code_distributions import AutoregressiveCodes, CodeSpace
 from elbowroom.model.draws import draw
+from elbowroom.model.guides import PriorGuide
 from elbowroom.model.noise import PerRow, Prepared, Recorder
 from elbowroom.numerics import mean_and_stderr
 
@@ -274,6 +275,18 @@ def test_densities_and_draws_have_the_dtype_of_the_weights(kind: str, dtype: tor
     assert not z.requires_grad
 
 
+@every
+def test_the_prior_in_a_guides_place_draws_for_every_datum(kind: str) -> None:
+    space = CodeSpace(3, 4)
+    prior = build(kind, space)
+    p, q = prior(None), PriorGuide(prior)(torch.zeros(5, 7))
+    z = draw(q, (2,), generator=seeded())
+    assert q.batch_shape == (5,)
+    assert torch.equal(z, draw(p, (2, 5), generator=seeded()))
+    assert torch.equal(z, slot_by_slot(p).expand((5,)).sample((2,), seeded()))
+    torch.testing.assert_close(q.log_prob(z), p.log_prob(z))
+
+
 # --- learning ----------------------------------------------------------------------------------------------------
 
 
@@ -321,8 +334,8 @@ def test_a_trained_prior_reaches_the_entropy_of_a_law_of_several_slots(kind: str
 @pytest.mark.slow
 @pytest.mark.cpp
 @pytest.mark.filterwarnings("ignore")  # the compiler warns of its own doings
-@contexts
-@every
+@pytest.mark.parametrize("context_dim", [0, C])
+@pytest.mark.parametrize("kind", ["made", "transformer"])
 def test_densities_compile_as_one_graph(kind: str, context_dim: int) -> None:
     space, context = CodeSpace(4, 3), context_of(context_dim, rows=5)
     prior = build(kind, space, context_dim)

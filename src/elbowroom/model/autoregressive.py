@@ -43,10 +43,7 @@ class AutoregressivePrior(Conditional):
         self.network = network
 
     def forward(self, given: Tensor | None = None, context: Tensor | None = None) -> AutoregressiveCodes:
-        if self.context_dim:
-            context = checked_context(context, self.context_dim)
-        else:
-            context = None
+        context = checked_context(context, self.context_dim) if self.context_dim else None
         like = next(self.network.parameters())
         batch_shape = () if context is None else context.shape[:-1]
 

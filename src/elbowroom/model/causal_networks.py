@@ -102,7 +102,7 @@ class MaskedMLP(CausalNetwork):
             )
         degrees = lowest + torch.arange(width) * kinds // width  # ascending
         slots = torch.arange(space.slots).repeat_interleave(space.codes)  # of each input and each output
-        self.input = _MaskedLinear(degrees[:, None] >= slots)
+        self.input = _MaskedLinear(degrees[:, None] >= slots, ones=1 / space.codes)
         self.context = nn.Linear(context_dim, width, bias=False) if context_dim else None
         self.hidden = nn.ModuleList(_MaskedLinear(degrees[:, None] >= degrees) for _ in range(layers - 1))
         self.output = _MaskedLinear(slots[:, None] > degrees)
@@ -131,6 +131,7 @@ class MaskedMLP(CausalNetwork):
             new, known = slice(start, read), slice(0, read)  # the units of degree slot − 1, and all up to it
             layers[0][:, new] = F.silu(total[:, new])
             for linear, below, above in zip(self.hidden, layers, layers[1:], strict=False):
+                assert isinstance(linear, nn.Linear)
                 inside = F.linear(below[:, known], linear.weight[new, known], linear.bias[new])
                 above[:, new] = below[:, new] + F.silu(inside)
             own = slice(slot * codes, (slot + 1) * codes)
@@ -186,8 +187,9 @@ class AttentionNetwork(CausalNetwork):
                 f"Give --model.prior-width {-(-width // heads) * heads}, or another --model.prior-heads.",
             )
         slots, codes = space
-        self.embedding = nn.Parameter(torch.randn(slots - 1, codes, width) / math.sqrt(2))
-        self.positions = nn.Parameter(torch.randn(slots, width) / math.sqrt(2))
+        self.heads = heads
+        self.embedding = nn.Parameter(0.05 * torch.randn(slots - 1, codes, width))
+        self.positions = nn.Parameter(0.05 * torch.randn(slots, width))
         self.context = nn.Linear(context_dim, width) if context_dim else None
         self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
@@ -209,7 +211,8 @@ class AttentionNetwork(CausalNetwork):
     def decode(self, bias: Tensor, context: Tensor | None) -> Tensor:
         z = torch.zeros_like(bias)
         token = self._start(bias, context)
-        seen = [block.nothing_seen(token) for block in self.blocks]
+        nothing = token.new_zeros(len(token), self.heads, 0, token.shape[-1] // self.heads)
+        seen: list[_Seen] = [(nothing, nothing)] * len(self.blocks)
         for slot in range(self.space.slots):
             h = token + self.positions[slot]
             for i, block in enumerate(self.blocks):
@@ -228,8 +231,9 @@ class AttentionNetwork(CausalNetwork):
         return start.unsqueeze(1)
 
     def _logits(self, h: Tensor, slots: slice) -> Tensor:
-        weight, bias = (part.unflatten(0, tuple(self.space))[slots] for part in (self.output.weight, self.output.bias))
-        return torch.einsum("nld,lkd->nlk", self.norm(h), weight) + bias
+        weight, bias = self.output.weight.reshape(*self.space, -1), self.output.bias.reshape(*self.space)
+        logits: Tensor = torch.einsum("nld,lkd->nlk", self.norm(h), weight[slots]) + bias[slots]
+        return logits
 
 
 _Seen = tuple[Tensor, Tensor]
@@ -248,14 +252,11 @@ class _Block(nn.Module):
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def nothing_seen(self, h: Tensor) -> _Seen:
-        nothing = h.new_zeros(len(h), self.heads, 0, h.shape[-1] // self.heads)
-        return nothing, nothing
-
     def forward(self, h: Tensor, seen: _Seen | None = None) -> tuple[Tensor, _Seen]:
         """All tokens, each attending to those up to itself; or a single one that attends to those seen before, too."""
         projected: Tensor = self.queries_keys_values(self.attention_norm(h))
-        q, k, v = projected.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (n, heads, l, D / heads)
+        split = projected.reshape(*h.shape[:2], 3, self.heads, -1)
+        q, k, v = split.permute(2, 0, 3, 1, 4)  # each (n, heads, l, D / heads)
         if seen is not None:
             k, v = torch.cat([seen[0], k], 2), torch.cat([seen[1], v], 2)
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=seen is None)
@@ -264,13 +265,23 @@ class _Block(nn.Module):
 
 
 class _MaskedLinear(nn.Linear):
-    """A linear map without the weights where the mask, of shape (out, in), is False."""
+    """A linear map without the weights where the mask is False.
+
+    Its weights start such that outputs have variance 1, however few inputs the mask leaves them.
+
+    Args:
+        mask: shape (out, in).
+        ones: the share of inputs that is not 0: 1, or 1 / K where they are one-hot.
+    """
 
     mask: Tensor
 
-    def __init__(self, mask: Tensor) -> None:
+    def __init__(self, mask: Tensor, *, ones: float = 1.0) -> None:
         super().__init__(mask.shape[1], mask.shape[0])
         self.register_buffer("mask", mask, persistent=False)
+        with torch.no_grad():
+            self.weight.normal_().div_((ones * mask.sum(1, keepdim=True)).clamp(min=1).sqrt())
+            self.bias.zero_()
 
     def forward(self, given: Tensor) -> Tensor:
         return F.linear(given, self.weight * self.mask, self.bias)

@@ -201,6 +201,19 @@ class AutoregressiveCodes(Distribution):
         self.space, self._logits, self._like, self._sampler = space, logits, like, sampler
         super().__init__(Size(batch_shape), Size([space.dim]), validate_args=False)
 
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> AutoregressiveCodes:
+        """The same distribution with further axes in front of its batch shape."""
+        further, kept = batch_shape[: len(batch_shape) - len(self.batch_shape)], self._sampler
+        assert Size(batch_shape) == (*further, *self.batch_shape)
+
+        def sampler(sample_shape: Sequence[int], generator: NoiseSource | None) -> Tensor:
+            assert kept is not None
+            return kept((*sample_shape, *further), generator)
+
+        return AutoregressiveCodes(
+            self.space, self._logits, batch_shape, like=self._like, sampler=None if kept is None else sampler
+        )
+
     def conditionals(self, z: Tensor) -> Tensor:
         """log π(z), shape (\\*, L, K): of every slot, given the slots before it."""
         return self._logits(z).to(z.dtype).log_softmax(-1)

@@ -14,6 +14,7 @@ from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
 from elbowroom.evaluation import row_estimates
 from elbowroom.evaluation.row_estimates import (
+    best_q_estimate,
     elbo_estimate,
     guide_curve,
     guide_estimate,
@@ -122,6 +123,7 @@ ESTIMATES: dict[str, Callable[[Case], dict[str, Tensor]]] = {
     "elbo, many draws": lambda case: elbo_estimate(*case, num_samples=3000, seed=3),
     "iwae": lambda case: guide_estimate(*case, k=25, seed=3),
     "laplace-is": lambda case: laplace_estimate(*case, k=21, starts=3, seed=3),
+    "room": lambda case: best_q_estimate(*case, seed=3),
     "k-curve": lambda case: guide_curve(*case, ks=(1, 5, 25), seed=3),
 }
 
@@ -129,6 +131,8 @@ ESTIMATES: dict[str, Callable[[Case], dict[str, Tensor]]] = {
 QUICK = {*((made, name) for made in CASES for name in ("elbo", "iwae"))} | {
     ("silu, wide", "k-curve"),
     ("silu, wide", "elbo, many draws"),
+    ("softplus, odd widths", "room"),
+    ("bits, mixture, full guide", "room"),
     *((made, "laplace-is") for made in ("softplus, odd widths", "bits, mixture, full guide", "two modes")),
 }
 

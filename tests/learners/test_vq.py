@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
-from elbowroom.inference.objectives import elbo
+from elbowroom.inference.objectives import elbo, iwae_terms
 from elbowroom.learners.execution import eager
 from elbowroom.learners.learner import StepInfo, TrainingState
 from elbowroom.learners.update import Update, cosine
@@ -329,6 +329,25 @@ def test_the_third_stage_trains_everything_with_the_gradient_of_the_elbo() -> No
 
 
 # --- the temperature ---------------------------------------------------------------------------------------------
+
+
+def test_the_importance_weighted_bound_serves_in_the_last_part() -> None:
+    pair, batch = make_pair(), make_batch()
+    settings: dict[str, Any] = {"num_samples": 5, "estimator": "score-function", "temperature": 1.0}
+    value, parts = joint_terms(pair, batch, bound="iwae", generator=torch.Generator().manual_seed(0), **settings)
+    by_hand = iwae_terms(
+        pair.model, pair.guide, batch, num_samples=5, estimator="score-function",
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    assert torch.equal(value, by_hand.value) and torch.equal(parts["elbo"], by_hand.parts["elbo"])
+    shares = {"prior_from": 0, "joint_from": 2, "last_from": 4}
+    learner = make_learner(total_steps=6, last_bound="iwae", last_samples=5, **shares)
+    state = learner.init(pair)
+    reported = []
+    for step in range(6):
+        state, info = learner.step(state, batch, generator=torch.Generator().manual_seed(step))
+        reported.append(set(info.terms))
+    assert reported == [{"elbo", "reconstruction", "kl"}] * 4 + [{"elbo"}] * 2
 
 
 def test_the_best_temperature_of_the_ladder_is_chosen_and_nothing_is_changed() -> None:

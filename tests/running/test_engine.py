@@ -309,6 +309,15 @@ def test_progress_weighs_every_example_the_same() -> None:
     assert progress.take_means() == {"elbo": -7.0}
 
 
+def test_a_term_that_only_some_steps_have_is_the_mean_of_those() -> None:
+    progress = TrainingProgress()
+    progress.add(StepInfo({"elbo": -2.0, "kl": 1.0}, 0.1, 1), 10)
+    progress.add(StepInfo({"elbo": -4.0}, 0.1, 1), 30)
+    older = TrainingProgress(**{**progress.numbers(), "counts": {}, "sums": {"elbo": -140.0}})  # of a version without
+    assert progress.take_means() == {"elbo": -3.5, "kl": 1.0}
+    assert older.take_means() == {"elbo": -3.5}
+
+
 def test_a_report_is_the_mean_over_data_since_the_last(out: Path) -> None:
     """The smaller last batch of the epoch weighs what it is: 10, 10, 10 and 7 data."""
     spec = {"x": reals(), "train": {"report_every": 1, "steps": 8}}

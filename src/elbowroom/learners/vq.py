@@ -25,7 +25,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -90,6 +90,7 @@ class Vq:
         num_samples: draws of z per example in the second and third stages.
         last_estimator: of the gradient from ``last_from`` on.
         last_samples: draws of z from ``last_from`` on, and for `measure` always.
+        last_bound: what is maximised from ``last_from`` on, "elbo" or "iwae", the importance-weighted bound.
         execution: how objectives and gradients are computed; `measure` is always eager.
     Raises:
         ElbowroomError: the length of the run is not known.
@@ -110,6 +111,7 @@ class Vq:
     num_samples: int = 1
     last_estimator: Estimator = "score-function"
     last_samples: int = 2
+    last_bound: Literal["elbo", "iwae"] = "elbo"
     execution: Execution = eager
 
     def __post_init__(self) -> None:
@@ -167,6 +169,7 @@ class Vq:
                 num_samples=samples,
                 estimator=self.estimator if early else self.last_estimator,
                 temperature=self.temperature,
+                bound="elbo" if early else self.last_bound,
             )
             gradients = samples * len(batch)
         update = dataclasses.replace(self.update, schedule=lambda _: self.rate(state.step))

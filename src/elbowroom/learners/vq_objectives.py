@@ -12,14 +12,14 @@ Reference:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
-from elbowroom.inference.objectives import Estimator, elbo_terms
+from elbowroom.inference.objectives import Estimator, elbo_terms, iwae_terms
 from elbowroom.model.code_distributions import Codes
 from elbowroom.model.draws import draw
 from elbowroom.model.guides import guide_distribution
@@ -176,21 +176,27 @@ def joint_terms(
     num_samples: int,
     estimator: Estimator,
     temperature: float,
+    bound: str = "elbo",
     generator: NoiseSource | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The objective of the third stage, the ELBO, and its parts; arguments as in
-    :func:`~elbowroom.inference.objectives.elbo_terms`.
+    """The objective of the third stage, a bound on log p(x), and its parts.
+
+    Args:
+        pair: model and guide.
+        batch: examples.
+        num_samples: draws for each example.
+        estimator: of the gradient.
+        temperature: of an estimator for codes.
+        bound: "elbo", with the entropy of q in closed form, or "iwae", the importance-weighted bound.
+        generator: the source of randomness.
+    Returns:
+        Nats, shape (batch,); and ``elbo`` of the same draws, of the ELBO also its two terms.
     """
-    value, parts = elbo_terms(
-        pair.model,
-        pair.guide,
-        batch,
-        num_samples=num_samples,
-        kl="auto",
-        estimator=estimator,
-        temperature=temperature,
-        generator=generator,
-    )
+    settings: dict[str, Any] = {"num_samples": num_samples, "estimator": estimator, "temperature": temperature}
+    if bound == "iwae":
+        value, parts = iwae_terms(pair.model, pair.guide, batch, generator=generator, **settings)
+        return value, {"elbo": parts["elbo"]}
+    value, parts = elbo_terms(pair.model, pair.guide, batch, kl="auto", generator=generator, **settings)
     return value, parts | {"elbo": parts["reconstruction"] - parts["kl"]}
 
 

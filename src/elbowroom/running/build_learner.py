@@ -207,8 +207,8 @@ def _vq(config: Config, update: Update, length: RunLength, execution: Execution)
         raise no_stages()
     if v.reconstruction_share + v.prior_share > 1:
         raise ElbowroomError(
-            f"vq.reconstruction_share is {v.reconstruction_share:g} and vq.prior_share {v.prior_share:g}, which is more "
-            "than the whole training.",
+            f"vq.reconstruction_share is {v.reconstruction_share:g} and vq.prior_share {v.prior_share:g}, together "
+            "more than the whole training.",
             "Give shares that add up to less than 1, or to 1 for a VQ-VAE without the joint stage.",
         )
     if length.positions is not None and len(length.positions) < config.model.codes:
@@ -234,6 +234,7 @@ def _vq(config: Config, update: Update, length: RunLength, execution: Execution)
         num_samples=o.num_samples,
         last_estimator=o.last_estimator or "score-function",
         last_samples=o.last_samples or max(2, o.num_samples),
+        last_bound=o.name,
         execution=execution,
     )
 
@@ -254,7 +255,7 @@ _LEARNERS: dict[str, _Kind] = {
     "svi": _Kind(_svi, frozenset(), "needed"),
     "vq": _Kind(
         _vq,
-        frozenset({"num_samples", "last_samples", "last_share", "estimator", "last_estimator", "temperature"}),
+        frozenset({"name", "num_samples", "last_samples", "last_share", "estimator", "last_estimator", "temperature"}),
         "needed",
     ),
 }

@@ -231,7 +231,7 @@ class ObjectiveConfig(Section):
     """The objective that is maximised, and its gradient estimator."""
 
     name: ObjectiveName = "elbo"
-    """Evidence lower bound, or importance-weighted bound."""
+    """Evidence lower bound, or importance-weighted bound (of the learner vq in the last part, see last_share)."""
     num_samples: Annotated[int, Field(gt=0)] = 1
     """Draws of z per example (k of the importance-weighted bound; for the learner naive, draws of the prior, at least
     2)."""

@@ -37,7 +37,8 @@ def codebook_at(table: Tensor) -> Codebook:
 def started(vectors: Tensor, codes: int = CODES) -> tuple[CodebookAverages, Codebook]:
     codebook = Codebook(CodeSpace(SLOTS, codes), DIM).double()
     averages = CodebookAverages.empty(codebook)
-    codebook.vectors.data.copy_(averages.start(vectors, codes, _generator()))
+    codebook.vectors.data.copy_(k_means(vectors, codes, _generator()))
+    averages.update(vectors, codebook.nearest(vectors), codebook, decay=0.0)
     return averages, codebook
 
 

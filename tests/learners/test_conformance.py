@@ -292,8 +292,8 @@ def _update(name: str, folder: Path, seed: int, copies: int) -> Tensor:
     return torch.cat([((a - b) / 1e-3).flatten() for a, b in zip(_weights(scene.pair), before, strict=True)])
 
 
-#: with several updates, and with codes that are put somewhere, a step is no gradient; the others differ from mcem in how
-#: z is drawn, not in how it is averaged
+#: with several updates, and with codes that are put somewhere, a step is no gradient; the others differ from mcem in
+#: how z is drawn, not in how it is averaged
 NO_NEWS = {
     "mcem, several updates",
     "mcem, on disk",

@@ -284,6 +284,11 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "leaves nothing for the joint stage",
         "less than 1",
     ),
+    "an estimator of real vectors for vq": (
+        {"train": {"learner": "vq"}, "model": {"prior": "unigram"}, "objective": {"estimator": "stl"}},
+        "objective.estimator is stl, which differentiates through draws of real vectors",
+        "reinmax",
+    ),
     "more codes than data": (
         {"train": {"learner": "vq"}, "model": {"prior": "unigram", "codes": 1000}},
         "1,000 codes in each slot were asked for, but there are only",

@@ -6,8 +6,9 @@ For the encoder's outputs :math:`e_{bl}` of a batch, of which :math:`n_{lk}` in 
     m_{lk} \leftarrow \gamma m_{lk} + (1 - \gamma) \sum_{b: k_{bl} = k} e_{bl}, \qquad
     c_{lk} = m_{lk} \Big/ \frac{N_{lk} + \epsilon}{\sum_j (N_{lj} + \epsilon)} \sum_j N_{lj}
 
-With :math:`\gamma = 0` one update is one iteration of k-means. N and m start from a k-means of the first batch. From
-zero they would not: the first update would throw every code that the batch did not use to the origin, where it stays.
+With :math:`\gamma = 0` one update is one iteration of k-means. N and m start from the first batch, at whose k-means the
+codes are put. Averages that start from zero divide what little they have seen: the first update throws every code that
+the batch did not use to the origin.
 
 A code whose share of the usage has become a small part of an equal one is dead, and is put at an output of the current
 batch. All this is the training method's state; nothing of it happens in a forward pass, so evaluation changes nothing.
@@ -54,16 +55,9 @@ class CodebookAverages:
 
     @classmethod
     def empty(cls, codebook: Codebook) -> CodebookAverages:
-        """Averages over no batch, to be started by :meth:`start` or :meth:`load`."""
+        """Averages over no batch, to be started by an update without memory, γ = 0, or by :meth:`load`."""
         zeros = torch.zeros_like(codebook.vectors.detach())
         return cls(zeros[..., 0].clone(), zeros, zeros[:, :1, 0].clone())
-
-    @torch.no_grad()
-    def start(self, vectors: Tensor, codes: int, generator: NoiseSource) -> Tensor:
-        """Starts from the k-means of the first batch's vectors, shape (batch, L, d), and returns its centres."""
-        centres = k_means(vectors, codes, generator)
-        self._average(vectors, _assigned(vectors, centres), centres, decay=0.0)
-        return centres
 
     @torch.no_grad()
     def update(self, vectors: Tensor, z: Tensor, codebook: Codebook, *, decay: float) -> None:
@@ -75,10 +69,8 @@ class CodebookAverages:
             codebook: from which they were chosen.
             decay: γ.
         """
-        self._average(vectors, codebook.space.split(z), codebook.vectors, decay=decay)
-
-    def _average(self, vectors: Tensor, chosen: Tensor, table: Tensor, *, decay: float) -> None:
-        distances = (squared_distances(vectors, table) * chosen).sum(-1).clamp(min=0).mean(0)
+        chosen = codebook.space.split(z)
+        distances = (squared_distances(vectors, codebook.vectors) * chosen).sum(-1).clamp(min=0).mean(0)
         for average, new in (
             (self.counts, chosen.sum(0)),
             (self.sums, _sums(vectors, chosen)),

@@ -33,7 +33,7 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.objectives import Estimator, elbo_terms
-from elbowroom.learners.codebook import CodebookAverages
+from elbowroom.learners.codebook import CodebookAverages, k_means
 from elbowroom.learners.execution import Execution, ObjectiveValue, eager
 from elbowroom.learners.learner import StepInfo, TrainingState, check_finite
 from elbowroom.learners.update import Update
@@ -206,15 +206,17 @@ class Vq:
 
     # --- the codebook ---
 
+    @torch.no_grad()
     def _start_codebook(self, state: VqState, batch: Batch, generator: torch.Generator) -> None:
-        """Puts the codes at the centres of the first batch's vectors, unless they are fixed."""
+        """Puts codes that are not fixed at the k-means of the first batch's vectors, and starts the averages."""
         guide, _ = quantizer_of(state.pair)
-        assert state.averages is not None
-        with torch.no_grad():
-            vectors = guide.vectors(batch.x, batch.context)
-            check_finite(1, {"encoder": vectors.mean().item()}, self.rate(0), batch=batch)
-            if guide.codebook.kind != "fsq":
-                guide.codebook.vectors.copy_(state.averages.start(vectors, guide.codebook.space.codes, generator))
+        codebook, averages = guide.codebook, state.averages
+        assert averages is not None
+        vectors = guide.vectors(batch.x, batch.context)
+        check_finite(1, {"encoder": vectors.mean().item()}, self.rate(0), batch=batch)
+        if codebook.kind != "fsq":
+            codebook.vectors.copy_(k_means(vectors, codebook.space.codes, generator))
+        averages.update(vectors, codebook.nearest(vectors), codebook, decay=0.0)
 
     def _reconstruct(self, state: VqState, batch: Batch, z: Tensor) -> ObjectiveValue:
         guide, _ = quantizer_of(state.pair)

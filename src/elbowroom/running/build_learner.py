@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from elbowroom.errors import ElbowroomError
+from elbowroom.inference.code_gradients import CODE_ESTIMATORS
 from elbowroom.inference.objectives import OBJECTIVES
 from elbowroom.learners.aevb import Aevb
 from elbowroom.learners.e_step import EStep
@@ -217,6 +218,14 @@ def _vq(config: Config, update: Update, length: RunLength, execution: Execution)
             "training examples to place them.",
             f"Give --model.codes {len(length.positions)} or less; many fewer are usual.",
         )
+    for key in ("estimator", "last_estimator"):
+        given = getattr(o, key)
+        if given not in (None, "score-function", *CODE_ESTIMATORS) and (key, given) != ("estimator", "pathwise"):
+            raise ElbowroomError(
+                f"objective.{key} is {given}, which differentiates through draws of real vectors, but the learner vq "
+                "draws codes.",
+                f"Use one of {', '.join(CODE_ESTIMATORS)}, score-function.",
+            )
     joint_from = round((v.reconstruction_share + v.prior_share) * total)
     commitment = 0.0 if config.model.codebook == "fsq" else 0.25
     return Vq(

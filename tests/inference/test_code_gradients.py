@@ -141,7 +141,7 @@ def test_straight_through_is_exact_for_linear_functions_and_no_others(space: Cod
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
 def test_reinmax_is_exact_for_quadratic_functions_and_no_others(space: CodeSpace) -> None:
-    """Theorem 3.1 of Liu et al.: the trapezoidal rule, which is exact to second order."""
+    """The trapezoidal rule, which is exact to second order; for any number of slots and codes."""
     logits = random_logits(space)
     for degree in (1, 2):
         torch.testing.assert_close(*expected_gradient(polynomial(space, degree), logits, "reinmax"))

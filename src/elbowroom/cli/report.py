@@ -26,7 +26,7 @@ def report(
     Parameters
     ----------
     out
-        The file (default: report.html in the folder).
+        The file (default: report.html in the folder, or report-latest.html with --checkpoint latest).
     """
     from elbowroom.showing.report import writing
 

@@ -31,7 +31,7 @@ from elbowroom.model.latent import Sample, evaluation_mode
 from elbowroom.progress import Announce, Progress, silent
 from elbowroom.running.changes import adding_results
 from elbowroom.running.contexts import class_contexts, decoding_context, sample_context
-from elbowroom.running.diagnosis import Checkup, write_checkup
+from elbowroom.running.diagnosis import FILE, Checkup, write_checkup
 from elbowroom.running.evaluation_cache import FileCache
 from elbowroom.running.folder import RunFolder
 from elbowroom.running.outputs import Encoded, Reconstruction, Scores, encoded, reconstructed
@@ -107,9 +107,8 @@ class Run(TrainedModel):
         with adding_results(self.folder, self.content, self._announce):
             about = {"step": self.step, "peak_memory": peak_memory(self.device)}
             self.folder.add_evaluations({**result.model_dump(), **about} for result in results)
-            whose = "-latest" if self.is_beside_best else ""
             for method, columns in values.items():
-                self.folder.write_values(f"{method}-{split}{whose}", columns)
+                self.folder.write_values(self.result_name(f"{method}-{split}"), columns)
         parts.forget()
         return results
 
@@ -181,6 +180,8 @@ class Run(TrainedModel):
     ) -> Diagnosis:
         """Checks the model for faults, and writes the findings to doctor.json, with the step of the checkpoint.
 
+        Those on the latest weights, where others are the best, are written to doctor-latest.json.
+
         Args:
             data: other data than the run's own: a path, an array, what `read` returns. Checks that need training
                 examples are then left out, each with a sentence.
@@ -195,7 +196,7 @@ class Run(TrainedModel):
         found = diagnose(given, checks=checks, announce=announce)
         with adding_results(self.folder, self.content, self._announce):
             examined = None if data is None else given.data.name
-            write_checkup(self.folder, Checkup(found, self.step, points, seed, examined))
+            write_checkup(self.folder, Checkup(found, self.step, points, seed, examined), self.result_name(FILE))
         return found
 
     # --- samples, encodings, reconstructions ---

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -103,6 +104,15 @@ class TrainedModel:
     def is_beside_best(self) -> bool:
         """Whether these are the latest weights and others the best, so that what is said of them must say so."""
         return self.checkpoint == "latest" and self.folder.checkpoints.steps().get("best", self.step) != self.step
+
+    def result_name(self, name: str) -> str:
+        """The name of a file of results: NAME, or NAME-latest where these are the latest weights and others the best.
+
+        Args:
+            name: of the file, such as ``doctor.json``.
+        """
+        path = Path(name)
+        return path.with_stem(f"{path.stem}-latest").name if self.is_beside_best else name
 
     @cached_property
     def naming(self) -> Naming:

@@ -58,10 +58,12 @@ _COMPLETED = 10  # examples in the figure of completions
 def save(run: Run, name: str, figure: Figure) -> Path:
     """Writes a figure into the run's folder, as figures/NAME.png.
 
+    Those of the latest weights, where others are the best, are called figures/NAME-latest.png.
+
     Raises:
         ElbowroomError: the folder cannot be written to.
     """
-    return write(figure, run.folder.figures / f"{name}.png")
+    return write(figure, run.folder.figures / run.result_name(f"{name}.png"))
 
 
 def _note(run: Run, context: Any = None) -> str | None:

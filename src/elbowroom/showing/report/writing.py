@@ -36,7 +36,8 @@ def report(
 
     Args:
         run: a run or a comparison, or the folder of one.
-        out: the file; report.html in that folder unless given.
+        out: the file; unless given report.html in that folder, or report-latest.html of the latest weights where others
+            are the best.
         checkpoint: which weights of the run in a folder: "best" (the default) or "latest".
         device: where to compute; the run's own unless given.
         announce: called with a message when a damaged checkpoint was skipped.
@@ -52,7 +53,8 @@ def report(
     """
     subject = run if isinstance(run, Comparison) else _read(run, checkpoint, device, announce)
     folder = subject.folder if isinstance(subject, Comparison) else subject.folder.path
-    target = folder / FILE if out is None else _checked(Path(out))
+    name = FILE if isinstance(subject, Comparison) else subject.result_name(FILE)
+    target = folder / name if out is None else _checked(Path(out))
     found = report_of_comparison(subject) if isinstance(subject, Comparison) else report_of_run(subject)
     _write(target, page(found))
     return target

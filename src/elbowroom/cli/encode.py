@@ -21,7 +21,7 @@ def encode(
     run: RunPath,
     data: str | None = None,
     *,
-    split: Split = "test",
+    split: Split = None,
     posterior: Literal["nuts", "hmc"] | None = None,
     points: int | None = None,
     draws: int | None = None,
@@ -42,7 +42,7 @@ def encode(
     data
         Other data: a path or a built-in name (default: a split of the run's own data).
     split
-        Split of the run's own data, if no DATA is given.
+        Split of the run's own data (default: test); DATA has none.
     posterior
         Sample the posterior itself, by the No-U-Turn sampler or by Hamiltonian Monte Carlo, with diagnostics.
     points
@@ -89,7 +89,7 @@ def encode(
         write_arrays(target, **_with_rows(arrays, encoded.rows))
         wrote(gallery.save(loaded, "latents", gallery.latents(encoded)))
         return
-    given = loaded.dataset() if data is None else loaded.read(data, missing="mask")
+    given, _ = loaded.asked(data, split, None, None, missing="mask", command=f"encode --posterior {posterior}")
     with terminal.sampling_progress() as announce:
         found = loaded.posterior(
             None if data is None else given, split=split, announce=announce, method=posterior, **settings

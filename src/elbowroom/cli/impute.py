@@ -25,7 +25,7 @@ def impute(
     *,
     mask: Path | None = None,
     hide: str | None = None,
-    split: Split = "test",
+    split: Split = None,
     num: int | None = None,
     method: Literal["nuts", "hmc"] = "nuts",
     draws: int = 200,
@@ -52,7 +52,7 @@ def impute(
         Hide known values, to see how well they are recovered: top, bottom, left or right (half of a picture), or a
         rate such as 0.3.
     split
-        Split of the run's own data, if no DATA is given.
+        Split of the run's own data (default: test); DATA has none.
     num
         Number of examples (default: all of DATA, or 10 of a split).
     method
@@ -107,7 +107,7 @@ def impute(
     if plots.is_image(loaded.facts.event_shape):
         paths.append(gallery.save(loaded, "completions", gallery.completions(loaded, found)))
     if as_json:
-        print_json(_report(run, data or split, found, summary) | {"wrote": [str(path) for path in paths]})
+        print_json(_report(run, data or split or "test", found, summary) | {"wrote": [str(path) for path in paths]})
         return
     for line in _summary_lines(found, summary):
         say(line)

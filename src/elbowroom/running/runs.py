@@ -42,6 +42,8 @@ from elbowroom.running.units import prepared, restored
 
 __all__ = ["Encoded", "Reconstruction", "Run", "Scores", "as_run", "load"]
 
+POSTERIOR = "encode --posterior nuts"  # the command that `Run.posterior` belongs to
+
 
 class Run(TrainedModel):
     """A trained run: what can be done with its model, and with its data."""
@@ -53,7 +55,7 @@ class Run(TrainedModel):
         self,
         *methods: str,
         data: Any = None,
-        split: str = "test",
+        split: str | None = None,
         context: Any = None,
         labels: Any = None,
         announce: Progress = silent,
@@ -63,9 +65,10 @@ class Run(TrainedModel):
 
         The file also has ``step``, of the checkpoint, and ``peak_memory``, the most bytes that the process has used.
         Without names: elbo, iwae and active-units, as far as guide and likelihood allow. With ``data`` (a path, an
-        array, what `read` returns) all of these are evaluated instead of a split of the run's own, with ``context`` or
-        ``labels`` as in `read`; a run on a stream needs that. For the method room, the training data are evaluated too,
-        or the test data if the split is train; each result names its split. The other arguments are those of
+        array, what `read` returns) all of these are evaluated instead of a split of the run's own (by default its test
+        set), with ``context`` or ``labels`` as in `read`; a run on a stream needs that. For the method room, the
+        training data are evaluated too, or the test data if the split is train; each result names its split. The other
+        arguments are those of
         :func:`elbowroom.evaluation.evaluate.evaluate`, and the settings (``points``, ``seed``, ``k``, …) those of
         :class:`elbowroom.evaluation.settings.Settings`.
         """
@@ -78,9 +81,9 @@ class Run(TrainedModel):
         every: tuple[str, ...] = ("elbo", "iwae", "active-units") if self.normalized else ("elbo", "active-units")
         if not self.has_guide:
             every = ("laplace-is",) if self.normalized else ("elbo",)
-        measured, split = self.asked(data, split, context, labels)
-        wanted = [(split, methods or every)]
-        beside = "test" if split == "train" else "train"
+        measured, name = self.asked(data, split, context, labels, command="evaluate")
+        wanted = [(name, methods or every)]
+        beside = "test" if name == "train" else "train"
         if "room" in methods and len(measured.splits.get(beside, ())):  # other data have one split only
             wanted.append((beside, ("room",)))
         return [result for part, names in wanted for result in self._measure(measured, part, names, announce, settings)]
@@ -117,7 +120,7 @@ class Run(TrainedModel):
         self,
         source: Any = None,
         *,
-        split: str = "test",
+        split: str | None = None,
         context: Any = None,
         labels: Any = None,
         points: int | None = None,
@@ -132,7 +135,7 @@ class Run(TrainedModel):
 
         Args:
             source: a path, an array, what `read` returns; by default a split of the run's own data.
-            split: which split, if no source is given.
+            split: which split of them, by default "test"; a source has none.
             context: covariates of the source, as in `read`.
             labels: class labels of the source, as in `read`.
             points: number of examples, chosen by the data's seed; by default all of them.
@@ -148,7 +151,7 @@ class Run(TrainedModel):
         """
         if method == "iwae":
             self._require_guide("Scoring by iwae")
-        data, name = self.asked(source, split, context, labels)
+        data, name = self.asked(source, split, context, labels, command="score")
         return score(
             self.model, self.guide, data, split=name, points=points, method=method, k=k, tolerance=tolerance, seed=seed,
             announce=announce, **settings,
@@ -165,7 +168,7 @@ class Run(TrainedModel):
             ElbowroomError: the run's data are a stream, or are no longer there.
         """
         guide, settings = self.guide if self.has_guide else None, self.config.model_dump(mode="json")
-        examined = self.dataset() if data is None else self._held_out(data)
+        examined = self.dataset(command="doctor") if data is None else self._held_out(data)
         return DoctorInput(self.model, guide, examined, self.history, settings, points=points, seed=seed)
 
     @torch_settings()
@@ -239,7 +242,7 @@ class Run(TrainedModel):
         num: int = 10,
         *,
         data: Any = None,
-        split: str = "test",
+        split: str | None = None,
         context: Any = None,
         labels: Any = None,
         seed: int = 0,
@@ -249,7 +252,7 @@ class Run(TrainedModel):
         Args:
             num: how many: a random choice of the split, or the first ones of ``data``.
             data: other data than the run's own: a path, an array, what `read` returns.
-            split: which split, if no data are given.
+            split: which split of the run's own, by default "test"; other data have none.
             context: covariates of the data, as in `read`.
             labels: class labels of the data, as in `read`.
             seed: of the draws.
@@ -258,8 +261,8 @@ class Run(TrainedModel):
         """
         self._require_guide("Reconstruction")
         check_count("num", num, "Give data by the keyword: run.reconstruct(data=…).")
-        points = num if data is None else None
-        batch = next(iter(self._batches(data, split, num, points, context, labels)))
+        rows, name = self.asked(data, split, context, labels, command="reconstruct")
+        batch = next(iter(rows.batches(name, num, points=num if data is None else None)))
         found = reconstructed(self.pair, batch, make_generator(self.device, seed))
         x, means, samples = (restored(part, self.facts) for part in found)
         return Reconstruction(x, means, samples, found.mask)
@@ -269,7 +272,7 @@ class Run(TrainedModel):
         self,
         source: Any = None,
         *,
-        split: str = "test",
+        split: str | None = None,
         points: int | None = None,
         context: Any = None,
         labels: Any = None,
@@ -278,7 +281,7 @@ class Run(TrainedModel):
 
         Args:
             source: a path, an array, what `read` returns; by default a split of the run's own data.
-            split: which split, if no source is given.
+            split: which split of them, by default "test"; a source has none.
             points: number of examples, chosen by the data's seed; by default all of them.
             context: covariates of a source from Python, as in `read`.
             labels: class labels of a source from Python, as in `read`.
@@ -286,14 +289,14 @@ class Run(TrainedModel):
             ElbowroomError: the run has no guide.
         """
         self._require_guide("Encoding")
-        return encoded(self.pair, *self.asked(source, split, context, labels), points)
+        return encoded(self.pair, *self.asked(source, split, context, labels, command="encode"), points)
 
     @torch_settings()
     def posterior(
         self,
         source: Any = None,
         *,
-        split: str = "test",
+        split: str | None = None,
         points: int | None = None,
         context: Any = None,
         labels: Any = None,
@@ -306,7 +309,7 @@ class Run(TrainedModel):
         Args:
             source: a path, an array, what `read` returns; by default a split of the run's own data. NaN is a missing
                 element, and the posterior is that given the others.
-            split: which split, if no source is given.
+            split: which split of them, by default "test"; a source has none.
             points: number of examples of the split, chosen by the data's seed; by default all of them.
             context: covariates of a source from Python, as in `read`.
             labels: class labels of a source from Python, as in `read`.
@@ -317,7 +320,7 @@ class Run(TrainedModel):
         Raises:
             ElbowroomError: as there.
         """
-        data, name = self.asked(source, split, context, labels, missing="mask")
+        data, name = self.asked(source, split, context, labels, missing="mask", command=POSTERIOR)
         batch = next(iter(data.batches(name, max(1, data.size(name)), points=points)))
         with evaluation_mode(self.pair):
             generator = make_generator(self.device, seed)

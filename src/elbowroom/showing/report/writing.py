@@ -44,7 +44,8 @@ def report(
     Returns:
         The path of the file, which appears whole or not at all.
     Raises:
-        ElbowroomError: the folder holds neither; a file in it is damaged; the place cannot be written.
+        ElbowroomError: the folder holds neither; a file in it is damaged; the place cannot be written; a checkpoint or
+            a device for a comparison.
     Example:
         >>> import elbowroom as er
         >>> run = er.train("digits", out="runs/digits")          # doctest: +SKIP
@@ -52,6 +53,8 @@ def report(
         PosixPath('runs/digits/report.html')
     """
     subject = run if isinstance(run, Comparison) else _read(run, checkpoint, device, announce)
+    if isinstance(subject, Comparison):
+        _refuse_choice(subject, checkpoint=checkpoint, device=device)
     folder = subject.folder if isinstance(subject, Comparison) else subject.folder.path
     name = FILE if isinstance(subject, Comparison) else subject.result_name(FILE)
     target = folder / name if out is None else _checked(Path(out))
@@ -64,6 +67,18 @@ def _read(run: Run | str | Path, checkpoint: str | None, device: str | None, ann
     if not isinstance(run, Run) and _is_comparison(Path(run)):
         return _complete(Comparison.read(Path(run)))
     return as_run(run, checkpoint=checkpoint, device=device, announce=announce)
+
+
+def _refuse_choice(comparison: Comparison, **given: str | None) -> None:
+    """Refuse what is about the weights of a run: a comparison has a run for each recipe, and its report loads none."""
+    for flag, value in given.items():
+        if value is not None:
+            raise ElbowroomError(
+                f"--{flag} {value} was given, but {comparison.folder} holds a comparison, whose report loads no "
+                "weights.",
+                f"Leave it out, or name the run of one recipe, such as "
+                f"{comparison.folder / next(iter(comparison.entrants))}.",
+            )
 
 
 def _is_comparison(folder: Path) -> bool:

@@ -20,6 +20,7 @@ from elbowroom.learners.learner import Learner, TrainingState
 from elbowroom.memory import in_words, peak_memory
 from elbowroom.model.latent import Pair, evaluation_mode
 from elbowroom.names import Exist
+from elbowroom.phrasing import phrased
 from elbowroom.progress import Announce
 from elbowroom.running.build import DataFacts, build_data, build_pair, facts_of, initialise
 from elbowroom.running.build_learner import RunLength, build_learner
@@ -167,8 +168,13 @@ def train(
         if resume:
             state, progress = _restore_latest(folder, state, progress, generator, announce)
         folder.rewind_metrics(state.step)
-        fit(learner, state, data, plan, generator=generator, folder=folder, progress=progress, observers=observers)
-        folder.write_config(content | {"peak_memory": peak_memory(device)})  # bytes, known at the end
+        if resume and plan.is_over(state.step, progress, progress.seconds):
+            announce(_finished(folder, settings, plan, state, progress))
+        else:
+            if state.step:
+                announce(f"going on with {folder.path} from step {state.step:,}")
+            fit(learner, state, data, plan, generator=generator, folder=folder, progress=progress, observers=observers)
+            folder.write_config(content | {"peak_memory": peak_memory(device)})  # bytes, known at the end
     return Run(folder, data=data, announce=announce)
 
 
@@ -354,8 +360,22 @@ def _restore_latest(
     state, progress = restore(checkpoint, state, generator)
     folder.checkpoints.point("best", progress.best_step)  # a kill or a damaged checkpoint can leave them elsewhere
     folder.checkpoints.point("latest", state.step)
-    announce(f"going on with {folder.path} from step {state.step:,}")
     return state, progress
+
+
+def _finished(
+    folder: RunFolder, settings: Config, plan: TrainingPlan, state: TrainingState, progress: TrainingProgress
+) -> str:
+    """That a run which was to go on is at its end, why, and what makes it longer."""
+    if plan.has_stalled(progress):
+        why, key = f"validation has not improved for {progress.reports_since_best} reports", "patience"
+    else:
+        given = (key for key in ("steps", "seconds", "decoder_gradients") if getattr(settings.train, key) is not None)
+        why, key = "that is its whole length", next(given, "epochs")
+    flag = f"--train.{key.replace('_', '-')}"
+    return phrased(
+        f"{folder.path} is finished, at step {state.step:,} ({why}): nothing was done; a larger {flag} makes it longer"
+    )
 
 
 def _content(

@@ -28,6 +28,7 @@ def encode(
     chains: int | None = None,
     warmup: int | None = None,
     metric: Literal["gauss-newton", "guide", "diagonal", "dense", "identity"] | None = None,
+    target_acceptance: float | None = None,
     precision: Literal["full", "bf16"] | None = None,
     jumps: bool = False,
     seed: int | None = None,
@@ -56,6 +57,8 @@ def encode(
     metric
         Metric (mass matrix) of the sampler: from the curvature of the likelihood (gauss-newton, the default), the
         guide's variance, or the draws of the warm-up (diagonal, dense); or none (identity).
+    target_acceptance
+        Acceptance that the step sizes are adapted to (default: 0.65); nearer to 1, steps are smaller, and diverge less.
     precision
         bf16 computes the gradients inside trajectories in half precision; the draws stay exact.
     jumps
@@ -68,11 +71,13 @@ def encode(
     from elbowroom.showing import gallery, terminal
 
     chosen: dict[str, Any] = {"points": points, "draws": draws, "chains": chains, "warmup": warmup, "metric": metric,
-              "precision": precision, "jumps": jumps or None, "seed": seed}  # fmt: skip
+              "target_acceptance": target_acceptance, "precision": precision, "jumps": jumps or None,
+              "seed": seed}  # fmt: skip
     settings = {name: value for name, value in chosen.items() if value is not None}
     if posterior is None and settings:
         raise ElbowroomError(
-            f"--{next(iter(settings))} is about sampling the posterior, but --posterior was not given.",
+            f"--{next(iter(settings)).replace('_', '-')} is about sampling the posterior, but --posterior was not "
+            "given.",
             "Add --posterior nuts (or hmc), or leave it out.",
         )
     name = "encoded.npz" if posterior is None else "posterior.npz"

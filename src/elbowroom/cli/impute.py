@@ -32,6 +32,7 @@ def impute(
     chains: int = 4,
     warmup: int = 150,
     interval: float = 0.9,
+    target_acceptance: float | None = None,
     jumps: bool = False,
     seed: int = 0,
     out: Path | None = None,
@@ -65,6 +66,8 @@ def impute(
         Warm-up transitions of each chain, before the first draw that is kept.
     interval
         Probability of the credible intervals.
+    target_acceptance
+        Acceptance that the step sizes are adapted to (default: 0.65); nearer to 1, steps are smaller, and diverge less.
     jumps
         Let the chains also jump between the modes of a posterior, where it has several.
     seed
@@ -96,7 +99,8 @@ def impute(
     with terminal.sampling_progress() as announce:
         found = filled_in(
             loaded, data, mask=mask, hide=hide, split=split, num=10 if num is None and data is None else num, seed=seed,
-            announce=announce, method=method, draws=draws, chains=chains, warmup=warmup, interval=interval, jumps=jumps,
+            announce=announce, method=method, draws=draws, chains=chains, warmup=warmup, interval=interval,
+            target_acceptance=target_acceptance, jumps=jumps,
         )  # fmt: skip
     assert found.diagnostics is not None  # something is missing, or it would have been refused
     summary = found.diagnostics.summary(generator=torch.Generator().manual_seed(seed))

@@ -24,6 +24,7 @@ from elbowroom.phrasing import phrased
 from elbowroom.progress import Announce
 from elbowroom.running.build import DataFacts, build_data, build_pair, facts_of, initialise
 from elbowroom.running.build_learner import RunLength, build_learner
+from elbowroom.running.chain_record import chain_record
 from elbowroom.running.changes import recorded_settings
 from elbowroom.running.compiling import choose_execution
 from elbowroom.running.config import Config, configure, merge, nested, read_recipe, recipe_names
@@ -175,6 +176,9 @@ def train(
                 announce(f"going on with {folder.path} from step {state.step:,}")
             fit(learner, state, data, plan, generator=generator, folder=folder, progress=progress, observers=observers)
             folder.write_config(content | {"peak_memory": peak_memory(device)})  # bytes, known at the end
+            chains = chain_record(folder.metrics())
+            if chains is not None and (warning := chains.warning()) is not None:
+                announce(warning)
     return Run(folder, data=data, announce=announce)
 
 

@@ -41,6 +41,8 @@ from elbowroom.progress import Announce
 
 __all__ = ["load_data"]
 
+_TEST = 0.1  # share of the test set, where neither the data nor the caller says
+
 
 @speaking("flat keywords")
 def load_data(
@@ -49,7 +51,7 @@ def load_data(
     binarization: str = "none",
     support: str = "auto",
     validation: float = 0.0,
-    test: float = 0.1,
+    test: float | None = None,
     train: int | None = None,
     missing: Literal["error", "mask"] = "error",
     context: Any = None,
@@ -82,7 +84,8 @@ def load_data(
         binarization: none, static, dynamic or threshold; for grey values.
         support: binary, unit-interval, bytes, counts, categories, reals; or auto, the narrowest that the values fit.
         validation: a fraction (below 1) or number of rows, taken from the training part by a seeded permutation.
-        test: the same; ignored where the data have an official test set.
+        test: the same, by default 0.1. Where the data have a test set of their own, it is taken, and a remark says that
+            what was given here is not used.
         train: how many rows to train on, chosen by seed; all that are left unless given.
         missing: what NaN means, a mistake (``error``) or an element that was not observed (``mask``).
         context: covariates: None, ``"labels"`` (one-hot), column names of a table (text becomes one-hot); or values: an
@@ -144,6 +147,8 @@ def load_data(
     check_shape((len(material.storage), *material.storage.event_shape), material.name, min_rows=min_rows)
     material = _with_labels_and_ids(material, labels, id, announce)
     material = contextual(material, context, columns, like)
+    if material.test_rows is not None and test is not None and like is None:
+        material = replace(material, remarks=(*material.remarks, _own_test_set(len(material.test_rows), test)))
     if like is not None and material.columns is None and material.storage.event_shape == (len(like.columns or ()),):
         material = replace(material, columns=like.columns)
     material = _with_remarks(material, marks, like, announce)
@@ -156,7 +161,7 @@ def load_data(
     splits = make_splits(
         len(material.storage),
         validation=validation,
-        test=test,
+        test=_TEST if test is None else test,
         seed=seed,
         test_rows=material.test_rows,
         train=train,
@@ -247,6 +252,12 @@ def _material(
     if isinstance(source, Dataset) or is_sequence(source):
         return dataset_material(source)
     return array_material(source, pictures)
+
+
+def _own_test_set(number: int, test: float) -> str:
+    """The remark on data that come with a test set, so that a share for testing has no effect."""
+    rows = f"{number:,} test row{'s are' if number > 1 else ' is'}"
+    return f"Its own {rows} the test set, so --data.test {test:g} is not used."
 
 
 def _with_labels_and_ids(

@@ -37,7 +37,16 @@ from elbowroom.data.value_checks import percent
 from elbowroom.data.views import Moments, observed
 from elbowroom.errors import ElbowroomError
 
-__all__ = ["Units", "check_range", "check_spread", "find_context_units", "find_origin", "find_units", "in_units"]
+__all__ = [
+    "Units",
+    "check_kept_apart",
+    "check_range",
+    "check_spread",
+    "find_context_units",
+    "find_origin",
+    "find_units",
+    "in_units",
+]
 
 _FAR = 1000.0  # spreads between 0 and the median, from which on there is an origin
 _TAIL = 0.05  # share of the values on either side of the central ones
@@ -100,8 +109,7 @@ def find_units(data: DataSet | StreamSet, dtype: torch.dtype) -> Units:
         ordered = _ordered(data)
         if data.native_support is Support.REALS:
             origin = find_origin(ordered)
-        share = _CROWDED if data.native_support is Support.REALS else _CROWDED_UNIT
-        found = _merged(ordered, (ordered if origin is None else ordered - origin).to(dtype), share)
+        found = _merged(ordered, (ordered if origin is None else ordered - origin).to(dtype), _least_share(data))
         if found is not None:
             raise _merging(found, f"{_element(data, found.element)} of {data.name}")
     given = _given_context(data)
@@ -112,6 +120,25 @@ def find_units(data: DataSet | StreamSet, dtype: torch.dtype) -> Units:
         if found is not None:
             raise _merging(found, f"covariate {found.element} of {data.name}")
     return units
+
+
+def check_kept_apart(data: DataSet, dtype: torch.dtype) -> None:
+    """Refuse values that differ and become equal in this type, for a model that takes them as they are stored.
+
+    Args:
+        data: without an origin.
+        dtype: in which they will be delivered.
+    Raises:
+        ElbowroomError: names the element, two of its values, and what both become; or counts above 2²⁴.
+    """
+    if torch.finfo(dtype).bits > 32:
+        return
+    _check_whole_numbers(data)
+    if _may_lose(data):
+        ordered = _ordered(data)
+        found = _merged(ordered, ordered.to(dtype), _least_share(data))
+        if found is not None:
+            raise _merging(found, f"{_element(data, found.element)} of {data.name}")
 
 
 @overload
@@ -340,6 +367,11 @@ def _merging(found: _Merged, where: str) -> ElbowroomError:
 
 
 # --- rows --------------------------------------------------------------------------------------------------------
+
+
+def _least_share(data: DataSet | StreamSet) -> float:
+    """The share of different values that become equal, from which on an element is refused."""
+    return _CROWDED if data.native_support is Support.REALS else _CROWDED_UNIT
 
 
 def _may_lose(data: DataSet | StreamSet) -> bool:

@@ -168,7 +168,7 @@ class Run(TrainedModel):
             ElbowroomError: the run's data are a stream, or are no longer there.
         """
         guide, settings = self.guide if self.has_guide else None, self.config.model_dump(mode="json")
-        examined = self.dataset(command="doctor") if data is None else self._held_out(data)
+        examined = self._held_out(data)
         return DoctorInput(self.model, guide, examined, self.history, settings, points=points, seed=seed)
 
     @torch_settings()

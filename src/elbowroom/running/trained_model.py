@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.naming import Naming
 from elbowroom.data.stream import StreamSet
+from elbowroom.data.value_checks import NotFiniteDataError
 from elbowroom.errors import ElbowroomError
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import PriorGuide
@@ -193,13 +195,30 @@ class TrainedModel:
                 "Leave one of the two out.",
             )
         if source is not None:
-            return self._whole(source, context, labels, missing), "all"
+            try:
+                return self._whole(source, context, labels, missing), "all"
+            except NotFiniteDataError as error:
+                raise ElbowroomError(error.problem, self._how_to_complete(source, missing, command)) from None
         if context is not None or labels is not None:
             raise ElbowroomError(
                 "A context was given without data, but the run's own data have theirs.",
                 "Leave it out, or give the data that it belongs to, too.",
             )
         return self.dataset(command=command), split or "test"
+
+    def _how_to_complete(self, source: Any, missing: str | None, command: str) -> str:
+        """What to do about values that are NaN or infinite, for a command."""
+        if (missing or self.config.data.missing) == "mask":
+            return "Correct them, take those rows out, or write NaN in their place: here it means 'not observed'."
+        file = shlex.quote(str(source)) if isinstance(source, str | Path) else "FILE"
+        fill = f"`elbowroom impute {shlex.quote(str(self.folder.path))} {file}` fills in NaN"
+        verb, *more = command.split()
+        name = "posterior" if more else verb
+        return (
+            f"Correct them or take those rows out; or, where NaN means 'not observed', {fill}, and in Python "
+            f"run.{name}({'data=' * (verb in ('doctor', 'evaluate', 'reconstruct'))}run.read(data, missing='mask')) "
+            "leaves it out."
+        )
 
     def _whole(
         self, source: Any, context: Any = None, labels: Any = None, missing: Literal["error", "mask"] | None = None
@@ -212,9 +231,12 @@ class TrainedModel:
         return replace(data, splits={"all": torch.arange(len(data))})
 
     def _held_out(self, source: Any) -> DataSet:
-        """All rows of ``source`` as a test set, beside which there are no others."""
-        whole, none = self._whole(source), torch.arange(0)
-        return replace(whole, splits={"train": none, "validation": none, "test": whole.splits["all"]})
+        """All rows of ``source`` as a test set, beside which there are no others; without one the run's own data."""
+        data, _ = self.asked(source, None, None, None, command="doctor")
+        if source is None:
+            return data
+        none = torch.arange(0)
+        return replace(data, splits={"train": none, "validation": none, "test": data.splits["all"]})
 
     @torch_settings()
     def read(

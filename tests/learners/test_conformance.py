@@ -37,15 +37,18 @@ CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
     "aevb, iwae": ({"objective": {"name": "iwae", "num_samples": 3}}, {"iwae", "elbo", "ess"}),
     "naive": ({"objective": {"num_samples": 4}}, {"naive", "elbo", "ess"}),
     "wake-sleep": ({"objective": {"num_samples": 2}}, {"elbo", "wake", "sleep"}),
-    "mcem": ({}, {"log_joint", "acceptance"}),
-    "mcem, nuts": ({"mcem": {"sampler": "nuts", "metric": "identity"}}, {"log_joint", "acceptance"}),
-    "mcem, from the prior": ({"mcem": {"start": "prior", "metric": "identity"}}, {"log_joint", "acceptance"}),
+    "mcem": ({}, {"log_joint", "acceptance", "divergent"}),
+    "mcem, nuts": ({"mcem": {"sampler": "nuts", "metric": "identity"}}, {"log_joint", "acceptance", "divergent"}),
+    "mcem, from the prior": (
+        {"mcem": {"start": "prior", "metric": "identity"}},
+        {"log_joint", "acceptance", "divergent"},
+    ),
     "mcem, from the guide": (
         {"mcem": {"start": "guide", "metric": "guide"}, "model": {"guide": "diagonal"}},
-        {"log_joint", "log_q", "acceptance"},
+        {"log_joint", "log_q", "acceptance", "divergent"},
     ),
-    "mcem, on disk": ({"mcem": {"storage": "disk", "chains": 2, "draws": 2}}, {"log_joint", "acceptance"}),
-    "mcem, several updates": ({"mcem": {"updates": 3, "growth": 1.0}}, {"log_joint", "acceptance"}),
+    "mcem, on disk": ({"mcem": {"storage": "disk", "chains": 2, "draws": 2}}, {"log_joint", "acceptance", "divergent"}),
+    "mcem, several updates": ({"mcem": {"updates": 3, "growth": 1.0}}, {"log_joint", "acceptance", "divergent"}),
     # all three stages within three steps, at one learning rate
     "vq": (VQ, {"elbo", "reconstruction", "kl"}),
     "vq, codebook by gradient": (

@@ -31,7 +31,7 @@ def test_the_remedies_for_missing_elements_work(tmp_path: Path, say: Callable[..
     with pytest.raises(ElbowroomError, match="the first in row 1") as caught:
         run.score(rows)
     assert "--" not in caught.value.remedy
-    assert "missing='mask'" in caught.value.remedy and "`elbowroom impute`" in caught.value.remedy
+    assert "missing='mask'" in caught.value.remedy and "`elbowroom impute " in caught.value.remedy
     given = run.read(rows, missing="mask")
     assert run.score(given, k=30).log_evidence.isfinite().all()
     rows[1, 2] = np.inf

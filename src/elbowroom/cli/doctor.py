@@ -53,13 +53,14 @@ def doctor(
             seed=seed,
             announce=lambda check, done, total, detail=None: announce("doctor", done, total, detail),
         )
+    name = loaded.result_name(FILE)
     if as_json:
-        kept = read_checkup(loaded.folder)
+        kept = read_checkup(loaded.folder, name)
         assert kept is not None  # it was written just now
         print_json(kept.content(run))
         return
     say(diagnosis_text(str(run), found))
-    wrote(loaded.folder.path / FILE)
+    wrote(loaded.folder.path / name)
     aggregate, samples = found.studies.aggregate, found.studies.samples
     if aggregate is not None and samples is not None:
         wrote(gallery.save(loaded, "holes", gallery.holes(loaded, aggregate, samples)))

@@ -23,13 +23,14 @@ def encode(
     run: RunPath,
     data: str | None = None,
     *,
-    split: Split = "test",
+    split: Split = None,
     posterior: Literal["nuts", "hmc"] | None = None,
     points: int | None = None,
     draws: int | None = None,
     chains: int | None = None,
     warmup: int | None = None,
     metric: Literal["gauss-newton", "guide", "diagonal", "dense", "identity"] | None = None,
+    target_acceptance: float | None = None,
     precision: Literal["full", "bf16"] | None = None,
     jumps: bool = False,
     codes: bool = False,
@@ -48,7 +49,7 @@ def encode(
     data
         Other data: a path or a built-in name (default: a split of the run's own data).
     split
-        Split of the run's own data, if no DATA is given.
+        Split of the run's own data (default: test); DATA has none.
     posterior
         Sample the posterior itself, by the No-U-Turn sampler or by Hamiltonian Monte Carlo, with diagnostics.
     points
@@ -62,6 +63,8 @@ def encode(
     metric
         Metric (mass matrix) of the sampler: from the curvature of the likelihood (gauss-newton, the default), the
         guide's variance, or the draws of the warm-up (diagonal, dense); or none (identity).
+    target_acceptance
+        Acceptance that the step sizes are adapted to (default: 0.65); nearer to 1, steps are smaller, and diverge less.
     precision
         bf16 computes the gradients inside trajectories in half precision; the draws stay exact.
     jumps
@@ -78,11 +81,13 @@ def encode(
     from elbowroom.showing import gallery, terminal
 
     chosen: dict[str, Any] = {"points": points, "draws": draws, "chains": chains, "warmup": warmup, "metric": metric,
-              "precision": precision, "jumps": jumps or None, "seed": seed}  # fmt: skip
+              "target_acceptance": target_acceptance, "precision": precision, "jumps": jumps or None,
+              "seed": seed}  # fmt: skip
     settings = {name: value for name, value in chosen.items() if value is not None}
     if posterior is None and settings:
         raise ElbowroomError(
-            f"--{next(iter(settings))} is about sampling the posterior, but --posterior was not given.",
+            f"--{next(iter(settings)).replace('_', '-')} is about sampling the posterior, but --posterior was not "
+            "given.",
             "Add --posterior nuts (or hmc), or leave it out.",
         )
     if posterior is not None and codes:
@@ -119,7 +124,7 @@ def encode(
         else:
             wrote(gallery.save(loaded, "codes", gallery.codes(loaded, encoded)))
         return
-    given = loaded.dataset() if data is None else loaded.read(data, missing="mask")
+    given, _ = loaded.asked(data, split, None, None, missing="mask", command=f"encode --posterior {posterior}")
     with terminal.sampling_progress() as announce:
         found = loaded.posterior(
             None if data is None else given, split=split, announce=announce, method=posterior, **settings

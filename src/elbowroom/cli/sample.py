@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from elbowroom.cli.options import Checkpoint, Device, RunPath, load_run
 from elbowroom.cli.speech import remark, wrote
 from elbowroom.cli.writing import checked_target, write_arrays
+from elbowroom.errors import ElbowroomError
 
 __all__ = ["sample"]
 
@@ -33,8 +34,8 @@ def sample(
     num
         Number of samples.
     context
-        What to condition on, NAME=VALUE for every covariate: --context kind=ox --context weight=3.2 (default: equal
-        numbers of each class, or the covariates of training examples).
+        What to condition on, NAME=VALUE for every covariate: --context kind=ox --context weight=3.2 (default: the
+        covariates of training examples; of pictures, equal numbers of each class).
     labels
         Class to draw, for a model that is conditional on class labels.
     seed
@@ -42,14 +43,20 @@ def sample(
     arrays
         Also write z, x and mean to this .npz file.
     """
-    from elbowroom.running.contexts import parsed
+    from elbowroom.running.contexts import context_flags, parsed
     from elbowroom.running.own_data import MissingDataError
     from elbowroom.showing import gallery, plots
 
     target = None if arrays is None else checked_target(arrays, suffix=".npz")
     loaded = load_run(run, device, checkpoint)
     given = parsed(loaded.naming, context, labels)
-    wrote(gallery.save(loaded, "samples", gallery.samples(loaded, num, context=given, seed=seed)))
+    try:
+        figure = gallery.samples(loaded, num, context=given, seed=seed)
+    except MissingDataError as error:  # covariates of training examples
+        flags = context_flags(loaded.naming)
+        more = "" if flags is None else f" Or say what to condition on, such as {flags}."
+        raise ElbowroomError(error.problem, f"{error.remedy}{more}") from None
+    wrote(gallery.save(loaded, "samples", figure))
     if plots.is_image(loaded.facts.event_shape):
         has_codes = loaded.model.latent_support == "codes"
         try:

@@ -25,7 +25,7 @@ def score(
     run: RunPath,
     data: str | None = None,
     *,
-    split: Split = "test",
+    split: Split = None,
     points: int | None = None,
     method: Literal["auto", "iwae", "laplace-is", "ais"] = "auto",
     k: int | None = None,
@@ -44,7 +44,7 @@ def score(
     data
         Other data: a path or a built-in name (default: a split of the run's own data).
     split
-        Split of the run's own data, if no DATA is given.
+        Split of the run's own data (default: test); DATA has none.
     points
         Number of examples, chosen at random by the data's seed (default: all).
     method
@@ -59,9 +59,10 @@ def score(
     seed
         Seed of the draws.
     out
-        The CSV file (default: RUN/scores.csv, or RUN/scores-latest.csv with --checkpoint latest). Its columns: row
-        (the position in the data), log_p, stderr (of log_p), ess (effective draws), pareto_k (the tail of the
-        weights), draws, reliable (whether log_p and stderr can be trusted). A value that is not finite is left empty.
+        The CSV file (default: RUN/scores.csv, or RUN/scores-latest.csv with --checkpoint latest; none with --json).
+        Its columns: row (the position in the data), log_p, stderr (of log_p), ess (effective draws), pareto_k (the
+        tail of the weights), draws, reliable (whether log_p and stderr can be trusted). A value that is not finite is
+        left empty.
     write_data
         Also write the values that were evaluated, after binarisation and filling in, to this .npz file: `elbowroom
         score RUN FILE` gives the same numbers for them.
@@ -71,7 +72,7 @@ def score(
     path = checked_target(out or result_path(run, "scores.csv", checkpoint), folder=run)
     values = None if write_data is None else checked_target(write_data, suffix=".npz")
     loaded = load_run(run, device, checkpoint)
-    source = loaded.dataset() if data is None else loaded.read(data)
+    source, part = loaded.asked(data, split, None, None, command="score")
     with terminal.progress(unit="examples") as announce:
         scores = loaded.score(
             None if data is None else source,
@@ -81,13 +82,14 @@ def score(
     columns = source.row_columns(scores.rows, found) | found
     if values is not None:
         write_evaluated(values, source, scores.rows)
+    if out is not None or not as_json:
+        write_csv(path, list(columns), zip(*columns.values(), strict=True))
     if as_json:
-        about = {"run": str(run), "data": data or split, "unit": "nats", "bound": "lower", "method": scores.method}
+        about = {"run": str(run), "data": data or part, "unit": "nats", "bound": "lower", "method": scores.method}
         counts = {"k": k or _most(scores), "unreliable": int((~scores.reliable).sum())}
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         print_json({**about, **counts, "scores": rows})
         return
-    write_csv(path, list(columns), zip(*columns.values(), strict=True))
     say(_summary(scores))
     for line in _warnings(scores, source, _remedy(loaded, scores, tolerance)):
         remark(line)

@@ -40,6 +40,7 @@ from elbowroom.errors import ElbowroomError
 
 __all__ = [
     "Units",
+    "check_kept_apart",
     "check_range",
     "check_spread",
     "check_whole_numbers",
@@ -114,8 +115,7 @@ def find_units(data: DataSet | StreamSet, dtype: torch.dtype) -> Units:
         ordered = _ordered(data)
         if data.native_support is Support.REALS:
             origin = find_origin(ordered)
-        share = _CROWDED if data.native_support is Support.REALS else _CROWDED_UNIT
-        found = _merged(ordered, (ordered if origin is None else ordered - origin).to(dtype), share)
+        found = _merged(ordered, (ordered if origin is None else ordered - origin).to(dtype), _least_share(data))
         merged += [(f"{_element(data, one.element)} of {data.name}", one) for one in found]
     given = _given_context(data)
     units = Units(None if origin is None else origin.reshape(data.event_shape), find_context_units(given))
@@ -127,6 +127,25 @@ def find_units(data: DataSet | StreamSet, dtype: torch.dtype) -> Units:
         if one.refused:
             raise _merging(one, where)
     return replace(units, remarks=_merging_remarks(merged))
+
+
+def check_kept_apart(data: DataSet, dtype: torch.dtype) -> None:
+    """Refuse values that differ and become equal in this type, for a model that takes them as they are stored.
+
+    Args:
+        data: without an origin.
+        dtype: in which they will be delivered.
+    Raises:
+        ElbowroomError: names the element, two of its values, and what both become; or counts above 2²⁴.
+    """
+    if torch.finfo(dtype).bits > 32:
+        return
+    check_whole_numbers(data, dtype)
+    if _may_lose(data):
+        ordered = _ordered(data)
+        for one in _merged(ordered, ordered.to(dtype), _least_share(data)):
+            if one.refused:
+                raise _merging(one, f"{_element(data, one.element)} of {data.name}")
 
 
 @overload
@@ -398,6 +417,11 @@ def _merge_in_words(found: _Merged, where: str) -> str:
 
 
 # --- rows --------------------------------------------------------------------------------------------------------
+
+
+def _least_share(data: DataSet | StreamSet) -> float:
+    """The share of different values that become equal, from which on an element is refused."""
+    return _CROWDED if data.native_support is Support.REALS else _CROWDED_UNIT
 
 
 def _may_lose(data: DataSet | StreamSet) -> bool:

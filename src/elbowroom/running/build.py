@@ -103,7 +103,7 @@ def load_configured(data: DataConfig, source: Any = None, **arrays: Any) -> Data
         "binarization": data.binarization,
         "support": data.support,
         "validation": data.validation if data.validation < 1 else int(data.validation),
-        "test": data.test if data.test < 1 else int(data.test),
+        "test": (data.test if data.test < 1 else int(data.test)) if _is_asked(data, "test") else None,
         "train": data.train,
         "missing": data.missing,
         "missing_values": data.missing_values,
@@ -119,6 +119,11 @@ def load_configured(data: DataConfig, source: Any = None, **arrays: Any) -> Data
         "seed": data.seed,
     }
     return load_data(data.name if source is None else source, **(settings | arrays))
+
+
+def _is_asked(data: DataConfig, key: str) -> bool:
+    """Whether a setting was given, or differs from its default, which the data may overrule without a word."""
+    return key in data.model_fields_set or getattr(data, key) != DataConfig.model_fields[key].default
 
 
 def build_data(config: Config, source: Any = None, **arrays: Any) -> DataSet | StreamSet:

@@ -64,6 +64,10 @@ class TrainingPlan:
         """Whether validation has not improved for too many reports (early stopping)."""
         return self.patience is not None and progress.reports_since_best >= self.patience
 
+    def is_over(self, step: int, progress: TrainingProgress, seconds: float) -> bool:
+        """Whether nothing is left to do: the limit is reached, or validation has stalled."""
+        return self.is_spent(step, progress, seconds) or self.has_stalled(progress)
+
 
 @dataclass(slots=True)
 class TrainingProgress:

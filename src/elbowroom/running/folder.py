@@ -12,8 +12,9 @@ Its files::
       evaluation/          METHOD-SPLIT.csv, values of every example; METHOD-SPLIT-latest.csv, those of the latest
                            weights where others are the best; unfinished while a long evaluation runs
       data/                data from Python, if the run keeps them: see running.kept_data
-      doctor.json          findings of the doctor, with the step of the checkpoint
-      figures/
+      doctor.json          findings of the doctor, with the step of the checkpoint; doctor-latest.json, those on the
+                           latest weights where others are the best
+      figures/             NAME.png; NAME-latest.png in the same way
 """
 
 from __future__ import annotations

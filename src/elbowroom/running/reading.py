@@ -88,7 +88,7 @@ def read_like_training(
             announce=trained.announce,
         )
     except NotFiniteDataError as error:  # what is said to `train` is no setting of what reads other data
-        raise ElbowroomError(error.problem, _COMPLETE) from None
+        raise NotFiniteDataError(error.problem, _COMPLETE) from None
     if not isinstance(data, DataSet):
         raise ElbowroomError("A stream cannot be scored or encoded as a whole.", "Give an array, a file or a Dataset.")
     check_fits(data, trained.facts, trained.naming)

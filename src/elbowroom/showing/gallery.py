@@ -34,6 +34,7 @@ from elbowroom.showing.figures.dataset import as_observed, value_range
 from elbowroom.showing.figures.holes import holes_figure
 from elbowroom.showing.figures.room import by_split
 from elbowroom.showing.figures.style import write
+from elbowroom.showing.rows_in_context import rows_in_context
 from elbowroom.showing.standings import headline
 
 __all__ = [
@@ -69,10 +70,12 @@ _SHOWN_CODES = 10  # of each of them
 def save(run: Run, name: str, figure: Figure) -> Path:
     """Writes a figure into the run's folder, as figures/NAME.png.
 
+    Those of the latest weights, where others are the best, are called figures/NAME-latest.png.
+
     Raises:
         ElbowroomError: the folder cannot be written to.
     """
-    return write(figure, run.folder.figures / f"{name}.png")
+    return write(figure, run.folder.figures / run.result_name(f"{name}.png"))
 
 
 def _note(run: Run, context: Any = None) -> str | None:
@@ -98,6 +101,9 @@ def curves(run: Run) -> Figure:
 def samples(run: Run, num: int = 25, *, context: Any = None, seed: int = 0) -> Figure:
     """Samples and means side by side; a row per class for a model of labels; marginals where data are not images.
 
+    Marginals are drawn beside those of training rows: samples have the contexts of these rows, or the rows the one that
+    was given.
+
     Args:
         run: what to sample from.
         num: number of samples; at least 1,000 for marginals.
@@ -107,17 +113,7 @@ def samples(run: Run, num: int = 25, *, context: Any = None, seed: int = 0) -> F
     _check_number(num)
     note = _note(run, context)
     if not plots.is_image(run.facts.event_shape):
-        num = max(num, 1000)
-        drawn = run.sample(num, context=contexts(run, num) if context is None else context, seed=seed)
-        try:
-            own = run.dataset()
-        except MissingDataError as error:  # a run without its data has samples all the same
-            alone = f"Samples x ~ p(x | z) alone. {error.problem}"
-            said = " ".join(filter(None, (alone, note)))
-            return plots.marginals_figure(drawn.x, names=run.naming.columns, note=said)
-        seen = torch.cat([as_observed(batch).cpu() for batch in own.batches("train", num, points=num)])
-        data = own.view.restored(seen)
-        return plots.marginals_figure(data, drawn.x, names=run.naming.columns, note=note)
+        return _marginals(run, max(num, 1000), context, seed, note)
     if run.config.data.context == "labels" and context is None:
         classes = run.facts.context_dim
         names = run.naming.covariates[0].levels or range(classes)
@@ -128,9 +124,33 @@ def samples(run: Run, num: int = 25, *, context: Any = None, seed: int = 0) -> F
     return plots.samples_figure(drawn.x, drawn.mean, note=note, value_range=_value_range(run, drawn.mean))
 
 
+def _marginals(run: Run, num: int, context: Any, seed: int, note: str | None) -> Figure:
+    """Histograms of samples, over those of training rows of the same context; alone for a run without its data."""
+    try:
+        own = run.dataset()
+    except MissingDataError as error:
+        drawn = run.sample(num, context=contexts(run, num) if context is None else context, seed=seed)
+        alone = f"Samples x ~ p(x | z) alone. {error.problem}"
+        said = " ".join(filter(None, (alone, note)))
+        return plots.marginals_figure(drawn.x, names=run.naming.columns, note=said)
+    if context is None:
+        context = _training_contexts(run, num)  # of the rows that are drawn beside
+    else:
+        own, which = rows_in_context(run, own, context)
+        note = " ".join(f"{part.rstrip('.')}." for part in (note, which) if part)
+    drawn = run.sample(num, context=context, seed=seed)
+    seen = torch.cat([as_observed(batch).cpu() for batch in own.batches("train", num, points=num)])
+    return plots.marginals_figure(own.view.restored(seen), drawn.x, names=run.naming.columns, note=note)
+
+
 def contexts(run: Run, num: int) -> Tensor | None:
     """Covariates of training examples, for a model that needs covariates other than class labels; else None."""
-    if not run.facts.context_dim or run.config.data.context == "labels":
+    return None if run.config.data.context == "labels" else _training_contexts(run, num)
+
+
+def _training_contexts(run: Run, num: int) -> Tensor | None:
+    """The context of training examples, shape (num, context_dim); None for a model without."""
+    if not run.facts.context_dim:
         return None
     data = run.dataset()
     batch = next(iter(data.batches("train", num, points=num)))
@@ -140,7 +160,7 @@ def contexts(run: Run, num: int) -> Tensor | None:
     return given.repeat(-(-num // len(given)), 1)[:num]
 
 
-def reconstructions(run: Run, num: int = 10, *, data: Any = None, split: str = "test", seed: int = 0) -> Figure:
+def reconstructions(run: Run, num: int = 10, *, data: Any = None, split: str | None = None, seed: int = 0) -> Figure:
     """Examples above their reconstructions: means (and samples) of p(x | z) for one z ~ q(z | x) each."""
     _check_number(num)
     images = plots.is_image(run.facts.event_shape)

@@ -25,7 +25,17 @@ from elbowroom.showing.report.blocks import Block, FactList, FactSheet, Figure, 
 from elbowroom.showing.report.records import read_history, read_results
 from elbowroom.showing.report.repeat import how_to_repeat
 from elbowroom.showing.report.results import evaluation, headline, room, tiles
-from elbowroom.showing.report.words import bits, command, duration, epochs_in_words, evidence, network, plain, verdict
+from elbowroom.showing.report.words import (
+    bits,
+    checkpoint_flags,
+    command,
+    duration,
+    epochs_in_words,
+    evidence,
+    network,
+    plain,
+    verdict,
+)
 
 __all__ = ["doctor_findings", "report_of_run"]
 
@@ -74,9 +84,9 @@ def report_of_run(run: Run, *, seed: int = 0) -> Report:
         binarization=str(protocol.get("binarization", run.config.data.binarization)),
         step=run.step,
     )
-    checkup = read_checkup(folder)
+    checkup = read_checkup(folder, run.result_name(FILE))
     parts = _sizes(run)
-    findings = doctor_findings(checkup, folder.path, run.step)
+    findings = doctor_findings(checkup, folder.path, run.step, checkpoint_flags(run))
     commands = how_to_repeat(run, found, parts, diagnosed=checkup is not None)
     parted = ReportSection(
         "room", "The elbow room (inference gap) and its parts", "Elbow room", tuple(room(run, found))
@@ -253,15 +263,16 @@ def _record(run: Run, history: Sequence[Mapping[str, Any]]) -> FactList:
 # --- doctor ------------------------------------------------------------------------------------------------------
 
 
-def doctor_findings(checkup: Checkup | None, place: Path, step: int) -> list[Block]:
+def doctor_findings(checkup: Checkup | None, place: Path, step: int, which: Sequence[str] = ()) -> list[Block]:
     """The doctor's findings, the most severe first; a warning before them where they are of another checkpoint.
 
     Args:
         checkup: what doctor.json holds; None where the doctor was not run.
         place: the run's folder, for the command that runs the doctor.
         step: of the run's present weights.
+        which: the flags that name these weights.
     """
-    ask = command("doctor", place)
+    ask = command("doctor", place, *which)
     if checkup is None:
         return [Prose(f"The doctor has not been run yet: `{ask}` runs it.", tone="missing")]
     diagnosis = checkup.diagnosis

@@ -105,7 +105,7 @@ class Vq:
     commitment: float = 0.25
     gradient: QuantizerGradient = "straight-through"
     decay: float = 0.98
-    restart_below: float = 0.01
+    restart_below: float = 0.1
     estimator: Estimator = "reinmax"
     temperature: float = 1.0
     num_samples: int = 1

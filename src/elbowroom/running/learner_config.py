@@ -69,5 +69,5 @@ class VqConfig(Section):
     fsq."""
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.98
     """Decay of the moving averages of the codes."""
-    restart_below: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    restart_below: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """A code that is used less than this part of an equal share is put at an output of the encoder; 0: never."""

@@ -64,9 +64,10 @@ class Run(TrainedModel):
         The file also has ``step``, of the checkpoint, and ``peak_memory``, the most bytes that the process has used.
         Without names: elbo, iwae and active-units, as far as guide and likelihood allow; elbo and codes for discrete
         latents. With ``data`` (a path, an array, what `read` returns) all of these are evaluated instead of a split of
-        the run's own, with ``context`` or ``labels`` as in `read`; a run on a stream needs that. For the method room, the training data are evaluated too,
-        or the test data if the split is train; each result names its split. The other arguments are those of
-        :func:`elbowroom.evaluation.evaluate.evaluate`, and the settings (``points``, ``seed``, ``k``, …) those of
+        the run's own, with ``context`` or ``labels`` as in `read`; a run on a stream needs that. For the method room,
+        the training data are evaluated too, or the test data if the split is train; each result names its split. The
+        other arguments are those of :func:`elbowroom.evaluation.evaluate.evaluate`, and the settings (``points``,
+        ``seed``, ``k``, …) those of
         :class:`elbowroom.evaluation.settings.Settings`.
         """
         for name in methods:

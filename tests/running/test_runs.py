@@ -16,6 +16,7 @@ import elbowroom as er
 from elbowroom.errors import ElbowroomError
 from elbowroom.running.diagnosis import Checkup, read_checkup
 from elbowroom.running.runs import Run, load
+from elbowroom.showing.report.records import read_results
 from small_runs import grey, reals, tiny
 
 FEW = {"steps": 4, "batch_size": 10}
@@ -41,6 +42,25 @@ def test_what_is_loaded_is_what_was_trained(run: Run) -> None:
     assert not any(module.training for module in again.pair.modules())
     assert (again.step, again.history) == (run.step, run.history)
     assert "2 latents, step 4" in repr(again)
+
+
+def test_a_run_over_codes_is_measured_by_what_codes_have(out: Path) -> None:
+    """Unless methods are named: bounds and the use of codes. The sum over all codes comes first in a report."""
+    bits = (grey(60) > 0.5).float()
+    model = {"guide": "categorical", "prior": "unigram", "slots": 2, "codes": 3}
+    codes = tiny(bits, out, model=model | {"encoder": {"hidden": [5]}, "decoder": {"hidden": [5]}},
+                 objective={"estimator": "score-function", "num_samples": 2}, train=FEW)  # fmt: skip
+    found = codes.evaluate(k=20)
+    assert {result.method for result in found} == {"elbo", "codes"}
+    used = next(result for result in found if result.name == "codes used")
+    assert 2 <= used.value <= used.found["of"] == 6
+    exact = {result.name: result.value for result in codes.evaluate("enumerate")}
+    assert exact["log p(x)"] == pytest.approx(exact["elbo"] + exact["elbow room"])
+    known = read_results(codes.folder, dataset="the array", binarization="none", step=codes.step)
+    best = known.bound()
+    assert best is not None and (best.result.method, best.result.bound) == ("enumerate", "exact")
+    with pytest.raises(ElbowroomError, match="active-units needs a continuous z"):
+        codes.evaluate("active-units")
 
 
 def test_data_from_python_have_to_be_given_again(run: Run) -> None:

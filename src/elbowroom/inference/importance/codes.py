@@ -87,6 +87,9 @@ def code_bounds(
 ) -> CodeBounds:
     r"""Bounds on log p(x) of each example from k draws of a guide over codes, without a gradient.
 
+    .. math:: \log p(x, \hat z) \;\le\; \log \sum_{z \in S} p(x, z) \;\le\; \log p(x), \qquad
+        \mathbb{E}\Big[\log \frac1k \sum_{i=1}^k \frac{p(x, z_i)}{q(z_i | x)}\Big] \;\le\; \log p(x)
+
     Args:
         model: p(x, z) with codes as latents.
         q: q(z | x), batch shape (batch,).
@@ -95,8 +98,10 @@ def code_bounds(
         chunk_elements: as in :func:`~elbowroom.inference.importance.estimate.importance_estimate`, whose estimate is
             the same for the same draws.
         generator: the source of randomness.
+    Returns:
+        Bounds and their parts, float64, and the codes themselves.
     Raises:
-        ElbowroomError: ``num_samples`` below 1; a guide of another shape.
+        ElbowroomError: a continuous z; ``num_samples`` below 1; a guide of another shape.
     Reference:
         van den Oord, Vinyals & Kavukcuoglu (2017), Neural Discrete Representation Learning, section 3.2,
         arXiv:1711.00937: log p(x) "≥ log p(x | ẑ) p(ẑ)".

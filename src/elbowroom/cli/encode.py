@@ -75,9 +75,10 @@ def encode(
     seed
         Seed of the chains (default: 0).
     out
-        The .npz file (default: RUN/encoded.npz, or RUN/posterior.npz with --posterior); with --codes the .csv file
-        (default: RUN/codes.csv).
+        The .npz file (default: RUN/encoded.npz, or RUN/posterior.npz with --posterior, whose diagnostics the report
+        then shows); with --codes the .csv file (default: RUN/codes.csv).
     """
+    from elbowroom.running.chain_record import about_chains
     from elbowroom.showing import gallery, terminal
 
     chosen: dict[str, Any] = {"points": points, "draws": draws, "chains": chains, "warmup": warmup, "metric": metric,
@@ -129,12 +130,13 @@ def encode(
         found = loaded.posterior(
             None if data is None else given, split=split, announce=announce, method=posterior, **settings
         )
-    say(found.summary().text())
-    known = found.diagnostics
+    summary, known = found.summary(), found.diagnostics
+    say(summary.text())
     arrays = {
         "z": found.z, "mean": found.z.mean((0, 1)), "stddev": found.z.flatten(0, 1).std(0), "rhat": known.rhat,
         "ess_bulk": known.ess_bulk, "ess_tail": known.ess_tail, "divergences": known.divergences,
         "acceptance": known.acceptance, "step_size": found.tuning.step_size,
+        "about": [about_chains(loaded.step, str(data or split or "test"), found.settings, summary)],
     }  # fmt: skip
     if known.disagreement is not None:
         arrays["disagreement"] = known.disagreement

@@ -1,14 +1,29 @@
-"""The chains of Monte Carlo EM as the reports of its training tell of them: acceptance and divergent transitions."""
+"""What a run keeps of its Markov chains: those of Monte Carlo EM while it trains, and those that sample posteriors.
+
+The reports of training tell of acceptance and divergent transitions. Draws of posteriors are kept in an archive, whose
+array ``about`` is a text: JSON of the checkpoint's step, the data, the sampler's settings, and the summary of all
+chains.
+"""
 
 from __future__ import annotations
 
+import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from elbowroom.phrasing import phrased
+import numpy as np
 
-__all__ = ["ChainRecord", "chain_record"]
+from elbowroom.errors import ElbowroomError
+from elbowroom.phrasing import phrased
+from elbowroom.running.json_text import json_text
+from elbowroom.samplers.summary import Summary
+
+__all__ = ["ChainRecord", "about_chains", "chain_record", "read_about_chains"]
+
+_KEYS = {"step", "data", "settings", "summary"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +72,51 @@ def chain_record(history: Sequence[Mapping[str, Any]]) -> ChainRecord | None:
     since = [now - before for now, before in zip(visited, [0, *visited[:-1]], strict=True)]
     total = sum(float(row["divergent"]) * number for row, number in zip(rows, since, strict=True))
     return ChainRecord(float(last["acceptance"]), total / visited[-1], float(last["divergent"]))
+
+
+def about_chains(step: int, data: str, settings: Mapping[str, Any], summary: Summary) -> str:
+    """The text that an archive of draws keeps about its chains.
+
+    Args:
+        step: of the checkpoint.
+        data: which examples, a split or a file.
+        settings: of the sampler.
+        summary: of the diagnostics.
+    """
+    return json_text({"step": step, "data": data, "settings": dict(settings), "summary": summary.as_dict()})
+
+
+def read_about_chains(path: Path) -> dict[str, Any] | None:
+    """What an archive of draws says about its chains; None where it is not there, or of an earlier version.
+
+    Raises:
+        ElbowroomError: the archive is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        # opened here, so that it is closed even where numpy gives up half-way
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            if "about" not in archive.files:
+                return None
+            content = json.loads(str(archive["about"][0]))
+        if not content.keys() >= _KEYS:
+            raise ValueError(f"it lacks {', '.join(sorted(_KEYS - content.keys()))}")
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise ElbowroomError(
+            f"{path} is not an archive of draws ({type(error).__name__}: {error}).",
+            "Delete it, or sample the posteriors again: `elbowroom encode RUN --posterior nuts`.",
+        ) from error
+    return dict(content)
 
 
 def _percent(share: float) -> str:

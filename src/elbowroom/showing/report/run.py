@@ -22,6 +22,7 @@ from elbowroom.running.runs import Run
 from elbowroom.showing import plots
 from elbowroom.showing.report import figures
 from elbowroom.showing.report.blocks import Block, FactList, FactSheet, Figure, Problem, Prose, Report, ReportSection
+from elbowroom.showing.report.chains import chains
 from elbowroom.showing.report.records import read_history, read_results
 from elbowroom.showing.report.repeat import how_to_repeat
 from elbowroom.showing.report.results import evaluation, headline, room, tiles
@@ -74,7 +75,7 @@ def report_of_run(run: Run, *, seed: int = 0) -> Report:
         run: with its data, where these came from Python.
         seed: of the samples and reconstructions that are drawn.
     Raises:
-        ElbowroomError: evaluation.json, doctor.json or metrics.jsonl is damaged.
+        ElbowroomError: evaluation.json, doctor.json, metrics.jsonl or posterior.npz is damaged.
     """
     folder, protocol = run.folder, run.content["data"]
     history = read_history(folder)
@@ -94,6 +95,7 @@ def report_of_run(run: Run, *, seed: int = 0) -> Report:
     sections = (
         ReportSection("trained", "Set-up", "Set-up", (_setup(run, parts, history),)),
         *_pictures(run, history, seed),
+        *chains(run, history),
         ReportSection("evaluation", "Evaluation", "Evaluation", tuple(evaluation(run, found))),
         *([] if run.model.latent_support == "codes" else [parted]),  # the parts are those of a normal q
         ReportSection("doctor", "What the doctor found", "Doctor", tuple(findings)),

@@ -14,6 +14,7 @@ from torch.distributions import Distribution, MultivariateNormal
 
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
+from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation import annealing_budget as search
 from elbowroom.evaluation.annealing_budget import (
     CANDIDATES,
@@ -26,8 +27,13 @@ from elbowroom.evaluation.annealing_budget import (
 from elbowroom.evaluation.settings import Settings
 from elbowroom.evaluation.study import Study
 from elbowroom.inference.annealing.ais import AnnealingPlan
+from elbowroom.model.code_distributions import CodeSpace
+from elbowroom.model.codes import CategoricalGuide, UniformCodes
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import PriorGuide
+from elbowroom.model.latent import LatentModel
+from elbowroom.model.likelihoods import Bernoulli
+from elbowroom.model.networks import MLP
 from elbowroom.model.oracles import LinearGaussian, ppca
 
 DIM, LATENT = 6, 3
@@ -245,3 +251,47 @@ def test_few_data_do_not_make_the_search_blind(monkeypatch: pytest.MonkeyPatch) 
     found = choose_annealing(study(model, guide, x, start="laplace", tolerance=0.1), 2)
     assert (found.why, found.size.temperatures) == ("tolerance", 1)
     assert found.gap_stderr is not None and math.isfinite(found.gap_stderr)
+
+
+# --- codes -------------------------------------------------------------------------------------------------------
+
+
+def study_of_codes(**settings: Any) -> Study:
+    """Three slots of four codes that x says much of, and a guide that has not been trained."""
+    space = CodeSpace(3, 4)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        network, encoder = MLP((space.dim,), (1, DIM), hidden=(16,)), MLP((DIM,), space, hidden=(8,))
+    with torch.no_grad():
+        network.output.weight.mul_(6)
+    model = LatentModel(UniformCodes(space), Bernoulli(network, (DIM,))).eval().requires_grad_(False)
+    guide = CategoricalGuide(encoder, space).eval().requires_grad_(False)
+    x = model.sample(40, generator=torch.Generator().manual_seed(1)).x
+    data = load_data(x, support="binary", validation=0.0, test=0.0)
+    assert isinstance(data, DataSet)
+    return Study(model, guide, data, "train", Settings.of(settings), silent)
+
+
+def test_over_codes_temperatures_are_raised_until_the_gap_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "CANDIDATES", tuple(AnnealingSize(*size) for size in [(1, 1), (4, 2), (16, 8)]))
+    monkeypatch.setattr(search, "_TRIED_ON", 200)
+    found = [choose_annealing(study_of_codes(tolerance=tolerance), 40) for tolerance in (10.0, 0.08)]
+    assert [choice.why for choice in found] == ["tolerance", "tolerance"]
+    assert found[0].size.temperatures == 1 < found[1].size.temperatures
+    assert found[1].plan.step_sizes.min() > 0 and found[1].plan.step_sizes.max() <= 1
+    again = AnnealingChoice.of_tensors(found[1].to_tensors())
+    assert torch.equal(again.plan.step_sizes, found[1].plan.step_sizes)
+
+
+def test_over_codes_chains_start_from_the_guide_at_even_temperatures() -> None:
+    of = study_of_codes()
+    assert (chain_settings(of)["start"], chain_settings(of)["guide"], schedule_of(of)) == ("guide", of.guide, "linear")
+
+
+def test_over_codes_the_gap_of_a_start_from_the_prior_is_refused() -> None:
+    with pytest.raises(ElbowroomError, match=r"from the prior of a model with codes(?s:.*)--temperatures"):
+        choose_annealing(study_of_codes(start="prior"), 40)
+    given = choose_annealing(study_of_codes(start="prior", temperatures=5), 40)
+    assert (given.why, given.size.temperatures) == ("given", 5)
+    with pytest.raises(ElbowroomError, match=r"Laplace approximations needs a continuous z"):
+        choose_annealing(study_of_codes(start="laplace"), 40)

@@ -236,7 +236,7 @@ def test_the_gradient_raises_the_acceptance_and_the_moves() -> None:
     for balancing in informed.BALANCING:
         state, info = InformedMoves(uniform, balancing).step(target, init(target, z), tuning, generator=seeded())
         gained[balancing] = float((state.z != z).double().sum(-1).mean()) / 2
-        assert info.num_gradients.unique().tolist() == [1]
+        assert (info.num_gradients == 1).all()
     assert gained["barker"] > 1.5 * gained["none"]
     assert gained["sqrt"] > 1.5 * gained["none"]
 

@@ -323,6 +323,29 @@ def test_the_reference_of_the_moves_is_the_start_and_a_little_of_everything() ->
     torch.testing.assert_close(of_prior.log_reference.exp(), torch.full((1, 3, 4), 0.25))
 
 
+def test_chains_that_move_start_from_a_softer_guide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those that do not, from the guide itself; a start of the caller's own is taken as it is."""
+    model, guide = small()
+    x = simulate(model, 6, generator=seeded()).batch.x
+    q = guide(x)
+    seen: list[Tensor] = []
+
+    def noted(q: Distribution) -> Any:
+        assert isinstance(q, Codes)
+        seen.append(q.logits)
+        return start_density(q)
+
+    monkeypatch.setattr(module, "start_density", noted)
+    settings: dict[str, Any] = {"guide": guide, "chains": 2, "pilot_chains": 1}
+    for start, temperatures in (("guide", 1), ("guide", 2), (q, 2), (guide, 2)):
+        ais(model, x, start=start, temperatures=temperatures, generator=seeded(), **settings)
+    plan(model, x, guide=guide, temperatures=2, generator=seeded())
+    entropies = [float(Codes(logits).entropy().mean()) for logits in seen]
+    own = float(q.entropy().mean())
+    assert entropies == pytest.approx([own, entropies[1], own, own, entropies[1]])
+    assert entropies[1] > own + 0.1
+
+
 def test_the_default_start_is_the_guide() -> None:
     model, guide = small()
     assert (default_start(model, guide), default_start(model, None)) == ("guide", "prior")

@@ -37,7 +37,7 @@ from torch.distributions import Distribution
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.annealing.chains import Annealed, AnnealingPath, anneal, anneal_back, pilot, pilot_transitions
-from elbowroom.inference.annealing.codes import CODE_ACCEPTANCE, code_kernel, refuse_prior_start
+from elbowroom.inference.annealing.codes import CODE_ACCEPTANCE, code_kernel, refuse_prior_start, softened
 from elbowroom.inference.annealing.initial import Start, default_start, metric_of, rows_of, start_density, start_of
 from elbowroom.inference.annealing.tempering import Schedule, TemperedTarget, adapted_schedule, inverse_temperatures
 from elbowroom.inference.importance.estimate import WeightSums
@@ -284,6 +284,7 @@ def plan(
     settings = _Settings(1, pilot_chains, kernel, aim, climbs, precision, generator)
     _check(batch, settings, 1, None)
     q, _ = start_of(model, guide, batch, start, climbs=climbs, generator=generator)
+    q = softened(q) if start == "guide" else q
     z = _draw(q, pilot_chains, len(batch), generator)
     betas = rough.to(z).unsqueeze(1).expand(-1, len(batch))
     bridge = TemperedTarget(start_density(q), posterior_target(model, batch, precision=precision), betas[-1])
@@ -334,6 +335,7 @@ def _anneal_block(
     # a draw in ten from the prior is a safety that importance sampling needs, and chains that move do not
     defence = 0.1 if len(betas) == 2 else 0.0
     q, found_by = start_of(model, guide, part, start, climbs=climbs, defence=defence, generator=generator)
+    q = softened(q) if start == "guide" and len(betas) > 2 else q
     if exact is not None and exact.shape[1:] != q.event_shape:
         raise ElbowroomError(
             f"exact has {exact.shape[1]} latents, but the model has {q.event_shape[0]}.",

@@ -3,7 +3,7 @@ r"""Annealing over codes: what is different where z is a flat one-hot vector of 
 The path, the weights and both bounds are those of :mod:`elbowroom.inference.annealing.chains`,
 
 .. math:: \log f_\beta(z) = (1 - \beta) \log q_0(z) + \beta \log p(x, z), \qquad
-    q_0(z) = \prod_{l=1}^L \pi_l(z_l \,|\, x)
+    q_0(z) = \prod_{l=1}^L \pi_l(z_l)
 
 because a transition there may be any that leaves :math:`f_\beta` invariant and is reversible. Over codes it is the
 informed move of :mod:`elbowroom.samplers.informed`, which draws many slots anew from a reference that the gradient of
@@ -15,8 +15,12 @@ since a guide that is too sure of a slot would hardly propose what the posterior
 proposal is nearly a draw of q₀ itself and is accepted as such; on the way to the posterior, a pilot run finds how many
 slots can be drawn at once.
 
-Chains start from the guide. Chains from the prior give a lower bound too, but no upper one: the reverse chains that
-should come back to it were found to have weights without a variance.
+Chains start from the guide, softened to :math:`\pi_l(k) \propto q_l(k | x)^\tau`, since a start that is too wide costs
+less than one that misses a part of the posterior: there, forward chains arrive late, and reverse chains from there have
+heavy tails. Importance sampling, which is annealing with one temperature, takes the guide as it is.
+
+Chains from the prior give a lower bound too, but no upper one: the weights of the reverse chains that should come back
+to it were found to have tails too heavy for a bound.
 """
 
 from __future__ import annotations
@@ -36,11 +40,12 @@ from elbowroom.samplers.informed import InformedMoves, SingleSiteMoves
 from elbowroom.samplers.kernel import Kernel
 from elbowroom.samplers.target import Target
 
-__all__ = ["CODE_ACCEPTANCE", "CodesDensity", "code_kernel", "refuse_prior_start"]
+__all__ = ["CODE_ACCEPTANCE", "CodesDensity", "code_kernel", "refuse_prior_start", "softened"]
 
 CODE_ACCEPTANCE = 0.4
 """What pilot runs aim at, as a harmonic mean over chains: proposals that change no slot count as accepted."""
 
+_SOFTENING = 0.65  # τ
 _UNIFORM_SHARE = 0.1  # δ
 _JITTER = math.log(4)  # ε varies by a factor of 4 to either side: chains take few and many slots in turn
 
@@ -69,6 +74,11 @@ class CodesDensity(Target):
 
     def select(self, index: Tensor) -> CodesDensity:
         return self if not self.q.batch_shape else CodesDensity(Codes(self.q.logits[index]))
+
+
+def softened(q: Distribution) -> Distribution:
+    r"""The start that a guide over codes gives, :math:`\prod_l q_l^\tau / Z_l`; any other distribution as it is."""
+    return Codes(_SOFTENING * q.logits) if isinstance(q, Codes) else q
 
 
 def code_kernel(model: LatentModel, q: Distribution, kernel: Kernel | None = None) -> Kernel:

@@ -112,6 +112,8 @@ def score(
 def _taken(model: LatentModel, method: str) -> str:
     """The method that is taken."""
     check_name("method", method, get_args(ScoreMethod))
+    if method == "laplace-is":
+        model.require_real("laplace-is", "Score by iwae or by ais.")
     curved = default_start(model, None) == "laplace"
     if method == "auto":
         return "laplace-is" if curved else "iwae"

@@ -1,4 +1,4 @@
-"""Who takes part in which race: the three parts of `make bench`, and the environments that the contenders live in.
+"""Who takes part in which race: the four parts of `make bench`, and the environments that the contenders live in.
 
 elbowroom, the loops in plain PyTorch and the roofline run on the interpreter of the parent; Pyro, pythae, NumPyro and
 JAX on that of an environment of their own. What is not installed there is left out, and the report says so.
@@ -23,10 +23,11 @@ OURS, BF16 = "elbowroom", "elbowroom, bf16"
 BARE = "PyTorch by hand"
 PRODUCTS, PRODUCTS_BF16 = "matrix products alone, fp32", "matrix products alone, bf16"
 LAYERS = {"hidden": 400, "latent_dim": 20}
-PARTS = ("training", "importance", "ais")
+PARTS = ("training", "quantiser", "importance", "ais")
 
 _TRAINING = {"batch_size": 128, "lr": 1e-3, "seed": 0, **LAYERS}
-_DISTRIBUTIONS = ("torch", "pyro-ppl", "numpyro", "jax", "pythae")
+_DISTRIBUTIONS = ("torch", "pyro-ppl", "numpyro", "jax", "pythae", "vector-quantize-pytorch")
+_QUANTISER = {"batch_size": 128, "hidden": 400, "slots": 24, "codes": 16, "code_dim": 16, "lr": 1e-3, "decay": 0.98}
 _VERSIONS = """
 import importlib.metadata, json, sys
 found = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
@@ -91,6 +92,8 @@ def part(name: str, rivals: Rivals, *, images: Path, problem: Path, rows: int, r
     if name == "training":
         shared = {"images": str(images), "epochs": rounds + 1, **_TRAINING}
         return _training(enter, shared, rows)
+    if name == "quantiser":
+        return _quantiser(enter, {"images": str(images), "epochs": rounds + 1, "seed": 0, **_QUANTISER}, rows)
     evaluated = {"images": str(images), "problem": str(problem), "seed": 0}
     if name == "importance":
         return _importance(enter, evaluated, data=min(100, rows), calls=1 if short else 3)
@@ -138,6 +141,14 @@ def _training(enter: _Entry, shared: Mapping[str, Any], rows: int) -> Part:
     enter.own(PRODUCTS, "products", {**products, "dtype": "float32"})
     enter.bf16(PRODUCTS_BF16, "products", {**products, "dtype": "bfloat16"})
     return Part("training", "images", rows, enter.contenders, enter.missing)
+
+
+def _quantiser(enter: _Entry, shared: Mapping[str, Any], rows: int) -> Part:
+    enter.own(OURS, "quantiser", shared)
+    enter.rival(
+        "vector-quantize-pytorch, moving averages", "lucidrains_quantiser", shared, needs="vector-quantize-pytorch"
+    )
+    return Part("quantiser", "images", rows, enter.contenders, enter.missing)
 
 
 def _importance(enter: _Entry, shared: Mapping[str, Any], *, data: int, calls: int) -> Part:

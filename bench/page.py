@@ -42,7 +42,8 @@ def page(sections: Sequence[str], *, rounds: int, about: Mapping[str, str], riva
 def section(race: Part, results: Sequence[Result], *, data: str) -> str:
     """The part of the page on one race."""
     by_name = {result.name: result for result in results}
-    lines = {"training": _training, "importance": _importance, "ais": _ais}[race.name](race, by_name, data)
+    sections = {"training": _training, "quantiser": _quantiser, "importance": _importance, "ais": _ais}
+    lines = sections[race.name](race, by_name, data)
     lines += ["", *_remarks(race, results), ""]
     return "\n".join(lines)
 
@@ -65,6 +66,30 @@ def _training(race: Part, results: Mapping[str, Result], data: str) -> Lines:
         against = ratios(results[OURS].seconds, results[BF16].seconds)
         closing.append(f"In bf16 it is {_brief(against)} times as fast, {_brief(other)} of the products' rate in bf16.")
     return [*head, *table, "", *closing]
+
+
+def _quantiser(race: Part, results: Mapping[str, Result], data: str) -> Lines:
+    lines = [
+        "## An epoch of vector quantisation",
+        "",
+        "784-400 and 400-784 around 24 slots of 16 codes, vectors of length 16; codebooks by moving averages from a",
+        f"k-means start, the rotation trick, restarts of dead codes; {race.work:,} binary images: {data}. Nats of",
+        "reconstruction per example in the last epoch, and perplexity of the codes, at most 16, of 10,000 images.",
+        "",
+        "| | seconds per epoch | × elbowroom's time | cores | reconstruction | perplexity |",
+        "|---|---|---|---|---|---|",
+    ]
+    for result in results.values():
+        cells = [
+            result.name,
+            _seconds(result),
+            _brief(ratios(result.seconds, results[OURS].seconds)),
+            f"{Spread.of(result.cores).middle:.1f}",
+            _loss(result),
+            f"{result.found['perplexity'][-1]:.1f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
 
 
 def _importance(race: Part, results: Mapping[str, Result], data: str) -> Lines:
@@ -123,9 +148,10 @@ def _remarks(race: Part, results: Sequence[Result]) -> Lines:
     """What a reader needs to trust the table."""
     reports = [_reported(result) for result in results if result.found]
     digits = 1 if race.name == "training" else 3
+    agreed = f"What the last column says lies within {max(reports) - min(reports):.{digits}f} nats of each other."
     idle = max(max(result.idle) for result in results)
     lines = [
-        f"What the last column says lies within {max(reports) - min(reports):.{digits}f} nats of each other.",
+        *([] if race.name == "quantiser" else [agreed]),
         f"A process that waited for its turn took {idle:.1%} of a processor at most.",
     ]
     if race.missing:

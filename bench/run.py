@@ -1,6 +1,6 @@
 """Speed of training and evaluation beside other libraries; writes bench/RESULTS.md and results.json. ``make bench``.
 
-python -m bench.run [--only training|importance|ais] [--rounds 5] [--rows 60000] [--threads 2]
+python -m bench.run [--only training|quantiser|importance|ais] [--rounds 5] [--rows 60000] [--threads 2]
                     [--rivals-python .venv-rivals/bin/python] [--out FOLDER]
 """
 

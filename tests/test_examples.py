@@ -71,3 +71,17 @@ def test_scores_of_linear_gaussian_rows_have_the_errors_that_they_state(tmp_path
     cells = [cell.strip() for cell in script.line(run, x, exact, "iwae", "8, 3").split("|")]
     assert cells[1:3] == ["8, 3", "`iwae`"]
     assert float(cells[3]) > 1.15 and int(cells[5].removesuffix("%")) > 90  # wrong errors, and marked as such
+
+
+def test_the_table_of_estimators_for_codes_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    _script("code_gradients").main(["--draws", "10", "--steps", "30", "200"])
+    titles, _, *lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    broad, sharp = map(float, re.findall(r"H (\d\.\d+)", titles))
+    assert sharp < broad < 1.3863
+    assert [row[:3] for row in rows[:2]] == [["`straight-through`", "1", "1"], ["`st-gumbel`", "1", "1"]]
+    bias = {(row[0], row[1]): float(row[3]) for row in rows}
+    assert bias["`reinmax`", "1"] < 0.1 < bias["`gumbel-softmax`", "1"]
+    assert [row[3] for row in rows if "score" in row[0]] == ["0", "0", "0"]
+    sd = {row[0]: float(row[4]) for row in rows}
+    assert sd["`score-function`"] > 10 * sd["`score-function`, 2 draws"]

@@ -76,7 +76,7 @@ def paths_in(out: str) -> list[str]:
 def test_train_writes_the_run_folder(say: Say) -> None:
     out, err = say("train", "digits", *TINY, "--out", "fresh")
     assert err == ""  # --quiet
-    assert out.splitlines()[0] == "trained fresh: 30 steps, 8 latent dimensions"
+    assert out.splitlines()[0] == "trained fresh: 30 steps, 8 latents"
     assert re.fullmatch(r"peak memory [\d.]+ [MG]B", out.splitlines()[1])
     assert paths_in(out) == ["fresh/figures/curves.png"]
     assert is_picture("fresh/figures/curves.png")

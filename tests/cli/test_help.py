@@ -55,6 +55,13 @@ def test_help_describes_every_key(command: str, flag: str, description: str, hel
     assert all(word in helped[command] for word in words)
 
 
+def test_commands_about_a_run_take_a_checkpoint_and_compare_says_why_it_does_not(say: Say) -> None:
+    for command in ("evaluate", "doctor", "report", "score", "sample", "reconstruct", "encode", "impute"):
+        assert " --checkpoint " in say(command, "--help")[0], command
+    text = " ".join(say("compare", "--help")[0].replace("│", " ").split())
+    assert "measured with its weights at that moment, so there is no --checkpoint to choose" in text
+
+
 def test_help_of_evaluate_names_every_number_that_a_method_takes_by_itself() -> None:
     for field, usual in (("points", POINTS), ("k", DRAWS)):
         text = " ".join(str(Settings.model_fields[field].description).split())

@@ -41,6 +41,8 @@ def test_settings_reach_the_chains() -> None:
     assert np.array_equal(default, draws("--metric", "gauss-newton", "--precision", "full", "--seed", "0"))
     for other in (("--seed", "1"), ("--metric", "guide"), ("--precision", "bf16")):
         assert not np.array_equal(default, draws(*other))
+    guided = draws("--metric", "guide")  # whose steps are not at their largest
+    assert not np.array_equal(guided, draws("--metric", "guide", "--target-acceptance", "0.95"))
 
 
 def test_jumps_reach_the_chains_and_warnings_are_printed(
@@ -63,6 +65,8 @@ def test_jumps_reach_the_chains_and_warnings_are_printed(
         (("--draws", "50"), ("--draws", "--posterior")),
         (("--seed", "0"), ("--seed", "--posterior")),
         (("--jumps",), ("--jumps", "--posterior")),
+        (("--target-acceptance", "0.9"), ("--target-acceptance", "--posterior")),
+        (("--posterior", "hmc", "--target-acceptance", "1"), ("target acceptance is 1", "between 0 and 1")),
         (("--posterior", "gibbs"), ("gibbs", "nuts")),
         (("--posterior", "hmc", "--draws", "3"), ("draws is 3", "4")),
         (("--posterior", "hmc", "--chains", "0"), ("chains is 0",)),

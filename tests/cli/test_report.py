@@ -72,6 +72,17 @@ def test_it_goes_where_it_is_told(ask: Ask) -> None:
     assert not Path("run/report.html").exists()
 
 
+def test_weights_are_not_chosen_for_a_comparison(ask: Ask) -> None:
+    """Its report loads none, so that the flag would do nothing."""
+    for flag in (("--checkpoint", "latest"), ("--checkpoint", "best"), ("--device", "cpu")):
+        code, out, err = ask("c", *flag)
+        assert (code, out) == (2, "")
+        assert f"{' '.join(flag)} was given, but c holds a comparison" in err
+    assert not Path("c/report.html").exists()
+    for which in (None, "best", "latest"):
+        assert ask("run", *([] if which is None else ["--checkpoint", which]))[0] == 0
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

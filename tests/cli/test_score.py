@@ -119,6 +119,12 @@ def test_rows_that_are_far_away_are_named_and_the_mean_says_what_it_is_of(say: S
     assert [answer["scores"][row] for row in same] == [json.loads(near)["scores"][row] for row in same]
 
 
+def test_a_file_that_is_named_is_written_beside_json_too(say: Say) -> None:
+    out, _ = say("score", "run", "near.npy", "--k", "5", "--json", "--out", "named.csv")
+    rows = Path("named.csv").read_text().splitlines()
+    assert len(rows) == 1 + len(json.loads(out)["scores"])
+
+
 def test_chains_are_counted_where_there_are_any_and_huge_means_are_short(say: Say) -> None:
     out, _ = say("score", "run", "far.npy", "--method", "ais", "--k", "3")
     assert "(ais, 3 chains each)" in out

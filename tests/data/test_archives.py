@@ -48,13 +48,18 @@ NAMES = [
 @pytest.mark.parametrize("names", NAMES, ids=lambda names: names[0])
 def test_an_official_test_set(names: tuple[str, ...], tmp_path: Path) -> None:
     path = saved(tmp_path, **dict(zip(names, (X[:15], Y[:15], X[15:], Y[15:]), strict=True)))
-    data = load(path, test=0.5, validation=3)
+    told: list[str] = []
+    data = load(path, test=0.5, validation=3, announce=told.append)
+    (said,) = (remark for remark in told if "--data.test" in remark)
+    assert said == f"{path.name}: Its own 5 test rows are the test set, so --data.test 0.5 is not used."
+    load(path, validation=3, announce=told.append)
+    assert [remark for remark in told if "--data.test" in remark] == [said]
     assert rows(data).tolist() == X.tolist()
     assert data.labels is not None
     assert data.labels.tolist() == Y.tolist()
     assert data.splits["test"].tolist() == list(range(15, 20))
     assert data.size("validation") == 3
-    assert data.remarks == ("x.npz says what its rows are for: 15 for train, 5 for test.",)
+    assert data.remarks[0] == "x.npz says what its rows are for: 15 for train, 5 for test."
 
 
 def test_validation_rows_are_trained_on(tmp_path: Path) -> None:

@@ -263,3 +263,27 @@ def test_a_context_of_another_length_is_refused(context: Any) -> None:
 def test_numbers_beside_text_stay_numbers() -> None:
     known = [Covariate("kind", ("hen", "ox")), Covariate("weight")]
     assert as_context([["ox", 3.5], ["hen", 1]], known).tolist() == [[0, 1, 3.5], [1, 0, 1]]
+
+
+MASKED = np.ma.MaskedArray([1.0, 2.0, 3.0], [False, True, False])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [MASKED, MASKED[:, None], {"weight": MASKED}, [MASKED[:1], MASKED[1:2], MASKED[2:]], [1.0, np.ma.masked, 3.0]],
+    ids=["array", "column", "by name", "rows", "entry"],
+)
+def test_masked_values_beside_the_data_are_refused(given: Any) -> None:
+    weight = [Covariate("weight")]
+    for read in (lambda: load_data(np.eye(3), context=given), lambda: as_context(given, weight)):
+        with pytest.raises(ElbowroomError, match="1 of the values that were given beside the data is masked"):
+            read()
+    with pytest.raises(ElbowroomError, match="is masked, but labels and context must be known"):
+        load_data(np.eye(3), labels=np.ma.MaskedArray([0, 1, 2], MASKED.mask))
+
+
+def test_a_mask_that_hides_nothing_is_no_fault() -> None:
+    whole = np.ma.MaskedArray([1.0, 2.0, 3.0], False)
+    filled = np.ma.filled(MASKED, 9.0)  # the remedy
+    assert load_data(np.eye(3), context=whole).context.tolist() == [[1], [2], [3]]
+    assert load_data(np.eye(3), context=filled).context.tolist() == [[1], [9], [3]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -336,3 +337,11 @@ def test_explicit_unit_interval_of_bytes_and_back() -> None:
     assert torch.equal(
         data.viewed_as(Support.BYTES).take("test", torch.tensor([0])).x[0], GREY[data.splits["test"][0]].float()
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "beside", "column"), [("who", (), "who"), ("row", (), "id_row"), ("elbo", ("row", "elbo"), "id_elbo")]
+)
+def test_identifiers_hide_no_other_column(name: str, beside: tuple[str, ...], column: str) -> None:
+    data = replace(load_data(torch.rand(8, 2), test=0), ids=tuple("abcdefgh"), id_name=name)
+    assert data.row_columns(torch.tensor([2, 0]), beside) == {"row": [2, 0], column: ["c", "a"]}

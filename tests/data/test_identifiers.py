@@ -30,6 +30,7 @@ LONG = 2**53 + 1  # which floating point rounds
         (np.array([1.0, np.nan]), ("1", "")),
         ([1.5, 2.0], ("1.5", "2")),
         (["a", None], ("a", "")),
+        (np.ma.MaskedArray([LONG, 2], [False, True]), (str(LONG), "")),
         (np.array(["2020-01-01", "NaT"], dtype="datetime64[D]"), ("2020-01-01", "")),
     ],
 )

@@ -13,7 +13,17 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
-from elbowroom.data.precision import Units, check_range, check_spread, find_context_units, find_units, in_units
+from elbowroom.data.precision import (
+    Units,
+    check_range,
+    check_spread,
+    check_whole_numbers,
+    find_context_units,
+    find_units,
+    in_units,
+    varying,
+)
+from elbowroom.data.storage import SCAN_ROWS
 from elbowroom.data.stream import StreamSet
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
@@ -302,6 +312,68 @@ def test_counts_beyond_the_whole_numbers_of_float32(dtype: torch.dtype) -> None:
     assert "category numbers" in error.problem
     assert "Number the categories 0, 1, 2" in error.remedy
     find_units(load_data(x.unique(return_inverse=True)[1], support="categories"), torch.float32)
+
+
+def test_counts_for_a_trained_model_are_named_by_row(tmp_path: Path) -> None:
+    x = np.arange(2 * SCAN_ROWS)[:, None].repeat(2, 1)
+    x[5, 1] = 2**24 + 1  # a row that evenly spaced ones pass over
+    np.save(tmp_path / "x.npy", x)
+    for source in (x, tmp_path / "x.npy"):
+        data = load_data(source, support="counts")
+        with pytest.raises(ElbowroomError, match=r"Row 5 of .* holds 16,777,217 in element 1, but float32") as caught:
+            check_whole_numbers(data, torch.float32, trained=True)
+        assert "take the row out" in caught.value.remedy
+        check_whole_numbers(data, torch.float64, trained=True)
+    x[5, 1] = 2**24
+    check_whole_numbers(load_data(x, support="counts"), torch.float32, trained=True)
+    x[5, 1] = 2**40
+    check_whole_numbers(load_data(x, support="reals"), torch.float32, trained=True)
+
+
+def test_a_value_beyond_the_largest_number_is_found_in_any_row_of_a_file(tmp_path: Path) -> None:
+    x = normal(2 * SCAN_ROWS).numpy()
+    x[5, 1] = 1e300
+    np.save(tmp_path / "x.npy", x)
+    with pytest.raises(ElbowroomError, match=r"Row 5 of x.npy holds 1e\+300 in element 1"):
+        check_range(delivered(tmp_path / "x.npy"))
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.005, False), (0.02, True), (0.25, True)])
+def test_few_values_that_merge_are_said(share: float, said: bool) -> None:
+    pl = pytest.importorskip("polars")
+    x = two_groups(share=share)
+    units = find_units(load_data(pl.DataFrame(x.numpy(), schema=["age", "seen", "income"]), test=0), torch.float32)
+    assert len(units.remarks) == said
+    if said:
+        assert units.remarks[0].startswith(f"in column 'seen' of the data frame, {share:.0%} of the different values")
+        assert units.remarks[0].endswith("to keep them apart, pass --runtime.dtype float64")
+    assert not find_units(load_data(x), torch.float64).remarks
+
+
+def test_the_worst_element_is_named_with_the_number_of_others() -> None:
+    x = two_groups(share=0.05)
+    x[:40, 2] += UNIX
+    (remark,) = find_units(load_data(x, test=0), torch.float32).remarks
+    assert remark.startswith("in element 2 of the array, 10% of")
+    assert "(1 more like it)" in remark
+
+
+def test_covariates_that_merge_are_said_by_name() -> None:
+    pl = pytest.importorskip("polars")
+    x = normal()
+    x[:40, 1] = 900 + 1e-7 * torch.arange(40, dtype=torch.float64)
+    frame = pl.DataFrame({"kind": ["a", "b"] * (ROWS // 2), "time": x[:, 1].numpy(), "y": x[:, 0].numpy()})
+    (remark,) = find_units(load_data(frame, context=["kind", "time"], test=0), torch.float32).remarks
+    assert remark.startswith("in covariate 'time' of the data frame, 10% of the different values")
+
+
+def test_which_elements_vary() -> None:
+    """A deviation of rounding size does not tell whether all values are equal."""
+    x = normal(dim=4)
+    x[:, 0] = 1.7e9 + 2.0**-22 * (torch.arange(ROWS) % 2).double()
+    x[:, 1] = 0.1
+    x[:, 2] = float("nan")
+    assert varying(load_data(x, missing="mask", test=0)).tolist() == [True, False, False, True]
 
 
 @pytest.mark.parametrize("value", [1e39, -1e300])

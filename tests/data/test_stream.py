@@ -182,3 +182,24 @@ def test_a_loader_hints_at_its_dataset() -> None:
     with pytest.raises(ElbowroomError) as caught:
         stream(SOURCES["loader"]()).batches("test", 4)
     assert "loader.dataset" in caught.value.remedy
+
+
+class Pictures(IterableDataset[Any]):
+    def __init__(self, *shape: int) -> None:
+        self.shape = shape
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(torch.rand(6, *self.shape, generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_colours_that_move_are_said(batched: bool) -> None:
+    said: list[str] = []
+    source: Any = Pictures(8, 9, 3)
+    data = stream(DataLoader(source, batch_size=2) if batched else source, announce=said.append)
+    assert data.event_shape == (3, 8, 9)
+    (remark,) = said
+    assert remark.endswith("colours was moved to the front: examples of shape (8, 9, 3) are now (3, 8, 9).")
+    for shape in ((3, 8, 9), (5,)):
+        stream(Pictures(*shape), announce=said.append)
+    assert len(said) == 1

@@ -158,3 +158,49 @@ def test_whole_numbers_of_more_than_64_bits_are_classes_and_covariates() -> None
     frame = pl.DataFrame({"a": [float(at) for at in range(12)], "wide": wide})
     assert load_data(frame, labels="wide", test=0).classes == (str(10**20), str(10**20 + 1))
     assert load_data(frame, context=["wide"], test=0).context_dim == 1
+
+
+BIG = 2**53
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"t": [BIG, BIG + 1, 5], "y": [0.5, 1.5, 2.5]},
+        {"t": [BIG, BIG + 1, None], "y": [1, 2, 3]},
+        {"t": [-BIG - 1, -BIG, 5], "y": [0.5, 1.5, 2.5]},
+    ],
+    ids=["fractions", "a gap", "negative"],
+)
+@pytest.mark.parametrize("kind", ["polars", "pandas", "csv", "parquet"])
+def test_large_whole_numbers_that_become_equal_are_refused(columns: dict[str, Any], kind: str, tmp_path: Path) -> None:
+    frame: Any = pl.DataFrame(columns)
+    source: Any = tmp_path / f"x.{kind}"
+    if kind == "csv":
+        frame.write_csv(source)
+    elif kind == "parquet":
+        frame.write_parquet(source)
+    elif kind == "pandas":
+        pandas = pytest.importorskip("pandas")
+        source = pandas.DataFrame({name: pandas.array(values) for name, values in columns.items()})
+    else:
+        source = frame
+    with pytest.raises(ElbowroomError, match=r"Column 't' of .* 1 of . different ones become equal") as caught:
+        load_data(source, missing="mask")
+    assert "--data.id t" in caught.value.remedy or 'id="t"' in caught.value.remedy
+    load_data(source, missing="mask", id="t")  # the remedy
+
+
+def test_large_whole_numbers_alone_are_kept_exactly() -> None:
+    data = load_data(pl.DataFrame({"t": [BIG, BIG + 1, 5], "n": [1, 2, 3]}), test=0)
+    assert data.storage.gather(torch.arange(3))[:, 0].tolist() == [BIG, BIG + 1, 5]
+    assert data.remarks == ()
+
+
+def test_rounding_that_loses_no_value_is_said() -> None:
+    nanoseconds = [17 * 10**17 + 10**6 * second + 1 for second in range(20)]
+    data = load_data(pl.DataFrame({"t": nanoseconds, "y": [0.5] * 20}), test=0)
+    assert data.remarks == ("float64 rounds whole numbers above 2^53, here by up to 127 (column 't')",)
+    exact = load_data(pl.DataFrame({"t": [256 * n for n in nanoseconds[:3]], "y": [0.5] * 3}).with_columns(
+        pl.col("t") // 256 // 1000 * 1024), test=0)  # fmt: skip
+    assert exact.remarks == ()  # multiples of a power of two are not rounded

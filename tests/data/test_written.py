@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from elbowroom.data.written import evaluated_arrays
-from elbowroom.running.runs import Run
+from elbowroom.running.runs import Run, load
 from small_runs import tiny
 
 FEW = {"steps": 3, "batch_size": 10}
@@ -33,6 +33,10 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+def given_beside(given: dict[str, Any]) -> dict[str, Any]:
+    return {name: given[name] for name in ("context", "labels") if name in given}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_was_evaluated_can_be_read_again(kind: str, out: Path, tmp_path: Path) -> None:
     given = dict(KINDS[kind])
@@ -51,5 +55,8 @@ def test_what_was_evaluated_can_be_read_again(kind: str, out: Path, tmp_path: Pa
         assert torch.equal(arrays["x"].to(own.x.dtype), own.x)
     assert torch.equal(arrays["row"], rows)
     assert not bool(arrays["x"].isnan().any())
+    said: list[str] = []
+    load(run.folder.path, data=x, announce=said.append, **given_beside(given)).read(tmp_path / "again.npz")
+    assert said == []
     again = run.score(tmp_path / "again.npz", k=30)
     assert torch.equal(again.log_evidence, run.score(k=30).log_evidence)

@@ -341,6 +341,59 @@ def test_errors_count_the_noise_that_equal_rows_share(method: str) -> None:
         assert room is not None and room >= of_one
 
 
+@pytest.mark.parametrize("num_samples", [1, 4])
+def test_errors_of_the_elbo_count_the_noise_that_equal_rows_share(num_samples: int) -> None:
+    """They share their draws, and the noise of a bound of one draw is estimated by another."""
+    model, guide, x = _oracle(1)
+    data, asked = _data(x.expand(6, -1)), {"num_samples": num_samples}
+    found = [_measure(model, guide, data, "elbo", seed=seed, **asked) for seed in range(300)]
+    for name in ("elbo", "reconstruction"):
+        values = torch.tensor([each[name].value for each in found], dtype=torch.float64)
+        variances = torch.tensor([each[name].stderr or 0.0 for each in found], dtype=torch.float64).square()
+        ratio = float(variances.mean() * 6 / 5 / values.var())  # the rest is counted by a spread, here 0
+        assert abs(ratio - 1) < 4 * math.sqrt(4 / len(found))
+    assert found[0]["kl"].stderr == 0  # in closed form
+    room = _measure(model, guide, data, "iwae", k=2000, **asked)["elbow room"].stderr
+    assert room == pytest.approx(found[0]["elbo"].stderr, rel=0.2)
+
+
+def test_rows_that_differ_have_no_noise_in_common() -> None:
+    model, guide, x = _oracle(200)
+    kept: dict[str, dict[str, Tensor]] = {}
+    found = _measure(model, guide, _data(x), "elbo", keep=kept.__setitem__)
+    assert found["elbo"].stderr == pytest.approx(float(kept["elbo"]["elbo"].std()) / math.sqrt(200))
+
+
+def _per_row(data: DataSet, method: str, points: int | None = None) -> dict[int, dict[str, float]]:
+    """Values of every row by its position."""
+    model, guide, _ = _oracle()
+    kept: dict[str, dict[str, Tensor]] = {}
+    _measure(model, guide, data, method, k=30, points=points, keep=kept.__setitem__)
+    columns = kept[method]
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return {int(row[0]): dict(zip(columns, row, strict=True)) for row in rows}
+
+
+ROW_METHODS = ["elbo", "iwae", "laplace-is", "k-curve", "room"]
+
+
+@pytest.mark.parametrize("method", ROW_METHODS)
+def test_a_row_has_the_same_values_among_fifty_and_among_two_hundred(method: str) -> None:
+    _, _, x = _oracle(200)
+    data = _data(x)
+    some, every = _per_row(data, method, points=50), _per_row(data, method, points=200)
+    assert len(some) == 50
+    assert {row: every[row] for row in some} == some
+
+
+@pytest.mark.parametrize("method", [name for name in ROW_METHODS if name != "k-curve"])  # whose first bound is one draw
+def test_a_row_has_the_same_values_in_another_place(method: str) -> None:
+    _, _, x = _oracle(200)
+    rows = [150, 3, 77]
+    every, moved = _per_row(_data(x), method, points=200), _per_row(_data(x[rows]), method)
+    assert [{**every[row], "row": at} for at, row in enumerate(rows)] == [moved[at] for at in range(3)]
+
+
 def test_bits_per_dimension_count_what_was_observed() -> None:
     torch.manual_seed(0)
     model = LatentModel(StandardNormal(2), NegativeBinomial(MLP((2,), (1, 6), hidden=()), (6,)))

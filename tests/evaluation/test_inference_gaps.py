@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -68,11 +69,14 @@ def rows(given: Study) -> Tensor:
 def test_every_part_is_the_exact_one(split):
     """Deterministic but for log p(x), whose estimate has an error of its own."""
     model, guide, x = ppca(DIM, LATENT, seed=3, num_data=240)
-    given = study(model, guide, x, split=split, k=2000)
+    kept: dict[str, dict[str, Tensor]] = {}
+    given = replace(study(model, guide, x, split=split, k=2000), keep=kept.__setitem__)
     found, data = measured(given), rows(given)[:200]
     truth = exact(model, guide, data)
+    noise = float(kept["room"]["log p stderr"].square().sum().sqrt()) / len(data)
+    assert noise < 2e-3
     for name, values in truth.items():
-        tolerance = 2e-3 if name in ("log p(x)", "approximation gap", "elbow room") else 1e-4
+        tolerance = 4 * noise if name in ("log p(x)", "approximation gap", "elbow room") else 1e-4
         assert found[name].value == pytest.approx(float(values.mean()), abs=tolerance), name
         assert found[name].points == len(data) == (180 if split == "train" else 60)
         assert found[name].split == split
@@ -201,3 +205,21 @@ def test_no_guide_no_room():
     model, _, x = ppca(DIM, LATENT, seed=3, num_data=20)
     with pytest.raises(ElbowroomError, match="has no guide"):
         measured(study(model, PriorGuide(model.prior), x))
+
+
+def test_equal_rows_count_the_noise_that_they_share() -> None:
+    """Equal rows have equal draws, so that eight of them say no more about a row than one does."""
+    model, guide, x = ppca(DIM, LATENT, seed=3, num_data=1)
+    kept: dict[str, dict[str, Tensor]] = {}
+    data = load_data(x.expand(8, -1), support="reals", validation=0.0, test=0.0)
+    assert isinstance(data, DataSet)
+    settings = Settings.of({"k": 200})
+    hush = lambda method, done, total: None  # noqa: E731
+    given = Study(model, guide, data.to(dtype=torch.float64), "train", settings, hush, keep=kept.__setitem__)
+    found, values = measured(given), kept["room"]
+    for name in ("elbo", "best", "log p"):
+        assert len(values[name].unique()) == 1
+    of_one = float(values["log p stderr"][0]) * math.sqrt(7 / 8)  # the rest is counted by a spread, here 0
+    assert found["log p(x)"].stderr == pytest.approx(of_one)
+    for name in ("approximation gap", "elbow room"):
+        assert of_one <= (found[name].stderr or 0.0) < 1.1 * of_one

@@ -346,7 +346,7 @@ def test_networks_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     for name, module in (("guide", case.guide), ("prior", case.model.prior), ("likelihood", case.model.likelihood)):
         module.register_forward_pre_hook(lambda *_, name=name: calls.append(name))
-    monkeypatch.setattr(objectives, "weigh", None)
+    monkeypatch.setattr(objectives, "weigh_draws", None)
     elbo(case.model, case.guide, case.x, generator=seeded())
     assert sorted(calls) == ["guide", "likelihood", "prior"]
 

@@ -215,7 +215,7 @@ def _fixed_draws(monkeypatch: pytest.MonkeyPatch, learner: Mcem) -> list[int]:
         asked.append(draws)
         batch = given[2]
         z = torch.randn(draws, len(batch), LATENT, generator=_generator(3), dtype=torch.float64)
-        return Draws(z, torch.full((len(batch),), 0.5, dtype=torch.float64), 1_000)
+        return Draws(z, torch.full((len(batch),), 0.5, dtype=torch.float64), torch.zeros(len(batch)), 1_000)
 
     monkeypatch.setattr(EStep, "run", run)
     return asked
@@ -251,7 +251,7 @@ def test_updates_share_the_draws_of_their_e_step(updates: int, monkeypatch: pyte
     assert [info.terms["log_joint"] for info in infos] == pytest.approx(firsts)  # of the weights that drew
     assert [info.lr for info in infos] == pytest.approx([0.02, 0.01])
     assert [info.decoder_gradients for info in infos] == [1_000 + updates * 3 * 60] * 2
-    assert [set(info.terms) for info in infos] == [{"log_joint", "acceptance"}] * 2
+    assert [set(info.terms) for info in infos] == [{"log_joint", "acceptance", "divergent"}] * 2
     assert state.step == 2
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from elbowroom.running.best import is_worse
+from elbowroom.numerics import mean_and_stderr
+from elbowroom.running.best import is_worse, robust_stderr
 from elbowroom.running.checkpoints import Checkpoints
 from elbowroom.running.engine import TrainingPlan, TrainingProgress
 from elbowroom.running.runs import load
@@ -34,6 +35,59 @@ def test_a_single_example_has_no_error_and_the_same_values_are_not_worse() -> No
     one = torch.tensor([-3.0])
     assert is_worse(one - 1e-3, one) and not is_worse(one, one)
     assert not is_worse(reals(), reals())
+
+
+def _by_the_usual_error(values: Tensor, peak: Tensor) -> bool:
+    """The rule with the usual standard error, which outliers raise."""
+    difference, stderr = mean_and_stderr(values - peak)
+    return difference < -stderr
+
+
+@pytest.mark.parametrize("size", [-300.0, -1e4, -1e9])
+def test_one_example_that_explodes_makes_weights_worse(size: float) -> None:
+    """It lowers the mean by as much as it raises the usual standard error, behind which it would hide."""
+    peak = 300 * torch.randn(100, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    later = _values(0.05, spread=0.1, common=peak)
+    later[17] = peak[17] + size
+    assert not _by_the_usual_error(later, peak)
+    assert is_worse(later, peak)
+
+
+def test_examples_that_explode_in_both_directions_hide_no_loss_of_the_others() -> None:
+    peak = torch.zeros(100, dtype=torch.float64)
+    later = _values(-0.5, spread=0.1)
+    later[3], later[71] = -1e4, 1e4
+    assert not _by_the_usual_error(later, peak) and is_worse(later, peak)
+    later = _values(0.5, spread=0.1)
+    later[3], later[71] = -1e4, 1e4
+    assert not is_worse(later, peak)
+
+
+def test_healthy_reports_are_told_apart_as_by_the_usual_error() -> None:
+    """Of 2,000 pairs whose differences are normal, at least 99% get the same answer; below 20 examples all do."""
+    generator = torch.Generator().manual_seed(3)
+    for size, least in ((200, 0.99), (19, 1.0)):
+        peak = torch.zeros(size, dtype=torch.float64)
+        equal = 0
+        for trial in range(2000):
+            shift = -2 * (trial % 20) / 20 / size**0.5
+            later = shift + torch.randn(size, generator=generator, dtype=torch.float64)
+            equal += is_worse(later, peak) == _by_the_usual_error(later, peak)
+        assert equal / 2000 >= least
+
+
+def test_the_robust_error_is_the_usual_one_of_a_trimmed_mean() -> None:
+    """Its square is the variance of the 5% trimmed mean over many samples, of normal numbers and of heavy tails."""
+    generator = torch.Generator().manual_seed(4)
+    for degrees in (1000, 3):
+        normal, scales = (torch.randn(rows, 2000, 100, generator=generator, dtype=torch.float64)
+                          for rows in (1, degrees if degrees < 10 else 1))  # fmt: skip
+        values = normal[0] / scales.square().mean(0).sqrt() if degrees < 10 else normal[0]
+        trimmed = values.sort(1).values[:, 5:-5].mean(1)
+        squares = torch.tensor([robust_stderr(sample) ** 2 for sample in values], dtype=torch.float64)
+        deviations = (trimmed - trimmed.mean()).square()
+        _, noise = mean_and_stderr(deviations - squares)
+        assert abs(float(deviations.mean() - squares.mean())) < 4 * noise
 
 
 def _note(progress: TrainingProgress, step: int, mean: float, **more: Any) -> bool:

@@ -20,6 +20,7 @@ from elbowroom.data.loading import load_data
 from elbowroom.errors import ElbowroomError
 from elbowroom.learners.aevb import Aevb
 from elbowroom.learners.mcem import Mcem
+from elbowroom.learners.vq import Vq
 from elbowroom.learners.wakesleep import WakeSleep
 from elbowroom.running.build import build_pair, facts_of, guide_name
 from elbowroom.running.build_learner import RunLength, build_learner
@@ -119,6 +120,55 @@ def test_what_is_given_reaches_mcem() -> None:
 def test_what_is_given_reaches_svi() -> None:
     learner = _build(train={"learner": "svi"}, svi={"elbo": "renyi", "num_particles": 4})
     assert (learner.elbo, learner.num_particles) == ("renyi", 4)
+
+
+VQ: dict[str, Any] = {"train": {"learner": "vq"}, "model": {"prior": "unigram"}}
+
+
+def test_what_is_given_reaches_vq() -> None:
+    settings = {"gradient": "rotation", "decay": 0.5, "restart_below": 0.2, "joint_rate": 2.0, "commitment": 3.0}
+    learner = _build(
+        **VQ,
+        vq={"reconstruction_share": 0.3, "prior_share": 0.2, **settings},
+        objective={
+            "num_samples": 3, "last_samples": 5, "last_share": 0.2, "estimator": "st-gumbel", "temperature": 0.7,
+            "last_estimator": "straight-through",
+        },
+    )  # fmt: skip
+    assert isinstance(learner, Vq)
+    assert {key: getattr(learner, key) for key in settings} == settings
+    assert (learner.prior_from, learner.joint_from, learner.last_from) == (3, 5, 8)
+    assert (learner.num_samples, learner.last_samples, learner.temperature) == (3, 5, 0.7)
+    assert (learner.estimator, learner.last_estimator) == ("st-gumbel", "straight-through")
+
+
+def test_what_vq_does_unless_told() -> None:
+    learner = _build(**VQ)
+    assert (learner.estimator, learner.last_estimator, learner.last_samples) == ("reinmax", "score-function", 2)
+    assert learner.commitment == 0.25
+    fixed = _build(train=VQ["train"], model=VQ["model"] | {"codebook": "fsq", "code_dim": 2})
+    assert fixed.commitment == 0.0
+
+
+def test_the_last_part_of_vq_lies_in_its_last_stage() -> None:
+    assert _build(**VQ, objective={"last_share": 0.9}).last_from == _build(**VQ).joint_from
+
+
+def test_a_length_that_vq_does_not_know_is_refused() -> None:
+    error = _refused(lambda: _build(COURSE._replace(total_steps=None), **VQ))
+    assert "needs the number of steps in advance" in error.problem
+    assert "--train.epochs" in error.remedy
+
+
+def test_vq_over_real_vectors_is_refused(out: Path) -> None:
+    error = _refused(lambda: tiny(reals(), out, train={"learner": "vq"}))
+    assert "The guide nearest-code is over codes, but the prior normal is over real vectors" in error.problem
+
+
+def test_the_length_of_a_vq_run_stays(out: Path) -> None:
+    tiny(reals(), out, **VQ, train__steps=4)
+    error = _refused(lambda: tiny(reals(), out, resume=True, train__steps=8))
+    assert "The stages of the learner vq are shares of the run's length" in error.problem
 
 
 @pytest.mark.parametrize(
@@ -222,6 +272,32 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "an estimator for wake-sleep": (
         {"train": {"learner": "wake-sleep"}, "objective": {"estimator": "stl"}},
         "does not read objective.estimator",
+        "Leave that out",
+    ),
+    "vq with a categorical guide": (
+        {"train": {"learner": "vq"}, "model": {"prior": "unigram", "guide": "categorical"}},
+        "but model.guide is categorical",
+        "--train.learner aevb",
+    ),
+    "vq without a joint stage": (
+        {"train": {"learner": "vq"}, "model": {"prior": "unigram"}, "vq": {"reconstruction_share": 0.9}},
+        "leaves nothing for the joint stage",
+        "less than 1",
+    ),
+    "an estimator of real vectors for vq": (
+        {"train": {"learner": "vq"}, "model": {"prior": "unigram"}, "objective": {"estimator": "stl"}},
+        "objective.estimator is stl, which differentiates through draws of real vectors",
+        "reinmax",
+    ),
+    "more codes than data": (
+        {"train": {"learner": "vq"}, "model": {"prior": "unigram", "codes": 1000}},
+        "1,000 codes in each slot were asked for, but there are only",
+        "--model.codes",
+    ),
+    "vq's settings for aevb": ({"vq": {"decay": 0.5}}, "does not read vq", "--train.learner"),
+    "a weight of the KL for vq": (
+        {"train": {"learner": "vq"}, "model": {"prior": "unigram"}, "objective": {"beta": 2.0}},
+        "does not read objective.beta",
         "Leave that out",
     ),
     "draws of an objective for svi": (

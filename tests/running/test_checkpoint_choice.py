@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import elbowroom as er
 from elbowroom.errors import ElbowroomError
 from elbowroom.running.diagnosis import read_checkup
 from elbowroom.running.folder import RunFolder
-from elbowroom.running.runs import load
-from elbowroom.showing.report.blocks import Commands
+from elbowroom.running.runs import Run, load
+from elbowroom.showing.report.blocks import Commands, Prose
 from elbowroom.showing.report.records import read_results
 from elbowroom.showing.report.repeat import how_to_repeat
+from elbowroom.showing.report.run import report_of_run
 from small_runs import reals, tiny
 
 
@@ -47,11 +49,10 @@ def test_every_command_takes_either(folder: Path, ask: Callable[..., Any], tmp_p
         f"sample {folder} --num 4 --arrays {arrays}": arrays,
         f"impute {folder} --hide 0.3 --num 2 --draws 10 --warmup 3 --chains 2 --out {arrays}": arrays,
         f"report {folder} --out {tmp_path / 'report.html'}": tmp_path / "report.html",
-        f"doctor {folder} --checks sound,finished,latents_in_use --points 8": folder / "doctor.json",
     }.items():
         best = written(f"{command} --checkpoint best", file)
         assert written(f"{command} --checkpoint latest", file) != best, command
-        if file.suffix != ".html" and file.name != "doctor.json":  # these say how long it took
+        if file.suffix != ".html":  # it says how long it took
             assert written(command, file) == best, command
 
 
@@ -61,6 +62,60 @@ def test_results_of_the_latest_weights_do_not_replace_those_of_the_best(folder: 
         assert code == 0, err
         assert f"wrote {folder / name}" in out
     assert (folder / "scores.csv").read_text() != (folder / "scores-latest.csv").read_text()
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without pictures, which take seconds to draw."""
+    monkeypatch.setattr("elbowroom.showing.report.run._pictures", lambda *_: [])
+
+
+def test_findings_figures_and_pages_of_the_latest_weights_do_not_replace_those_of_the_best(
+    folder: Path, ask: Callable[..., Any], undrawn: None
+) -> None:
+    written = {
+        f"doctor {folder} --checks sound,latents_in_use --points 8": "doctor.json",
+        f"reconstruct {folder} --num 4": "figures/reconstructions.png",
+        f"report {folder}": "report.html",
+    }
+    for command, name in written.items():
+        latest = Path(name).with_stem(f"{Path(name).stem}-latest")
+        for file, which in ((name, "best"), (str(latest), "latest")):
+            code, out, err = ask(*command.split(), "--checkpoint", which)
+            assert code == 0, err
+            assert f"wrote {folder / file}\n" in out
+        assert (folder / name).read_bytes() != (folder / latest).read_bytes(), command
+
+
+def test_a_report_reads_the_findings_on_its_own_weights(folder: Path, undrawn: None) -> None:
+    steps, told = {}, {}
+    for which in ("best", "latest"):
+        run = load(folder, checkpoint=which)
+        run.doctor(checks=["sound"], points=8)
+        steps[which] = run.step
+    for which in ("best", "latest"):
+        (told[which],) = _doctor(load(folder, checkpoint=which))
+        name = load(folder, checkpoint=which).result_name("doctor.json")
+        kept = read_checkup(RunFolder(folder), name)
+        assert kept is not None and kept.step == steps[which]
+    (folder / "doctor-latest.json").unlink()
+    assert _doctor(load(folder)) == [told["best"]]
+    (missing,) = _doctor(load(folder, checkpoint="latest"))
+    assert f"`elbowroom doctor {folder} --checkpoint latest` runs it" in missing
+
+
+def _doctor(run: Run) -> list[str]:
+    """What a report says of the doctor, without the findings."""
+    section = next(one for one in report_of_run(run).sections if one.slug == "doctor")
+    return [block.text for block in section.blocks if isinstance(block, Prose)]
+
+
+def test_each_command_that_a_report_names_takes_its_weights(folder: Path, undrawn: None) -> None:
+    for which in ("best", "latest"):
+        named = " ".join(prose.text for prose in report_of_run(load(folder, checkpoint=which)).blocks()
+                         if isinstance(prose, Prose))  # fmt: skip
+        commands = re.findall(r"`(elbowroom (?:evaluate|doctor) [^`]*)`", named)
+        assert commands and all(("--checkpoint latest" in one) is (which == "latest") for one in commands)
 
 
 def test_a_command_takes_either(folder: Path, ask: Callable[..., Any], tmp_path: Path) -> None:
@@ -112,7 +167,7 @@ def test_a_measurement_of_weights_that_are_gone_is_replaced(tmp_path: Path) -> N
 def test_functions_of_a_folder_take_either(folder: Path) -> None:
     latest = load(folder, checkpoint="latest")
     er.doctor(folder, checkpoint="latest", checks=["sound"], points=8)
-    kept = read_checkup(latest.folder)
+    kept = read_checkup(latest.folder, "doctor-latest.json")
     assert kept is not None and kept.step == latest.step
     few: dict[str, Any] = {"draws": 10, "warmup": 3, "chains": 2}
     for call in (

@@ -147,6 +147,10 @@ WARM_UP: dict[str, Any] = {"objective": {"warmup_epochs": 2.0}}
 MORE_DRAWS: dict[str, Any] = {
     "objective": {"name": "iwae", "num_samples": 2, "last_samples": 4}, "train": {"ema": 0.8}
 }  # fmt: skip
+STAGES: dict[str, Any] = {
+    "model": {"prior": "unigram", "slots": 3, "codes": 4, "code_dim": 2}, "train": {"learner": "vq"},
+    "vq": {"reconstruction_share": 0.25, "prior_share": 0.25},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -154,6 +158,7 @@ MORE_DRAWS: dict[str, Any] = {
     [
         pytest.param(WARM_UP, id="warm-up"),
         pytest.param(MORE_DRAWS, id="more draws at the end"),
+        pytest.param(STAGES, id="stages"),
         pytest.param(WARM_UP, id="warm-up in C++", marks=[pytest.mark.cpp, pytest.mark.slow]),
         pytest.param(MORE_DRAWS, id="more draws at the end in C++", marks=[pytest.mark.cpp, pytest.mark.slow]),
     ],

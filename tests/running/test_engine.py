@@ -42,6 +42,13 @@ DYNAMIC = {"data": {"validation": 8, "test": 8, "binarization": "dynamic"}}
 MLP = {"hidden": [5]}
 NORMED = {"hidden": [5], "batch_norm": True}
 
+# a stage or a part of one ends after 4, 7 and 10 of 14 steps
+VQ: dict[str, Any] = {
+    "model": {"prior": "unigram", "slots": 3, "codes": 4, "code_dim": 2, "encoder": MLP, "decoder": MLP},
+    "train": {"learner": "vq"},
+    "vq": {"reconstruction_share": 0.3, "prior_share": 0.2},
+}
+
 # 37 training rows in batches of 10: four steps an epoch, the last a smaller one; 14 steps end within the fourth epoch
 RUNS: dict[str, dict[str, Any]] = {
     "reals": {"x": reals()},
@@ -71,6 +78,13 @@ RUNS: dict[str, dict[str, Any]] = {
         "x": grey(),
         "labels": torch.arange(53) % 3,
         "data": {"context": "labels", "binarization": "dynamic", "validation": 8, "test": 8},
+    },
+    "vector quantisation": {"x": grey(), **DYNAMIC, **VQ},
+    "vector quantisation, moving average": {
+        "x": reals(),
+        **VQ,
+        "model": VQ["model"] | {"codebook": "gradient", "prior": "made", "prior_width": 8},
+        "train": {"learner": "vq", "ema": 0.7},
     },
     "reports within the epoch": {"x": reals(), "train": {"report_every": 3}},
     "warm-up": {"x": reals(), "objective": {"warmup_epochs": 2.5, "beta": 0.5}},
@@ -293,6 +307,15 @@ def test_progress_weighs_every_example_the_same() -> None:
     assert progress.take_means() == {"elbo": -3.0}
     progress.add(StepInfo({"elbo": -7.0}, lr=1.0, decoder_gradients=1), 5)
     assert progress.take_means() == {"elbo": -7.0}
+
+
+def test_a_term_that_only_some_steps_have_is_the_mean_of_those() -> None:
+    progress = TrainingProgress()
+    progress.add(StepInfo({"elbo": -2.0, "kl": 1.0}, 0.1, 1), 10)
+    progress.add(StepInfo({"elbo": -4.0}, 0.1, 1), 30)
+    older = TrainingProgress(**{**progress.numbers(), "counts": {}, "sums": {"elbo": -140.0}})  # of a version without
+    assert progress.take_means() == {"elbo": -3.5, "kl": 1.0}
+    assert older.take_means() == {"elbo": -3.5}
 
 
 def test_a_report_is_the_mean_over_data_since_the_last(out: Path) -> None:

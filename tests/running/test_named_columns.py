@@ -15,7 +15,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.running.impute import impute
 from elbowroom.running.runs import Run, load
 from elbowroom.running.train import train
-from small_runs import reals, tiny
+from small_runs import everything, reals, tiny
 
 pl = pytest.importorskip("polars")
 
@@ -224,3 +224,53 @@ def test_numbered_labels_keep_their_numbers(tmp_path: Path) -> None:
     assert torch.equal(run.sample(2, labels=7).mean, run.sample(2, context=np.eye(3)[[2, 2]]).mean)
     assert torch.equal(run.sample(2, context={"digit": 7}).mean, run.sample(2, labels="7").mean)
     assert run.encode(frame[:3]).class_names == ["3", "5", "7"]
+
+
+# --- columns of the context --------------------------------------------------------------------------------------
+
+
+ORDERS = [["kind", "size"], ["size", "kind"]]
+
+
+@pytest.mark.parametrize("given", ["keyword", "setting", "recipe", "frame"])
+def test_a_run_goes_on_with_the_columns_of_its_context_in_any_order(given: str, tmp_path: Path) -> None:
+    """They are called by name, so that their order says nothing."""
+    people().drop("who").write_csv(tmp_path / "people.csv")
+    source = people().drop("who") if given == "frame" else tmp_path / "people.csv"
+    few = FEW | {"report_every": 2}
+    longer = few | {"steps": 4}
+    settings: list[dict[str, Any]] = []
+    for order in ORDERS:
+        (tmp_path / f"{order[0]}.toml").write_text(f"[data]\ncontext = {json.dumps(order)}\n")
+        settings.append(
+            {
+                "keyword": {"context": order},
+                "frame": {"context": order},
+                "setting": {"data": {"context": order}},
+                "recipe": {"config": tmp_path / f"{order[0]}.toml"},
+            }[given]
+        )
+    one, other = settings
+    straight = tiny(source, tmp_path / "straight", train=longer, **one)
+    tiny(source, tmp_path / "run", train=few, **one)
+    run = tiny(source, tmp_path / "run", train=longer, resume=True, **other)
+    assert everything(tmp_path / "run") == everything(straight.folder.path)
+    assert run.config.data.context == straight.config.data.context == ("kind", "size")
+    with pytest.raises(ElbowroomError):
+        tiny(source, tmp_path / "run", train=longer, resume=True, **{**one, **_without_size(given, tmp_path)})
+
+
+def _without_size(given: str, where: Path) -> dict[str, Any]:
+    (where / "less.toml").write_text('[data]\ncontext = ["kind"]\n')
+    return {"recipe": {"config": where / "less.toml"}, "setting": {"data": {"context": ["kind"]}}}.get(
+        given, {"context": ["kind"]}
+    )
+
+
+def test_other_data_are_read_with_the_columns_of_the_context_in_any_order(tmp_path: Path) -> None:
+    """In the other order, one-hot numbers would change places with the numbers of another column, without a word."""
+    run = tiny(people().drop("who"), tmp_path / "run", train=FEW, context=ORDERS[0])
+    x = people(6).drop("who")
+    read = [run.read(x, context=order).context for order in (None, *ORDERS)]
+    assert read[0] is not None and read[1] is not None and read[2] is not None
+    assert torch.equal(read[0], read[1]) and torch.equal(read[0], read[2])

@@ -74,6 +74,40 @@ def test_each_command_works_without_the_runs_own_data(
 
 NEED_THEM = ["evaluate {run}", "score {run} --k 5", "encode {run}", "reconstruct {run}", "doctor {run}",
              "impute {run} --hide 0.3"]  # fmt: skip
+TAKE_OTHERS = [*(one for one in NEED_THEM if not one.startswith("doctor")), "encode {run} --posterior hmc"]
+
+
+@pytest.mark.parametrize("command", TAKE_OTHERS)
+def test_a_split_beside_other_data_is_refused_as_they_have_none(
+    command: str, place: Path, ask: Callable[..., Any]
+) -> None:
+    name, run, *flags = command.format(run=place / "moved").split()
+    code, out, err = ask(name, run, str(place / "others.npy"), *flags, "--split", "validation")
+    assert (code, out) == (2, "")
+    assert "--split validation was given together with other data" in err and "Leave one of the two out" in err
+
+
+def test_a_posteriors_remedy_is_the_command_for_it(place: Path, ask: Callable[..., Any]) -> None:
+    code, _, err = ask("encode", str(place / "moved"), "--posterior", "hmc")
+    assert code == 2 and f"`elbowroom encode {place / 'moved'} FILE --posterior hmc` encodes others." in err
+
+
+def test_a_split_beside_other_data_is_refused_in_python_too(place: Path) -> None:
+    run, x = load(place / "python"), reals(40, seed=3)
+    for call in (run.score, run.encode, run.posterior, lambda x, **more: er.impute(run, x, **more),
+                 lambda x, **more: run.evaluate("elbo", data=x, **more),
+                 lambda x, **more: run.reconstruct(data=x, **more)):  # fmt: skip
+        with pytest.raises(ElbowroomError, match="only the run's own data have splits"):
+            call(x, split="test")
+
+
+def test_samples_need_no_data_where_the_context_is_given(tmp_path: Path, ask: Callable[..., Any]) -> None:
+    kinds = ["hen", "ox", "pig"] * 20
+    tiny(reals(60), tmp_path / "run", context={"kind": kinds}, **FEW)
+    code, _, err = ask("sample", str(tmp_path / "run"))
+    assert code == 2 and "Or say what to condition on, such as --context kind=hen." in err
+    code, _, err = ask("sample", str(tmp_path / "run"), *err.split("such as ")[1].strip().rstrip(".").split())
+    assert code == 0, err
 
 
 @pytest.mark.parametrize("command", NEED_THEM)
@@ -84,7 +118,9 @@ def test_the_message_says_whose_data_are_missing_where_they_were_looked_for_and_
     assert code == 2
     assert "The run's own training data are missing" in err
     assert f"it is not at {place / 'mine.npy'} or {place / 'moved' / 'mine.npy'}" in err
-    assert f"`elbowroom evaluate {place / 'moved'} FILE`" in err and "er.load(" in err
+    name, *_ = command.split()
+    assert f"`elbowroom {name} {place / 'moved'} FILE`" in err and "er.load(" in err
+    assert not [other for other in NEED_THEM if f"`elbowroom {other.split()[0]} " in err and other != command]
     code, _, err = ask(*command.format(run=place / "python").split())
     assert code == 2 and "The run's own training data are missing" in err and "given in Python" in err
 

@@ -12,11 +12,21 @@ import pytest
 
 from elbowroom.errors import ElbowroomError
 from elbowroom.phrasing import speaking
+from elbowroom.running.observers import Silent
 from elbowroom.running.runs import load
 from elbowroom.running.train import train
 from small_runs import TINY, Quits, everything, reals, tiny
 
 FEW: dict[str, Any] = {"train": {"steps": 4, "batch_size": 10, "report_every": 2}}
+
+
+class Started(Silent):
+    """Notes whether training was begun."""
+
+    started = False
+
+    def start(self, step: int, total: int | None) -> None:
+        self.started = True
 
 
 def small_model() -> list[str]:
@@ -56,6 +66,46 @@ def test_each_wish_about_a_run_that_exists(tmp_path: Path) -> None:
     assert everything(tmp_path / "run-3") == first
     tiny(reals(), out, exist="overwrite", **FEW)
     assert everything(out) == first
+
+
+@pytest.mark.parametrize("wish", [{"exist": "resume"}, {"resume": True}], ids=str)
+@pytest.mark.parametrize(
+    ("train_keys", "why"),
+    [
+        ({}, "is finished, at step 4 (that is its whole length): nothing was done; a larger --train.steps"),
+        ({"steps": None, "epochs": 1}, "is finished, at step 4 (that is its whole length): nothing was done; a larger "
+         "--train.epochs"),
+        ({"steps": 1000, "patience": 2}, "(validation has not improved for 2 reports): nothing was done; a larger "
+         "--train.patience"),
+    ],
+    ids=["steps", "epochs", "patience"],
+)  # fmt: skip
+def test_a_finished_run_is_said_to_be_finished_and_is_left_as_it_is(
+    train_keys: dict[str, Any], why: str, wish: dict[str, Any], tmp_path: Path
+) -> None:
+    """It is not said to go on, and nobody is told of a start."""
+    steep = {"optimizer": {"name": "sgd", "lr": 0.3}} if "patience" in train_keys else {}
+    settings = {"train": FEW["train"] | train_keys, **steep}
+    tiny(reals(), tmp_path / "run", **settings)
+    told: list[str] = []
+    written = (tmp_path / "run" / "config.json").read_text()
+    before, watcher = everything(tmp_path / "run"), Started()
+    tiny(reals(), tmp_path / "run", announce=told.append, observers=[watcher], **wish, **settings)
+    (said,) = told
+    assert why in said and not watcher.started
+    assert everything(tmp_path / "run") == before
+    assert (tmp_path / "run" / "config.json").read_text() == written
+
+
+def test_a_run_that_was_stopped_is_said_to_go_on(tmp_path: Path) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    told: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        tiny(reals(), tmp_path / "run", observers=[Quits(3, stop)], **FEW)
+    tiny(reals(), tmp_path / "run", exist="resume", announce=told.append, **FEW)
+    assert told == [f"going on with {tmp_path / 'run'} from step 2"]
 
 
 def test_other_settings_do_not_go_on_with_a_run(tmp_path: Path) -> None:

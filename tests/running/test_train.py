@@ -19,7 +19,7 @@ from elbowroom.running.folder import RunFolder
 from elbowroom.running.observers import Silent
 from elbowroom.running.runs import load
 from elbowroom.running.train import resolve, train
-from small_runs import Quits, everything, grey, reals, tiny
+from small_runs import TINY, Quits, everything, grey, reals, tiny
 
 FEW = {"steps": 3, "batch_size": 10}
 
@@ -323,3 +323,22 @@ def test_missing_values_are_a_mistake_unless_said_otherwise(out: Path) -> None:
     with pytest.raises(ElbowroomError, match=r"not finite|NaN|missing"):
         tiny(x, out)
     assert not out.exists()
+
+
+def test_a_share_for_testing_that_has_no_effect_is_said_to_have_none(tmp_path: Path) -> None:
+    """Data with a test set of their own keep it; when the run is used again, nothing is said."""
+    np.savez(tmp_path / "x.npz", x_train=reals(45), x_test=reals(8, seed=1))
+
+    def said(share: float | None, *, again: bool = False) -> list[str]:
+        told: list[str] = []
+        data = {"validation": 8} if share is None else {"validation": 8, "test": share}
+        keys = {**TINY, "data": data, "train": {"steps": 2, "batch_size": 10}, "observers": []}
+        out = tmp_path / f"run-{share}"
+        run = train(tmp_path / "x.npz", out=out, resume=again, announce=told.append, **keys)
+        assert run.dataset().size("test") == 8
+        return [remark for remark in told if "is not used" in remark]
+
+    assert said(None) == []
+    assert said(0.2) == ["x.npz: Its own 8 test rows are the test set, so --data.test 0.2 is not used."]
+    assert said(0.1) == ["x.npz: Its own 8 test rows are the test set, so --data.test 0.1 is not used."]
+    assert said(0.2, again=True) == []

@@ -102,3 +102,24 @@ def test_one_column_that_never_varies_is_still_named(tmp_path: Path) -> None:
 def test_a_single_grey_row_can_be_learnt(tmp_path: Path) -> None:
     grey = np.random.default_rng(1).random((3, 4))
     assert train(grey, out=tmp_path / "run", **SMALL).step >= 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_spread_of_rounding_size_is_not_called_constant(dtype: str, tmp_path: Path) -> None:
+    times = 1.7e9 + 2.0**-22 * np.arange(40)
+    asked = {**SMALL, "runtime": {"compile": "off", "dtype": dtype}}
+    for x, of in ((np.c_[X, times], "1 of 5 elements vary"), (times[:, None], "1 of 1 elements vary")):
+        with pytest.raises(ElbowroomError) as caught:
+            train(x, out=tmp_path / "run", **asked)
+        assert of in caught.value.problem
+        assert "by no more than rounding (x[" in caught.value.problem
+        assert "constant" not in caught.value.problem and "the same" not in caught.value.problem
+        assert "Subtract a number near them" in caught.value.remedy
+    moved = np.c_[X, (times - times[0])]
+    assert train(moved, out=tmp_path / "moved", **asked).step >= 1
+
+
+def test_what_is_constant_beside_rounding_is_named_first(tmp_path: Path) -> None:
+    x = np.c_[X, 1.7e9 + 2.0**-22 * np.arange(40), np.full(40, 0.1)]
+    with pytest.raises(ElbowroomError, match=r"1 of 6 elements are constant in the training data \(x\[5\]\)"):
+        train(x, out=tmp_path / "run", **SMALL)

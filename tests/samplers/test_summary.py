@@ -97,6 +97,21 @@ def test_each_fault_has_its_warning_with_a_remedy() -> None:
     assert json.loads(json.dumps(summary.as_dict()))["warnings"] == [missed, disagree, slow]
 
 
+@pytest.mark.parametrize(("number", "share"), [(1, "under 0.1%"), (24, "0.2%"), (1200, "10.0%")])
+def test_divergent_transitions_are_a_warning_with_their_share_and_a_remedy(number: int, share: str) -> None:
+    draws, info = independent()
+    divergent = torch.zeros(100 * 4, 30, dtype=torch.bool)
+    divergent[: number // 3, 7:10] = True
+    if number < 3:
+        divergent[0, 7] = True
+    summary = summarize(draws, info._replace(divergent=divergent.view(100, 4, 30)), generator=seeded(), num_series=100)
+    (said,) = summary.warnings()
+    examples = 1 if number < 3 else 3
+    assert said.startswith(f"{number:,} of 12,000 transitions ({share}) diverged, in {examples} of 30 examples")
+    assert "target_acceptance=0.9 (--target-acceptance 0.9)" in said
+    assert summary.lines()[-1] == f"warning: {said}"
+
+
 def test_of_many_comparisons_a_large_one_is_no_surprise() -> None:
     """4.5 standard errors are certain of one example, and chance among 100,000."""
     draws, info = independent(num_draws=4, replicas=1, data=20_000, dim=3)

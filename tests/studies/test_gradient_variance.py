@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 import exact_cases as exact
+import exact_codes
 from elbowroom.errors import ElbowroomError
-from elbowroom.inference.objectives import OBJECTIVES
+from elbowroom.inference.code_gradients import CODE_ESTIMATORS
+from elbowroom.inference.objectives import OBJECTIVES, elbo
+from elbowroom.model.noise import Prepared
 from elbowroom.studies.gradient_variance import GradientMoments, GradientStatistics, gradient_study
 
 
@@ -136,3 +139,82 @@ def test_refusals(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ElbowroomError) as caught:
         study(exact.linear_gaussian(4, 2), **options)
     assert said in caught.value.remedy
+
+
+# ------------------------------------------------------------------------------------------------------------- codes
+
+
+def gradient_of_elbo(case: SimpleNamespace) -> Tensor:
+    """The exact gradient in the guide's parameters."""
+    value = exact_codes.elbo(case.model, case.guide, case.x).mean()
+    found: Tensor = exact.flat_gradient(value, exact.parameters_of(case.guide))
+    return found
+
+
+def relative_bias(case: SimpleNamespace, estimator: Any) -> float:
+    """Of an estimator whose only chance is the code: exactly, by forcing every code in turn."""
+    every, rows = exact_codes.all_codes(case.space), len(case.x)
+    z, x = every.repeat_interleave(rows, 0), case.x.repeat(len(every), 1)
+    noise = Prepared([torch.where(z > 0, 1 - 1e-15, 1e-300)[None]])
+    value = elbo(case.model, case.guide, x, kl="auto", estimator=estimator, generator=noise)
+    probability = case.guide(x).log_prob(z).exp().detach()
+    expected = exact.flat_gradient((probability * value).sum() / rows, exact.parameters_of(case.guide))
+    true = gradient_of_elbo(case)
+    return float((expected - true).norm() / true.norm())
+
+
+def test_of_codes_the_biased_are_found_and_the_others_not() -> None:
+    case = exact_codes.case(2, 3, sharpness=2.0)
+    found = study(case, draws=120, num_samples=16)
+    assert {name for name, _ in found} == {*CODE_ESTIMATORS, "score-function", "naive"}
+    for name in (*CODE_ESTIMATORS, "naive"):
+        assert abs(found[name, "guide"].bias_z) > 5, name
+    assert abs(found["score-function", "guide"].bias_z) < 4
+    for (_, wrt), one in found.items():
+        assert wrt == "guide" or abs(one.bias_z) < 4
+
+
+@pytest.mark.parametrize("estimator", ["straight-through", "reinmax"])
+def test_relative_bias_is_that_of_the_enumeration(estimator: str) -> None:
+    case = exact_codes.case(2, 3, sharpness=2.0)
+    found = study(case, estimators=[estimator], draws=250, num_samples=64)
+    assert math.isclose(found[estimator, "guide"].relative_bias, relative_bias(case, estimator), rel_tol=0.15)
+
+
+def test_the_exact_gradient_has_no_variance() -> None:
+    case = exact_codes.case(3, 4)
+    found = study(case, estimators=["exact", "score-function"], draws=4)
+    one = found["exact", "guide"]
+    assert math.isclose(one.norm, float(gradient_of_elbo(case).norm()), rel_tol=1e-9)
+    assert (one.variance, one.snr, one.bias, one.bias_z, one.relative_bias) == (0, math.inf, 0, 0, 0)
+
+
+def test_the_importance_weighted_bound_of_codes_is_measured_against_the_score_function() -> None:
+    case = exact_codes.case(2, 3, sharpness=2.0)
+    case.x = case.x.repeat(20, 1)
+    names = ["score-function", "straight-through"]
+    found = study(case, objective="iwae", num_samples=3, estimators=names, draws=150)
+    one = found["score-function", "guide"]
+    assert (one.bias, one.bias_z, one.relative_bias) == (0, 0, 0)
+    assert abs(found["straight-through", "guide"].bias_z) > 4
+    with pytest.raises(ElbowroomError, match="'exact' is not known"):
+        study(case, objective="iwae", estimators=["exact"])
+
+
+def test_the_temperature_is_that_of_the_estimators() -> None:
+    case = exact_codes.case(2, 3)
+    hot, cold = (
+        study(case, estimators=["gumbel-softmax"], temperature=t, draws=60)["gumbel-softmax", "guide"]
+        for t in (1.0, 0.1)
+    )
+    assert cold.variance > 2 * hot.variance
+
+
+def test_what_cannot_be_studied_over_codes_is_refused() -> None:
+    case = exact_codes.case(2, 3)
+    with pytest.raises(ElbowroomError, match="not reparameterised"):
+        study(case, estimators=["pathwise"], draws=4)
+    with pytest.raises(ElbowroomError, match="'exact' is not known"):
+        study(exact.linear_gaussian(4, 2), estimators=["exact"])
+    with pytest.raises(ElbowroomError, match="is for draws of codes"):
+        study(exact.linear_gaussian(4, 2), estimators=["reinmax"])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from elbowroom.adopting.checks import check_conversion, check_finite, explain_loss
-from elbowroom.adopting.data import held_out_and_training
+from elbowroom.adopting.data import check_precision, held_out_and_training
 from elbowroom.adopting.inspection import first_call, networks_of, precisions, require_same_answer, shape_remedy
 from elbowroom.adopting.modules import adopt_decoder, adopt_encoder, adopt_prior, decoder_of, encoder_of
 from elbowroom.adopting.output_conventions import EncoderOutput, two_outputs
@@ -50,8 +50,7 @@ class Adopted:
 
     def evaluate(self, *methods: str, split: str = "test", **settings: Any) -> list[Result]:
         """Evaluates the model, as :func:`elbowroom.evaluation.evaluate.evaluate`."""
-        every = ("elbo", "iwae", "active-units") if self.model.likelihood.normalized else ("elbo", "active-units")
-        return evaluate(self.model, self.guide, self.data, methods=methods or every, split=split, **settings)
+        return evaluate(self.model, self.guide, self.data, methods=methods or None, split=split, **settings)
 
     def doctor(self, *, checks: Sequence[str] | None = None, points: int = 1000, seed: int = 0) -> Diagnosis:
         """Checks the model for faults, as :func:`elbowroom.evaluation.doctor.diagnose.diagnose`, without a history."""
@@ -128,8 +127,9 @@ def adopt(
         check: whether to refuse conventions under which the data are far less probable than under others.
         seed: of the checks and the binarisation.
     Raises:
-        ElbowroomError: data that the likelihood does not fit; networks of two precisions, that fail on the data or are
-            not deterministic; outputs of another shape; a convention that the numbers contradict.
+        ElbowroomError: data that the likelihood does not fit, or whose values the networks' precision does not tell
+            apart; networks of two precisions, that fail on the data or are not deterministic; outputs of another shape;
+            a convention that the numbers contradict.
     Example:
         >>> from torch import nn
         >>> encoder, decoder = nn.Linear(6, 4), nn.Linear(2, 6)
@@ -154,6 +154,7 @@ def adopt(
         model = LatentModel(_cast(p_z, loaded.dtype) if prior is None else p_z, p_x)
         _call_both(model, guide, first)
         loaded = loaded.viewed_as(p_x.support)
+        check_precision(loaded)
         some = next(iter(loaded.batches("test", _CHECKED_ON, points=_CHECKED_ON)))
         if check:
             check_conversion(model, guide, some, generator=_seeded(seed))

@@ -12,19 +12,21 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
 from elbowroom.data.map_style import item_parts
+from elbowroom.data.precision import Units, check_kept_apart, check_range, in_units
 from elbowroom.data.row_form import RowForm
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 
-__all__ = ["held_out_and_training"]
+__all__ = ["check_precision", "held_out_and_training"]
 
 
 def held_out_and_training(data: Any, train: Any, binarization: str, seed: int) -> DataSet:
     r"""One data set, with the splits train and test.
 
     Args:
-        data: held-out data: an array of shape (n, \*event), or a map-style ``Dataset`` of x or (x, …); a ``DataSet`` is
-            returned as it is.
+        data: held-out data: an array of shape (n, \*event), or a map-style ``Dataset`` of x or (x, …); or a ``DataSet``
+            with its own splits, such as that of a run, whose values are given as they are stored: the networks do not
+            know of the run's units.
         train: training data in the same form, or None.
         binarization: of grey data.
         seed: of the binarisation.
@@ -38,7 +40,7 @@ def held_out_and_training(data: Any, train: Any, binarization: str, seed: int) -
             raise ElbowroomError(
                 "A DataSet has its own split 'train', but train was given, too.", "Give only one of them."
             )
-        return data
+        return in_units(data, Units())
     test = _rows(data, "data")
     rows = test
     if train is not None:
@@ -57,6 +59,28 @@ def held_out_and_training(data: Any, train: Any, binarization: str, seed: int) -
     splits = {"train": torch.arange(before), "validation": torch.arange(0), "test": torch.arange(before, len(rows))}
     floating = isinstance(data, Tensor) and data.dtype in (torch.float32, torch.float64)
     return replace(loaded, splits=splits).to(dtype=data.dtype if floating else torch.get_default_dtype())
+
+
+def check_precision(data: DataSet) -> None:
+    """Refuse data that the networks' precision does not hold or tell apart.
+
+    A run counts such data from an origin near them; networks from elsewhere take x as it is.
+
+    Args:
+        data: with the precision of the networks.
+    Raises:
+        ElbowroomError: values that differ and become equal, or are beyond the largest number.
+    """
+    whole = replace(data, splits={"train": torch.arange(len(data))})
+    try:
+        check_kept_apart(whole, data.dtype)
+        check_range(whole)
+    except ElbowroomError as error:
+        raise ElbowroomError(
+            error.problem,
+            "Networks from elsewhere take x as it is: convert them to double precision, encoder.double() and "
+            "decoder.double(), or adopt networks that were trained on x − c, for a number c near the data.",
+        ) from None
 
 
 def _rows(source: Any, name: str) -> Tensor:

@@ -48,7 +48,8 @@ def compare(
     visits
         Budget: training examples seen; an example counts each time that it is seen.
     moments
-        Number of measurement points (checkpoints): at the budget, at half of it, at a quarter …
+        Number of measurement points: at the budget, at half of it, at a quarter … Every recipe is measured with its
+        weights at that moment, so there is no --checkpoint to choose.
     splits
         Data to evaluate on: test (the default), validation, train. The first split decides the ranking.
     points

@@ -32,7 +32,8 @@ def doctor(
         training examples are then left out.
     checks
         sound, likelihood_fits, finished, latents_in_use, generalises, amortisation, calibration, holes, sample_quality,
-        samples_and_means (default: all). Separate several by commas or spaces.
+        samples_and_means (default: all); of a run with codes codes_in_use, code_prior, sharpness and
+        deterministic_bound in the place of amortisation, calibration and holes. Separate several by commas or spaces.
     points
         Number of examples that each check uses.
     seed
@@ -52,13 +53,14 @@ def doctor(
             seed=seed,
             announce=lambda check, done, total, detail=None: announce("doctor", done, total, detail),
         )
+    name = loaded.result_name(FILE)
     if as_json:
-        kept = read_checkup(loaded.folder)
+        kept = read_checkup(loaded.folder, name)
         assert kept is not None  # it was written just now
         print_json(kept.content(run))
         return
     say(diagnosis_text(str(run), found))
-    wrote(loaded.folder.path / FILE)
+    wrote(loaded.folder.path / name)
     aggregate, samples = found.studies.aggregate, found.studies.samples
     if aggregate is not None and samples is not None:
         wrote(gallery.save(loaded, "holes", gallery.holes(loaded, aggregate, samples)))

@@ -27,7 +27,7 @@ def evaluate(
     data: str | None = None,
     *,
     methods: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
-    split: Split = "test",
+    split: Split = None,
     settings: Annotated[Settings, Parameter(name="*")] = Settings(),  # noqa: B008
     write_data: Path | None = None,
     checkpoint: Checkpoint = "best",
@@ -47,7 +47,7 @@ def evaluate(
         approximation gap. codes and enumerate are for discrete latents: bounds from the guide's codes and how many are
         used, and log p(x) by the sum over all codes.
     split
-        Split of the run's own data, if no DATA is given.
+        Split of the run's own data (default: test); DATA has none.
     write_data
         Also write the values of these examples (as many as --points says, all unless it is given) after binarisation
         and filling in, to this .npz file: `elbowroom evaluate RUN FILE` gives the same numbers for the same examples.
@@ -65,7 +65,7 @@ def evaluate(
     peak, own = peak_memory(loaded.device), results[0].split
     if target is not None:
         source = loaded.dataset() if data is None else loaded.read(data)
-        write_evaluated(target, source, _rows(source, split if data is None else None, settings.points))
+        write_evaluated(target, source, _rows(source, (split or "test") if data is None else None, settings.points))
     if as_json:
         rows = [result.model_dump(exclude={"split", "protocol"}) for result in results]
         rows = [row if r.split == own else {**row, "split": r.split} for row, r in zip(rows, results, strict=True)]

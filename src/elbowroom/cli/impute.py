@@ -25,13 +25,14 @@ def impute(
     *,
     mask: Path | None = None,
     hide: str | None = None,
-    split: Split = "test",
+    split: Split = None,
     num: int | None = None,
     method: Literal["nuts", "hmc"] = "nuts",
     draws: int = 200,
     chains: int = 4,
     warmup: int = 150,
     interval: float = 0.9,
+    target_acceptance: float | None = None,
     jumps: bool = False,
     seed: int = 0,
     out: Path | None = None,
@@ -52,7 +53,7 @@ def impute(
         Hide known values, to see how well they are recovered: top, bottom, left or right (half of a picture), or a
         rate such as 0.3.
     split
-        Split of the run's own data, if no DATA is given.
+        Split of the run's own data (default: test); DATA has none.
     num
         Number of examples (default: all of DATA, or 10 of a split).
     method
@@ -65,6 +66,8 @@ def impute(
         Warm-up transitions of each chain, before the first draw that is kept.
     interval
         Probability of the credible intervals.
+    target_acceptance
+        Acceptance that the step sizes are adapted to (default: 0.65); nearer to 1, steps are smaller, and diverge less.
     jumps
         Let the chains also jump between the modes of a posterior, where it has several.
     seed
@@ -96,7 +99,8 @@ def impute(
     with terminal.sampling_progress() as announce:
         found = filled_in(
             loaded, data, mask=mask, hide=hide, split=split, num=10 if num is None and data is None else num, seed=seed,
-            announce=announce, method=method, draws=draws, chains=chains, warmup=warmup, interval=interval, jumps=jumps,
+            announce=announce, method=method, draws=draws, chains=chains, warmup=warmup, interval=interval,
+            target_acceptance=target_acceptance, jumps=jumps,
         )  # fmt: skip
     assert found.diagnostics is not None  # something is missing, or it would have been refused
     summary = found.diagnostics.summary(generator=torch.Generator().manual_seed(seed))
@@ -107,7 +111,7 @@ def impute(
     if plots.is_image(loaded.facts.event_shape):
         paths.append(gallery.save(loaded, "completions", gallery.completions(loaded, found)))
     if as_json:
-        print_json(_report(run, data or split, found, summary) | {"wrote": [str(path) for path in paths]})
+        print_json(_report(run, data or split or "test", found, summary) | {"wrote": [str(path) for path in paths]})
         return
     for line in _summary_lines(found, summary):
         say(line)

@@ -13,17 +13,14 @@ from elbowroom.names import CheckpointName
 if TYPE_CHECKING:
     from elbowroom.running.runs import Run
 
-__all__ = ["Checkpoint", "Device", "Json", "RunPath", "Split", "load_run", "result_path"]
+__all__ = ["Checkpoint", "Device", "Json", "RunCheckpoint", "RunPath", "Split", "load_run", "result_path"]
 
-Split = Literal["train", "validation", "test"]
+Split = Literal["train", "validation", "test"] | None
 RunPath = Annotated[Path, Parameter(help="The run folder.")]
 Json = Annotated[bool, Parameter(name="--json", help="Print one JSON object and nothing else on standard output.")]
-Checkpoint = Annotated[
-    CheckpointName,
-    Parameter(
-        help="Which weights: the latest that validation cannot tell from its peak (best), or those of the last step."
-    ),
-]
+_WEIGHTS = "Which weights: the latest that validation cannot tell from its peak (best), or those of the last step."
+Checkpoint = Annotated[CheckpointName, Parameter(help=_WEIGHTS)]
+RunCheckpoint = Annotated[CheckpointName | None, Parameter(help=f"{_WEIGHTS} A run's default is best.")]
 Device = Annotated[str | None, Parameter(help="Where to compute: cpu, cuda, mps (default: the run's own setting).")]
 
 

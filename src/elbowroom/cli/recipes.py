@@ -15,6 +15,8 @@ __all__ = ["recipes_list", "recipes_show"]
 _REPLICATIONS = {
     "aevb-fig2-": "Kingma & Welling (2014), figure 2: AEVB and wake-sleep on MNIST, nz latent dimensions",
     "aevb-fig3-": "Kingma & Welling (2014), figure 3: training methods compared on n digits of MNIST",
+    "concrete-": "Maddison et al. (2017), Concrete distribution: binary latents on MNIST, static bits",
+    "gumbel-": "Jang et al. (2017), Gumbel-softmax: categorical latents on MNIST, slots x codes, static bits",
     "iwae-1l-": "Burda et al. (2016), IWAE: one stochastic layer on MNIST, k draws in the bound",
 }
 _WIDTH = 110  # of a line that lists the recipes of a group

@@ -16,7 +16,7 @@ def reconstruct(
     data: str | None = None,
     *,
     num: int = 10,
-    split: Split = "test",
+    split: Split = None,
     seed: int = 0,
     arrays: Path | None = None,
     checkpoint: Checkpoint = "best",
@@ -31,7 +31,7 @@ def reconstruct(
     num
         Number of examples: the first ones of DATA, or a random choice of a split.
     split
-        Split of the run's own data, if no DATA is given.
+        Split of the run's own data (default: test); DATA has none.
     seed
         Seed of the draws.
     arrays

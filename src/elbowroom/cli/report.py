@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from elbowroom.cli.options import Checkpoint, Device, Json
+from elbowroom.cli.options import Device, Json, RunCheckpoint
 from elbowroom.cli.speech import print_json, remark, wrote
 
 __all__ = ["report"]
@@ -17,7 +17,7 @@ def report(
     run: Annotated[Path, Parameter(help="The folder of a run or of a comparison.")],
     *,
     out: Path | None = None,
-    checkpoint: Checkpoint = "best",
+    checkpoint: RunCheckpoint = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -26,7 +26,7 @@ def report(
     Parameters
     ----------
     out
-        The file (default: report.html in the folder).
+        The file (default: report.html in the folder, or report-latest.html with --checkpoint latest).
     """
     from elbowroom.showing.report import writing
 

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from elbowroom.cli.options import Checkpoint, Device, RunPath, load_run
 from elbowroom.cli.speech import remark, wrote
 from elbowroom.cli.writing import checked_target, write_arrays
+from elbowroom.errors import ElbowroomError
 
 __all__ = ["sample"]
 
@@ -25,15 +26,16 @@ def sample(
     checkpoint: Checkpoint = "best",
     device: Device = None,
 ) -> None:
-    """Draw samples from the model, with means, latent traversals and, for two latent dimensions, the manifold.
+    """Draw samples from the model, with means, latent traversals (of codes, what each code of a slot does) and, for two
+    latent dimensions, the manifold.
 
     Parameters
     ----------
     num
         Number of samples.
     context
-        What to condition on, NAME=VALUE for every covariate: --context kind=ox --context weight=3.2 (default: equal
-        numbers of each class, or the covariates of training examples).
+        What to condition on, NAME=VALUE for every covariate: --context kind=ox --context weight=3.2 (default: the
+        covariates of training examples; of pictures, equal numbers of each class).
     labels
         Class to draw, for a model that is conditional on class labels.
     seed
@@ -41,22 +43,29 @@ def sample(
     arrays
         Also write z, x and mean to this .npz file.
     """
-    from elbowroom.running.contexts import parsed
+    from elbowroom.running.contexts import context_flags, parsed
     from elbowroom.running.own_data import MissingDataError
     from elbowroom.showing import gallery, plots
 
     target = None if arrays is None else checked_target(arrays, suffix=".npz")
     loaded = load_run(run, device, checkpoint)
     given = parsed(loaded.naming, context, labels)
-    wrote(gallery.save(loaded, "samples", gallery.samples(loaded, num, context=given, seed=seed)))
+    try:
+        figure = gallery.samples(loaded, num, context=given, seed=seed)
+    except MissingDataError as error:  # covariates of training examples
+        flags = context_flags(loaded.naming)
+        more = "" if flags is None else f" Or say what to condition on, such as {flags}."
+        raise ElbowroomError(error.problem, f"{error.remedy}{more}") from None
+    wrote(gallery.save(loaded, "samples", figure))
     if plots.is_image(loaded.facts.event_shape):
+        has_codes = loaded.model.latent_support == "codes"
         try:
-            traversals = gallery.traversals(loaded, context=given)
+            traversals = (gallery.code_swaps if has_codes else gallery.traversals)(loaded, context=given)
         except MissingDataError as error:  # they start from an example
             remark(f"traversals are not drawn. {error.problem}")
         else:
             wrote(gallery.save(loaded, "traversals", traversals))
-        if loaded.config.model.latent_dim == 2:
+        if loaded.config.model.latent_dim == 2 and not has_codes:
             wrote(gallery.save(loaded, "manifold", gallery.manifold(loaded, context=given)))
     if target is not None:
         drawn = loaded.sample(num, context=gallery.contexts(loaded, num) if given is None else given, seed=seed)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from elbowroom.cli.options import Checkpoint, Device, Json, RunPath, Split, load_run, result_path
 from elbowroom.cli.speech import print_json, remark, say, wrote
-from elbowroom.cli.writing import checked_target, write_evaluated
+from elbowroom.cli.writing import checked_target, write_csv, write_evaluated
 
 if TYPE_CHECKING:
     from elbowroom.data.dataset import DataSet
@@ -28,7 +25,7 @@ def score(
     run: RunPath,
     data: str | None = None,
     *,
-    split: Split = "test",
+    split: Split = None,
     points: int | None = None,
     method: Literal["auto", "iwae", "laplace-is", "ais"] = "auto",
     k: int | None = None,
@@ -47,7 +44,7 @@ def score(
     data
         Other data: a path or a built-in name (default: a split of the run's own data).
     split
-        Split of the run's own data, if no DATA is given.
+        Split of the run's own data (default: test); DATA has none.
     points
         Number of examples, chosen at random by the data's seed (default: all).
     method
@@ -62,9 +59,10 @@ def score(
     seed
         Seed of the draws.
     out
-        The CSV file (default: RUN/scores.csv, or RUN/scores-latest.csv with --checkpoint latest). Its columns: row
-        (the position in the data), log_p, stderr (of log_p), ess (effective draws), pareto_k (the tail of the
-        weights), draws, reliable (whether log_p and stderr can be trusted). A value that is not finite is left empty.
+        The CSV file (default: RUN/scores.csv, or RUN/scores-latest.csv with --checkpoint latest; none with --json).
+        Its columns: row (the position in the data), log_p, stderr (of log_p), ess (effective draws), pareto_k (the
+        tail of the weights), draws, reliable (whether log_p and stderr can be trusted). A value that is not finite is
+        left empty.
     write_data
         Also write the values that were evaluated, after binarisation and filling in, to this .npz file: `elbowroom
         score RUN FILE` gives the same numbers for them.
@@ -74,22 +72,24 @@ def score(
     path = checked_target(out or result_path(run, "scores.csv", checkpoint), folder=run)
     values = None if write_data is None else checked_target(write_data, suffix=".npz")
     loaded = load_run(run, device, checkpoint)
-    source = loaded.dataset() if data is None else loaded.read(data)
+    source, part = loaded.asked(data, split, None, None, command="score")
     with terminal.progress(unit="examples") as announce:
         scores = loaded.score(
             None if data is None else source,
             split=split, points=points, method=method, k=k, tolerance=tolerance, seed=seed, announce=announce,
         )  # fmt: skip
-    columns = source.row_columns(scores.rows) | _columns(scores)
+    found = _columns(scores)
+    columns = source.row_columns(scores.rows, found) | found
     if values is not None:
         write_evaluated(values, source, scores.rows)
+    if out is not None or not as_json:
+        write_csv(path, list(columns), zip(*columns.values(), strict=True))
     if as_json:
-        about = {"run": str(run), "data": data or split, "unit": "nats", "bound": "lower", "method": scores.method}
+        about = {"run": str(run), "data": data or part, "unit": "nats", "bound": "lower", "method": scores.method}
         counts = {"k": k or _most(scores), "unreliable": int((~scores.reliable).sum())}
         rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         print_json({**about, **counts, "scores": rows})
         return
-    _write_csv(path, list(columns), zip(*columns.values(), strict=True))
     say(_summary(scores))
     for line in _warnings(scores, source, _remedy(loaded, scores, tolerance)):
         remark(line)
@@ -179,20 +179,3 @@ def _named(source: DataSet, rows: Any) -> str:
     names = [f"{place} ({others[0][at]})" if others else f"{place}" for at, place in enumerate(places)]
     more = f" and {len(rows) - _NAMED:,} more" if len(rows) > _NAMED else ""
     return f"row{'s' if len(rows) > 1 else ''} {', '.join(names)}{more}"
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    from elbowroom.running.checkpoints import write_text_atomically
-
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([_cell(value) for value in row] for row in rows)
-    write_text_atomically(path, text.getvalue())
-
-
-def _cell(value: Any) -> Any:
-    """Empty for NaN, true and false in lower case, infinities as they are."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "" if isinstance(value, float) and math.isnan(value) else value

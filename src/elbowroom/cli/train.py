@@ -101,9 +101,9 @@ def train(
         announce=remark,
         **keys,
     )
-    last, dim = run.history[-1]["step"], run.config.model.latent_dim
+    last = run.history[-1]["step"]
     best = "" if run.step == last else f"; best: step {run.step:,}, after which validation is worse by more than chance"
-    say(f"trained {run.folder.path}: {last:,} steps, {dim} latent dimension{'s' * (dim > 1)}{best}")
+    say(f"trained {run.folder.path}: {last:,} steps, {run.config.model.latents}{best}")
     if run.content["peak_memory"] is not None:
         say(f"peak memory {in_words(run.content['peak_memory'])}")
     wrote(gallery.save(run, "curves", gallery.curves(run)))

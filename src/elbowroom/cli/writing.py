@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
 
     from elbowroom.data.dataset import DataSet
 
-__all__ = ["checked_target", "not_taken", "save_arrays", "write_arrays", "write_evaluated"]
+__all__ = ["checked_target", "not_taken", "save_arrays", "write_arrays", "write_csv", "write_evaluated"]
 
 
 def checked_target(path: Path, *, folder: Path | None = None, suffix: str | None = None) -> Path:
@@ -33,7 +36,8 @@ def checked_target(path: Path, *, folder: Path | None = None, suffix: str | None
             f"Name a file, such as {path / 'out'}{suffix or '.csv'}.",
         )
     if suffix is not None and path.suffix != suffix:
-        raise ElbowroomError(f"Arrays are written as {suffix}, and {path} is not named so.", f"Name it {path}{suffix}.")
+        what = "Arrays are" if suffix == ".npz" else "This is"
+        raise ElbowroomError(f"{what} written as {suffix}, and {path} is not named so.", f"Name it {path}{suffix}.")
     if path.parent != folder and not path.parent.is_dir():
         raise ElbowroomError(
             f"{path} cannot be written: there is no folder {path.parent}.", f"Make it: mkdir -p {path.parent}."
@@ -45,6 +49,24 @@ def write_arrays(path: Path, **tensors: Tensor | Sequence[str]) -> None:
     """Writes arrays by name, as .npz, and prints the path."""
     save_arrays(path, **tensors)
     wrote(path)
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a table as CSV: NaN as an empty cell, true and false in lower case."""
+    from elbowroom.running.checkpoints import write_text_atomically
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([_cell(value) for value in row] for row in rows)
+    write_text_atomically(path, text.getvalue())
+
+
+def _cell(value: Any) -> Any:
+    """Empty for NaN, true and false in lower case, infinities as they are."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if isinstance(value, float) and math.isnan(value) else value
 
 
 def write_evaluated(path: Path, data: DataSet, rows: Tensor) -> None:

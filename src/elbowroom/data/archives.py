@@ -24,7 +24,9 @@ from elbowroom.data.storage import InMemory, Material, as_classes, as_tensor, ch
 from elbowroom.data.tables import frame_material
 from elbowroom.errors import ElbowroomError
 
-__all__ = ["read_archive", "unreadable"]
+__all__ = ["POSITIONS", "read_archive", "unreadable"]
+
+POSITIONS = "row"  #: of values that were evaluated, their positions in the data that they came from
 
 _OWN = ("x", "labels", "context", "mask")  # the names that win where others would do, too
 _ROLES = {
@@ -77,7 +79,7 @@ def read_archive(path: Path) -> Material:
                     "Save it as numpy.savez(path, x=...), or with a test set as numpy.savez(path, x_train=..., "
                     "x_test=...).",
                 )
-            unused = [key for key in archive.files if key not in names.values()]
+            unused = [key for key in archive.files if key not in names.values() and key != POSITIONS]
             found = _Found({place: archive[key] for place, key in names.items()}, names, unused)
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as fault:
         raise unreadable(path, fault) from fault

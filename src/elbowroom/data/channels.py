@@ -14,7 +14,7 @@ from torch import Tensor
 
 from elbowroom.data.storage import InMemory, Material, Storage
 
-__all__ = ["ChannelsFirst", "channels_first", "colours_to_front", "has_colours_last"]
+__all__ = ["ChannelsFirst", "channels_first", "colours_to_front", "has_colours_last", "moved_in_words"]
 
 _COLOURS = (1, 3, 4)
 
@@ -51,8 +51,19 @@ def channels_first(material: Material, wanted: tuple[int, ...] | None = None) ->
     if not has_colours_last(shape, wanted):
         return material
     moved = InMemory(storage.tensor.movedim(-1, 1)) if isinstance(storage, InMemory) else ChannelsFirst(storage)
-    remark = f"The axis of colours was moved to the front: examples of shape {shape} are now {moved.event_shape}."
-    return replace(material, storage=moved, remarks=(*material.remarks, remark))
+    return replace(material, storage=moved, remarks=(*material.remarks, moved_in_words(shape)))
+
+
+def moved_in_words(shape: tuple[int, ...]) -> str:
+    """The remark on examples (height, width, colours) whose colours were moved.
+
+    Example:
+        >>> moved_in_words((32, 24, 3))
+        'The axis of colours was moved to the front: examples of shape (32, 24, 3) are now (3, 32, 24).'
+    """
+    *plane, colours = shape
+    now = (colours, *plane)
+    return f"The axis of colours was moved to the front: examples of shape {shape} are now {now}."
 
 
 class ChannelsFirst:

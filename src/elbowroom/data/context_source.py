@@ -33,9 +33,9 @@ def column_names(context: Any, source: Any, like: Naming | None = None) -> list[
     sequence = isinstance(context, Sequence) and not isinstance(context, str)
     if not (sequence and len(context) > 0 and all(isinstance(name, str) for name in context)):
         return None
-    trained_with = {name for one in (() if like is None else like.covariates) for name in one.names}
-    if trained_with:
-        return list(context) if trained_with.issuperset(context) else None
+    trained_with = [name for one in (() if like is None else like.covariates) for name in one.names]
+    if trained_with:  # in its order
+        return [name for name in trained_with if name in context] if set(trained_with).issuperset(context) else None
     if is_frame(source):
         return None if len(context) == len(source) and not there.issuperset(context) else list(context)
     if isinstance(source, (str, Path)):

@@ -41,7 +41,12 @@ _ALIKE = ({"true", "True", "1"}, {"false", "False", "0"})  # how the same truth 
 
 
 def values_of(given: Any) -> npt.NDArray[Any]:
-    """An array of values from Python: a tensor, a column of a data frame, a list, or one value (shape ())."""
+    """An array of values from Python: a tensor, a column of a data frame, a list, or one value (shape ()).
+
+    Raises:
+        ElbowroomError: some are masked.
+    """
+    _refuse_masked(given)
     if isinstance(given, Tensor):
         given = given.detach().cpu()
         return np.asarray((given.float() if given.dtype is torch.bfloat16 else given).numpy())
@@ -66,6 +71,24 @@ def values_of(given: Any) -> npt.NDArray[Any]:
             "Give a list or an array, or for several columns a dict or a data frame.",
         )
     return array
+
+
+def _refuse_masked(given: Any) -> None:
+    """Refuse masked arrays of numpy or torch, and lists of these, in which something is masked."""
+    number = sum(map(_masked, given)) if isinstance(given, list | tuple) else _masked(given)
+    if number:
+        raise ElbowroomError(
+            f"{number:,} of the values that were given beside the data {'is' if number == 1 else 'are'} masked, but "
+            "labels and context must be known for every row: only x may have missing elements.",
+            "Fill in those values, numpy.ma.filled(a, …), or take those rows out.",
+        )
+
+
+def _masked(given: Any) -> int:
+    """How many elements are masked."""
+    if given is np.ma.masked or isinstance(given, np.ma.MaskedArray):
+        return int(np.ma.getmaskarray(given).sum())
+    return int((~given.get_mask()).sum()) if hasattr(given, "get_mask") else 0  # torch's MaskedTensor
 
 
 def _columns_of(given: Any) -> dict[str, Any] | None:

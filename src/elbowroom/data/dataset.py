@@ -9,7 +9,7 @@ the same bits of a row at every visit (:mod:`elbowroom.data.binarization`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -210,17 +210,21 @@ class DataSet(Viewed):
         """
         return self._batch(self._split(split)[rows.cpu()], None)
 
-    def row_columns(self, rows: Tensor) -> dict[str, list[Any]]:
+    def row_columns(self, rows: Tensor, beside: Collection[str] = ()) -> dict[str, list[Any]]:
         """The columns that say, in a file of results, which rows it is about.
 
         Args:
             rows: positions in the whole set, int64, shape (n,): the ``index`` of batches.
+            beside: the names of the other columns of that file.
         Returns:
-            ``row``, and the column of identifiers where there is one.
+            ``row``, and the column of identifiers where there is one; it is called ``id_NAME`` where its name is taken.
         """
         places = rows.tolist()
-        named = {} if self.ids is None else {self.id_name or "id": [self.ids[place] for place in places]}
-        return {"row": places, **named}
+        if self.ids is None:
+            return {"row": places}
+        name = self.id_name or "id"
+        name = f"id_{name}" if name == "row" or name in beside else name
+        return {"row": places, name: [self.ids[place] for place in places]}
 
     def context_as_given(self, rows: Tensor) -> Tensor | None:
         """Covariates in the user's units, as ``context=`` takes them; None where there are none.

@@ -89,7 +89,11 @@ def load_file(
     if records:
         frame, notation = Records(_mapped(path), path.name), None
     else:
-        read = read_table(path, as_text=() if id is None else (id,), separator=separator, notation=notation)
+        measured = {name for one in (like.covariates if like else ()) if one.levels is None for name in one.names}
+        classes = {column for column in (*(context or ()), labels) if column is not None} - measured
+        read = read_table(
+            path, as_text=() if id is None else (id,), classes=classes, separator=separator, notation=notation
+        )
         known = () if like is None or like.columns is None else like.columns
         frame, notation = read.without_index((*(context or ()), labels, id, *known)), read.notation
     return frame_material(

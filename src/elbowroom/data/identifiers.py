@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import numpy as np
+
 from elbowroom.data.covariates import values_of
 from elbowroom.errors import ElbowroomError
 
@@ -24,6 +26,8 @@ def identifiers(given: Any, total: int, what: str) -> tuple[str, ...]:
         >>> identifiers([9007199254740993, 7], 2, "id"), identifiers(["007", None], 2, "id")
         (('9007199254740993', '7'), ('007', ''))
     """
+    if isinstance(given, np.ma.MaskedArray):
+        given = np.where(np.ma.getmaskarray(given), None, given.data.astype(object))  # type: ignore[call-overload]
     values = values_of(given)
     if values.dtype.kind in "Mm":  # dates, which numpy hands out as numbers
         values = values.astype(str)

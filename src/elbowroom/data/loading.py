@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from elbowroom.data.arrays import array_material, dataset_material, is_sequence
@@ -40,6 +41,8 @@ from elbowroom.progress import Announce
 
 __all__ = ["load_data"]
 
+_TEST = 0.1  # share of the test set, where neither the data nor the caller says
+
 
 @speaking("flat keywords")
 def load_data(
@@ -48,7 +51,7 @@ def load_data(
     binarization: str = "none",
     support: str = "auto",
     validation: float = 0.0,
-    test: float = 0.1,
+    test: float | None = None,
     train: int | None = None,
     missing: Literal["error", "mask"] = "error",
     context: Any = None,
@@ -81,7 +84,8 @@ def load_data(
         binarization: none, static, dynamic or threshold; for grey values.
         support: binary, unit-interval, bytes, counts, categories, reals; or auto, the narrowest that the values fit.
         validation: a fraction (below 1) or number of rows, taken from the training part by a seeded permutation.
-        test: the same; ignored where the data have an official test set.
+        test: the same, by default 0.1. Where the data have a test set of their own, it is taken, and a remark says that
+            what was given here is not used.
         train: how many rows to train on, chosen by seed; all that are left unless given.
         missing: what NaN means, a mistake (``error``) or an element that was not observed (``mask``).
         context: covariates: None, ``"labels"`` (one-hot), column names of a table (text becomes one-hot); or values: an
@@ -130,89 +134,40 @@ def load_data(
     pictures = _picture_options(image_size, image_mode, wanted, form)
     pictures.require_pictures(source)
     if isinstance(source, (IterableDataset, DataLoader)):
-        if context is not None or labels is not None or (id is not None and id_required):
-            raise ElbowroomError(
-                "A stream was given together with context, labels or id, but a stream has no row numbers for them.",
-                "Give arrays or a map-style Dataset.",
-            )
-        if as_marks(missing_values):
-            raise ElbowroomError(
-                "A stream was given together with missing_values, which are replaced only where rows lie in memory.",
-                "Let the stream yield NaN in their place.",
-            )
-        return _stream(source, how, wanted, missing == "mask", num_categories, seed, form)
+        _check_beside_stream(context, labels, id if id_required else None, missing_values)
+        return _stream(source, how, wanted, missing == "mask", num_categories, seed, form, announce)
 
     columns = column_names(context, source, like)
-    column, id_column = (one if isinstance(one, str) else None for one in (labels, id))
     like = like or known_levels(levels or {}, columns)
-    required = ((column, labels_required), (id_column, id_required))
-    optional = {name for name, must in required if name is not None and not must}
     marks = as_marks(missing_values)
     table = {"separator": separator, "notation": notation_of(decimal, marks)}
-    roles = {"context": columns, "labels": column, "id": id_column, "optional": optional, "like": like}
+    roles = _roles(columns, labels, id, like, labels_required=labels_required, id_required=id_required)
     material = _material(source, roles, table, pictures, announce)
-    if isinstance(source, Records) and source.masked:
-        material = replace(material, masked=True)
     material = channels_first(material, None if form is None else form.event_shape)
-    total = len(material.storage)
-    check_shape((total, *material.storage.event_shape), material.name, min_rows=min_rows)
-    if labels is not None and column is None:
-        numbers, names = class_numbers(labels, total)
-        material = replace(material, labels=numbers, classes=names)
-    if id is not None and id_column is None:
-        material = replace(material, ids=identifiers(id, total, "id"), id_name="id")
-    if id_column is not None and material.ids is None and announce is not None:
-        announce(f"{material.name} has no column '{id_column}': its rows are only numbered")
+    check_shape((len(material.storage), *material.storage.event_shape), material.name, min_rows=min_rows)
+    material = _with_labels_and_ids(material, labels, id, announce)
     material = contextual(material, context, columns, like)
+    if material.test_rows is not None and test is not None and like is None:
+        material = replace(material, remarks=(*material.remarks, _own_test_set(len(material.test_rows), test)))
     if like is not None and material.columns is None and material.storage.event_shape == (len(like.columns or ()),):
         material = replace(material, columns=like.columns)
+    material = _with_remarks(material, marks, like, announce)
 
-    missing_numbers = numbers_among(marks)
-    if missing_numbers:
-        marked = with_missing_values(material, missing_numbers)
-        material = marked if like is None or marked.storage is not material.storage else material  # else nothing to say
-    odd = (*suspected(material), *check_covariates(material, missing_numbers))
-    material = replace(material, remarks=(*material.remarks, *odd))
-    if announce is not None:
-        for remark in material.remarks:
-            announce(f"{material.name}: {phrased(remark)}")
     found = survey(material.storage)
     masked = material.masked or (missing == "mask" and material.storage.dtype.is_floating_point)
     check_finite(found, material.name, missing_allowed=masked)
     masked = masked and (found.nan > 0 or not material.storage.surveyed_whole)
     view, num_categories = _view(found, material, how, wanted, num_categories, seed)
-    data = DataSet(
-        name=material.name,
-        storage=material.storage,
-        splits=make_splits(
-            total,
-            validation=validation,
-            test=test,
-            seed=seed,
-            test_rows=material.test_rows,
-            train=train,
-            name=material.name,
-        ),
-        view=view,
+    splits = make_splits(
+        len(material.storage),
+        validation=validation,
+        test=_TEST if test is None else test,
         seed=seed,
-        context=finite_context(material),
-        raw_context=exact_context(material),
-        labels=material.labels,
-        num_categories=num_categories,
-        masked=masked,
-        licence=material.licence,
-        source=material.source,
-        bits=None if masked else _static_bits(material, view),
-        levels=material.levels,
-        context_columns=material.context_columns,
-        columns=material.columns,
-        classes=material.classes,
-        ids=material.ids,
-        id_name=material.id_name,
-        remarks=material.remarks,
-        extremes=(found.lowest, found.highest),
+        test_rows=material.test_rows,
+        train=train,
+        name=material.name,
     )
-    return replace(data, fill=data.moments()[0]) if masked and view.native is Support.REALS else data
+    return _data_set(material, found, view, splits, masked=masked, num_categories=num_categories, seed=seed)
 
 
 def _option(kind: Any, given: str, flag: str) -> Any:
@@ -230,6 +185,36 @@ def _picture_options(size: Any, mode: Any, wanted: Support | None, form: RowForm
     if wanted is Support.UNIT_INTERVAL:
         wanted = Support.REALS  # bytes as they are, which the view divides
     return PictureOptions.of(size, mode, wanted)
+
+
+def _check_beside_stream(context: Any, labels: Any, id: Any, missing_values: Any) -> None:  # noqa: A002
+    """Refuse what belongs to rows by their numbers, which a stream has not."""
+    if context is not None or labels is not None or id is not None:
+        raise ElbowroomError(
+            "A stream was given together with context, labels or id, but a stream has no row numbers for them.",
+            "Give arrays or a map-style Dataset.",
+        )
+    if as_marks(missing_values):
+        raise ElbowroomError(
+            "A stream was given together with missing_values, which are replaced only where rows lie in memory.",
+            "Let the stream yield NaN in their place.",
+        )
+
+
+def _roles(
+    columns: list[str] | None,
+    labels: Any,
+    id: Any,  # noqa: A002
+    like: Naming | None,
+    *,
+    labels_required: bool,
+    id_required: bool,
+) -> dict[str, Any]:
+    """The columns of a table that are not part of x, which of them it may lack, and the names of a trained model."""
+    column, id_column = (one if isinstance(one, str) else None for one in (labels, id))
+    required = ((column, labels_required), (id_column, id_required))
+    optional = {name for name, must in required if name is not None and not must}
+    return {"context": columns, "labels": column, "id": id_column, "optional": optional, "like": like}
 
 
 def _material(
@@ -251,7 +236,8 @@ def _material(
     if isinstance(source, Material):
         return source
     if is_frame(source):
-        return frame_material(source, "the data frame", announce=announce, notation=table["notation"], **roles)
+        material = frame_material(source, "the data frame", announce=announce, notation=table["notation"], **roles)
+        return replace(material, masked=True) if isinstance(source, Records) and source.masked else material
     if isinstance(source, (str, os.PathLike)) and not (isinstance(source, str) and source in BUILT_IN):
         return load_file(Path(source).expanduser(), announce=announce, pictures=pictures, **table, **roles)
     named = (roles["labels"], roles["id"])
@@ -266,6 +252,53 @@ def _material(
     if isinstance(source, Dataset) or is_sequence(source):
         return dataset_material(source)
     return array_material(source, pictures)
+
+
+def _own_test_set(number: int, test: float) -> str:
+    """The remark on data that come with a test set, so that a share for testing has no effect."""
+    rows = f"{number:,} test row{'s are' if number > 1 else ' is'}"
+    return f"Its own {rows} the test set, so --data.test {test:g} is not used."
+
+
+def _with_labels_and_ids(
+    material: Material,
+    labels: Any,
+    id: Any,  # noqa: A002
+    announce: Announce | None,
+) -> Material:
+    """The material with the labels and identifiers that were given as values; text names columns, which were read."""
+    total = len(material.storage)
+    if labels is not None and not isinstance(labels, str):
+        numbers, names = class_numbers(labels, total)
+        material = replace(material, labels=numbers, classes=names)
+    if id is not None and not isinstance(id, str):
+        material = replace(material, ids=identifiers(id, total, "id"), id_name="id")
+    if isinstance(id, str) and material.ids is None and announce is not None:
+        announce(f"{material.name} has no column '{id}': its rows are only numbered")
+    return material
+
+
+def _with_remarks(
+    material: Material, marks: tuple[object, ...], like: Naming | None, announce: Announce | None
+) -> Material:
+    """The material with NaN for numbers that stand for a missing value, and with remarks, which are announced.
+
+    Args:
+        material: as read.
+        marks: what stands for a missing value.
+        like: the names in the data of a trained model, which has heard the remarks about its marks.
+        announce: called with the remarks.
+    """
+    missing_numbers = numbers_among(marks)
+    if missing_numbers:
+        marked = with_missing_values(material, missing_numbers)
+        material = marked if like is None or marked.storage is not material.storage else material  # else nothing to say
+    odd = (*suspected(material), *check_covariates(material, missing_numbers))
+    material = replace(material, remarks=(*material.remarks, *odd))
+    if announce is not None:
+        for remark in material.remarks:
+            announce(f"{material.name}: {phrased(remark)}")
+    return material
 
 
 def _view(
@@ -295,6 +328,43 @@ def _view(
     return view, num_categories or int(found.highest) + 1
 
 
+def _data_set(
+    material: Material,
+    found: Survey,
+    view: View,
+    splits: dict[str, Tensor],
+    *,
+    masked: bool,
+    num_categories: int | None,
+    seed: int,
+) -> DataSet:
+    """The data set of checked rows; missing real numbers are filled with the means of the training rows."""
+    data = DataSet(
+        name=material.name,
+        storage=material.storage,
+        splits=splits,
+        view=view,
+        seed=seed,
+        context=finite_context(material),
+        raw_context=exact_context(material),
+        labels=material.labels,
+        num_categories=num_categories,
+        masked=masked,
+        licence=material.licence,
+        source=material.source,
+        bits=None if masked else _static_bits(material, view),
+        levels=material.levels,
+        context_columns=material.context_columns,
+        columns=material.columns,
+        classes=material.classes,
+        ids=material.ids,
+        id_name=material.id_name,
+        remarks=material.remarks,
+        extremes=(found.lowest, found.highest),
+    )
+    return replace(data, fill=data.moments()[0]) if masked and view.native is Support.REALS else data
+
+
 def _static_bits(material: Material, view: View) -> InMemory | None:
     """The bits of static binarisation for all rows, where they fit into memory; hashing them every epoch is slow."""
     if view.binarization is not Binarization.STATIC or not material.storage.in_memory:
@@ -311,6 +381,7 @@ def _stream(
     num_categories: int | None,
     seed: int,
     form: RowForm | None,
+    announce: Announce | None,
 ) -> StreamSet:
     name = f"the {type(source).__name__}"
     if how is Binarization.STATIC:
@@ -320,6 +391,8 @@ def _stream(
         )
     stream = Peekable(source, name, None if form is None else form.event_shape)
     head = stream.peek(1_000)
+    if stream.remark is not None and announce is not None:
+        announce(f"{name}: {stream.remark}")
     found = Survey()
     for chunk in head:
         found.add(torch.arange(len(chunk)), chunk)

@@ -14,13 +14,14 @@ thousand spreads it reaches :math:`6 \cdot 10^{-5} s`: nearer to 0 it does no ha
 Covariates only feed networks, which need numbers of about one. They are standardised where their magnitude calls for
 it, with moments in float64.
 
-What an origin cannot save is refused: an element whose values differ and become equal all the same.
+What an origin cannot save is refused: an element of which many values differ and become equal all the same. Where they
+are few, a remark says so.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import overload
 
@@ -37,7 +38,18 @@ from elbowroom.data.value_checks import percent
 from elbowroom.data.views import Moments, observed
 from elbowroom.errors import ElbowroomError
 
-__all__ = ["Units", "check_range", "check_spread", "find_context_units", "find_origin", "find_units", "in_units"]
+__all__ = [
+    "Units",
+    "check_kept_apart",
+    "check_range",
+    "check_spread",
+    "check_whole_numbers",
+    "find_context_units",
+    "find_origin",
+    "find_units",
+    "in_units",
+    "varying",
+]
 
 _FAR = 1000.0  # spreads between 0 and the median, from which on there is an origin
 _TAIL = 0.05  # share of the values on either side of the central ones
@@ -50,6 +62,7 @@ _LEAST_ROWS = 100
 _CROWD = 8  # different values that become one: of 10,000 normal values a thousand spreads away, at most 5 do
 _CROWDED = 0.3  # share of the different values in crowds, from which on an element is refused; sigmoids reach 0.22
 _CROWDED_UNIT = 0.5  # the same in the unit interval, where values near 1 are as good as 1
+_NOTED = 0.01  # the share beyond which it is said
 _NOTHING = 1e-30  # smaller numbers are as good as 0 where an element has larger ones
 _WHOLE, _EXACT = 2**24, 2**53  # up to which float32 and float64 hold every whole number
 _LARGE, _SMALL = 1e3, 1e-3  # covariates between these go into networks as they are
@@ -64,10 +77,12 @@ class Units:
     Attributes:
         origin: what real-valued elements are counted from, float64, shape (\\*event); None: from 0.
         context: shift and scale of covariates, two float64 tensors of shape (context_dim,); None: they stay as given.
+        remarks: what is lost all the same, in sentences.
     """
 
     origin: Tensor | None = None
     context: tuple[Tensor, Tensor] | None = None
+    remarks: tuple[str, ...] = ()
 
     def scaled(self, context: Tensor) -> Tensor:
         """Covariates as given, shape (\\*, context_dim), as the model gets them: standardised in float64.
@@ -92,26 +107,45 @@ def find_units(data: DataSet | StreamSet, dtype: torch.dtype) -> Units:
     Raises:
         ElbowroomError: values that differ and would become equal, or counts above 2²⁴, in float32.
     """
+    check_whole_numbers(data, dtype)
     if torch.finfo(dtype).bits > 32:
         return Units(None, find_context_units(_given_context(data)))
-    _check_whole_numbers(data)
-    origin = None
+    origin, merged = None, []
     if _may_lose(data):
         ordered = _ordered(data)
         if data.native_support is Support.REALS:
             origin = find_origin(ordered)
-        share = _CROWDED if data.native_support is Support.REALS else _CROWDED_UNIT
-        found = _merged(ordered, (ordered if origin is None else ordered - origin).to(dtype), share)
-        if found is not None:
-            raise _merging(found, f"{_element(data, found.element)} of {data.name}")
+        found = _merged(ordered, (ordered if origin is None else ordered - origin).to(dtype), _least_share(data))
+        merged += [(f"{_element(data, one.element)} of {data.name}", one) for one in found]
     given = _given_context(data)
     units = Units(None if origin is None else origin.reshape(data.event_shape), find_context_units(given))
     if len(given):
         given = given.sort(0).values
         found = _merged(given, units.scaled(given).to(dtype), _CROWDED)
-        if found is not None:
-            raise _merging(found, f"covariate {found.element} of {data.name}")
-    return units
+        merged += [(f"{_covariate(data, one.element)} of {data.name}", one) for one in found]
+    for where, one in merged:
+        if one.refused:
+            raise _merging(one, where)
+    return replace(units, remarks=_merging_remarks(merged))
+
+
+def check_kept_apart(data: DataSet, dtype: torch.dtype) -> None:
+    """Refuse values that differ and become equal in this type, for a model that takes them as they are stored.
+
+    Args:
+        data: without an origin.
+        dtype: in which they will be delivered.
+    Raises:
+        ElbowroomError: names the element, two of its values, and what both become; or counts above 2²⁴.
+    """
+    if torch.finfo(dtype).bits > 32:
+        return
+    check_whole_numbers(data, dtype)
+    if _may_lose(data):
+        ordered = _ordered(data)
+        for one in _merged(ordered, ordered.to(dtype), _least_share(data)):
+            if one.refused:
+                raise _merging(one, f"{_element(data, one.element)} of {data.name}")
 
 
 @overload
@@ -215,16 +249,14 @@ def check_range(data: DataSet | StreamSet) -> None:
             )
     if data.extremes is None or max(map(abs, data.extremes)) <= largest:
         return
-    for rows, raw in _all_rows(data):
-        beyond = data.view.from_origin(raw).double().abs() > largest
-        if bool(beyond.any()):
-            row, element = beyond.flatten(1).nonzero()[0].tolist()
-            value = float(raw.flatten(1)[row, element])
-            raise ElbowroomError(
-                f"Row {int(rows[row])} of {data.name} holds {value:g} in "
-                f"{_element(data, element)}, but the largest number of {name} is {largest:.2g}.",
-                f"Correct that value, or give the data in another unit{_or_double(abs(value))}.",
-            )
+    first = _first_row(data, lambda raw: data.view.from_origin(raw).double().abs() > largest)
+    if first is not None:
+        row, element, value = first
+        raise ElbowroomError(
+            f"Row {row} of {data.name} holds {value:g} in "
+            f"{_element(data, element)}, but the largest number of {name} is {largest:.2g}.",
+            f"Correct that value, or give the data in another unit{_or_double(abs(value))}.",
+        )
 
 
 def check_spread(data: DataSet | StreamSet, deviation: Tensor) -> None:
@@ -255,19 +287,44 @@ def _or_double(size: float) -> str:
     return ", or compute in double precision (--runtime.dtype float64)" if wide else ""
 
 
-def _check_whole_numbers(data: DataSet | StreamSet) -> None:
-    """Refuse counts and category numbers that float32 does not tell apart."""
+def check_whole_numbers(data: DataSet | StreamSet, dtype: torch.dtype, *, trained: bool = False) -> None:
+    """Refuse counts and category numbers that float32 does not tell apart.
+
+    Args:
+        data: with the support that the likelihood needs.
+        dtype: in which they will be delivered.
+        trained: whether it is a trained model that reads them, for the remedy.
+    Raises:
+        ElbowroomError: whole numbers above 2²⁴; of data for a trained model, names the first row.
+    """
     highest = 0.0 if data.extremes is None else data.extremes[1]
-    if data.support in (Support.COUNTS, Support.CATEGORIES) and highest > _WHOLE:
-        measured = "if they are measurements, such as times, pass --data.support reals"
-        remedy = f"Compute in double precision (--runtime.dtype float64); or {measured}."
-        if data.support is Support.CATEGORIES:
-            remedy = f"Number the categories 0, 1, 2, … in turn; or {measured}."
+    if torch.finfo(dtype).bits > 32 or data.support not in (Support.COUNTS, Support.CATEGORIES) or highest <= _WHOLE:
+        return
+    limit = f"but float32 tells whole numbers apart only up to {_WHOLE:,}."
+    first = _first_row(data, lambda raw: raw > _WHOLE) if trained else None
+    if first is not None:
+        row, element, value = first
         raise ElbowroomError(
-            f"The values of {data.name} are {data.support.description}, up to {highest:,.0f}, but float32 tells whole "
-            f"numbers apart only up to {_WHOLE:,}.",
-            remedy,
+            f"Row {row} of {data.name} holds {value:,.0f} in {_element(data, element)}, {limit}",
+            "Correct that value or take the row out; or train a model in double precision (--runtime.dtype float64).",
         )
+    measured = "if they are measurements, such as times, pass --data.support reals"
+    remedy = f"Compute in double precision (--runtime.dtype float64); or {measured}."
+    if data.support is Support.CATEGORIES:
+        remedy = f"Number the categories 0, 1, 2, … in turn; or {measured}."
+    raise ElbowroomError(
+        f"The values of {data.name} are {data.support.description}, up to {highest:,.0f}, {limit}", remedy
+    )
+
+
+def varying(data: DataSet | StreamSet) -> Tensor:
+    """Which elements have different values, be it by rounding alone, bool, shape (\\*event).
+
+    A deviation of rounding size does not tell: that of equal numbers may be rounding, too.
+    """
+    ordered = _ordered(data)
+    last = _quantile(ordered, (~ordered.isnan()).sum(0), 1.0)
+    return (last > ordered[0]).reshape(data.event_shape)
 
 
 # --- merging -----------------------------------------------------------------------------------------------------
@@ -277,7 +334,8 @@ def _check_whole_numbers(data: DataSet | StreamSet) -> None:
 class _Merged:
     """An element whose values become equal: two of them, what both become, and the share of such values.
 
-    ``narrow`` where all its values lie so close together that float64 does not tell their spread from rounding.
+    ``narrow`` where all its values lie so close together that float64 does not tell their spread from rounding;
+    ``refused`` where the share is too large.
     """
 
     element: int
@@ -285,10 +343,13 @@ class _Merged:
     becomes: float
     share: float
     narrow: bool
+    refused: bool
 
 
-def _merged(ordered: Tensor, delivered: Tensor, least: float) -> _Merged | None:
-    """The first element of which such a share of the different values becomes equal in crowds.
+def _merged(ordered: Tensor, delivered: Tensor, limit: float) -> list[_Merged]:
+    """The elements of which more than a hundredth of the different values becomes equal in crowds.
+
+    The search ends at the first one that is to be refused.
 
     A crowd is eight different values or more that become one, or half of all that there are. Rounding at its coarsest,
     a thousand spreads from 0, lets about five of 10,000 normal values meet, so that healthy elements have no crowds.
@@ -297,12 +358,13 @@ def _merged(ordered: Tensor, delivered: Tensor, least: float) -> _Merged | None:
     Args:
         ordered: stored values, float64 or int64, sorted along the first axis with NaN last, shape (n, elements).
         delivered: what becomes of them, in the same order.
-        least: the share.
+        limit: the share from which on an element is refused.
     """
+    found: list[_Merged] = []
     apart = ordered[1:] > ordered[:-1]
     equal = delivered[1:] == delivered[:-1]
     met, different = (apart & equal).sum(0), 1 + apart.sum(0)
-    for element in torch.nonzero(4 * met >= least * different).flatten().tolist():
+    for element in torch.nonzero(4 * met > _NOTED * different).flatten().tolist():
         raw, column = ordered[:, element], delivered[:, element].double()
         begins = torch.cat([torch.ones(1, dtype=torch.bool), ~equal[:, element]])
         cell, first = begins.cumsum(0) - 1, begins.nonzero().flatten()
@@ -315,31 +377,51 @@ def _merged(ordered: Tensor, delivered: Tensor, least: float) -> _Merged | None:
         if float(column.nan_to_num(nan=0.0).abs().max()) >= _NOTHING:
             crowd &= ~(column[first].abs() < _NOTHING)
         share = float(size[crowd].sum() / size.sum())
-        if share >= least:
+        if share > _NOTED:
             at = int(torch.where(crowd, size, 0.0).argmax())
             one, other = raw[first[at]].item(), raw[last[at]].item()
             least_value, most_value = float(raw[0]), float(raw[~raw.isnan()][-1])
             narrow = most_value - least_value < _NARROW * max(abs(least_value), abs(most_value))
-            return _Merged(element, (one, other), float(column[first[at]]), share, narrow)
-    return None
+            becomes, refused = float(column[first[at]]), share >= limit
+            found.append(_Merged(element, (one, other), becomes, share, narrow, refused))
+            if refused:
+                break
+    return found
 
 
 def _merging(found: _Merged, where: str) -> ElbowroomError:
-    one, other = (f"{value:,}" if isinstance(value, int) else f"{value:.17g}" for value in found.values)
     remedy = "Compute in double precision (--runtime.dtype float64), or leave that column out."
     if found.narrow:
         remedy = "Subtract a number near them, such as the first of them, from that column, or leave it out."
     if abs(found.becomes) < _NOTHING:
         size = max(map(abs, found.values))
         remedy = f"Give the data in another unit, in which they are nearer to 1{_or_double(size)}."
-    return ElbowroomError(
-        f"In {where}, {percent(found.share)} of the different values become equal to others in float32, which keeps "
-        f"seven digits: {one} and {other} both become {found.becomes:.9g}.",
-        remedy,
+    return ElbowroomError(f"In {_merge_in_words(found, where)}.", remedy)
+
+
+def _merging_remarks(merged: list[tuple[str, _Merged]]) -> tuple[str, ...]:
+    """One sentence about the element of which most is lost, and how many others there are."""
+    if not merged:
+        return ()
+    where, worst = max(merged, key=lambda pair: pair[1].share)
+    others = f" ({len(merged) - 1:,} more like it)" if len(merged) > 1 else ""
+    return (f"in {_merge_in_words(worst, where)}{others}; to keep them apart, pass --runtime.dtype float64",)
+
+
+def _merge_in_words(found: _Merged, where: str) -> str:
+    one, other = (f"{value:,}" if isinstance(value, int) else f"{value:.17g}" for value in found.values)
+    return (
+        f"{where}, {percent(found.share)} of the different values become equal to others in float32, which keeps "
+        f"seven digits: {one} and {other} both become {found.becomes:.9g}"
     )
 
 
 # --- rows --------------------------------------------------------------------------------------------------------
+
+
+def _least_share(data: DataSet | StreamSet) -> float:
+    """The share of different values that become equal, from which on an element is refused."""
+    return _CROWDED if data.native_support is Support.REALS else _CROWDED_UNIT
 
 
 def _may_lose(data: DataSet | StreamSet) -> bool:
@@ -363,11 +445,21 @@ def _ordered(data: DataSet | StreamSet) -> Tensor:
 
 
 def _all_rows(data: DataSet | StreamSet) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of positions and stored rows; of a stream its first ones."""
+    """Pairs of positions and stored rows, all that were surveyed; of a stream its first ones."""
     if isinstance(data, DataSet):
-        return scan(data.storage)
+        return scan(data.storage, most=len(data.storage) if data.storage.surveyed_whole else None)
     raw = torch.cat(data.head())
     return iter([(torch.arange(len(raw)), raw)])
+
+
+def _first_row(data: DataSet | StreamSet, bad: Callable[[Tensor], Tensor]) -> tuple[int, int, float] | None:
+    """The first row with a bad value, by its position, the element and the value; None where there is none."""
+    for rows, raw in _all_rows(data):
+        found = bad(raw).flatten(1)
+        if bool(found.any()):
+            row, element = found.nonzero()[0].tolist()
+            return int(rows[row]), element, float(raw.flatten(1)[row, element])
+    return None
 
 
 def _given_context(data: DataSet | StreamSet) -> Tensor:
@@ -397,6 +489,15 @@ def _element(data: DataSet | StreamSet, place: int) -> str:
         return f"column '{data.columns[place]}'"
     at = [int(i) for i in np.unravel_index(place, data.event_shape)]
     return f"element {at[0] if len(at) == 1 else tuple(at)}"
+
+
+def _covariate(data: DataSet | StreamSet, place: int) -> str:
+    """A number of the context in words: its column where that has a name, otherwise its position."""
+    names: list[str] = []
+    if isinstance(data, DataSet):
+        for column in data.context_columns or ():
+            names += [column] * len(data.levels.get(column, ("",)))
+    return f"covariate '{names[place]}'" if place < len(names) else f"covariate {place}"
 
 
 def _equal(one: Tensor | None, other: Tensor | None) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from elbowroom.data.batch import Batch
-from elbowroom.data.channels import colours_to_front
+from elbowroom.data.channels import colours_to_front, has_colours_last, moved_in_words
 from elbowroom.data.dataset import check_batch_size
 from elbowroom.data.map_style import item_parts
 from elbowroom.data.support import Support
@@ -42,6 +42,7 @@ class Peekable:
         self.source = source
         self.name = name
         self.event_shape = event_shape
+        self.remark: str | None = None  # on what was done to the rows that were read so far
         self._head: list[Tensor] = []
         self._rest: Iterator[Tensor] | None = None
 
@@ -74,6 +75,8 @@ class Peekable:
         for item in self.source:
             x = item_parts(item, self.name, source="batches" if batched else "stream")[0]
             x = (x if x.dim() > 1 else x[:, None]) if batched else x[None]
+            if self.remark is None and has_colours_last(tuple(x.shape[1:]), self.event_shape):
+                self.remark = moved_in_words(tuple(x.shape[1:]))
             yield colours_to_front(x, self.event_shape)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.covariates import encoded_column
-from elbowroom.data.csv.cells import as_numbers
+from elbowroom.data.csv.cells import as_numbers, large_whole_numbers
 from elbowroom.data.csv.notation import Notation
 from elbowroom.data.identifiers import identifiers, repeated
 from elbowroom.data.naming import Covariate, Naming, check_distinct, has_names, matched_columns
@@ -78,7 +78,7 @@ def frame_material(
     ids = None if id is None else _identifiers(series[id], len(frame), f"Column '{id}' of {name}", announce)
     return Material(
         name=name,
-        storage=InMemory(_stack([_element(series[column], column, name, like, notation) for column in kept])),
+        storage=InMemory(_stack({column: series[column] for column in kept}, name, like, notation)),
         context=torch.cat([values for values, _ in encoded.values()], 1) if encoded else None,
         context_columns=tuple(encoded) or None,
         columns=tuple(kept) if named else None,
@@ -111,8 +111,31 @@ def _element(series: Any, column: str, name: str, like: Naming | None, notation:
         raise ElbowroomError(fault.problem, "Give numbers there, as in training.") from None
 
 
-def _stack(columns: list[npt.NDArray[Any]]) -> Tensor:
-    return as_tensor(np.column_stack(columns))
+def _stack(series: dict[str, Any], name: str, like: Naming | None, notation: Notation) -> Tensor:
+    """The columns of x side by side, in one type that holds them."""
+    columns = {column: _element(each, column, name, like, notation) for column, each in series.items()}
+    stacked = np.column_stack(list(columns.values()))
+    if stacked.dtype.kind == "f":
+        for column, each in series.items():
+            _check_rounding(large_whole_numbers(each), column, name, notation)
+    return as_tensor(stacked)
+
+
+def _check_rounding(large: list[int], column: str, name: str, notation: Notation) -> None:
+    """Say which large whole numbers are rounded in float64; refuse those that become equal."""
+    change = max((abs(int(float(value)) - value) for value in large), default=0)
+    if not change:
+        return
+    different = set(large)
+    lost = len(different) - len({float(value) for value in different})
+    if lost:
+        raise ElbowroomError(
+            f"Column '{column}' of {name} holds whole numbers up to {max(map(abs, large)):,}, and {lost:,} of "
+            f"{len(different):,} different ones become equal to others in float64, as which the table is kept.",
+            f"If they identify the rows, pass --data.id {column}; otherwise subtract a number near them, such as the "
+            "smallest, or leave that column out.",
+        )
+    notation.note(f"float64 rounds whole numbers above 2^53, here by up to {change:,}", column)
 
 
 def _labels(series: Any, column: str, name: str) -> tuple[Tensor, tuple[str, ...]]:

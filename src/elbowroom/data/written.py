@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from elbowroom.data.archives import POSITIONS
 from elbowroom.data.binarization import Binarization
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.views import observed
@@ -40,7 +41,7 @@ def evaluated_arrays(data: DataSet, rows: Tensor) -> dict[str, Tensor]:
     if data.binarization is not Binarization.NONE:
         bits = replace(data, splits={"chosen": rows}).take("chosen", torch.arange(len(rows))).x
         x = bits.to(raw.dtype) * data.view.scale
-    arrays = {"x": x, "row": rows}
+    arrays = {"x": x, POSITIONS: rows}
     if data.masked and mask is not None:
         arrays["mask"] = mask
     if data.labels is not None:

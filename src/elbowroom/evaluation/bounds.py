@@ -2,46 +2,84 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.results import Result
-from elbowroom.evaluation.row_estimates import BATCH, guide_curve, guide_estimate, laplace_estimate, repetition_variance
+from elbowroom.evaluation.row_estimates import (
+    BATCH,
+    elbo_estimate,
+    guide_curve,
+    guide_estimate,
+    laplace_estimate,
+    repetition_variance,
+)
 from elbowroom.evaluation.study import Study, observed, require_normalized
 from elbowroom.evaluation.thresholds import ACTIVE_VARIANCE, LOW_ESS_SHARE
 from elbowroom.inference.importance.pareto import pareto_threshold
-from elbowroom.inference.objectives import elbo_terms
 from elbowroom.model.guides import PriorGuide
 
 __all__ = ["active_units", "elbo", "iwae", "k_curve", "laplace_is", "tail_reliability"]
 
 _KS = (1, 10, 100, 1000, 5000)
+_ROWS = 1000  # at a time, where a row is quick
+
+
+def _elbo_of(study: Study, batch: Batch, method: str = "elbo") -> dict[str, Tensor]:
+    settings = study.settings
+    return elbo_estimate(
+        study.model, study.guide, batch, num_samples=settings.num_samples, seed=settings.seed, method=method
+    )
 
 
 def _elbo_values(study: Study, points: int | None) -> dict[str, Tensor]:
     def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        terms = elbo_terms(
-            study.model, study.guide, batch, num_samples=study.settings.num_samples, kl="auto", generator=generator
-        )
-        return {"elbo": terms.value, **terms.parts, "observed": observed(batch)}
+        return {**_elbo_of(study, batch), "observed": observed(batch)}
 
-    batch_size = max(1, 1000 // study.settings.num_samples)
-    return study.over_data("elbo", per_batch, batch_size=batch_size, points=points, finite=["elbo"])
+    return study.over_data("elbo", per_batch, batch_size=_ROWS, points=points, finite=["elbo"])
+
+
+def _elbo_repetition(study: Study, points: int | None, values: dict[str, Tensor]) -> dict[str, float]:
+    r"""What equal rows add to the variance of the means of "elbo", "reconstruction" and "kl".
+
+    The noise of a bound from few draws is not known from these. So rows that are there more than once are estimated
+    twice, and of two independent estimates of variance σ², :math:`(a - b)^2 / 2` has the mean σ².
+    """
+    _, place, times = torch.unique(values["elbo"], return_inverse=True, return_counts=True)
+    repeated = times[place] > 1
+    stderr = {name: torch.zeros_like(values[name]) for name in ("elbo", "reconstruction", "kl")}
+    done = 0
+    for batch in study.data.batches(study.split, _ROWS, points=points) if bool(repeated.any()) else ():
+        mine = repeated[done : done + len(batch)].nonzero().squeeze(1)
+        if len(mine):
+            other = _elbo_of(study, batch.rows(mine.to(batch.x.device)), "elbo, again")
+            for name, error in stderr.items():
+                error[done + mine] = (values[name][done + mine] - other[name].cpu()).abs() / math.sqrt(2)
+        done += len(batch)
+    return {name: repetition_variance(values[name], error) for name, error in stderr.items()}
 
 
 def elbo(study: Study) -> list[Result]:
     """The evidence lower bound and its two terms, reconstruction and KL."""
-    values, asked = _elbo_values(study, study.settings.data("elbo")), {"num_samples": study.settings.num_samples}
+    points, asked = study.settings.data("elbo"), {"num_samples": study.settings.num_samples}
+    values = _elbo_values(study, points)
+    repeated = _elbo_repetition(study, points, values)
     likelihood = study.model.likelihood
     remark = "" if likelihood.normalized else f" ({likelihood.name}: not a log-likelihood)"
-    bound = study.average("elbo", f"elbo{remark}", values["elbo"], bound=None if remark else "lower", asked=asked)
-    return [
-        *([bound] if remark else study.with_bits(bound, values["elbo"], values["observed"])),
-        study.average("elbo", f"reconstruction{remark}", values["reconstruction"], bound=None, asked=asked),
-        study.average("elbo", f"kl{remark}", values["kl"], bound=None, asked=asked),
-    ]
+    bound, *terms = (
+        study.average(
+            "elbo", f"{name}{remark}", values[name], bound="lower" if name == "elbo" and not remark else None,
+            asked=asked, repeated=shared,
+        )
+        for name, shared in repeated.items()
+    )  # fmt: skip
+    if remark:
+        return [bound, *terms]
+    return [*study.with_bits(bound, values["elbo"], values["observed"], repeated=repeated["elbo"]), *terms]
 
 
 def iwae(study: Study) -> list[Result]:
@@ -62,7 +100,8 @@ def iwae(study: Study) -> list[Result]:
     results = study.with_bits(lower, values["iwae"], values["observed"], repeated=repeated)
     if isinstance(study.guide, PriorGuide):  # without a guide there is no inference gap
         return results
-    room = values["iwae"] - _elbo_values(study, points)["elbo"]
+    elbos = _elbo_values(study, points)
+    room, repeated = values["iwae"] - elbos["elbo"], repeated + _elbo_repetition(study, points, elbos)["elbo"]
     asked = {"k": k, "num_samples": study.settings.num_samples}
     return [*results, study.average("iwae", "elbow room", room, bound="lower", asked=asked, repeated=repeated)]
 

@@ -38,10 +38,11 @@ from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.settings import Settings
 from elbowroom.evaluation.study import EvaluationCache, EvaluationData, Keep, Study
 from elbowroom.model.conditional import Conditional
+from elbowroom.model.guides import PriorGuide
 from elbowroom.model.latent import LatentModel, evaluation_mode
 from elbowroom.progress import Progress, silent
 
-__all__ = ["METHODS", "evaluate"]
+__all__ = ["METHODS", "default_methods", "evaluate"]
 
 METHODS: dict[str, Callable[[Study], list[Result]]] = {
     "elbo": elbo,
@@ -57,12 +58,32 @@ METHODS: dict[str, Callable[[Study], list[Result]]] = {
 }
 
 
+def default_methods(model: LatentModel, *, has_guide: bool) -> tuple[str, ...]:
+    """The methods where none is named: elbo, iwae and active-units, as far as model and guide allow; elbo and codes for
+    discrete latents.
+
+    Args:
+        model: p(x, z).
+        has_guide: whether a guide was learned.
+    Example:
+        >>> from elbowroom.model import oracles
+        >>> default_methods(oracles.ppca(dim=8, latent_dim=2, seed=0)[0], has_guide=True)
+        ('elbo', 'iwae', 'active-units')
+    """
+    normalized, has_codes = model.likelihood.normalized, model.latent_support == "codes"
+    if not has_guide:
+        return ("elbo",) if not normalized else ("iwae",) if has_codes else ("laplace-is",)
+    if has_codes:
+        return ("elbo", "codes") if normalized else ("elbo",)
+    return ("elbo", "iwae", "active-units") if normalized else ("elbo", "active-units")
+
+
 def evaluate(
     model: LatentModel,
     guide: Conditional,
     data: EvaluationData,
     *,
-    methods: Sequence[str] = ("elbo", "iwae", "active-units"),
+    methods: Sequence[str] | None = None,
     split: str = "test",
     announce: Progress = silent,
     keep: Keep = lambda method, values: None,
@@ -75,7 +96,7 @@ def evaluate(
         model: p(x, z).
         guide: q(z | x); laplace-is uses it only as a place to start from.
         data: the data set, with values in the support of the likelihood.
-        methods: names from ``METHODS``.
+        methods: names from ``METHODS``; by default those of :func:`default_methods`.
         split: "test", "validation" or "train".
         announce: called with the method, the examples done and the examples in all.
         keep: called with (method, the values of every example by name, with their rows in the data set).
@@ -96,6 +117,7 @@ def evaluate(
         Burda, Grosse & Salakhutdinov (2016), Importance Weighted Autoencoders, eq. 8 and section 5.2 (active units:
         :math:`\mathrm{Var}_x(E_q[z|x]) > 0.01`), arXiv:1509.00519.
     """
+    methods = default_methods(model, has_guide=not isinstance(guide, PriorGuide)) if methods is None else methods
     for method in methods:
         if method not in METHODS:
             raise ElbowroomError(f"There is no method '{method}'.", did_you_mean(method, METHODS))

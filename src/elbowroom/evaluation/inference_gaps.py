@@ -37,17 +37,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Generator, Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.results import Bound, Result
+from elbowroom.evaluation.row_estimates import BATCH, best_q_estimate, laplace_estimate, repetition_variance
 from elbowroom.evaluation.study import Study, require_normalized
 from elbowroom.evaluation.thresholds import LOW_ESS_SHARE
 from elbowroom.inference.gaussian.optimal_gaussian import optimal_gaussian
-from elbowroom.inference.importance.laplace_proposal import laplace_evidence
 from elbowroom.inference.posterior.sample import posterior
 from elbowroom.inference.target import posterior_target
 from elbowroom.model.guides import PriorGuide
@@ -55,7 +55,6 @@ from elbowroom.numerics import log_mean_exp
 
 __all__ = ["Room", "decompose", "reference_log_evidence", "room"]
 
-_BATCH = 100  # examples at a time
 _CHECKED = 20  # examples for which chains are run
 _CHAINS = 4  # per example
 _DRAWS = 400  # of each chain
@@ -94,7 +93,8 @@ def room(study: Study, *, check: bool = False) -> list[Result]:
         reports the largest R-hat, on which it depends, and the lower bounds on the same data. A likelihood that is not
         normalised has no log p(x); the other results are then marked "not a log-likelihood".
     Raises:
-        ElbowroomError: there is no guide; a guide that is not normal; a check where there is no log p(x).
+        ElbowroomError: there is no guide; a guide that is not normal; latents that are codes; a check where there is
+            no log p(x).
     """
     study.model.require_real("room", "Evaluate with --methods codes, or with enumerate up to a million codes.")
     if isinstance(study.guide, PriorGuide):
@@ -107,32 +107,26 @@ def room(study: Study, *, check: bool = False) -> list[Result]:
         require_normalized(study.model, "room's check by chains")
 
     def per_batch(batch: Batch, generator: Generator) -> dict[str, Tensor]:
-        found = optimal_gaussian(study.model, study.guide, batch, family="guide", generator=generator)
-        evidence = reference_log_evidence(study, batch, generator) if normalized else {}
-        return {
-            "elbo": found.initial_elbo,
-            "best": found.elbo,
-            "converged": found.converged,
-            "evaluations": found.evaluations,
-            **evidence,
-        }
+        found = best_q_estimate(study.model, study.guide, batch, seed=study.settings.seed)
+        return {**found, **(reference_log_evidence(study, batch) if normalized else {})}
 
     points = study.settings.data("room")
     finite = ["elbo", "best", *(["log p"] if normalized else [])]
-    values = study.over_data("room", per_batch, batch_size=_BATCH, points=points, finite=finite)
+    values = study.over_data("room", per_batch, batch_size=BATCH, points=points, finite=finite)
     results = _results(study, values)
     return [*results, _upper_bound(study)] if check else results
 
 
-def reference_log_evidence(study: Study, batch: Batch, generator: Generator) -> dict[str, Tensor]:
+def reference_log_evidence(study: Study, batch: Batch) -> dict[str, Tensor]:
     """The estimate of log p(x) that room uses: a lower bound in expectation, and its effective sample size.
 
     Returns:
-        "log p" in nats, and "ess", the share of draws that are effective; each of shape (batch,).
+        "log p" in nats with its standard error, "log p stderr", and "ess", the share of draws that are effective; each
+        of shape (batch,).
     """
-    k = study.settings.draws("room")
-    found = laplace_evidence(study.model, study.guide, batch, k=k, starts=study.settings.starts, generator=generator)
-    return {"log p": found.log_evidence, "ess": found.ess / k}
+    k, settings = study.settings.draws("room"), study.settings
+    found = laplace_estimate(study.model, study.guide, batch, k=k, starts=settings.starts, seed=settings.seed)
+    return {"log p": found["log_evidence"], "log p stderr": found["stderr"], "ess": found["ess"] / k}
 
 
 def decompose(train: Sequence[Result], test: Sequence[Result]) -> Room:
@@ -171,25 +165,29 @@ def _results(study: Study, values: dict[str, Tensor]) -> list[Result]:
         "unconverged": float(1 - values["converged"].mean()),
         "evaluations": float(values["evaluations"].mean()),
     }
-    elbo, best = values["elbo"], values["best"]
+    elbo, best, of_best, of_gain = (values[name] for name in ("elbo", "best", "stderr", "gain_stderr"))
+    of_elbo = of_best + of_gain  # at most: L[q] = L[q*] - gain, and the two have their draws in common
+
+    def result(name: str, each: Tensor, stderr: Tensor, bound: Bound | None, **more: Any) -> Result:
+        """The mean of ``each``, with what equal examples, which have equal draws, add to its standard error."""
+        about = {"asked": {}, "found": found, **more}
+        return study.average("room", name, each, bound=bound, repeated=repetition_variance(each, stderr), **about)
+
     side: Bound | None = None if remark else "lower"
-    bounds = [
-        study.average("room", f"{_ELBO}{remark}", elbo, bound=side, asked={}, found=found),
-        study.average("room", f"{_BEST}{remark}", best, bound=side, asked={}, found=found),
-    ]
-    gap = best - elbo
-    amortisation = study.average("room", f"{_AMORTISATION}{remark}", gap, bound=None, asked={}, found=found)
+    bounds = [result(f"{_ELBO}{remark}", elbo, of_elbo, side), result(f"{_BEST}{remark}", best, of_best, side)]
+    amortisation = result(f"{_AMORTISATION}{remark}", best - elbo, of_gain, None)
     if remark:
         return [*bounds, amortisation]
-    log_p, ess = values["log p"], values["ess"]
+    log_p, ess, of_log_p = values["log p"], values["ess"], values["log p stderr"]
     asked = _reference_settings(study)
     trust = {"median_ess": float(ess.median()) * asked["k"], "low_ess": float((ess < LOW_ESS_SHARE).double().mean())}
+    about = {"asked": asked, "found": trust}
     return [
         *bounds,
-        study.average("room", _LOG_P, log_p, bound="lower", asked=asked, found=trust),
+        result(_LOG_P, log_p, of_log_p, "lower", **about),
         amortisation,
-        study.average("room", _APPROXIMATION, log_p - best, bound=None, asked=asked, found=trust),
-        study.average("room", _ROOM, log_p - elbo, bound="lower", asked=asked, found=trust),
+        result(_APPROXIMATION, log_p - best, of_log_p.hypot(of_best), None, **about),
+        result(_ROOM, log_p - elbo, of_log_p.hypot(of_elbo), "lower", **about),
     ]
 
 
@@ -206,7 +204,7 @@ def _upper_bound(study: Study) -> Result:
         return {
             "upper": -log_mean_exp(-log_ratio.double()),
             "best": best.elbo,
-            "log p": reference_log_evidence(study, batch, generator)["log p"],
+            "log p": reference_log_evidence(study, batch)["log p"],
             "rhat": drawn.diagnostics.rhat.amax(-1),
         }
 

@@ -1,4 +1,4 @@
-r"""Estimates of log p(x) whose draws belong to rows, for `evaluate` and for `score`.
+r"""Bounds and estimates of log p(x) whose draws belong to rows, for `evaluate` and for `score`.
 
 What is estimated of a row depends on the row itself, the model, the method, the number of draws and the seed, and on
 nothing else: not on the other rows that are asked for, nor on their order or number. This holds to the bit, which asks
@@ -31,10 +31,12 @@ from torch.distributions import Distribution, Independent, MixtureSameFamily, Mu
 from elbowroom.data.batch import Batch
 from elbowroom.data.binarization import mix
 from elbowroom.errors import ElbowroomError, NotFiniteError
+from elbowroom.inference.gaussian.optimal_gaussian import optimal_gaussian
 from elbowroom.inference.importance.codes import code_bounds
 from elbowroom.inference.importance.curve import importance_curve
 from elbowroom.inference.importance.estimate import ImportanceEstimate, importance_estimate_from
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
+from elbowroom.inference.objectives import elbo_terms
 from elbowroom.model.code_distributions import Codes
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import Guide, guide_distribution
@@ -45,7 +47,9 @@ from elbowroom.numerics import RowSlots, mean_and_stderr
 
 __all__ = [
     "BATCH",
+    "best_q_estimate",
     "code_estimate",
+    "elbo_estimate",
     "guide_curve",
     "guide_estimate",
     "laplace_estimate",
@@ -59,6 +63,7 @@ _BLOCK = 128  # slots that are computed together, at most
 _VECTOR = 64  # numbers in two vectors of 512 bits, in each of two threads: what elementwise functions take at once
 _LEAST_ROWS = 8  # of a product whose rows round like those of larger ones
 _NARROW = 16  # columns of a product whose rows round by their class
+_UNCUT_ELEMENTS = 2**14  # of a block of rows, without its hundreds of draws, where draws are not cut into chunks
 _ELEMENTS = 2**20  # of a chunk of draws for one row alone
 _ELEMENTS_PER_ROW = 2**15  # of a chunk of draws; fixed, since the draws depend on how they are cut into chunks
 _RESOLVED = 16  # units in the last place of a mean that a standard deviation must have, for draws to differ
@@ -73,6 +78,26 @@ class _Manner(NamedTuple):
 
 
 _Compute = Callable[[Batch, _Manner], dict[str, Tensor]]
+
+
+def elbo_estimate(
+    model: LatentModel, guide: Conditional, batch: Batch, *, num_samples: int, seed: int, method: str = "elbo"
+) -> dict[str, Tensor]:
+    """The evidence lower bound of every row and its two terms, "elbo", "reconstruction" and "kl", from draws of the
+    guide; with other draws for another ``method``.
+    """
+    most = max(1, _ELEMENTS_PER_ROW // math.prod(model.likelihood.event_shape))
+    sizes = [min(most, num_samples - done) for done in range(0, num_samples, most)]
+
+    def compute(block: Batch, manner: _Manner) -> dict[str, Tensor]:
+        sums: dict[str, Tensor] = {}
+        for size in sizes:
+            found = elbo_terms(model, guide, block, num_samples=size, kl="auto", generator=manner.noise)
+            for name, value in {"elbo": found.value, **found.parts}.items():
+                sums[name] = sums.get(name, 0) + size * value.double()
+        return {name: total / num_samples for name, total in sums.items()}
+
+    return _by_rows(model, guide, batch, compute, method=method, seed=seed, value="elbo")
 
 
 def guide_estimate(model: LatentModel, guide: Conditional, batch: Batch, *, k: int, seed: int) -> dict[str, Tensor]:
@@ -105,7 +130,7 @@ def guide_curve(
         bounds = {f"k={k}": bound for k, bound in zip(ks, found.log_evidence, strict=True)}
         return {**bounds, "ess": found.estimate.ess, "pareto_k": found.estimate.pareto_k}
 
-    return _by_rows(model, guide, batch, compute, method="k-curve", seed=seed, apart=True)
+    return _by_rows(model, guide, batch, compute, method="k-curve", seed=seed, apart=True, value=f"k={ks[0]}")
 
 
 def code_estimate(model: LatentModel, guide: Conditional, batch: Batch, *, k: int, seed: int) -> dict[str, Tensor]:
@@ -148,6 +173,27 @@ def laplace_estimate(
         return found._asdict()
 
     return _by_rows(model, guide, batch, compute, method="laplace-is", seed=seed, apart=k == 1)
+
+
+def best_q_estimate(model: LatentModel, guide: Conditional, batch: Batch, *, seed: int) -> dict[str, Tensor]:
+    """The ELBO of the guide and that of the best q of its family, of every row.
+
+    Returns:
+        "elbo" and "best", on the same draws, with "stderr" of best and "gain_stderr" of their difference; "converged"
+        and "evaluations" as in :class:`~elbowroom.inference.gaussian.optimal_gaussian.OptimalGaussian`. NaN where log
+        p(x, z) is not finite.
+    """
+
+    def compute(block: Batch, manner: _Manner) -> dict[str, Tensor]:
+        found = optimal_gaussian(model, guide, block, family="guide", slots=manner.slots, generator=manner.noise)
+        names = {"elbo": "initial_elbo", "best": "elbo"}
+        kept = ("elbo", "best", "stderr", "gain_stderr", "converged", "evaluations")
+        return {name: getattr(found, names.get(name, name)) for name in kept}
+
+    event = math.prod(model.likelihood.event_shape)
+    return _by_rows(
+        model, guide, batch, compute, method="room", seed=seed, value="elbo", block=max(1, _UNCUT_ELEMENTS // event)
+    )
 
 
 def _noise_seeds(batch: Batch, method: str, seed: int, *, apart: bool) -> list[int]:
@@ -205,8 +251,12 @@ def _by_rows(
     method: str,
     seed: int,
     apart: bool = False,
+    value: str = "log_evidence",
+    block: int = _BLOCK,
 ) -> dict[str, Tensor]:
-    """Values of every row by name, each of shape (batch,); NaN for rows whose densities are not finite."""
+    """Values of every row by name, each of shape (batch,), ``value`` among them; NaN for rows whose densities are not
+    finite.
+    """
     slots = _slots(model, guide, batch)
     seeds = torch.tensor(_noise_seeds(batch, method, seed, apart=apart))
     if slots is None:
@@ -214,12 +264,14 @@ def _by_rows(
     else:
         places, _ = slots.fill(seeds)
         order = places.argsort()  # cut where a block of slots is full
-        counts = (places[order] // _BLOCK).bincount()
+        counts = (
+            places[order] // max(slots.multiple, min(block, _BLOCK) // slots.multiple * slots.multiple)
+        ).bincount()
         blocks = [rows for rows in torch.split(order, counts.tolist()) if len(rows)]
     parts = [part for rows in blocks for part in _block(batch, rows, seeds, slots, compute)]
-    values = _joined([found for _, found in parts])
+    values = _joined(parts, value)
     back = torch.cat([rows for rows, _ in parts]).argsort()
-    return {name: value[back.to(value.device)] for name, value in values.items()}
+    return {name: found[back.to(found.device)] for name, found in values.items()}
 
 
 def _block(
@@ -242,23 +294,23 @@ def _block(
             halves = rows[: len(rows) // 2], rows[len(rows) // 2 :]
             return [part for half in halves for part in _block(batch, half, seeds, slots, compute)]
         lost, rest = (rows, rows[:0]) if len(rows) == 1 else (rows[bad], rows[~bad])
-        nothing = {"log_evidence": torch.full((len(lost),), math.nan, dtype=torch.float64, device=device)}
-        return [(lost, nothing), *(_block(batch, rest, seeds, slots, compute) if len(rest) else [])]
+        return [(lost, {}), *(_block(batch, rest, seeds, slots, compute) if len(rest) else [])]
     return [(rows, {name: value[places.to(value.device)] for name, value in found.items()})]
 
 
-def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Values by name, NaN or 0 where a part does not have them."""
-    names = dict.fromkeys(name for part in parts for name in part)
-    like = {name: value for part in parts for name, value in part.items()}
+def _joined(parts: list[tuple[Tensor, dict[str, Tensor]]], value: str) -> dict[str, Tensor]:
+    """Values by name, NaN or 0 for rows that do not have them; ``value`` even where no row has it."""
+    like = {value: torch.empty(0, dtype=torch.float64)}
+    for _, found in parts:
+        like |= found
 
-    def of(part: dict[str, Tensor], name: str) -> Tensor:
-        if name in part:
-            return part[name]
-        lacking = like[name].new_zeros(len(part["log_evidence"]), *like[name].shape[1:])
+    def of(rows: Tensor, found: dict[str, Tensor], name: str) -> Tensor:
+        if name in found:
+            return found[name]
+        lacking = like[name].new_zeros(len(rows), *like[name].shape[1:])
         return lacking.fill_(math.nan) if lacking.is_floating_point() else lacking
 
-    return {name: torch.cat([of(part, name) for part in parts]) for name in names}
+    return {name: torch.cat([of(rows, found, name) for rows, found in parts]) for name in like}
 
 
 def _draws_differ(q: Distribution, rows: int) -> Tensor:
@@ -279,7 +331,8 @@ def _slots(model: LatentModel, guide: Conditional, batch: Batch) -> RowSlots | N
     if any(type(network) not in (MLP, ResidualMLP) for network in networks):
         return RowSlots(4, _VECTOR)
     products = [part for network in networks for part in network.modules() if isinstance(part, nn.Linear)]
-    widths = [*(part.out_features for part in products), math.prod(model.likelihood.event_shape)]
+    latents = guide(first.x, first.context).event_shape[0]
+    widths = [*(part.out_features for part in products), math.prod(model.likelihood.event_shape), latents]
     multiple = max(_LEAST_ROWS, *(_VECTOR // math.gcd(_VECTOR, width) for width in widths))
     narrow = any(min(part.in_features, part.out_features) < _NARROW for part in products)
     return RowSlots(4 if narrow else 1, multiple)

@@ -60,8 +60,8 @@ def score(
         split: of the data set.
         points: number of examples of the split, chosen by the data's seed; by default all of them.
         method: "iwae", draws of the guide; "laplace-is", draws of Laplace approximations of each posterior; "ais",
-            annealed importance sampling from there. "auto" takes laplace-is where the likelihood has a Fisher
-            information, and else iwae.
+            annealed importance sampling from there. "auto" takes laplace-is where z is continuous and the likelihood
+            has a Fisher information, and else iwae.
         k: draws per example, by default 1,000; for "ais" a number of chains.
         tolerance: nats; examples whose standard error is larger, or that are not reliable, get 4, 16 and 64 times as
             many draws (for "ais", temperatures), until they are. Those that never are stay marked.
@@ -114,7 +114,7 @@ def _taken(model: LatentModel, method: str) -> str:
     check_name("method", method, get_args(ScoreMethod))
     if method == "laplace-is":
         model.require_real("laplace-is", "Score by iwae or by ais.")
-    curved = default_start(model, None) == "laplace"
+    curved = model.latent_support == "real" and default_start(model, None) == "laplace"
     if method == "auto":
         return "laplace-is" if curved else "iwae"
     if method == "laplace-is" and not curved:

@@ -19,10 +19,15 @@ estimator          through z  through q  and in addition
 ``stl``            yes        no
 ``dreg``           yes        no         the gradient that arrives at z_k is multiplied by the normalised weight
 ``score-function`` no         yes        (signal − baseline) ∇ log q(z | x) is added
+for codes          yes        yes        z jumps; a softmax takes the place of its derivative, which is biased
 ================== ========== ========== =========================================================================
 
+The last line stands for ``straight-through``, ``gumbel-softmax``, ``st-gumbel`` and ``reinmax``
+(:mod:`elbowroom.inference.code_gradients`).
+
 The *value* returned is the same unbiased estimate of the bound under every estimator; a term that only serves the
-gradient enters as ``s - s.detach()``, which is zero. Gradients in the model's parameters are the same under all four.
+gradient enters as ``s - s.detach()``, which is zero. Gradients in the model's parameters are the same under all of
+them: also with relaxed draws, which serve the gradient in the guide's parameters alone.
 """
 
 from __future__ import annotations
@@ -37,8 +42,9 @@ from torch.distributions import Distribution
 
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError, check_name, check_num_samples
+from elbowroom.inference.code_gradients import Draws, path_gradient
 from elbowroom.inference.kl import closed_form_kl, exact_entropy, has_analytic_kl
-from elbowroom.inference.weights import ESTIMATORS, Estimator, draw_latents, log_weights, weigh
+from elbowroom.inference.weights import ESTIMATORS, Estimator, draw_latents, log_weights, weigh_draws
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
@@ -85,7 +91,7 @@ def elbo_terms(
     beta: float | Tensor = 1.0,
     free_bits: float = 0.0,
     estimator: Estimator = "pathwise",
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     generator: NoiseSource | None = None,
 ) -> Terms:
     """The evidence lower bound with its parts, ``reconstruction`` and (unweighted) ``kl``; arguments as in
@@ -107,34 +113,35 @@ def elbo_terms(
         raise _no_closed_form(q, prior, free_bits)
     entropy = None if sampled_kl or closed is not None else exact_entropy(q)
 
-    if closed is not None or entropy is not None:  # log q is not needed, unless as the score
-        z = draw_latents(q, num_samples, estimator, generator, temperature)  # (samples, batch, latent)
-        signal = log_likelihood = model.log_likelihood(batch.x, z, context=batch.context, mask=batch.mask)
-        reconstruction = log_likelihood.mean(0)
-        if closed is not None:
-            divergence, penalty = closed.kl, closed.penalty
+    draws = draw_latents(q, num_samples, estimator, temperature=temperature, generator=generator)
+
+    def terms_at(z: Tensor) -> Terms:  # (samples, batch, latent)
+        if closed is not None or entropy is not None:  # log q is not needed, unless as the score
+            signal = log_likelihood = model.log_likelihood(batch.x, z, context=batch.context, mask=batch.mask)
+            reconstruction = log_likelihood.mean(0)
+            if closed is not None:
+                divergence, penalty = closed.kl, closed.penalty
+            else:
+                assert entropy is not None
+                log_prior = prior.log_prob(z)  # (samples, batch)
+                divergence = penalty = -entropy - log_prior.mean(0)
+                signal = log_likelihood + beta * log_prior
+            value = reconstruction - beta * penalty
+            log_q = q.log_prob(z) if estimator == "score-function" else None
         else:
-            assert entropy is not None
-            log_prior = prior.log_prob(z)  # (samples, batch)
-            divergence = penalty = -entropy - log_prior.mean(0)
-            signal = log_likelihood + beta * log_prior
-        value = reconstruction - beta * penalty
-        log_q = q.log_prob(z) if estimator == "score-function" else None
-    else:
-        weighted = weigh(
-            model, batch, q, prior, num_samples=num_samples, estimator=estimator, temperature=temperature,
-            generator=generator,
-        )  # fmt: skip
-        log_q = weighted.log_q
-        # E_q[∇ log q] = 0: under the score function this direct term would add noise and nothing else
-        entropy_side = log_q.detach() if estimator == "score-function" else log_q
-        log_ratio = entropy_side - weighted.log_prior  # (samples, batch)
-        signal = weighted.log_likelihood - beta * log_ratio
-        reconstruction, divergence = weighted.log_likelihood.mean(0), log_ratio.mean(0)
-        value = signal.mean(0)
-    if estimator == "score-function" and log_q is not None:
-        value = value + _without_value((_minus_others_mean(signal.detach()) * log_q).mean(0))
-    return Terms(value, {"reconstruction": reconstruction.detach(), "kl": divergence.detach()})
+            weighted = weigh_draws(z, model, batch, q, prior, estimator=estimator)
+            log_q = weighted.log_q
+            # E_q[∇ log q] = 0: under the score function this direct term would add noise and nothing else
+            entropy_side = log_q.detach() if estimator == "score-function" else log_q
+            log_ratio = entropy_side - weighted.log_prior  # (samples, batch)
+            signal = weighted.log_likelihood - beta * log_ratio
+            reconstruction, divergence = weighted.log_likelihood.mean(0), log_ratio.mean(0)
+            value = signal.mean(0)
+        if estimator == "score-function" and log_q is not None:
+            value = value + _without_value((_minus_others_mean(signal.detach()) * log_q).mean(0))
+        return Terms(value, {"reconstruction": reconstruction.detach(), "kl": divergence.detach()})
+
+    return _at_draws(terms_at, draws)
 
 
 def elbo(
@@ -147,7 +154,7 @@ def elbo(
     beta: float | Tensor = 1.0,
     free_bits: float = 0.0,
     estimator: Estimator = "pathwise",
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     generator: NoiseSource | None = None,
 ) -> Tensor:
     r"""Evidence lower bound on log p(x), one value per example.
@@ -211,7 +218,7 @@ def iwae_terms(
     *,
     num_samples: int = 5,
     estimator: Estimator = "pathwise",
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     generator: NoiseSource | None = None,
 ) -> Terms:
     """The importance-weighted bound with ``elbo``, the mean of log w over the same draws; arguments as in :func:`iwae`.
@@ -227,20 +234,22 @@ def iwae_terms(
     check_num_samples(num_samples)
     check_name("gradient estimator", estimator, ESTIMATORS)
     q, prior = guide_distribution(guide, batch), model.prior(None, batch.context)
-    weighted = weigh(
-        model, batch, q, prior, num_samples=num_samples, estimator=estimator, temperature=temperature,
-        generator=generator,
-    )  # fmt: skip
-    log_w = weighted.log_weights  # (samples, batch)
-    value = log_mean_exp(log_w)
-    if estimator == "dreg" and weighted.z.requires_grad:
-        # log-mean-exp sends w̃_k back along the path; a second w̃_k makes Tucker et al.'s Σ w̃_k² ∂log w_k/∂z ∂z/∂φ
-        normalized = torch.softmax(log_w.detach(), 0).unsqueeze(-1)
-        weighted.z.register_hook(lambda gradient: normalized * gradient)  # type: ignore[no-untyped-call]  # torch's
-    if estimator == "score-function":
-        signal = _minus_others_bound(log_w.detach(), value.detach())
-        value = value + _without_value((signal * weighted.log_q).sum(0))
-    return Terms(value, {"elbo": log_w.detach().mean(0), "ess": effective_sample_size(log_w.detach())})
+    draws = draw_latents(q, num_samples, estimator, temperature=temperature, generator=generator)
+
+    def terms_at(z: Tensor) -> Terms:  # (samples, batch, latent)
+        weighted = weigh_draws(z, model, batch, q, prior, estimator=estimator)
+        log_w = weighted.log_weights  # (samples, batch)
+        value = log_mean_exp(log_w)
+        if estimator == "dreg" and z.requires_grad:
+            # log-mean-exp sends w̃_k back along the path; a second w̃_k makes Tucker et al.'s Σ w̃_k² ∂log w_k/∂z ∂z/∂φ
+            normalized = torch.softmax(log_w.detach(), 0).unsqueeze(-1)
+            z.register_hook(lambda gradient: normalized * gradient)  # type: ignore[no-untyped-call]  # torch's
+        if estimator == "score-function":
+            signal = _minus_others_bound(log_w.detach(), value.detach())
+            value = value + _without_value((signal * weighted.log_q).sum(0))
+        return Terms(value, {"elbo": log_w.detach().mean(0), "ess": effective_sample_size(log_w.detach())})
+
+    return _at_draws(terms_at, draws)
 
 
 def iwae(
@@ -250,7 +259,7 @@ def iwae(
     *,
     num_samples: int = 5,
     estimator: Estimator = "pathwise",
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     generator: NoiseSource | None = None,
 ) -> Tensor:
     r"""Importance-weighted lower bound on log p(x), one value per example; it tightens as K grows.
@@ -341,6 +350,15 @@ def _no_closed_form(q: Distribution, prior: Distribution, free_bits: float) -> E
         f"kl='analytic' needs a KL in closed form, but there is none between {pair}.",
         "Use kl='monte-carlo', or kl='auto', which takes the closed form where there is one.",
     )
+
+
+def _at_draws(terms_at: Callable[[Tensor], Terms], draws: Draws) -> Terms:
+    """The terms at the draws; relaxed draws add their gradient, and to the value nothing."""
+    terms = terms_at(draws.z)
+    if draws.relaxed is None:
+        return terms
+    path = path_gradient(lambda z: terms_at(z).value, draws.relaxed)
+    return terms._replace(value=terms.value + path.sum(0))
 
 
 def _without_value(surrogate: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError, check_name, check_num_samples
-from elbowroom.inference.code_gradients import CODE_ESTIMATORS, draw_codes
+from elbowroom.inference.code_gradients import CODE_ESTIMATORS, Draws, draw_codes, path_gradient
 from elbowroom.model.code_distributions import Codes
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import detach, draw
@@ -33,6 +33,7 @@ __all__ = [
     "draw_latents",
     "log_weights",
     "weigh",
+    "weigh_draws",
 ]
 
 Estimator = EstimatorName
@@ -42,7 +43,7 @@ ESTIMATORS: dict[str, str] = {
     "pathwise": "reparameterised draws, differentiated in full (Kingma & Welling 2014)",
     "stl": "sticking the landing: no gradient through log q's parameters (Roeder, Wu & Duvenaud 2017)",
     "dreg": "doubly reparameterised: squared normalised weights, for IWAE (Tucker et al. 2019)",
-    "score-function": "REINFORCE with a leave-one-out baseline (Mnih & Rezende 2016; Kool et al. 2019)",
+    "score-function": "unbiased for any z: REINFORCE, leave-one-out baseline (Mnih & Rezende 2016; Kool et al. 2019)",
     **CODE_ESTIMATORS,
 }
 
@@ -71,34 +72,40 @@ class Weighted(NamedTuple):
 def draw_latents(
     q: Distribution,
     num_samples: int,
-    estimator: Estimator,
-    generator: NoiseSource | None,
-    temperature: float = 1.0,
-) -> Tensor:
+    estimator: Estimator = "pathwise",
+    *,
+    temperature: float | Tensor = 1.0,
+    generator: NoiseSource | None = None,
+) -> Draws:
     """z ~ q(z | x), shape (num_samples, batch, latent), with a gradient where the estimator needs one.
 
+    Args:
+        q: the guide's output, q(z | x).
+        num_samples: draws per example.
+        estimator: where the gradient may pass; the table in :mod:`elbowroom.inference.objectives`.
+        temperature: of an estimator for codes.
+        generator: the source of randomness.
     Raises:
         ElbowroomError: the estimator differentiates through the draws, but the guide's have no gradient. To go on
             would be to optimise the naive estimator of :mod:`elbowroom.studies.gradient_variance`, silently.
     """
-    if estimator in CODE_ESTIMATORS:
-        if not isinstance(q, Codes):
-            raise ElbowroomError(
-                f"The estimator '{estimator}' is for draws of codes, but those of a {type(q).__name__} are real "
-                "vectors.",
-                "Use estimator='pathwise', or a guide over codes.",
-            )
+    if isinstance(q, Codes) and estimator in CODE_ESTIMATORS:
         return draw_codes(q, num_samples, estimator, temperature=temperature, generator=generator)
     z = draw(q, (num_samples,), generator=generator)
     if estimator == "score-function":
-        return z.detach()
+        return Draws(z.detach())
+    if estimator in CODE_ESTIMATORS:
+        raise ElbowroomError(
+            f"The estimator '{estimator}' is for draws of codes, but the guide's distribution is a {type(q).__name__}.",
+            "Use estimator='pathwise' for real vectors, 'score-function' for anything else, or a categorical guide.",
+        )
     if torch.is_grad_enabled() and not q.has_rsample:
         raise ElbowroomError(
             f"The estimator '{estimator}' differentiates through draws of the guide, but those of a "
             f"{type(q).__name__} are not reparameterised.",
             "Use estimator='score-function' (for codes also 'reinmax'), or torch.no_grad() for the value alone.",
         )
-    return z
+    return Draws(z)
 
 
 def weigh(
@@ -108,8 +115,6 @@ def weigh(
     prior: Distribution,
     *,
     num_samples: int,
-    estimator: Estimator = "pathwise",
-    temperature: float = 1.0,
     decode: Callable[[Tensor], Tensor] | None = None,
     generator: NoiseSource | None = None,
 ) -> Weighted:
@@ -121,8 +126,6 @@ def weigh(
         q: the guide's output, q(z | x).
         prior: the prior's output, p(z). Both are arguments so that repeated calls build them once.
         num_samples: draws per example.
-        estimator: where the gradient may pass; the table in :mod:`elbowroom.inference.objectives`.
-        temperature: of an estimator for codes.
         decode: log p(x | z) as a function of z, where there is a quicker one than the model's.
         generator: the source of randomness.
     Returns:
@@ -130,7 +133,29 @@ def weigh(
     Raises:
         ElbowroomError: a gradient through draws of a guide that is not reparameterised.
     """
-    z = draw_latents(q, num_samples, estimator, generator, temperature)
+    z = draw_latents(q, num_samples, generator=generator).z
+    return weigh_draws(z, model, batch, q, prior, decode=decode)
+
+
+def weigh_draws(
+    z: Tensor,
+    model: LatentModel,
+    batch: Batch,
+    q: Distribution,
+    prior: Distribution,
+    *,
+    estimator: Estimator = "pathwise",
+    decode: Callable[[Tensor], Tensor] | None = None,
+) -> Weighted:
+    """The densities of the importance weights of draws that exist.
+
+    Args:
+        z: draws of :func:`draw_latents` with the same estimator, shape (samples, batch, latent).
+        estimator: whether the gradient may pass through log q's parameters.
+        model, batch, q, prior, decode: as in :func:`weigh`.
+    Returns:
+        The draws, and densities of shape (samples, batch).
+    """
     density = detach(q) if estimator in ("stl", "dreg") else q
     if decode is None:
         log_likelihood = model.log_likelihood(batch.x, z, context=batch.context, mask=batch.mask)
@@ -146,6 +171,7 @@ def log_weights(
     num_samples: int = 1,
     *,
     estimator: Estimator = "pathwise",
+    temperature: float | Tensor = 1.0,
     generator: NoiseSource | None = None,
 ) -> Tensor:
     r"""Logarithms of importance weights, whose expectation is p(x).
@@ -159,6 +185,7 @@ def log_weights(
         num_samples: K, draws of z per example.
         estimator: where the gradient may pass; the first two columns of the table in
             :mod:`elbowroom.inference.objectives`.
+        temperature: of an estimator for codes.
         generator: the source of randomness.
     Returns:
         Nats, shape (num_samples, batch).
@@ -174,5 +201,10 @@ def log_weights(
     check_num_samples(num_samples)
     check_name("gradient estimator", estimator, ESTIMATORS)
     q, prior = guide_distribution(guide, batch), model.prior(None, batch.context)
-    weighted = weigh(model, batch, q, prior, num_samples=num_samples, estimator=estimator, generator=generator)
-    return weighted.log_weights
+    draws = draw_latents(q, num_samples, estimator, temperature=temperature, generator=generator)
+
+    def weights_at(z: Tensor) -> Tensor:
+        return weigh_draws(z, model, batch, q, prior, estimator=estimator).log_weights
+
+    weights = weights_at(draws.z)
+    return weights if draws.relaxed is None else weights + path_gradient(weights_at, draws.relaxed)

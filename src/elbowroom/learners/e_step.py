@@ -56,6 +56,7 @@ class Draws(NamedTuple):
     Attributes:
         z: approximate draws from p(z | x), shape (draws · chains, batch, latent).
         acceptance: mean acceptance of each example's transitions, shape (batch,).
+        divergent: share of each example's transitions after the warm-up that diverged, shape (batch,).
         decoder_gradients: evaluations of the decoder with its gradient, over all examples and chains; a Gauss–Newton
             curvature in D dimensions (D forward derivatives) counts as D / 2. The search for the first step size, once
             in a run, is not counted.
@@ -63,6 +64,7 @@ class Draws(NamedTuple):
 
     z: Tensor
     acceptance: Tensor
+    divergent: Tensor
     decoder_gradients: int
 
 
@@ -148,6 +150,7 @@ class EStep:
             if bool(first.any()):
                 for _ in range(self.warmup):
                     transitions.step()
+                transitions.end_warm_up()
             kept = []
             for _ in range(draws):
                 for _ in range(self.transitions):
@@ -156,7 +159,8 @@ class EStep:
         if chains is not None:
             log_step = transitions.own_log_step
             chains.write(batch.index, BatchChains(transitions.state.z, found.metric, log_step, found.visits + 1))
-        return Draws(torch.cat(kept), transitions.acceptance, cost + transitions.decoder_gradients)
+        cost += transitions.decoder_gradients
+        return Draws(torch.cat(kept), transitions.acceptance, transitions.divergent, cost)
 
     def _load_chains(
         self,
@@ -231,16 +235,26 @@ class _Transitions:
     ) -> None:
         self.kernel, self.target, self.state, self.metric = kernel, target, state, found.metric
         self.own_log_step, self.common_log_step = found.log_step.clone(), common_log_step
-        self.visits, self.taken = found.visits, 0
+        self.visits, self.taken, self.warm = found.visits, 0, 0
         self.ceiling = min(_LIMIT, math.log(kernel.max_step_size))
         self.target_acceptance, self.generator = target_acceptance, generator
-        self.accepted = torch.zeros_like(found.log_step)
+        self.accepted, self.diverged = torch.zeros_like(found.log_step), torch.zeros_like(found.log_step)
         self.decoder_gradients = 0
 
     @property
     def acceptance(self) -> Tensor:
         """Mean acceptance of each example over the transitions so far."""
         return self.accepted / max(1, self.taken)
+
+    @property
+    def divergent(self) -> Tensor:
+        """Share of each example's transitions since the warm-up that diverged."""
+        return self.diverged / max(1, self.taken - self.warm)
+
+    def end_warm_up(self) -> None:
+        """What diverged while the first step sizes were sought does not count."""
+        self.warm = self.taken
+        self.diverged.zero_()
 
     def step(self) -> None:
         """One transition of all chains of the batch."""
@@ -256,5 +270,6 @@ class _Transitions:
         self.common_log_step.clamp_(-_LIMIT, self.ceiling)
         self.own_log_step.clamp_(max=self.ceiling - float(self.common_log_step))
         self.accepted += acceptance
+        self.diverged += info.divergent.to(acceptance).mean(0)
         self.taken += 1
         self.decoder_gradients += int(info.num_gradients.sum())

@@ -171,7 +171,7 @@ class Mcem:
         first = None
         for _ in range(self.updates):
             value, parts = self.execution(m_step_terms, pair, batch, found.z, learns_guide=self.learns_guide)
-            parts["acceptance"] = found.acceptance
+            parts |= {"acceptance": found.acceptance, "divergent": found.divergent}
             updated = self.update.apply_gradient(state, "m_step", value, parts, batch)
             first = first or updated  # later updates use draws from a posterior that has changed
         assert first is not None

@@ -147,11 +147,10 @@ class Codes(Distribution):
         """The most likely code of each slot, one-hot, shape (\\*batch, L K)."""
         return self.space.one_hot(self.logits.argmax(-1), self.logits.dtype)
 
-    @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = (), generator: NoiseSource | None = None) -> Tensor:
         """One-hot draws, shape (\\*sample_shape, \\*batch, L K), by the Gumbel-max trick."""
         shape = (*sample_shape, *self.batch_shape, self.space.dim)
-        perturbed = self.logits.flatten(-2) + gumbel(shape, self.logits, generator)
+        perturbed = self.logits.detach().flatten(-2) + gumbel(shape, self.logits, generator)
         return self.space.one_hot(self.space.numbers(perturbed), self.logits.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -201,6 +200,19 @@ class AutoregressiveCodes(Distribution):
     ) -> None:
         self.space, self._logits, self._like, self._sampler = space, logits, like, sampler
         super().__init__(Size(batch_shape), Size([space.dim]), validate_args=False)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> AutoregressiveCodes:
+        """The same distribution with further axes in front of its batch shape."""
+        further, kept = batch_shape[: len(batch_shape) - len(self.batch_shape)], self._sampler
+        assert Size(batch_shape) == (*further, *self.batch_shape)
+
+        def sampler(sample_shape: Sequence[int], generator: NoiseSource | None) -> Tensor:
+            assert kept is not None
+            return kept((*sample_shape, *further), generator)
+
+        return AutoregressiveCodes(
+            self.space, self._logits, batch_shape, like=self._like, sampler=None if kept is None else sampler
+        )
 
     def conditionals(self, z: Tensor) -> Tensor:
         """log π(z), shape (\\*, L, K): of every slot, given the slots before it."""

@@ -115,7 +115,7 @@ class PerRow:
     """
 
     def __init__(self, generators: Sequence[Generator]) -> None:
-        self._generators = generators
+        self.generators = generators
 
     def stack(self, shape: Sequence[int], axis: int, kind: Callable[[Sequence[int], int, Generator], Tensor]) -> Tensor:
         """Noise of this shape: for every row the shape without ``axis``, by (shape, row, the row's generator).
@@ -124,14 +124,14 @@ class PerRow:
             ElbowroomError: the axis is not that of the rows.
         """
         axis += len(shape)
-        if axis < 0 or shape[axis] != len(self._generators):
+        if axis < 0 or shape[axis] != len(self.generators):
             raise ElbowroomError(
-                f"Noise of shape {tuple(shape)} was asked for, which has no axis for {len(self._generators)} rows "
+                f"Noise of shape {tuple(shape)} was asked for, which has no axis for {len(self.generators)} rows "
                 "where one was expected.",
                 "Give a torch.Generator.",
             )
         part = (*shape[:axis], *shape[axis + 1 :])
-        return torch.stack([kind(part, row, g) for row, g in enumerate(self._generators)], axis)
+        return torch.stack([kind(part, row, g) for row, g in enumerate(self.generators)], axis)
 
 
 NoiseSource = Generator | PerRow | Prepared | Recorder

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
-from elbowroom.data.naming import element_name, listed
 from elbowroom.data.precision import check_spread
 from elbowroom.data.row_form import RowForm
 from elbowroom.data.stream import StreamSet
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
+from elbowroom.model.autoregressive import CausalTransformer, Made
 from elbowroom.model.code_distributions import CodeSpace
 from elbowroom.model.codes import CategoricalGuide, UniformCodes, UnigramCodes
 from elbowroom.model.conditional import Conditional
@@ -30,11 +30,12 @@ from elbowroom.model.latent import LatentModel, Pair
 from elbowroom.model.likelihoods import LIKELIHOODS, Gaussian, Likelihood
 from elbowroom.model.networks import MLP, ConvDecoder, ConvEncoder, Network, ResidualMLP
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, VampPrior
+from elbowroom.model.quantizer import Codebook, EmbeddedCodes, NearestCodeGuide
 from elbowroom.names import CODE_GUIDES
 from elbowroom.phrasing import speaking
 from elbowroom.running.config import Config, DataConfig, ModelConfig, NetworkConfig
 from elbowroom.running.runtime import dtype_of
-from elbowroom.running.training_rows import check_training_rows, constant_elements
+from elbowroom.running.training_rows import check_codes, check_training_rows, refuse_constant
 
 __all__ = [
     "DataFacts",
@@ -102,7 +103,7 @@ def load_configured(data: DataConfig, source: Any = None, **arrays: Any) -> Data
         "binarization": data.binarization,
         "support": data.support,
         "validation": data.validation if data.validation < 1 else int(data.validation),
-        "test": data.test if data.test < 1 else int(data.test),
+        "test": (data.test if data.test < 1 else int(data.test)) if _is_asked(data, "test") else None,
         "train": data.train,
         "missing": data.missing,
         "missing_values": data.missing_values,
@@ -118,6 +119,11 @@ def load_configured(data: DataConfig, source: Any = None, **arrays: Any) -> Data
         "seed": data.seed,
     }
     return load_data(data.name if source is None else source, **(settings | arrays))
+
+
+def _is_asked(data: DataConfig, key: str) -> bool:
+    """Whether a setting was given, or differs from its default, which the data may overrule without a word."""
+    return key in data.model_fields_set or getattr(data, key) != DataConfig.model_fields[key].default
 
 
 def build_data(config: Config, source: Any = None, **arrays: Any) -> DataSet | StreamSet:
@@ -217,9 +223,10 @@ def build_pair(config: Config, facts: DataFacts, *, seed: int) -> Pair:
     _check_latents(config.model, name)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs, too, and leave them so
-        guide = None if name == "none" else _guide(config.model, name, facts)
+        codebook = _codebook(config.model) if name == "nearest-code" else None
+        guide = None if name == "none" else _guide(config.model, name, facts, codebook)
         prior = _prior(config.model, facts, guide)
-        pair = Pair(LatentModel(prior, _likelihood(config.model, facts)), guide or PriorGuide(prior))
+        pair = Pair(LatentModel(prior, _likelihood(config.model, facts, codebook)), guide or PriorGuide(prior))
         if config.model.init_std is not None:
             _draw_weights(pair, config.model.init_std)
     return pair.to(dtype_of(config.runtime))
@@ -257,7 +264,11 @@ def _draw_weights(pair: Pair, std: float) -> None:
                 module.bias.zero_()
 
 
-def _guide(model: ModelConfig, name: str, facts: DataFacts) -> Conditional:
+def _codebook(model: ModelConfig) -> Codebook:
+    return Codebook(_space(model), model.code_dim, kind=model.codebook)
+
+
+def _guide(model: ModelConfig, name: str, facts: DataFacts, codebook: Codebook | None) -> Conditional:
     real = facts.support is Support.REALS
     transform = InputTransform(
         facts.support,
@@ -266,16 +277,18 @@ def _guide(model: ModelConfig, name: str, facts: DataFacts) -> Conditional:
         shift=torch.zeros(facts.event_shape) if real else None,
         scale=torch.ones(facts.event_shape) if real else None,
     )
-    space = _space(model) if model.has_codes else None
+    parameters: tuple[int, ...]
+    if codebook is not None:
+        parameters = (codebook.space.slots, codebook.dim)
+    else:
+        parameters = _space(model) if model.has_codes else GUIDES[name].parameter_shape(model.latent_dim)
     network = _NETWORKS[model.encoder.kind](
-        model.encoder,
-        transform.out_shape,
-        GUIDES[name].parameter_shape(model.latent_dim) if space is None else space,
-        context_dim=facts.context_dim,
-        decoder=False,
+        model.encoder, transform.out_shape, parameters, context_dim=facts.context_dim, decoder=False
     )
-    if space is not None:
-        return CategoricalGuide(network, space, transform)
+    if codebook is not None:
+        return NearestCodeGuide(network, codebook, transform)
+    if model.has_codes:
+        return CategoricalGuide(network, _space(model), transform)
     return GUIDES[name](network, model.latent_dim, transform)
 
 
@@ -283,7 +296,7 @@ def _space(model: ModelConfig) -> CodeSpace:
     return CodeSpace(model.slots, model.codes)
 
 
-def _likelihood(model: ModelConfig, facts: DataFacts) -> Likelihood:
+def _likelihood(model: ModelConfig, facts: DataFacts, codebook: Codebook | None) -> Likelihood:
     kind = LIKELIHOODS[pick_likelihood(model, facts.support)]
     shapes: dict[str, dict[str, Any]] = {
         "gaussian": {"scale": model.scale},
@@ -295,13 +308,19 @@ def _likelihood(model: ModelConfig, facts: DataFacts) -> Likelihood:
     if kind is Gaussian:
         shift, unit = torch.zeros(facts.event_shape), torch.ones(facts.event_shape)
         rest = {"mean_activation": model.mean_activation, "shift": shift, "unit": unit}
+    if codebook is not None:
+        size = codebook.space.slots * codebook.dim
+    else:
+        size = _space(model).dim if model.has_codes else model.latent_dim
     network = _NETWORKS[model.decoder.kind](
         model.decoder,
-        (_space(model).dim if model.has_codes else model.latent_dim,),
+        (size,),
         kind.parameter_shape(facts.event_shape, **shape),
         context_dim=facts.context_dim,
         decoder=True,
     )
+    if codebook is not None:
+        network = EmbeddedCodes(codebook, network)
     return kind(network, facts.event_shape, **shape, **rest)
 
 
@@ -314,6 +333,13 @@ def _prior(model: ModelConfig, facts: DataFacts, guide: Conditional | None) -> C
         return UniformCodes(_space(model))
     if model.prior == "unigram":
         return UnigramCodes(_space(model), context_dim=facts.context_dim)
+    if model.prior in ("made", "transformer"):
+        shape: dict[str, Any] = {"layers": model.prior_layers, "context_dim": facts.context_dim}
+        if model.prior_width is not None:
+            shape["width"] = model.prior_width
+        if model.prior == "made":
+            return Made(_space(model), **shape)
+        return CausalTransformer(_space(model), heads=model.prior_heads, **shape)
     if guide is None:
         raise ElbowroomError(
             "A VampPrior is a mixture of q(z | x) of the guide, but this model is trained without a guide.",
@@ -329,14 +355,16 @@ def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
 
     Raises:
         ElbowroomError: a real-valued element is constant over the training data, so that its density has no bound; one
-            training row; or a deviation is beyond the run's precision.
+            training row; a deviation is beyond the run's precision; or there are more codes than training rows.
     """
     likelihood, guide = pair.model.likelihood, pair.guide
+    if pair.model.latent_support == "codes":
+        check_codes(data, pair.model.space)
     mean, std = data.moments()
     # grey pixels under a Gaussian are not standardised: they have a common scale, and some never vary
     if isinstance(likelihood, Gaussian) and data.native_support is Support.REALS:
         check_training_rows(data, mean, std)
-        _refuse_constant(mean, std, data.columns if isinstance(data, DataSet) else None)
+        refuse_constant(data, mean, std)
         check_spread(data, std)
         places: list[tuple[nn.Module, tuple[str, str]]] = [(likelihood, ("shift", "unit"))]
         if isinstance(guide, Guide) and guide.transform is not None:
@@ -349,17 +377,6 @@ def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
     if isinstance(pair.model.prior, VampPrior):
         rows = _some_rows(data, config.model.prior_components)
         pair.model.prior = VampPrior(guide, rows, data.support, context_dim=data.context_dim)
-
-
-def _refuse_constant(mean: Tensor, std: Tensor, columns: tuple[str, ...] | None) -> None:
-    constant = constant_elements(mean, std).flatten()
-    if bool(constant.any()):
-        where = [element_name(columns, mean.shape, place) for place in torch.nonzero(constant).flatten().tolist()]
-        raise ElbowroomError(
-            f"{len(where)} of {constant.numel()} {'elements' if columns is None else 'columns'} are constant in the "
-            f"training data ({listed(where)}), so that their density can grow without bound.",
-            "Drop those columns." if columns is None else f"Drop {listed(where)}.",
-        )
 
 
 def _some_rows(data: DataSet | StreamSet, number: int) -> Tensor:

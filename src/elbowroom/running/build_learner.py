@@ -1,4 +1,4 @@
-"""Builds a learner from a configuration: which settings each of the five reads, and which guide it can use."""
+"""Builds a learner from a configuration: which settings each of them reads, and which guide it can use."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from elbowroom.errors import ElbowroomError
+from elbowroom.inference.code_gradients import CODE_ESTIMATORS
 from elbowroom.inference.objectives import OBJECTIVES
 from elbowroom.learners.aevb import Aevb
 from elbowroom.learners.e_step import EStep
@@ -20,7 +21,9 @@ from elbowroom.learners.learner import Learner
 from elbowroom.learners.mcem import Mcem
 from elbowroom.learners.naive import naive
 from elbowroom.learners.update import SCHEDULES, Update
+from elbowroom.learners.vq import Vq, no_stages
 from elbowroom.learners.wakesleep import WakeSleep
+from elbowroom.names import EstimatorName
 from elbowroom.running.build import guide_name
 from elbowroom.running.config import Config, ObjectiveConfig
 
@@ -29,6 +32,7 @@ __all__ = ["RunLength", "build_learner"]
 _TRANSITIONS_OF_DYNAMIC = (
     4  # transitions; one leaves the M-step's gradient off by half its length, four by nothing that shows
 )
+_VQ_ESTIMATOR: EstimatorName = "reinmax"  # of the joint stage, unless another is asked for
 
 
 class RunLength(NamedTuple):
@@ -83,7 +87,7 @@ def _optimizer(config: Config) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
     return functools.partial(make[o.name], lr=o.lr, weight_decay=o.weight_decay)
 
 
-# --- the five ----------------------------------------------------------------------------------------------------
+# --- the learners ----------------------------------------------------------------------------------------------------
 
 
 def _aevb(config: Config, update: Update, length: RunLength, execution: Execution) -> Learner:
@@ -192,6 +196,58 @@ def _svi(config: Config, update: Update, length: RunLength, execution: Execution
     return Svi(update=update, elbo=config.svi.elbo, num_particles=config.svi.num_particles)
 
 
+def _vq(config: Config, update: Update, length: RunLength, execution: Execution) -> Learner:
+    o, v, total = config.objective, config.vq, length.total_steps
+    if guide_name(config) != "nearest-code":
+        raise ElbowroomError(
+            f"The learner vq trains a guide that chooses the nearest vectors of a codebook, but model.guide is "
+            f"{guide_name(config)}.",
+            "Leave --model.guide out, or train this guide with --train.learner aevb.",
+        )
+    if total is None:
+        raise no_stages()
+    if v.reconstruction_share + v.prior_share > 1:
+        raise ElbowroomError(
+            f"vq.reconstruction_share is {v.reconstruction_share:g} and vq.prior_share {v.prior_share:g}, together "
+            "more than the whole training.",
+            "Give shares that add up to less than 1, or to 1 for a VQ-VAE without the joint stage.",
+        )
+    if length.positions is not None and len(length.positions) < config.model.codes:
+        raise ElbowroomError(
+            f"{config.model.codes:,} codes in each slot were asked for, but there are only {len(length.positions):,} "
+            "training examples to place them.",
+            f"Give --model.codes {len(length.positions)} or less; many fewer are usual.",
+        )
+    for key in ("estimator", "last_estimator"):
+        given = getattr(o, key)
+        if given not in (None, "score-function", *CODE_ESTIMATORS) and (key, given) != ("estimator", "pathwise"):
+            raise ElbowroomError(
+                f"objective.{key} is {given}, which differentiates through draws of real vectors, but the learner vq "
+                "draws codes.",
+                f"Use one of {', '.join(CODE_ESTIMATORS)}, score-function.",
+            )
+    joint_from = round((v.reconstruction_share + v.prior_share) * total)
+    commitment = 0.0 if config.model.codebook == "fsq" else 0.25
+    return Vq(
+        update=update,
+        prior_from=round(v.reconstruction_share * total),
+        joint_from=joint_from,
+        last_from=max(joint_from, round((1 - o.last_share) * total)),
+        joint_rate=v.joint_rate,
+        commitment=commitment if v.commitment is None else v.commitment,
+        gradient=v.gradient,
+        decay=v.decay,
+        restart_below=v.restart_below,
+        estimator=_VQ_ESTIMATOR if o.estimator == "pathwise" else o.estimator,
+        temperature=o.temperature,
+        num_samples=o.num_samples,
+        last_estimator=o.last_estimator or "score-function",
+        last_samples=o.last_samples or max(2, o.num_samples),
+        last_bound=o.name,
+        execution=execution,
+    )
+
+
 class _Kind(NamedTuple):
     """A learner: how it is built, the keys of ``objective`` that it reads, and whether it uses a guide."""
 
@@ -206,6 +262,11 @@ _LEARNERS: dict[str, _Kind] = {
     "mcem": _Kind(_mcem, frozenset(), "optional"),
     "wake-sleep": _Kind(_wake_sleep, frozenset({"num_samples"}), "needed"),
     "svi": _Kind(_svi, frozenset(), "needed"),
+    "vq": _Kind(
+        _vq,
+        frozenset({"name", "num_samples", "last_samples", "last_share", "estimator", "last_estimator", "temperature"}),
+        "needed",
+    ),
 }
 
 
@@ -233,7 +294,7 @@ def _check_unread(config: Config, kind: _Kind) -> None:
     ]
     unread += [
         section
-        for section in ("mcem", "svi")
+        for section in ("mcem", "svi", "vq")
         if section != learner and getattr(config, section) != getattr(default, section)
     ]
     if unread:

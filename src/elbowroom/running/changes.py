@@ -64,7 +64,7 @@ def recorded_settings(
     lengths = ("epochs", "steps", "seconds", "decoder_gradients")
     if any(key in keys.get("train", {}) for key in lengths):  # a new length replaces the old one, of whatever kind
         base["train"] |= dict.fromkeys(lengths[1:])
-    asked = configure(base, keys, source=str(folder.path))
+    asked = _in_recorded_order(configure(base, keys, source=str(folder.path)), recorded)
     old, new = _flat(recorded.model_dump() | {"data": base["data"]}), _flat(asked.model_dump())
     differ = [key for key in old if old[key] != new[key] and key not in _MAY_CHANGE]
     if differ:
@@ -74,12 +74,25 @@ def recorded_settings(
             "Leave that out, or train a new run with --out.",
         )
     longer = any(old[f"train.{key}"] != new[f"train.{key}"] for key in lengths)
+    if longer and recorded.train.learner == "vq":
+        raise ElbowroomError(
+            "The stages of the learner vq are shares of the run's length, so --resume cannot change the length.",
+            "Leave --train.epochs and --train.steps out, or train a new run.",
+        )
     if longer and recorded.optimizer.schedule != "constant":
         raise ElbowroomError(
             f"The run's {recorded.optimizer.schedule} schedule depends on its length, so --resume cannot change the "
             "length.",
             "Leave --train.epochs and --train.steps out, or train a new run.",
         )
+    return asked
+
+
+def _in_recorded_order(asked: Config, recorded: Config) -> Config:
+    """The settings with the columns of the context in the order of training, where they are the same columns."""
+    names, known = asked.data.context, recorded.data.context
+    if isinstance(names, tuple) and isinstance(known, tuple) and sorted(names) == sorted(known):
+        return asked.model_copy(update={"data": asked.data.model_copy(update={"context": known})})
     return asked
 
 

@@ -23,6 +23,7 @@ from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
 from elbowroom.learners.execution import Execution, Objective, ObjectiveValue, eager
 from elbowroom.learners.learner import untouched
+from elbowroom.learners.vq import Vq
 from elbowroom.model.latent import Pair
 from elbowroom.progress import Announce
 from elbowroom.running.build_learner import RunLength, build_learner
@@ -74,11 +75,18 @@ def choose_execution(
     example = _example(settings, data, device)
     mode = "reduce-overhead" if device.type == "cuda" else None
     execution = Compiled(len(example), required=required, announce=announce, mode=mode)
-    steps = [0]
-    if settings.objective.last_samples is not None and plan.total_steps is not None:
-        steps.append(plan.total_steps - 1)  # which has another number of draws
-    _try_steps(settings, plan, pair, example, execution, steps=steps)
+    _try_steps(settings, plan, pair, example, execution, steps=_steps_that_differ(settings, plan))
     return eager if execution.given_up else execution
+
+
+def _steps_that_differ(settings: Config, plan: TrainingPlan) -> list[int]:
+    """One step for every function that the run will need."""
+    if settings.train.learner == "vq":
+        learner = build_learner(settings, RunLength(plan.total_steps, plan.steps_per_epoch, None, Path()))
+        assert isinstance(learner, Vq)
+        return learner.starts
+    has_more = settings.objective.last_samples is not None or settings.objective.last_estimator is not None
+    return [0] if plan.total_steps is None or not has_more else [0, plan.total_steps - 1]
 
 
 def _why_not(settings: Config, device: torch.device) -> ElbowroomError | None:

@@ -32,7 +32,7 @@ from elbowroom.names import (
     ObjectiveName,
     PriorName,
 )
-from elbowroom.running.learner_config import McemConfig, SviConfig
+from elbowroom.running.learner_config import McemConfig, SviConfig, VqConfig
 from elbowroom.sections import Section, explain
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "RuntimeConfig",
     "SviConfig",
     "TrainConfig",
+    "VqConfig",
     "configure",
     "merge",
     "nested",
@@ -221,14 +222,16 @@ class ModelConfig(Section):
     @property
     def latents(self) -> str:
         """The latents in words: "20 latents", "24 slots × 16 codes"."""
-        return f"{self.slots} slots × {self.codes} codes" if self.has_codes else f"{self.latent_dim} latents"
+        if self.has_codes:
+            return f"{self.slots} slots × {self.codes} codes"
+        return f"{self.latent_dim} latent{'s' * (self.latent_dim > 1)}"
 
 
 class ObjectiveConfig(Section):
     """The objective that is maximised, and its gradient estimator."""
 
     name: ObjectiveName = "elbo"
-    """Evidence lower bound, or importance-weighted bound."""
+    """Evidence lower bound, or importance-weighted bound (of the learner vq in the last part, see last_share)."""
     num_samples: Annotated[int, Field(gt=0)] = 1
     """Draws of z per example (k of the importance-weighted bound; for the learner naive, draws of the prior, at least
     2)."""
@@ -330,6 +333,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     mcem: McemConfig = McemConfig()
     svi: SviConfig = SviConfig()
+    vq: VqConfig = VqConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
 

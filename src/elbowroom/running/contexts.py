@@ -19,6 +19,7 @@ from elbowroom.running.config import Config
 
 __all__ = [
     "class_contexts",
+    "context_flags",
     "decoding_context",
     "in_context",
     "named_columns",
@@ -239,6 +240,16 @@ def parsed(naming: Naming, pairs: Sequence[str] | None, labels: str | None = Non
     if missing:
         raise ElbowroomError(f"--context lacks {described(missing)}.", f"Add --context {_example(missing)}.")
     return given
+
+
+def context_flags(naming: Naming) -> str | None:
+    """The flags of a context, as an example for messages; None where the covariates have no names.
+
+    Example:
+        >>> context_flags(Naming(covariates=(Covariate("kind", ("hen", "ox")), Covariate("weight"))))
+        '--context kind=hen --context weight=0'
+    """
+    return f"--context {_example(naming.covariates)}" if naming.covariates and naming.covariates[0].name else None
 
 
 def _example(covariates: Sequence[Covariate]) -> str:

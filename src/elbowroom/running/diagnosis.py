@@ -1,4 +1,7 @@
-"""doctor.json, the doctor's findings on a run: only this module writes and reads it."""
+"""doctor.json, the doctor's findings on a run: only this module writes and reads it.
+
+Those on the latest weights, where others are the best, are in doctor-latest.json (``TrainedModel.result_name``).
+"""
 
 from __future__ import annotations
 
@@ -58,20 +61,23 @@ class Checkup:
         }
 
 
-def write_checkup(folder: RunFolder, checkup: Checkup) -> Path:
-    """Writes doctor.json, replacing the old one; the caller holds the lock of the folder's results."""
-    path = folder.path / FILE
+def write_checkup(folder: RunFolder, checkup: Checkup, name: str = FILE) -> Path:
+    """Writes doctor.json, or the file of another name, replacing the old one.
+
+    The caller holds the lock of the folder's results.
+    """
+    path = folder.path / name
     write_text_atomically(path, json_text(checkup.content(folder.path)) + "\n")
     return path
 
 
-def read_checkup(folder: RunFolder) -> Checkup | None:
-    """Reads doctor.json; None where there is none.
+def read_checkup(folder: RunFolder, name: str = FILE) -> Checkup | None:
+    """Reads doctor.json, or the file of another name; None where there is none.
 
     Raises:
         ElbowroomError: the file is damaged.
     """
-    path = folder.path / FILE
+    path = folder.path / name
     if not path.is_file():
         return None
     try:
@@ -84,7 +90,8 @@ def read_checkup(folder: RunFolder) -> Checkup | None:
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ElbowroomError(
             f"{path} is not valid JSON of findings ({type(error).__name__}: {error}).",
-            f"Restore it, or run the doctor again: `elbowroom doctor {folder.path}`.",
+            f"Restore it, or run the doctor again: `elbowroom doctor {folder.path}"
+            f"{' --checkpoint latest' * (name != FILE)}`.",
         ) from error
     return Checkup(Diagnosis(findings, not_examined, seconds), step, points, seed, data)
 

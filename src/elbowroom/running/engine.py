@@ -64,6 +64,10 @@ class TrainingPlan:
         """Whether validation has not improved for too many reports (early stopping)."""
         return self.patience is not None and progress.reports_since_best >= self.patience
 
+    def is_over(self, step: int, progress: TrainingProgress, seconds: float) -> bool:
+        """Whether nothing is left to do: the limit is reached, or validation has stalled."""
+        return self.is_spent(step, progress, seconds) or self.has_stalled(progress)
+
 
 @dataclass(slots=True)
 class TrainingProgress:
@@ -71,6 +75,7 @@ class TrainingProgress:
 
     sums: dict[str, float] = field(default_factory=dict)  #: sums of the terms over the examples since the last report
     count: int = 0  #: examples since the last report
+    counts: dict[str, int] = field(default_factory=dict)  #: of those, the ones that have the term: stages differ
     best_value: float | None = None  #: the peak, the highest validation mean; None before the first report
     best_step: int = 0  #: of the weights that are kept as the best: see `running.best`
     reports_since_best: int = 0  #: since the peak
@@ -79,11 +84,16 @@ class TrainingProgress:
     decoder_gradients: int = 0  #: evaluations of the decoder with its gradient
     peak: Tensor | None = None  #: validation values of every example at the peak; None in runs of version 0.1.0
 
+    def __post_init__(self) -> None:
+        if self.sums and not self.counts:  # of a version in which every term was of all examples
+            self.counts = dict.fromkeys(self.sums, self.count)
+
     def add(self, info: StepInfo, size: int) -> None:
         self.visits += size
         self.decoder_gradients += info.decoder_gradients
         for name, value in info.terms.items():
             self.sums[name] = self.sums.get(name, 0.0) + value * size
+            self.counts[name] = self.counts.get(name, 0) + size
         self.count += size
 
     def note(self, step: int, values: Tensor) -> bool:
@@ -112,8 +122,8 @@ class TrainingProgress:
 
     def take_means(self) -> dict[str, float]:
         """Means of the terms since the last report; the sums start again at 0."""
-        means = {name: total / self.count for name, total in self.sums.items()}
-        self.sums, self.count = {}, 0
+        means = {name: total / self.counts[name] for name, total in self.sums.items()}
+        self.sums, self.counts, self.count = {}, {}, 0
         return means
 
 

@@ -12,8 +12,9 @@ Its files::
       evaluation/          METHOD-SPLIT.csv, values of every example; METHOD-SPLIT-latest.csv, those of the latest
                            weights where others are the best; unfinished while a long evaluation runs
       data/                data from Python, if the run keeps them: see running.kept_data
-      doctor.json          findings of the doctor, with the step of the checkpoint
-      figures/
+      doctor.json          findings of the doctor, with the step of the checkpoint; doctor-latest.json, those on the
+                           latest weights where others are the best
+      figures/             NAME.png; NAME-latest.png in the same way
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.legacy import modernised
+from elbowroom.names import CODE_PRIORS
 from elbowroom.progress import Announce
 from elbowroom.running.checkpoints import Checkpoints, full_disk_explained, write_text_atomically
 from elbowroom.running.locks import LOCKS, lock_results, lock_training
@@ -147,7 +149,7 @@ class RunFolder:
             "run": str(self.path),
             "data": content["data"]["dataset"],
             "learner": content["config"].get("train", {}).get("learner", "aevb"),
-            "latents": content["config"]["model"]["latent_dim"],
+            "latents": _latents(content["config"]["model"]),
             "step": rows[-1]["step"] if rows else 0,
             "seconds": rows[-1]["seconds"] if rows else 0.0,
             "elbo": shown.get("elbo"),
@@ -253,13 +255,22 @@ class RunFolder:
                 "Restore it, or delete it and evaluate again.",
             ) from error
 
-    def write_values(self, name: str, values: Mapping[str, Tensor]) -> None:
-        """Writes the values of every example to evaluation/NAME.csv, with its row in the data set."""
+    def write_values(
+        self, name: str, values: Mapping[str, Tensor], rows: Mapping[str, Sequence[Any]] | None = None
+    ) -> None:
+        """Writes the values of every example to evaluation/NAME.csv, behind the columns that say which rows these are.
+
+        Args:
+            name: of the file.
+            values: of every example, by column, each of shape (n,).
+            rows: row and identifiers (:meth:`~elbowroom.data.dataset.DataSet.row_columns`); none of simulated data.
+        """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(values)
-        columns = (v.long().tolist() if name in _WHOLE else v.tolist() for name, v in values.items())
-        writer.writerows(zip(*columns, strict=True))
+        columns: dict[str, Sequence[Any]] = dict(rows or {})
+        columns |= {key: v.long().tolist() if key in _WHOLE else v.tolist() for key, v in values.items()}
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
         path = self.path / "evaluation" / f"{name}.csv"
         path.parent.mkdir(exist_ok=True)
         write_text_atomically(path, text.getvalue())
@@ -287,6 +298,14 @@ class RunFolder:
         path = self.path / "evaluation.json"
         write_text_atomically(path, json.dumps({"results": list(kept.values())}, indent=2) + "\n")
         return path
+
+
+def _latents(model: Mapping[str, Any]) -> int | str:
+    """The number of latent dimensions, or slots and codes; of a run's configuration as it was written."""
+    if model.get("prior") in CODE_PRIORS:
+        return f"{model['slots']} slots × {model['codes']} codes"
+    latent_dim: int = model["latent_dim"]
+    return latent_dim
 
 
 def free_path(path: Path) -> Path:

@@ -115,7 +115,7 @@ def impute(
     *,
     mask: Any = None,
     hide: str | float | None = None,
-    split: str = "test",
+    split: str | None = None,
     num: int | None = None,
     context: Any = None,
     labels: Any = None,
@@ -133,7 +133,7 @@ def impute(
             element was observed, of the shape of all the data or of one example.
         hide: what to hide on purpose: "top", "bottom", "left" or "right", half of a picture; or a number, the
             probability with which each element is hidden.
-        split: which split, where no source is given.
+        split: which split of the run's own, by default "test"; a source has none.
         num: number of examples, by default all: the first ones of a source, a random choice of a split.
         context: covariates of a source from Python, as in `Run.read`.
         labels: class labels of a source from Python, as in `Run.read`.
@@ -155,7 +155,7 @@ def impute(
     if num is not None and num < 1:
         raise ElbowroomError(f"{num} examples were asked for, but at least one is needed.", "Give 1 or more.")
     hides = None if hide is None else _parse_hide(hide, run.facts.event_shape)
-    data, name = run.asked(source, split, context, labels, missing="mask")
+    data, name = run.asked(source, split, context, labels, missing="mask", command="impute")
     known = None if mask is None else _read_mask(mask, data.size(name), run.facts.event_shape)
     rows = _rows(data, name, num, chosen=source is None)
     batch = data.take(name, rows)

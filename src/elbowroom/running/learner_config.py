@@ -8,7 +8,7 @@ from pydantic import Field
 
 from elbowroom.sections import Section
 
-__all__ = ["McemConfig", "SviConfig"]
+__all__ = ["McemConfig", "SviConfig", "VqConfig"]
 
 
 class McemConfig(Section):
@@ -50,3 +50,24 @@ class SviConfig(Section):
     """Trace_ELBO, TraceMeanField_ELBO, or RenyiELBO of order 0 (the importance-weighted bound)."""
     num_particles: Annotated[int, Field(gt=0)] = 1
     """Draws of z per example."""
+
+
+class VqConfig(Section):
+    """Stages and codebook of vector quantisation (learner vq)."""
+
+    reconstruction_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of the training in which encoder, codebook and decoder are trained on the nearest codes."""
+    prior_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the training after that in which the prior is trained on draws of the codes; in the rest all are trained
+    together."""
+    joint_rate: Annotated[float, Field(gt=0)] = 0.5
+    """Learning rate of the last stage, as a part of optimizer.lr."""
+    gradient: Literal["straight-through", "rotation"] = "straight-through"
+    """How the decoder's gradient gets past the choice of the nearest code to the encoder."""
+    commitment: Annotated[float, Field(ge=0)] | None = None
+    """Weight of the squared distance of the encoder's output from its code; by default 0.25, and 0 with the codebook
+    fsq."""
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.98
+    """Decay of the moving averages of the codes."""
+    restart_below: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """A code that is used less than this part of an equal share is put at an output of the encoder; 0: never."""

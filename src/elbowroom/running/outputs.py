@@ -64,16 +64,21 @@ class _Encodings(NamedTuple):
 class Encoded(_Encodings):
     """The guide's q(z | x) for each example; unpacks into mean, stddev and labels.
 
+    Where the latents are codes, the mean of z is the probability of every code of every slot.
+
     Attributes:
         mean: shape (n, latent).
         stddev: shape (n, latent).
         labels: class labels, shape (n,), where the data have any.
         classes: the names of labels 0, 1, …, where they have names.
         rows: which rows these are: ``row``, positions in the data, and the identifiers where a column was named.
+        codes: the number of the most likely code of each slot, from 0, int64, shape (n, slots); None where the latents
+            are real vectors.
     """
 
     classes: tuple[str, ...] | None
     rows: dict[str, list[Any]]
+    codes: Tensor | None
 
     def __new__(
         cls,
@@ -82,9 +87,10 @@ class Encoded(_Encodings):
         labels: Tensor | None,
         classes: tuple[str, ...] | None = None,
         rows: dict[str, list[Any]] | None = None,
+        codes: Tensor | None = None,
     ) -> Encoded:
         made = super().__new__(cls, mean, stddev, labels)
-        made.classes, made.rows = classes, rows or {}
+        made.classes, made.rows, made.codes = classes, rows or {}, codes
         return made
 
     @property
@@ -97,14 +103,25 @@ class Encoded(_Encodings):
 
 def encoded(pair: Pair, data: DataSet, split: str, points: int | None) -> Encoded:
     """The encodings of a split, or of ``points`` examples of it, with their labels and rows."""
-    means, deviations, places = [], [], []
+    means, deviations, codes, places = [], [], [], []
+    has_codes = pair.model.latent_support == "codes"
     with evaluation_mode(pair):
         for batch in data.batches(split, 1000, points=points):
             q = pair.guide(batch.x, batch.context)
             means.append(q.mean.cpu())
-            deviations.append(q.stddev.cpu())
+            if has_codes:
+                codes.append(pair.model.space.numbers(q.mode).cpu())
+            # an entry of a one-hot z is 1 with probability p: its variance is p (1 − p)
+            deviations.append((q.mean * (1 - q.mean)).sqrt().cpu() if has_codes else q.stddev.cpu())
             assert batch.index is not None, "only a stream has no positions"
             places.append(batch.index.cpu())
     rows = torch.cat(places)
     labels = None if data.labels is None else data.labels.cpu()[rows]
-    return Encoded(torch.cat(means), torch.cat(deviations), labels, data.classes, data.row_columns(rows))
+    return Encoded(
+        torch.cat(means),
+        torch.cat(deviations),
+        labels,
+        data.classes,
+        data.row_columns(rows),
+        torch.cat(codes) if has_codes else None,
+    )

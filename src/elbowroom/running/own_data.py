@@ -32,8 +32,34 @@ __all__ = [
 ]
 
 
+# command -> what it does with other data than the run's own
+_OTHERS = {
+    "doctor": "examines",
+    "encode": "encodes",
+    "evaluate": "measures",
+    "impute": "fills in",
+    "reconstruct": "reconstructs",
+    "score": "scores",
+}
+
+
 class MissingDataError(ElbowroomError):
     """A run's own training data are nowhere to be found."""
+
+    def beside(self, command: str, run: Path) -> MissingDataError:
+        """The same error, whose remedy also says how a command takes other data.
+
+        Args:
+            command: that was asked for, such as ``score`` or ``encode --posterior nuts``.
+            run: the run's folder.
+        Example:
+            >>> error = MissingDataError("The data are gone.", "Put them back.")
+            >>> error.beside("encode --posterior nuts", Path("runs/mine")).remedy
+            'Put them back. `elbowroom encode runs/mine FILE --posterior nuts` encodes others.'
+        """
+        verb, *flags = command.split()
+        line = " ".join(["elbowroom", verb, shlex.quote(str(run)), "FILE", *flags])
+        return MissingDataError(self.problem, f"{self.remedy} `{line}` {_OTHERS[verb]} others.")
 
 
 def read_own_data(
@@ -82,12 +108,11 @@ def find_own_data(config: Config, content: dict[str, Any], folder: RunFolder, *,
         return read_kept(folder.path)
     name = config.data.name
     given = again or f"er.load({str(folder.path)!r}, data=…)"
-    other = f"`elbowroom evaluate {shlex.quote(str(folder.path))} FILE` measures others."
     if content["data"].get("from_python"):
         raise MissingDataError(
             f"The run's own training data are missing: {folder.path} was trained on data given in Python, which it "
             "does not keep.",
-            f"Give them again: {given}. {other}",
+            f"Give them again: {given}.",
         )
     if name in BUILT_IN:
         return name
@@ -98,7 +123,7 @@ def find_own_data(config: Config, content: dict[str, Any], folder: RunFolder, *,
         raise MissingDataError(
             f"The run's own training data are missing: {folder.path} was trained on {Path(name).name}, and it is not "
             f"at {looked}.",
-            f"Put it back, or into {folder.path}; in Python, say where it lies: {given}. {other}",
+            f"Put it back, or into {folder.path}; in Python, say where it lies: {given}.",
         )
     return found
 

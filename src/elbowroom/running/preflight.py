@@ -144,6 +144,10 @@ def _try(settings: Config, data: DataSet, split: str) -> None:
             "so log p(x) does not exist.",
             'Set binarization under [data], or likelihood = "continuous-bernoulli" under [model].',
         )
+    pair.model.require_real(
+        "The log p(x) of a comparison, by Laplace approximations,",
+        "Train this recipe by `elbowroom train`, and evaluate it with --methods elbo,iwae.",
+    )
     initialise(pair, settings, data)
     pair = pair.to(device)
     autocast_networks(pair, autocast_dtype(settings.runtime))

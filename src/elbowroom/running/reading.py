@@ -13,6 +13,7 @@ from elbowroom.data.dataset import DataSet
 from elbowroom.data.images import holds_pictures
 from elbowroom.data.loading import load_data
 from elbowroom.data.naming import Naming
+from elbowroom.data.precision import check_whole_numbers
 from elbowroom.data.sources import BUILT_IN
 from elbowroom.data.value_checks import NotFiniteDataError
 from elbowroom.errors import ElbowroomError
@@ -21,6 +22,7 @@ from elbowroom.progress import Announce
 from elbowroom.running.build import DataFacts
 from elbowroom.running.config import Config
 from elbowroom.running.own_data import check_fits
+from elbowroom.running.runtime import dtype_of
 from elbowroom.running.units import prepared
 
 __all__ = ["TrainedOn", "read_like_training"]
@@ -86,7 +88,7 @@ def read_like_training(
             announce=trained.announce,
         )
     except NotFiniteDataError as error:  # what is said to `train` is no setting of what reads other data
-        raise ElbowroomError(error.problem, _COMPLETE) from None
+        raise NotFiniteDataError(error.problem, _COMPLETE) from None
     if not isinstance(data, DataSet):
         raise ElbowroomError("A stream cannot be scored or encoded as a whole.", "Give an array, a file or a Dataset.")
     check_fits(data, trained.facts, trained.naming)
@@ -94,6 +96,7 @@ def read_like_training(
         data = replace(data, fill=trained.filler)
     likelihood = trained.likelihood
     data = data.viewed_as(likelihood.support, needed_by=f"a {likelihood.name} likelihood")
+    check_whole_numbers(data, dtype_of(trained.config.runtime), trained=True)
     ready = prepared(data, trained.config, trained.device, trained.facts, fill=trained.filler)
     assert isinstance(ready, DataSet)
     return ready

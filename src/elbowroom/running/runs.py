@@ -20,7 +20,7 @@ from elbowroom.data.dataset import DataSet
 from elbowroom.errors import ElbowroomError, check_count
 from elbowroom.evaluation.doctor.diagnose import Diagnosis, diagnose
 from elbowroom.evaluation.doctor.inputs import DoctorInput
-from elbowroom.evaluation.evaluate import evaluate
+from elbowroom.evaluation.evaluate import default_methods, evaluate
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.scoring import ScoreMethod, score
 from elbowroom.evaluation.settings import Settings
@@ -31,7 +31,7 @@ from elbowroom.model.latent import Sample, evaluation_mode
 from elbowroom.progress import Announce, Progress, silent
 from elbowroom.running.changes import adding_results
 from elbowroom.running.contexts import class_contexts, decoding_context, sample_context
-from elbowroom.running.diagnosis import Checkup, write_checkup
+from elbowroom.running.diagnosis import FILE, Checkup, write_checkup
 from elbowroom.running.evaluation_cache import FileCache
 from elbowroom.running.folder import RunFolder
 from elbowroom.running.outputs import Encoded, Reconstruction, Scores, encoded, reconstructed
@@ -41,6 +41,8 @@ from elbowroom.running.trained_model import TrainedModel
 from elbowroom.running.units import prepared, restored
 
 __all__ = ["Encoded", "Reconstruction", "Run", "Scores", "as_run", "load"]
+
+POSTERIOR = "encode --posterior nuts"  # the command that `Run.posterior` belongs to
 
 
 class Run(TrainedModel):
@@ -53,7 +55,7 @@ class Run(TrainedModel):
         self,
         *methods: str,
         data: Any = None,
-        split: str = "test",
+        split: str | None = None,
         context: Any = None,
         labels: Any = None,
         announce: Progress = silent,
@@ -62,12 +64,12 @@ class Run(TrainedModel):
         """Evaluates the model, adds the results to evaluation.json, and writes the values of every example as CSV.
 
         The file also has ``step``, of the checkpoint, and ``peak_memory``, the most bytes that the process has used.
-        Without names: elbo, iwae and active-units, as far as guide and likelihood allow; elbo and codes for discrete
+        Without names: elbo, iwae and active-units, as far as model and guide allow; elbo and codes for discrete
         latents. With ``data`` (a path, an array, what `read` returns) all of these are evaluated instead of a split of
-        the run's own, with ``context`` or ``labels`` as in `read`; a run on a stream needs that. For the method room,
-        the training data are evaluated too, or the test data if the split is train; each result names its split. The
-        other arguments are those of :func:`elbowroom.evaluation.evaluate.evaluate`, and the settings (``points``,
-        ``seed``, ``k``, …) those of
+        the run's own (by default its test set), with ``context`` or ``labels`` as in `read`; a run on a stream needs
+        that. For the method room, the training data are evaluated too, or the test data if the split is train; each
+        result names its split. The other arguments are those of
+        :func:`elbowroom.evaluation.evaluate.evaluate`, and the settings (``points``, ``seed``, ``k``, …) those of
         :class:`elbowroom.evaluation.settings.Settings`.
         """
         for name in methods:
@@ -76,14 +78,9 @@ class Run(TrainedModel):
                     f"A method is named by text, but a {type(name).__name__} was given.",
                     'Give data by the keyword: run.evaluate("elbo", data=…).',
                 )
-        every: tuple[str, ...] = ("elbo", "iwae", "active-units") if self.normalized else ("elbo", "active-units")
-        if not self.has_guide:
-            every = ("laplace-is",) if self.normalized else ("elbo",)
-        if self.model.latent_support == "codes":
-            every = ("elbo",) if not self.normalized else ("elbo", "codes") if self.has_guide else ("iwae",)
-        measured, split = self.asked(data, split, context, labels)
-        wanted = [(split, methods or every)]
-        beside = "test" if split == "train" else "train"
+        measured, name = self.asked(data, split, context, labels, command="evaluate")
+        wanted = [(name, methods or default_methods(self.model, has_guide=self.has_guide))]
+        beside = "test" if name == "train" else "train"
         if "room" in methods and len(measured.splits.get(beside, ())):  # other data have one split only
             wanted.append((beside, ("room",)))
         return [result for part, names in wanted for result in self._measure(measured, part, names, announce, settings)]
@@ -110,9 +107,9 @@ class Run(TrainedModel):
         with adding_results(self.folder, self.content, self._announce):
             about = {"step": self.step, "peak_memory": peak_memory(self.device)}
             self.folder.add_evaluations({**result.model_dump(), **about} for result in results)
-            whose = "-latest" if self.is_beside_best else ""
             for method, columns in values.items():
-                self.folder.write_values(f"{method}-{split}{whose}", columns)
+                rows = data.row_columns(columns["row"].long(), columns) if "row" in columns else {}
+                self.folder.write_values(self.result_name(f"{method}-{split}"), columns, rows)
         parts.forget()
         return results
 
@@ -121,7 +118,7 @@ class Run(TrainedModel):
         self,
         source: Any = None,
         *,
-        split: str = "test",
+        split: str | None = None,
         context: Any = None,
         labels: Any = None,
         points: int | None = None,
@@ -136,7 +133,7 @@ class Run(TrainedModel):
 
         Args:
             source: a path, an array, what `read` returns; by default a split of the run's own data.
-            split: which split, if no source is given.
+            split: which split of them, by default "test"; a source has none.
             context: covariates of the source, as in `read`.
             labels: class labels of the source, as in `read`.
             points: number of examples, chosen by the data's seed; by default all of them.
@@ -152,7 +149,7 @@ class Run(TrainedModel):
         """
         if method == "iwae":
             self._require_guide("Scoring by iwae")
-        data, name = self.asked(source, split, context, labels)
+        data, name = self.asked(source, split, context, labels, command="score")
         return score(
             self.model, self.guide, data, split=name, points=points, method=method, k=k, tolerance=tolerance, seed=seed,
             announce=announce, **settings,
@@ -169,7 +166,7 @@ class Run(TrainedModel):
             ElbowroomError: the run's data are a stream, or are no longer there.
         """
         guide, settings = self.guide if self.has_guide else None, self.config.model_dump(mode="json")
-        examined = self.dataset() if data is None else self._held_out(data)
+        examined = self._held_out(data)
         return DoctorInput(self.model, guide, examined, self.history, settings, points=points, seed=seed)
 
     @torch_settings()
@@ -184,10 +181,13 @@ class Run(TrainedModel):
     ) -> Diagnosis:
         """Checks the model for faults, and writes the findings to doctor.json, with the step of the checkpoint.
 
+        Those on the latest weights, where others are the best, are written to doctor-latest.json.
+
         Args:
             data: other data than the run's own: a path, an array, what `read` returns. Checks that need training
                 examples are then left out, each with a sentence.
-            checks: names from ``elbowroom.evaluation.doctor.diagnose.CHECKS``; by default all of them.
+            checks: names from ``elbowroom.evaluation.doctor.diagnose.CHECKS``; by default those that
+                concern such a model.
             points: number of examples that a check looks at.
             seed: of all draws.
             announce: called before every check.
@@ -198,7 +198,7 @@ class Run(TrainedModel):
         found = diagnose(given, checks=checks, announce=announce)
         with adding_results(self.folder, self.content, self._announce):
             examined = None if data is None else given.data.name
-            write_checkup(self.folder, Checkup(found, self.step, points, seed, examined))
+            write_checkup(self.folder, Checkup(found, self.step, points, seed, examined), self.result_name(FILE))
         return found
 
     # --- samples, encodings, reconstructions ---
@@ -241,7 +241,7 @@ class Run(TrainedModel):
         num: int = 10,
         *,
         data: Any = None,
-        split: str = "test",
+        split: str | None = None,
         context: Any = None,
         labels: Any = None,
         seed: int = 0,
@@ -251,7 +251,7 @@ class Run(TrainedModel):
         Args:
             num: how many: a random choice of the split, or the first ones of ``data``.
             data: other data than the run's own: a path, an array, what `read` returns.
-            split: which split, if no data are given.
+            split: which split of the run's own, by default "test"; other data have none.
             context: covariates of the data, as in `read`.
             labels: class labels of the data, as in `read`.
             seed: of the draws.
@@ -260,8 +260,8 @@ class Run(TrainedModel):
         """
         self._require_guide("Reconstruction")
         check_count("num", num, "Give data by the keyword: run.reconstruct(data=…).")
-        points = num if data is None else None
-        batch = next(iter(self._batches(data, split, num, points, context, labels)))
+        rows, name = self.asked(data, split, context, labels, command="reconstruct")
+        batch = next(iter(rows.batches(name, num, points=num if data is None else None)))
         found = reconstructed(self.pair, batch, make_generator(self.device, seed))
         x, means, samples = (restored(part, self.facts) for part in found)
         return Reconstruction(x, means, samples, found.mask)
@@ -271,16 +271,17 @@ class Run(TrainedModel):
         self,
         source: Any = None,
         *,
-        split: str = "test",
+        split: str | None = None,
         points: int | None = None,
         context: Any = None,
         labels: Any = None,
     ) -> Encoded:
-        """Means and standard deviations of q(z | x), for ``source`` or a split of the run's own data.
+        """Means and standard deviations of q(z | x), for ``source`` or a split of the run's own data; of codes also the
+        number of the most likely one of each slot.
 
         Args:
             source: a path, an array, what `read` returns; by default a split of the run's own data.
-            split: which split, if no source is given.
+            split: which split of them, by default "test"; a source has none.
             points: number of examples, chosen by the data's seed; by default all of them.
             context: covariates of a source from Python, as in `read`.
             labels: class labels of a source from Python, as in `read`.
@@ -288,14 +289,14 @@ class Run(TrainedModel):
             ElbowroomError: the run has no guide.
         """
         self._require_guide("Encoding")
-        return encoded(self.pair, *self.asked(source, split, context, labels), points)
+        return encoded(self.pair, *self.asked(source, split, context, labels, command="encode"), points)
 
     @torch_settings()
     def posterior(
         self,
         source: Any = None,
         *,
-        split: str = "test",
+        split: str | None = None,
         points: int | None = None,
         context: Any = None,
         labels: Any = None,
@@ -308,7 +309,7 @@ class Run(TrainedModel):
         Args:
             source: a path, an array, what `read` returns; by default a split of the run's own data. NaN is a missing
                 element, and the posterior is that given the others.
-            split: which split, if no source is given.
+            split: which split of them, by default "test"; a source has none.
             points: number of examples of the split, chosen by the data's seed; by default all of them.
             context: covariates of a source from Python, as in `read`.
             labels: class labels of a source from Python, as in `read`.
@@ -319,7 +320,7 @@ class Run(TrainedModel):
         Raises:
             ElbowroomError: as there.
         """
-        data, name = self.asked(source, split, context, labels, missing="mask")
+        data, name = self.asked(source, split, context, labels, missing="mask", command=POSTERIOR)
         batch = next(iter(data.batches(name, max(1, data.size(name)), points=points)))
         with evaluation_mode(self.pair):
             generator = make_generator(self.device, seed)
@@ -336,7 +337,7 @@ class Run(TrainedModel):
 
     def __repr__(self) -> str:
         model, data = self.config.model, self.content["data"].get("dataset", "data")
-        return f"Run({str(self.folder.path)!r}: {data}, {model.latent_dim} latents, step {self.step:,})"
+        return f"Run({str(self.folder.path)!r}: {data}, {model.latents}, step {self.step:,})"
 
 
 @torch_settings()

@@ -12,6 +12,7 @@ import torch
 from elbowroom import __version__
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.sources import BUILT_IN
+from elbowroom.data.storage import Material
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError, did_you_mean
 from elbowroom.learners.execution import Execution, eager
@@ -19,9 +20,11 @@ from elbowroom.learners.learner import Learner, TrainingState
 from elbowroom.memory import in_words, peak_memory
 from elbowroom.model.latent import Pair, evaluation_mode
 from elbowroom.names import Exist
+from elbowroom.phrasing import phrased
 from elbowroom.progress import Announce
 from elbowroom.running.build import DataFacts, build_data, build_pair, facts_of, initialise
 from elbowroom.running.build_learner import RunLength, build_learner
+from elbowroom.running.chain_record import chain_record
 from elbowroom.running.changes import recorded_settings
 from elbowroom.running.compiling import choose_execution
 from elbowroom.running.config import Config, configure, merge, nested, read_recipe, recipe_names
@@ -124,41 +127,25 @@ def train(
     keys = nested(overrides)
     beside = {"context": context, "labels": labels, "id": id}
     from_python = not isinstance(source, str | Path | None)
-    request = _request(source, keys, config)
+    name = _request(source, keys, config).name
     if keep_data and not from_python:
         raise ElbowroomError(
-            f"keep_data is for data from Python, but {source or request.name} is found again by its name.",
+            f"keep_data is for data from Python, but {source or name} is found again by its name.",
             "Leave keep_data out, or give the data themselves as an array.",
         )
     folder, resume, overwrite = choose_place(
-        request.name, out, exist=exist, resume=resume, overwrite=overwrite, from_python=from_python, announce=announce
+        name, out, exist=exist, resume=resume, overwrite=overwrite, from_python=from_python, announce=announce
     )
-    if not resume:
-        request = _request(source, merge(keys, {"data": named_columns(source, context, labels, id)}), config)
-    settings = _with_absolute_path(configure(*request.layers, source=request.name))
-    recorded: dict[str, Any] = {}
-    if resume:
-        recorded = RunFolder.open(folder.path).read_config()
-        settings = recorded_settings(folder, recorded, settings, source, keys, config)
+    settings, recorded = _settings(source, keys, config, beside, folder, resume=resume)
+    from_python = bool(recorded["data"].get("from_python")) if resume else from_python
 
     # everything is built and tried in memory first, so that errors in the request come before there are files
     use_threads(settings.runtime.threads)
     device = pick_device(settings.runtime.device)
-    arrays: dict[str, Any] = {name: given for name, given in beside.items() if given is not None}
-    arrays["announce"] = announce
-    if resume:
-        from_python = bool(recorded["data"].get("from_python"))
-        given = source if from_python or not isinstance(source, str | Path) else None
-        again = f"er.train(data, out={str(folder.path)!r}, resume=True)"
-        data = read_own_data(settings, recorded, folder, given, again=again, **arrays)
-    else:
-        data = build_data(settings, source if from_python else None, **arrays)
-    if data.masked and settings.data.missing == "error":  # by a mask of the data; NaN is one in what is read later
-        settings = settings.model_copy(update={"data": settings.data.model_copy(update={"missing": "mask"})})
-    kept = as_material(data) if keep_data else None
-    if kept is not None and isinstance(data, DataSet) and kept.storage is not data.storage and not resume:
-        data = build_data(settings, kept)  # a `Dataset` is fetched once, and trained on as it will be read again
-    data = prepared(data, settings, device, DataFacts.model_validate(recorded["facts"]) if resume else None)
+    own = source if from_python or not isinstance(source, str | Path) else None
+    arrays = {name: given for name, given in beside.items() if given is not None}
+    data = _read_data(settings, own, folder, recorded, **arrays, announce=announce)
+    settings, data, kept = _prepared_data(settings, data, device, recorded, keep_data=keep_data, announce=announce)
     facts = facts_of(data, settings.train.batch_size)
     pair = build_pair(settings, facts, seed=settings.train.seed)
     plan = _plan(settings, facts, data)
@@ -172,10 +159,8 @@ def train(
     with folder.lock():
         if not resume and isinstance(data, DataSet):
             folder.write_splits(data.splits)
-        content = _content(settings, facts, data, folder, from_python=from_python)
+        content = _content(settings, facts, data, folder, recorded, from_python=from_python)
         content |= {"compiled": execution is not eager}
-        if "path_from_run" in recorded.get("data", {}):
-            content["data"].setdefault("path_from_run", recorded["data"]["path_from_run"])
         # if this session fails, what the last one wrote about its memory stays
         folder.write_config(content | {key: recorded[key] for key in ("peak_memory",) if key in recorded})
         if kept is not None and not keeps_data(folder.path):
@@ -184,8 +169,16 @@ def train(
         if resume:
             state, progress = _restore_latest(folder, state, progress, generator, announce)
         folder.rewind_metrics(state.step)
-        fit(learner, state, data, plan, generator=generator, folder=folder, progress=progress, observers=observers)
-        folder.write_config(content | {"peak_memory": peak_memory(device)})  # bytes, known at the end
+        if resume and plan.is_over(state.step, progress, progress.seconds):
+            announce(_finished(folder, settings, plan, state, progress))
+        else:
+            if state.step:
+                announce(f"going on with {folder.path} from step {state.step:,}")
+            fit(learner, state, data, plan, generator=generator, folder=folder, progress=progress, observers=observers)
+            folder.write_config(content | {"peak_memory": peak_memory(device)})  # bytes, known at the end
+            chains = chain_record(folder.metrics())
+            if chains is not None and (warning := chains.warning()) is not None:
+                announce(warning)
     return Run(folder, data=data, announce=announce)
 
 
@@ -199,6 +192,34 @@ def _request(source: Any, keys: Mapping[str, Any], config: str | Path | None) ->
     return Request("data", [*([] if config is None else [read_recipe(config)]), keys])
 
 
+def _settings(
+    source: Any,
+    keys: Mapping[str, Any],
+    config: str | Path | None,
+    beside: Mapping[str, Any],
+    folder: RunFolder,
+    *,
+    resume: bool,
+) -> tuple[Config, dict[str, Any]]:
+    """The run's settings, and the content of config.json of the run that goes on, which is empty for a new one.
+
+    Args:
+        source: as it was given.
+        keys: what is asked for, nested.
+        config: a recipe below these keys.
+        beside: ``context``, ``labels`` and ``id`` as they were given.
+        folder: of the run.
+        resume: whether the run in it goes on.
+    """
+    asked = keys if resume else merge(keys, {"data": named_columns(source, **beside)})
+    request = _request(source, asked, config)
+    settings = _with_absolute_path(configure(*request.layers, source=request.name))
+    if not resume:
+        return settings, {}
+    recorded = RunFolder.open(folder.path).read_config()
+    return recorded_settings(folder, recorded, settings, source, keys, config), recorded
+
+
 def _with_absolute_path(settings: Config) -> Config:
     """The configuration with an absolute path of the data, so that the run can be used from other folders."""
     if settings.data.name in BUILT_IN or not Path(settings.data.name).exists():
@@ -208,6 +229,43 @@ def _with_absolute_path(settings: Config) -> Config:
 
 
 # --- building ----------------------------------------------------------------------------------------------------
+
+
+def _read_data(
+    settings: Config, source: Any, folder: RunFolder, recorded: dict[str, Any], **arrays: Any
+) -> DataSet | StreamSet:
+    """The data of a new run, or of the one that goes on.
+
+    Args:
+        settings: of the run.
+        source: data from Python; None for those that the settings name.
+        folder: of the run.
+        recorded: config.json of the run that goes on; empty for a new one.
+        arrays: ``context``, ``labels`` and ``id`` from Python, and ``announce``.
+    """
+    if not recorded:
+        return build_data(settings, source, **arrays)
+    again = f"er.train(data, out={str(folder.path)!r}, resume=True)"
+    return read_own_data(settings, recorded, folder, source, again=again, **arrays)
+
+
+def _prepared_data(
+    settings: Config,
+    data: DataSet | StreamSet,
+    device: torch.device,
+    recorded: Mapping[str, Any],
+    *,
+    keep_data: bool,
+    announce: Announce,
+) -> tuple[Config, DataSet | StreamSet, Material | None]:
+    """The data in the units of the run, the settings with what the data decide, and what the folder will keep."""
+    if data.masked and settings.data.missing == "error":  # by a mask of the data; NaN is one in what is read later
+        settings = settings.model_copy(update={"data": settings.data.model_copy(update={"missing": "mask"})})
+    kept = as_material(data) if keep_data else None
+    if kept is not None and isinstance(data, DataSet) and kept.storage is not data.storage and not recorded:
+        data = build_data(settings, kept)  # a `Dataset` is fetched once, and trained on as it will be read again
+    facts = DataFacts.model_validate(recorded["facts"]) if recorded else None
+    return settings, prepared(data, settings, device, facts, announce=announce), kept
 
 
 def _observers(settings: Config, pair: Pair, folder: RunFolder, given: Sequence[Observer] | None) -> Sequence[Observer]:
@@ -312,20 +370,41 @@ def _restore_latest(
     state, progress = restore(checkpoint, state, generator)
     folder.checkpoints.point("best", progress.best_step)  # a kill or a damaged checkpoint can leave them elsewhere
     folder.checkpoints.point("latest", state.step)
-    announce(f"going on with {folder.path} from step {state.step:,}")
     return state, progress
 
 
+def _finished(
+    folder: RunFolder, settings: Config, plan: TrainingPlan, state: TrainingState, progress: TrainingProgress
+) -> str:
+    """That a run which was to go on is at its end, why, and what makes it longer."""
+    if plan.has_stalled(progress):
+        why, key = f"validation has not improved for {progress.reports_since_best} reports", "patience"
+    else:
+        given = (key for key in ("steps", "seconds", "decoder_gradients") if getattr(settings.train, key) is not None)
+        why, key = "that is its whole length", next(given, "epochs")
+    flag = f"--train.{key.replace('_', '-')}"
+    return phrased(
+        f"{folder.path} is finished, at step {state.step:,} ({why}): nothing was done; a larger {flag} makes it longer"
+    )
+
+
 def _content(
-    settings: Config, facts: DataFacts, data: DataSet | StreamSet, folder: RunFolder, *, from_python: bool
+    settings: Config,
+    facts: DataFacts,
+    data: DataSet | StreamSet,
+    folder: RunFolder,
+    recorded: Mapping[str, Any],
+    *,
+    from_python: bool,
 ) -> dict[str, Any]:
     """The content of config.json: everything that is needed to repeat the run, and the names in its data."""
     names = data.names() if isinstance(data, DataSet) else {}
     whence = {"from_python": True} if from_python else path_from(folder.path, settings.data.name)
+    before = {key: given for key, given in recorded.get("data", {}).items() if key == "path_from_run"}
     return {
         "elbowroom": __version__,
         "torch": torch.__version__,
         "config": settings.model_dump(mode="json"),
         "facts": facts.model_dump(mode="json"),
-        "data": data.protocol() | names | whence,
+        "data": data.protocol() | names | before | whence,
     }

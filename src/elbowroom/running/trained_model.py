@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from elbowroom.data.batch import Batch
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.naming import Naming
 from elbowroom.data.stream import StreamSet
+from elbowroom.data.value_checks import NotFiniteDataError
 from elbowroom.errors import ElbowroomError
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import PriorGuide
@@ -23,7 +24,7 @@ from elbowroom.running.build import DataFacts, build_pair
 from elbowroom.running.config import Config, configure
 from elbowroom.running.contexts import in_context, naming_of
 from elbowroom.running.folder import RunFolder
-from elbowroom.running.own_data import check_fits, read_own_data
+from elbowroom.running.own_data import MissingDataError, check_fits, read_own_data
 from elbowroom.running.reading import TrainedOn, read_like_training
 from elbowroom.running.runtime import dtype_of, pick_device, torch_settings
 from elbowroom.running.units import like_training, prepared, standardised_context
@@ -104,6 +105,15 @@ class TrainedModel:
         """Whether these are the latest weights and others the best, so that what is said of them must say so."""
         return self.checkpoint == "latest" and self.folder.checkpoints.steps().get("best", self.step) != self.step
 
+    def result_name(self, name: str) -> str:
+        """The name of a file of results: NAME, or NAME-latest where these are the latest weights and others the best.
+
+        Args:
+            name: of the file, such as ``doctor.json``.
+        """
+        path = Path(name)
+        return path.with_stem(f"{path.stem}-latest").name if self.is_beside_best else name
+
     @cached_property
     def naming(self) -> Naming:
         """The names in the data that the run was trained on: of columns, covariates and their classes."""
@@ -126,23 +136,35 @@ class TrainedModel:
         data = read_own_data(self.config, self.content, self.folder)
         return prepared(data, self.config, self.device, self.facts)
 
-    def dataset(self) -> DataSet:
+    def dataset(self, *, command: str | None = None) -> DataSet:
         """The data, as a data set with splits.
 
+        Args:
+            command: that needs them, where it takes other data too; the message for data that are gone names it.
         Raises:
-            ElbowroomError: the data are a stream.
+            ElbowroomError: the data are a stream, or are nowhere.
         """
-        if not isinstance(self.data, DataSet):
+        try:
+            data = self.data
+        except MissingDataError as error:
+            raise error if command is None else error.beside(command, self.folder.path) from None
+        if not isinstance(data, DataSet):
             raise ElbowroomError(
                 "A stream has no test set.", "Give data of known length: an array, a file or a Dataset."
             )
-        return self.data
+        return data
 
     def _as_delivered(self, context: Tensor) -> Tensor:
         """Covariates in the user's units as the model gets them."""
         return standardised_context(context, self.facts).to(device=self.device, dtype=dtype_of(self.config.runtime))
 
     def _require_guide(self, what: str) -> None:
+        if not self.has_guide and self.model.latent_support == "codes":
+            raise ElbowroomError(
+                f"{what} needs a guide q(z | x), but {self.folder.path} was trained without one "
+                f"({self.config.train.learner}).",
+                "Train with one: --train.learner aevb --model.guide categorical.",
+            )
         if not self.has_guide:
             raise ElbowroomError(
                 f"{what} needs a guide q(z | x), but {self.folder.path} was trained without one "
@@ -152,24 +174,57 @@ class TrainedModel:
             )
 
     def asked(
-        self, source: Any, split: str, context: Any, labels: Any, missing: Literal["error", "mask"] | None = None
+        self,
+        source: Any,
+        split: str | None,
+        context: Any,
+        labels: Any,
+        missing: Literal["error", "mask"] | None = None,
+        *,
+        command: str,
     ) -> tuple[DataSet, str]:
-        """The run's own data and the split, or all rows of ``source`` in their order, which are the split "all"."""
+        """The run's own data and the split, or all rows of ``source`` in their order, which are the split "all".
+
+        Args:
+            source: other data, or None.
+            split: of the run's own data, by default "test".
+            context: covariates of the source, as in `read`.
+            labels: class labels of the source, as in `read`.
+            missing: what NaN means, as in `read`.
+            command: that needs the data, for the message where the run's own are gone.
+        Raises:
+            ElbowroomError: a split beside a source, or a context without one; the data are a stream, or are nowhere.
+        """
+        if source is not None and split is not None:
+            raise ElbowroomError(
+                f"--split {split} was given together with other data, but only the run's own data have splits.",
+                "Leave one of the two out.",
+            )
         if source is not None:
-            return self._whole(source, context, labels, missing), "all"
+            try:
+                return self._whole(source, context, labels, missing), "all"
+            except NotFiniteDataError as error:
+                raise ElbowroomError(error.problem, self._how_to_complete(source, missing, command)) from None
         if context is not None or labels is not None:
             raise ElbowroomError(
                 "A context was given without data, but the run's own data have theirs.",
                 "Leave it out, or give the data that it belongs to, too.",
             )
-        return self.dataset(), split
+        return self.dataset(command=command), split or "test"
 
-    def _batches(
-        self, source: Any, split: str, size: int, points: int | None = None, context: Any = None, labels: Any = None
-    ) -> Iterator[Batch]:
-        """Batches of a split of the run's own data, or of all data of ``source``, in order."""
-        data, split = self.asked(source, split, context, labels)
-        return data.batches(split, size, points=points)
+    def _how_to_complete(self, source: Any, missing: str | None, command: str) -> str:
+        """What to do about values that are NaN or infinite, for a command."""
+        if (missing or self.config.data.missing) == "mask":
+            return "Correct them, take those rows out, or write NaN in their place: here it means 'not observed'."
+        file = shlex.quote(str(source)) if isinstance(source, str | Path) else "FILE"
+        fill = f"`elbowroom impute {shlex.quote(str(self.folder.path))} {file}` fills in NaN"
+        verb, *more = command.split()
+        name = "posterior" if more else verb
+        return (
+            f"Correct them or take those rows out; or, where NaN means 'not observed', {fill}, and in Python "
+            f"run.{name}({'data=' * (verb in ('doctor', 'evaluate', 'reconstruct'))}run.read(data, missing='mask')) "
+            "leaves it out."
+        )
 
     def _whole(
         self, source: Any, context: Any = None, labels: Any = None, missing: Literal["error", "mask"] | None = None
@@ -182,9 +237,12 @@ class TrainedModel:
         return replace(data, splits={"all": torch.arange(len(data))})
 
     def _held_out(self, source: Any) -> DataSet:
-        """All rows of ``source`` as a test set, beside which there are no others."""
-        whole, none = self._whole(source), torch.arange(0)
-        return replace(whole, splits={"train": none, "validation": none, "test": whole.splits["all"]})
+        """All rows of ``source`` as a test set, beside which there are no others; without one the run's own data."""
+        data, _ = self.asked(source, None, None, None, command="doctor")
+        if source is None:
+            return data
+        none = torch.arange(0)
+        return replace(data, splits={"train": none, "validation": none, "test": data.splits["all"]})
 
     @torch_settings()
     def read(

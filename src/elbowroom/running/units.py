@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.dataset import DataSet
-from elbowroom.data.precision import Units, check_range, find_units, in_units
+from elbowroom.data.precision import Units, check_range, check_whole_numbers, find_units, in_units
 from elbowroom.data.stream import StreamSet
+from elbowroom.phrasing import phrased
+from elbowroom.progress import Announce
 from elbowroom.running.build import DataFacts
 from elbowroom.running.config import Config
 from elbowroom.running.runtime import dtype_of
@@ -26,6 +28,7 @@ def prepared(
     facts: DataFacts | None = None,
     *,
     fill: Tensor | None = None,
+    announce: Announce | None = None,
 ) -> DataSet | StreamSet:
     """The data on the device, in the precision and in the units of a run.
 
@@ -35,18 +38,27 @@ def prepared(
         device: where batches go.
         facts: of the data that the run was trained on; None for a new run, whose units are found from these data.
         fill: in place of missing elements, in the run's units; by default the means of these data.
+        announce: told what the precision loses of the data of a new run.
     Raises:
         ElbowroomError: values that the precision cannot hold or tell apart.
     """
     dtype = dtype_of(config.runtime)
     units = find_units(data, dtype) if facts is None else _units(facts)
+    if announce is not None:
+        for remark in units.remarks:
+            announce(phrased(remark))
     data = in_units(data.to(device=device, dtype=dtype), units, fill=fill)
     check_range(data)
     return data
 
 
 def like_training(data: DataSet, facts: DataFacts, fill: Tensor) -> DataSet:
-    """A data set from elsewhere in the units of a run; one that has them already as it is."""
+    """A data set from elsewhere in the units of a run; one that has them already as it is.
+
+    Raises:
+        ElbowroomError: counts that its precision does not tell apart.
+    """
+    check_whole_numbers(data, data.dtype, trained=True)
     return in_units(data, _units(facts), fill=fill)
 
 

@@ -289,6 +289,15 @@ class Summary:
                 "explore the tails too slowly. Ask for more draws, or for a metric that is learned from the draws, "
                 "metric='dense' (--metric dense)."
             )
+        if self.divergences:
+            number = self.num_draws * self.num_replicas * self.num_data
+            share = self.divergences / number
+            found.append(
+                f"{self.divergences:,} of {number:,} transitions ({'under 0.1%' if share < 1e-3 else f'{share:.1%}'}) "
+                f"diverged, in {self.divergent_data:,} of {self.num_data:,} examples: where the posterior bends more "
+                "sharply than the steps can follow, draws are missing. Take smaller steps by a higher target "
+                "acceptance, target_acceptance=0.9 (--target-acceptance 0.9)."
+            )
         return found
 
     def lines(self) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,9 +19,11 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation.code_usage import code_usage
 from elbowroom.evaluation.doctor.aggregate_posterior import Aggregate
 from elbowroom.evaluation.doctor.sample_quality import SampleStudy
 from elbowroom.evaluation.results import Result
+from elbowroom.model.code_distributions import CodeSpace
 from elbowroom.running.comparison import Comparison
 from elbowroom.running.impute import Imputed
 from elbowroom.running.outputs import Encoded
@@ -32,9 +34,13 @@ from elbowroom.showing.figures.dataset import as_observed, value_range
 from elbowroom.showing.figures.holes import holes_figure
 from elbowroom.showing.figures.room import by_split
 from elbowroom.showing.figures.style import write
+from elbowroom.showing.rows_in_context import rows_in_context
 from elbowroom.showing.standings import headline
 
 __all__ = [
+    "code_examples",
+    "code_swaps",
+    "codes",
     "comparison",
     "completions",
     "contexts",
@@ -53,15 +59,23 @@ __all__ = [
 
 _TRAVERSED = 8  # latent dimensions in the figure of traversals
 _COMPLETED = 10  # examples in the figure of completions
+_CODES_SHOWN = (
+    "For codes, `elbowroom sample` draws what a change of one code does, and the report shows examples of codes."
+)
+_NEAREST = 10  # examples of a code
+_SHOWN_SLOTS = 8  # in the figures of codes that show pictures
+_SHOWN_CODES = 10  # of each of them
 
 
 def save(run: Run, name: str, figure: Figure) -> Path:
     """Writes a figure into the run's folder, as figures/NAME.png.
 
+    Those of the latest weights, where others are the best, are called figures/NAME-latest.png.
+
     Raises:
         ElbowroomError: the folder cannot be written to.
     """
-    return write(figure, run.folder.figures / f"{name}.png")
+    return write(figure, run.folder.figures / run.result_name(f"{name}.png"))
 
 
 def _note(run: Run, context: Any = None) -> str | None:
@@ -87,6 +101,9 @@ def curves(run: Run) -> Figure:
 def samples(run: Run, num: int = 25, *, context: Any = None, seed: int = 0) -> Figure:
     """Samples and means side by side; a row per class for a model of labels; marginals where data are not images.
 
+    Marginals are drawn beside those of training rows: samples have the contexts of these rows, or the rows the one that
+    was given.
+
     Args:
         run: what to sample from.
         num: number of samples; at least 1,000 for marginals.
@@ -96,17 +113,7 @@ def samples(run: Run, num: int = 25, *, context: Any = None, seed: int = 0) -> F
     _check_number(num)
     note = _note(run, context)
     if not plots.is_image(run.facts.event_shape):
-        num = max(num, 1000)
-        drawn = run.sample(num, context=contexts(run, num) if context is None else context, seed=seed)
-        try:
-            own = run.dataset()
-        except MissingDataError as error:  # a run without its data has samples all the same
-            alone = f"Samples x ~ p(x | z) alone. {error.problem}"
-            said = " ".join(filter(None, (alone, note)))
-            return plots.marginals_figure(drawn.x, names=run.naming.columns, note=said)
-        seen = torch.cat([as_observed(batch).cpu() for batch in own.batches("train", num, points=num)])
-        data = own.view.restored(seen)
-        return plots.marginals_figure(data, drawn.x, names=run.naming.columns, note=note)
+        return _marginals(run, max(num, 1000), context, seed, note)
     if run.config.data.context == "labels" and context is None:
         classes = run.facts.context_dim
         names = run.naming.covariates[0].levels or range(classes)
@@ -117,9 +124,33 @@ def samples(run: Run, num: int = 25, *, context: Any = None, seed: int = 0) -> F
     return plots.samples_figure(drawn.x, drawn.mean, note=note, value_range=_value_range(run, drawn.mean))
 
 
+def _marginals(run: Run, num: int, context: Any, seed: int, note: str | None) -> Figure:
+    """Histograms of samples, over those of training rows of the same context; alone for a run without its data."""
+    try:
+        own = run.dataset()
+    except MissingDataError as error:
+        drawn = run.sample(num, context=contexts(run, num) if context is None else context, seed=seed)
+        alone = f"Samples x ~ p(x | z) alone. {error.problem}"
+        said = " ".join(filter(None, (alone, note)))
+        return plots.marginals_figure(drawn.x, names=run.naming.columns, note=said)
+    if context is None:
+        context = _training_contexts(run, num)  # of the rows that are drawn beside
+    else:
+        own, which = rows_in_context(run, own, context)
+        note = " ".join(f"{part.rstrip('.')}." for part in (note, which) if part)
+    drawn = run.sample(num, context=context, seed=seed)
+    seen = torch.cat([as_observed(batch).cpu() for batch in own.batches("train", num, points=num)])
+    return plots.marginals_figure(own.view.restored(seen), drawn.x, names=run.naming.columns, note=note)
+
+
 def contexts(run: Run, num: int) -> Tensor | None:
     """Covariates of training examples, for a model that needs covariates other than class labels; else None."""
-    if not run.facts.context_dim or run.config.data.context == "labels":
+    return None if run.config.data.context == "labels" else _training_contexts(run, num)
+
+
+def _training_contexts(run: Run, num: int) -> Tensor | None:
+    """The context of training examples, shape (num, context_dim); None for a model without."""
+    if not run.facts.context_dim:
         return None
     data = run.dataset()
     batch = next(iter(data.batches("train", num, points=num)))
@@ -129,7 +160,7 @@ def contexts(run: Run, num: int) -> Tensor | None:
     return given.repeat(-(-num // len(given)), 1)[:num]
 
 
-def reconstructions(run: Run, num: int = 10, *, data: Any = None, split: str = "test", seed: int = 0) -> Figure:
+def reconstructions(run: Run, num: int = 10, *, data: Any = None, split: str | None = None, seed: int = 0) -> Figure:
     """Examples above their reconstructions: means (and samples) of p(x | z) for one z ~ q(z | x) each."""
     _check_number(num)
     images = plots.is_image(run.facts.event_shape)
@@ -176,9 +207,10 @@ def manifold(run: Run, r: int = 20, *, context: Any = None) -> Figure:
         r: number of points along each axis.
         context: as in `Run.decode`; by default that of an example, the same as in :func:`traversals`.
     Raises:
-        ElbowroomError: there are not two latent dimensions, or the data are not images.
+        ElbowroomError: there are not two latent dimensions, or they are codes; the data are not images.
     """
     _needs_images(run)
+    run.model.require_real("A manifold", _CODES_SHOWN)
     if run.config.model.latent_dim != 2:
         raise ElbowroomError(
             f"A manifold needs 2 latent dimensions, but this model has {run.config.model.latent_dim}.",
@@ -211,9 +243,10 @@ def traversals(run: Run, *, steps: int = 9, reach: float = 2.0, context: Any = N
         reach: the largest of them.
         context: what to decode with, as in `Run.decode`; by default that of the example.
     Raises:
-        ElbowroomError: the data are not images.
+        ElbowroomError: the data are not images; the latents are codes.
     """
     _needs_images(run)
+    run.model.require_real("A latent traversal", _CODES_SHOWN)
     batch = _examples(run)
     with torch.no_grad():
         means = run.guide(batch.x, batch.context).mean
@@ -228,6 +261,103 @@ def traversals(run: Run, *, steps: int = 9, reach: float = 2.0, context: Any = N
         context = None if given is None else given.expand(len(dims) * steps, -1)
     decoded = run.decode(z.flatten(0, 1), context=context).reshape(len(dims), steps, *run.facts.event_shape)
     return plots.traversal_figure(decoded, dims, values.cpu(), note=note, value_range=_value_range(run, decoded))
+
+
+def codes(run: Run, encoded: Encoded) -> Figure:
+    """How often each code is used, by the most likely code of each slot, and the perplexity of each slot.
+
+    Args:
+        run: whose latents are codes.
+        encoded: examples, from `Run.encode`.
+    Raises:
+        ElbowroomError: the latents are real vectors.
+    """
+    counts = _code_counts(run, encoded)
+    one_slot = CodeSpace(1, run.model.space.codes)
+    numbers = encoded.codes
+    assert numbers is not None
+    perplexity = [code_usage(one_slot, numbers[:, [slot]]).plug_in for slot in range(len(counts))]
+    return plots.code_usage_figure(counts / len(numbers), perplexity, note=f"{len(numbers):,} examples.")
+
+
+def _code_counts(run: Run, encoded: Encoded) -> Tensor:
+    """How many examples have each code, shape (slots, codes)."""
+    assert encoded.codes is not None or run.model.space  # which refuses a continuous z
+    one_hot = run.model.space.one_hot(cast(Tensor, encoded.codes))
+    counts: Tensor = run.model.space.split(one_hot).sum(0)
+    return counts
+
+
+def _lively_slots(counts: Tensor) -> list[int]:
+    """The slots whose codes are used most evenly, the most even first."""
+    shares = counts / counts.sum(1, keepdim=True)
+    order = torch.special.entr(shares).sum(1).argsort(descending=True, stable=True)
+    return [int(slot) for slot in order[:_SHOWN_SLOTS]]
+
+
+def code_examples(run: Run, *, split: str = "test") -> Figure:
+    """Examples of codes: of the two most frequent codes of some slots, the examples that have them most certainly.
+
+    Args:
+        run: whose latents are codes.
+        split: of which the examples are.
+    Raises:
+        ElbowroomError: the data are not images; the latents are real vectors.
+    """
+    _needs_images(run)
+    data, space = run.dataset(), run.model.space
+    encoded = run.encode(split=split)
+    counts, probs = _code_counts(run, encoded), space.split(encoded.mean)
+    chosen = [
+        (slot, int(code))
+        for slot in _lively_slots(counts)[: _SHOWN_SLOTS // 2]
+        for code in counts[slot].argsort(descending=True, stable=True)[:2]
+    ]
+    rows = [probs[:, slot, code].argsort(descending=True, stable=True)[:_NEAREST] for slot, code in chosen]
+    every = torch.stack(rows)
+    pictures = as_observed(data.take(split, every.flatten())).cpu().reshape(*every.shape, *run.facts.event_shape)
+    return plots.code_pictures_figure(
+        pictures,
+        [f"slot {slot + 1}, code {code}" for slot, code in chosen],
+        title=f"{split} examples that have a code most certainly",
+        note=_note(run),
+        value_range=_value_range(run, pictures),
+    )
+
+
+def code_swaps(run: Run, *, context: Any = None) -> Figure:
+    """What the codes of a slot do: means while the code of one slot is exchanged, and the others stay.
+
+    The codes of the others are those of an example, from the test set, or from the training set where there is none.
+
+    Args:
+        run: whose latents are codes.
+        context: what to decode with, as in `Run.decode`; by default that of the example.
+    Raises:
+        ElbowroomError: the data are not images; the latents are real vectors; there is no guide.
+    """
+    _needs_images(run)
+    space, data = run.model.space, run.dataset()
+    split = "test" if data.size("test") else "train"
+    encoded = run.encode(split=split, points=1000)
+    counts = _code_counts(run, encoded)
+    slots, columns = _lively_slots(counts), min(_SHOWN_CODES, space.codes)
+    swapped = counts[slots].argsort(dim=1, descending=True, stable=True)[:, :columns]  # (slots shown, columns)
+    numbers = cast(Tensor, encoded.codes)[0].repeat(len(slots), columns, 1)
+    for row, slot in enumerate(slots):
+        numbers[row, :, slot] = swapped[row]
+    if context is None:
+        given = data.context_as_given(torch.tensor(encoded.rows["row"][:1]))
+        context = None if given is None else given.expand(len(slots) * columns, -1)
+    means = run.decode(space.one_hot(numbers).flatten(0, 1), context=context)
+    return plots.code_pictures_figure(
+        means.reshape(len(slots), columns, *run.facts.event_shape),
+        [f"slot {slot + 1}" for slot in slots],
+        captions=[str(code) for code in swapped.flatten().tolist()],
+        title="means  E[x | z], the code of one slot exchanged",
+        note=_note(run, context),
+        value_range=_value_range(run, means),
+    )
 
 
 def latents(encoded: Encoded) -> Figure:

@@ -20,6 +20,7 @@ import torch
 from elbowroom.data.csv.reading import is_table, read_table
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
+from elbowroom.data.naming import Covariate, Naming
 from elbowroom.errors import ElbowroomError
 
 pl = pytest.importorskip("polars")
@@ -191,7 +192,9 @@ READ = {
     ),
     "gzip": Read(gzip.compress(text(ROWS).encode()), ROWS, name="x.csv.gz"),
     "whole-numbers-of-more-than-64-bits": Read(
-        "a,b\n123456789012345678901234567890,1\n2,3\n", [[1.2345678901234568e29, 1], [2, 3]]
+        "a,b\n123456789012345678901234567890,1\n2,3\n",
+        [[1.2345678901234568e29, 1], [2, 3]],
+        ("float64 rounds whole numbers above 2^53, here by up to 1,023,514,970,834 (column 'a')",),
     ),
     "excel-errors-are-no-comments": Read("a,b\n#N/A,2\n1,3\n", [[NAN, 2], [1, 3]], ("'#N/A' marks",), options=MASKED),
     "points-that-group": Read(
@@ -624,3 +627,50 @@ def test_a_name_that_is_a_number_is_said_and_a_header_helps(tmp_path: Path) -> N
     path.write_text("kind,a\n" + path.read_text())
     assert load(path, labels="kind").remarks == ()
     assert rows_of(load(path, labels="kind")).tolist() == [[1.5], [2.5], [3.5]]
+
+
+@pytest.mark.parametrize("role", ["labels", "context"])
+def test_leading_zeros_make_names_of_classes(tmp_path: Path, role: str) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("x,kind,n\n1.5,007,1\n2.5,12,2\n3.5,007,3\n4.5,7,4\n")
+    chosen: dict[str, Any] = {"labels": "kind"} if role == "labels" else {"context": ["kind"]}
+    data = load(path, **chosen)
+    names = data.classes if role == "labels" else data.levels["kind"]
+    assert names == ("007", "12", "7")
+    assert "leading zeros are kept: these are names of classes (column 'kind')" in data.remarks
+    path.write_text(path.read_text().replace("007", "17"))
+    numbered = load(path, **chosen)
+    assert numbered.remarks == ()
+    if role == "labels":
+        assert numbered.classes == ("7", "12", "17")  # in the order of numbers
+    else:
+        assert numbered.context is not None
+        assert numbered.context.squeeze(1).tolist() == [17, 12, 17, 7]
+
+
+@pytest.mark.parametrize("cells", ["0,0.5,2", "00.5,1,2", "0,1,0", "-0,1,2"])
+def test_other_zeros_leave_numbers(tmp_path: Path, cells: str) -> None:
+    rows = "".join(f"{at}.5,{cell}\n" for at, cell in enumerate(cells.split(",")))
+    (tmp_path / "x.csv").write_text(f"x,age\n{rows}")
+    context = load(tmp_path / "x.csv", context=["age"]).context
+    assert context is not None
+    assert context.squeeze(1).tolist() == [float(cell) for cell in cells.split(",")]
+
+
+def test_leading_zeros_in_x_and_in_what_was_a_number_in_training_are_numbers(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("x,age\n01,09\n02,10\n")
+    known = Naming(("x",), (Covariate("age"),))
+    data = load(tmp_path / "x.csv", context=["age"], like=known)
+    assert rows_of(data).tolist() == [[1], [2]]
+    assert data.context is not None
+    assert data.context.tolist() == [[9], [10]]
+
+
+def test_names_with_leading_zeros_are_found_again(tmp_path: Path) -> None:
+    known = Naming(("x",), (Covariate("kind", ("007", "12")),))
+    for cells, places in (("12,12", [1, 1]), ("007,12", [0, 1])):
+        one, other = cells.split(",")
+        (tmp_path / "x.csv").write_text(f"x,kind\n1,{one}\n2,{other}\n")
+        context = load(tmp_path / "x.csv", context=["kind"], like=known).context
+        assert context is not None
+        assert context.argmax(1).tolist() == places

@@ -17,7 +17,7 @@ from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.doctor import diagnose as module
-from elbowroom.evaluation.doctor.diagnose import CHECKS, Diagnosis, diagnose
+from elbowroom.evaluation.doctor.diagnose import Diagnosis, default_checks, diagnose
 from elbowroom.evaluation.doctor.findings import Finding
 from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.inference.objectives import elbo
@@ -294,9 +294,10 @@ def test_what_does_not_apply_says_why_and_a_bug_is_shown(monkeypatch: pytest.Mon
 
 
 def test_without_sound_numbers_nothing_else_is_examined() -> None:
-    found = diagnose(not_a_number())
+    inputs = not_a_number()
+    found = diagnose(inputs)
     assert [finding.check for finding in found.findings] == ["sound"]
-    assert set(found.not_examined) == set(CHECKS) - {"sound"}
+    assert set(found.not_examined) == set(default_checks(inputs.model)) - {"sound"}
 
 
 @pytest.mark.parametrize("guide", [None, "prior"])
@@ -416,8 +417,9 @@ DEGENERATE: dict[str, Callable[[], DoctorInput]] = {
 @pytest.mark.parametrize("name", DEGENERATE)
 def test_no_division_by_a_spread_of_zero(name: str) -> None:
     """Each check finds something, or nothing, or says why it does not apply; none fails."""
-    found = diagnose(DEGENERATE[name]())
-    assert set(found.seconds) | set(found.not_examined) == set(CHECKS)
+    inputs = DEGENERATE[name]()
+    found = diagnose(inputs)
+    assert set(found.seconds) | set(found.not_examined) == set(default_checks(inputs.model))
     assert diagnosis_text("a model", found)
     if name == "residuals of zero":
         assert "The residuals are zero" in found.findings[0].title

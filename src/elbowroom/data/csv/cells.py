@@ -26,7 +26,9 @@ from elbowroom.data.csv.notation import (
 )
 from elbowroom.errors import ElbowroomError
 
-__all__ = ["as_numbers", "read_plain", "read_truths", "tidy"]
+__all__ = ["as_numbers", "large_whole_numbers", "read_plain", "read_truths", "tidy"]
+
+_EXACT = 2**53  # up to which float64 holds every whole number
 
 # beside those of any column; in a column of classes they may be names
 _MORE_MISSING = (
@@ -109,6 +111,34 @@ def as_numbers(series: Any, column: str, name: str, notation: Notation | None = 
         column, [None if _is_missing(value) else str(value) for value in values.tolist()], polars.String
     )
     return _from_text(tidy(cells), column, name, notation)
+
+
+def large_whole_numbers(series: Any) -> list[int]:
+    """The whole numbers of a column from 2⁵³ on, up to which float64 holds every one; of text those that are plain.
+
+    Example:
+        >>> class Series:
+        ...     def to_numpy(self):
+        ...         return np.array([2**53 + 1, None, 7], dtype=object)
+        >>> large_whole_numbers(Series())
+        [9007199254740993]
+    """
+    pl = sys.modules.get("polars")
+    if pl is not None and isinstance(series, pl.Series):
+        if series.dtype == pl.String:
+            series = tidy(series).cast(pl.Int64, strict=False)
+        if not series.dtype.is_integer():
+            return []
+        return [int(value) for value in series.filter((series >= _EXACT) | (series <= -_EXACT)).to_list()]
+    values = np.asarray(series.to_numpy())
+    if values.dtype.kind == "f" and hasattr(series, "dropna"):  # pandas hands out whole numbers with gaps as fractions
+        values = np.asarray(series.dropna().to_numpy())
+    if values.dtype.kind in "iu":
+        values = values[(values >= _EXACT) | (values <= -_EXACT)]
+    elif values.dtype.kind != "O":
+        return []
+    whole = (int(value) for value in values.tolist() if isinstance(value, int | np.integer))
+    return [value for value in whole if abs(value) >= _EXACT]
 
 
 def _is_missing(value: Any) -> bool:

@@ -90,7 +90,12 @@ def notation_of(decimal: str = "auto", missing: Collection[object] = ()) -> Nota
 
 
 def read_table(
-    path: Path, *, as_text: Collection[str] = (), separator: str = "auto", notation: Notation | None = None
+    path: Path,
+    *,
+    as_text: Collection[str] = (),
+    classes: Collection[str] = (),
+    separator: str = "auto",
+    notation: Notation | None = None,
 ) -> Table:
     """A table of text or a Parquet file.
 
@@ -101,6 +106,8 @@ def read_table(
     Args:
         path: of the file.
         as_text: columns of a table of text whose cells are not to be read as numbers: identifiers such as 007.
+        classes: columns of a table of text that may hold names of classes: where one of its whole numbers begins with
+            a zero, as 007 does, such a column stays text.
         separator: comma, semicolon, tab, bar, space, or auto.
         notation: what the user says about the numbers.
     Raises:
@@ -120,7 +127,7 @@ def read_table(
         if _kind(path) == ".parquet":
             frame = pl.read_parquet(path)
             return Table(frame, notation, tuple(filter(_PANDAS_INDEX.fullmatch, frame.columns)))
-        return _read_text(path, as_text, SEPARATORS.get(separator), notation)
+        return _read_text(path, as_text, classes, SEPARATORS.get(separator), notation)
     except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error) as fault:
         raise ElbowroomError(
             f"{path} cannot be read as a table ({str(fault).splitlines()[0]}).",
@@ -128,14 +135,16 @@ def read_table(
         ) from fault
 
 
-def _read_text(path: Path, as_text: Collection[str], separator: str | None, notation: Notation) -> Table:
+def _read_text(
+    path: Path, as_text: Collection[str], classes: Collection[str], separator: str | None, notation: Notation
+) -> Table:
     file = open_text(path)
     preferred = "\t" if _kind(path) == ".tsv" else ","
     dialect = find_dialect(file.head, separator=separator, preferred=preferred, decimal=notation.decimal)
     dialect = _with_commented_header(file, dialect)
     _say_what_is_left_out(file, dialect, notation)
     foreign = dialect.separator == ";" or (file.commas and dialect.separator != ",") or notation.decimal == ","
-    frame = _frame(file, dialect, as_text, infer=not foreign)
+    frame = _frame(file, dialect, {*as_text, *classes}, infer=not foreign)
     if not len(frame):
         raise ElbowroomError(
             f"{path.name} has a header ({', '.join(frame.columns[:5])}) but no rows.", "Write the data below it."
@@ -144,6 +153,10 @@ def _read_text(path: Path, as_text: Collection[str], separator: str | None, nota
     notation.separator = dialect.separator
     notation.where = Lines(file, dialect).of
     frame = tidy(frame)
+    named = [column for column in classes if column in frame.columns and _leading_zeros(frame[column])]
+    for column in named:
+        notation.note("leading zeros are kept: these are names of classes", column)
+    as_text = {*as_text, *named}
     words = [cells for cells in frame if str(cells.dtype) == "String" and cells.name not in as_text]
     texts = {cells.name: cells for cells in words if _numeric(cells)}
     evidence = {column: find_evidence(without_percent(cells)[0]) for column, cells in texts.items()}
@@ -210,6 +223,11 @@ def _without_empty_end(frame: Any, dialect: Dialect, notation: Notation) -> Any:
     if frame.width < dialect.width:
         notation.note("every line ends with a separator, behind which there is nothing")
     return frame
+
+
+def _leading_zeros(cells: Any) -> bool:
+    """Whether a column of text holds whole numbers that begin with a zero."""
+    return str(cells.dtype) == "String" and bool(cells.str.contains("^0[0-9]+$").any())
 
 
 # --- what was found ----------------------------------------------------------------------------------------------

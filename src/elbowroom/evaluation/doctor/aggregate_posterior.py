@@ -76,8 +76,9 @@ def aggregate_study(inputs: DoctorInput) -> Aggregate:
     Args:
         inputs: a trained model with a guide, and its data.
     Raises:
-        ElbowroomError: no guide; too few held-out examples.
+        ElbowroomError: no guide; too few held-out examples; latents that are codes.
     """
+    inputs.model.require_real("A mixture of normals as a prior", "For codes, see the check code_prior.")
     with evaluation_mode(inputs.model, *([] if inputs.guide is None else [inputs.guide])):
         return _study(inputs)
 

@@ -13,7 +13,13 @@ check                        asks
 ``holes``                    does the prior draw z where no example is encoded?
 ``sample_quality``           can a classifier tell samples from data, and is the prior or the decoder the cause?
 ``samples_and_means``        how much of the variation of samples do pictures of means leave out?
+``codes_in_use``             are there codes that no example has?
+``code_prior``               does the prior know the codes better than their frequencies do?
+``sharpness``                would the ELBO be higher if q(z | x) were softer, or sharper?
+``deterministic_bound``      how far is log p(x) above the bound from the most likely codes alone?
 ============================ ==========================================================================================
+
+Amortisation, calibration and holes are about latents that are real vectors, and the last four about codes.
 """
 
 from __future__ import annotations
@@ -25,13 +31,15 @@ from dataclasses import dataclass, field
 import torch
 
 from elbowroom.errors import ElbowroomError, did_you_mean
-from elbowroom.evaluation.doctor import guide, latents, likelihood, prior, training
+from elbowroom.evaluation.doctor import codes, guide, latents, likelihood, prior, training
 from elbowroom.evaluation.doctor.examination import Check, Examination, Studies
 from elbowroom.evaluation.doctor.findings import Finding
 from elbowroom.evaluation.doctor.inputs import DoctorInput
+from elbowroom.model.conditional import LatentSupport
+from elbowroom.model.latent import LatentModel
 from elbowroom.progress import Progress, silent
 
-__all__ = ["CHECKS", "Diagnosis", "diagnose"]
+__all__ = ["CHECKS", "Diagnosis", "default_checks", "diagnose"]
 
 CHECKS: dict[str, Check] = {
     "sound": training.sound,
@@ -44,7 +52,16 @@ CHECKS: dict[str, Check] = {
     "holes": prior.holes,
     "sample_quality": prior.sample_quality,
     "samples_and_means": latents.samples_and_means,
+    "codes_in_use": codes.codes_in_use,
+    "code_prior": codes.code_prior,
+    "sharpness": codes.sharpness,
+    "deterministic_bound": codes.deterministic_bound,
 }
+_OF_OTHERS: dict[LatentSupport, frozenset[str]] = {
+    "real": frozenset({"codes_in_use", "code_prior", "sharpness", "deterministic_bound"}),
+    "codes": frozenset({"amortisation", "calibration", "holes"}),
+}
+"""The checks that are not about latents with these values."""
 
 _SEVERITY_ORDER = {"severe": 0, "warning": 1, "note": 2}
 _NEEDS_SOUND = "The model has weights or terms that are not finite (check sound)."
@@ -72,6 +89,17 @@ class Diagnosis:
         return all(finding.severity == "note" for finding in self.findings)
 
 
+def default_checks(model: LatentModel) -> list[str]:
+    """The checks that concern a model, by the values of its latents, in the order of ``CHECKS``.
+
+    Example:
+        >>> from elbowroom.model import oracles
+        >>> "holes" in default_checks(oracles.ppca(dim=8, latent_dim=2, seed=0)[0])
+        True
+    """
+    return [name for name in CHECKS if name not in _OF_OTHERS[model.latent_support]]
+
+
 def diagnose(
     inputs: DoctorInput,
     *,
@@ -85,7 +113,7 @@ def diagnose(
 
     Args:
         inputs: the model, its data, and the history of its training.
-        checks: names from ``CHECKS``; all of them unless given.
+        checks: names from ``CHECKS``; unless given all those that concern such a model, see :func:`default_checks`.
         announce: called before every check with its name, the checks done and all checks.
     Raises:
         ElbowroomError: an unknown name; fewer than two points.
@@ -97,7 +125,7 @@ def diagnose(
         >>> diagnose(DoctorInput(model, model.exact_guide(), data), checks=["sound", "latents_in_use"]).healthy
         True
     """
-    names = list(CHECKS if checks is None else checks)
+    names = default_checks(inputs.model) if checks is None else list(checks)
     for name in names:
         if name not in CHECKS:
             raise ElbowroomError(f"There is no check '{name}'.", did_you_mean(name, CHECKS))

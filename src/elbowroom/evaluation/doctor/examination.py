@@ -55,7 +55,8 @@ class Examination(DoctorInput):
         Raises:
             ElbowroomError: too few examples held out.
         """
-        return sample_study(self, None if self.learned_guide is None else self.aggregate)
+        has_aggregate = self.learned_guide is not None and self.model.latent_support == "real"
+        return sample_study(self, self.aggregate if has_aggregate else None)
 
     @property
     def studies(self) -> Studies:

@@ -77,11 +77,12 @@ def amortisation(inputs: DoctorInput) -> list[Finding]:
         One finding: severe for an affine encoder that loses half a nat or more; a warning for any other that loses 3
         nats and half of the elbow room; otherwise a note. None without a guide.
     Raises:
-        ElbowroomError: no held-out data; a guide that is not normal.
+        ElbowroomError: no held-out data; a guide that is not normal; latents that are codes.
     Reference:
         Cremer, Li & Duvenaud (2018), Inference suboptimality in variational autoencoders, arXiv:1801.03558.
     """
     guide, model = inputs.learned_guide, inputs.model
+    model.require_real("The amortisation gap against a normal q", "For codes, see the check sharpness.")
     if guide is None:
         return []
     batch, generator = (
@@ -285,12 +286,13 @@ def calibration(inputs: DoctorInput) -> list[Finding]:
         One finding: a warning where the coverage is off by 0.2, or more than 70% of z* lie on one side of q's median
         in some dimension; severe where it is off by 0.3. None without a guide or without an active latent.
     Raises:
-        ElbowroomError: no held-out data.
+        ElbowroomError: no held-out data; latents that are codes.
     Reference:
         Talts et al. (2018), Validating Bayesian inference algorithms with simulation-based calibration,
         arXiv:1804.06788.
     """
     guide, model = inputs.learned_guide, inputs.model
+    model.require_real("The calibration of intervals", "For codes, see the check sharpness.")
     if guide is None:
         return []
     batch, generator = inputs.batch(inputs.held_out()), inputs.generator("calibration")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from elbowroom.data.batch import Batch
@@ -28,9 +30,9 @@ def latents_in_use(inputs: DoctorInput) -> list[Finding]:
     .. math:: \mathrm{active} = \#\{j : \mathrm{Var}_n(\mathbb{E}_q[z_j | x_n]) > 0.01\}, \qquad
         \mathrm{gain} = \mathbb{E}_n \log p(x_n | z_n) - \mathbb{E}_n \log p(x_n | z_m)
 
-    with z_n ~ q(z | x_n), and z_m the draw for another example m ≠ n. The gain is what the decoder gains, in nats, from
-    the right z. Gain and KL count as nothing only if they are below 0.1 nats, and below 0.5 nats with four standard
-    errors added.
+    with z_n ~ q(z | x_n), and z_m the draw for another example m ≠ n. Of codes, the variances of all codes of a slot
+    are added up, and slots are counted. The gain is what the decoder gains, in nats, from the right z. Gain and KL
+    count as nothing only if they are below 0.1 nats, and below 0.5 nats with four standard errors added.
 
     Args:
         inputs: a trained model and its data.
@@ -44,23 +46,27 @@ def latents_in_use(inputs: DoctorInput) -> list[Finding]:
         Burda, Grosse & Salakhutdinov (2016), Importance Weighted Autoencoders, section 5.2, arXiv:1509.00519.
     """
     guide, model = inputs.learned_guide, inputs.model
+    has_codes = model.latent_support == "codes"
     if guide is None:
         return []
     batch, generator = inputs.batch(inputs.held_out(2)), inputs.generator("latents_in_use")
     with evaluation_mode(model, guide):
         q = guide_distribution(guide, batch)
         variance = mean(q).double().var(0)
+        if has_codes:  # one number for a slot: the variances of its codes' probabilities
+            variance = model.space.split(variance).sum(-1)
         kl = elbo_terms(model, guide, batch, kl="auto", generator=generator).parts["kl"]
         z = draw(q, (), generator=generator)
         gains = _log_likelihood(model, batch, z) - _log_likelihood(model, batch, z.roll(1, 0))
     active, latent_dim = int((variance > ACTIVE_VARIANCE).sum()), len(variance)
     (rate, of_rate), (gain, of_gain) = mean_and_stderr(kl), mean_and_stderr(gains)
     evidence = (
-        Evidence("latents in use", active, None, f"of {latent_dim}"),
+        Evidence("slots in use" if has_codes else "latents in use", active, None, f"of {latent_dim}"),
         Evidence("KL(q ‖ p), information in z per example", rate, of_rate),
         Evidence("loss of the decoder if z is that of another example", gain, of_gain),
     )
-    severity, title, remedy = _in_use(active, latent_dim, (rate, of_rate), (gain, of_gain), len(batch))
+    words = _Words("slots", _WAKE_CODES, "slots") if has_codes else _Words("latents", _WAKE, "latent-dim")
+    severity, title, remedy = _in_use(active, latent_dim, (rate, of_rate), (gain, of_gain), len(batch), words)
     return [Finding("latents_in_use", severity, title, evidence, _IN_USE, remedy)]
 
 
@@ -79,27 +85,39 @@ def _is_nothing(value: float, stderr: float) -> bool:
     return value < _NOTHING and value + CERTAIN_Z * stderr < _LITTLE
 
 
+class _Words(NamedTuple):
+    """What differs between real vectors and codes."""
+
+    latents: str
+    wake: str  #: the remedy for a posterior that has collapsed
+    setting: str  #: of the model, their number
+
+
+_WAKE = (
+    "Let the weight of the KL term grow slowly (--objective.warmup-epochs 10, --objective.free-bits 0.1), with "
+    "--objective.beta 1."
+)
+_WAKE_CODES = "Let the weight of the KL term grow slowly (--objective.warmup-epochs 10), with --objective.beta 1."
+
+
 def _in_use(
-    active: int, latent_dim: int, rate: tuple[float, float], gain: tuple[float, float], points: int
+    active: int, latent_dim: int, rate: tuple[float, float], gain: tuple[float, float], points: int, words: _Words
 ) -> tuple[Severity, str, str]:
     """Severity, title and remedy; ``rate`` and ``gain`` with their standard errors."""
-    wake = (
-        "Let the weight of the KL term grow slowly (--objective.warmup-epochs 10, --objective.free-bits 0.1), with "
-        "--objective.beta 1."
-    )
     if active == 0 or _is_nothing(*rate):
-        return "severe", "The posterior has collapsed: the encoder's z carries no information about x.", wake
+        return "severe", "The posterior has collapsed: the encoder's z carries no information about x.", words.wake
     if _is_nothing(*gain):
-        return "severe", "The decoder ignores z: with the z of another example it is as good.", wake
+        return "severe", "The decoder ignores z: with the z of another example it is as good.", words.wake
     if gain[0] < _NOTHING or rate[0] < _NOTHING:
         title = f"{points} examples are too few to decide whether z carries information about x."
         return "note", title, f"Use more: --points {10 * points}."
     if active <= _FEW and latent_dim >= _MANY:
-        return "warning", f"Only {active} of {latent_dim} latents are in use.", wake
+        return "warning", f"Only {active} of {latent_dim} {words.latents} are in use.", words.wake
     if active < latent_dim:
-        return "note", f"{active} of {latent_dim} latents are in use; the others cost nothing.", "Nothing to do."
-    more = f"Try more latents: --model.latent-dim {2 * latent_dim}."
-    return "note", f"All {latent_dim} latents are in use.", more
+        title = f"{active} of {latent_dim} {words.latents} are in use; the others cost nothing."
+        return "note", title, "Nothing to do."
+    more = f"Try more {words.latents}: --model.{words.setting} {2 * latent_dim}."
+    return "note", f"All {latent_dim} {words.latents} are in use.", more
 
 
 def samples_and_means(inputs: DoctorInput) -> list[Finding]:

@@ -23,6 +23,9 @@ _HOPELESS = 0.9  # share of samples where there are no data, at the least: sever
 _MARGIN = 2.0  # standard errors by which a distance has to exceed its limit
 
 _LEARN = "Train with a learned prior: --model.prior vamp, or --model.prior mixture."
+_LEARN_CODES = (
+    "Train with an autoregressive prior, --model.prior made or --model.prior transformer, or train it for longer."
+)
 
 
 def holes(inputs: Examination) -> list[Finding]:
@@ -39,7 +42,7 @@ def holes(inputs: Examination) -> list[Finding]:
         One finding: a warning where the gain is certainly a nat or more; severe where, in addition, nearly all samples
         are unlike data for that reason. None without a guide.
     Raises:
-        ElbowroomError: too few held-out examples.
+        ElbowroomError: too few held-out examples; latents that are codes.
     Reference:
         Hoffman & Johnson (2016), ELBO surgery. Rosca et al. (2018), Distribution matching in variational inference,
         arXiv:1802.06847.
@@ -116,7 +119,8 @@ def sample_quality(inputs: Examination) -> list[Finding]:
     severity: Severity = "note"
     if poor:
         severity = "severe" if _certainly_above(of_prior, _HOPELESS) else "warning"
-    title, explanation, remedy = _verdict(found, poor, bool(inputs.model.likelihood.normalized))
+    learn = _LEARN_CODES if inputs.model.latent_support == "codes" else _LEARN
+    title, explanation, remedy = _verdict(found, poor, bool(inputs.model.likelihood.normalized), learn)
     return [Finding("sample_quality", severity, title, _sample_numbers(found), explanation, remedy)]
 
 
@@ -124,7 +128,7 @@ def _certainly_above(test: TwoSampleTest, distance: float) -> bool:
     return test.distance - _MARGIN * 2 * test.stderr > distance
 
 
-def _verdict(found: SampleStudy, poor: bool, normalized: bool) -> tuple[str, str, str]:
+def _verdict(found: SampleStudy, poor: bool, normalized: bool, learn: str) -> tuple[str, str, str]:
     """Title, explanation and remedy."""
     of_prior = found.tests["prior"]
     accuracy = f"classifier accuracy {of_prior.accuracy:.0%}"
@@ -143,12 +147,14 @@ def _verdict(found: SampleStudy, poor: bool, normalized: bool) -> tuple[str, str
     encodings, share = found.tests["encodings"], share_of_prior(found.tests)
     if share >= MAIN_SHARE and found.holes.z > CERTAIN_Z:
         title = f"Samples are unlike data ({accuracy}), and the prior is the main reason."
+        learned = found.tests.get("learned")
+        middle = "" if learned is None else f"; with a learned prior it is {learned.accuracy:.0%}"
         because = (
             "If z comes from the encodings of other examples instead of the prior, classifier accuracy is only "
-            f"{encodings.accuracy:.0%}; with a learned prior it is {found.tests['learned'].accuracy:.0%}. So "
-            f"{share:.0%} of the difference comes from where z is drawn, and no better decoder changes that part. "
+            f"{encodings.accuracy:.0%}{middle}. So {share:.0%} of the difference comes from where z is drawn, and no "
+            "better decoder changes that part. "
         )
-        return title, because + seen, _LEARN
+        return title, because + seen, learn
     title = f"Samples are unlike data ({accuracy}), and the decoder with its likelihood is the main reason."
     because = (
         f"Even if z comes from the encodings of other examples, classifier accuracy is {encodings.accuracy:.0%}: only "

@@ -55,7 +55,7 @@ class SampleStudy:
     """Samples with z from three sources, compared with held-out data.
 
     Attributes:
-        tests: by source, draws of x against data; without a guide only the prior's.
+        tests: by source, draws of x against data; without a guide only the prior's, and none of "learned" for codes.
         holes: draws of x with z from the prior against those with z from encodings; None without a guide.
         means: by source, means of p(x | z), shape (20, \\*event).
         blur: by source, mean squared difference of neighbouring pixels of the means, divided by that of the data, and
@@ -128,6 +128,8 @@ def _latents(
     prior = inputs.prior_draws(others, generator)
     if guide is None:
         return {"prior": prior}
+    if model.latent_support == "codes":  # of which no mixture of normals can be a prior
+        return {"encodings": draw(guide_distribution(guide, others), generator=generator), "prior": prior}
     aggregate = aggregate_study(inputs) if aggregate is None else aggregate
     learned = aggregate.learned.sample(model, inputs.prior_draws(others, generator), generator)
     return {

@@ -37,6 +37,7 @@ from torch.distributions import Distribution
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.annealing.chains import Annealed, AnnealingPath, anneal, anneal_back, pilot, pilot_transitions
+from elbowroom.inference.annealing.codes import CODE_ACCEPTANCE, code_kernel, refuse_prior_start
 from elbowroom.inference.annealing.initial import Start, default_start, metric_of, rows_of, start_density, start_of
 from elbowroom.inference.annealing.tempering import Schedule, TemperedTarget, adapted_schedule, inverse_temperatures
 from elbowroom.inference.importance.estimate import WeightSums
@@ -51,8 +52,9 @@ from elbowroom.samplers.kernel import Kernel
 
 __all__ = ["AIS", "AnnealingPlan", "ais", "plan"]
 
-#: The rotation is exact at β = 0, where w = C⁻¹(z − m) is standard normal. At equal cost, short trajectories and more
-#: temperatures do best. The wide jitter keeps chains of nearly normal posteriors from returning to where they began.
+#: For a continuous z. The rotation is exact at β = 0, where w = C⁻¹(z − m) is standard normal. At equal cost, short
+#: trajectories and more temperatures do best. The wide jitter keeps chains of nearly normal posteriors from
+#: returning to where they began.
 _KERNEL = HMC(num_steps=2, integrator="rotation", jitter=0.6)
 _ACCEPTANCE = 0.65  # target of pilot runs, as a harmonic mean over chains
 _PILOT_TEMPERATURES = 16  # of the pilot run that a schedule is adapted from
@@ -121,9 +123,9 @@ def ais(
     temperatures: int | Tensor | AnnealingPlan = 8,
     schedule: Schedule = "sigmoid",
     chains: int = 16,
-    kernel: Kernel = _KERNEL,
+    kernel: Kernel | None = None,
     pilot_chains: int = 4,
-    target_acceptance: float = _ACCEPTANCE,
+    target_acceptance: float | None = None,
     climbs: int = 2,
     precision: Precision = "full",
     exact: Tensor | None = None,
@@ -156,9 +158,11 @@ def ais(
             plan, which needs no pilot run.
         schedule: "sigmoid" or "linear", for a T that is a number.
         chains: C, weighted chains per example.
-        kernel: the transition; it moves in the start's own metric.
+        kernel: the transition; it moves in the start's own metric. By default HMC of two steps, and over codes informed
+            moves (:mod:`elbowroom.inference.annealing.codes`).
         pilot_chains: per example, for the pilot run that finds the step sizes.
-        target_acceptance: that the pilot run aims at, as a harmonic mean over chains.
+        target_acceptance: that the pilot run aims at, as a harmonic mean over chains; by default 0.65, and 0.4 over
+            codes.
         climbs: local optimisations to modes (restarts) of each posterior, for the start "laplace".
         precision: "bf16" takes the gradients that move the chains in bfloat16 where the decoder is an MLP
             (:func:`~elbowroom.inference.target.posterior_target`). Weights and acceptance stay in full
@@ -190,8 +194,11 @@ def ais(
     transitions = (len(betas) - 2) * (1 if exact is None else 2)
     transitions += pilot_transitions(len(betas) - 1) if frozen is None else 0
     progress = BlockProgress(announce, "annealing", len(batch) * transitions)
-    settings = _Settings(chains, pilot_chains, kernel, target_acceptance, climbs, precision, generator)
+    aim = _aim(model, target_acceptance)
+    settings = _Settings(chains, pilot_chains, kernel, aim, climbs, precision, generator)
     _check(batch, settings, block, exact)
+    if exact is not None and model.latent_support == "codes":
+        refuse_prior_start(model, guide, start)
     parts = []
     for rows in chunks(len(batch), block):
         part, own_start = batch.rows(rows), start
@@ -224,9 +231,9 @@ def plan(
     start: Start | None = None,
     temperatures: int = 8,
     schedule: Schedule | Literal["adapted"] = "adapted",
-    kernel: Kernel = _KERNEL,
+    kernel: Kernel | None = None,
     pilot_chains: int = 4,
-    target_acceptance: float = _ACCEPTANCE,
+    target_acceptance: float | None = None,
     climbs: int = 2,
     precision: Precision = "full",
     generator: Generator | None = None,
@@ -248,9 +255,9 @@ def plan(
         start: as for :func:`ais`; a name, or distributions for these examples.
         temperatures: T.
         schedule: "adapted", "sigmoid" or "linear".
-        kernel: the transition that the step sizes are for.
+        kernel: the transition that the step sizes are for; by default that of :func:`ais`.
         pilot_chains: per example.
-        target_acceptance: that the step sizes aim at.
+        target_acceptance: that the step sizes aim at; by default that of :func:`ais`.
         climbs: as for :func:`ais`.
         precision: as for :func:`ais`.
         generator: the source of randomness.
@@ -273,15 +280,16 @@ def plan(
     if temperatures == 1:
         return AnnealingPlan(rough, rough[:0])
     start = default_start(model, guide) if start is None else start
-    settings = _Settings(1, pilot_chains, kernel, target_acceptance, climbs, precision, generator)
+    aim = _aim(model, target_acceptance)
+    settings = _Settings(1, pilot_chains, kernel, aim, climbs, precision, generator)
     _check(batch, settings, 1, None)
     q, _ = start_of(model, guide, batch, start, climbs=climbs, generator=generator)
     z = _draw(q, pilot_chains, len(batch), generator)
     betas = rough.to(z).unsqueeze(1).expand(-1, len(batch))
     bridge = TemperedTarget(start_density(q), posterior_target(model, batch, precision=precision), betas[-1])
     found = pilot(
-        bridge, betas, z, metric_of(q, z), kernel=kernel, target_acceptance=target_acceptance, shared=True,
-        generator=generator,
+        bridge, betas, z, metric_of(q, z), kernel=_kernel_of(model, q, kernel), target_acceptance=aim,
+        shared=True, first_step=_first_step(model), generator=generator,
     )  # fmt: skip
     step_sizes = found.step_sizes[:, 0].double()
     if not adapted:
@@ -295,7 +303,7 @@ class _Settings(NamedTuple):
 
     chains: int
     pilot_chains: int
-    kernel: Kernel
+    kernel: Kernel | None
     target_acceptance: float
     climbs: int
     precision: Precision
@@ -322,7 +330,7 @@ def _anneal_block(
     settings: _Settings,
     announce: Progress,
 ) -> _Block:
-    chains, pilot_chains, kernel, target_acceptance, climbs, precision, generator = settings
+    chains, pilot_chains, given, target_acceptance, climbs, precision, generator = settings
     # a draw in ten from the prior is a safety that importance sampling needs, and chains that move do not
     defence = 0.1 if len(betas) == 2 else 0.0
     q, found_by = start_of(model, guide, part, start, climbs=climbs, defence=defence, generator=generator)
@@ -331,6 +339,7 @@ def _anneal_block(
             f"exact has {exact.shape[1]} latents, but the model has {q.event_shape[0]}.",
             "Give the z that this model drew.",
         )
+    kernel = _kernel_of(model, q, given)
     bridge = TemperedTarget(start_density(q), posterior_target(model, part, precision=precision), betas[-1])
     z, spent = _draw(q, chains, len(part), generator), 0
     betas, metric = betas.to(z.dtype), metric_of(q, z)  # weights and transitions have to mean the same densities
@@ -348,6 +357,7 @@ def _anneal_block(
             metric,
             kernel=kernel,
             target_acceptance=target_acceptance,
+            first_step=_first_step(model),
             generator=other,
             announce=announce,
         )
@@ -360,6 +370,23 @@ def _anneal_block(
             bridge, path, exact.to(z).unsqueeze(0), kernel=kernel, generator=generator, announce=announce
         )
     return _Block(forward, back, spent, found_by * len(part))
+
+
+def _kernel_of(model: LatentModel, q: Distribution, given: Kernel | None) -> Kernel:
+    if model.latent_support == "codes":
+        return code_kernel(model, q, given)
+    return _KERNEL if given is None else given
+
+
+def _aim(model: LatentModel, given: float | None) -> float:
+    if given is not None:
+        return given
+    return CODE_ACCEPTANCE if model.latent_support == "codes" else _ACCEPTANCE
+
+
+def _first_step(model: LatentModel) -> float | None:
+    """Over codes a pilot run begins with the longest step, with which a draw of the start is accepted."""
+    return 1.0 if model.latent_support == "codes" else None
 
 
 def _interpolated(at: Tensor, known_at: Tensor, step_sizes: Tensor) -> Tensor:

@@ -102,6 +102,7 @@ def pilot(
     kernel: Kernel,
     target_acceptance: float = 0.65,
     shared: bool = False,
+    first_step: float | None = None,
     generator: Generator | None = None,
     announce: Progress | None = None,
 ) -> Pilot:
@@ -120,6 +121,7 @@ def pilot(
         kernel: the transition.
         target_acceptance: δ.
         shared: whether all examples have one ε, found by their average α; it can then be used for other examples.
+        first_step: ε to begin with; unless given, found by leapfrogs, which need a continuous z.
         generator: the source of randomness; not the one of the weighted chains.
         announce: called after every transition.
     """
@@ -127,8 +129,11 @@ def pilot(
     stay = math.ceil(_LEAST_PILOT / transitions)
     ends, spent = weighable(bridge.ends(z)), 0
     made, total = 0, pilot_transitions(transitions + 1)
-    log_step = initial_step_size(bridge.at(betas[1]), ends.state(betas[1]), metric, generator=generator).log()
-    log_step = _shared(log_step.clamp(max=longest), shared)
+    if first_step is None:
+        step_size = initial_step_size(bridge.at(betas[1]), ends.state(betas[1]), metric, generator=generator)
+    else:
+        step_size = torch.full_like(betas[1], first_step)
+    log_step = _shared(step_size.log().clamp(max=longest), shared)
     found, spread = [], []
     for t in range(1, transitions + 1):
         target, state = bridge.at(betas[t]), ends.state(betas[t])

@@ -5,7 +5,7 @@ start     q₀
 ========= ====================================================================================================
 laplace   mixtures of Laplace approximations, refined (:mod:`elbowroom.inference.importance.laplace_proposal`): nearest
           the posterior, for every likelihood with a Fisher information
-guide     q(z | x)
+guide     q(z | x); the only one for both bounds where the latents are codes
 prior     p(z): does not depend on x, so that the way to the posterior is long
 ========= ====================================================================================================
 
@@ -31,7 +31,9 @@ from torch.distributions import (
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError, check_name
+from elbowroom.inference.annealing.codes import CodesDensity
 from elbowroom.inference.importance.laplace_proposal import LaplaceProposal, laplace_proposal
+from elbowroom.model.code_distributions import AutoregressiveCodes, Codes
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
@@ -58,8 +60,12 @@ STARTS: tuple[StartName, ...] = get_args(StartName)
 
 
 def default_start(model: LatentModel, guide: Conditional | None) -> StartName:
-    """The best start available: laplace where there is a Fisher information, else the guide, else the prior."""
-    if type(model.likelihood).fisher_information is not Likelihood.fisher_information:
+    """The best start available: laplace where there is a Fisher information, else the guide, else the prior.
+
+    Over codes there is no Laplace approximation.
+    """
+    real = model.latent_support == "real"
+    if real and type(model.likelihood).fisher_information is not Likelihood.fisher_information:
         return "laplace"
     return "prior" if guide is None else "guide"
 
@@ -86,11 +92,12 @@ def start_of(
         defence: share of the prior, for "laplace".
         generator: the source of randomness, for the starts of the local optimisations.
     Raises:
-        ElbowroomError: an unknown name; no guide to start from; distributions of another shape.
+        ElbowroomError: an unknown name; no guide to start from; distributions of another shape; "laplace" for codes.
     """
     if isinstance(start, str):
         check_name("start", start, STARTS)
     if start == "laplace":
+        model.require_real("A start from Laplace approximations", "Start from the guide: --start guide.")
         found: LaplaceProposal = laplace_proposal(
             model, guide, batch, starts=climbs, defence=defence, generator=generator
         )
@@ -117,12 +124,14 @@ def start_of(
 
 
 def start_density(q: Distribution) -> Target:
-    """log q₀ as a target, by matrix products where q₀ is made of full normals and by autograd elsewhere.
+    """log q₀ as a target, written out where q₀ is made of full normals or of slots, and by autograd elsewhere.
 
     Args:
         q: event shape (latent,), batch shape (data,) or ().
     """
     match q:
+        case Codes():
+            return CodesDensity(q)
         case MixtureSameFamily(component_distribution=MultivariateNormal() as parts) if len(parts.batch_shape) == 2:
             weights = q.mixture_distribution.logits.log_softmax(-1)
             return NormalMixture(parts.loc, parts.scale_tril, weights)
@@ -216,6 +225,8 @@ def rows_of(q: Distribution, index: Tensor | slice) -> Distribution:
             return MultivariateNormal(q.loc[index], scale_tril=q.scale_tril[index], validate_args=False)
         case Categorical():
             return Categorical(logits=q.logits[index], validate_args=False)
+        case Codes():
+            return Codes(q.logits[index])
         case MixtureSameFamily():
             weights = rows_of(q.mixture_distribution, index)
             assert isinstance(weights, Categorical)  # that of a mixture always is
@@ -232,12 +243,16 @@ def rows_of(q: Distribution, index: Tensor | slice) -> Distribution:
 def metric_of(q: Distribution, z: Tensor) -> Metric:
     """The metric in which q is round: that of its largest component where q is made of full normals, else diagonal.
 
+    Over codes no transition has a metric, and this one is the identity.
+
     Args:
         q: as for :func:`start_density`.
         z: positions, shape (replicas, data, dim), for the shape and the type.
     Raises:
         ElbowroomError: a distribution without finite standard deviations.
     """
+    if isinstance(q, Codes | AutoregressiveCodes):
+        return Metric.identity(z)
     full = _largest_normal(q)
     if full is None:
         center = q.mean.expand_as(z[0]).to(z)

@@ -22,9 +22,10 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from elbowroom.model import noise
+from elbowroom.model.noise import NoiseSource, PerRow
 
 __all__ = ["num_blocks", "orthogonal_normals"]
 
@@ -41,7 +42,7 @@ def num_blocks(draws: int, dim: int) -> int:
     return max(2, math.ceil(draws / (2 * dim)))
 
 
-def orthogonal_normals(blocks: int, batch: int, like: Tensor, generator: Generator | None) -> Tensor:
+def orthogonal_normals(blocks: int, batch: int, like: Tensor, generator: NoiseSource | None) -> Tensor:
     """Blocks of normal draws for each example; blocks and examples are independent of each other.
 
     Args:
@@ -56,6 +57,8 @@ def orthogonal_normals(blocks: int, batch: int, like: Tensor, generator: Generat
         >>> draws.shape, bool(torch.allclose(draws[0, :3], -draws[0, 3:]))
         (torch.Size([1, 6, 5, 3]), True)
     """
+    if isinstance(generator, PerRow):
+        return torch.cat([orthogonal_normals(blocks, 1, like, own) for own in generator.generators], 2)
     dim = like.shape[-1]
     gaussian = noise.normal((blocks, batch, dim, dim), like, generator)
     rotation, triangle = torch.linalg.qr(gaussian)
@@ -66,7 +69,7 @@ def orthogonal_normals(blocks: int, batch: int, like: Tensor, generator: Generat
     return torch.cat([half, -half], 1)
 
 
-def _lengths(shape: tuple[int, int], dim: int, like: Tensor, generator: Generator | None) -> Tensor:
+def _lengths(shape: tuple[int, int], dim: int, like: Tensor, generator: NoiseSource | None) -> Tensor:
     """Of normal vectors, one from each of D strata, shape (\\*shape, D); in random order."""
     squares = 2 * noise.gamma(like.new_full((*shape, dim * _PER_STRATUM), dim / 2), generator)  # χ² of D degrees
     strata = squares.sort(-1).values.reshape(*shape, dim, _PER_STRATUM)

@@ -36,11 +36,11 @@ import math
 from typing import Literal, NamedTuple, get_args
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from elbowroom.data.batch import Batch, as_batch
-from elbowroom.errors import ElbowroomError, check_name
+from elbowroom.errors import ElbowroomError, NotFiniteError, check_name
 from elbowroom.inference.gaussian.cubature import num_blocks, orthogonal_normals
 from elbowroom.inference.gaussian.curvature import covariance_factor
 from elbowroom.inference.gaussian.laplace import laplace
@@ -49,6 +49,8 @@ from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
+from elbowroom.model.noise import NoiseSource, PerRow
+from elbowroom.numerics import RowSlots
 
 __all__ = ["Family", "Normals", "OptimalGaussian", "inverse_of", "normals_of", "optimal_gaussian"]
 
@@ -57,6 +59,7 @@ Family = Literal["diagonal", "full", "guide"]
 _LEAST_CURVATURE, _MOST_CURVATURE = 0.1, 10.0  # limits on the eigenvalues of A in a step: beyond them is noise
 _LEAST_STEP = 2.0**-6  # share of a Newton step, below which an example's search ends
 _MOMENT_DRAWS = 1024  # draws of the prior, for its mean and standard deviations
+_UNCUT = 2**62  # elements that are computed at once where nothing is to be cut
 _MODE_TOLERANCE = 0.05  # nats that a further step to a mode may still gain: it is only a start
 
 
@@ -168,7 +171,8 @@ def optimal_gaussian(
     draws: int = 128,
     report_draws: int = 256,
     tolerance: float = 5e-3,
-    generator: Generator | None = None,
+    slots: RowSlots | None = None,
+    generator: NoiseSource | None = None,
 ) -> OptimalGaussian:
     r"""The normal distribution with the largest ELBO for each example, the decoder held fixed.
 
@@ -188,6 +192,9 @@ def optimal_gaussian(
         draws: per example to optimise on, at least; whole blocks of 2 D are taken, two or more.
         report_draws: per example to compare with the guide's q on, and as many again to measure on, at least.
         tolerance: nats that a further step may still gain.
+        slots: where given, no number of an example depends on the others, to the bit, as in
+            :func:`~elbowroom.inference.gaussian.laplace.laplace`. The caller puts the batch into such slots, and gives
+            noise by rows (:class:`~elbowroom.model.noise.PerRow`).
         generator: the source of randomness.
     Returns:
         q*, its ELBO and the guide's on the same noise, standard errors, and how the search went. Nothing has a
@@ -195,6 +202,7 @@ def optimal_gaussian(
     Raises:
         ElbowroomError: an unknown family; "guide" without a guide; a guide that is not normal; a number out of range;
             log p(x, z) that is not finite at the start.
+        NotFiniteError: the last of these, with the examples.
     Reference:
         Cremer, Li & Duvenaud (2018), Inference suboptimality in variational autoencoders, arXiv:1801.03558.
     Example:
@@ -205,12 +213,13 @@ def optimal_gaussian(
         True
     """
     batch = as_batch(batch)
+    model.require_real("The optimal normal q of an example", "For codes, compare the ELBO with iwae or ais.")
     _check(family, steps, starts, draws, report_draws, tolerance)
     with torch.no_grad():
         given = None if guide is None else guide_distribution(guide, batch)
         family_of_q = _resolved(family, given)
         start = _prior_normals(model, batch, generator) if given is None else normals_of(given)
-        task = _Task(model, batch, family_of_q, draws, report_draws, start.loc, generator)
+        task = _Task(model, batch, family_of_q, draws, report_draws, start.loc, slots, generator)
         first, spent = _best_start(task, start, starts)
         fit = _Fit(task, first)
         fit.run(steps, tolerance)
@@ -218,7 +227,7 @@ def optimal_gaussian(
         precision = fit.precision()
         if own is not None and (family_of_q == "full" or not isinstance(given, MultivariateNormal)):
             noise = task.report_noise()
-            better = task.measure(q, noise, precision).mean(0) >= task.measure(own, noise, precision).mean(0)
+            better = task.measure(q, noise, precision).mean(-1) >= task.measure(own, noise, precision).mean(-1)
             q, spent = q.where(better, own), spent + 2 * noise[:, :, 0, 0].numel()
         return task.report(q, own, precision, fit.converged, spent)
 
@@ -246,10 +255,13 @@ class _Task:
         draws: int,
         report_draws: int,
         like: Tensor,
-        generator: Generator | None,
+        slots: RowSlots | None,
+        generator: NoiseSource | None,
     ) -> None:
-        self.model, self.batch, self.family, self.generator = model, batch, family, generator
-        self.target = posterior_target(model, batch)
+        self.model, self.batch, self.family, self.slots, self.generator = model, batch, family, slots, generator
+        # a cut through the examples would move them to other places of a product
+        uncut = slots is not None
+        self.target = posterior_target(model, batch, chunk_elements=_UNCUT) if uncut else posterior_target(model, batch)
         self.like, dim = like, like.shape[-1]
         self.report_blocks = num_blocks(report_draws, dim)
         self.noise = _whitened(orthogonal_normals(num_blocks(draws, dim), len(batch), like, generator).flatten(0, 1))
@@ -261,15 +273,22 @@ class _Task:
         log_joint, gradient = target.evaluate(q.draws(noise))
         pulled = torch.einsum("nji,knj->kni", q.root, gradient)  # Cᵀ ∇ log p
         curvature = -torch.einsum("kni,knj->nij", pulled, noise) / len(noise)
-        value = log_joint.double().mean(0) + q.entropy()
-        return _Look(value, pulled.mean(0), (curvature + curvature.mT) / 2)
+        value = _mean_of_draws(log_joint.double()) + q.entropy()
+        return _Look(value, _mean_of_draws(pulled), (curvature + curvature.mT) / 2)
+
+    def placed(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Of some examples: where to find each, and which of them to compute, in their slots where there are any."""
+        if self.slots is None:
+            each = torch.arange(len(rows), device=rows.device)
+            return each, each
+        return self.slots.fill(rows)
 
     def report_noise(self) -> Tensor:
         """Fresh draws, shape (blocks, 2 D, n, D)."""
         return orthogonal_normals(self.report_blocks, len(self.batch), self.like, self.generator)
 
     def measure(self, q: Normals, noise: Tensor, precision: Tensor) -> Tensor:
-        r"""The ELBO by each block of draws, float64, shape (blocks, n).
+        r"""The ELBO by each block of draws, float64, shape (n, blocks).
 
         With an estimate H of the curvature that knows nothing of these draws, :math:`\tfrac12 ε^\top B ε`,
         B = CᵀHC, is about what log p varies by, and its mean is tr(B) / 2: adding it and subtracting its mean changes
@@ -279,7 +298,8 @@ class _Task:
         bend = q.root.mT @ precision @ q.root
         varies = torch.einsum("kni,nij,knj->kn", flat, bend, flat) - bend.diagonal(dim1=-2, dim2=-1).sum(-1)
         values = self.target.log_density(q.draws(flat)).double() + varies.double() / 2
-        return values.reshape(*noise.shape[:2], -1).mean(1) + q.entropy()
+        by_block = values.reshape(*noise.shape[:2], -1).permute(2, 0, 1).contiguous()
+        return by_block.mean(-1) + q.entropy().unsqueeze(-1)
 
     def report(
         self, q: Normals, own: Normals | None, precision: Tensor, converged: Tensor, spent: Tensor
@@ -291,9 +311,9 @@ class _Task:
         spent = spent + (1 if own is None else 2) * noise[:, :, 0, 0].numel()
         return OptimalGaussian(
             q.distribution(self.family),
-            values.mean(0),
+            values.mean(-1),
             _stderr(values),
-            before.mean(0),
+            before.mean(-1),
             _stderr(values - before),
             converged,
             spent,
@@ -306,8 +326,13 @@ def _whitened(noise: Tensor) -> Tensor:
     return torch.einsum("nij,knj->kni", inverse_of(torch.linalg.cholesky(moments)), noise)
 
 
+def _mean_of_draws(values: Tensor) -> Tensor:
+    """The mean over the first axis, of every example by itself: sums along memory do not depend on the other ones."""
+    return values.movedim(0, -1).contiguous().mean(-1)
+
+
 def _stderr(blocks: Tensor) -> Tensor:
-    return blocks.std(0) / math.sqrt(len(blocks))
+    return blocks.std(-1) / math.sqrt(blocks.shape[-1])
 
 
 def _best_start(task: _Task, start: Normals, starts: int) -> tuple[Normals, Tensor]:
@@ -317,7 +342,7 @@ def _best_start(task: _Task, start: Normals, starts: int) -> tuple[Normals, Tens
     spent = torch.zeros(len(start.loc), dtype=torch.float64, device=start.loc.device)
     if default_metric(task.model.likelihood) == "gauss-newton":  # else the curvature is unknown or expensive
         for z in _points(task, [part.loc for part in candidates], starts):
-            found = laplace(task.model, z, task.batch, tolerance=_MODE_TOLERANCE)
+            found = laplace(task.model, z, task.batch, tolerance=_MODE_TOLERANCE, slots=task.slots)
             taken = found.iterations.double()
             spent += (taken + 1) * (1 + z.shape[-1] / 2) + taken
             around_mode = Normals(found.mode, covariance_factor(found.precision).to(z))
@@ -348,10 +373,11 @@ class _Fit:
         self.task, self.q, self.look = task, Normals(q.loc.clone(), q.root.clone()), task.look(q)
         if not bool(self.look.value.isfinite().all()):
             bad = ~self.look.value.isfinite()
-            raise ElbowroomError(
+            raise NotFiniteError(
                 f"log p(x, z) is not finite where {int(bad.sum())} of {len(bad)} examples start (the first is example "
                 f"{int(bad.nonzero()[0, 0])}).",
                 "Check the data and the weights for NaN and infinity.",
+                bad.nonzero().squeeze(1).tolist(),
             )
         self.share = torch.ones_like(self.look.value)  # of a Newton step
         self.spent = torch.full_like(self.look.value, len(task.noise))
@@ -377,7 +403,8 @@ class _Fit:
 
     def _newton(self, active: Tensor) -> tuple[Normals, Tensor]:
         """The Newton step where q is N(0, I), and the nats that it would gain if the ELBO were quadratic."""
-        slope, curvature = self.look.slope[active], self.look.curvature[active]
+        places, filled = self.task.placed(active)
+        slope, curvature = self.look.slope[active[filled]], self.look.curvature[active[filled]]
         eigenvalues, vectors = torch.linalg.eigh(curvature)
         believed = eigenvalues.clamp(_LEAST_CURVATURE, _MOST_CURVATURE)
         along = (vectors.mT @ slope.unsqueeze(-1)).squeeze(-1)
@@ -390,28 +417,32 @@ class _Fit:
             root = torch.diag_embed(free.rsqrt())
         # ½ gᵀA⁻¹g for the mean; for the scale, log|C| − ½ tr(CᵀHC) at A⁻¹ and at 1
         promise = 0.5 * ((along.square() / believed).sum(-1) + (free - 1 - free.log()).sum(-1))
-        return Normals(move, root), promise.double()
+        return Normals(move, root).rows(places), promise.double()[places]
 
     def _try(self, active: Tensor, step: Normals) -> None:
         """Take a share of the step for each of these examples; where the ELBO would fall, stay and halve the share."""
-        old, share = self.q.rows(active), self.share[active].to(step.loc)
+        places, filled = self.task.placed(active)
+        step, slotted = step.rows(filled), active[filled]
+        old, share = self.q.rows(slotted), self.share[slotted].to(step.loc)
         identity = torch.eye(step.loc.shape[-1], dtype=step.root.dtype, device=step.root.device)
         moved = old.loc + share[:, None] * (old.root @ step.loc.unsqueeze(-1)).squeeze(-1)
         trial = Normals(moved, old.root @ torch.lerp(identity, step.root, share[:, None, None]))
-        look = self.task.look(trial, active)
-        better = (look.value > self.look.value[active]) & look.finite()
-        chosen = active[better]
+        look = self.task.look(trial, slotted)
+        better = ((look.value > self.look.value[slotted]) & look.finite())[places]
+        chosen, taken = active[better], places[better]
         for now, new in zip((*self.q, *self.look), (*trial, *look), strict=True):
-            now[chosen] = new[better]
+            now[chosen] = new[taken]
         self.share[active] = torch.where(better, (2 * self.share[active]).clamp(max=1.0), self.share[active] / 2)
         self.spent[active] += len(self.task.noise)
 
 
-def _prior_normals(model: LatentModel, batch: Batch, generator: Generator | None) -> Normals:
+def _prior_normals(model: LatentModel, batch: Batch, generator: NoiseSource | None) -> Normals:
     """The prior's mean and standard deviations, estimated from draws, since not every prior has them in closed form."""
     prior = model.prior(None, batch.context)
-    z = draw(prior, (_MOMENT_DRAWS,), generator=generator)
-    loc, scale = (part.expand(len(batch), -1) for part in (z.mean(0), z.std(0)))
+    every = not prior.batch_shape and isinstance(generator, PerRow)  # draws for each example, of one law for all
+    z = draw(prior, (_MOMENT_DRAWS, len(batch)) if every else (_MOMENT_DRAWS,), generator=generator)
+    z = z.movedim(0, -1).contiguous()
+    loc, scale = (part.expand(len(batch), -1) for part in (z.mean(-1), z.std(-1)))
     return Normals(loc.clone(), torch.diag_embed(scale))
 
 

@@ -187,7 +187,8 @@ def laplace_proposal(
         The proposals, and how they were found.
     Raises:
         ElbowroomError: ``starts`` or ``widening`` below 1; a ``defence`` that is no share; a negative tolerance; a
-            likelihood without Fisher information; log p(x, z) that is not finite at the prior's mean.
+            likelihood without Fisher information; log p(x, z) that is not finite at the prior's mean; latents that are
+            codes.
     Example:
         >>> from elbowroom.model import oracles
         >>> model, _, x = oracles.ppca(dim=8, latent_dim=2, seed=0)
@@ -196,6 +197,7 @@ def laplace_proposal(
         (True, 1)
     """
     batch = as_batch(batch)
+    model.require_real("A Laplace approximation", "For codes, draw from the guide: iwae, or ais, which starts there.")
     if starts < 1:
         raise ElbowroomError(f"starts is {starts}, but finding a mode needs a start.", "Give starts=1 or more.")
     if widening is not None and not 1 <= widening < math.inf:

@@ -141,7 +141,8 @@ def impute(
         **settings: further ones of :func:`~elbowroom.inference.posterior.sample.posterior`: metric, num_steps, …
     Raises:
         ElbowroomError: a likelihood that is not normalised; an interval that is not between 0 and 1, or that has too
-            few draws; numbers below one; no room in memory; whatever drawing from the posterior raises.
+            few draws; numbers below one; no room in memory; latents that are codes; whatever drawing from the
+            posterior raises.
     Example:
         >>> from elbowroom.model import oracles
         >>> model, guide, x = oracles.ppca(dim=8, latent_dim=2, seed=0, num_data=4)
@@ -151,6 +152,10 @@ def impute(
         >>> bool((found.completed == x)[mask].all()), bool((found.lower < found.upper)[~mask].all())
         (True, True)
     """
+    model.require_real(
+        "Imputation by Markov chains",
+        "Train a model with real vectors for it: --model.prior normal with --model.guide diagonal.",
+    )
     total = draws * chains
     if not batch.x.is_floating_point():  # a mean is no whole number
         batch = replace(batch, x=batch.x.to(torch.get_default_dtype()))

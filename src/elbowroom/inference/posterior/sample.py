@@ -230,7 +230,8 @@ def posterior(
         announce: called after every transition.
     Raises:
         ElbowroomError: an unknown name; a number below one (4 draws is the least that diagnostics can be made from);
-            draws that do not fit into memory; a posterior that is not finite where the chains start.
+            draws that do not fit into memory; a posterior that is not finite where the chains start; latents that are
+            codes.
     Example:
         >>> from elbowroom.model import oracles
         >>> model, guide, x = oracles.ppca(dim=8, latent_dim=2, seed=0)
@@ -239,6 +240,11 @@ def posterior(
         torch.Size([50, 4, 64, 2])
     """
     batch = as_batch(batch)
+    model.require_real(
+        "Sampling p(z | x) by HMC or NUTS",
+        "For codes the guide's q(z | x) takes its place (`elbowroom encode RUN`); its importance weights say how near "
+        "to p(z | x) it is (--methods iwae).",
+    )
     metric = default_metric(model.likelihood) if metric is None else metric
     check_name("method", method, METHODS)
     check_name("metric", metric, METRICS)

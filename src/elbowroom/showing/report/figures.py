@@ -12,6 +12,7 @@ from PIL import Image
 
 from elbowroom.data.dataset import DataSet
 from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation.code_usage import code_usage
 from elbowroom.evaluation.results import Result
 from elbowroom.running.observers import BOUNDS
 from elbowroom.running.runs import Run
@@ -23,6 +24,9 @@ from elbowroom.showing.report.words import estimate, split_data
 __all__ = [
     "attempt",
     "chart",
+    "code_examples",
+    "code_swaps",
+    "codes",
     "curves",
     "k_curve",
     "latents",
@@ -179,6 +183,49 @@ def latents(run: Run) -> Figure:
         alt=f"Scatter plot of the means of q(z | x) of {len(z):,} {split} examples in {plane}{coloured}.",
         caption=f"Means of q(z | x) of {len(z):,} {split} examples. Under a standard normal prior, samples take z from "
         "a round cloud with standard deviation 1.",
+    )
+
+
+def codes(run: Run) -> Figure:
+    """How often each code is used, and the perplexity of each slot."""
+    split = split_to_show(run.dataset())
+    encoded, space = run.encode(split=split), run.model.space
+    assert encoded.codes is not None
+    found = code_usage(space, encoded.codes)
+    number = len(encoded.codes)
+    return chart(
+        gallery.codes(run, encoded),
+        alt=f"A row for each of {space.slots} slots: the shares of {number:,} {split} examples that have each of its "
+        f"{space.codes} codes, and the slot's perplexity. {found.used:,} of {space.dim:,} codes are used; the mean "
+        f"perplexity is {estimate(found.perplexity, found.stderr)}.",
+        caption=f"The most likely code of each slot, of {number:,} {split} examples: {found.used:,} of {space.dim:,} "
+        f"codes are used. The perplexity of a slot, on average {estimate(found.perplexity, found.stderr)}, is the "
+        "number of equally frequent codes that would be as uncertain.",
+    )
+
+
+def code_examples(run: Run) -> Figure:
+    """Examples that have a code most certainly."""
+    split = split_to_show(run.dataset())
+    return sheet(
+        gallery.code_examples(run, split=split),
+        alt=f"A row for each of some codes: the {split} examples to which the guide gives this code with the largest "
+        "probability.",
+        caption=f"What codes stand for: {split} examples to which q(z | x) gives a code with the largest probability, "
+        "for the two most frequent codes of the slots whose codes are used most evenly.",
+        readable=True,
+    )
+
+
+def code_swaps(run: Run) -> Figure:
+    """Means while the code of one slot is exchanged."""
+    return sheet(
+        gallery.code_swaps(run),
+        alt="A row for each of some slots: means E[x | z] with each of its most frequent codes, while the other slots "
+        "keep the codes of one example.",
+        caption="The effect of each slot: its code is exchanged, the number is above the picture, and the other slots "
+        "keep those of one example.",
+        readable=True,
     )
 
 

@@ -19,7 +19,7 @@ from elbowroom.running.config import Config, configure, read_recipe, recipe_name
 from elbowroom.running.runs import Run
 from elbowroom.showing.report.blocks import Block, Commands, FactList, FactSheet, Listing, Prose
 from elbowroom.showing.report.records import StoredResult, StoredResults
-from elbowroom.showing.report.words import command, differences
+from elbowroom.showing.report.words import checkpoint_flags, command, differences, run_command
 
 __all__ = ["evaluation_commands", "how_to_repeat", "recipe_toml", "training_command"]
 
@@ -47,10 +47,9 @@ def how_to_repeat(run: Run, found: StoredResults, sizes: Mapping[str, int], *, d
         first: list[str] = []
     else:
         first = [training_command(run.config, place)]
-    which = ("--checkpoint", "latest") if run.is_beside_best else ()
-    checked = [command("doctor", place, *which)] if diagnosed else []
-    measured = evaluation_commands(place, found, sizes, which)
-    blocks.append(Commands((*first, *measured, *checked, command("report", place, *which))))
+    checked = [run_command("doctor", run)] if diagnosed else []
+    measured = evaluation_commands(place, found, sizes, checkpoint_flags(run))
+    blocks.append(Commands((*first, *measured, *checked, run_command("report", run))))
     blocks.append(Listing("The recipe: every setting that differs from its default", recipe_toml(run.config)))
     return [*blocks, _checksums(run)]
 

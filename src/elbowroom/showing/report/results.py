@@ -21,12 +21,12 @@ from elbowroom.showing.report.words import (
     annealing_effort,
     annealing_remark,
     bits,
-    command,
     duration,
     epochs_in_words,
     estimate,
     plain,
     result_name,
+    run_command,
     split_data,
     tails_remark,
     value,
@@ -57,7 +57,7 @@ def headline(
         details = [_how_measured(best), *_caveats(run, found, best)]
         label = "log p(x) =" if best.result.bound == "exact" else "log p(x) ≥"
         return Headline(label, estimate(best.result.value, best.result.stderr), _NATS, tuple(details))
-    ask = command("evaluate", run.folder.path)
+    ask = run_command("evaluate", run)
     last = _last_report(run, history)
     if last is None:
         return Headline("log p(x)", "not measured", "", (f"`{ask}` measures it.",), tone="warning")
@@ -87,7 +87,7 @@ def _caveats(run: Run, found: StoredResults, best: StoredResult) -> list[str]:
     """How much higher log p(x) may be than the figure, and what else limits what the figure says."""
     result, said = best.result, []
     gap = found.gap_of(best) if best.method == "ais" else None
-    ask = command("evaluate", run.folder.path, "--methods", "ais,bdmc")
+    ask = run_command("evaluate", run, "--methods", "ais,bdmc")
     if gap is not None and gap.value <= 0:
         said.append(
             "On data simulated from the model, where a lower and an upper bound are known, the gap between them is "
@@ -119,7 +119,7 @@ def _no_likelihood(
     run: Run, found: StoredResults, history: Sequence[dict[str, Any]], checkup: Checkup | None
 ) -> Headline:
     """The headline of a model without a likelihood: the cross-entropy of grey pixels is not a bound on log p(x)."""
-    ask = f"`{command('doctor', run.folder.path)}` says"
+    ask = f"`{run_command('doctor', run)}` says"
     why = (
         "The loss is the cross-entropy of grey pixels, which does not integrate to one: log p(x) does not exist, and "
         "the figures here cannot be compared with those of other models.",
@@ -217,7 +217,7 @@ def _short_verdict(diagnosis: Diagnosis) -> str:
 def evaluation(run: Run, found: StoredResults) -> list[Block]:
     """The evaluation section: a figure of the bounds, a table of all results by data, and remarks on them."""
     if not found.all:
-        ask = command("evaluate", run.folder.path)
+        ask = run_command("evaluate", run)
         return [Prose(f"Nothing has been measured yet: `{ask}` does.", tone="missing")]
     blocks: list[Block] = []
     shown = _comparable(found)
@@ -368,7 +368,7 @@ def _curve_of_k(run: Run, found: StoredResults) -> list[Block]:
     ]
     unique = {int(result.asked["k"]): result for result in points}
     if len(unique) < 2:
-        ask = command("evaluate", run.folder.path, "--methods", "k-curve")
+        ask = run_command("evaluate", run, "--methods", "k-curve")
         return [
             Prose(f"How the bound rises with the number of draws has not been measured: `{ask}` does.", tone="missing")
         ]
@@ -385,7 +385,7 @@ def room(run: Run, found: StoredResults) -> list[Block]:
     splits = ("train", "test", "validation", "all")
     results = [one.result for split in splits for one in found.parts_of_room(split)]
     if not results:
-        ask = command("evaluate", run.folder.path, "--methods", "room")
+        ask = run_command("evaluate", run, "--methods", "room")
         return [Prose(f"The elbow room has not been divided into its parts yet: `{ask}` does.", tone="missing")]
     figure = attempt(lambda: _gap_bars(run, results), "The parts of the elbow room")
     if isinstance(figure, Prose):

@@ -22,10 +22,21 @@ from elbowroom.running.runs import Run
 from elbowroom.showing import plots
 from elbowroom.showing.report import figures
 from elbowroom.showing.report.blocks import Block, FactList, FactSheet, Figure, Problem, Prose, Report, ReportSection
+from elbowroom.showing.report.chains import chains
 from elbowroom.showing.report.records import read_history, read_results
 from elbowroom.showing.report.repeat import how_to_repeat
 from elbowroom.showing.report.results import evaluation, headline, room, tiles
-from elbowroom.showing.report.words import bits, command, duration, epochs_in_words, evidence, network, plain, verdict
+from elbowroom.showing.report.words import (
+    bits,
+    checkpoint_flags,
+    command,
+    duration,
+    epochs_in_words,
+    evidence,
+    network,
+    plain,
+    verdict,
+)
 
 __all__ = ["doctor_findings", "report_of_run"]
 
@@ -35,11 +46,26 @@ _METHODS = {
     "mcem": "Monte Carlo EM (mcem)",
     "wake-sleep": "wake-sleep",
     "svi": "stochastic variational inference in Pyro (svi)",
+    "vq": "vector quantisation in stages (vq)",
 }
 _SPLITS = {"train": "training", "validation": "validation", "test": "test"}
 _OBJECTIVES = {"elbo": "ELBO", "iwae": "importance-weighted bound"}
-_PRIORS = {"normal": "standard normal", "mixture": "mixture of {} normals", "vamp": "VampPrior of {} pseudo-inputs"}
-_GUIDES = {"diagonal": "normal, diagonal", "full": "normal, full covariance", "none": "none"}
+_PRIORS = {
+    "normal": "standard normal",
+    "mixture": "mixture of {} normals",
+    "vamp": "VampPrior of {} pseudo-inputs",
+    "uniform": "uniform",
+    "unigram": "unigram (independent slots)",
+    "made": "autoregressive (MADE)",
+    "transformer": "autoregressive (transformer)",
+}
+_GUIDES = {
+    "diagonal": "normal, diagonal",
+    "full": "normal, full covariance",
+    "categorical": "categorical, a factor for each slot",
+    "nearest-code": "by distance to the vectors of a codebook",
+    "none": "none",
+}
 
 
 def report_of_run(run: Run, *, seed: int = 0) -> Report:
@@ -49,7 +75,7 @@ def report_of_run(run: Run, *, seed: int = 0) -> Report:
         run: with its data, where these came from Python.
         seed: of the samples and reconstructions that are drawn.
     Raises:
-        ElbowroomError: evaluation.json, doctor.json or metrics.jsonl is damaged.
+        ElbowroomError: evaluation.json, doctor.json, metrics.jsonl or posterior.npz is damaged.
     """
     folder, protocol = run.folder, run.content["data"]
     history = read_history(folder)
@@ -59,15 +85,19 @@ def report_of_run(run: Run, *, seed: int = 0) -> Report:
         binarization=str(protocol.get("binarization", run.config.data.binarization)),
         step=run.step,
     )
-    checkup = read_checkup(folder)
+    checkup = read_checkup(folder, run.result_name(FILE))
     parts = _sizes(run)
-    findings = doctor_findings(checkup, folder.path, run.step)
+    findings = doctor_findings(checkup, folder.path, run.step, checkpoint_flags(run))
     commands = how_to_repeat(run, found, parts, diagnosed=checkup is not None)
+    parted = ReportSection(
+        "room", "The elbow room (inference gap) and its parts", "Elbow room", tuple(room(run, found))
+    )
     sections = (
         ReportSection("trained", "Set-up", "Set-up", (_setup(run, parts, history),)),
         *_pictures(run, history, seed),
+        *chains(run, history),
         ReportSection("evaluation", "Evaluation", "Evaluation", tuple(evaluation(run, found))),
-        ReportSection("room", "The elbow room (inference gap) and its parts", "Elbow room", tuple(room(run, found))),
+        *([] if run.model.latent_support == "codes" else [parted]),  # the parts are those of a normal q
         ReportSection("doctor", "What the doctor found", "Doctor", tuple(findings)),
         ReportSection("repeat", "How to repeat it", "Repeat", tuple(commands)),
     )
@@ -89,8 +119,14 @@ def _pictures(run: Run, history: Sequence[dict[str, Any]], seed: int) -> list[Re
     def blocks(*drawn: tuple[Callable[[], Figure], str]) -> tuple[Block, ...]:
         return tuple(figures.attempt(draw, what) for draw, what in drawn)
 
-    latent = [(partial(figures.latents, run), "Encoded examples")]
-    if plots.is_image(run.facts.event_shape):
+    latent: list[tuple[Callable[[], Figure], str]] = [(partial(figures.latents, run), "Encoded examples")]
+    has_codes, is_image = run.model.latent_support == "codes", plots.is_image(run.facts.event_shape)
+    if has_codes:
+        latent = [(partial(figures.codes, run), "The codes in use")]
+        if is_image and run.has_guide:
+            latent.append((partial(figures.code_examples, run), "Examples of codes"))
+            latent.append((partial(figures.code_swaps, run), "What codes do"))
+    elif is_image:
         if run.config.model.latent_dim == 2:
             latent.append((partial(figures.manifold, run), "Means over the latent plane"))
         if run.has_guide:
@@ -102,7 +138,7 @@ def _pictures(run: Run, history: Sequence[dict[str, Any]], seed: int) -> list[Re
         ReportSection("curves", "Training curves", "Curves", curves),
         ReportSection("samples", "Samples and means", "Samples", samples),
         ReportSection("reconstructions", "Reconstructions", "Reconstructions", reconstructions),
-        ReportSection("latents", "Latent space", "Latents", blocks(*latent)),
+        ReportSection("latents", "Codes" if has_codes else "Latent space", "Latents", blocks(*latent)),
     ]
 
 
@@ -115,9 +151,9 @@ def _lead(run: Run, parts: Mapping[str, int], history: Sequence[Mapping[str, Any
     data = f" on {parts['train']:,} examples" if "train" in parts else ""
     took = f" in {duration(float(history[-1]['seconds']))}" if history else ""
     dataset = run.content["data"].get("dataset", settings.data.name)
-    dim, method = settings.model.latent_dim, _METHODS[settings.train.learner]
+    method = _METHODS[settings.train.learner]
     return (
-        f"A model of {dataset} with {dim} latent dimension{'s' * (dim > 1)}, "
+        f"A model of {dataset} with {settings.model.latents}, "
         f"a {_prior(run)} prior and {_likelihood(run)}, trained by {method}{data}{took}."
     )
 
@@ -165,7 +201,7 @@ def _model(run: Run) -> FactList:
     settings = run.config.model
     guide = guide_name(run.config)
     rows = {
-        "latent dimensions": str(settings.latent_dim),
+        **({"codes": settings.latents} if settings.has_codes else {"latent dimensions": str(settings.latent_dim)}),
         "prior p(z)": _prior(run),
         "likelihood p(x | z)": run.model.likelihood.name + ("" if run.normalized else " (not a likelihood)"),
         "decoder": network(settings.decoder),
@@ -229,15 +265,16 @@ def _record(run: Run, history: Sequence[Mapping[str, Any]]) -> FactList:
 # --- doctor ------------------------------------------------------------------------------------------------------
 
 
-def doctor_findings(checkup: Checkup | None, place: Path, step: int) -> list[Block]:
+def doctor_findings(checkup: Checkup | None, place: Path, step: int, which: Sequence[str] = ()) -> list[Block]:
     """The doctor's findings, the most severe first; a warning before them where they are of another checkpoint.
 
     Args:
         checkup: what doctor.json holds; None where the doctor was not run.
         place: the run's folder, for the command that runs the doctor.
         step: of the run's present weights.
+        which: the flags that name these weights.
     """
-    ask = command("doctor", place)
+    ask = command("doctor", place, *which)
     if checkup is None:
         return [Prose(f"The doctor has not been run yet: `{ask}` runs it.", tone="missing")]
     diagnosis = checkup.diagnosis

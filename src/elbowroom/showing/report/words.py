@@ -9,6 +9,7 @@ from typing import Any
 
 from elbowroom.evaluation.results import Result
 from elbowroom.running.config import NetworkConfig
+from elbowroom.running.runs import Run
 
 # a figure is written the same way on the terminal and in a report
 from elbowroom.showing import terminal
@@ -21,6 +22,7 @@ __all__ = [
     "annealing_effort",
     "annealing_remark",
     "bits",
+    "checkpoint_flags",
     "command",
     "differences",
     "duration",
@@ -30,6 +32,7 @@ __all__ = [
     "network",
     "plain",
     "result_name",
+    "run_command",
     "split_data",
     "tails_remark",
     "true_minus",
@@ -119,6 +122,16 @@ def command(verb: str, place: Path | str, *flags: str) -> str:
         "elbowroom evaluate 'runs/my run' --points 100"
     """
     return shlex.join(["elbowroom", verb, str(place), *flags])
+
+
+def checkpoint_flags(run: Run) -> tuple[str, ...]:
+    """The flags by which a command takes the weights that this run is loaded with."""
+    return ("--checkpoint", "latest") if run.is_beside_best else ()
+
+
+def run_command(verb: str, run: Run, *flags: str) -> str:
+    """A shell command about a run, with the weights that it is loaded with."""
+    return command(verb, run.folder.path, *flags, *checkpoint_flags(run))
 
 
 def annealing_remark(results: list[Result]) -> str:

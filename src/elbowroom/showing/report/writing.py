@@ -36,14 +36,16 @@ def report(
 
     Args:
         run: a run or a comparison, or the folder of one.
-        out: the file; report.html in that folder unless given.
+        out: the file; unless given report.html in that folder, or report-latest.html of the latest weights where others
+            are the best.
         checkpoint: which weights of the run in a folder: "best" (the default) or "latest".
         device: where to compute; the run's own unless given.
         announce: called with a message when a damaged checkpoint was skipped.
     Returns:
         The path of the file, which appears whole or not at all.
     Raises:
-        ElbowroomError: the folder holds neither; a file in it is damaged; the place cannot be written.
+        ElbowroomError: the folder holds neither; a file in it is damaged; the place cannot be written; a checkpoint or
+            a device for a comparison.
     Example:
         >>> import elbowroom as er
         >>> run = er.train("digits", out="runs/digits")          # doctest: +SKIP
@@ -51,8 +53,11 @@ def report(
         PosixPath('runs/digits/report.html')
     """
     subject = run if isinstance(run, Comparison) else _read(run, checkpoint, device, announce)
+    if isinstance(subject, Comparison):
+        _refuse_choice(subject, checkpoint=checkpoint, device=device)
     folder = subject.folder if isinstance(subject, Comparison) else subject.folder.path
-    target = folder / FILE if out is None else _checked(Path(out))
+    name = FILE if isinstance(subject, Comparison) else subject.result_name(FILE)
+    target = folder / name if out is None else _checked(Path(out))
     found = report_of_comparison(subject) if isinstance(subject, Comparison) else report_of_run(subject)
     _write(target, page(found))
     return target
@@ -62,6 +67,18 @@ def _read(run: Run | str | Path, checkpoint: str | None, device: str | None, ann
     if not isinstance(run, Run) and _is_comparison(Path(run)):
         return _complete(Comparison.read(Path(run)))
     return as_run(run, checkpoint=checkpoint, device=device, announce=announce)
+
+
+def _refuse_choice(comparison: Comparison, **given: str | None) -> None:
+    """Refuse what is about the weights of a run: a comparison has a run for each recipe, and its report loads none."""
+    for flag, value in given.items():
+        if value is not None:
+            raise ElbowroomError(
+                f"--{flag} {value} was given, but {comparison.folder} holds a comparison, whose report loads no "
+                "weights.",
+                f"Leave it out, or name the run of one recipe, such as "
+                f"{comparison.folder / next(iter(comparison.entrants))}.",
+            )
 
 
 def _is_comparison(folder: Path) -> bool:

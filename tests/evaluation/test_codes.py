@@ -18,6 +18,7 @@ from elbowroom.evaluation.code_usage import code_usage
 from elbowroom.evaluation.evaluate import evaluate
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.row_estimates import code_estimate, guide_estimate
+from elbowroom.evaluation.scoring import score
 from elbowroom.inference.enumeration import enumerated, enumerated_elbo
 from elbowroom.model.code_distributions import Codes, CodeSpace
 from elbowroom.model.codes import CategoricalGuide, UniformCodes
@@ -263,6 +264,16 @@ def test_codes_are_refused_by_what_needs_real_numbers(method: str) -> None:
     with pytest.raises(ElbowroomError, match=rf"^{method} needs a continuous z.*\(3 slots × 4 codes\)") as caught:
         _measure(model, guide, _data(x), method)
     assert "--methods codes" in caught.value.remedy
+
+
+def test_codes_are_scored_by_draws_of_the_guide() -> None:
+    model, guide, x, _ = small_codes(rows=12)
+    found = score(model, guide, _data(x), split="train", method="iwae", k=300)
+    rows = code_estimate(model, guide, Batch(x[found.rows]), k=300, seed=0)
+    assert torch.equal(found.log_evidence, rows["log_evidence"])
+    with pytest.raises(ElbowroomError, match="laplace-is needs a continuous z") as caught:
+        score(model, guide, _data(x), split="train", method="laplace-is")
+    assert caught.value.remedy == "Score by iwae or by ais."
 
 
 def test_too_many_codes_are_refused_before_anything_is_computed() -> None:

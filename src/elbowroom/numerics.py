@@ -9,7 +9,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["RowSlots", "chunks", "effective_sample_size", "log_mean_exp", "log_sum_exp", "mean_and_stderr"]
+__all__ = [
+    "RowSlots",
+    "chunks",
+    "draws_last",
+    "effective_sample_size",
+    "log_mean_exp",
+    "log_sum_exp",
+    "mean_and_stderr",
+]
 
 
 def log_mean_exp(log_weights: Tensor, dim: int = 0) -> Tensor:
@@ -51,6 +59,23 @@ def log_sum_exp(values: Tensor, dim: int = -1) -> Tensor:
     total = (values - largest).clamp_min(least).exp().sum(dim).log()
     largest = largest.squeeze(dim)
     return torch.where(largest.isneginf(), largest, total + largest)
+
+
+def draws_last(values: Tensor) -> Tensor:
+    """Values with their first axis moved to the end, in memory too, so as to sum over it.
+
+    A sum over the first axis takes several columns at once, in an order that depends on how many there are. Along
+    memory every sum is made by itself, so that what is found for an example does not depend on the others, to the bit.
+
+    Args:
+        values: shape (draws, \\*).
+    Returns:
+        Shape (\\*, draws).
+    Example:
+        >>> draws_last(torch.tensor([[1.0, 2.0], [3.0, 4.0]])).sum(-1)
+        tensor([4., 6.])
+    """
+    return values.movedim(0, -1).contiguous()
 
 
 def effective_sample_size(log_weights: Tensor, dim: int = 0) -> Tensor:

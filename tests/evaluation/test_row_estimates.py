@@ -47,6 +47,13 @@ def _perceptrons(activation: str, width: int, dim: int) -> Case:
     return LatentModel(StandardNormal(3), likelihood), guide, _reals(dim)
 
 
+def _few_slots() -> Case:
+    """Widths that are multiples of a vector, so that there may be as few as eight slots."""
+    guide = DiagonalNormal(MLP((64,), (2, 16), hidden=(32,)), 16)
+    likelihood = Gaussian(MLP((16,), (1, 64), hidden=(32,)), (64,))
+    return LatentModel(StandardNormal(16), likelihood), guide, _reals(64)
+
+
 def _bits() -> Case:
     guide = FullNormal(MLP((13,), FullNormal.parameter_shape(2), hidden=(9,), activation="elu"), 2)
     x = (torch.rand(N, 13, generator=_generator()) < 0.4).float()
@@ -109,6 +116,7 @@ def _without_guide() -> Case:
 CASES: dict[str, Callable[[], Case]] = {
     "softplus, odd widths": lambda: _perceptrons("softplus", 7, 5),
     "silu, wide": lambda: _perceptrons("silu", 48, 30),
+    "few slots": _few_slots,
     "tanh": lambda: _perceptrons("tanh", 16, 8),
     "bits, mixture, full guide": _bits,
     "categories": _categories,
@@ -122,6 +130,7 @@ ESTIMATES: dict[str, Callable[[Case], dict[str, Tensor]]] = {
     "elbo": lambda case: elbo_estimate(*case, num_samples=1, seed=3),
     "elbo, many draws": lambda case: elbo_estimate(*case, num_samples=3000, seed=3),
     "iwae": lambda case: guide_estimate(*case, k=25, seed=3),
+    "iwae, many draws": lambda case: guide_estimate(*case, k=1000, seed=3),
     "laplace-is": lambda case: laplace_estimate(*case, k=21, starts=3, seed=3),
     "room": lambda case: best_q_estimate(*case, seed=3),
     "k-curve": lambda case: guide_curve(*case, ks=(1, 5, 25), seed=3),
@@ -130,7 +139,7 @@ ESTIMATES: dict[str, Callable[[Case], dict[str, Tensor]]] = {
 
 QUICK = {*((made, name) for made in CASES for name in ("elbo", "iwae"))} | {
     ("silu, wide", "k-curve"),
-    ("silu, wide", "elbo, many draws"),
+    *(("few slots", name) for name in ("elbo, many draws", "iwae, many draws", "laplace-is", "room", "k-curve")),
     ("softplus, odd widths", "room"),
     ("bits, mixture, full guide", "room"),
     *((made, "laplace-is") for made in ("softplus, odd widths", "bits, mixture, full guide", "two modes")),

@@ -43,7 +43,7 @@ from elbowroom.model.guides import Guide, guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.networks import MLP, ResidualMLP
 from elbowroom.model.noise import NoiseSource, PerRow
-from elbowroom.numerics import RowSlots, mean_and_stderr
+from elbowroom.numerics import RowSlots, draws_last, mean_and_stderr
 
 __all__ = [
     "BATCH",
@@ -90,12 +90,16 @@ def elbo_estimate(
     sizes = [min(most, num_samples - done) for done in range(0, num_samples, most)]
 
     def compute(block: Batch, manner: _Manner) -> dict[str, Tensor]:
-        sums: dict[str, Tensor] = {}
-        for size in sizes:
-            found = elbo_terms(model, guide, block, num_samples=size, kl="auto", generator=manner.noise)
+        parts: dict[str, list[Tensor]] = {}
+        for size in sizes:  # draws are taken as further rows, whose means do not depend on how many rows there are
+            copies = block.rows(torch.arange(len(block), device=block.x.device).repeat(size))
+            noise = manner.noise
+            if isinstance(noise, PerRow):
+                noise = PerRow([*noise.generators] * size)
+            found = elbo_terms(model, guide, copies, kl="auto", generator=noise)
             for name, value in {"elbo": found.value, **found.parts}.items():
-                sums[name] = sums.get(name, 0) + size * value.double()
-        return {name: total / num_samples for name, total in sums.items()}
+                parts.setdefault(name, []).append(value.double().reshape(size, -1))
+        return {name: draws_last(torch.cat(values)).mean(-1) for name, values in parts.items()}
 
     return _by_rows(model, guide, batch, compute, method=method, seed=seed, value="elbo")
 

@@ -50,7 +50,7 @@ from elbowroom.model.draws import draw
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.noise import NoiseSource, PerRow
-from elbowroom.numerics import RowSlots
+from elbowroom.numerics import RowSlots, draws_last
 
 __all__ = ["Family", "Normals", "OptimalGaussian", "inverse_of", "normals_of", "optimal_gaussian"]
 
@@ -273,8 +273,8 @@ class _Task:
         log_joint, gradient = target.evaluate(q.draws(noise))
         pulled = torch.einsum("nji,knj->kni", q.root, gradient)  # Cᵀ ∇ log p
         curvature = -torch.einsum("kni,knj->nij", pulled, noise) / len(noise)
-        value = _mean_of_draws(log_joint.double()) + q.entropy()
-        return _Look(value, _mean_of_draws(pulled), (curvature + curvature.mT) / 2)
+        value = draws_last(log_joint.double()).mean(-1) + q.entropy()
+        return _Look(value, draws_last(pulled).mean(-1), (curvature + curvature.mT) / 2)
 
     def placed(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Of some examples: where to find each, and which of them to compute, in their slots where there are any."""
@@ -324,11 +324,6 @@ def _whitened(noise: Tensor) -> Tensor:
     """Draws whose second moments are I exactly, so that of a quadratic log p the slope and curvature are exact too."""
     moments = torch.einsum("kni,knj->nij", noise, noise) / len(noise)
     return torch.einsum("nij,knj->kni", inverse_of(torch.linalg.cholesky(moments)), noise)
-
-
-def _mean_of_draws(values: Tensor) -> Tensor:
-    """The mean over the first axis, of every example by itself: sums along memory do not depend on the other ones."""
-    return values.movedim(0, -1).contiguous().mean(-1)
 
 
 def _stderr(blocks: Tensor) -> Tensor:
@@ -441,7 +436,7 @@ def _prior_normals(model: LatentModel, batch: Batch, generator: NoiseSource | No
     prior = model.prior(None, batch.context)
     every = not prior.batch_shape and isinstance(generator, PerRow)  # draws for each example, of one law for all
     z = draw(prior, (_MOMENT_DRAWS, len(batch)) if every else (_MOMENT_DRAWS,), generator=generator)
-    z = z.movedim(0, -1).contiguous()
+    z = draws_last(z)
     loc, scale = (part.expand(len(batch), -1) for part in (z.mean(-1), z.std(-1)))
     return Normals(loc.clone(), torch.diag_embed(scale))
 

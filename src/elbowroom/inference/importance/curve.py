@@ -29,7 +29,7 @@ from elbowroom.inference.importance.estimate import ImportanceEstimate, WeightSu
 from elbowroom.inference.importance.pareto import LargestWeights
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.noise import NoiseSource
-from elbowroom.numerics import log_mean_exp
+from elbowroom.numerics import draws_last, log_mean_exp
 
 __all__ = ["ImportanceCurve", "importance_curve"]
 
@@ -111,8 +111,8 @@ class _Level:
         """Log averages of the blocks that these parts, shape (n, batch), fill."""
         known = torch.cat([self._waiting, parts])
         full = len(known) // self._ratio
-        filled = known[: full * self._ratio].reshape(full, self._ratio, known.shape[1])
+        filled = draws_last(known[: full * self._ratio]).reshape(known.shape[1], full, self._ratio)
         self._waiting = known[full * self._ratio :]
-        found = log_mean_exp(filled, 1)
-        self.total, self.blocks = self.total + found.sum(0), self.blocks + full
-        return found
+        found = log_mean_exp(filled, -1)
+        self.total, self.blocks = self.total + found.sum(-1), self.blocks + full
+        return found.T

@@ -34,7 +34,7 @@ from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.networks import Network
 from elbowroom.model.noise import NoiseSource
-from elbowroom.numerics import chunks
+from elbowroom.numerics import chunks, draws_last
 
 __all__ = [
     "AverageWeight",
@@ -107,12 +107,12 @@ class WeightSums(NamedTuple):
         largest = torch.maximum(self.largest, log_weights.amax(0))
         # an example whose weights are all zero so far has m = −∞, which must not meet another −∞
         shift = torch.where(largest.isneginf(), 0.0, largest)
-        scaled, rescale = (log_weights - shift).exp(), (self.largest - shift).exp()
+        scaled, rescale = draws_last(log_weights - shift).exp(), (self.largest - shift).exp()
         return WeightSums(
             self.draws + len(log_weights),
             largest,
-            self.total * rescale + scaled.sum(0),
-            self.squares * rescale.square() + scaled.square().sum(0),
+            self.total * rescale + scaled.sum(-1),
+            self.squares * rescale.square() + scaled.square().sum(-1),
         )
 
     def estimate(self) -> AverageWeight:

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from elbowroom.numerics import chunks
+from elbowroom.numerics import chunks, draws_last
 
 __all__ = ["LargestWeights", "pareto_k", "pareto_stderr", "pareto_threshold"]
 
@@ -90,7 +90,7 @@ class LargestWeights(NamedTuple):
         tail, data = _tail(self.draws), self.kept.shape[1]
         if tail < _LEAST_TAIL or len(self.kept) <= tail:
             return self.kept.new_full((data,), math.nan)
-        largest = self.kept.topk(tail + 1, dim=0).values.T  # (data, M + 1), descending
+        largest = draws_last(self.kept.topk(tail + 1, dim=0).values)  # (data, M + 1), descending
         top = largest[:, :1]
         scaled = (largest - torch.where(top.isfinite(), top, 0.0)).exp()
         beyond = (scaled[:, :-1] - scaled[:, -1:]).flip(1)  # ascending

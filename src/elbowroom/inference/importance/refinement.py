@@ -33,6 +33,7 @@ from elbowroom.inference.gaussian.curvature import covariance_factor, gauss_newt
 from elbowroom.inference.target import posterior_target
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.noise import NoiseSource, normal
+from elbowroom.numerics import draws_last
 
 __all__ = ["Refined", "refine"]
 
@@ -101,13 +102,13 @@ def refine(
         z = loc + (scale_tril @ noise.movedim(0, -1)).movedim(-1, 0)
         log_joint, gradient = target.evaluate(z)
         entropy = scale_tril.diagonal(dim1=-2, dim2=-1).double().log().sum(-1)
-        return z, log_joint.double().mean(0) + entropy, gradient.mean(0)
+        return z, draws_last(log_joint.double()).mean(-1) + entropy, draws_last(gradient).mean(-1)
 
     z, value, gradient = look(loc, scale_tril)
     first, spent, few = value, float(len(noise)), math.ceil(pairs / 2)
     for _ in range(steps):
         curved = torch.cat([z[:few], z[pairs : pairs + few]])
-        precision = torch.stack([gauss_newton(model, batch, at) for at in curved]).mean(0)
+        precision = draws_last(torch.stack([gauss_newton(model, batch, at) for at in curved])).mean(-1)
         unsound = ~precision.isfinite().flatten(1).all(1)  # its step is any, and is taken if it helps
         precision[unsound] = torch.eye(latent_dim).to(precision)
         new_tril = covariance_factor(precision).to(scale_tril)

@@ -31,10 +31,16 @@ from torch import Tensor
 
 from elbowroom.data.binarization import Binarization
 from elbowroom.data.dataset import DataSet
+from elbowroom.data.merged_values import (
+    merged_elements,
+    merging_error,
+    merging_remarks,
+    or_double,
+    whole_numbers,
+)
 from elbowroom.data.storage import SCAN_ROWS, scan
 from elbowroom.data.stream import StreamSet
 from elbowroom.data.support import Support
-from elbowroom.data.value_checks import percent
 from elbowroom.data.views import Moments, observed
 from elbowroom.errors import ElbowroomError
 
@@ -55,19 +61,13 @@ _FAR = 1000.0  # spreads between 0 and the median, from which on there is an ori
 _TAIL = 0.05  # share of the values on either side of the central ones
 _NORMAL = 3.29  # width of the central 90% of a normal, in its standard deviations
 _NOISE = 1e-12  # a spread below this share of the median is rounding of float64: the element is constant
-_NARROW = 1e-11  # a range below this share of its numbers has a spread that counts as rounding, or nearly
-_SAME = 1e-13  # numbers that differ relatively by less may differ by rounding in float64 alone
 _MOST_ELEMENTS = 1_000_000  # numbers that are sorted, so that rows of many elements do not take seconds
 _LEAST_ROWS = 100
-_CROWD = 8  # different values that become one: of 10,000 normal values a thousand spreads away, at most 5 do
 _CROWDED = 0.3  # share of the different values in crowds, from which on an element is refused; sigmoids reach 0.22
 _CROWDED_UNIT = 0.5  # the same in the unit interval, where values near 1 are as good as 1
-_NOTED = 0.01  # the share beyond which it is said
-_NOTHING = 1e-30  # smaller numbers are as good as 0 where an element has larger ones
-_WHOLE, _EXACT = 2**24, 2**53  # up to which float32 and float64 hold every whole number
+_WHOLE = 2**24  # up to which float32 holds every whole number
 _LARGE, _SMALL = 1e3, 1e-3  # covariates between these go into networks as they are
 _SQUARES = 100.0  # times beyond the deviation that a square must not leave the numbers of the type
-_DOUBLE = 1e-150, 1e150  # deviations between these have squares in float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,18 +115,20 @@ def find_units(data: DataSet | StreamSet, dtype: torch.dtype) -> Units:
         ordered = _ordered(data)
         if data.native_support is Support.REALS:
             origin = find_origin(ordered)
-        found = _merged(ordered, (ordered if origin is None else ordered - origin).to(dtype), _least_share(data))
+        found = merged_elements(
+            ordered, (ordered if origin is None else ordered - origin).to(dtype), _least_share(data)
+        )
         merged += [(f"{_element(data, one.element)} of {data.name}", one) for one in found]
     given = _given_context(data)
     units = Units(None if origin is None else origin.reshape(data.event_shape), find_context_units(given))
     if len(given):
         given = given.sort(0).values
-        found = _merged(given, units.scaled(given).to(dtype), _CROWDED)
+        found = merged_elements(given, units.scaled(given).to(dtype), _CROWDED)
         merged += [(f"{_covariate(data, one.element)} of {data.name}", one) for one in found]
     for where, one in merged:
         if one.refused:
-            raise _merging(one, where)
-    return replace(units, remarks=_merging_remarks(merged))
+            raise merging_error(one, where)
+    return replace(units, remarks=merging_remarks(merged))
 
 
 def check_kept_apart(data: DataSet, dtype: torch.dtype) -> None:
@@ -143,9 +145,9 @@ def check_kept_apart(data: DataSet, dtype: torch.dtype) -> None:
     check_whole_numbers(data, dtype)
     if _may_lose(data):
         ordered = _ordered(data)
-        for one in _merged(ordered, ordered.to(dtype), _least_share(data)):
+        for one in merged_elements(ordered, ordered.to(dtype), _least_share(data)):
             if one.refused:
-                raise _merging(one, f"{_element(data, one.element)} of {data.name}")
+                raise merging_error(one, f"{_element(data, one.element)} of {data.name}")
 
 
 @overload
@@ -199,7 +201,7 @@ def find_origin(ordered: Tensor) -> Tensor | None:
         moments.add(*observed(ordered.double(), masked=True))
         spread = torch.where(spread == 0, moments.std, spread)
     size = median.abs()
-    noise = torch.where(_whole(ordered), 0.0, _NOISE * size)
+    noise = torch.where(whole_numbers(ordered), 0.0, _NOISE * size)
     far = (size > _FAR * spread) & (spread > noise)
     return torch.where(far, median, 0.0) if bool(far.any()) else None
 
@@ -255,7 +257,7 @@ def check_range(data: DataSet | StreamSet) -> None:
         raise ElbowroomError(
             f"Row {row} of {data.name} holds {value:g} in "
             f"{_element(data, element)}, but the largest number of {name} is {largest:.2g}.",
-            f"Correct that value, or give the data in another unit{_or_double(abs(value))}.",
+            f"Correct that value, or give the data in another unit{or_double(abs(value))}.",
         )
 
 
@@ -272,19 +274,13 @@ def check_spread(data: DataSet | StreamSet, deviation: Tensor) -> None:
     if bool(beyond.any()):
         place = int(beyond.nonzero()[0])
         size = float(deviation.flatten()[place])
-        wider = "" if limits.bits > 32 else _or_double(size)
+        wider = "" if limits.bits > 32 else or_double(size)
         shown = f"{size:.2g}" if math.isfinite(size) else "too large to be squared"
         raise ElbowroomError(
             f"The standard deviation of {_element(data, place)} of {data.name} is {shown}, but the squares of "
             f"{name} need one between {least:.2g} and {most:.2g}.",
             f"Give the data in another unit, in which they are nearer to 1{wider}.",
         )
-
-
-def _or_double(size: float) -> str:
-    """The remedy of double precision, for numbers whose squares it has."""
-    wide = _DOUBLE[0] < size < _DOUBLE[1]
-    return ", or compute in double precision (--runtime.dtype float64)" if wide else ""
 
 
 def check_whole_numbers(data: DataSet | StreamSet, dtype: torch.dtype, *, trained: bool = False) -> None:
@@ -325,95 +321,6 @@ def varying(data: DataSet | StreamSet) -> Tensor:
     ordered = _ordered(data)
     last = _quantile(ordered, (~ordered.isnan()).sum(0), 1.0)
     return (last > ordered[0]).reshape(data.event_shape)
-
-
-# --- merging -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Merged:
-    """An element whose values become equal: two of them, what both become, and the share of such values.
-
-    ``narrow`` where all its values lie so close together that float64 does not tell their spread from rounding;
-    ``refused`` where the share is too large.
-    """
-
-    element: int
-    values: tuple[float, float]
-    becomes: float
-    share: float
-    narrow: bool
-    refused: bool
-
-
-def _merged(ordered: Tensor, delivered: Tensor, limit: float) -> list[_Merged]:
-    """The elements of which more than a hundredth of the different values becomes equal in crowds.
-
-    The search ends at the first one that is to be refused.
-
-    A crowd is eight different values or more that become one, or half of all that there are. Rounding at its coarsest,
-    a thousand spreads from 0, lets about five of 10,000 normal values meet, so that healthy elements have no crowds.
-    Numbers within 10⁻¹³ of their size count as one, unless all are whole; those below 10⁻³⁰ as 0 beside larger ones.
-
-    Args:
-        ordered: stored values, float64 or int64, sorted along the first axis with NaN last, shape (n, elements).
-        delivered: what becomes of them, in the same order.
-        limit: the share from which on an element is refused.
-    """
-    found: list[_Merged] = []
-    apart = ordered[1:] > ordered[:-1]
-    equal = delivered[1:] == delivered[:-1]
-    met, different = (apart & equal).sum(0), 1 + apart.sum(0)
-    for element in torch.nonzero(4 * met > _NOTED * different).flatten().tolist():
-        raw, column = ordered[:, element], delivered[:, element].double()
-        begins = torch.cat([torch.ones(1, dtype=torch.bool), ~equal[:, element]])
-        cell, first = begins.cumsum(0) - 1, begins.nonzero().flatten()
-        last = torch.cat([first[1:], torch.tensor([len(raw)])]) - 1
-        size = 1 + torch.bincount(cell[1:][(apart & equal)[:, element]], minlength=len(first)).double()
-        if raw.is_floating_point() and not bool(_whole(raw)):
-            tolerance = _SAME * torch.maximum(raw[first].abs(), raw[last].abs())
-            size = torch.where(size > 1, size.minimum(1 + (raw[last] - raw[first]) / tolerance), size)
-        crowd = ((size >= _CROWD) | ((size >= 2) & (2 * size >= size.sum()))) & column[first].isfinite()
-        if float(column.nan_to_num(nan=0.0).abs().max()) >= _NOTHING:
-            crowd &= ~(column[first].abs() < _NOTHING)
-        share = float(size[crowd].sum() / size.sum())
-        if share > _NOTED:
-            at = int(torch.where(crowd, size, 0.0).argmax())
-            one, other = raw[first[at]].item(), raw[last[at]].item()
-            least_value, most_value = float(raw[0]), float(raw[~raw.isnan()][-1])
-            narrow = most_value - least_value < _NARROW * max(abs(least_value), abs(most_value))
-            becomes, refused = float(column[first[at]]), share >= limit
-            found.append(_Merged(element, (one, other), becomes, share, narrow, refused))
-            if refused:
-                break
-    return found
-
-
-def _merging(found: _Merged, where: str) -> ElbowroomError:
-    remedy = "Compute in double precision (--runtime.dtype float64), or leave that column out."
-    if found.narrow:
-        remedy = "Subtract a number near them, such as the first of them, from that column, or leave it out."
-    if abs(found.becomes) < _NOTHING:
-        size = max(map(abs, found.values))
-        remedy = f"Give the data in another unit, in which they are nearer to 1{_or_double(size)}."
-    return ElbowroomError(f"In {_merge_in_words(found, where)}.", remedy)
-
-
-def _merging_remarks(merged: list[tuple[str, _Merged]]) -> tuple[str, ...]:
-    """One sentence about the element of which most is lost, and how many others there are."""
-    if not merged:
-        return ()
-    where, worst = max(merged, key=lambda pair: pair[1].share)
-    others = f" ({len(merged) - 1:,} more like it)" if len(merged) > 1 else ""
-    return (f"in {_merge_in_words(worst, where)}{others}; to keep them apart, pass --runtime.dtype float64",)
-
-
-def _merge_in_words(found: _Merged, where: str) -> str:
-    one, other = (f"{value:,}" if isinstance(value, int) else f"{value:.17g}" for value in found.values)
-    return (
-        f"{where}, {percent(found.share)} of the different values become equal to others in float32, which keeps "
-        f"seven digits: {one} and {other} both become {found.becomes:.9g}"
-    )
 
 
 # --- rows --------------------------------------------------------------------------------------------------------
@@ -474,13 +381,6 @@ def _quantile(ordered: Tensor, known: Tensor, share: float) -> Tensor:
     """The value of rank ⌊share (n − 1)⌋ among the n known ones, float64."""
     rank = (share * (known - 1).double()).floor().long().clamp(min=0)
     return ordered.gather(0, rank.unsqueeze(0)).squeeze(0).double()
-
-
-def _whole(ordered: Tensor) -> Tensor:
-    """Whether the known values are whole numbers, which float64 holds without rounding, along the first axis."""
-    if not ordered.is_floating_point():
-        return (ordered.abs() <= _EXACT).all(0)
-    return (ordered.isnan() | ((ordered == ordered.round()) & (ordered.abs() <= _EXACT))).all(0)
 
 
 def _element(data: DataSet | StreamSet, place: int) -> str:

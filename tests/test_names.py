@@ -12,17 +12,19 @@ from elbowroom.cli.evaluate import evaluate
 from elbowroom.evaluation.evaluate import METHODS
 from elbowroom.inference.objectives import OBJECTIVES
 from elbowroom.inference.weights import ESTIMATORS
+from elbowroom.model.autoregressive import PRIORS_OVER_CODES
 from elbowroom.model.guides import GUIDES
 from elbowroom.model.likelihoods import LIKELIHOODS
 from elbowroom.model.priors import PRIORS
+from elbowroom.model.quantizer import GUIDES_OVER_CODES
 from elbowroom.names import NAMES
 from elbowroom.running.build_learner import _LEARNERS
 from elbowroom.running.config import Config
 
 REGISTRIES = {
     "likelihoods": set(LIKELIHOODS),
-    "priors": set(PRIORS),
-    "guides": {*GUIDES, "none"},
+    "priors": {*PRIORS, *PRIORS_OVER_CODES},
+    "guides": {*GUIDES, *GUIDES_OVER_CODES, "none"},
     "learners": set(_LEARNERS),
     "objectives": set(OBJECTIVES),
     "estimators": set(ESTIMATORS),

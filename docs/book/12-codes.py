@@ -38,7 +38,7 @@ generator = torch.Generator().manual_seed(0)
 #
 # The first is trained as in the paper: encoder, decoder and codebook on the reconstruction from the nearest code; then
 # an autoregressive prior on the codes of the training data. The second does both more briefly, and then trains all of
-# them together on the ELBO ({doc}`the training method vq </reference/learners/vq>`).
+# them together on the ELBO ({doc}`the training method vq <../reference/learners/vq>`).
 
 # %%
 options = {
@@ -134,7 +134,7 @@ for bound in ("the most likely code", "ELBO", "all codes"):
 
 # %% [markdown]
 # Larger models cannot be enumerated: with 24 slots of 16 codes there are 8 × 10²⁸ values of z. There the
-# importance-weighted bound and {doc}`annealed importance sampling </reference/methods/ais>` remain, and
+# importance-weighted bound and {doc}`annealed importance sampling <../reference/methods/ais>` remain, and
 # `elbowroom evaluate RUN --methods codes` reports all of the above but the last row.
 #
 # ## What the codes say

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from elbowroom.model.causal_networks import AttentionNetwork, CausalNetwork, MaskedMLP
 from elbowroom.model.code_distributions import AutoregressiveCodes, CodeSpace, gumbel
+from elbowroom.model.codes import UniformCodes, UnigramCodes
 from elbowroom.model.conditional import Conditional, LatentSupport
 from elbowroom.model.noise import NoiseSource
 from elbowroom.model.priors import checked_context
 from elbowroom.numerics import chunks
 
-__all__ = ["AutoregressivePrior", "CausalTransformer", "Made"]
+__all__ = ["PRIORS_OVER_CODES", "AutoregressivePrior", "CausalTransformer", "Made"]
 
 _ROWS = 1024  #: of z drawn at a time, so that the memory for what earlier slots have led to stays bounded
 
@@ -112,3 +113,12 @@ class CausalTransformer(AutoregressivePrior):
         super().__init__(
             AttentionNetwork(space.check(), width=width, layers=layers, heads=heads, context_dim=context_dim)
         )
+
+
+#: name -> class, of the priors over codes
+PRIORS_OVER_CODES: dict[str, type[Conditional]] = {
+    "uniform": UniformCodes,
+    "unigram": UnigramCodes,
+    "made": Made,
+    "transformer": CausalTransformer,
+}

@@ -39,7 +39,7 @@ class CausalNetwork(Network):
     def __init__(self, space: CodeSpace, *, width: int, layers: int, context_dim: int = 0) -> None:
         super().__init__((space.dim,), space, context_dim=context_dim)
         self.space = space
-        for size, flag in ((width, "width"), (layers, "layers")):
+        for size, flag in ((width, "--model.prior-width"), (layers, "--model.prior-layers")):
             _check_positive(size, flag)
 
     @abstractmethod
@@ -180,7 +180,7 @@ class AttentionNetwork(CausalNetwork):
         self, space: CodeSpace, *, width: int = 128, layers: int = 2, heads: int = 4, context_dim: int = 0
     ) -> None:
         super().__init__(space, width=width, layers=layers, context_dim=context_dim)
-        _check_positive(heads, "heads")
+        _check_positive(heads, "--model.prior-heads")
         if width % heads:
             raise ElbowroomError(
                 f"A transformer of width {width} was asked for, but {heads} heads do not divide it.",
@@ -296,6 +296,4 @@ def _start_small(output: nn.Linear) -> None:
 
 def _check_positive(size: int, flag: str) -> None:
     if size < 1:
-        raise ElbowroomError(
-            f"--model.prior-{flag} is {size}, but it starts at 1.", f"Give --model.prior-{flag} a positive number."
-        )
+        raise ElbowroomError(f"{flag} is {size}, but it starts at 1.", f"Give {flag} a positive number.")

@@ -73,12 +73,15 @@ class CodeSpace(NamedTuple):
         Raises:
             ElbowroomError: fewer than two slots or codes.
         """
-        for number, name in ((self.slots, "slots"), (self.codes, "codes")):
+        for number, name, flag in (
+            (self.slots, "slots", "--model.slots"),
+            (self.codes, "codes", "--model.codes"),
+        ):
             if number < 2:
                 raise ElbowroomError(
                     f"{number} {name[:-1] if number == 1 else name} of discrete latents were asked for, but 2 are the "
                     "least.",
-                    f"Give --model.{name} 2 or more.",
+                    f"Give {flag} 2 or more.",
                 )
         return self
 

@@ -32,11 +32,20 @@ from torch.distributions import Distribution
 from elbowroom.errors import ElbowroomError
 from elbowroom.model import noise
 from elbowroom.model.code_distributions import Codes, CodeSpace
+from elbowroom.model.codes import CategoricalGuide
 from elbowroom.model.conditional import LatentSupport
 from elbowroom.model.guides import Guide, InputTransform
 from elbowroom.model.networks import Network
 
-__all__ = ["Codebook", "CodebookKind", "EmbeddedCodes", "NearestCodeGuide", "grid_levels", "squared_distances"]
+__all__ = [
+    "GUIDES_OVER_CODES",
+    "Codebook",
+    "CodebookKind",
+    "EmbeddedCodes",
+    "NearestCodeGuide",
+    "grid_levels",
+    "squared_distances",
+]
 
 CodebookKind = Literal["ema", "gradient", "fsq"]
 """How the vectors are learned: as moving averages of the encoder's output, by gradient, or not at all."""
@@ -272,3 +281,7 @@ class EmbeddedCodes(Network):
         vectors = self.codebook.embed(given) if self._vectors is None else self._vectors
         out: Tensor = self.network(vectors.reshape(len(given), *self.network.in_shape), context)
         return out
+
+
+#: name -> class, of the guides over codes
+GUIDES_OVER_CODES: dict[str, type[Guide]] = {"categorical": CategoricalGuide, "nearest-code": NearestCodeGuide}

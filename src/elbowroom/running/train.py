@@ -378,11 +378,15 @@ def _finished(
 ) -> str:
     """That a run which was to go on is at its end, why, and what makes it longer."""
     if plan.has_stalled(progress):
-        why, key = f"validation has not improved for {progress.reports_since_best} reports", "patience"
+        why, flag = f"validation has not improved for {progress.reports_since_best} reports", "--train.patience"
     else:
-        given = (key for key in ("steps", "seconds", "decoder_gradients") if getattr(settings.train, key) is not None)
-        why, key = "that is its whole length", next(given, "epochs")
-    flag = f"--train.{key.replace('_', '-')}"
+        limits = {
+            "--train.steps": settings.train.steps,
+            "--train.seconds": settings.train.seconds,
+            "--train.decoder-gradients": settings.train.decoder_gradients,
+        }
+        given = (flag for flag, limit in limits.items() if limit is not None)
+        why, flag = "that is its whole length", next(given, "--train.epochs")
     return phrased(
         f"{folder.path} is finished, at step {state.step:,} ({why}): nothing was done; a larger {flag} makes it longer"
     )

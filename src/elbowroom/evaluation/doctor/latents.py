@@ -65,7 +65,9 @@ def latents_in_use(inputs: DoctorInput) -> list[Finding]:
         Evidence("KL(q ‖ p), information in z per example", rate, of_rate),
         Evidence("loss of the decoder if z is that of another example", gain, of_gain),
     )
-    words = _Words("slots", _WAKE_CODES, "slots") if has_codes else _Words("latents", _WAKE, "latent-dim")
+    words = (
+        _Words("slots", _WAKE_CODES, "--model.slots") if has_codes else _Words("latents", _WAKE, "--model.latent-dim")
+    )
     severity, title, remedy = _in_use(active, latent_dim, (rate, of_rate), (gain, of_gain), len(batch), words)
     return [Finding("latents_in_use", severity, title, evidence, _IN_USE, remedy)]
 
@@ -90,7 +92,7 @@ class _Words(NamedTuple):
 
     latents: str
     wake: str  #: the remedy for a posterior that has collapsed
-    setting: str  #: of the model, their number
+    flag: str  #: that sets their number
 
 
 _WAKE = (
@@ -116,7 +118,7 @@ def _in_use(
     if active < latent_dim:
         title = f"{active} of {latent_dim} {words.latents} are in use; the others cost nothing."
         return "note", title, "Nothing to do."
-    more = f"Try more {words.latents}: --model.{words.setting} {2 * latent_dim}."
+    more = f"Try more {words.latents}: {words.flag} {2 * latent_dim}."
     return "note", f"All {latent_dim} {words.latents} are in use.", more
 
 

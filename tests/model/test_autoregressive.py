@@ -10,12 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
+from elbowroom.inference.objectives import iwae_terms
+from elbowroom.learners.execution import eager
 from elbowroom.model.autoregressive import AutoregressivePrior, CausalTransformer, Made
 from elbowroom.model.code_distributions import AutoregressiveCodes, CodeSpace
+from elbowroom.model.codes import CategoricalGuide
 from elbowroom.model.draws import draw
 from elbowroom.model.guides import PriorGuide
-from elbowroom.model.noise import PerRow, Prepared, Recorder
+from elbowroom.model.latent import LatentModel, Pair
+from elbowroom.model.likelihoods import Bernoulli
+from elbowroom.model.networks import MLP
+from elbowroom.model.noise import NoiseSource, PerRow, Prepared, Recorder
 from elbowroom.numerics import mean_and_stderr
 
 Build = Callable[..., AutoregressivePrior]
@@ -350,6 +357,31 @@ def test_densities_compile_as_one_graph(kind: str, context_dim: int) -> None:
     weights = list(prior.parameters())
     torch.testing.assert_close(torch.autograd.grad(found.sum(), weights), torch.autograd.grad(wanted.sum(), weights))
     torch._dynamo.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("traced")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("guided", [True, False], ids=["a guide", "the prior in its place"])
+@pytest.mark.parametrize("kind", ["made", "transformer"])
+def test_an_objective_compiles_with_the_same_draws(kind: str, guided: bool) -> None:
+    from elbowroom.learners.compiled import Compiled  # the compiler takes seconds to import
+
+    space, x = CodeSpace(4, 3), torch.rand(6, 9, generator=seeded()).round().double()
+    prior = build(kind, space)
+    model = LatentModel(prior, Bernoulli(MLP((space.dim,), (1, 9), hidden=(8,)), (9,)))
+    guide = CategoricalGuide(MLP((9,), space, hidden=(8,)), space) if guided else PriorGuide(prior)
+    pair = Pair(model, guide).double()
+
+    def terms(pair: Pair, batch: Batch, *, generator: NoiseSource) -> tuple[Tensor, dict[str, Tensor]]:
+        return iwae_terms(pair.model, pair.guide, batch, num_samples=3, estimator="score-function", generator=generator)
+
+    found = []
+    for execution in (eager, Compiled(len(x), required=True, announce=pytest.fail)):
+        value, parts = execution(terms, pair, Batch(x), generator=seeded())
+        found.append((value, parts, [weight.grad.clone() for weight in pair.parameters() if weight.grad is not None]))
+        pair.zero_grad()
+    torch.testing.assert_close(found[1], found[0])
 
 
 # --- refusals ----------------------------------------------------------------------------------------------------

@@ -225,16 +225,16 @@ class AutoregressiveCodes(Distribution):
         """log p(z), nats, shape (\\*,)."""
         return (self.space.split(value) * self.conditionals(value)).sum((-1, -2))
 
-    @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = (), generator: NoiseSource | None = None) -> Tensor:
         """One-hot draws, shape (\\*sample_shape, \\*batch_shape, L K), slot after slot."""
-        if self._sampler is not None:
-            return self._sampler(sample_shape, generator)
-        shape = (*sample_shape, *self.batch_shape, self.space.dim)
-        perturbation = self.space.split(gumbel(shape, self._like, generator))
-        z = torch.zeros(shape, dtype=self._like.dtype, device=self._like.device)
-        slots = self.space.split(z)
-        for slot in range(self.space.slots):
-            perturbed = self.conditionals(z)[..., slot, :] + perturbation[..., slot, :]
-            slots[..., slot, :] = F.one_hot(perturbed.argmax(-1), self.space.codes).to(z.dtype)
-        return z
+        with torch.no_grad():  # as a decorator, torch.compile would not understand it
+            if self._sampler is not None:
+                return self._sampler(sample_shape, generator)
+            shape = (*sample_shape, *self.batch_shape, self.space.dim)
+            perturbation = self.space.split(gumbel(shape, self._like, generator))
+            z = torch.zeros(shape, dtype=self._like.dtype, device=self._like.device)
+            slots = self.space.split(z)
+            for slot in range(self.space.slots):
+                perturbed = self.conditionals(z)[..., slot, :] + perturbation[..., slot, :]
+                slots[..., slot, :] = F.one_hot(perturbed.argmax(-1), self.space.codes).to(z.dtype)
+            return z

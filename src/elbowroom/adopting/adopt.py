@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+<<<<<<< HEAD
 from elbowroom.adopting.checks import check_conversion, check_finite, explain_loss
 from elbowroom.adopting.data import check_precision, held_out_and_training
+=======
+from elbowroom.adopting.checks import check_code_decoder, check_conversion, check_finite, explain_loss
+from elbowroom.adopting.codes import CodeDecoder, DecoderInput, FittedPrior, code_guide, code_prior
+from elbowroom.adopting.data import held_out_and_training
+>>>>>>> F
 from elbowroom.adopting.inspection import first_call, networks_of, precisions, require_same_answer, shape_remedy
 from elbowroom.adopting.modules import adopt_decoder, adopt_encoder, adopt_prior, decoder_of, encoder_of
 from elbowroom.adopting.output_conventions import EncoderOutput, two_outputs
 from elbowroom.data.batch import Batch
 from elbowroom.data.dataset import DataSet
-from elbowroom.errors import ElbowroomError
+from elbowroom.errors import ElbowroomError, check_name
 from elbowroom.evaluation.doctor.diagnose import Diagnosis, diagnose
 from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.evaluate import evaluate
@@ -45,7 +51,7 @@ class Adopted:
         remark: the difference between the user's own loss and −ELBO; None if no loss was given or it does not differ.
     """
 
-    def __init__(self, model: LatentModel, guide: DiagonalNormal, data: DataSet, remark: str | None = None) -> None:
+    def __init__(self, model: LatentModel, guide: Conditional, data: DataSet, remark: str | None = None) -> None:
         self.model, self.guide, self.data, self.remark = model.eval(), guide.eval(), data, remark
 
     def evaluate(self, *methods: str, split: str = "test", **settings: Any) -> list[Result]:
@@ -88,12 +94,17 @@ def adopt(
     *,
     encoder: Callable[..., Any],
     decoder: Callable[..., Any],
-    encoder_output: EncoderOutput,
+    encoder_output: EncoderOutput | None = None,
     decoder_output: str,
     likelihood: str,
     data: Any,
     train: Any = None,
     prior: Conditional | Distribution | Callable[[], Distribution] | None = None,
+    codebook: Tensor | nn.Embedding | None = None,
+    decoder_input: DecoderInput = "vectors",
+    temperature: float | None = None,
+    fit_prior: FittedPrior | None = None,
+    fit_steps: int = 2000,
     scale: float | None = None,
     binarization: str = "none",
     input_shape: Sequence[int] | None = None,
@@ -107,10 +118,14 @@ def adopt(
     as far as these can be found (closures, globals, methods): call ``.train()`` to go on training. If an error is
     raised, they stay in the mode that they were in.
 
+    With a ``codebook`` it is a model with codes, such as a VQ-VAE: :mod:`elbowroom.adopting.codes`.
+
     Args:
         encoder: maps x to the mean and the spread of q(z | x): a pair, a record with names, one tensor with both, or a
-            normal distribution. The result for an example must not depend on the rest of the batch.
-        decoder: maps z of shape (n, latent) to the parameters of p(x | z).
+            normal distribution; with a codebook, to one vector for each slot, of shape (n, slots, d) or (n, d, H, W).
+            The result for an example must not depend on the rest of the batch.
+        decoder: maps z of shape (n, latent) to the parameters of p(x | z); with a codebook, what ``decoder_input``
+            says.
         encoder_output: what the spread is: "mean-logvar", "mean-variance", "mean-scale" (a standard deviation) or
             "mean-logscale"; names of outputs (mu, logvar) must not contradict it.
         decoder_output: what the parameters are: "logits" or "probabilities"; "mean" with ``scale``, "mean-logvar",
@@ -119,7 +134,13 @@ def adopt(
         data: held-out data for the evaluation, an array of shape (n, \*event) or a map-style ``Dataset``.
         train: the training data, for checks that compare the two.
         prior: a distribution over the latent vector, a function that returns one, or a conditional; by default
-            N(0, I).
+            N(0, I). With a codebook, a conditional over its codes.
+        codebook: the vectors of the codes, shape (codes, d) for all slots or (slots, codes, d).
+        decoder_input: what the decoder takes, the "vectors" of the codes in the form of the encoder's, or their
+            numbers, "codes", int64.
+        temperature: of the guide over codes; by default that of the highest ELBO.
+        fit_prior: the p(z) to fit to codes of the training data, "made" or "unigram", for a codebook without a prior.
+        fit_steps: of Adam, on batches of 250 examples, for "made".
         scale: σ of a Gaussian whose decoder returns only a mean.
         binarization: of grey data: none, static, dynamic or threshold.
         input_shape: shape of x that the encoder expects; by default that of the data.
@@ -127,9 +148,15 @@ def adopt(
         check: whether to refuse conventions under which the data are far less probable than under others.
         seed: of the checks and the binarisation.
     Raises:
+<<<<<<< HEAD
         ElbowroomError: data that the likelihood does not fit, or whose values the networks' precision does not tell
             apart; networks of two precisions, that fail on the data or are not deterministic; outputs of another shape;
             a convention that the numbers contradict.
+=======
+        ElbowroomError: data that the likelihood does not fit; networks of two precisions, that fail on the data or are
+            not deterministic; outputs of another shape; a convention that the numbers contradict; a codebook of another
+            size, or without a p(z).
+>>>>>>> F
     Example:
         >>> from torch import nn
         >>> encoder, decoder = nn.Linear(6, 4), nn.Linear(2, 6)
@@ -139,12 +166,20 @@ def adopt(
         >>> found.guide(x).mean.shape, found.model.sample(3).x.shape
         (torch.Size([50, 2]), torch.Size([3, 6]))
     """
+    _check_kind(encoder_output, codebook, fit_prior, temperature, loss)
     loaded = held_out_and_training(data, train, binarization, seed)
     networks = networks_of(encoder, decoder)
     with evaluation_mode(*networks):
         inner = _input_shape(input_shape, loaded.event_shape)
         loaded = loaded.to(dtype=_precision(encoder, decoder, loaded, inner))
         first = next(iter(loaded.batches("test", _TRIED_ON, points=_TRIED_ON)))
+        if codebook is not None:
+            return _with_codes(
+                encoder, decoder, codebook, loaded, inner, first, likelihood=likelihood, decoder_output=decoder_output,
+                decoder_input=decoder_input, scale=scale, prior=prior, fit=fit_prior, temperature=temperature,
+                steps=fit_steps, check=check, seed=seed,
+            )  # fmt: skip
+        assert encoder_output is not None
         found = first_call(encoder, first.x.reshape(-1, *inner), "encoder", shape_remedy(loaded.event_shape))
         mean, _ = two_outputs(found, "encoder", encoder_output)
         latent_dim = mean.reshape(len(mean), -1).shape[1]
@@ -160,6 +195,77 @@ def adopt(
             check_conversion(model, guide, some, generator=_seeded(seed))
         remark = None if loss is None else explain_loss(model, guide, some, loss, generator=_seeded(seed))
     return Adopted(model, guide, loaded, remark)
+
+
+def _check_kind(
+    encoder_output: EncoderOutput | None, codebook: Any, fit_prior: Any, temperature: Any, loss: Any
+) -> None:
+    """Refuses arguments that are about another kind of latents."""
+    if codebook is None:
+        if encoder_output is None:
+            raise ElbowroomError(
+                "encoder_output was not given, so what the encoder's second output means is not known.",
+                "Give encoder_output='mean-logvar', say; or codebook=, for a model with codes.",
+            )
+        if fit_prior is not None or temperature is not None:
+            raise ElbowroomError(
+                "fit_prior and temperature are about codes, but no codebook was given.", "Give codebook=."
+            )
+        return
+    if encoder_output is not None:
+        raise ElbowroomError(
+            f"encoder_output is '{encoder_output}', but with a codebook the encoder returns vectors, not a mean and a "
+            "spread.",
+            "Leave encoder_output out, or codebook.",
+        )
+    if loss is not None:
+        raise ElbowroomError(
+            "A loss is compared with −ELBO, but that of a model with a codebook leaves out p(z).", "Leave loss out."
+        )
+
+
+def _with_codes(
+    encoder: Callable[..., Any],
+    decoder: Callable[..., Any],
+    codebook: Tensor | nn.Embedding,
+    loaded: DataSet,
+    inner: Sequence[int],
+    first: Batch,
+    *,
+    likelihood: str,
+    decoder_output: str,
+    decoder_input: DecoderInput,
+    scale: float | None,
+    prior: Conditional | Distribution | Callable[[], Distribution] | None,
+    check: bool,
+    seed: int,
+    **settings: Any,
+) -> Adopted:
+    """Wraps an encoder and a decoder with a codebook; called in evaluation mode."""
+    check_name("decoder_input", decoder_input, get_args(DecoderInput))
+    if prior is not None and not isinstance(prior, Conditional):
+        raise ElbowroomError(
+            f"The prior is a {type(prior).__name__}, but one over codes is a conditional of the package.",
+            "Give one of elbowroom.model.codes or elbowroom.model.autoregressive.",
+        )
+    guide, shape = code_guide(encoder, codebook, first.x, loaded.event_shape, inner, shape_remedy(loaded.event_shape))
+    inside = CodeDecoder(decoder, guide.codebook, shape, decoder_input)
+    p_x = _cast(adopt_decoder(inside, likelihood, decoder_output, loaded.event_shape, scale=scale), loaded.dtype)
+    z = guide(first.x).mode
+    remedy = (
+        f"It is given the {decoder_input} of the codes in the form of the encoder's output; one that takes another "
+        "needs a function around it."
+    )
+    first_call(inside, z, "decoder", remedy)
+    p_x(z, first.context)
+    require_same_answer(lambda x: (guide.vectors(x),), first.x, "encoder")
+    require_same_answer(lambda z: (p_x.network(z),), z, "decoder")
+    loaded = loaded.viewed_as(p_x.support)
+    model = code_prior(p_x, guide, loaded, prior=prior, seed=seed, **settings)
+    if check:
+        some = next(iter(loaded.batches("test", _CHECKED_ON, points=_CHECKED_ON)))
+        check_code_decoder(model, guide, some, generator=_seeded(seed))
+    return Adopted(model, guide, loaded)
 
 
 def _precision(
@@ -226,14 +332,27 @@ def adopt_pythae(vae: nn.Module, data: Any, **settings: Any) -> Adopted:
     pythae's "bce" takes the decoder's output as probabilities. Its "mse" is ½ Σ (x − mean)², a Gaussian with σ = 1
     without its constant, which is added here.
 
+    A pythae ``VQVAE`` has a quantiser, whose vectors are the codebook; its loss is Σ (x − mean)², of σ² = ½. It needs a
+    p(z): fit_prior="made", with train=.
+
     Args:
-        vae: with ``encoder``, ``decoder`` and ``model_config.reconstruction_loss``.
+        vae: with ``encoder``, ``decoder`` and ``model_config.reconstruction_loss``, or ``quantizer``.
         data: held-out data.
         **settings: other arguments of :func:`adopt`; for grey data under "bce" a binarization or
             likelihood="cross-entropy".
     Raises:
         ElbowroomError: another loss; as for :func:`adopt`.
     """
+    quantizer = getattr(vae, "quantizer", None)
+    if quantizer is not None:
+        known_of_codes = {"likelihood": "gaussian", "decoder_output": "mean", "scale": math.sqrt(0.5), **settings}
+        return adopt(
+            encoder=lambda x: vae.encoder(x).embedding,  # type: ignore[operator]
+            decoder=vae.decoder,  # type: ignore[arg-type]
+            codebook=quantizer.embeddings,
+            data=data,
+            **known_of_codes,
+        )
     loss = str(getattr(getattr(vae, "model_config", None), "reconstruction_loss", None))
     known: dict[str, dict[str, Any]] = {
         "bce": {"likelihood": "bernoulli", "decoder_output": "probabilities"},
@@ -280,6 +399,7 @@ def adopt_pyro(model: Callable[..., Any], guide: Callable[..., Any], data: Any, 
         **settings,
     )
     if check:
+        assert isinstance(adopted.guide, DiagonalNormal)  # no codebook was given
         check_finite(adopted.model, adopted.guide, adopted._some("test", _CHECKED_ON))
     return adopted
 

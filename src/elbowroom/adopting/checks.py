@@ -26,13 +26,14 @@ from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.thresholds import CERTAIN_Z, NOTABLE_NATS
 from elbowroom.inference.objectives import elbo_terms
+from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
 from elbowroom.model.guides import LARGEST_LOG_VARIANCE, DiagonalNormal
 from elbowroom.model.latent import LatentModel, evaluation_mode
 from elbowroom.model.likelihoods import Gaussian
 from elbowroom.numerics import mean_and_stderr
 
-__all__ = ["check_conversion", "check_finite", "explain_loss"]
+__all__ = ["check_code_decoder", "check_conversion", "check_finite", "explain_loss"]
 
 _SAME = 1e-3  # relative; a factor or a constant this near is it
 _POSITIVE = ("mean-variance", "mean-scale")
@@ -77,6 +78,27 @@ def check_conversion(model: LatentModel, guide: DiagonalNormal, batch: Batch, *,
             f"Check encoder_output='{encoder_of(guide).output}' and decoder_output='{decoder_of(model).output}': a "
             "spread must not be zero, nor so large that draws of z are infinite.",
         )
+
+
+def check_code_decoder(model: LatentModel, guide: Conditional, batch: Batch, *, generator: Generator) -> None:
+    """The same for a decoder of codes, whose encoder has no convention that could be wrong.
+
+    Args:
+        model: the adopted model.
+        guide: the adopted guide, over codes.
+        batch: some examples; 200 are enough.
+        generator: the source of randomness.
+    Raises:
+        ElbowroomError: as :func:`check_conversion`.
+    """
+    with evaluation_mode(model, guide):
+        q = guide(batch.x, batch.context)
+        _require_finite((q.mean,), "encoder", "examples")
+        _require_finite(decoder_of(model).outputs(q.mode), "decoder", "examples, at their most likely codes")
+        conventions = _conventions_of_decoder(model, guide, batch, generator)
+        *_, fault = _better_decoder(conventions, model, guide, batch, generator)
+    if fault is not None:
+        raise fault
 
 
 def check_finite(model: LatentModel, guide: DiagonalNormal, batch: Batch) -> None:
@@ -126,7 +148,7 @@ def _better_encoder(
 
 
 def _conventions_of_decoder(
-    model: LatentModel, guide: DiagonalNormal, batch: Batch, generator: Generator
+    model: LatentModel, guide: Conditional, batch: Batch, generator: Generator
 ) -> Sequence[str]:
     """The conventions that the values of the decoder's outputs allow."""
     decoder, name = decoder_of(model), model.likelihood.name
@@ -158,7 +180,7 @@ def _conventions_of_decoder(
 
 
 def _better_decoder(
-    conventions: Sequence[str], model: LatentModel, guide: DiagonalNormal, batch: Batch, generator: Generator
+    conventions: Sequence[str], model: LatentModel, guide: Conditional, batch: Batch, generator: Generator
 ) -> _Alternative:
     decoder = decoder_of(model)
 
@@ -194,7 +216,7 @@ def _compare(
     use_convention: Callable[[Any], None],
     otherwise: Callable[[str], str],
     model: LatentModel,
-    guide: DiagonalNormal,
+    guide: Conditional,
     batch: Batch,
     generator: Generator,
 ) -> _Alternative:

@@ -239,7 +239,8 @@ def choose_temperature(
     Returns:
         log T, shape (L, 1), and the ELBO, nats.
     """
-    guide, _ = quantizer_of(pair)
+    guide = pair.guide
+    assert isinstance(guide, NearestCodeGuide)  # whatever reads its codes
     before, noise = guide.log_temperature.clone(), generator.get_state()
     unit = distances.clamp(min=torch.finfo(distances.dtype).eps).log().to(before)
     found: list[float] = []

@@ -22,6 +22,7 @@ Reference:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -35,14 +36,14 @@ from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.thresholds import CERTAIN_Z, MAIN_SHARE, NOTABLE_NATS, RESOLVED_NATS
 from elbowroom.inference.importance.estimate import importance_estimate
 from elbowroom.inference.objectives import elbo_terms
-from elbowroom.model.code_distributions import Codes
+from elbowroom.model.code_distributions import Codes, CodeSpace
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import evaluation_mode
 from elbowroom.numerics import mean_and_stderr
 
-__all__ = ["code_prior", "codes_in_use", "deterministic_bound", "sharpness"]
+__all__ = ["code_prior", "codes_in_use", "deterministic_bound", "fitted_unigram", "sharpness"]
 
 _BATCH = 500  # examples at a time through the guide
 _PER_CODE = 20  # examples for each code of a slot, where there are so many
@@ -123,6 +124,25 @@ _REVIVE = (
 )
 
 
+@torch.no_grad()
+def fitted_unigram(guide: Conditional, batches: Iterable[Batch], space: CodeSpace) -> Codes:
+    r"""The frequencies of single codes, in expectation over draws of the guide.
+
+    .. math:: r_l(k) \propto \sum_n q(z_l = k | x_n) + \tfrac12
+
+    Args:
+        guide: q(z | x) over codes, in evaluation mode.
+        batches: of training data, at least one.
+        space: L and K.
+    Returns:
+        float64, batch shape ().
+    """
+    counts = torch.zeros(space, dtype=torch.float64)
+    for batch in batches:
+        counts += space.split(guide_distribution(guide, batch).mean).sum(0, dtype=torch.float64).cpu()
+    return Codes((counts + _SMOOTHING).log())
+
+
 def code_prior(inputs: DoctorInput) -> list[Finding]:
     r"""The prior against the frequencies of single codes, on held-out codes drawn from the guide.
 
@@ -146,16 +166,11 @@ def code_prior(inputs: DoctorInput) -> list[Finding]:
     inputs.require_training()
     batch, generator = inputs.batch(inputs.held_out(2)), inputs.generator("code_prior")
     with evaluation_mode(model, guide):
-        counts = sum(
-            space.split(guide_distribution(guide, part).mean).sum(0, dtype=torch.float64)
-            for part in inputs.data.batches("train", _BATCH, points=_TRAINING * inputs.points)
-        )
-        assert isinstance(counts, Tensor)  # there are training examples
-        unigram = Codes((counts + _SMOOTHING).log())
+        unigram = fitted_unigram(guide, inputs.data.batches("train", _BATCH, points=_TRAINING * inputs.points), space)
         q = guide_distribution(guide, batch)
         z = draw(q, (_DRAWS,), generator=generator)
         of_prior = model.log_prior(z, batch.context).double().mean(0)
-        of_unigram = unigram.log_prob(z.double()).mean(0)
+        of_unigram = unigram.log_prob(z.double().cpu()).mean(0).to(of_prior.device)
     gain, stderr = mean_and_stderr(of_unigram - of_prior)
     evidence = (
         Evidence("cross-entropy of held-out codes under the prior", *mean_and_stderr(-of_prior)),

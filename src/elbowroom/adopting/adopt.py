@@ -10,14 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-<<<<<<< HEAD
-from elbowroom.adopting.checks import check_conversion, check_finite, explain_loss
-from elbowroom.adopting.data import check_precision, held_out_and_training
-=======
 from elbowroom.adopting.checks import check_code_decoder, check_conversion, check_finite, explain_loss
 from elbowroom.adopting.codes import CodeDecoder, DecoderInput, FittedPrior, code_guide, code_prior
-from elbowroom.adopting.data import held_out_and_training
->>>>>>> F
+from elbowroom.adopting.data import check_precision, held_out_and_training
 from elbowroom.adopting.inspection import first_call, networks_of, precisions, require_same_answer, shape_remedy
 from elbowroom.adopting.modules import adopt_decoder, adopt_encoder, adopt_prior, decoder_of, encoder_of
 from elbowroom.adopting.output_conventions import EncoderOutput, two_outputs
@@ -148,15 +143,9 @@ def adopt(
         check: whether to refuse conventions under which the data are far less probable than under others.
         seed: of the checks and the binarisation.
     Raises:
-<<<<<<< HEAD
         ElbowroomError: data that the likelihood does not fit, or whose values the networks' precision does not tell
             apart; networks of two precisions, that fail on the data or are not deterministic; outputs of another shape;
-            a convention that the numbers contradict.
-=======
-        ElbowroomError: data that the likelihood does not fit; networks of two precisions, that fail on the data or are
-            not deterministic; outputs of another shape; a convention that the numbers contradict; a codebook of another
-            size, or without a p(z).
->>>>>>> F
+            a convention that the numbers contradict; a codebook of another size, or without a p(z).
     Example:
         >>> from torch import nn
         >>> encoder, decoder = nn.Linear(6, 4), nn.Linear(2, 6)
@@ -261,6 +250,7 @@ def _with_codes(
     require_same_answer(lambda x: (guide.vectors(x),), first.x, "encoder")
     require_same_answer(lambda z: (p_x.network(z),), z, "decoder")
     loaded = loaded.viewed_as(p_x.support)
+    check_precision(loaded)
     model = code_prior(p_x, guide, loaded, prior=prior, seed=seed, **settings)
     if check:
         some = next(iter(loaded.batches("test", _CHECKED_ON, points=_CHECKED_ON)))

@@ -214,6 +214,8 @@ def test_what_cannot_be_studied_over_codes_is_refused() -> None:
     case = exact_codes.case(2, 3)
     with pytest.raises(ElbowroomError, match="not reparameterised"):
         study(case, estimators=["pathwise"], draws=4)
+    with pytest.raises(ElbowroomError, match=r"goes through every code, but .* 16\^24"):
+        study(exact_codes.case(24, 16), estimators=["reinmax"], draws=4)
     with pytest.raises(ElbowroomError, match="'exact' is not known"):
         study(exact.linear_gaussian(4, 2), estimators=["exact"])
     with pytest.raises(ElbowroomError, match="is for draws of codes"):

@@ -30,10 +30,10 @@ from torch import Tensor, nn
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError, check_name
 from elbowroom.inference.code_gradients import CODE_ESTIMATORS
+from elbowroom.inference.enumeration import enumerated_elbo
 from elbowroom.inference.objectives import KL, OBJECTIVES
 from elbowroom.inference.weights import ESTIMATORS, log_weights
 from elbowroom.model.conditional import Conditional
-from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.numerics import log_mean_exp
 
@@ -41,7 +41,6 @@ __all__ = ["EXACT", "NAIVE", "GradientMoments", "GradientStatistics", "gradient_
 
 NAIVE = "naive"
 EXACT = "exact"
-_MOST_CODES = 10**5
 _UNBIASED = {"real": "pathwise", "codes": "score-function"}  # by the values of z: what others are measured against
 
 
@@ -178,7 +177,7 @@ def gradient_study(
         (name, wrt, side): GradientMoments() for name in names for wrt in groups for side in ("own", "reference")
     }
     directions: dict[tuple[str, str], Tensor] = {}
-    exact = _flat_gradients(_exact_elbo(model, guide, batch).mean(), groups) if known else {}
+    exact = _flat_gradients(enumerated_elbo(model, guide, batch).mean(), groups) if known else {}
     options = {"num_samples": num_samples, "temperature": temperature, "generator": generator}
     for t in range(draws):
         if t == draws // 2:
@@ -208,22 +207,6 @@ def gradient_study(
         for name in dict.fromkeys(estimators)
         for wrt in groups
     ]
-
-
-def _exact_elbo(model: LatentModel, guide: Conditional, batch: Batch) -> Tensor:
-    """The ELBO of each example as a sum over all codes, shape (batch,); differentiable in both."""
-    space = model.space
-    if space.size > _MOST_CODES:
-        raise ElbowroomError(
-            f"The exact gradient is a sum over all codes, but {space} have {space.size:,}, more than {_MOST_CODES:,}.",
-            "Study a smaller model: fewer slots, or fewer codes.",
-        )
-    q = guide_distribution(guide, batch)
-    numbers = torch.cartesian_prod(*[torch.arange(space.codes, device=batch.x.device)] * space.slots)
-    z = space.one_hot(numbers).unsqueeze(1).expand(-1, len(batch), -1).to(q.mean.dtype)
-    log_q = q.log_prob(z)
-    log_joint = model.log_joint(batch.x, z, context=batch.context, mask=batch.mask)
-    return (log_q.exp() * (log_joint - log_q)).sum(0)
 
 
 def _objective(

@@ -63,7 +63,11 @@ def found(*all_: StoredResult) -> StoredResults:
 def run(*, normalized: bool = True, has_guide: bool = True, step: int = 10) -> Run:
     """What the words are made from."""
     stub = SimpleNamespace(
-        normalized=normalized, has_guide=has_guide, step=step, folder=SimpleNamespace(path=Path("runs/x"))
+        normalized=normalized,
+        has_guide=has_guide,
+        step=step,
+        folder=SimpleNamespace(path=Path("runs/x")),
+        is_beside_best=False,
     )
     return cast(Run, stub)
 

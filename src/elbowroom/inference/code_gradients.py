@@ -156,7 +156,7 @@ def path_gradient(value: Callable[[Tensor], Tensor], relaxed: Tensor) -> Tensor:
         >>> zero.tolist(), logits.grad
         ([[0.0]], tensor([[2., 4.]]))
     """
-    z = relaxed.detach().requires_grad_()
+    z = relaxed.detach().requires_grad_().clone()  # no leaf: what counts operations hooks into what modules are given
     # what v shares with the rest of the objective, such as log q's parameters, is needed once more
     (slope,) = torch.autograd.grad(value(z).sum(), z, retain_graph=True)
     return (slope * (relaxed - relaxed.detach())).sum(-1)

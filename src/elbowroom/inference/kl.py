@@ -43,7 +43,9 @@ def factorised_kl(q: Distribution, p: Distribution) -> Tensor | None:
         torch.Size([3, 2])
     """
     if isinstance(q, Codes) and isinstance(p, Codes):
-        return (q.probs * (q.logits - p.logits)).sum(-1)
+        # a code of probability 0 adds nothing, where 0 · (−∞) would be NaN
+        ratio = torch.where(q.probs > 0, q.logits - p.logits, 0.0)
+        return (q.probs * ratio).sum(-1)
     if not (isinstance(q, Independent) and isinstance(p, Independent)):
         return None
     if q.base_dist.event_shape or p.base_dist.event_shape or q.event_shape != p.event_shape or len(q.event_shape) != 1:

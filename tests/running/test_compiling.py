@@ -98,6 +98,16 @@ def test_what_was_asked_or_decided_before_goes_ahead() -> None:
     assert isinstance(_chosen(train=short, decided=True, **BERNOULLI), Compiled)
 
 
+@pytest.mark.parametrize("estimator", ["score-function", "gumbel-softmax", "reinmax"])
+def test_objectives_over_codes_are_counted_and_tried(estimator: str) -> None:
+    model = {"guide": "categorical", "prior": "unigram", "slots": 3, "codes": 4}
+    said: list[str] = []
+    objective = {"estimator": estimator, "num_samples": 2}
+    execution = _chosen(said, train={"steps": 1_000_000}, model=model, objective=objective, **BERNOULLI)
+    assert isinstance(execution, Compiled) and said == []
+    assert execution.graphs == 1
+
+
 @pytest.mark.parametrize("learner", ["aevb", "naive", "wake-sleep", "mcem"])
 def test_every_learner_with_a_hot_loop_of_its_own_is_tried(learner: str) -> None:
     sections: dict[str, Any] = {"train": {"steps": 1_000_000, "learner": learner}}

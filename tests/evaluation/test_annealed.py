@@ -197,3 +197,21 @@ def test_a_density_that_is_none_is_refused(method: str) -> None:
 def test_bad_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ElbowroomError, match=message):
         _measure(_case(num_data=5), "ais", **settings)
+
+
+@pytest.mark.parametrize("temperatures", [1, 6])
+def test_among_other_rows_a_value_differs_by_no_more_than_its_error(temperatures: int) -> None:
+    """Blocks of chains have one random stream, so that draws change with the rows; the same call repeats them."""
+    model, guide, x = _case(latent_dim=2)
+    kept: list[dict[str, Tensor]] = []
+    for points in (50, 200, 200):
+        _measure(
+            (model, guide, x), "ais", points=points, temperatures=temperatures, chains=100,
+            keep=lambda method, values: kept.append(values),
+        )  # fmt: skip
+    some, every, again = kept
+    assert torch.equal(every["log_evidence"], again["log_evidence"])
+    places = torch.searchsorted(every["row"], some["row"])
+    z = (some["log_evidence"] - every["log_evidence"][places]) / some["stderr"].hypot(every["stderr"][places])
+    assert abs(float(z.mean())) < 4 / math.sqrt(50)
+    assert float(z.square().mean()) < 1 + 4 * math.sqrt(2 / 50)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -246,3 +247,29 @@ def test_a_stream_has_nothing_to_measure_on(out: Path) -> None:
     with pytest.raises(ElbowroomError, match="no test set"):
         run.evaluate("elbo")
     assert run.score(reals(4), k=3).log_evidence.shape == (4,)
+
+
+@pytest.mark.parametrize(("name", "column"), [("who", "who"), ("elbo", "id_elbo"), ("row", "id_row")])
+def test_files_of_evaluate_carry_identifiers(name: str, column: str, tmp_path: Path) -> None:
+    pl = pytest.importorskip("polars")
+    x = reals(53)
+    frame = pl.DataFrame(x.numpy(), schema=[f"x{at}" for at in range(6)]).with_columns(
+        pl.Series(name, [f"{at:03}" for at in range(53)])
+    )
+    run = tiny(frame, tmp_path / "run", data={"id": name}, train={"steps": 2})
+    run.evaluate("elbo", "bdmc", temperatures=1, chains=4, simulated=4)
+    folder = tmp_path / "run" / "evaluation"
+    with (folder / "elbo-test.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert list(found[0])[:3] == ["row", column, "elbo"]
+    assert [row[column] for row in found] == [f"{int(row['row']):03}" for row in found]
+    assert [int(row["row"]) for row in found] == run.dataset().splits["test"].tolist()
+    header = (folder / "bdmc-simulated-test.csv").read_text().splitlines()[0].split(",")
+    assert column not in header and "row" not in header  # simulated data are no rows of the file
+
+
+def test_without_identifiers_there_is_no_column_for_them(tmp_path: Path) -> None:
+    run = tiny(reals(53), tmp_path / "run", train={"steps": 2})
+    run.evaluate("elbo")
+    header = (tmp_path / "run" / "evaluation" / "elbo-test.csv").read_text().splitlines()[0]
+    assert header == "row,elbo,reconstruction,kl,observed"

@@ -7,10 +7,11 @@ for two things.
 - **Noise.** Each row has a random generator of its own, whose seed is a hash of the row's values (with mask and
   context). Equal rows have equal draws, wherever they stand, in a data set or in a file of their own. The standard
   error of a mean counts the noise of equal rows as one (:func:`repetition_variance`); where it is not known, that of
-  a single draw, equal rows are told apart by their positions.
+  a single importance weight, equal rows are told apart by their positions.
 - **Rounding.** How a product of matrices rounds a row can depend on where the row is and on how many there are. Rows
-  are computed in blocks, each in a slot where it always rounds the same (:class:`~elbowroom.numerics.RowSlots`). Rows
-  whose guide or prior draws in a way of its own are computed one at a time.
+  are computed in blocks, each in a slot where it always rounds the same (:class:`~elbowroom.numerics.RowSlots`), and
+  sums over draws run along memory (:func:`~elbowroom.numerics.draws_last`). Rows whose guide or prior draws in a way
+  of its own are computed one at a time.
 
 Slots are made for the package's networks on a processor; on other devices, and in networks of other kinds, a last digit
 may depend on the other rows. Bits may differ between machines, numbers of threads and versions of torch.

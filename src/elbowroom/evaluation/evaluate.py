@@ -21,7 +21,8 @@ latents; laplace-is, room and active-units are for continuous ones.
 The standard error is that of the mean over examples, :math:`s / \sqrt{n}`; it includes the noise of the draws of z.
 The data are in a fixed order with a fixed binarisation, draws come from seeded generators, and networks are in
 evaluation mode: the same call gives the same results. What elbo, iwae, laplace-is, k-curve, room, codes and enumerate
-find for an example does not depend on the others that are asked for, to the bit (:mod:`elbowroom.evaluation.row_estimates`).
+find for an example does not depend on the others that are asked for, to the bit
+(:mod:`elbowroom.evaluation.row_estimates`).
 """
 
 from __future__ import annotations

@@ -219,6 +219,16 @@ def test_places_of_restarted_codes_are_uniform_over_the_batch() -> None:
     assert abs(chi_square - (rows - 1)) / (2 * (rows - 1)) ** 0.5 < 4
 
 
+@pytest.mark.parametrize("below", [0.01, 0.1, 0.9])
+def test_the_usage_of_a_restarted_code_is_an_equal_share_at_most(below: float) -> None:
+    """More would raise what is equal, and others would be dead by that."""
+    averages, codebook = started(points())
+    averages.counts[:, 0] = 0.0
+    equal = averages.counts.mean(-1)
+    averages.restart(codebook.vectors.detach(), points(), below=below, generator=_generator())
+    assert torch.allclose(averages.counts[:, 0], min(1.0, 10 * below) * equal)
+
+
 def test_as_many_numbers_are_drawn_whether_codes_are_dead_or_not() -> None:
     states = []
     for usage in (0.0, 1.0):

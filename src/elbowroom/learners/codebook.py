@@ -36,7 +36,7 @@ from elbowroom.model.quantizer import Codebook, squared_distances
 __all__ = ["CodebookAverages", "k_means"]
 
 _EPSILON = 1e-5  # of the smoothing, in examples of a batch
-_FRESH = 10.0  # usage of a restarted code, in thresholds
+_FRESH = 10.0  # usage of a restarted code, in thresholds, but an equal share at most
 
 
 @dataclass(slots=True)
@@ -96,12 +96,12 @@ class CodebookAverages:
             below: the part of an equal share of the usage below which a code is dead.
             generator: the source of randomness; as many numbers are drawn whether codes are dead or not.
         """
-        threshold = below * self.counts.mean(-1, keepdim=True)
-        dead = self.counts < threshold  # (L, K)
+        equal = self.counts.mean(-1, keepdim=True)
+        dead = self.counts < below * equal  # (L, K)
         u = noise.uniform(self.counts.shape, self.counts, generator)
         rows = (u * len(vectors)).long().clamp(max=len(vectors) - 1)
         places = vectors[rows, torch.arange(len(rows), device=rows.device).unsqueeze(-1)]  # (L, K, d)
-        self.counts = torch.where(dead, _FRESH * threshold, self.counts)
+        self.counts = torch.where(dead, min(1.0, _FRESH * below) * equal, self.counts)
         self.sums = torch.where(dead.unsqueeze(-1), places * self.counts.unsqueeze(-1), self.sums)
         return torch.where(dead.unsqueeze(-1), places, table)
 

@@ -329,17 +329,26 @@ def test_chains_that_move_start_from_a_softer_guide(monkeypatch: pytest.MonkeyPa
     x = simulate(model, 6, generator=seeded()).batch.x
     q = guide(x)
     seen: list[Tensor] = []
+    drawn: list[Tensor] = []
+    draw = module._draw
 
     def noted(q: Distribution) -> Any:
         assert isinstance(q, Codes)
         seen.append(q.logits)
         return start_density(q)
 
+    def draw_noted(q: Distribution, *given: Any) -> Tensor:
+        assert isinstance(q, Codes)
+        drawn.append(q.logits)
+        return draw(q, *given)
+
     monkeypatch.setattr(module, "start_density", noted)
+    monkeypatch.setattr(module, "_draw", draw_noted)
     settings: dict[str, Any] = {"guide": guide, "chains": 2, "pilot_chains": 1}
     for start, temperatures in (("guide", 1), ("guide", 2), (q, 2), (guide, 2)):
         ais(model, x, start=start, temperatures=temperatures, generator=seeded(), **settings)
     plan(model, x, guide=guide, temperatures=2, generator=seeded())
+    assert {id(logits) for logits in drawn} == {id(logits) for logits in seen}  # drawn from what they are weighed by
     entropies = [float(Codes(logits).entropy().mean()) for logits in seen]
     own = float(q.entropy().mean())
     assert entropies == pytest.approx([own, entropies[1], own, own, entropies[1]])

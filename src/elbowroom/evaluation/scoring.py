@@ -114,7 +114,7 @@ def _taken(model: LatentModel, method: str) -> str:
     check_name("method", method, get_args(ScoreMethod))
     if method == "laplace-is":
         model.require_real("laplace-is", "Score by iwae or by ais.")
-    curved = model.latent_support == "real" and default_start(model, None) == "laplace"
+    curved = default_start(model, None) == "laplace"  # never so for codes
     if method == "auto":
         return "laplace-is" if curved else "iwae"
     if method == "laplace-is" and not curved:

@@ -272,7 +272,8 @@ def generalises(inputs: DoctorInput) -> list[Finding]:
             Evidence("difference", wider, error),
         )
         title = f"The encoder overfits: the elbow room is {wider:.1f} nats wider on held-out data."
-        remedy = "Evaluate with --methods laplace-is or ais, which need no encoder; or train it on more data."
+        other = "ais" if model.latent_support == "codes" else "laplace-is or ais, which need no encoder"
+        remedy = f"Evaluate with --methods {other}; or train it on more data."
         findings.append(Finding("generalises", "warning", title, evidence, _OVERFITTING, remedy))
     return findings
 

@@ -88,7 +88,8 @@ def code_usage_figure(
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_ylim(slots + 0.5, 0.5)
     unused = int((table == 0).sum())
-    said = " ".join(filter(None, (f"Pale red: {unused:,} codes that no example has." if unused else None, note)))
+    dead = f"Pale red: {unused:,} code{'s' * (unused > 1)} that no example has." if unused else None
+    said = " ".join(filter(None, (dead, note)))
     if said:
         figure.supxlabel(wrap(said, SMALL, PAGE - 0.1), fontsize=SMALL, color=GREY, x=0.01, ha="left", parse_math=False)
     narrow.tick_params(axis="y", labelcolor=INK)

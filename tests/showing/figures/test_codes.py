@@ -1,0 +1,108 @@
+"""Figures of codes: every code is in its place, unused ones are marked, and the examples are the most certain ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from elbowroom.errors import ElbowroomError
+from elbowroom.running.runs import Run
+from elbowroom.showing import gallery, plots
+from small_runs import tiny
+
+SHARES = [[0.1, 0.0, 0.9], [0.2, 0.5, 0.3]]
+
+
+def test_codes_are_in_order_of_frequency_and_unused_ones_are_marked() -> None:
+    figure = plots.code_usage_figure(SHARES, [1.4, 2.8], note="Of 10.")
+    shown = figure.axes[0].images[0].get_array()
+    np.testing.assert_allclose(shown.filled(0), [[0.9, 0.1, 0.0], [0.5, 0.3, 0.2]])
+    np.testing.assert_array_equal(np.ma.getmaskarray(shown), [[False, False, True], [False] * 3])
+    assert [bar.get_width() for bar in figure.axes[1].patches] == [1.4, 2.8]
+    assert figure._supxlabel.get_text() == "Pale red: 1 code that no example has. Of 10."
+    assert figure.axes[0].get_ylim() == (2.5, 0.5)  # the first slot is above
+
+
+def test_shares_need_a_perplexity_for_each_slot() -> None:
+    with pytest.raises(ElbowroomError, match="one perplexity"):
+        plots.code_usage_figure(SHARES, [1.0])
+
+
+def test_pictures_of_codes_have_labels_and_captions() -> None:
+    pictures = torch.zeros(2, 3, 4, 4)
+    pictures[1, 2] = 1
+    figure = plots.code_pictures_figure(pictures, ["slot 1", "slot 2"], captions=list("abcdef"))
+    assert [text.get_text() for text in figure.axes[0].texts] == ["slot 1", "slot 2", *"abcdef"]
+    pixels = np.asarray(figure.axes[0].images[0].get_array())
+    assert (pixels[-5:, -5:] == 255).all()
+    for labels, captions in ((["one"], []), (["one", "two"], ["a"])):
+        with pytest.raises(ElbowroomError, match="row labels"):
+            plots.code_pictures_figure(pictures, labels, captions=captions)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, _lonely_machine: None) -> Run:
+    x = np.random.default_rng(0).integers(0, 2, (90, 4, 4)).astype(np.uint8)
+    return tiny(
+        x, tmp_path_factory.mktemp("run") / "run", data={"test": 40}, train={"steps": 60}, optimizer={"lr": 0.05},
+        model={"prior": "unigram", "slots": 3, "codes": 4}, objective={"estimator": "straight-through", "beta": 0.1},
+    )  # fmt: skip
+
+
+def spy(monkeypatch: pytest.MonkeyPatch, name: str) -> list[Any]:
+    seen: list[Any] = []
+    real = getattr(plots, name)
+
+    def draw(*values: Any, **settings: Any) -> Any:
+        seen.extend([*values, settings])
+        return real(*values, **settings)
+
+    monkeypatch.setattr(plots, name, draw)
+    return seen
+
+
+def test_examples_of_a_code_are_those_that_have_it_most_certainly(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = spy(monkeypatch, "code_pictures_figure")
+    gallery.code_examples(run)
+    pictures, labels, _ = seen
+    probs, x = run.model.space.split(run.encode().mean), next(run.dataset().batches("test", 40)).x
+    for row, label in zip(pictures, labels, strict=True):
+        slot, code = (int(word.split()[1]) for word in label.split(", "))
+        best = probs[:, slot - 1, code].argsort(descending=True, stable=True)[:10]
+        torch.testing.assert_close(row, x[best])
+
+
+def test_swaps_change_one_slot_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = spy(monkeypatch, "code_pictures_figure")
+    gallery.code_swaps(run)
+    means, labels, settings = seen
+    numbers = run.encode(points=1000).codes
+    assert numbers is not None
+    captions = np.array(settings["captions"]).reshape(3, 4)
+    for row, label in enumerate(labels):
+        slot = int(label.split()[1]) - 1
+        assert sorted(captions[row]) == list("0123")
+        own = list(captions[row]).index(str(int(numbers[0, slot])))
+        expected = run.decode(run.model.space.one_hot(numbers[:1]))
+        torch.testing.assert_close(means[row, own], expected[0])  # with its own code, the example's own mean
+
+
+def test_the_usage_is_that_of_the_most_likely_codes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = spy(monkeypatch, "code_usage_figure")
+    encoded = run.encode()
+    gallery.codes(run, encoded)
+    shares, perplexity, _ = seen
+    assert encoded.codes is not None
+    for slot in range(3):
+        counts = torch.bincount(encoded.codes[:, slot], minlength=4).double() / len(encoded.codes)
+        torch.testing.assert_close(shares[slot].double(), counts)
+        assert perplexity[slot] == pytest.approx(float(torch.special.entr(counts).sum().exp()))
+
+
+def test_a_path_writes_a_file(tmp_path: Path) -> None:
+    plots.code_usage_figure(SHARES, [1.0, 2.0], path=tmp_path / "codes.png")
+    assert (tmp_path / "codes.png").is_file()

@@ -96,7 +96,7 @@ def encode(
         write_arrays(target, **_with_rows(arrays, encoded.rows))
         wrote(gallery.save(loaded, "latents", gallery.latents(encoded)))
         return
-    given, _ = loaded.asked(data, split, None, None, missing="mask", command=f"encode --posterior {posterior}")
+    given, _ = loaded.asked(data, split, None, None, missing="mask", command=posterior)
     with terminal.sampling_progress() as announce:
         found = loaded.posterior(
             None if data is None else given, split=split, announce=announce, method=posterior, **settings

@@ -54,7 +54,7 @@ def test_what_a_run_without_missing_values_says_of_nan(
     with pytest.raises(SystemExit):
         main(["score", str(run.folder.path), str(tmp_path / "holes.npy")])
     said = capsys.readouterr().err
-    assert "`elbowroom impute`" in said and "--data.missing" not in said  # score has no such flag
+    assert "`elbowroom impute " in said and "--data.missing" not in said  # score has no such flag
 
 
 def test_a_run_on_a_masked_array_reads_nan_as_missing(tmp_path: Path) -> None:

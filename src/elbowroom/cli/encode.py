@@ -125,7 +125,7 @@ def encode(
         else:
             wrote(gallery.save(loaded, "codes", gallery.codes(loaded, encoded)))
         return
-    given, _ = loaded.asked(data, split, None, None, missing="mask", command=f"encode --posterior {posterior}")
+    given, _ = loaded.asked(data, split, None, None, missing="mask", command=posterior)
     with terminal.sampling_progress() as announce:
         found = loaded.posterior(
             None if data is None else given, split=split, announce=announce, method=posterior, **settings

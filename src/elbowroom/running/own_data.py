@@ -7,13 +7,14 @@ import os
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.naming import Naming, described, listed
 from elbowroom.data.sources import BUILT_IN
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
+from elbowroom.inference.posterior.sample import Method
 from elbowroom.running.build import DataFacts, load_configured, suited
 from elbowroom.running.config import Config
 from elbowroom.running.contexts import naming_of
@@ -50,16 +51,19 @@ class MissingDataError(ElbowroomError):
         """The same error, whose remedy also says how a command takes other data.
 
         Args:
-            command: that was asked for, such as ``score`` or ``encode --posterior nuts``.
+            command: that was asked for, such as ``score``; for draws of posteriors the sampler, ``nuts`` or ``hmc``.
             run: the run's folder.
         Example:
             >>> error = MissingDataError("The data are gone.", "Put them back.")
-            >>> error.beside("encode --posterior nuts", Path("runs/mine")).remedy
+            >>> error.beside("nuts", Path("runs/mine")).remedy
             'Put them back. `elbowroom encode runs/mine FILE --posterior nuts` encodes others.'
         """
-        verb, *flags = command.split()
-        line = " ".join(["elbowroom", verb, shlex.quote(str(run)), "FILE", *flags])
-        return MissingDataError(self.problem, f"{self.remedy} `{line}` {_OTHERS[verb]} others.")
+        place = shlex.quote(str(run))
+        if command in get_args(Method):
+            other = f"`elbowroom encode {place} FILE --posterior {command}` encodes others."
+        else:
+            other = f"`elbowroom {command} {place} FILE` {_OTHERS[command]} others."
+        return MissingDataError(self.problem, f"{self.remedy} {other}")
 
 
 def read_own_data(

@@ -42,8 +42,6 @@ from elbowroom.running.units import prepared, restored
 
 __all__ = ["Encoded", "Reconstruction", "Run", "Scores", "as_run", "load"]
 
-POSTERIOR = "encode --posterior nuts"  # the command that `Run.posterior` belongs to
-
 
 class Run(TrainedModel):
     """A trained run: what can be done with its model, and with its data."""
@@ -320,7 +318,9 @@ class Run(TrainedModel):
         Raises:
             ElbowroomError: as there.
         """
-        data, name = self.asked(source, split, context, labels, missing="mask", command=POSTERIOR)
+        data, name = self.asked(
+            source, split, context, labels, missing="mask", command=str(settings.get("method", "nuts"))
+        )
         batch = next(iter(data.batches(name, max(1, data.size(name)), points=points)))
         with evaluation_mode(self.pair):
             generator = make_generator(self.device, seed)

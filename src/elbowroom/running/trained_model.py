@@ -191,7 +191,7 @@ class TrainedModel:
             context: covariates of the source, as in `read`.
             labels: class labels of the source, as in `read`.
             missing: what NaN means, as in `read`.
-            command: that needs the data, for the message where the run's own are gone.
+            command: that needs the data, for messages; the sampler where it draws from posteriors.
         Raises:
             ElbowroomError: a split beside a source, or a context without one; the data are a stream, or are nowhere.
         """
@@ -218,12 +218,10 @@ class TrainedModel:
             return "Correct them, take those rows out, or write NaN in their place: here it means 'not observed'."
         file = shlex.quote(str(source)) if isinstance(source, str | Path) else "FILE"
         fill = f"`elbowroom impute {shlex.quote(str(self.folder.path))} {file}` fills in NaN"
-        verb, *more = command.split()
-        name = "posterior" if more else verb
+        keyword = "data=" * (command in ("doctor", "evaluate", "reconstruct"))
         return (
             f"Correct them or take those rows out; or, where NaN means 'not observed', {fill}, and in Python "
-            f"run.{name}({'data=' * (verb in ('doctor', 'evaluate', 'reconstruct'))}run.read(data, missing='mask')) "
-            "leaves it out."
+            f"run.{command}({keyword}run.read(data, missing='mask')) leaves it out."
         )
 
     def _whole(

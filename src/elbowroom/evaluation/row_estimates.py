@@ -38,7 +38,7 @@ from elbowroom.inference.importance.curve import importance_curve
 from elbowroom.inference.importance.estimate import ImportanceEstimate, importance_estimate_from
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
 from elbowroom.inference.objectives import elbo_terms
-from elbowroom.model.code_distributions import Codes
+from elbowroom.model.code_distributions import AutoregressiveCodes, Codes
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import Guide, guide_distribution
 from elbowroom.model.latent import LatentModel
@@ -350,4 +350,4 @@ def _draws_by_row(distribution: Distribution) -> bool:
             return _draws_by_row(distribution.component_distribution)
         case Independent():
             return isinstance(distribution.base_dist, Normal)
-    return isinstance(distribution, MultivariateNormal)
+    return isinstance(distribution, MultivariateNormal | Codes | AutoregressiveCodes)

@@ -182,7 +182,8 @@ def test_another_prior_and_another_shape() -> None:
 
 def test_it_is_measured_examined_drawn_from_and_filled_in() -> None:
     found = wrap()
-    values = {result.name: result.value for result in found.evaluate("elbo", "iwae", "ais", k=200, temperatures=1)}
+    settings = {"k": 200, "temperatures": 1, "num_samples": 100}
+    values = {result.name: result.value for result in found.evaluate("elbo", "iwae", "ais", **settings)}
     assert values["elbo"] < values["iwae"] < values["ais"] + 0.3
     diagnosis = found.doctor(points=300, checks=["sound", "latents_in_use", "generalises"])
     assert diagnosis.findings and not diagnosis.not_examined

@@ -212,20 +212,6 @@ def _vq(config: Config, update: Update, length: RunLength, execution: Execution)
             "more than the whole training.",
             "Give shares that add up to less than 1, or to 1 for a VQ-VAE without the joint stage.",
         )
-    if length.positions is not None and len(length.positions) < config.model.codes:
-        raise ElbowroomError(
-            f"{config.model.codes:,} codes in each slot were asked for, but there are only {len(length.positions):,} "
-            "training examples to place them.",
-            f"Give --model.codes {len(length.positions)} or less; many fewer are usual.",
-        )
-    for key in ("estimator", "last_estimator"):
-        given = getattr(o, key)
-        if given not in (None, "score-function", *CODE_ESTIMATORS) and (key, given) != ("estimator", "pathwise"):
-            raise ElbowroomError(
-                f"objective.{key} is {given}, which differentiates through draws of real vectors, but the learner vq "
-                "draws codes.",
-                f"Use one of {', '.join(CODE_ESTIMATORS)}, score-function.",
-            )
     joint_from = round((v.reconstruction_share + v.prior_share) * total)
     commitment = 0.0 if config.model.codebook == "fsq" else 0.25
     return Vq(

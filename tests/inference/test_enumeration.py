@@ -22,8 +22,12 @@ from elbowroom.inference.enumeration import (
     sum_of_distinct,
 )
 from elbowroom.inference.objectives import elbo
+from elbowroom.model.autoregressive import CausalTransformer, Made
 from elbowroom.model.code_distributions import CodeSpace
+from elbowroom.model.conditional import Conditional
 from elbowroom.model.latent import LatentModel
+from elbowroom.model.likelihoods import Bernoulli
+from elbowroom.model.networks import MLP
 from elbowroom.model.oracles import ppca
 from exact_cases import flat_gradient, parameters_of
 
@@ -251,3 +255,15 @@ def test_a_guide_without_a_mode_of_slots_gives_its_draws(monkeypatch: pytest.Mon
 def test_what_is_said_of_the_largest_count_is_what_is_checked() -> None:
     assert enumeration.LARGEST_COUNT == 10**6
     assert isinstance(small_codes()[0], LatentModel)
+
+
+@pytest.mark.parametrize("prior", [Made(CodeSpace(5, 4), width=100), CausalTransformer(CodeSpace(5, 4), width=16)])
+def test_a_chunk_is_bounded_by_the_layers_of_the_networks_too(prior: Conditional) -> None:
+    """A thousand codes, of which the prior's network would take a hundred numbers each."""
+    model = LatentModel(prior, Bernoulli(MLP((20,), (1, 6), hidden=(5,)), (6,)))
+    rows: list[int] = []
+    prior.network.register_forward_pre_hook(lambda _, given: rows.append(given[0].shape[:-1].numel()))
+    with torch.no_grad():
+        found = enumerated(model, torch.ones(2, 6), chunk_elements=20_000)
+    assert sum(rows) == 4**5 and max(rows) * prior.network.widest <= 20_000
+    torch.testing.assert_close(found.log_posterior.exp().sum(0), torch.ones(2).double())

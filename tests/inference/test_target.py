@@ -12,6 +12,9 @@ from torch.distributions import Distribution
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.mlp_target import PerceptronPosterior
 from elbowroom.inference.target import default_metric, posterior_target, widest
+from elbowroom.model.autoregressive import CausalTransformer, Made
+from elbowroom.model.code_distributions import CodeSpace
+from elbowroom.model.codes import UnigramCodes
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Bernoulli, ContinuousBernoulli, DiscretizedLogisticMixture, Gaussian, Poisson
 from elbowroom.model.networks import MLP, ConvDecoder, ResidualMLP
@@ -97,3 +100,11 @@ def test_the_default_metric_needs_a_fisher_information_in_closed_form() -> None:
 def test_the_widest_tensor_of_a_decoding(hidden: tuple[int, ...], expected: int) -> None:
     network = MLP((2,), (1, 8, 8), hidden=hidden)
     assert widest(LatentModel(StandardNormal(2), Bernoulli(network, (8, 8)))) == expected
+
+
+def test_the_widest_tensor_may_be_the_priors() -> None:
+    space = CodeSpace(4, 3)
+    likelihood = Bernoulli(MLP((space.dim,), (1, 8, 8), hidden=(5,)), (8, 8))
+    priors = (UnigramCodes(space), 64), (Made(space, width=100), 100), (CausalTransformer(space, width=32), 4 * 4 * 32)
+    for prior, expected in priors:
+        assert widest(LatentModel(prior, likelihood)) == expected

@@ -31,6 +31,7 @@ from torch.utils.checkpoint import checkpoint
 
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError, check_num_samples
+from elbowroom.inference.target import widest
 from elbowroom.memory import require_memory
 from elbowroom.model import noise
 from elbowroom.model.code_distributions import Codes, CodeSpace
@@ -57,7 +58,7 @@ __all__ = [
 
 LARGEST_COUNT = 10**6
 """The most values of z that are enumerated."""
-_CHUNK_ELEMENTS = 2**21  # of the largest tensor of data or latents in a chunk
+_CHUNK_ELEMENTS = 2**21  # of the largest tensor in a chunk
 _WORD_BITS = 62  # of a whole number that several slots are packed into
 
 
@@ -143,8 +144,8 @@ def enumerated(model: LatentModel, batch: Batch | Tensor, *, chunk_elements: int
     Args:
         model: p(x, z) with codes as latents.
         batch: data, ``x`` of shape (batch, \*event).
-        chunk_elements: codes are taken a chunk at a time, such that neither data nor latents of a chunk have more
-            elements than this.
+        chunk_elements: codes are taken a chunk at a time, such that neither data nor latents of a chunk, nor a layer of
+            the networks, have more elements than this.
     Returns:
         Nats, float64; differentiable in the model's parameters.
     Raises:
@@ -246,8 +247,7 @@ def distinct_bound(
         guide: q(z | x).
         batch: data, ``x`` of shape (batch, \*event).
         num_samples: k, draws of z per example.
-        chunk_elements: draws are weighed a chunk at a time, such that neither data nor latents of a chunk have more
-            elements than this.
+        chunk_elements: draws are weighed a chunk at a time, as the codes of :func:`enumerated`.
         generator: the source of randomness.
     Returns:
         Nats, float64, shape (batch,), without a gradient.
@@ -335,8 +335,8 @@ def _over_codes(model: LatentModel, batch: Batch, function: Callable[[Tensor], T
 
 def _at_once(model: LatentModel, batch: Batch, chunk_elements: int, *, shared: bool) -> int:
     """Codes of a chunk; ``shared`` if a code is the same for all examples."""
-    latents = model.space.dim * (1 if shared else len(batch))
-    return max(1, chunk_elements // max(batch.x.numel(), latents))
+    decoded = max(model.space.dim, widest(model)) * (1 if shared else len(batch))
+    return max(1, chunk_elements // max(batch.x.numel(), decoded))
 
 
 def _for_each(z: Tensor, batch: Batch) -> Tensor:

@@ -11,12 +11,13 @@ from torch import Tensor
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import check_name
 from elbowroom.inference.mlp_target import PerceptronPosterior
+from elbowroom.model.causal_networks import CausalNetwork
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import DiscretizedLogisticMixture, Likelihood
 from elbowroom.model.networks import Network
 from elbowroom.samplers.target import Density, Target
 
-__all__ = ["MetricName", "Precision", "default_metric", "posterior_target", "widest"]
+__all__ = ["MetricName", "Precision", "default_metric", "posterior_target", "widest", "widest_of_prior"]
 
 MetricName = Literal["gauss-newton", "guide", "diagonal", "dense", "identity"]
 Precision = Literal["full", "bf16"]
@@ -63,10 +64,15 @@ def _autograd_target(model: LatentModel, batch: Batch, chunk_elements: int = 2**
 
 
 def widest(model: LatentModel) -> int:
-    """Elements of the largest tensor that decoding one z makes."""
+    """Elements of the largest tensor that log p(x, z) of one z takes: of its decoding, or of the prior's network."""
     likelihood = model.likelihood
     layers = [part.widest for part in likelihood.modules() if isinstance(part, Network)]
-    return max(likelihood.num_parameters * math.prod(likelihood.event_shape), *layers, 1)
+    return max(likelihood.num_parameters * math.prod(likelihood.event_shape), *layers, widest_of_prior(model))
+
+
+def widest_of_prior(model: LatentModel) -> int:
+    """Elements of the largest tensor that log p(z) of one z takes in the network of an autoregressive prior; else 1."""
+    return max((part.widest for part in model.prior.modules() if isinstance(part, CausalNetwork)), default=1)
 
 
 def default_metric(likelihood: Likelihood) -> MetricName:

@@ -17,6 +17,9 @@ from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.importance.estimate import WeightSums, importance_estimate, importance_estimate_from
 from elbowroom.inference.mlp_target import PerceptronLikelihood
+from elbowroom.model.autoregressive import CausalTransformer, Made
+from elbowroom.model.code_distributions import CodeSpace
+from elbowroom.model.codes import CategoricalGuide
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import DiagonalNormal, FullNormal, InputTransform
 from elbowroom.model.latent import LatentModel
@@ -225,6 +228,11 @@ def _wide(kind: str) -> tuple[LatentModel, Conditional]:
         prior = StandardNormal(latent)
         likelihood = Bernoulli(MLP((latent,), (1, *shape), hidden=(5,)), shape)
         guide = FullNormal(MLP(shape, FullNormal.parameter_shape(latent), hidden=()), latent)
+    elif kind in ("masked prior", "transformer prior"):
+        space = CodeSpace(4, 3)
+        prior = Made(space, width=1000, layers=1) if kind == "masked prior" else CausalTransformer(space, width=64)
+        likelihood = Bernoulli(MLP((space.dim,), (1, *shape), hidden=(5,)), shape)
+        guide = CategoricalGuide(MLP(shape, space, hidden=()), space)
     return LatentModel(prior, likelihood), guide
 
 
@@ -254,6 +262,8 @@ class Eight(Conditional):
         "convolutions",
         "full guide",
         "mixture of full normals",
+        "masked prior",
+        "transformer prior",
     ],
 )
 def test_memory_is_bounded_whatever_the_model_is_made_of(kind: str) -> None:

@@ -27,6 +27,7 @@ from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError, check_num_samples
 from elbowroom.inference.importance.pareto import LargestWeights
 from elbowroom.inference.mlp_target import PerceptronLikelihood
+from elbowroom.inference.target import widest_of_prior
 from elbowroom.inference.weights import Weighted, weigh
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.distributions import DiagonalNormalMixture
@@ -132,7 +133,7 @@ class WeightSums(NamedTuple):
 
 def _widest(model: LatentModel, q: Distribution, prior: Distribution, batch: Batch) -> int:
     """Elements of the largest tensor that one draw for one example takes."""
-    sizes = [batch.x[0].numel(), _latent_elements(q), _latent_elements(prior)]
+    sizes = [batch.x[0].numel(), _latent_elements(q), _latent_elements(prior), widest_of_prior(model)]
     for part in model.likelihood.modules():
         if isinstance(part, Network):
             sizes.append(part.widest)
@@ -175,8 +176,8 @@ def importance_estimate(
         batch: data, ``x`` of shape (batch, \*event).
         num_samples: k, draws of z per example.
         chunk_elements: draws are taken a chunk at a time, such that no tensor of a chunk has more elements than this:
-            not the data, the latents, the prior's components, the likelihood's parameters nor a layer of its network
-            (a chunk has at least one draw). The draws, though not their law, depend on it.
+            not the data, the latents, the prior's components or a layer of its network, the likelihood's parameters
+            nor a layer of its network (a chunk has at least one draw). The draws, though not their law, depend on it.
         generator: the source of randomness.
     Returns:
         Estimate, standard error, effective sample size and Pareto k̂, each of shape (batch,), float64.
@@ -287,7 +288,7 @@ def weighted_in_chunks(
     at_once = max(1, chunk_elements // per_draw)
     decode = _decoder(model, batch, at_once)
     # small latents are drawn and weighted for many decodings together, so that the sums are updated less often
-    of_latents = max(1, len(batch) * max(_latent_elements(q), _latent_elements(prior)))
+    of_latents = max(1, len(batch) * max(_latent_elements(q), _latent_elements(prior), widest_of_prior(model)))
     pieces = max(1, min(_MOST_PIECES, chunk_elements // (of_latents * at_once)))
     for chunk in chunks(num_samples, pieces * at_once):
         draws = chunk.stop - chunk.start

@@ -279,20 +279,15 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "but model.guide is categorical",
         "--train.learner aevb",
     ),
-    "vq without a joint stage": (
-        {"train": {"learner": "vq"}, "model": {"prior": "unigram"}, "vq": {"reconstruction_share": 0.9}},
-        "leaves nothing for the joint stage",
+    "stages of vq that are longer than the run": (
+        {"train": {"learner": "vq"}, "model": {"prior": "unigram"}, "vq": {"reconstruction_share": 0.95}},
+        "more than the whole training",
         "less than 1",
     ),
     "an estimator of real vectors for vq": (
         {"train": {"learner": "vq"}, "model": {"prior": "unigram"}, "objective": {"estimator": "stl"}},
         "objective.estimator is stl, which differentiates through draws of real vectors",
         "reinmax",
-    ),
-    "more codes than data": (
-        {"train": {"learner": "vq"}, "model": {"prior": "unigram", "codes": 1000}},
-        "1,000 codes in each slot were asked for, but there are only",
-        "--model.codes",
     ),
     "vq's settings for aevb": ({"vq": {"decay": 0.5}}, "does not read vq", "--train.learner"),
     "a weight of the KL for vq": (

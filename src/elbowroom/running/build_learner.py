@@ -212,6 +212,14 @@ def _vq(config: Config, update: Update, length: RunLength, execution: Execution)
             "more than the whole training.",
             "Give shares that add up to less than 1, or to 1 for a VQ-VAE without the joint stage.",
         )
+    for key in ("estimator", "last_estimator"):
+        given = getattr(o, key)
+        if given not in (None, *CODE_ESTIMATORS) and (key, given) != ("estimator", "pathwise"):
+            raise ElbowroomError(
+                f"objective.{key} is {given}, which differentiates through draws of real vectors, but the learner vq "
+                "draws codes.",
+                f"Use one of {', '.join(CODE_ESTIMATORS)}.",
+            )
     joint_from = round((v.reconstruction_share + v.prior_share) * total)
     commitment = 0.0 if config.model.codebook == "fsq" else 0.25
     return Vq(

@@ -102,6 +102,11 @@ def _aevb(config: Config, update: Update, length: RunLength, execution: Executio
             "beta, free_bits and warmup_epochs change the KL term, which the iwae objective does not have.",
             "Leave them out, or set --objective.name elbo.",
         )
+    if o.temperature != 1.0 and not {o.estimator, o.last_estimator} & (set(CODE_ESTIMATORS) - {"score-function"}):
+        raise ElbowroomError(
+            f"objective.temperature is {o.temperature:g}, but the estimator {o.estimator} has no softmax.",
+            "Leave it out, or use an estimator for codes, such as --objective.estimator gumbel-softmax.",
+        )
     later = [key for key in ("last_samples", "last_estimator") if getattr(o, key) is not None]
     if later and length.total_steps is None:
         raise ElbowroomError(

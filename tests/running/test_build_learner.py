@@ -67,7 +67,12 @@ def test_what_is_given_reaches_aevb() -> None:
     assert isinstance(learner, Aevb)
     assert (learner.name, learner.num_samples, learner.beta, learner.warmup_steps) == ("elbo", 3, 2.0, 10.0)
     assert isinstance(learner.objective, functools.partial)
-    assert learner.objective.keywords == {"estimator": "pathwise", "kl": "analytic", "free_bits": 0.5}
+    assert learner.objective.keywords == {
+        "estimator": "pathwise",
+        "temperature": 1.0,
+        "kl": "analytic",
+        "free_bits": 0.5,
+    }
     assert (learner.update.ema, learner.update.clip_norm, learner.update.total_steps) == (0.5, 7.0, 10)
     assert learner.update.schedule(0.5) == pytest.approx(0.5)
 
@@ -279,9 +284,9 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "but model.guide is categorical",
         "--train.learner aevb",
     ),
-    "vq without a joint stage": (
-        {"train": {"learner": "vq"}, "model": {"prior": "unigram"}, "vq": {"reconstruction_share": 0.9}},
-        "leaves nothing for the joint stage",
+    "stages of vq that are longer than the run": (
+        {"train": {"learner": "vq"}, "model": {"prior": "unigram"}, "vq": {"reconstruction_share": 0.95}},
+        "more than the whole training",
         "less than 1",
     ),
     "an estimator of real vectors for vq": (
@@ -289,10 +294,10 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "objective.estimator is stl, which differentiates through draws of real vectors",
         "reinmax",
     ),
-    "more codes than data": (
-        {"train": {"learner": "vq"}, "model": {"prior": "unigram", "codes": 1000}},
-        "1,000 codes in each slot were asked for, but there are only",
-        "--model.codes",
+    "a temperature that is not used": (
+        {"objective": {"temperature": 0.5}},
+        "the estimator pathwise has no softmax",
+        "gumbel-softmax",
     ),
     "vq's settings for aevb": ({"vq": {"decay": 0.5}}, "does not read vq", "--train.learner"),
     "a weight of the KL for vq": (

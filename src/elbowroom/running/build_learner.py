@@ -102,6 +102,11 @@ def _aevb(config: Config, update: Update, length: RunLength, execution: Executio
             "beta, free_bits and warmup_epochs change the KL term, which the iwae objective does not have.",
             "Leave them out, or set --objective.name elbo.",
         )
+    if o.temperature != 1.0 and not {o.estimator, o.last_estimator} & (set(CODE_ESTIMATORS) - {"score-function"}):
+        raise ElbowroomError(
+            f"objective.temperature is {o.temperature:g}, but the estimator {o.estimator} has no softmax.",
+            "Leave it out, or use an estimator for codes, such as --objective.estimator gumbel-softmax.",
+        )
     later = [key for key in ("last_samples", "last_estimator") if getattr(o, key) is not None]
     if later and length.total_steps is None:
         raise ElbowroomError(
@@ -212,6 +217,14 @@ def _vq(config: Config, update: Update, length: RunLength, execution: Execution)
             "more than the whole training.",
             "Give shares that add up to less than 1, or to 1 for a VQ-VAE without the joint stage.",
         )
+    for key in ("estimator", "last_estimator"):
+        given = getattr(o, key)
+        if given not in (None, *CODE_ESTIMATORS) and (key, given) != ("estimator", "pathwise"):
+            raise ElbowroomError(
+                f"objective.{key} is {given}, which differentiates through draws of real vectors, but the learner vq "
+                "draws codes.",
+                f"Use one of {', '.join(CODE_ESTIMATORS)}.",
+            )
     joint_from = round((v.reconstruction_share + v.prior_share) * total)
     commitment = 0.0 if config.model.codebook == "fsq" else 0.25
     return Vq(

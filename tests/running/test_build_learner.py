@@ -155,6 +155,12 @@ def test_what_vq_does_unless_told() -> None:
     assert fixed.commitment == 0.0
 
 
+def test_the_score_function_may_be_named_for_every_part_of_vq() -> None:
+    names = {"estimator": "score-function", "last_estimator": "score-function"}
+    learner = _build(**VQ, objective={**names, "num_samples": 2})
+    assert {key: getattr(learner, key) for key in names} == names
+
+
 def test_the_last_part_of_vq_lies_in_its_last_stage() -> None:
     assert _build(**VQ, objective={"last_share": 0.9}).last_from == _build(**VQ).joint_from
 
@@ -232,6 +238,26 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         {"train": {"learner": "naive"}, "model": {"prior": "mixture"}},
         "mixture",
         "--objective.estimator score-function",
+    ),
+    "naive, codes, pathwise": (
+        {"train": {"learner": "naive"}, "model": {"prior": "made"}, "objective": {"num_samples": 9}},
+        "which is impossible for codes",
+        "--objective.estimator score-function",
+    ),
+    "an estimator of real vectors for codes": (
+        {"model": {"prior": "unigram"}},
+        "objective.estimator is pathwise, which differentiates through draws of real vectors",
+        "--objective.estimator reinmax",
+    ),
+    "another one in the last part": (
+        {"model": {"prior": "made"}, "objective": {"estimator": "reinmax", "last_estimator": "dreg", "name": "iwae"}},
+        "objective.last_estimator is dreg",
+        "--objective.last-estimator reinmax",
+    ),
+    "an estimator of codes for real vectors": (
+        {"objective": {"estimator": "reinmax"}},
+        "which is for draws of codes, but z has 20 latents",
+        "--model.prior made",
     ),
     "wake-sleep with a VampPrior": (
         {"train": {"learner": "wake-sleep"}, "model": {"prior": "vamp"}},

@@ -57,6 +57,7 @@ def build_learner(config: Config, length: RunLength, execution: Execution = eage
     kind = _LEARNERS[config.train.learner]
     _check_guide(config, kind)
     _check_unread(config, kind)
+    _check_estimators(config, kind)
     schedule = config.optimizer.schedule
     if length.total_steps is None and schedule != "constant":
         raise ElbowroomError(
@@ -102,7 +103,7 @@ def _aevb(config: Config, update: Update, length: RunLength, execution: Executio
             "beta, free_bits and warmup_epochs change the KL term, which the iwae objective does not have.",
             "Leave them out, or set --objective.name elbo.",
         )
-    if o.temperature != 1.0 and not {o.estimator, o.last_estimator} & (set(CODE_ESTIMATORS) - {"score-function"}):
+    if o.temperature != 1.0 and not {o.estimator, o.last_estimator} & set(CODE_ESTIMATORS):
         raise ElbowroomError(
             f"objective.temperature is {o.temperature:g}, but the estimator {o.estimator} has no softmax.",
             "Leave it out, or use an estimator for codes, such as --objective.estimator gumbel-softmax.",
@@ -131,10 +132,11 @@ def _aevb(config: Config, update: Update, length: RunLength, execution: Executio
 
 
 def _naive(config: Config, update: Update, length: RunLength, execution: Execution) -> Learner:
-    if config.model.prior == "mixture" and config.objective.estimator != "score-function":
+    prior, estimator = config.model.prior, config.objective.estimator
+    if (prior == "mixture" or config.model.has_codes) and estimator != "score-function":
         raise ElbowroomError(
-            f"The learner naive draws z from the prior, and the estimator {config.objective.estimator} differentiates "
-            "through these draws, which is impossible for a mixture.",
+            f"The learner naive draws z from the prior, and the estimator {estimator} differentiates through these "
+            f"draws, which is impossible for {'codes' if config.model.has_codes else 'a mixture'}.",
             "Use --objective.estimator score-function, or --model.prior normal.",
         )
     if config.objective.num_samples == 1:
@@ -217,14 +219,6 @@ def _vq(config: Config, update: Update, length: RunLength, execution: Execution)
             "more than the whole training.",
             "Give shares that add up to less than 1, or to 1 for a VQ-VAE without the joint stage.",
         )
-    for key in ("estimator", "last_estimator"):
-        given = getattr(o, key)
-        if given not in (None, *CODE_ESTIMATORS) and (key, given) != ("estimator", "pathwise"):
-            raise ElbowroomError(
-                f"objective.{key} is {given}, which differentiates through draws of real vectors, but the learner vq "
-                "draws codes.",
-                f"Use one of {', '.join(CODE_ESTIMATORS)}.",
-            )
     joint_from = round((v.reconstruction_share + v.prior_share) * total)
     commitment = 0.0 if config.model.codebook == "fsq" else 0.25
     return Vq(
@@ -281,6 +275,29 @@ def _check_guide(config: Config, kind: _Kind) -> None:
             f"The learner {learner} draws z from the prior, so it cannot use a {name} guide.",
             "Leave --model.guide out, or use --train.learner aevb, which trains one.",
         )
+
+
+def _check_estimators(config: Config, kind: _Kind) -> None:
+    """Refuses gradient estimators for the other kind of latents: real vectors, or codes."""
+    learner, has_codes = config.train.learner, config.model.has_codes
+    for key in ("estimator", "last_estimator"):
+        given: EstimatorName | None = getattr(config.objective, key)
+        if key not in kind.reads or given in (None, "score-function"):
+            continue
+        if not has_codes and given in CODE_ESTIMATORS:
+            raise ElbowroomError(
+                f"objective.{key} is {given}, which is for draws of codes, but z has {config.model.latents}.",
+                "Leave it out, or train a model with codes: --model.prior made.",
+            )
+        chosen_by_learner = learner == "naive" or (learner == "vq" and (key, given) == ("estimator", "pathwise"))
+        if has_codes and given not in CODE_ESTIMATORS and not chosen_by_learner:
+            flag = f"--objective.{key.replace('_', '-')}"
+            raise ElbowroomError(
+                f"objective.{key} is {given}, which differentiates through draws of real vectors, but z is made of "
+                f"codes ({config.model.latents}).",
+                f"Give {flag} reinmax, which is biased a little, or score-function, which is unbiased and has much "
+                "more variance.",
+            )
 
 
 def _check_unread(config: Config, kind: _Kind) -> None:

@@ -19,6 +19,7 @@ from elbowroom.inference.enumeration import (
     enumerated,
     enumerated_elbo,
     exact_posterior_draws,
+    packed,
     sum_of_distinct,
 )
 from elbowroom.inference.objectives import elbo
@@ -201,7 +202,7 @@ def test_equal_codes_count_once(space: CodeSpace) -> None:
     numbers = few[torch.randint(5, (30, 4), generator=generator)]  # (n, batch, L)
     value = torch.randn(5, generator=generator)
     log_joint = torch.stack([torch.stack([value[(few == row).all(1)][0] for row in rows]) for rows in numbers])
-    found = sum_of_distinct(space, numbers, log_joint)
+    found = sum_of_distinct(packed(space, numbers), log_joint)
     for i in range(4):
         different = {tuple(row): float(v) for row, v in zip(numbers[:, i].tolist(), log_joint[:, i], strict=True)}
         assert found.number[i] == len(different)
@@ -210,7 +211,7 @@ def test_equal_codes_count_once(space: CodeSpace) -> None:
 
 def test_the_first_of_equals_counts() -> None:
     numbers = torch.tensor([[[1, 1]], [[0, 1]], [[1, 1]]])
-    found = sum_of_distinct(CodeSpace(2, 2), numbers, torch.tensor([[0.0], [-math.inf], [5.0]]))
+    found = sum_of_distinct(packed(CodeSpace(2, 2), numbers), torch.tensor([[0.0], [-math.inf], [5.0]]))
     assert (float(found.log_sum), int(found.number)) == (0.0, 2)
 
 

@@ -53,13 +53,14 @@ __all__ = [
     "enumerated",
     "enumerated_elbo",
     "exact_posterior_draws",
+    "packed",
     "sum_of_distinct",
 ]
 
 LARGEST_COUNT = 10**6
 """The most values of z that are enumerated."""
 _CHUNK_ELEMENTS = 2**21  # of the largest tensor in a chunk
-_WORD_BITS = 62  # of a whole number that several slots are packed into
+_WORD_BITS = 62  # of a whole number that slots are packed into
 
 
 class Enumerated(NamedTuple):
@@ -262,42 +263,56 @@ def distinct_bound(
         z = torch.cat([q.mode.unsqueeze(0), z])
     parts = chunks(len(z), _at_once(model, batch, chunk_elements, shared=False))
     log_joint = torch.cat([model.log_joint(batch.x, z[part], context=batch.context, mask=batch.mask) for part in parts])
-    return sum_of_distinct(space, space.numbers(z), log_joint).log_sum
+    return sum_of_distinct(packed(space, space.numbers(z)), log_joint).log_sum
 
 
-def sum_of_distinct(space: CodeSpace, numbers: Tensor, log_joint: Tensor) -> DistinctSum:
-    r"""The sum of p(x, z) over distinct codes: of equal ones the first counts, and no other.
-
-    .. math:: \log \sum_{z \in S} p(x, z)
+def packed(space: CodeSpace, numbers: Tensor) -> Tensor:
+    """Slots in as few whole numbers as hold them, which are equal where the codes are.
 
     Args:
         space: L and K.
-        numbers: code numbers of the slots, int64, shape (n, batch, L).
-        log_joint: log p(x, z), nats, shape (n, batch).
+        numbers: code numbers of the slots, int64, shape (\\*, L).
+    Returns:
+        int64, shape (\\*, W): 24 slots of 16 codes need W = 2 words, 200 of 2 codes 4.
     Example:
-        >>> numbers = torch.tensor([[[0, 2]], [[1, 2]], [[0, 2]]])  # the third is the first again
-        >>> found = sum_of_distinct(CodeSpace(2, 3), numbers, torch.zeros(3, 1))
-        >>> found.log_sum.exp(), found.number
-        (tensor([2.], dtype=torch.float64), tensor([2]))
-    """
-    first = _first_of_equals(space, numbers)
-    return DistinctSum(log_joint.double().masked_fill(~first, -math.inf).logsumexp(0), first.sum(0))
-
-
-def _first_of_equals(space: CodeSpace, numbers: Tensor) -> Tensor:
-    """Whether a code is the first of its equals among n: (n, batch, L) gives bool, (n, batch).
-
-    Slots are packed into as few whole numbers as hold them, by which codes are sorted; equal ones are then neighbours.
+        >>> packed(CodeSpace(3, 10), torch.tensor([[1, 2, 3]]))
+        tensor([[321]])
     """
     per_word = max(1, int(_WORD_BITS / math.log2(space.codes)))
     words = []
     for part in chunks(space.slots, per_word):
         powers = space.codes ** torch.arange(part.stop - part.start, device=numbers.device)
-        words.append((numbers[..., part] * powers).sum(-1))  # (n, batch)
-    order = torch.arange(len(numbers), device=numbers.device).unsqueeze(1).expand(words[0].shape)
-    for word in words:
+        words.append((numbers[..., part] * powers).sum(-1))
+    return torch.stack(words, -1)
+
+
+def sum_of_distinct(words: Tensor, log_joint: Tensor) -> DistinctSum:
+    r"""The sum of p(x, z) over distinct codes: of equal ones the first counts, and no other.
+
+    .. math:: \log \sum_{z \in S} p(x, z)
+
+    Args:
+        words: codes as :func:`packed` gives them, int64, shape (n, batch, W).
+        log_joint: log p(x, z), nats, shape (n, batch).
+    Example:
+        >>> numbers = torch.tensor([[[0, 2]], [[1, 2]], [[0, 2]]])  # the third is the first again
+        >>> found = sum_of_distinct(packed(CodeSpace(2, 3), numbers), torch.zeros(3, 1))
+        >>> found.log_sum.exp(), found.number
+        (tensor([2.], dtype=torch.float64), tensor([2]))
+    """
+    first = _first_of_equals(words)
+    return DistinctSum(log_joint.double().masked_fill(~first, -math.inf).logsumexp(0), first.sum(0))
+
+
+def _first_of_equals(words: Tensor) -> Tensor:
+    """Whether a code is the first of its equals among n: (n, batch, W) gives bool, (n, batch).
+
+    Codes are sorted by their words, so that equal ones are neighbours.
+    """
+    order = torch.arange(len(words), device=words.device).unsqueeze(1).expand(words.shape[:-1])
+    for word in words.unbind(-1):
         order = order.gather(0, word.gather(0, order).argsort(dim=0, stable=True))
-    changes = torch.stack([word.gather(0, order).diff(dim=0) != 0 for word in words]).any(0)
+    changes = torch.stack([word.gather(0, order).diff(dim=0) != 0 for word in words.unbind(-1)]).any(0)
     first = torch.cat([torch.ones_like(order[:1], dtype=torch.bool), changes])
     return torch.zeros_like(first).scatter(0, order, first)
 

@@ -12,9 +12,13 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.inference.enumeration import all_codes, code_numbers, enumerated, enumerated_elbo
 from elbowroom.inference.importance.codes import CodeBounds, code_bounds
 from elbowroom.inference.importance.estimate import importance_estimate_from
-from elbowroom.model.code_distributions import Codes
-from elbowroom.model.latent import evaluation_mode
+from elbowroom.model.code_distributions import Codes, CodeSpace
+from elbowroom.model.codes import UniformCodes
+from elbowroom.model.latent import LatentModel, evaluation_mode
+from elbowroom.model.likelihoods import Bernoulli
+from elbowroom.model.networks import MLP
 from elbowroom.model.oracles import ppca
+from largest_tensor import Largest
 
 
 def _generator() -> torch.Generator:
@@ -97,6 +101,16 @@ def test_the_estimate_is_that_of_importance_sampling_whatever_the_chunks() -> No
             other = importance_estimate_from(model, guide(x), x, generator=_generator(), **given)
             for name in other._fields:
                 assert torch.equal(getattr(found, name), getattr(other, name))
+
+
+def test_memory_does_not_grow_by_the_numbers_of_all_draws() -> None:
+    """A thousand draws of 200 slots for each of eight rows would be 1.6 million numbers."""
+    space = CodeSpace(200, 2)
+    model = LatentModel(UniformCodes(space), Bernoulli(MLP((space.dim,), (1, 4), hidden=()), (4,)))
+    q = Codes(torch.randn(8, *space, generator=_generator()))
+    with Largest() as largest:
+        code_bounds(model, q, torch.ones(8, 4), num_samples=1000, chunk_elements=50_000, generator=_generator())
+    assert largest.elements <= 50_000
 
 
 def test_a_single_draw_has_no_standard_error() -> None:

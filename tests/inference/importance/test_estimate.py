@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, MixtureSameFamily, MultivariateNormal, Normal
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import exact_cases as exact
 from elbowroom.data.batch import Batch
@@ -27,6 +26,7 @@ from elbowroom.model.likelihoods import Bernoulli, Categorical, DiscretizedLogis
 from elbowroom.model.networks import MLP, ConvDecoder
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal
 from elbowroom.numerics import chunks, effective_sample_size, log_mean_exp
+from largest_tensor import Largest
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -188,19 +188,6 @@ def test_refusals(call: dict[str, int]) -> None:
     case = exact.linear_gaussian(4, 2)
     with pytest.raises(ElbowroomError):
         importance_estimate(case.model, case.guide, case.x, generator=seeded(), **call)
-
-
-class Largest(TorchDispatchMode):
-    """Elements of the largest tensor that any operation returns meanwhile."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if isinstance(out, Tensor):
-            # of its storage: a view that is expanded takes none
-            self.elements = max(self.elements, out.untyped_storage().nbytes() // out.element_size())
-        return out
 
 
 def _wide(kind: str) -> tuple[LatentModel, Conditional]:

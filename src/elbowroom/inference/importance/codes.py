@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.batch import Batch, as_batch
-from elbowroom.inference.enumeration import sum_of_distinct
+from elbowroom.inference.enumeration import packed, sum_of_distinct
 from elbowroom.inference.importance.estimate import WeightSums, weighted_in_chunks
 from elbowroom.inference.importance.pareto import LargestWeights
 from elbowroom.inference.kl import closed_form_kl
@@ -121,19 +121,22 @@ def code_bounds(
     prior = model.prior(None, batch.context)
     sums = WeightSums.empty(len(batch), batch.x.device)
     largest = LargestWeights.empty(num_samples, len(batch), batch.x.device)
-    parts = []
+    parts, drawn = [], None
     for weighted in weighted_in_chunks(
         model, q, batch, num_samples=num_samples, chunk_elements=chunk_elements, generator=generator
     ):
         sums, largest = sums.add(weighted.log_weights), largest.add(weighted.log_weights)
-        parts.append((weighted.log_likelihood.double(), weighted.log_prior.double(), space.numbers(weighted.z)))
-    log_likelihood, log_prior, drawn = (torch.cat(part) for part in zip(*parts, strict=True))  # (draws, batch, …)
+        numbers = space.numbers(weighted.z)  # (draws of a chunk, batch, L); of all draws they would be large
+        drawn = numbers[0].clone() if drawn is None else drawn
+        parts.append((weighted.log_likelihood.double(), weighted.log_prior.double(), packed(space, numbers)))
+    assert drawn is not None  # there is one draw at least
+    log_likelihood, log_prior, words = (torch.cat(part) for part in zip(*parts, strict=True))  # (draws, batch, …)
 
     z, mode = q.mode, space.numbers(q.mode)
     mode_log_prior = prior.log_prob(z).double().expand(len(batch))
     mode_log_likelihood = model.log_likelihood(batch.x, z, context=batch.context, mask=batch.mask).double()
     deterministic = mode_log_likelihood + mode_log_prior
-    numbers = torch.cat([mode.unsqueeze(0), drawn])
+    words = torch.cat([packed(space, mode).unsqueeze(0), words])
     log_joint = torch.cat([deterministic.unsqueeze(0), log_likelihood + log_prior])
 
     closed = closed_form_kl(q, prior)
@@ -154,9 +157,9 @@ def code_bounds(
         _stderr(sampled),
         deterministic,
         -mode_log_prior,
-        *sum_of_distinct(space, numbers, log_joint),
+        *sum_of_distinct(words, log_joint),
         mode,
-        drawn[0],
+        drawn,
     )
 
 

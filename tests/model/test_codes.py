@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from code_cases import small_codes
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.kl import closed_form_kl
 from elbowroom.inference.objectives import elbo, iwae
@@ -149,6 +150,15 @@ def test_a_pathwise_gradient_through_codes_is_refused(model: LatentModel, guide:
     real, normal, rows = oracles.ppca(dim=4, latent_dim=2, seed=0)
     with pytest.raises(ElbowroomError, match="is for draws of codes"):
         elbo(real, normal, rows, estimator="straight-through")
+
+
+def test_free_bits_need_independent_slots_and_the_remedy_names_priors_over_codes() -> None:
+    chain, q, rows, _ = small_codes(rows=3)
+    with pytest.raises(ElbowroomError, match="free_bits=0.1 needs a KL that factorises") as caught:
+        elbo(chain, q, rows, free_bits=0.1, estimator="reinmax")
+    assert "unigram" in caught.value.remedy and "normal" not in caught.value.remedy
+    independent, q, rows, _ = small_codes(rows=3, prior="unigram")
+    assert elbo(independent, q, rows, free_bits=0.1, estimator="reinmax").shape == (3,)
 
 
 def test_a_network_of_another_shape_is_refused() -> None:

@@ -45,6 +45,7 @@ from elbowroom.errors import ElbowroomError, check_name, check_num_samples
 from elbowroom.inference.code_gradients import Draws, path_gradient
 from elbowroom.inference.kl import closed_form_kl, exact_entropy, has_analytic_kl
 from elbowroom.inference.weights import ESTIMATORS, Estimator, draw_latents, log_weights, weigh_draws
+from elbowroom.model.code_distributions import Codes
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
@@ -340,11 +341,13 @@ def _check_elbo(num_samples: int, kl: str, beta: float | Tensor, free_bits: floa
 
 
 def _no_closed_form(q: Distribution, prior: Distribution, free_bits: float) -> ElbowroomError:
-    pair = f"a {type(q).__name__} guide and a {type(prior).__name__} prior"
+    pair = f"the guide's {type(q).__name__} and the prior's {type(prior).__name__}"
     if free_bits > 0:
         return ElbowroomError(
             f"free_bits={free_bits} needs a KL that factorises over latent dimensions, but {pair} have none.",
-            "Use a diagonal guide with a normal prior, or free_bits=0 (and kl='monte-carlo').",
+            "Use a prior of independent slots (unigram or uniform), or free_bits=0."
+            if isinstance(q, Codes)
+            else "Use a diagonal guide with a normal prior, or free_bits=0 (and kl='monte-carlo').",
         )
     return ElbowroomError(
         f"kl='analytic' needs a KL in closed form, but there is none between {pair}.",

@@ -58,7 +58,7 @@ class InformedMoves:
     with t the slopes of log f − log m. The step size ε in (0, 1] is about the share of slots that are drawn anew.
     Where f is the reference m itself, t vanishes and every proposal is accepted, with ε = 1 an independent one: as
     the rotation of :class:`~elbowroom.samplers.hmc.HMC` is exact for a normal target, these moves are for a product of
-    slots. With a uniform reference, they are the discrete Langevin proposal.
+    slots. With a uniform reference and "sqrt" they are the discrete Langevin proposal.
 
     Args:
         log_reference: log m_l(k), normalised over k, all finite, shape (data, L, K), or (1, L, K) for one that all

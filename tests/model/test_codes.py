@@ -154,7 +154,7 @@ def test_a_pathwise_gradient_through_codes_is_refused(model: LatentModel, guide:
 
 def test_free_bits_need_independent_slots_and_the_remedy_names_priors_over_codes() -> None:
     chain, q, rows, _ = small_codes(rows=3)
-    with pytest.raises(ElbowroomError, match="free_bits=0.1 needs a KL that factorises") as caught:
+    with pytest.raises(ElbowroomError, match=r"free_bits=0\.1 needs a KL that factorises") as caught:
         elbo(chain, q, rows, free_bits=0.1, estimator="reinmax")
     assert "unigram" in caught.value.remedy and "normal" not in caught.value.remedy
     independent, q, rows, _ = small_codes(rows=3, prior="unigram")

@@ -72,7 +72,8 @@ runs = {
 # $$ \log p(\hat z) + \log p(x \mid \hat z) \;=\; \log p(x) - \big[ -\log p(\hat z \mid x) \big] \;\le\; \log p(x), $$
 #
 # in the hope that a decoder that was trained on $\hat z$ leaves $p(x \mid z)$ no mass for other z. What it is too low
-# by is $-\log p(\hat z \mid x)$, exactly: how unsure the posterior is of the code. `er.enumerated` sums over all codes, and so gives both sides.
+# by is $-\log p(\hat z \mid x)$, exactly: how unsure the posterior is of the code. `er.enumerated` sums over all codes,
+# and so gives both sides.
 
 
 # %%

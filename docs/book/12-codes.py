@@ -134,9 +134,11 @@ for bound in ("the most likely code", "ELBO", "all codes"):
     print(f"by {bound:<21} three stages are better by {mean:+.2f} ± {error:.2f} nats")
 
 # %% [markdown]
-# Larger models cannot be enumerated: with 24 slots of 16 codes there are 8 × 10²⁸ values of z. There the
+# Larger models cannot be enumerated: with 32 slots of 16 codes there are 3 × 10³⁸ values of z. There the
 # importance-weighted bound and {doc}`annealed importance sampling <../reference/methods/ais>` remain, and
-# `elbowroom evaluate RUN --methods codes` reports all of the above but the last row.
+# `elbowroom evaluate RUN --methods codes` reports all of the above but the last row. For the recipe
+# `mnist-codes-15min` it finds, with `--k 1000 --points 10000` on MNIST's test digits, −98.04 ± 0.23 nats by the most
+# likely code, and −82.15 ± 0.22 by importance weights: sixteen nats are a matter of which bound is quoted.
 #
 # ## What the codes say
 #

@@ -540,7 +540,10 @@ def test_the_bound_comes_near_the_best_there_is(kind: CodebookKind, gradient: st
 
 @pytest.mark.filterwarnings("ignore")  # the compiler warns of its own doings
 @pytest.mark.usefixtures("traced")
-@pytest.mark.parametrize("gradient", QUANTIZER_GRADIENTS)
+@pytest.mark.parametrize(
+    "gradient",
+    [pytest.param(name, marks=() if name == "straight-through" else pytest.mark.slow) for name in QUANTIZER_GRADIENTS],
+)
 def test_compiled_stages_agree_with_eager_ones(gradient: str) -> None:
     """Draws from prepared noise, and vectors in the place of codes, in one graph for each of the four parts."""
     from elbowroom.learners.compiled import Compiled  # the compiler takes seconds to import

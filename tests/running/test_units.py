@@ -96,7 +96,8 @@ def test_log_p_is_the_exact_one_whatever_the_offset(runs: dict[float, Run], offs
 
 def test_the_offset_changes_no_result(runs: dict[float, Run]) -> None:
     """The runs have the same seeds; only rounding differs, and what training makes of it."""
-    values = [run.evaluate("elbo", "iwae", k=50) for run in runs.values()]
+    # draws are seeded by the rows' values, which differ in the last digits, too: many of them
+    values = [run.evaluate("elbo", "iwae", k=1000, num_samples=200) for run in runs.values()]
     for other in values[1:]:
         for one, two in zip(values[0], other, strict=True):
             assert two.value == pytest.approx(one.value, abs=0.05)

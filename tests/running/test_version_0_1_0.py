@@ -55,6 +55,7 @@ def test_what_was_measured_then_is_measured_again(old: Path) -> None:
     er.load(old).evaluate("elbo", "iwae", points=40, k=50)
     again = json.loads((old / "evaluation.json").read_text())["results"]
     assert len(again) == len(rows)
-    for name, slack in (("elbo", 1e-4), ("iwae", 0.05)):  # the room has an ELBO of its own, further down
+    # draws have belonged to rows since: one of each of 40 rows moves the mean of the ELBO by some tenths of a nat
+    for name, slack in (("elbo", 0.5), ("iwae", 0.05)):  # the room has an ELBO of its own, further down
         then, now = (next(row for row in given if row["name"] == name) for given in (rows, again))
         assert now["value"] == pytest.approx(then["value"], abs=slack)

@@ -26,8 +26,9 @@ def sample(
     checkpoint: Checkpoint = "best",
     device: Device = None,
 ) -> None:
-    """Draw samples from the model, with means, latent traversals (of codes, what each code of a slot does) and, for two
-    latent dimensions, the manifold.
+    """Draw samples from the model, with means, latent traversals and, for two latent dimensions, the manifold.
+
+    A traversal of codes exchanges the code of one slot at a time.
 
     Parameters
     ----------

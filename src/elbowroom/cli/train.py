@@ -20,6 +20,7 @@ from elbowroom.running.config import (
     RuntimeConfig,
     SviConfig,
     TrainConfig,
+    VqConfig,
 )
 from elbowroom.sections import Section
 
@@ -47,7 +48,8 @@ def train(
     train: Annotated[TrainConfig, _section("Training", 5, TrainConfig)] = TrainConfig(),  # noqa: B008
     mcem: Annotated[McemConfig, _section("Monte Carlo EM", 6, McemConfig)] = McemConfig(),  # noqa: B008
     svi: Annotated[SviConfig, _section("Pyro", 7, SviConfig)] = SviConfig(),  # noqa: B008
-    runtime: Annotated[RuntimeConfig, _section("Machine", 8, RuntimeConfig)] = RuntimeConfig(),  # noqa: B008
+    vq: Annotated[VqConfig, _section("Vector quantisation", 8, VqConfig)] = VqConfig(),  # noqa: B008
+    runtime: Annotated[RuntimeConfig, _section("Machine", 9, RuntimeConfig)] = RuntimeConfig(),  # noqa: B008
 ) -> None:
     """Train a model.
 
@@ -86,6 +88,7 @@ def train(
         "train": train,
         "mcem": mcem,
         "svi": svi,
+        "vq": vq,
         "runtime": runtime,
     }
     dumped = {name: section.model_dump(exclude_unset=True) for name, section in sections.items()}

@@ -42,7 +42,7 @@ from torch.distributions import Distribution
 
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError, check_name, check_num_samples
-from elbowroom.inference.code_gradients import Draws, path_gradient
+from elbowroom.inference.code_gradients import path_gradient
 from elbowroom.inference.kl import closed_form_kl, exact_entropy, has_analytic_kl
 from elbowroom.inference.weights import ESTIMATORS, Estimator, draw_latents, log_weights, weigh_draws
 from elbowroom.model.code_distributions import Codes
@@ -142,7 +142,8 @@ def elbo_terms(
             value = value + _without_value((_minus_others_mean(signal.detach()) * log_q).mean(0))
         return Terms(value, {"reconstruction": reconstruction.detach(), "kl": divergence.detach()})
 
-    return _at_draws(terms_at, draws)
+    terms = terms_at(draws.z)
+    return terms if draws.relaxed is None else _with_path(terms, terms_at, draws.relaxed)
 
 
 def elbo(
@@ -250,7 +251,8 @@ def iwae_terms(
             value = value + _without_value((signal * weighted.log_q).sum(0))
         return Terms(value, {"elbo": log_w.detach().mean(0), "ess": effective_sample_size(log_w.detach())})
 
-    return _at_draws(terms_at, draws)
+    terms = terms_at(draws.z)
+    return terms if draws.relaxed is None else _with_path(terms, terms_at, draws.relaxed)
 
 
 def iwae(
@@ -355,12 +357,9 @@ def _no_closed_form(q: Distribution, prior: Distribution, free_bits: float) -> E
     )
 
 
-def _at_draws(terms_at: Callable[[Tensor], Terms], draws: Draws) -> Terms:
-    """The terms at the draws; relaxed draws add their gradient, and to the value nothing."""
-    terms = terms_at(draws.z)
-    if draws.relaxed is None:
-        return terms
-    path = path_gradient(lambda z: terms_at(z).value, draws.relaxed)
+def _with_path(terms: Terms, terms_at: Callable[[Tensor], Terms], relaxed: Tensor) -> Terms:
+    """The terms at codes; the relaxed draws add the gradient of the value there, and to the value nothing."""
+    path = path_gradient(lambda z: terms_at(z).value, relaxed)
     return terms._replace(value=terms.value + path.sum(0))
 
 

@@ -139,7 +139,7 @@ def draw_codes(
 def path_gradient(value: Callable[[Tensor], Tensor], relaxed: Tensor) -> Tensor:
     r"""Zero, with the gradient that an objective has through relaxed draws, and through nothing else.
 
-    .. math:: \Big\langle \frac{\partial v}{\partial z_s} (y), \; y_s(\ell) - y_{s, \text{fixed}} \Big\rangle
+    .. math:: \sum_j \frac{\partial v}{\partial z_{sj}} (y) \, \big(y_{sj}(\ell) - y_{sj, \text{fixed}}\big)
 
     What depends on parameters directly, such as the networks' weights, is differentiated at codes; here it is fixed.
 

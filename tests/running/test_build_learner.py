@@ -94,6 +94,11 @@ def test_what_is_given_reaches_naive_and_wake_sleep() -> None:
     assert wakesleep.num_samples == 9
 
 
+def test_wake_sleep_takes_a_codebook_that_is_fixed() -> None:
+    model = {"prior": "made", "guide": "nearest-code", "codebook": "fsq", "code_dim": 2}
+    assert isinstance(_build(train={"learner": "wake-sleep"}, model=model), WakeSleep)
+
+
 def test_what_is_given_reaches_mcem() -> None:
     given = {
         "sampler": "nuts",
@@ -263,6 +268,11 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         {"train": {"learner": "wake-sleep"}, "model": {"prior": "vamp"}},
         "VampPrior",
         "--model.prior",
+    ),
+    "wake-sleep with a codebook": (
+        {"train": {"learner": "wake-sleep"}, "model": {"prior": "made", "guide": "nearest-code"}},
+        "one codebook",
+        "--train.learner vq",
     ),
     "mcem with a VampPrior": (
         {"train": {"learner": "mcem"}, "model": {"prior": "vamp", "guide": "diagonal"}},

@@ -155,6 +155,11 @@ def _wake_sleep(config: Config, update: Update, length: RunLength, execution: Ex
             "Wake-sleep trains model and guide separately, but a VampPrior is made of the guide.",
             "Use --model.prior normal or mixture, or --train.learner aevb.",
         )
+    if guide_name(config) == "nearest-code" and config.model.codebook != "fsq":
+        raise ElbowroomError(
+            "Wake-sleep trains model and guide separately, but a nearest-code guide and a decoder learn one codebook.",
+            "Use --model.guide categorical, a fixed --model.codebook fsq, or --train.learner vq.",
+        )
     return WakeSleep(update=update, num_samples=config.objective.num_samples, execution=execution)
 
 

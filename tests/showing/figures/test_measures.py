@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,18 @@ def test_each_side_has_its_mark_which_the_legend_explains() -> None:
     figure = plots.evaluation_figure([ELBO, IWAE | {"bound": "upper"}])
     assert [container.lines[0].get_marker() for container in figure.axes[0].containers] == [">", "<"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["lower bound", "upper bound"]
+
+
+@pytest.mark.parametrize("name", ["ELBO", "importance weights, k = 1,000 draws"])
+def test_the_numbers_at_the_axis_do_not_meet(name: str) -> None:
+    rows = [{"name": f"{name} {n}", "value": -18.31 + n / 2, "stderr": 0.29, "bound": "lower"} for n in range(4)]
+    figure = plots.evaluation_figure(rows)
+    figure.canvas.draw()
+    shown = [tick.label1 for tick in figure.axes[0].xaxis.get_major_ticks() if tick.label1.get_text()]
+    low, high = figure.axes[0].get_xlim()
+    boxes = [label.get_window_extent() for label in shown if low <= label.get_position()[0] <= high]
+    assert len(boxes) >= 2
+    assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
 
 
 def test_a_missing_error_is_no_error_of_zero() -> None:

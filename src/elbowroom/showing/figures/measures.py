@@ -54,6 +54,8 @@ _MARKERS = {
 }
 _BIASED = 4.0  # bias in standard errors beyond which an estimator is drawn as biased
 
+_SHORT = 20  # characters of a name that leave room for five numbers at the axis
+
 
 def evaluation_figure(
     results: Sequence[Mapping[str, Any]],
@@ -130,7 +132,8 @@ def evaluation_figure(
     text = " · ".join(part for part in (title, None if normalized else NOT_A_LIKELIHOOD) if part)
     thin_axes(axes, xlabel="nats per example, ± 1 standard error")
     heading(figure, text)
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    longest = max(map(len, names))  # of the names beside the axis, which leave it what is left of the column
+    axes.xaxis.set_major_locator(MaxNLocator(5 if longest <= _SHORT else 2, steps=[1, 2, 5, 10]))
     axes.margins(x=0.08)
     axes.set_yticks(range(len(shown)), names, parse_math=False)
     axes.tick_params(axis="y", length=0)

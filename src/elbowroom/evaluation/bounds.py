@@ -159,7 +159,7 @@ def tail_reliability(pareto_k: Tensor, draws: int) -> dict[str, float]:
     known = pareto_k[~pareto_k.isnan()]
     if not len(known):
         return {}
-    share = float((known > pareto_threshold(draws)).double().mean())
+    share = float((pareto_k > pareto_threshold(draws)).double().mean())  # of all: where k̂ is unknown nothing is claimed
     return {"median_pareto_k": float(known.clamp(-1e3, 1e3).median()), "unreliable": share}
 
 

@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from code_cases import MixedGuide, small_codes
+from elbowroom.inference.enumeration import enumerated
 from elbowroom.inference.importance import pareto
+from elbowroom.inference.importance.estimate import importance_estimate_from
 from elbowroom.inference.importance.pareto import LargestWeights, pareto_k, pareto_threshold
 
 
@@ -88,6 +91,24 @@ def test_some_weights_that_are_zero_do_no_harm() -> None:
     spoilt = log_weights.clone()
     spoilt[log_weights < -1] = -math.inf
     torch.testing.assert_close(pareto_k(spoilt), pareto_k(log_weights))
+
+
+def test_a_weight_that_many_draws_share_has_no_tail_unless_it_is_next_to_nothing() -> None:
+    """200 draws, 41 of them the tail: all but a few have one weight, as where few codes are likely."""
+    close, far = torch.zeros(200, 1), torch.zeros(200, 1)
+    close[:20], far[:3] = 0.5, 14.0  # three draws of e¹⁴ outweigh all others together
+    found = pareto_k(torch.cat([close, far], 1))
+    assert math.isnan(found[0]) and found[1] == math.inf
+
+
+def test_a_good_guide_over_few_codes_is_not_called_unreliable() -> None:
+    model, _, x, _ = small_codes(2, 4, rows=200)
+    with torch.no_grad():
+        truth, q = enumerated(model, x).log_evidence, MixedGuide(model)(x)
+        found = importance_estimate_from(model, q, x, num_samples=1000, generator=torch.Generator().manual_seed(0))
+    scores = (found.log_evidence - truth) / found.stderr
+    assert 0.7 < float(scores.square().mean().sqrt()) < 1.3  # the standard errors are right
+    assert float((found.pareto_k > pareto_threshold(1000)).double().mean()) < 0.05
 
 
 @pytest.mark.parametrize("draws", [1, 5, 20])

@@ -85,7 +85,9 @@ class LargestWeights(NamedTuple):
         r"""k̂ of each example, float64, shape (batch,).
 
         −∞ where the largest weights are all the same; ∞ where weight is found in so few draws that the tail holds next
-        to none, or in no draw at all; NaN with fewer than 21 draws, and for weights that are no numbers.
+        to none, or in no draw at all; NaN with fewer than 21 draws, for weights that are no numbers, and where a
+        quarter of the tail is one weight that was drawn again and again, as those of few codes are: what is beyond
+        it has no shape.
         """
         tail, data = _tail(self.draws), self.kept.shape[1]
         if tail < _LEAST_TAIL or len(self.kept) <= tail:
@@ -99,7 +101,8 @@ class LargestWeights(NamedTuple):
         beyond = torch.where(usable, beyond, torch.ones_like(beyond).cumsum(1))  # any, so that the fit has no NaN
         rows = max(1, _CHUNK_ELEMENTS // (tail * _grid(tail)))
         found = torch.cat([_fit(beyond[part]) for part in chunks(data, rows)]) if data else beyond[:, 0]
-        found = torch.where(few, math.inf, found)
+        repeated = self.draws * scaled[:, -1] > 1  # the weight that ends the tail: what has it outweighs a single draw
+        found = torch.where(few, torch.where(repeated, math.nan, math.inf), found)
         found = torch.where(equal & top.squeeze(1).isfinite(), -math.inf, found)
         return torch.where(top.squeeze(1) < math.inf, found, math.nan)  # of NaN it is not true either
 

@@ -21,7 +21,6 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.settings import Settings
 from elbowroom.phrasing import Language, phrased, speaking
 from elbowroom.running.config import Config, configure
-from elbowroom.running.runs import POSTERIOR
 
 SOURCE = Path(er.__file__).parent
 NOT_MESSAGES = {
@@ -60,7 +59,7 @@ def _texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def messages() -> list[tuple[str, str]]:
-    """(place, text) of all texts that name a flag; documented fields and a command are left out."""
+    """(place, text) of all texts that name a flag; documented fields are left out."""
     found = []
     for path in sorted(SOURCE.rglob("*.py")):
         where = path.relative_to(SOURCE)
@@ -71,7 +70,7 @@ def messages() -> list[tuple[str, str]]:
         for node in ast.walk(tree):
             if id(node) in attribute_docs and isinstance(node, ast.Constant):
                 node.value = ""
-        found += [(f"{where}:{line}", text) for line, text in _texts(tree) if _FLAG.search(text) and text != POSTERIOR]
+        found += [(f"{where}:{line}", text) for line, text in _texts(tree) if _FLAG.search(text)]
     return found
 
 

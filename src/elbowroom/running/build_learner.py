@@ -285,7 +285,8 @@ def _check_guide(config: Config, kind: _Kind) -> None:
 def _check_estimators(config: Config, kind: _Kind) -> None:
     """Refuses gradient estimators for the other kind of latents: real vectors, or codes."""
     learner, has_codes = config.train.learner, config.model.has_codes
-    for key in ("estimator", "last_estimator"):
+    flags = {"estimator": "--objective.estimator", "last_estimator": "--objective.last-estimator"}
+    for key, flag in flags.items():
         given: EstimatorName | None = getattr(config.objective, key)
         if key not in kind.reads or given in (None, "score-function"):
             continue
@@ -296,7 +297,6 @@ def _check_estimators(config: Config, kind: _Kind) -> None:
             )
         chosen_by_learner = learner == "naive" or (learner == "vq" and (key, given) == ("estimator", "pathwise"))
         if has_codes and given not in CODE_ESTIMATORS and not chosen_by_learner:
-            flag = f"--objective.{key.replace('_', '-')}"
             raise ElbowroomError(
                 f"objective.{key} is {given}, which differentiates through draws of real vectors, but z is made of "
                 f"codes ({config.model.latents}).",

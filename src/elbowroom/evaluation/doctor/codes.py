@@ -71,8 +71,8 @@ def _guide(inputs: DoctorInput) -> Conditional | None:
 def codes_in_use(inputs: DoctorInput) -> list[Finding]:
     r"""Dead codes: those that are the most likely one of no example, and that q gives hardly any probability.
 
-    .. math:: \text{dead} = \#\Big\{(l, k) : \hat z_{nl} \ne k \;\forall n, \;
-        \frac1N \sum_n q(z_l = k | x_n) < \frac{0.01}{K}\Big\}
+    .. math:: \text{dead} = \sum_{l, k} \Big[\, \hat z_{nl} \ne k \text{ for all } n, \text{ and }
+        \frac{1}{N} \sum_n q(z_l = k | x_n) < \frac{0.01}{K} \,\Big]
 
     Args:
         inputs: a trained model with codes, and its data: training data where there are any.

@@ -240,6 +240,22 @@ def test_draws_grow_at_the_end_and_validation_takes_the_larger_number() -> None:
     assert asked[-1] == 7
 
 
+def test_another_gradient_estimator_serves_in_the_last_part_and_validation_keeps_the_first() -> None:
+    asked = []
+
+    def objective(model: Any, guide: Any, batch: Batch, *, estimator: Any, **settings: Any) -> Any:
+        asked.append(estimator)
+        return elbo_terms(model, guide, batch, estimator=estimator, **settings)
+
+    first, last = (functools.partial(objective, estimator=name) for name in ("pathwise", "score-function"))
+    pair, x = _pair()
+    learner = dataclasses.replace(_aevb(), objective=first, last_objective=last, num_samples=2, last_from=3)
+    _run(learner, pair, x, 5)
+    assert asked == ["pathwise"] * 3 + ["score-function"] * 2
+    learner.measure(pair, Batch(x), generator=torch.Generator().manual_seed(0))
+    assert asked[-1] == "pathwise"
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"beta": 5.0}, {"beta": 0.0}, {"objective": functools.partial(elbo_terms, free_bits=3.0)}],

@@ -85,6 +85,20 @@ def test_the_last_share_of_the_steps_takes_more_draws() -> None:
     assert "--train.epochs" in error.remedy
 
 
+def test_the_last_share_of_the_steps_takes_another_estimator() -> None:
+    codes = {"guide": "categorical", "prior": "unigram"}
+    asked = {"estimator": "reinmax", "last_estimator": "score-function", "temperature": 0.5, "last_share": 0.3}
+    learner = _build(model=codes, objective={**asked, "num_samples": 2})
+    assert isinstance(learner, Aevb) and isinstance(learner.objective, functools.partial)
+    assert isinstance(learner.last_objective, functools.partial)
+    first, last = learner.objective.keywords, learner.last_objective.keywords
+    assert (first["estimator"], last["estimator"], learner.last_from) == ("reinmax", "score-function", 7)
+    assert {**first, "estimator": None} == {**last, "estimator": None}
+    assert _build(objective={"last_samples": 8}).last_objective is None
+    error = _refused(lambda: _build(COURSE._replace(total_steps=None), model=codes, objective=asked))
+    assert "objective.last_estimator" in error.problem
+
+
 def test_what_is_given_reaches_naive_and_wake_sleep() -> None:
     naive = _build(train={"learner": "naive"}, objective={"num_samples": 9, "estimator": "score-function"})
     assert (naive.name, naive.num_samples, naive.weighs_kl) == ("naive", 9, False)

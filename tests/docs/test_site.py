@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ pytest.importorskip("sphinx")
 ROOT = Path(__file__).parents[2]
 DOCS, BUILT = ROOT / "docs", ROOT / "docs" / "_build" / "html"
 WIDTHS = (400, 800, 1400)
+PARTS = 40  # of the pages: processes that share the tests begin with the files that have most of them
 
 
 def _is_fresh() -> bool:
@@ -61,19 +62,35 @@ def places(page: Path) -> frozenset[str]:
     return frozenset(re.findall(r"""\bid=["']([^"']+)["']""", page.read_text(encoding="utf-8")))
 
 
-def faults(browser: Any, page: Path) -> Iterator[str]:
-    """What is wrong with a page, in words."""
+@pytest.fixture(scope="module")
+def tab(browser: Any) -> Iterator[Any]:
+    """A tab of the browser, for one page after the other: a new one for each takes as long as the page."""
     context = browser.new_context()
-    opened = context.new_page()
+    yield context.new_page()
+    context.close()
+
+
+def faults(opened: Any, page: Path) -> list[str]:
+    """What is wrong with a page, opened in a tab, in words."""
     told: list[str] = []
-    opened.on("console", lambda message: told.append(f"console: {message.text}") if message.type == "error" else None)
-    opened.on("pageerror", lambda error: told.append(f"script: {error}"))
-    opened.on(
-        "request",
-        lambda asked: None if asked.url.startswith(("file:", "data:")) else told.append(f"fetched {asked.url}"),
-    )
+    listeners: dict[str, Callable[[Any], None]] = {
+        "console": lambda message: told.append(f"console: {message.text}") if message.type == "error" else None,
+        "pageerror": lambda error: told.append(f"script: {error}"),
+        "request": lambda asked: (
+            None if asked.url.startswith(("file:", "data:")) else told.append(f"fetched {asked.url}")
+        ),
+    }
+    for event, listener in listeners.items():
+        opened.on(event, listener)
     opened.goto(page.as_uri(), wait_until="load")
-    yield from told
+    seen = list(_faults_seen(opened))
+    for event, listener in listeners.items():
+        opened.remove_listener(event, listener)
+    return told + seen
+
+
+def _faults_seen(opened: Any) -> Iterator[str]:
+    """What is wrong with the page that is open, apart from what the browser says of its own."""
     for source, width, alt in opened.evaluate("[...document.images].map(i => [i.src, i.naturalWidth, i.alt])"):
         if not width:
             yield f"picture without a size: {source}"
@@ -96,14 +113,14 @@ def faults(browser: Any, page: Path) -> Iterator[str]:
             yield f"link to nothing: {link}"
         elif anchor and target.suffix == ".html" and unquote(anchor) not in places(target):
             yield f"link to no such place: {link}"
-    context.close()
 
 
 @of_the_site
-def test_every_page_can_be_read(site: Path, browser: Any) -> None:
-    pages = [page for page in site.rglob("*.html") if "_modules" not in page.parts]
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_page_can_be_read(part: int, site: Path, tab: Any) -> None:
+    pages = sorted(page for page in site.rglob("*.html") if "_modules" not in page.parts)
     assert len(pages) > 70
-    found = {str(page.relative_to(site)): list(faults(browser, page)) for page in pages}
+    found = {str(page.relative_to(site)): faults(tab, page) for page in pages[part::PARTS]}
     assert {name: said for name, said in found.items() if said} == {}
 
 
@@ -127,13 +144,13 @@ def test_formulas_are_mathml(site: Path) -> None:
         ("<script src='https://example.org/x.js'></script>", "fetched https://example.org"),
     ],
 )
-def test_a_fault_is_found(body: str, said: str, browser: Any, tmp_path: Path) -> None:
+def test_a_fault_is_found(body: str, said: str, tab: Any, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text(f"<!doctype html><html lang='en'><body>{body}</body></html>", encoding="utf-8")
-    assert any(said in fault for fault in faults(browser, page))
+    assert any(said in fault for fault in faults(tab, page))
 
 
-def test_a_page_without_faults_has_none(browser: Any, tmp_path: Path) -> None:
+def test_a_page_without_faults_has_none(tab: Any, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text("<!doctype html><html lang='en'><body><p id='x'>x <a href='#x'>x</a></p></body></html>", "utf-8")
-    assert list(faults(browser, page)) == []
+    assert faults(tab, page) == []

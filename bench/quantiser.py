@@ -16,8 +16,9 @@ from elbowroom.evaluation.code_usage import code_usage
 from elbowroom.learners.learner import TrainingState
 from elbowroom.learners.vq import Vq
 from elbowroom.learners.vq_objectives import quantizer_of
-from elbowroom.running.build import build_data, build_pair, facts_of
+from elbowroom.running.build import build_data, facts_of
 from elbowroom.running.build_learner import RunLength, build_learner
+from elbowroom.running.build_pair import build_pair
 from elbowroom.running.config import configure
 
 __all__ = ["main"]

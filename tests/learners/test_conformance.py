@@ -22,8 +22,9 @@ from elbowroom.model.latent import Pair, evaluation_mode
 from elbowroom.model.networks import MLP
 from elbowroom.model.oracles import LinearGaussian, ppca
 from elbowroom.running import build_learner as registry
-from elbowroom.running.build import DataFacts, build_pair, guide_name
+from elbowroom.running.build import DataFacts
 from elbowroom.running.build_learner import RunLength, build_learner
+from elbowroom.running.build_pair import build_pair, guide_name
 from elbowroom.running.config import Config, TrainConfig, configure
 
 DATA, DIM, LATENT, CONTEXT = 24, 6, 2, 3

@@ -36,7 +36,8 @@ from elbowroom.model.latent import LatentModel, Pair
 from elbowroom.model.likelihoods import Bernoulli
 from elbowroom.model.networks import MLP
 from elbowroom.model.quantizer import Codebook, CodebookKind, EmbeddedCodes, NearestCodeGuide
-from elbowroom.running.build import DataFacts, build_pair
+from elbowroom.running.build import DataFacts
+from elbowroom.running.build_pair import build_pair
 from elbowroom.running.checkpoints import Checkpoints
 from elbowroom.running.config import configure
 

@@ -16,7 +16,8 @@ from elbowroom.inference.objectives import elbo_terms
 from elbowroom.learners.aevb import Aevb
 from elbowroom.learners.update import Update
 from elbowroom.model.latent import Pair
-from elbowroom.running.build import DataFacts, build_pair
+from elbowroom.running.build import DataFacts
+from elbowroom.running.build_pair import build_pair
 from elbowroom.running.checkpoints import Checkpoints
 from elbowroom.running.config import configure
 

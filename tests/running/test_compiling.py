@@ -16,7 +16,8 @@ from elbowroom.data.loading import load_data
 from elbowroom.errors import ElbowroomError
 from elbowroom.learners.compiled import Compiled
 from elbowroom.learners.execution import Execution, eager
-from elbowroom.running.build import build_pair, facts_of
+from elbowroom.running.build import facts_of
+from elbowroom.running.build_pair import build_pair
 from elbowroom.running.compiling import choose_execution
 from elbowroom.running.config import Config, configure
 from elbowroom.running.engine import TrainingPlan

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from elbowroom.data.loading import load_data
 from elbowroom.errors import ElbowroomError
-from elbowroom.running.build import build_pair, facts_of
+from elbowroom.running.build import facts_of
+from elbowroom.running.build_pair import build_pair
 from elbowroom.running.checkpoints import Checkpoints
 from elbowroom.running.config import configure
 from small_runs import Quits, everything, grey, reals, tiny

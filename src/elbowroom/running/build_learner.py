@@ -24,7 +24,7 @@ from elbowroom.learners.update import SCHEDULES, Update
 from elbowroom.learners.vq import Vq, no_stages
 from elbowroom.learners.wakesleep import WakeSleep
 from elbowroom.names import EstimatorName
-from elbowroom.running.build import guide_name
+from elbowroom.running.build_pair import guide_name
 from elbowroom.running.config import Config, ObjectiveConfig
 
 __all__ = ["RunLength", "build_learner"]

@@ -24,8 +24,9 @@ from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
 from elbowroom.model.latent import evaluation_mode
-from elbowroom.running.build import build_data, build_pair, facts_of, initialise
+from elbowroom.running.build import build_data, facts_of
 from elbowroom.running.build_learner import RunLength, build_learner
+from elbowroom.running.build_pair import build_pair, initialise
 from elbowroom.running.comparison import ComparedRecipe
 from elbowroom.running.config import Config
 from elbowroom.running.runtime import (

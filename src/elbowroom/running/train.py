@@ -22,8 +22,9 @@ from elbowroom.model.latent import Pair, evaluation_mode
 from elbowroom.names import Exist
 from elbowroom.phrasing import phrased
 from elbowroom.progress import Announce
-from elbowroom.running.build import DataFacts, build_data, build_pair, facts_of, initialise
+from elbowroom.running.build import DataFacts, build_data, facts_of
 from elbowroom.running.build_learner import RunLength, build_learner
+from elbowroom.running.build_pair import build_pair, initialise
 from elbowroom.running.chain_record import chain_record
 from elbowroom.running.changes import recorded_settings
 from elbowroom.running.compiling import choose_execution

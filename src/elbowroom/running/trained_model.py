@@ -20,7 +20,8 @@ from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import PriorGuide
 from elbowroom.model.latent import LatentModel, Pair
 from elbowroom.progress import Announce
-from elbowroom.running.build import DataFacts, build_pair
+from elbowroom.running.build import DataFacts
+from elbowroom.running.build_pair import build_pair
 from elbowroom.running.config import Config, configure
 from elbowroom.running.contexts import in_context, naming_of
 from elbowroom.running.folder import RunFolder

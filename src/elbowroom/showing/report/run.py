@@ -15,7 +15,7 @@ from typing import Any
 
 from elbowroom import __version__
 from elbowroom.memory import in_words
-from elbowroom.running.build import guide_name
+from elbowroom.running.build_pair import guide_name
 from elbowroom.running.config import Config
 from elbowroom.running.diagnosis import FILE, Checkup, read_checkup
 from elbowroom.running.runs import Run

@@ -16,8 +16,9 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.learners.aevb import Aevb
 from elbowroom.model.draws import mean
 from elbowroom.model.likelihoods import LIKELIHOODS
-from elbowroom.running.build import build_data, build_pair, facts_of, initialise, pick_likelihood
+from elbowroom.running.build import build_data, facts_of, pick_likelihood
 from elbowroom.running.build_learner import RunLength, build_learner
+from elbowroom.running.build_pair import build_pair, initialise
 from elbowroom.running.config import Config, configure
 from elbowroom.running.runs import load
 from small_runs import grey, reals, tiny

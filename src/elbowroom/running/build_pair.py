@@ -1,0 +1,251 @@
+"""Builds model and guide from a configuration and the facts about the data. The registry of networks is here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from elbowroom.data.dataset import DataSet
+from elbowroom.data.precision import check_spread
+from elbowroom.data.stream import StreamSet
+from elbowroom.data.support import Support
+from elbowroom.errors import ElbowroomError
+from elbowroom.model.autoregressive import CausalTransformer, Made
+from elbowroom.model.code_distributions import CodeSpace
+from elbowroom.model.codes import CategoricalGuide, UniformCodes, UnigramCodes
+from elbowroom.model.conditional import Conditional
+from elbowroom.model.guides import GUIDES, Guide, InputTransform, PriorGuide
+from elbowroom.model.latent import LatentModel, Pair
+from elbowroom.model.likelihoods import LIKELIHOODS, Gaussian, Likelihood
+from elbowroom.model.networks import MLP, ConvDecoder, ConvEncoder, Network, ResidualMLP
+from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, VampPrior
+from elbowroom.model.quantizer import Codebook, EmbeddedCodes, NearestCodeGuide
+from elbowroom.names import CODE_GUIDES
+from elbowroom.running.build import DataFacts, pick_likelihood
+from elbowroom.running.config import Config, ModelConfig, NetworkConfig
+from elbowroom.running.runtime import dtype_of
+from elbowroom.running.training_rows import check_codes, check_training_rows, refuse_constant
+
+__all__ = ["build_pair", "guide_name", "initialise"]
+
+_WITHOUT_GUIDE = {"naive", "mcem"}  # learners that by default have no guide
+
+
+def _mlp(
+    network: NetworkConfig, in_shape: tuple[int, ...], out_shape: tuple[int, ...], *, context_dim: int, decoder: bool
+) -> Network:
+    hidden = network.hidden[::-1] if decoder else network.hidden
+    return MLP(
+        in_shape,
+        out_shape,
+        hidden=hidden,
+        activation=network.activation,
+        batch_norm=network.batch_norm,
+        context_dim=context_dim,
+    )
+
+
+def _residual(
+    network: NetworkConfig, in_shape: tuple[int, ...], out_shape: tuple[int, ...], *, context_dim: int, decoder: bool
+) -> Network:
+    return ResidualMLP(
+        in_shape,
+        out_shape,
+        width=network.width,
+        blocks=network.blocks,
+        activation=network.activation,
+        batch_norm=network.batch_norm,
+        context_dim=context_dim,
+    )
+
+
+def _conv(
+    network: NetworkConfig, in_shape: tuple[int, ...], out_shape: tuple[int, ...], *, context_dim: int, decoder: bool
+) -> Network:
+    make = ConvDecoder if decoder else ConvEncoder
+    return make(
+        in_shape,
+        out_shape,
+        channels=network.channels[::-1] if decoder else network.channels,
+        activation=network.activation,
+        batch_norm=network.batch_norm,
+        context_dim=context_dim,
+    )
+
+
+_NETWORKS: dict[str, Callable[..., Network]] = {"mlp": _mlp, "residual": _residual, "conv": _conv}
+
+
+def build_pair(config: Config, facts: DataFacts, *, seed: int) -> Pair:
+    """Model and guide with initial weights.
+
+    Torch's layers draw their weights from the global generator, which is seeded for this and restored afterwards.
+    """
+    name = guide_name(config)
+    _check_latents(config.model, name)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs, too, and leave them so
+        codebook = _codebook(config.model) if name == "nearest-code" else None
+        guide = None if name == "none" else _guide(config.model, name, facts, codebook)
+        prior = _prior(config.model, facts, guide)
+        pair = Pair(LatentModel(prior, _likelihood(config.model, facts, codebook)), guide or PriorGuide(prior))
+        if config.model.init_std is not None:
+            _draw_weights(pair, config.model.init_std)
+    return pair.to(dtype_of(config.runtime))
+
+
+def guide_name(config: Config) -> str:
+    """The guide's name; 'auto' depends on the learner and on the prior."""
+    if config.model.guide != "auto":
+        return config.model.guide
+    if config.train.learner in _WITHOUT_GUIDE:
+        return "none"
+    if config.train.learner == "vq":
+        return "nearest-code"
+    return "categorical" if config.model.has_codes else "diagonal"
+
+
+def _check_latents(model: ModelConfig, guide: str) -> None:
+    """Refuses a guide and a prior of which one is over codes and the other over real vectors."""
+    if guide != "none" and (guide in CODE_GUIDES) != model.has_codes:
+        codes, vectors = ("prior", "guide") if model.has_codes else ("guide", "prior")
+        names = {"prior": model.prior, "guide": guide}
+        raise ElbowroomError(
+            f"The {codes} {names[codes]} is over codes, but the {vectors} {names[vectors]} is over real vectors.",
+            "For codes, give for instance --model.prior made with --model.guide categorical; for real vectors, "
+            "--model.prior normal with --model.guide diagonal.",
+        )
+
+
+@torch.no_grad()
+def _draw_weights(pair: Pair, std: float) -> None:
+    for module in pair.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            module.weight.normal_(std=std)
+            if module.bias is not None:
+                module.bias.zero_()
+
+
+def _codebook(model: ModelConfig) -> Codebook:
+    return Codebook(_space(model), model.code_dim, kind=model.codebook)
+
+
+def _guide(model: ModelConfig, name: str, facts: DataFacts, codebook: Codebook | None) -> Conditional:
+    real = facts.support is Support.REALS
+    transform = InputTransform(
+        facts.support,
+        facts.event_shape,
+        num_categories=facts.num_categories,
+        shift=torch.zeros(facts.event_shape) if real else None,
+        scale=torch.ones(facts.event_shape) if real else None,
+    )
+    parameters: tuple[int, ...]
+    if codebook is not None:
+        parameters = (codebook.space.slots, codebook.dim)
+    else:
+        parameters = _space(model) if model.has_codes else GUIDES[name].parameter_shape(model.latent_dim)
+    network = _NETWORKS[model.encoder.kind](
+        model.encoder, transform.out_shape, parameters, context_dim=facts.context_dim, decoder=False
+    )
+    if codebook is not None:
+        return NearestCodeGuide(network, codebook, transform)
+    if model.has_codes:
+        return CategoricalGuide(network, _space(model), transform)
+    return GUIDES[name](network, model.latent_dim, transform)
+
+
+def _space(model: ModelConfig) -> CodeSpace:
+    return CodeSpace(model.slots, model.codes)
+
+
+def _likelihood(model: ModelConfig, facts: DataFacts, codebook: Codebook | None) -> Likelihood:
+    kind = LIKELIHOODS[pick_likelihood(model, facts.support)]
+    shapes: dict[str, dict[str, Any]] = {
+        "gaussian": {"scale": model.scale},
+        "discretized-logistic-mixture": {"components": model.components},
+        "categorical": {"num_categories": facts.num_categories},
+    }
+    shape = shapes.get(kind.name, {})
+    rest: dict[str, Any] = {}
+    if kind is Gaussian:
+        shift, unit = torch.zeros(facts.event_shape), torch.ones(facts.event_shape)
+        rest = {"mean_activation": model.mean_activation, "shift": shift, "unit": unit}
+    if codebook is not None:
+        size = codebook.space.slots * codebook.dim
+    else:
+        size = _space(model).dim if model.has_codes else model.latent_dim
+    network = _NETWORKS[model.decoder.kind](
+        model.decoder,
+        (size,),
+        kind.parameter_shape(facts.event_shape, **shape),
+        context_dim=facts.context_dim,
+        decoder=True,
+    )
+    if codebook is not None:
+        network = EmbeddedCodes(codebook, network)
+    return kind(network, facts.event_shape, **shape, **rest)
+
+
+def _prior(model: ModelConfig, facts: DataFacts, guide: Conditional | None) -> Conditional:
+    if model.prior == "normal":
+        return StandardNormal(model.latent_dim)
+    if model.prior == "mixture":
+        return MixtureOfGaussians(model.latent_dim, model.prior_components, context_dim=facts.context_dim)
+    if model.prior == "uniform":
+        return UniformCodes(_space(model))
+    if model.prior == "unigram":
+        return UnigramCodes(_space(model), context_dim=facts.context_dim)
+    if model.prior in ("made", "transformer"):
+        shape: dict[str, Any] = {"layers": model.prior_layers, "context_dim": facts.context_dim}
+        if model.prior_width is not None:
+            shape["width"] = model.prior_width
+        if model.prior == "made":
+            return Made(_space(model), **shape)
+        return CausalTransformer(_space(model), heads=model.prior_heads, **shape)
+    if guide is None:
+        raise ElbowroomError(
+            "A VampPrior is a mixture of q(z | x) of the guide, but this model is trained without a guide.",
+            "Give --model.guide diagonal, or --model.prior mixture.",
+        )
+    anywhere = torch.zeros(model.prior_components, *facts.event_shape)
+    return VampPrior(guide, anywhere, facts.support, context_dim=facts.context_dim)
+
+
+@torch.no_grad()
+def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
+    """Initialises what depends on the data: the unit of real-valued data, output bias, pseudo-inputs.
+
+    Raises:
+        ElbowroomError: a real-valued element is constant over the training data, so that its density has no bound; one
+            training row; a deviation is beyond the run's precision; or there are more codes than training rows.
+    """
+    likelihood, guide = pair.model.likelihood, pair.guide
+    if pair.model.latent_support == "codes":
+        check_codes(data, pair.model.space)
+    mean, std = data.moments()
+    # grey pixels under a Gaussian are not standardised: they have a common scale, and some never vary
+    if isinstance(likelihood, Gaussian) and data.native_support is Support.REALS:
+        check_training_rows(data, mean, std)
+        refuse_constant(data, mean, std)
+        check_spread(data, std)
+        places: list[tuple[nn.Module, tuple[str, str]]] = [(likelihood, ("shift", "unit"))]
+        if isinstance(guide, Guide) and guide.transform is not None:
+            places.append((guide.transform, ("shift", "scale")))
+        for module, names in places:
+            for name, value in zip(names, (mean, std), strict=True):
+                module.get_buffer(name).copy_(value)
+    if config.model.output_bias == "data-mean":
+        likelihood.init_output_bias(mean)
+    if isinstance(pair.model.prior, VampPrior):
+        rows = _some_rows(data, config.model.prior_components)
+        pair.model.prior = VampPrior(guide, rows, data.support, context_dim=data.context_dim)
+
+
+def _some_rows(data: DataSet | StreamSet, number: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    batch = next(iter(data.training_batches(number, seed=0, epoch=0, generator=generator)))
+    return batch.x.repeat(math.ceil(number / len(batch)), *[1] * (batch.x.dim() - 1))[:number]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 __all__ = [
     "RowSlots",
+    "bounded",
     "chunks",
     "draws_last",
     "effective_sample_size",
@@ -59,6 +60,20 @@ def log_sum_exp(values: Tensor, dim: int = -1) -> Tensor:
     total = (values - largest).clamp_min(least).exp().sum(dim).log()
     largest = largest.squeeze(dim)
     return torch.where(largest.isneginf(), largest, total + largest)
+
+
+def bounded(values: Tensor, least: float, largest: float) -> Tensor:
+    """Values within bounds, with the gradient as if they were not bounded.
+
+    Within the bounds nothing is changed, to the bit. Beyond them the gradient passes, so that training can lead back;
+    that of a clamp would be zero.
+
+    Example:
+        >>> bounded(torch.tensor([-3.0, 0.5]), -1, 1)
+        tensor([-1.0000,  0.5000])
+    """
+    inside = values.detach().clamp(least, largest)
+    return inside + (values - values.detach())  # a sum with 0 that has the gradient
 
 
 def draws_last(values: Tensor) -> Tensor:

@@ -43,8 +43,15 @@ from torch.distributions import Distribution
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError, check_name, check_num_samples
 from elbowroom.inference.code_gradients import path_gradient
-from elbowroom.inference.kl import closed_form_kl, exact_entropy, has_analytic_kl
-from elbowroom.inference.weights import ESTIMATORS, Estimator, draw_latents, log_weights, weigh_draws
+from elbowroom.inference.kl import closed_form_kl, exact_entropy, group_kl, has_analytic_kl, has_group_kl
+from elbowroom.inference.weights import (
+    ESTIMATORS,
+    Estimator,
+    draw_latents,
+    log_likelihood_of_draws,
+    log_weights,
+    weigh_draws,
+)
 from elbowroom.model.code_distributions import Codes
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import guide_distribution
@@ -57,6 +64,7 @@ __all__ = [
     "KL",
     "OBJECTIVES",
     "Estimator",
+    "FreeBitsOver",
     "Terms",
     "elbo",
     "elbo_terms",
@@ -67,6 +75,7 @@ __all__ = [
 ]
 
 KL = Literal["analytic", "monte-carlo", "auto"]
+FreeBitsOver = Literal["example", "batch"]
 
 
 class Terms(NamedTuple):
@@ -91,6 +100,7 @@ def elbo_terms(
     kl: KL = "analytic",
     beta: float | Tensor = 1.0,
     free_bits: float = 0.0,
+    free_bits_over: FreeBitsOver = "example",
     estimator: Estimator = "pathwise",
     temperature: float | Tensor = 1.0,
     generator: NoiseSource | None = None,
@@ -110,13 +120,21 @@ def elbo_terms(
     q, prior = guide_distribution(guide, batch), model.prior(None, batch.context)
     sampled_kl = kl == "monte-carlo" or (kl == "auto" and estimator == "stl")
     closed = None if sampled_kl else closed_form_kl(q, prior, free_bits)
-    if closed is None and not sampled_kl and (kl == "analytic" or free_bits > 0):
+    grouped = not sampled_kl and kl == "auto" and estimator == "pathwise" and has_group_kl(q, prior)
+    if closed is None and not sampled_kl and (kl == "analytic" or (free_bits > 0 and not grouped)):
         raise _no_closed_form(q, prior, free_bits)
     entropy = None if sampled_kl or closed is not None else exact_entropy(q)
 
     draws = draw_latents(q, num_samples, estimator, temperature=temperature, generator=generator)
 
     def terms_at(z: Tensor) -> Terms:  # (samples, batch, latent)
+        if grouped:
+            reconstruction = log_likelihood_of_draws(model, batch, q, z).mean(0)
+            by_group = group_kl(q, prior, z).mean(1)  # (groups, batch)
+            penalty = _with_free_bits(by_group, free_bits, free_bits_over).sum(0)
+            parts = {f"kl_{number}": part.detach() for number, part in enumerate(by_group, 1)}
+            parts = {"reconstruction": reconstruction.detach(), "kl": by_group.detach().sum(0), **parts}
+            return Terms(reconstruction - beta * penalty, parts)
         if closed is not None or entropy is not None:  # log q is not needed, unless as the score
             signal = log_likelihood = model.log_likelihood(batch.x, z, context=batch.context, mask=batch.mask)
             reconstruction = log_likelihood.mean(0)
@@ -155,6 +173,7 @@ def elbo(
     kl: KL = "analytic",
     beta: float | Tensor = 1.0,
     free_bits: float = 0.0,
+    free_bits_over: FreeBitsOver = "example",
     estimator: Estimator = "pathwise",
     temperature: float | Tensor = 1.0,
     generator: NoiseSource | None = None,
@@ -164,9 +183,9 @@ def elbo(
     .. math:: \mathcal{L}(x) = \mathbb{E}_{q(z|x)} [\log p(x|z)] - \mathrm{KL}(q(z|x) \,\|\, p(z)) \;\le\; \log p(x)
 
     With :math:`\beta \ne 1` the KL is weighted, and with free bits λ > 0 it becomes
-    :math:`\sum_j \max(\lambda, \mathrm{KL}_j)`, j over latent dimensions; the value is then what is maximised, and
-    for :math:`\beta < 1` no bound. Kingma et al. (2016) average KL_j over the minibatch before they take the
-    maximum; here every objective is a function of one example, and so is the maximum.
+    :math:`\sum_j \max(\lambda, \mathrm{KL}_j)`, j over latent dimensions, or over the groups of a hierarchy; the value
+    is then what is maximised, and for :math:`\beta < 1` no bound. For a hierarchy the KL of each group may be averaged
+    over the batch before the maximum is taken, as Kingma et al. (2016) do; else the maximum is that of each example.
 
     Args:
         model: p(x, z).
@@ -176,7 +195,9 @@ def elbo(
         kl: "analytic", in closed form; "monte-carlo", from the draws; "auto", in closed form where there is one and
             the estimator allows it.
         beta: weight of the KL; as a tensor it is an input of a compiled function and not a constant of it.
-        free_bits: λ, nats per latent dimension and example; needs a factorised KL in closed form.
+        free_bits: λ, nats per latent dimension and example, for a hierarchy per group; needs a factorised KL in
+            closed form, or a guide from the top down and ``kl="auto"``.
+        free_bits_over: what λ is compared with: the KL of each "example", or its mean over the "batch" (of groups).
         estimator: of the gradient: "pathwise", "stl" (needs a sampled KL) or "score-function", which has a
             leave-one-out baseline from 2 draws on; for codes also those of
             :mod:`elbowroom.inference.code_gradients`.
@@ -207,6 +228,7 @@ def elbo(
         kl=kl,
         beta=beta,
         free_bits=free_bits,
+        free_bits_over=free_bits_over,
         estimator=estimator,
         temperature=temperature,
         generator=generator,
@@ -340,6 +362,14 @@ def _check_elbo(num_samples: int, kl: str, beta: float | Tensor, free_bits: floa
             f"free_bits={free_bits} needs the KL of each latent dimension in closed form, but kl is 'monte-carlo'.",
             "Use kl='analytic', or free_bits=0.",
         )
+
+
+def _with_free_bits(by_group: Tensor, free_bits: float, over: FreeBitsOver) -> Tensor:
+    """max(λ, KL) of groups, shape (groups, batch); over the batch it is the mean that is compared."""
+    if free_bits == 0:
+        return by_group
+    compared = by_group.detach().mean(1, keepdim=True) if over == "batch" else by_group
+    return torch.where(compared > free_bits, by_group, free_bits)
 
 
 def _no_closed_form(q: Distribution, prior: Distribution, free_bits: float) -> ElbowroomError:

@@ -9,6 +9,7 @@ and through the density log q; a gradient estimator chooses through which of the
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ from elbowroom.model.draws import detach, draw
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.noise import NoiseSource
+from elbowroom.model.sequential_normal import ResidualNormal, SequentialNormal
 from elbowroom.names import EstimatorName
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "Estimator",
     "Weighted",
     "draw_latents",
+    "log_likelihood_of_draws",
     "log_weights",
     "weigh",
     "weigh_draws",
@@ -157,11 +160,19 @@ def weigh_draws(
         The draws, and densities of shape (samples, batch).
     """
     density = detach(q) if estimator in ("stl", "dreg") else q
-    if decode is None:
-        log_likelihood = model.log_likelihood(batch.x, z, context=batch.context, mask=batch.mask)
-    else:
+    if decode is not None:
         log_likelihood = decode(z)
+    elif density is q:
+        log_likelihood = log_likelihood_of_draws(model, batch, q, z)
+    else:  # the gradient has to pass through z, and through nothing that the guide computed
+        log_likelihood = model.log_likelihood(batch.x, z, context=batch.context, mask=batch.mask)
     return Weighted(z, log_likelihood, prior.log_prob(z), density.log_prob(z))
+
+
+def log_likelihood_of_draws(model: LatentModel, batch: Batch, q: Distribution, z: Tensor) -> Tensor:
+    """log p(x | z), (samples, batch), of draws of q; what a guide from the top down has computed is not done again."""
+    with q.shared(z) if isinstance(q, SequentialNormal | ResidualNormal) else nullcontext():
+        return model.log_likelihood(batch.x, z, context=batch.context, mask=batch.mask)
 
 
 def log_weights(

@@ -34,6 +34,7 @@ from elbowroom.model.distributions import (
     NegativeBinomial,
 )
 from elbowroom.model.noise import NoiseSource
+from elbowroom.model.sequential_normal import BlockDistribution, ResidualNormal, SequentialNormal
 
 __all__ = ["detach", "draw", "mean"]
 
@@ -124,6 +125,24 @@ def _(
     return distribution.sample(sample_shape, generator)
 
 
+@draw.register(SequentialNormal)
+@draw.register(ResidualNormal)
+def _(
+    distribution: SequentialNormal | ResidualNormal,
+    sample_shape: Sequence[int] = (),
+    *,
+    generator: NoiseSource | None = None,
+) -> Tensor:
+    return distribution.rsample(sample_shape, generator)
+
+
+@draw.register
+def _(
+    distribution: BlockDistribution, sample_shape: Sequence[int] = (), *, generator: NoiseSource | None = None
+) -> Tensor:
+    return torch.cat([draw(block, sample_shape, generator=generator) for block in distribution.blocks], -1)
+
+
 @draw.register
 @torch.no_grad()
 def _(
@@ -211,6 +230,12 @@ def _(distribution: Categorical) -> Categorical:
 @detach.register
 def _(distribution: Codes) -> Codes:
     return Codes(distribution.logits.detach())
+
+
+@detach.register(SequentialNormal)
+@detach.register(ResidualNormal)
+def _(distribution: SequentialNormal | ResidualNormal) -> SequentialNormal | ResidualNormal:
+    return distribution.detached()
 
 
 @detach.register

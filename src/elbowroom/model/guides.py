@@ -27,6 +27,7 @@ from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal
+from elbowroom.numerics import bounded
 
 __all__ = [
     "GUIDES",
@@ -174,11 +175,9 @@ def _bounded(log_variance: Tensor) -> Tensor:
     """log σ² within ±80, with the gradient as if it were not bounded.
 
     For an input far from the training data, a network's log σ² leaves what a floating-point number can hold: σ would
-    be 0 or infinite, and log q(z | x) not a number. Within the bounds nothing is changed, to the bit. Beyond them the
-    gradient passes, so that training can lead back; that of a clamp would be zero.
+    be 0 or infinite, and log q(z | x) not a number.
     """
-    bounded = log_variance.detach().clamp(-LARGEST_LOG_VARIANCE, LARGEST_LOG_VARIANCE)
-    return bounded + (log_variance - log_variance.detach())  # a sum with 0 that has the gradient
+    return bounded(log_variance, -LARGEST_LOG_VARIANCE, LARGEST_LOG_VARIANCE)
 
 
 class DiagonalNormal(NormalGuide):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 
 import torch
@@ -61,7 +62,7 @@ class Network(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def output_layer(self) -> nn.Linear | nn.ConvTranspose2d:
+    def output_layer(self) -> nn.Linear | nn.Conv2d | nn.ConvTranspose2d:
         """The last layer, whose bias is the output's starting value."""
 
     @abstractmethod
@@ -87,13 +88,16 @@ class Network(nn.Module, ABC):
                 "Reshape the data, or build the network for this shape.",
             )
         flat = given.reshape(-1, *self.in_shape)
-        folded = self._fold_context(context, lead) if self.context_dim else None
-        if self.autocast is not None and self.training and torch.is_grad_enabled():
-            with torch.autocast(given.device.type, self.autocast):
-                out = self.compute(flat, folded).to(flat.dtype)
-        else:
-            out = self.compute(flat, folded)
+        folded = self.folded_context(context, lead)
+        with self.lowered(given):
+            out = self.compute(flat, folded).to(flat.dtype)
         return out.reshape(*lead, *self.out_shape)
+
+    def lowered(self, given: Tensor) -> AbstractContextManager[object]:
+        """A context with the network's lower precision, where it trains with one."""
+        if self.autocast is None or not self.training or not torch.is_grad_enabled():
+            return nullcontext()
+        return torch.autocast(given.device.type, self.autocast)
 
     @torch.no_grad()
     def set_output_bias(self, values: Tensor) -> None:
@@ -102,7 +106,10 @@ class Network(nn.Module, ABC):
         assert bias is not None  # every layer here is built with one
         bias.copy_(values.expand(self.out_shape).reshape(bias.numel(), -1).mean(1))
 
-    def _fold_context(self, context: Tensor | None, lead: Sequence[int]) -> Tensor:
+    def folded_context(self, context: Tensor | None, lead: Sequence[int]) -> Tensor | None:
+        """The context of every draw, shape (n, context_dim), for inputs with these axes; None where none is read."""
+        if not self.context_dim:
+            return None
         if context is None or context.shape[-1] != self.context_dim:
             was = "none was" if context is None else f"one of length {context.shape[-1]} was"
             raise ElbowroomError(

@@ -18,8 +18,9 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.model import noise
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.distributions import DiagonalNormalMixture
+from elbowroom.model.sequential_normal import BlockDistribution
 
-__all__ = ["PRIORS", "MixtureOfGaussians", "StandardNormal", "VampPrior", "checked_context"]
+__all__ = ["PRIORS", "MixtureOfGaussians", "StandardNormal", "TopPrior", "VampPrior", "checked_context"]
 
 
 class StandardNormal(Conditional):
@@ -150,6 +151,27 @@ class VampPrior(Conditional):
         factorised = isinstance(q, Independent) and type(q.base_dist) is Normal
         kind = DiagonalNormalMixture if factorised else MixtureSameFamily
         return kind(weights, q, validate_args=False)
+
+
+class TopPrior(Conditional):
+    r"""The prior of a hierarchy: a prior of the top group, and N(0, I) for the residuals of the groups below.
+
+    .. math:: p(u | c) = p(u_1 | c) \prod_{l > 1} N(u_l \,|\, 0, I)
+
+    Args:
+        top: of the top group.
+        below: latents of all groups below it.
+    Example:
+        >>> TopPrior(MixtureOfGaussians(2, 10), 3)(None).log_prob(torch.zeros(4, 5)).shape
+        torch.Size([4])
+    """
+
+    def __init__(self, top: Conditional, below: int) -> None:
+        super().__init__()
+        self.top, self.below = top, StandardNormal(below)
+
+    def forward(self, given: Tensor | None = None, context: Tensor | None = None) -> Distribution:
+        return BlockDistribution([self.top(given, context), self.below()])
 
 
 def _unit_to_raw(x: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ def _aevb(config: Config, update: Update, length: RunLength, execution: Executio
         raise ElbowroomError("A stream has no epochs, so objective.warmup_epochs has no meaning.", "Set it to 0.")
     settings: dict[str, Any] = {"estimator": o.estimator, "temperature": o.temperature}
     if o.name == "elbo":
-        settings |= {"kl": o.kl, "free_bits": o.free_bits}
+        settings |= {"kl": o.kl, "free_bits": o.free_bits, "free_bits_over": o.free_bits_over}
     elif (o.beta, o.free_bits, o.warmup_epochs) != (1.0, 0.0, 0.0):
         raise ElbowroomError(
             "beta, free_bits and warmup_epochs change the KL term, which the iwae objective does not have.",

@@ -19,13 +19,16 @@ from elbowroom.model.code_distributions import CodeSpace
 from elbowroom.model.codes import CategoricalGuide, UniformCodes, UnigramCodes
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import GUIDES, Guide, InputTransform, PriorGuide
+from elbowroom.model.hierarchy.grids import GridEncoder, GridLadder
+from elbowroom.model.hierarchy.ladders import Ladder
 from elbowroom.model.latent import LatentModel, Pair
 from elbowroom.model.likelihoods import LIKELIHOODS, Gaussian, Likelihood
 from elbowroom.model.networks import MLP, ConvDecoder, ConvEncoder, Network, ResidualMLP
-from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, VampPrior
+from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, TopPrior, VampPrior
 from elbowroom.model.quantizer import Codebook, EmbeddedCodes, NearestCodeGuide
 from elbowroom.names import CODE_GUIDES
 from elbowroom.running.build import DataFacts, pick_likelihood
+from elbowroom.running.build_hierarchy import build_hierarchical_guide, build_ladder, check_hierarchy
 from elbowroom.running.config import Config, ModelConfig, NetworkConfig
 from elbowroom.running.runtime import dtype_of
 from elbowroom.running.training_rows import check_codes, check_training_rows, refuse_constant
@@ -77,7 +80,22 @@ def _conv(
     )
 
 
-_NETWORKS: dict[str, Callable[..., Network]] = {"mlp": _mlp, "residual": _residual, "conv": _conv}
+def _grid(
+    network: NetworkConfig, in_shape: tuple[int, ...], out_shape: tuple[int, ...], *, context_dim: int, decoder: bool
+) -> Network:
+    settings: dict[str, Any] = {
+        "channels": network.width,
+        "blocks": network.blocks,
+        "dense": network.hidden[-1],
+        "patch": network.patch,
+        "context_dim": context_dim,
+    }
+    return (
+        GridLadder(in_shape[0], (), out_shape, **settings) if decoder else GridEncoder(in_shape, out_shape, **settings)
+    )
+
+
+_NETWORKS: dict[str, Callable[..., Network]] = {"mlp": _mlp, "residual": _residual, "conv": _conv, "grid": _grid}
 
 
 def build_pair(config: Config, facts: DataFacts, *, seed: int) -> Pair:
@@ -87,12 +105,17 @@ def build_pair(config: Config, facts: DataFacts, *, seed: int) -> Pair:
     """
     name = guide_name(config)
     _check_latents(config.model, name)
+    check_hierarchy(config.model, name)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs, too, and leave them so
         codebook = _codebook(config.model) if name == "nearest-code" else None
-        guide = None if name == "none" else _guide(config.model, name, facts, codebook)
+        ladder = _ladder(config.model, facts) if config.model.groups else None
+        guide = None if name == "none" else _guide(config.model, name, facts, codebook, ladder)
         prior = _prior(config.model, facts, guide)
-        pair = Pair(LatentModel(prior, _likelihood(config.model, facts, codebook)), guide or PriorGuide(prior))
+        if ladder is not None:
+            prior = _prior_of_hierarchy(prior, ladder)
+        likelihood = _likelihood(config.model, facts, codebook, ladder)
+        pair = Pair(LatentModel(prior, likelihood), guide or PriorGuide(prior))
         if config.model.init_std is not None:
             _draw_weights(pair, config.model.init_std)
     return pair.to(dtype_of(config.runtime))
@@ -106,6 +129,8 @@ def guide_name(config: Config) -> str:
         return "none"
     if config.train.learner == "vq":
         return "nearest-code"
+    if config.model.groups:
+        return "top-down"
     return "categorical" if config.model.has_codes else "diagonal"
 
 
@@ -134,7 +159,19 @@ def _codebook(model: ModelConfig) -> Codebook:
     return Codebook(_space(model), model.code_dim, kind=model.codebook)
 
 
-def _guide(model: ModelConfig, name: str, facts: DataFacts, codebook: Codebook | None) -> Conditional:
+def _ladder(model: ModelConfig, facts: DataFacts) -> Ladder:
+    return build_ladder(model, _parameter_shape(model, facts), facts.context_dim)
+
+
+def _prior_of_hierarchy(top: Conditional, ladder: Ladder) -> Conditional:
+    if isinstance(top, StandardNormal):
+        return StandardNormal(sum(ladder.sizes))
+    return TopPrior(top, sum(ladder.sizes[1:]))
+
+
+def _guide(
+    model: ModelConfig, name: str, facts: DataFacts, codebook: Codebook | None, ladder: Ladder | None
+) -> Conditional:
     real = facts.support is Support.REALS
     transform = InputTransform(
         facts.support,
@@ -143,11 +180,14 @@ def _guide(model: ModelConfig, name: str, facts: DataFacts, codebook: Codebook |
         shift=torch.zeros(facts.event_shape) if real else None,
         scale=torch.ones(facts.event_shape) if real else None,
     )
+    if ladder is not None and name in ("top-down", "bottom-up"):
+        return build_hierarchical_guide(model, name, ladder, transform, facts.context_dim)
+    latent_dim = model.latent_dim if ladder is None else sum(ladder.sizes)
     parameters: tuple[int, ...]
     if codebook is not None:
         parameters = (codebook.space.slots, codebook.dim)
     else:
-        parameters = _space(model) if model.has_codes else GUIDES[name].parameter_shape(model.latent_dim)
+        parameters = _space(model) if model.has_codes else GUIDES[name].parameter_shape(latent_dim)
     network = _NETWORKS[model.encoder.kind](
         model.encoder, transform.out_shape, parameters, context_dim=facts.context_dim, decoder=False
     )
@@ -155,39 +195,45 @@ def _guide(model: ModelConfig, name: str, facts: DataFacts, codebook: Codebook |
         return NearestCodeGuide(network, codebook, transform)
     if model.has_codes:
         return CategoricalGuide(network, _space(model), transform)
-    return GUIDES[name](network, model.latent_dim, transform)
+    return GUIDES[name](network, latent_dim, transform)
 
 
 def _space(model: ModelConfig) -> CodeSpace:
     return CodeSpace(model.slots, model.codes)
 
 
-def _likelihood(model: ModelConfig, facts: DataFacts, codebook: Codebook | None) -> Likelihood:
-    kind = LIKELIHOODS[pick_likelihood(model, facts.support)]
-    shapes: dict[str, dict[str, Any]] = {
+def _likelihood_settings(model: ModelConfig, facts: DataFacts) -> dict[str, Any]:
+    """Settings of the likelihood on which the shape of its parameters depends."""
+    settings: dict[str, dict[str, Any]] = {
         "gaussian": {"scale": model.scale},
         "discretized-logistic-mixture": {"components": model.components},
         "categorical": {"num_categories": facts.num_categories},
     }
-    shape = shapes.get(kind.name, {})
-    rest: dict[str, Any] = {}
+    return settings.get(pick_likelihood(model, facts.support), {})
+
+
+def _parameter_shape(model: ModelConfig, facts: DataFacts) -> tuple[int, ...]:
+    """What the decoder returns for one z."""
+    kind = LIKELIHOODS[pick_likelihood(model, facts.support)]
+    return kind.parameter_shape(facts.event_shape, **_likelihood_settings(model, facts))
+
+
+def _likelihood(model: ModelConfig, facts: DataFacts, codebook: Codebook | None, ladder: Ladder | None) -> Likelihood:
+    kind, settings = LIKELIHOODS[pick_likelihood(model, facts.support)], _likelihood_settings(model, facts)
     if kind is Gaussian:
         shift, unit = torch.zeros(facts.event_shape), torch.ones(facts.event_shape)
-        rest = {"mean_activation": model.mean_activation, "shift": shift, "unit": unit}
+        settings |= {"mean_activation": model.mean_activation, "shift": shift, "unit": unit}
+    return kind(ladder or _decoder(model, facts, codebook), facts.event_shape, **settings)
+
+
+def _decoder(model: ModelConfig, facts: DataFacts, codebook: Codebook | None) -> Network:
     if codebook is not None:
         size = codebook.space.slots * codebook.dim
     else:
         size = _space(model).dim if model.has_codes else model.latent_dim
-    network = _NETWORKS[model.decoder.kind](
-        model.decoder,
-        (size,),
-        kind.parameter_shape(facts.event_shape, **shape),
-        context_dim=facts.context_dim,
-        decoder=True,
-    )
-    if codebook is not None:
-        network = EmbeddedCodes(codebook, network)
-    return kind(network, facts.event_shape, **shape, **rest)
+    shape = _parameter_shape(model, facts)
+    network = _NETWORKS[model.decoder.kind](model.decoder, (size,), shape, context_dim=facts.context_dim, decoder=True)
+    return network if codebook is None else EmbeddedCodes(codebook, network)
 
 
 def _prior(model: ModelConfig, facts: DataFacts, guide: Conditional | None) -> Conditional:

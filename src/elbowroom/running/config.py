@@ -152,16 +152,19 @@ class DataConfig(Section):
 class NetworkConfig(Section):
     """One neural network."""
 
-    kind: Literal["mlp", "residual", "conv"] = "mlp"
-    """Multi-layer perceptron, residual multi-layer perceptron, or convolutions."""
+    kind: Literal["mlp", "residual", "conv", "grid"] = "mlp"
+    """Multi-layer perceptron, residual multi-layer perceptron, convolutions, or residual convolutions on a grid of
+    patches."""
     hidden: Widths = (400,)
-    """Widths of the hidden layers (mlp)."""
+    """Widths of the hidden layers (mlp); of the dense layer between the grid and a vector (grid)."""
     channels: Widths = (32, 64)
     """Channels of the convolutions, those nearest to the data first (conv)."""
     width: Annotated[int, Field(gt=0)] = 256
-    """Width of every block (residual)."""
+    """Width of every block (residual); channels on the grid (grid)."""
     blocks: Annotated[int, Field(gt=0)] = 2
-    """Number of blocks (residual)."""
+    """Number of blocks (residual, grid)."""
+    patch: Annotated[int, Field(gt=0)] = 4
+    """Side of a patch, in pixels (grid)."""
     activation: str = "relu"
     """relu, tanh, elu, gelu, silu, leaky-relu, softplus or identity."""
     batch_norm: bool = False
@@ -173,6 +176,11 @@ class ModelConfig(Section):
 
     latent_dim: Annotated[int, Field(gt=0)] = 20
     """Dimensions of z; for codes, z has a number for each code of each slot instead."""
+    groups: tuple[Annotated[int, Field(gt=0)], ...] = ()
+    """A hierarchy: latents of each group below the top one, which has latent_dim; with a decoder on a grid, channels
+    of each group, which has so many latents at every place of the grid."""
+    group_hidden: Widths = (100,)
+    """Widths of the hidden layers between two groups of vectors."""
     slots: Annotated[int, Field(ge=2)] = 16
     """Slots of z, with one code each (guides categorical and nearest-code)."""
     codes: Annotated[int, Field(ge=2)] = 16
@@ -202,9 +210,10 @@ class ModelConfig(Section):
     prior_heads: Annotated[int, Field(gt=0)] = 4
     """Attention heads of a transformer prior."""
     guide: Literal["auto", GuideName] = "auto"
-    """q(z | x): normal with diagonal or full covariance; over codes, categorical or by distance to the nearest vector
-    of a codebook (nearest-code); or none. 'auto': none for the learners naive and mcem, nearest-code for vq, else
-    diagonal, or categorical where the prior is one of codes."""
+    """q(z | x): normal with diagonal or full covariance; of a hierarchy, from the top down with the decoder, or from
+    the bottom up; over codes, categorical or by distance to the nearest vector of a codebook (nearest-code); or none.
+    'auto': none for the learners naive and mcem, nearest-code for vq, top-down for a hierarchy, else diagonal, or
+    categorical where the prior is one of codes."""
     encoder: NetworkConfig = NetworkConfig()
     """Network of the guide (encoder)."""
     decoder: NetworkConfig = NetworkConfig()
@@ -224,6 +233,9 @@ class ModelConfig(Section):
         """The latents in words: "20 latents", "24 slots × 16 codes"."""
         if self.has_codes:
             return f"{self.slots} slots × {self.codes} codes"
+        if self.groups:
+            places = " per place" if self.decoder.kind == "grid" else ""
+            return f"{self.latent_dim} latents on top, {' + '.join(map(str, self.groups))}{places} below"
         return f"{self.latent_dim} latent{'s' * (self.latent_dim > 1)}"
 
 
@@ -253,7 +265,9 @@ class ObjectiveConfig(Section):
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     """Epochs over which the weight of the KL term grows from 0 to beta."""
     free_bits: Annotated[float, Field(ge=0)] = 0.0
-    """Nats per latent dimension below which the KL term is not reduced further."""
+    """Nats per latent dimension, of a hierarchy per group, below which the KL term is not reduced further."""
+    free_bits_over: Literal["example", "batch"] = "example"
+    """What free bits are compared with: the KL of each example, or of a hierarchy's group its mean over the batch."""
 
 
 class OptimizerConfig(Section):

@@ -1,0 +1,119 @@
+"""Builds decoder and guide of a hierarchy, which share their work, from a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from elbowroom.errors import ElbowroomError
+from elbowroom.model.guides import GUIDES, Guide, InputTransform
+from elbowroom.model.hierarchy.grids import GridFeatures, GridLadder
+from elbowroom.model.hierarchy.guides import BottomUpGuide, GridRecognition, TopDownGuide, VectorRecognition
+from elbowroom.model.hierarchy.ladders import Ladder, VectorLadder
+from elbowroom.model.networks import MLP, Network
+from elbowroom.running.config import ModelConfig, NetworkConfig
+
+__all__ = ["build_hierarchical_guide", "build_ladder", "check_hierarchy"]
+
+_HIERARCHICAL_GUIDES = {"top-down", "bottom-up"}
+
+
+def check_hierarchy(model: ModelConfig, guide: str) -> None:
+    """Refuses settings that a hierarchy cannot have, or that need one.
+
+    Raises:
+        ElbowroomError: a guide of a hierarchy without groups; codes or a Vamp prior with groups; a kind of network that
+            has no hierarchy.
+    """
+    if not model.groups:
+        if guide in _HIERARCHICAL_GUIDES:
+            raise ElbowroomError(
+                f"The guide {guide} goes through the groups of a hierarchy, but the model has one group of latents.",
+                "Give --model.groups, for instance --model.groups '[4, 4]', or --model.guide diagonal.",
+            )
+        return
+    if model.has_codes or model.prior == "vamp":
+        raise ElbowroomError(
+            f"The prior {model.prior} was asked for in a hierarchy, whose top group is a vector of real numbers"
+            f"{'' if model.has_codes else ' and no guide of its own'}.",
+            "Give --model.prior normal or mixture, or leave out --model.groups.",
+        )
+    if model.decoder.kind not in ("mlp", "grid"):
+        raise ElbowroomError(
+            f"A hierarchy has a decoder of kind mlp or grid, but {model.decoder.kind} was asked for.",
+            "Give --model.decoder.kind grid for pictures, or mlp.",
+        )
+    if guide == "none":
+        return
+    if guide not in {*_HIERARCHICAL_GUIDES, *GUIDES}:
+        raise ElbowroomError(
+            f"The guide {guide} was asked for in a hierarchy.", "Give --model.guide top-down or bottom-up."
+        )
+    if guide == "top-down" and model.encoder.kind not in (model.decoder.kind, "residual"):
+        raise ElbowroomError(
+            f"A guide from the top down reads the decoder's state, but encoder ({model.encoder.kind}) and decoder "
+            f"({model.decoder.kind}) are of two kinds.",
+            f"Give --model.encoder.kind {model.decoder.kind}.",
+        )
+
+
+def build_ladder(model: ModelConfig, out_shape: Sequence[int], context_dim: int) -> Ladder:
+    """The decoder of a hierarchy."""
+    network = model.decoder
+    if network.kind == "grid":
+        return GridLadder(
+            model.latent_dim,
+            model.groups,
+            out_shape,
+            channels=network.width,
+            dense=network.hidden[-1],
+            patch=network.patch,
+            blocks=1,
+            context_dim=context_dim,
+        )
+    return VectorLadder(
+        [model.latent_dim, *model.groups],
+        out_shape,
+        hidden=network.hidden[::-1],
+        between=model.group_hidden,
+        activation=network.activation,
+        context_dim=context_dim,
+    )
+
+
+def build_hierarchical_guide(
+    model: ModelConfig, guide: str, ladder: Ladder, transform: InputTransform, context_dim: int
+) -> Guide:
+    """The guide "top-down" or "bottom-up" of a decoder."""
+    if guide == "bottom-up":
+        return BottomUpGuide(
+            _mlp(model.encoder, transform.out_shape, (2, ladder.sizes[-1]), context_dim),
+            ladder,
+            hidden=model.group_hidden,
+            activation=model.encoder.activation,
+            transform=transform,
+        )
+    if isinstance(ladder, GridLadder):
+        network: Network = GridFeatures(
+            transform.out_shape, channels=model.encoder.width, blocks=model.encoder.blocks, patch=model.encoder.patch
+        )
+        recognition: GridRecognition | VectorRecognition = GridRecognition(
+            ladder, network.out_shape, dense=model.encoder.hidden[-1]
+        )
+    else:
+        width = model.encoder.hidden[-1]
+        network = _mlp(model.encoder, transform.out_shape, (width,), context_dim)
+        recognition = VectorRecognition(
+            width, ladder.sizes, hidden=model.group_hidden, activation=model.encoder.activation
+        )
+    return TopDownGuide(network, recognition, ladder, transform)
+
+
+def _mlp(network: NetworkConfig, in_shape: Sequence[int], out_shape: Sequence[int], context_dim: int) -> MLP:
+    return MLP(
+        in_shape,
+        out_shape,
+        hidden=network.hidden,
+        activation=network.activation,
+        batch_norm=network.batch_norm,
+        context_dim=context_dim,
+    )

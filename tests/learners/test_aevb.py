@@ -256,6 +256,16 @@ def test_another_gradient_estimator_serves_in_the_last_part_and_validation_keeps
     assert asked[-1] == "pathwise"
 
 
+def test_the_importance_weighted_bound_may_serve_in_the_last_part_without_a_weight_on_its_kl() -> None:
+    pair, x = _pair()
+    learner = _aevb(last_objective=iwae_terms, last_name="iwae", last_samples=5, last_from=2, beta=0.5, warmup_steps=9)
+    _, infos = _run(learner, pair, x, 3)
+    assert [set(info.terms) >= {"reconstruction", "kl"} for info in infos] == [True, True, False]
+    assert set(infos[2].terms) == {"iwae", "elbo", "ess"} and infos[2].beta is None
+    measured = learner.measure(pair, Batch(x), generator=torch.Generator().manual_seed(0))
+    assert set(measured) == {"elbo", "reconstruction", "kl"}
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"beta": 5.0}, {"beta": 0.0}, {"objective": functools.partial(elbo_terms, free_bits=3.0)}],

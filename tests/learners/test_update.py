@@ -16,7 +16,7 @@ from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.learners.execution import eager
 from elbowroom.learners.learner import TrainingState
-from elbowroom.learners.update import SCHEDULES, Update, UpdateInfo, constant, cosine, iwae_stages, one_cycle
+from elbowroom.learners.update import SCHEDULES, Update, UpdateInfo, constant, cosine, iwae_stages, one_cycle, warmup_cosine
 from elbowroom.model.latent import Pair
 from elbowroom.model.oracles import ppca
 
@@ -122,6 +122,18 @@ def test_the_gradient_is_clipped_to_a_norm(share: float) -> None:
     torch.testing.assert_close(_weights(state), [factor * old for old in before], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize(("limit", "moves"), [(0.9, False), (1.1, True)])
+def test_a_gradient_above_the_limit_is_skipped_and_said(limit: float, moves: bool) -> None:
+    state = _state(_update(ema=0.5))
+    before = [weight.clone() for weight in _weights(state)]
+    norm = _climb(_update(clip_norm=1e9), _state(_update())).grad_norm
+    assert norm is not None
+    info = _climb(_update(skip_norm=limit * norm, ema=0.5), state)
+    assert info.terms["skipped"] == (not moves) and info.grad_norm == pytest.approx(norm)
+    assert any(not torch.equal(a, b) for a, b in zip(before, _weights(state), strict=True)) == moves
+    assert state.average is not None and int(state.average.n_averaged) == moves
+
+
 def test_the_average_follows_every_update() -> None:
     update = _update(ema=0.75)
     state = _state(update)
@@ -189,6 +201,12 @@ def _rates(make: type[LRScheduler], steps: int, **settings: float) -> list[float
 def test_cosine_is_torchs(steps: int) -> None:
     ours = [cosine(step / steps) for step in range(steps)]
     assert ours == pytest.approx(_rates(CosineAnnealingLR, steps, T_max=steps), abs=1e-12)
+
+
+def test_warmup_cosine_rises_over_a_twentieth_and_is_a_cosine_then() -> None:
+    assert warmup_cosine(0.0) == pytest.approx(1 / 50)
+    assert warmup_cosine(0.025) == pytest.approx(0.52)
+    assert [warmup_cosine(p) for p in (0.05, 0.5, 1.0)] == [cosine(p) for p in (0.05, 0.5, 1.0)]
 
 
 def test_one_cycle_is_torchs_step_by_step() -> None:

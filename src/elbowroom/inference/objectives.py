@@ -57,6 +57,7 @@ from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.noise import NoiseSource
+from elbowroom.model.sequential_normal import SequentialNormal
 from elbowroom.numerics import effective_sample_size, log_mean_exp
 
 __all__ = [
@@ -101,6 +102,7 @@ def elbo_terms(
     beta: float | Tensor = 1.0,
     free_bits: float = 0.0,
     free_bits_over: FreeBitsOver = "example",
+    balance: bool = False,
     estimator: Estimator = "pathwise",
     temperature: float | Tensor = 1.0,
     generator: NoiseSource | None = None,
@@ -131,7 +133,10 @@ def elbo_terms(
         if grouped:
             reconstruction = log_likelihood_of_draws(model, batch, q, z).mean(0)
             by_group = group_kl(q, prior, z).mean(1)  # (groups, batch)
-            penalty = _with_free_bits(by_group, free_bits, free_bits_over).sum(0)
+            penalty = _with_free_bits(by_group, free_bits, free_bits_over)
+            if balance:
+                penalty = _balance(by_group, q, beta) * penalty
+            penalty = penalty.sum(0)
             parts = {f"kl_{number}": part.detach() for number, part in enumerate(by_group, 1)}
             parts = {"reconstruction": reconstruction.detach(), "kl": by_group.detach().sum(0), **parts}
             return Terms(reconstruction - beta * penalty, parts)
@@ -174,6 +179,7 @@ def elbo(
     beta: float | Tensor = 1.0,
     free_bits: float = 0.0,
     free_bits_over: FreeBitsOver = "example",
+    balance: bool = False,
     estimator: Estimator = "pathwise",
     temperature: float | Tensor = 1.0,
     generator: NoiseSource | None = None,
@@ -197,6 +203,7 @@ def elbo(
         beta: weight of the KL; as a tensor it is an input of a compiled function and not a constant of it.
         free_bits: λ, nats per latent dimension and example, for a hierarchy per group; needs a factorised KL in
             closed form, or a guide from the top down and ``kl="auto"``.
+        balance: weigh the KL of a hierarchy's groups by size and KL as long as β < 1; the value is then no bound.
         free_bits_over: what λ is compared with: the KL of each "example", or its mean over the "batch" (of groups).
         estimator: of the gradient: "pathwise", "stl" (needs a sampled KL) or "score-function", which has a
             leave-one-out baseline from 2 draws on; for codes also those of
@@ -229,6 +236,7 @@ def elbo(
         beta=beta,
         free_bits=free_bits,
         free_bits_over=free_bits_over,
+        balance=balance,
         estimator=estimator,
         temperature=temperature,
         generator=generator,
@@ -370,6 +378,19 @@ def _with_free_bits(by_group: Tensor, free_bits: float, over: FreeBitsOver) -> T
         return by_group
     compared = by_group.detach().mean(1, keepdim=True) if over == "batch" else by_group
     return torch.where(compared > free_bits, by_group, free_bits)
+
+
+def _balance(by_group: Tensor, q: Distribution, beta: float | Tensor) -> Tensor:
+    r"""Weights of groups while β < 1, (groups, 1), of mean 1: :math:`\gamma_l \propto D_l \, \overline{\mathrm{KL}}_l`.
+
+    A group that carries little is then asked for little, and does not fall asleep at the start (Vahdat & Kautz 2020,
+    NVAE, appendix A, arXiv:2007.03898). D is a group's size.
+    """
+    assert isinstance(q, SequentialNormal)  # see has_group_kl
+    sizes = torch.tensor(q.sizes, dtype=by_group.dtype, device=by_group.device)
+    share = sizes * by_group.detach().mean(1).clamp(min=0)
+    weights = share * (len(sizes) / share.sum().clamp(min=torch.finfo(share.dtype).tiny))
+    return torch.where(torch.as_tensor(beta) < 1, weights, torch.ones_like(weights)).unsqueeze(1)
 
 
 def _no_closed_form(q: Distribution, prior: Distribution, free_bits: float) -> ElbowroomError:

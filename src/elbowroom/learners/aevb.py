@@ -40,6 +40,7 @@ class Aevb:
         last_samples: draws of z per example from step ``last_from`` on. `measure` always uses them, so that its values
             can be compared over training. None for ``num_samples`` throughout.
         last_objective: the objective of the last part, as with another gradient estimator; None for the same.
+        last_name: name of the objective of the last part, where it is another; it then has no KL term to weigh.
         last_from: step from which ``last_samples`` and ``last_objective`` serve.
         weighs_kl: whether the objective has a KL term that can be weighted.
         beta: weight of the KL term.
@@ -53,6 +54,7 @@ class Aevb:
     num_samples: int = 1
     last_samples: int | None = None
     last_objective: Callable[..., Terms] | None = None
+    last_name: str | None = None
     last_from: int = 0
     weighs_kl: bool = True
     beta: float = 1.0
@@ -73,18 +75,21 @@ class Aevb:
         early = state.step < self.last_from
         num_samples = self.num_samples if early else self._last_samples
         bound = self.objective if early or self.last_objective is None else self.last_objective
+        weighs_kl = self.weighs_kl and (early or self.last_name is None)
         beta, weight = None, []
         settings: dict[str, Any] = {"bound": bound, "num_samples": num_samples}
-        if self.warmup_steps and self.weighs_kl:  # it changes from step to step, so it is an input and not a setting
+        if self.warmup_steps and weighs_kl:  # it changes from step to step, so it is an input and not a setting
             beta = self.beta * min(1.0, state.step / self.warmup_steps)
             weight = [torch.tensor(beta, dtype=torch.float64, device=batch.x.device)]
-        elif self.weighs_kl:
+        elif weighs_kl:
             beta = settings["beta"] = self.beta
         value, parts = self.execution(_terms, state.pair, batch, *weight, generator=generator, **settings)
-        updated = self.update.apply_gradient(state, self.name, value, parts, batch)
+        updated = self.update.apply_gradient(
+            state, self.name if early else self.last_name or self.name, value, parts, batch
+        )
         state.step += 1
         terms = updated.terms
-        if self.weighs_kl:  # the value includes β and free bits; the reported ELBO includes neither
+        if weighs_kl:  # the value includes β and free bits; the reported ELBO includes neither
             terms["elbo"] = terms["reconstruction"] - terms["kl"]
         return state, StepInfo(terms, updated.lr, num_samples * len(batch), beta, updated.grad_norm)
 

@@ -23,7 +23,17 @@ from elbowroom.data.batch import Batch
 from elbowroom.learners.learner import TrainingState, check_finite
 from elbowroom.model.latent import Pair
 
-__all__ = ["SCHEDULES", "Schedule", "Update", "UpdateInfo", "constant", "cosine", "iwae_stages", "one_cycle"]
+__all__ = [
+    "SCHEDULES",
+    "Schedule",
+    "Update",
+    "UpdateInfo",
+    "constant",
+    "cosine",
+    "iwae_stages",
+    "one_cycle",
+    "warmup_cosine",
+]
 
 # --- learning rates ----------------------------------------------------------------------------------------------
 
@@ -38,6 +48,12 @@ def constant(progress: float) -> float:
 def cosine(progress: float) -> float:
     """Half a cosine from 1 to 0 (Loshchilov & Hutter 2017, SGDR, eq. 5, one period, arXiv:1608.03983)."""
     return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def warmup_cosine(progress: float) -> float:
+    """Up linearly from 1/50 over the first 5%, then as :func:`cosine`."""
+    first, start = 0.05, 1 / 50
+    return min(1.0, start + progress / first) if progress < first else cosine(progress)
 
 
 def one_cycle(progress: float) -> float:
@@ -64,6 +80,7 @@ def iwae_stages(progress: float) -> float:
 SCHEDULES: dict[str, Schedule] = {
     "constant": constant,
     "cosine": cosine,
+    "warmup-cosine": warmup_cosine,
     "one-cycle": one_cycle,
     "iwae-stages": iwae_stages,
 }
@@ -77,7 +94,7 @@ class UpdateInfo(NamedTuple):
 
     terms: dict[str, float]  #: batch means by name
     lr: float  #: the learning rate that was used
-    grad_norm: float | None  #: norm of the gradient before clipping; None without clipping
+    grad_norm: float | None  #: norm of the gradient before clipping; None where nothing is clipped or skipped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +106,8 @@ class Update:
         total_steps: length of the run, for the schedule; None where it is not known, for instance under a time limit.
         schedule: factor of the learning rate as a function of progress.
         clip_norm: largest gradient norm; None for no clipping.
+        skip_norm: gradients of a larger norm change nothing; None to skip none. Deep hierarchies have rare steps whose
+            gradient is larger than others by orders of magnitude (Child 2021, Very Deep VAEs, arXiv:2011.10650).
         ema: decay of the moving average of the weights; 0 for none.
     """
 
@@ -96,6 +115,7 @@ class Update:
     total_steps: int | None
     schedule: Schedule = constant
     clip_norm: float | None = None
+    skip_norm: float | None = None
     ema: float = 0.0
 
     def optimizer_and_average(self, pair: Pair) -> tuple[Optimizer, AveragedModel | None]:
@@ -129,12 +149,19 @@ class Update:
         norm = nn.utils.get_total_norm(self._watched_gradients(weights))
         terms, grad_norm = _to_host(name, value, parts, norm)
         check_finite(state.step + 1, terms, lr, grad_norm=grad_norm, batch=batch)
-        if self.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(weights, self.clip_norm, norm)
-        state.optimizer.step()
-        if state.average is not None:
-            state.average.update_parameters(state.pair)
-        return UpdateInfo(terms, lr, None if self.clip_norm is None else grad_norm)
+        if self.skip_norm is not None:
+            terms["skipped"] = float(grad_norm > self.skip_norm)
+        if not terms.get("skipped"):
+            if self.clip_norm is not None:
+                nn.utils.clip_grads_with_norm_(weights, self.clip_norm, norm)
+            state.optimizer.step()
+            if state.average is not None:
+                state.average.update_parameters(state.pair)
+        return UpdateInfo(terms, lr, grad_norm if self._watches_norm else None)
+
+    @property
+    def _watches_norm(self) -> bool:
+        return self.clip_norm is not None or self.skip_norm is not None
 
     def _set_lr(self, state: TrainingState) -> float:
         factor = self.schedule(state.step / self.total_steps if self.total_steps else 0.0)
@@ -149,7 +176,7 @@ class Update:
         not. Reading the gradients of all weights would cost a twentieth of the step.
         """
         gradients = [weight.grad for weight in weights if weight.grad is not None]
-        if self.clip_norm is not None:
+        if self._watches_norm:
             return gradients
         return [gradient for gradient in gradients if gradient.dim() <= 1] or gradients
 

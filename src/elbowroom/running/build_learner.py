@@ -70,6 +70,7 @@ def build_learner(config: Config, length: RunLength, execution: Execution = eage
         total_steps=length.total_steps,
         schedule=SCHEDULES[schedule],
         clip_norm=config.optimizer.clip_norm,
+        skip_norm=config.optimizer.skip_norm,
         ema=config.train.ema,
     )
     return kind.build(config, update, length, execution)
@@ -95,9 +96,15 @@ def _aevb(config: Config, update: Update, length: RunLength, execution: Executio
     o = config.objective
     if o.warmup_epochs and length.steps_per_epoch is None:
         raise ElbowroomError("A stream has no epochs, so objective.warmup_epochs has no meaning.", "Set it to 0.")
-    settings: dict[str, Any] = {"estimator": o.estimator, "temperature": o.temperature}
+    estimator: dict[str, Any] = {"estimator": o.estimator, "temperature": o.temperature}
+    settings = estimator
     if o.name == "elbo":
-        settings |= {"kl": o.kl, "free_bits": o.free_bits, "free_bits_over": o.free_bits_over}
+        settings = estimator | {
+            "kl": o.kl,
+            "free_bits": o.free_bits,
+            "free_bits_over": o.free_bits_over,
+            "balance": o.balance,
+        }
     elif (o.beta, o.free_bits, o.warmup_epochs) != (1.0, 0.0, 0.0):
         raise ElbowroomError(
             "beta, free_bits and warmup_epochs change the KL term, which the iwae objective does not have.",
@@ -108,18 +115,21 @@ def _aevb(config: Config, update: Update, length: RunLength, execution: Executio
             f"objective.temperature is {o.temperature:g}, but the estimator {o.estimator} has no softmax.",
             "Leave it out, or use an estimator for codes, such as --objective.estimator gumbel-softmax.",
         )
-    later = [key for key in ("last_samples", "last_estimator") if getattr(o, key) is not None]
+    later = [key for key in ("last_name", "last_samples", "last_estimator") if getattr(o, key) is not None]
     if later and length.total_steps is None:
         raise ElbowroomError(
             f"objective.{later[0]} needs the number of steps in advance, which a run limited by time or work does not "
             "have.",
             "Leave it out, or set the length with --train.epochs or --train.steps.",
         )
-    last = None if o.last_estimator is None else settings | {"estimator": o.last_estimator}
+    last: dict[str, Any] | None = None
+    if o.last_name is not None or o.last_estimator is not None:
+        last = (settings if o.last_name is None else estimator) | {"estimator": o.last_estimator or o.estimator}
     return Aevb(
         name=o.name,
         objective=functools.partial(OBJECTIVES[o.name], **settings),
-        last_objective=None if last is None else functools.partial(OBJECTIVES[o.name], **last),
+        last_objective=None if last is None else functools.partial(OBJECTIVES[o.last_name or o.name], **last),
+        last_name=o.last_name,
         update=update,
         num_samples=o.num_samples,
         last_samples=o.last_samples,

@@ -85,7 +85,8 @@ def _steps_that_differ(settings: Config, plan: TrainingPlan) -> list[int]:
         learner = build_learner(settings, RunLength(plan.total_steps, plan.steps_per_epoch, None, Path()))
         assert isinstance(learner, Vq)
         return learner.starts
-    has_more = settings.objective.last_samples is not None or settings.objective.last_estimator is not None
+    objective = settings.objective
+    has_more = (objective.last_name, objective.last_samples, objective.last_estimator) != (None, None, None)
     return [0] if plan.total_steps is None or not has_more else [0, plan.total_steps - 1]
 
 

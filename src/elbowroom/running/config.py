@@ -247,10 +247,12 @@ class ObjectiveConfig(Section):
     num_samples: Annotated[int, Field(gt=0)] = 1
     """Draws of z per example (k of the importance-weighted bound; for the learner naive, draws of the prior, at least
     2)."""
+    last_name: Literal["iwae"] | None = None
+    """Objective in the last part of training (see last_share), if it should be the importance-weighted bound there."""
     last_samples: Annotated[int, Field(gt=0)] | None = None
     """Draws of z per example in the last part of training, if it should have more."""
     last_share: Annotated[float, Field(gt=0, le=1)] = 0.25
-    """Share of the training, at its end, that uses last_samples and last_estimator."""
+    """Share of the training, at its end, that uses last_name, last_samples and last_estimator."""
     estimator: EstimatorName = "pathwise"
     """Gradient estimator."""
     last_estimator: EstimatorName | None = None
@@ -268,6 +270,8 @@ class ObjectiveConfig(Section):
     """Nats per latent dimension, of a hierarchy per group, below which the KL term is not reduced further."""
     free_bits_over: Literal["example", "batch"] = "example"
     """What free bits are compared with: the KL of each example, or of a hierarchy's group its mean over the batch."""
+    balance: bool = False
+    """Weight the KL of a hierarchy's groups in proportion to their KL and size, as long as its weight is below 1."""
 
 
 class OptimizerConfig(Section):
@@ -285,10 +289,12 @@ class OptimizerConfig(Section):
     """L2 penalty (decoupled in adamw)."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Momentum (sgd, rmsprop)."""
-    schedule: Literal["constant", "one-cycle", "cosine", "iwae-stages"] = "constant"
+    schedule: Literal["constant", "one-cycle", "cosine", "warmup-cosine", "iwae-stages"] = "constant"
     """Learning rate over the run; iwae-stages: lr·10^(−i/7) for 3^i epochs, i = 0…7, rescaled to the run's length."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Gradient clipping: gradients with a larger norm are scaled down to it."""
+    skip_norm: Annotated[float, Field(gt=0)] | None = None
+    """Gradients with a larger norm are left out: the step changes nothing."""
 
 
 class TrainConfig(Section):

@@ -18,6 +18,7 @@ _REPLICATIONS = {
     "concrete-": "Maddison et al. (2017), Concrete distribution: binary latents on MNIST, static bits",
     "gumbel-": "Jang et al. (2017), Gumbel-softmax: categorical latents on MNIST, slots x codes, static bits",
     "iwae-1l-": "Burda et al. (2016), IWAE: one stochastic layer on MNIST, k draws in the bound",
+    "iwae-2l-": "Burda et al. (2016), IWAE: two stochastic layers on MNIST, k draws in the bound",
 }
 _WIDTH = 110  # of a line that lists the recipes of a group
 

@@ -75,8 +75,8 @@ class Grid:
         return F.pixel_shuffle(patches, self.patch).reshape(len(patches), *shape)
 
     def unflattened(self, vectors: Tensor) -> Tensor:
-        """(n, channels × places) to (n, channels, H / p, W / p)."""
-        return _channels_last(vectors.reshape(len(vectors), -1, self.height, self.width))
+        """(n, places × channels) to (n, channels, H / p, W / p), without a copy."""
+        return vectors.reshape(len(vectors), self.height, self.width, -1).permute(0, 3, 1, 2)
 
 
 class Block(nn.Module):
@@ -142,7 +142,7 @@ class GridReader(nn.Module):
         self.output = nn.Linear(dense, size)
 
     def forward(self, features: Tensor, context: Tensor | None) -> Tensor:
-        flat = F.silu(features).flatten(1)
+        flat = flattened(F.silu(features))
         joined = flat if context is None else torch.cat([flat, context.to(flat.dtype)], 1)
         return cast(Tensor, self.output(F.silu(self.dense(joined))))
 
@@ -272,6 +272,11 @@ def started_small(layer: nn.Conv2d) -> nn.Conv2d:
     for weight in layer.parameters():
         weight.mul_(_START)
     return layer
+
+
+def flattened(maps: Tensor) -> Tensor:
+    """(n, channels, H / p, W / p) to (n, places × channels), without a copy where channels are last in memory."""
+    return maps.permute(0, 2, 3, 1).flatten(1)
 
 
 def _channels_last(pictures: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 
 from elbowroom.errors import ElbowroomError
 from elbowroom.model.guides import Guide, InputTransform
-from elbowroom.model.hierarchy.grids import GridLadder, GridReader, started_small
+from elbowroom.model.hierarchy.grids import GridLadder, GridReader, flattened, started_small
 from elbowroom.model.hierarchy.ladders import Ladder, VectorLadder
 from elbowroom.model.networks import MLP, Network
 from elbowroom.model.sequential_normal import ResidualNormal, SequentialNormal
@@ -90,7 +90,8 @@ class GridRecognition(nn.Module):
 
     def below(self, group: int, state: Tensor, features: Tensor, context: Tensor | None) -> Tensor:
         joined = torch.nn.functional.silu(torch.cat([state, features], 1))
-        return cast(Tensor, self.groups[group - 1](joined)).flatten(1)
+        loc, log_scale = cast(Tensor, self.groups[group - 1](joined)).chunk(2, 1)
+        return torch.cat([flattened(loc), flattened(log_scale)], -1)
 
 
 class TopDownGuide(Guide):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from elbowroom.errors import ElbowroomError, did_you_mean
 
-__all__ = ["ACTIVATIONS", "MLP", "ConvDecoder", "ConvEncoder", "Network", "ResidualMLP"]
+__all__ = ["ACTIVATIONS", "MLP", "ConvDecoder", "ConvEncoder", "Network", "ResidualMLP", "channels_last"]
 
 #: name -> a new module
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -347,6 +347,16 @@ class ConvDecoder(Network):
     def compute(self, given: Tensor, context: Tensor | None) -> Tensor:
         out: Tensor = self.convolutions(self.input(_joined(given, context)).unflatten(1, self._small))
         return out
+
+
+def channels_last(maps: Tensor) -> Tensor:
+    """Maps (n, channels, H, W) with the channels next to each other in memory, in which convolutions are fastest.
+
+    Under a transform of ``torch.func``, which has no such layout, they stay as they are.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return maps
+    return maps.contiguous(memory_format=torch.channels_last)
 
 
 class _BatchNorm1d(nn.BatchNorm1d):

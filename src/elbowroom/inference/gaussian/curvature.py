@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from functools import singledispatch
 from typing import cast
 
@@ -75,7 +76,7 @@ def gauss_newton(model: LatentModel, batch: Batch | Tensor, z: Tensor, *, chunk_
     precision = prior_precision(model.prior(None, batch.context), z)
     for rows in chunks(len(batch), max(1, chunk_elements // _elements_per_example(model, z.shape[-1]))):
         context = None if batch.context is None else batch.context[rows]
-        output, jacobian = network_jacobian(model.likelihood.network, z[rows], context)
+        output, jacobian = network_jacobian(model.likelihood.network_given(batch.x[rows]), z[rows], context)
         information = model.likelihood.fisher_information(output)  # (n, P, P, *event)
         if batch.mask is not None:
             information = torch.where(batch.mask[rows, None, None], information, 0.0)
@@ -84,7 +85,9 @@ def gauss_newton(model: LatentModel, batch: Batch | Tensor, z: Tensor, *, chunk_
 
 
 @torch.no_grad()
-def network_jacobian(network: nn.Module, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def network_jacobian(
+    network: Callable[[Tensor, Tensor | None], Tensor], z: Tensor, context: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     r"""What a network returns at z, and its derivative by every element of z.
 
     .. math:: \theta = \mathrm{network}(z), \qquad J_{j \cdot} = \frac{\partial \theta}{\partial z_j}
@@ -106,7 +109,7 @@ def network_jacobian(network: nn.Module, z: Tensor, context: Tensor | None = Non
         return _mlp_jacobian(network, z, context)
 
     def function(z: Tensor) -> Tensor:
-        return cast(Tensor, network(z, context)).to(z.dtype)
+        return network(z, context).to(z.dtype)
 
     def along(direction: Tensor) -> tuple[Tensor, Tensor]:
         value, tangent = torch.func.jvp(function, (z,), (direction.expand_as(z),))[:2]

@@ -27,7 +27,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from elbowroom.errors import ElbowroomError
 from elbowroom.model.guides import InputTransform
-from elbowroom.model.networks import channels_last
+from elbowroom.model.networks import NetworkPart, channels_last
 
 __all__ = ["Cache", "MaskedConv2d", "MaskedPixels", "of_pixel"]
 
@@ -91,7 +91,7 @@ class MaskedConv2d(nn.Conv2d):
         return F.conv2d(above, self.masked_weight, self.bias, padding=self.padding)
 
 
-class MaskedPixels(nn.Module):
+class MaskedPixels(NetworkPart):
     r"""A network x, v -> θ in which the parameters of a pixel depend on earlier pixels and on the features.
 
     Args:
@@ -104,8 +104,6 @@ class MaskedPixels(nn.Module):
     Attributes:
         in_shape: (D, \*event), the features of one picture.
         out_shape: (P, \*event).
-        autocast: a lower precision inside while it trains, as of a :class:`~elbowroom.model.networks.Network`.
-        widest: elements of the largest tensor inside, for one picture.
     Raises:
         ElbowroomError: x is no picture; a number below 1; an even kernel.
     Example:
@@ -126,7 +124,7 @@ class MaskedPixels(nn.Module):
         kernel: int = 5,
     ) -> None:
         super().__init__()
-        self.out_shape, self.autocast = tuple(out_shape), cast(torch.dtype | None, None)
+        self.out_shape = tuple(out_shape)
         self.event_shape = self.out_shape[1:]
         if len(self.event_shape) not in (2, 3):
             raise ElbowroomError(

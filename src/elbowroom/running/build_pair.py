@@ -24,6 +24,8 @@ from elbowroom.model.hierarchy.ladders import Ladder
 from elbowroom.model.latent import LatentModel, Pair
 from elbowroom.model.likelihoods import LIKELIHOODS, Gaussian, Likelihood
 from elbowroom.model.networks import MLP, ConvDecoder, ConvEncoder, Network, ResidualMLP
+from elbowroom.model.pixels.autoregressive import AutoregressivePixels
+from elbowroom.model.pixels.masked_convolutions import MaskedPixels
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, TopPrior, VampPrior
 from elbowroom.model.quantizer import Codebook, EmbeddedCodes, NearestCodeGuide
 from elbowroom.names import CODE_GUIDES
@@ -160,7 +162,7 @@ def _codebook(model: ModelConfig) -> Codebook:
 
 
 def _ladder(model: ModelConfig, facts: DataFacts) -> Ladder:
-    return build_ladder(model, _parameter_shape(model, facts), facts.context_dim)
+    return build_ladder(model, _decoder_shape(model, facts), facts.context_dim)
 
 
 def _prior_of_hierarchy(top: Conditional, ladder: Ladder) -> Conditional:
@@ -172,14 +174,7 @@ def _prior_of_hierarchy(top: Conditional, ladder: Ladder) -> Conditional:
 def _guide(
     model: ModelConfig, name: str, facts: DataFacts, codebook: Codebook | None, ladder: Ladder | None
 ) -> Conditional:
-    real = facts.support is Support.REALS
-    transform = InputTransform(
-        facts.support,
-        facts.event_shape,
-        num_categories=facts.num_categories,
-        shift=torch.zeros(facts.event_shape) if real else None,
-        scale=torch.ones(facts.event_shape) if real else None,
-    )
+    transform = _transform(facts)
     if ladder is not None and name in ("top-down", "bottom-up"):
         return build_hierarchical_guide(model, name, ladder, transform, facts.context_dim)
     latent_dim = model.latent_dim if ladder is None else sum(ladder.sizes)
@@ -198,6 +193,18 @@ def _guide(
     return GUIDES[name](network, latent_dim, transform)
 
 
+def _transform(facts: DataFacts) -> InputTransform:
+    """Of x, before an encoder or masked convolutions; the unit of real numbers is filled in by :func:`initialise`."""
+    real = facts.support is Support.REALS
+    return InputTransform(
+        facts.support,
+        facts.event_shape,
+        num_categories=facts.num_categories,
+        shift=torch.zeros(facts.event_shape) if real else None,
+        scale=torch.ones(facts.event_shape) if real else None,
+    )
+
+
 def _space(model: ModelConfig) -> CodeSpace:
     return CodeSpace(model.slots, model.codes)
 
@@ -212,8 +219,14 @@ def _likelihood_settings(model: ModelConfig, facts: DataFacts) -> dict[str, Any]
     return settings.get(pick_likelihood(model, facts.support), {})
 
 
+def _decoder_shape(model: ModelConfig, facts: DataFacts) -> tuple[int, ...]:
+    """What the decoder returns for one z: parameters of x, or features for masked convolutions."""
+    shape = _parameter_shape(model, facts)
+    return (model.masked_features, *facts.event_shape) if model.masked_layers else shape
+
+
 def _parameter_shape(model: ModelConfig, facts: DataFacts) -> tuple[int, ...]:
-    """What the decoder returns for one z."""
+    """Parameters of the likelihood for one x."""
     kind = LIKELIHOODS[pick_likelihood(model, facts.support)]
     return kind.parameter_shape(facts.event_shape, **_likelihood_settings(model, facts))
 
@@ -223,7 +236,11 @@ def _likelihood(model: ModelConfig, facts: DataFacts, codebook: Codebook | None,
     if kind is Gaussian:
         shift, unit = torch.zeros(facts.event_shape), torch.ones(facts.event_shape)
         settings |= {"mean_activation": model.mean_activation, "shift": shift, "unit": unit}
-    return kind(ladder or _decoder(model, facts, codebook), facts.event_shape, **settings)
+    network = ladder or _decoder(model, facts, codebook)
+    if model.masked_layers:
+        pixels = _masked_pixels(model, facts, _parameter_shape(model, facts))
+        return AutoregressivePixels(network, kind(pixels, facts.event_shape, **settings))
+    return kind(network, facts.event_shape, **settings)
 
 
 def _decoder(model: ModelConfig, facts: DataFacts, codebook: Codebook | None) -> Network:
@@ -231,9 +248,21 @@ def _decoder(model: ModelConfig, facts: DataFacts, codebook: Codebook | None) ->
         size = codebook.space.slots * codebook.dim
     else:
         size = _space(model).dim if model.has_codes else model.latent_dim
-    shape = _parameter_shape(model, facts)
-    network = _NETWORKS[model.decoder.kind](model.decoder, (size,), shape, context_dim=facts.context_dim, decoder=True)
+    network = _NETWORKS[model.decoder.kind](
+        model.decoder, (size,), _decoder_shape(model, facts), context_dim=facts.context_dim, decoder=True
+    )
     return network if codebook is None else EmbeddedCodes(codebook, network)
+
+
+def _masked_pixels(model: ModelConfig, facts: DataFacts, out_shape: tuple[int, ...]) -> MaskedPixels:
+    return MaskedPixels(
+        out_shape,
+        features=model.masked_features,
+        transform=_transform(facts),
+        layers=model.masked_layers,
+        width=model.masked_width,
+        kernel=model.masked_kernel,
+    )
 
 
 def _prior(model: ModelConfig, facts: DataFacts, guide: Conditional | None) -> Conditional:
@@ -267,20 +296,27 @@ def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
 
     Raises:
         ElbowroomError: a real-valued element is constant over the training data, so that its density has no bound; one
-            training row; a deviation is beyond the run's precision; or there are more codes than training rows.
+            training row; a deviation is beyond the run's precision; there are more codes than training rows; or the
+            likelihood cannot sum out the data's holes.
     """
     likelihood, guide = pair.model.likelihood, pair.guide
     if pair.model.latent_support == "codes":
         check_codes(data, pair.model.space)
+    if isinstance(data, DataSet) and data.masked and type(likelihood).check_mask is not Likelihood.check_mask:
+        for batch in data.batches("train", 1024):
+            assert batch.mask is not None  # the data are masked
+            likelihood.check_mask(batch.mask)
     mean, std = data.moments()
     # grey pixels under a Gaussian are not standardised: they have a common scale, and some never vary
-    if isinstance(likelihood, Gaussian) and data.native_support is Support.REALS:
+    if isinstance(likelihood.elementwise, Gaussian) and data.native_support is Support.REALS:
         check_training_rows(data, mean, std)
         refuse_constant(data, mean, std)
         check_spread(data, std)
-        places: list[tuple[nn.Module, tuple[str, str]]] = [(likelihood, ("shift", "unit"))]
+        places: list[tuple[nn.Module, tuple[str, str]]] = [(likelihood.elementwise, ("shift", "unit"))]
         if isinstance(guide, Guide) and guide.transform is not None:
             places.append((guide.transform, ("shift", "scale")))
+        if isinstance(likelihood.elementwise.network, MaskedPixels):
+            places.append((likelihood.elementwise.network.transform, ("shift", "scale")))
         for module, names in places:
             for name, value in zip(names, (mean, std), strict=True):
                 module.get_buffer(name).copy_(value)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from elbowroom.errors import ElbowroomError
 from elbowroom.model.hierarchy.ladders import Ladder, residual_value
-from elbowroom.model.networks import Network
+from elbowroom.model.networks import Network, channels_last
 
 __all__ = [
     "Block",
@@ -68,7 +68,7 @@ class Grid:
     def cut(self, pictures: Tensor) -> Tensor:
         """(n, H, W) or (n, C, H, W) to (n, C p², H / p, W / p)."""
         flat = pictures.reshape(len(pictures), -1, self.height * self.patch, self.width * self.patch)
-        return _channels_last(F.pixel_unshuffle(flat, self.patch))
+        return channels_last(F.pixel_unshuffle(flat, self.patch))
 
     def joined(self, patches: Tensor, shape: Sequence[int]) -> Tensor:
         """(n, values of a patch, H / p, W / p) to (n, \\*shape)."""
@@ -277,7 +277,3 @@ def started_small(layer: nn.Conv2d) -> nn.Conv2d:
 def flattened(maps: Tensor) -> Tensor:
     """(n, channels, H / p, W / p) to (n, places × channels), without a copy where channels are last in memory."""
     return maps.permute(0, 2, 3, 1).flatten(1)
-
-
-def _channels_last(pictures: Tensor) -> Tensor:
-    return pictures.contiguous(memory_format=torch.channels_last)

@@ -11,6 +11,7 @@ sequence of normals from the top down and from the bottom up, too.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
@@ -69,7 +70,9 @@ class LinearHierarchy(LatentModel):
         return LinearGaussian(weight, bias, self.noise_scale)
 
     def log_evidence(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """log p(x), exactly, nats, shape (batch,); arguments as for :class:`~elbowroom.model.oracles.LinearGaussian`."""
+        """log p(x), exactly, nats, shape (batch,); arguments as for a
+        :class:`~elbowroom.model.oracles.LinearGaussian`.
+        """
         return self.multiplied_out().log_evidence(x, mask)
 
     def posterior(self, x: Tensor, mask: Tensor | None = None) -> MultivariateNormal:
@@ -142,10 +145,8 @@ def _affine(at_probes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _slices(sizes: Sequence[int], start: int) -> list[slice]:
-    found = []
-    for size in sizes:
-        found.append(slice(start, start := start + size))
-    return found
+    ends = [*accumulate(sizes, initial=start)]
+    return [slice(first, end) for first, end in pairwise(ends)]
 
 
 @torch.no_grad()

@@ -16,7 +16,16 @@ from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.learners.execution import eager
 from elbowroom.learners.learner import TrainingState
-from elbowroom.learners.update import SCHEDULES, Update, UpdateInfo, constant, cosine, iwae_stages, one_cycle, warmup_cosine
+from elbowroom.learners.update import (
+    SCHEDULES,
+    Update,
+    UpdateInfo,
+    constant,
+    cosine,
+    iwae_stages,
+    one_cycle,
+    warmup_cosine,
+)
 from elbowroom.model.latent import Pair
 from elbowroom.model.oracles import ppca
 

@@ -44,6 +44,7 @@ from elbowroom.model.guides import Guide, guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.networks import MLP, ResidualMLP
 from elbowroom.model.noise import NoiseSource, PerRow
+from elbowroom.model.sequential_normal import BlockDistribution, ResidualNormal, SequentialNormal
 from elbowroom.numerics import RowSlots, draws_last, mean_and_stderr
 
 __all__ = [
@@ -351,4 +352,8 @@ def _draws_by_row(distribution: Distribution) -> bool:
             return _draws_by_row(distribution.component_distribution)
         case Independent():
             return isinstance(distribution.base_dist, Normal)
-    return isinstance(distribution, MultivariateNormal | Codes | AutoregressiveCodes)
+        case BlockDistribution():
+            return all(_draws_by_row(block) for block in distribution.blocks)
+    return isinstance(
+        distribution, MultivariateNormal | SequentialNormal | ResidualNormal | Codes | AutoregressiveCodes
+    )

@@ -103,8 +103,8 @@ def group_kl(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
     .. math:: \mathrm{KL}(q \,\|\, p) = \sum_l \mathbb{E}_q\big[\mathrm{KL}_l(z_{<l})\big], \qquad
         \mathrm{KL}_l(z_{<l}) = \mathrm{KL}\big(q(z_l | z_{<l}, x) \,\|\, p(z_l)\big)
 
-    Unbiased, with less noise than log q − log p. Where a group has no closed form, as under a mixture, its entropy
-    is exact and its log p(z_l) is that of the draw.
+    Unbiased; where a group has a closed form, with less noise than log q − log p. Where it has none, as under a
+    mixture, its entropy is exact and its log p(z_l) is that of the draw.
 
     Args:
         q: of groups one after the other.

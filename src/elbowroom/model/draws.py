@@ -239,6 +239,11 @@ def _(distribution: SequentialNormal | ResidualNormal) -> SequentialNormal | Res
 
 
 @detach.register
+def _(distribution: BlockDistribution) -> BlockDistribution:
+    return BlockDistribution([detach(block) for block in distribution.blocks])
+
+
+@detach.register
 def _(distribution: MixtureSameFamily) -> MixtureSameFamily:
     weights = Categorical(logits=distribution.mixture_distribution.logits.detach(), validate_args=False)
     components = detach(distribution.component_distribution)

@@ -20,7 +20,16 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.model import noise
 from elbowroom.model.noise import NoiseSource
 
-__all__ = ["BlockDistribution", "ResidualNormal", "SequentialNormal", "Walk", "blocks_of"]
+__all__ = [
+    "BlockDistribution",
+    "Choose",
+    "Coordinates",
+    "ResidualNormal",
+    "Rows",
+    "SequentialNormal",
+    "Walk",
+    "blocks_of",
+]
 
 Choose = Callable[[Tensor, Tensor], Tensor]
 """(μ, σ) of the next group to its value."""
@@ -28,6 +37,10 @@ Choose = Callable[[Tensor, Tensor], Tensor]
 
 Resume = Callable[[Tensor], AbstractContextManager[None]]
 """A state of the decoder to a context in which the decoder goes on from there."""
+
+
+Rows = Tensor | slice
+"""Positions of examples."""
 
 
 class Walk(Protocol):
@@ -45,6 +58,14 @@ class _Passed(NamedTuple):
     z: Tensor  #: (*, latent)
     normals: list[Independent[Normal]]  #: of each group, given those before
     state: Tensor | None
+    with_gradient: bool
+
+    def serves(self, z: Tensor) -> bool:
+        """Whether a walk to z would meet the same: it is this very tensor, and no gradient is wanted that is missing.
+
+        What was drawn without a gradient may be asked for its density with one.
+        """
+        return self.z is z and (self.with_gradient or not torch.is_grad_enabled())
 
 
 class SequentialNormal(Distribution):
@@ -59,6 +80,7 @@ class SequentialNormal(Distribution):
         walk: gives μ and σ of the groups one by one.
         sizes: latents of each group.
         like: a tensor of the batch, (batch, \*), whose dtype and device draws are to have.
+        rows: the positions of some examples to their distributions.
         frozen: the same walk with weights that take no gradient, for :meth:`detached`.
         decoder: where a state of the decoder that a walk has returned can be given to it.
     Example:
@@ -80,11 +102,12 @@ class SequentialNormal(Distribution):
         sizes: Sequence[int],
         like: Tensor,
         *,
+        rows: Callable[[Rows], SequentialNormal] | None = None,
         frozen: Walk | None = None,
         decoder: Resume | None = None,
     ) -> None:
         self.sizes = tuple(sizes)
-        self._walk, self._like, self._frozen, self._decoder = walk, like, frozen, decoder
+        self._walk, self._like, self._rows, self._frozen, self._decoder = walk, like, rows, frozen, decoder
         self._last: _Passed | None = None
         super().__init__(Size([len(like)]), Size([sum(sizes)]), validate_args=False)
 
@@ -126,6 +149,19 @@ class SequentialNormal(Distribution):
             )
         return SequentialNormal(self._frozen, self.sizes, self._like)
 
+    def rows(self, index: Rows) -> SequentialNormal:
+        """The distributions of some of the examples.
+
+        Raises:
+            ElbowroomError: it was not said how they are made.
+        """
+        if self._rows is None:
+            raise ElbowroomError(
+                "The distributions of some examples were asked for, but this sequence of normals has one walk for all.",
+                "Call the guide with these examples.",
+            )
+        return self._rows(index)
+
     def shared(self, z: Tensor) -> AbstractContextManager[None]:
         """A context in which the decoder goes on from where the draw of this very z has ended.
 
@@ -133,7 +169,7 @@ class SequentialNormal(Distribution):
         shared, and the decoder starts from z.
         """
         last = self._last
-        if last is None or last.z is not z or last.state is None or self._decoder is None:
+        if last is None or not last.serves(z) or last.state is None or self._decoder is None:
             return nullcontext()
         return self._decoder(last.state)
 
@@ -160,7 +196,7 @@ class SequentialNormal(Distribution):
 
     def _at(self, z: Tensor) -> _Passed:
         """What a walk meets at this z; known where z is what was drawn last."""
-        if self._last is not None and self._last.z is z:
+        if self._last is not None and self._last.serves(z):
             return self._last
         parts = iter(z.split_with_sizes(self.sizes, -1))
         return self._passed(lambda loc, scale: next(parts))._replace(z=z)
@@ -175,7 +211,27 @@ class SequentialNormal(Distribution):
             return values[-1]
 
         state = self._walk(keep)
-        return _Passed(torch.cat(values, -1), normals, state)
+        return _Passed(torch.cat(values, -1), normals, state, torch.is_grad_enabled())
+
+
+class Coordinates(NamedTuple):
+    """The maps between the values of all groups, the one next to x first, and residuals, the top group first."""
+
+    residuals: Callable[[Tensor], tuple[Tensor, Tensor]]  #: z to u and the sum of log s, (*,)
+    values: Callable[[Tensor], Tensor]  #: u to z
+
+
+class _Residuals(NamedTuple):
+    """A draw of z as residuals."""
+
+    u: Tensor
+    z: Tensor
+    log_scale: Tensor  #: the sum of log s
+    with_gradient: bool
+
+    def serves(self, u: Tensor) -> bool:
+        """As :meth:`_Passed.serves`."""
+        return self.u is u and (self.with_gradient or not torch.is_grad_enabled())
 
 
 class ResidualNormal(Distribution):
@@ -185,10 +241,11 @@ class ResidualNormal(Distribution):
         \log q(u) = \log q(z) + \sum_{l > 1} \sum_j \log s_{lj}(z_{<l})
 
     Args:
-        base: q(z), in any order of the groups.
-        residuals: z as ``base`` draws it to u, the sum of log s, and a state of the decoder or None.
-        values: u to z.
-        decoder: as for :class:`SequentialNormal`.
+        base: q(z), the group next to x first, the top group last.
+        maps: between z and u.
+        rows: the positions of some examples to their distributions.
+        frozen: the maps with weights that take no gradient, for :meth:`detached`.
+        decoder: as for :class:`SequentialNormal`; it goes on from the value of the group next to x.
     """
 
     arg_constraints: ClassVar[dict[str, Constraint]] = {}
@@ -198,20 +255,21 @@ class ResidualNormal(Distribution):
     def __init__(
         self,
         base: SequentialNormal,
-        residuals: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
-        values: Callable[[Tensor], Tensor],
+        maps: Coordinates,
         *,
+        rows: Callable[[Rows], ResidualNormal],
+        frozen: Coordinates,
         decoder: Resume,
     ) -> None:
-        self.base, self._residuals, self._values, self._decoder = base, residuals, values, decoder
-        self._last: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self.base, self._maps, self._rows, self._frozen, self._decoder = base, maps, rows, frozen, decoder
+        self._last: _Residuals | None = None
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
 
     def rsample(self, sample_shape: Sequence[int] = (), generator: NoiseSource | None = None) -> Tensor:
         """Draws of z, as residuals, shape (\\*sample_shape, batch, latent)."""
         z = self.base.rsample(sample_shape, generator)
-        u, log_scale, state = self._residuals(z)
-        self._last = u, z, log_scale, state
+        u, log_scale = self._maps.residuals(z)
+        self._last = _Residuals(u, z, log_scale, torch.is_grad_enabled())
         return u
 
     def sample(self, sample_shape: Sequence[int] = (), generator: NoiseSource | None = None) -> Tensor:
@@ -221,32 +279,51 @@ class ResidualNormal(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log q(u), nats, shape (\\*, batch)."""
-        if self._last is not None and self._last[0] is value:
-            _, z, log_scale, _ = self._last
-        else:
-            z = self._values(value)
-            _, log_scale, _ = self._residuals(z)
-        return self.base.log_prob(z) + log_scale
+        if self._last is not None and self._last.serves(value):
+            return self.base.log_prob(self._last.z) + self._last.log_scale
+        z = self._maps.values(value)
+        return self.base.log_prob(z) + self._maps.residuals(z)[1]
 
     def detached(self) -> ResidualNormal:
         """The same distribution, whose weights take no gradient; a gradient by u still passes."""
-        return ResidualNormal(self.base.detached(), self._residuals, self._values, decoder=self._decoder)
+        return ResidualNormal(
+            self.base.detached(), self._frozen, rows=self._rows, frozen=self._frozen, decoder=self._decoder
+        )
+
+    def rows(self, index: Rows) -> ResidualNormal:
+        """The distributions of some of the examples."""
+        return self._rows(index)
 
     def shared(self, u: Tensor) -> AbstractContextManager[None]:
         """As :meth:`SequentialNormal.shared`."""
-        known = self._last is not None and self._last[0] is u
-        return self._decoder(self._last[3]) if known and self._last else nullcontext()
+        last = self._last
+        if last is None or not last.serves(u):
+            return nullcontext()
+        return self._decoder(last.z[..., : self.base.sizes[0]].flatten(0, -2))
 
     @property
     def mean(self) -> Tensor:
         """The residuals of z at its means along the groups, shape (batch, latent); near the mean of u."""
-        return self._residuals(self.base.mean)[0]
+        return self._maps.residuals(self.base.mean)[0]
 
     @property
     def stddev(self) -> Tensor:
-        """How far u moves where each z moves by its σ, with the groups above at their means, shape (batch, latent)."""
-        mean = self.base.mean
-        return (self._residuals(mean + self.base.stddev)[0] - self._residuals(mean)[0]).abs()
+        """How far the u of each group moves where its z moves by σ and the others stay at μ, shape (batch, latent)."""
+        z, sigma = self.base.mean, self.base.stddev
+        before = self._maps.residuals(z)[0]
+        moved, end = torch.empty_like(before), z.shape[-1]
+        for size in reversed(self.base.sizes):  # the group that is drawn last is the top one
+            own, below = slice(end - size, end), z.shape[-1] - end
+            shifted = z.clone()
+            shifted[..., own] += sigma[..., own]
+            moved[..., below : below + size] = self._maps.residuals(shifted)[0][..., below : below + size]
+            end -= size
+        return (moved - before).abs()
+
+    @property
+    def variance(self) -> Tensor:
+        """The square of :attr:`stddev`."""
+        return self.stddev.square()
 
 
 class BlockDistribution(Distribution):

@@ -38,6 +38,7 @@ from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Likelihood
+from elbowroom.model.sequential_normal import BlockDistribution, ResidualNormal, SequentialNormal
 from elbowroom.samplers.metric import Metric
 from elbowroom.samplers.target import Density, Target
 
@@ -227,6 +228,10 @@ def rows_of(q: Distribution, index: Tensor | slice) -> Distribution:
             return Categorical(logits=q.logits[index], validate_args=False)
         case Codes():
             return Codes(q.logits[index])
+        case SequentialNormal() | ResidualNormal():
+            return q.rows(index)
+        case BlockDistribution():
+            return BlockDistribution([rows_of(block, index) for block in q.blocks])
         case MixtureSameFamily():
             weights = rows_of(q.mixture_distribution, index)
             assert isinstance(weights, Categorical)  # that of a mixture always is

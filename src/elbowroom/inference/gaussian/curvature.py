@@ -39,6 +39,7 @@ from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError, NotFiniteError
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.networks import MLP, NetworkPart
+from elbowroom.model.sequential_normal import BlockDistribution
 from elbowroom.numerics import chunks
 
 __all__ = ["covariance_factor", "gauss_newton", "network_jacobian", "prior_precision", "regularized_cholesky"]
@@ -180,6 +181,7 @@ def prior_precision(distribution: Distribution, z: Tensor, *, floor: float = 1e-
       The second part is a covariance of the g_k under r. It is what can make the whole indefinite, between two
       components say; where one component is responsible for z, it is zero. What is kept is the expected curvature
       given the component, as in an M step.
+    - Independent blocks: the matrix of their blocks.
     - All others: minus the Hessian, by autograd, with every eigenvalue λ replaced by max(\|λ\|, ``floor``).
 
     Args:
@@ -245,6 +247,17 @@ def _of_mixture(distribution: MixtureSameFamily, z: Tensor, *, floor: float = 1e
     if variance is None:
         return _by_autograd(distribution, z, floor=floor)
     return torch.diag_embed((responsibilities @ variance.reciprocal()).squeeze(-2))
+
+
+@prior_precision.register
+def _of_blocks(distribution: BlockDistribution, z: Tensor, *, floor: float = 1e-2) -> Tensor:
+    parts = zip(distribution.blocks, z.split_with_sizes(distribution.sizes, -1), strict=True)
+    found = z.new_zeros(*z.shape, z.shape[-1])
+    end = 0
+    for block in (prior_precision(block, part, floor=floor) for block, part in parts):
+        own = slice(end, end := end + block.shape[-1])
+        found[..., own, own] = block
+    return found
 
 
 def _normal_variance(distribution: Distribution) -> Tensor | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from elbowroom.model.guides import Guide, InputTransform
 from elbowroom.model.hierarchy.grids import GridLadder, GridReader, flattened, started_small
 from elbowroom.model.hierarchy.ladders import Ladder, VectorLadder
 from elbowroom.model.networks import MLP, Network
-from elbowroom.model.sequential_normal import ResidualNormal, SequentialNormal
+from elbowroom.model.sequential_normal import Choose, Coordinates, ResidualNormal, Rows, SequentialNormal
 from elbowroom.numerics import bounded
 
 __all__ = ["BottomUpGuide", "GridRecognition", "Recognition", "TopDownGuide", "VectorRecognition"]
@@ -130,16 +130,21 @@ class TopDownGuide(Guide):
         self.recognition, self.ladder = recognition, ladder
 
     def forward(self, given: Tensor | None, context: Tensor | None = None) -> Distribution:
-        def walk(choose: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        def walk(choose: Choose) -> Tensor:
             return self.walk(given, context, choose)
 
-        def frozen(choose: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-            return _frozen_walk(self, given, context, choose)
+        def frozen(choose: Choose) -> Tensor:
+            return _with_frozen_weights(self, lambda guide: guide.walk(given, context, choose))
+
+        def rows(index: Rows) -> SequentialNormal:
+            found = self(*_rows(index, given, context))
+            assert isinstance(found, SequentialNormal)  # a guide's output is always of one type
+            return found
 
         like = _like(self, given)
-        return SequentialNormal(walk, self.ladder.sizes, like, frozen=frozen, decoder=self.ladder.resuming)
+        return SequentialNormal(walk, self.ladder.sizes, like, rows=rows, frozen=frozen, decoder=self.ladder.resuming)
 
-    def walk(self, given: Tensor | None, context: Tensor | None, choose: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def walk(self, given: Tensor | None, context: Tensor | None, choose: Choose) -> Tensor:
         """Asks for the u of every group, given its μ and σ; returns the decoder's state below all groups."""
         features, ladder = self._output(given, context), self.ladder
         with ladder.lowered(features):
@@ -201,28 +206,33 @@ class BottomUpGuide(Guide):
         )
 
     def forward(self, given: Tensor | None, context: Tensor | None = None) -> Distribution:
-        ladder = self.ladder
-
-        def walk(choose: Callable[[Tensor, Tensor], Tensor]) -> None:
+        def walk(choose: Choose) -> None:
             self.walk(given, context, choose)
 
-        def frozen(choose: Callable[[Tensor, Tensor], Tensor]) -> None:
-            _frozen_walk(self, given, context, choose)
+        def frozen(choose: Choose) -> None:
+            _with_frozen_weights(self, lambda guide: guide.walk(given, context, choose))
 
-        sizes = ladder.sizes[::-1]
+        def rows(index: Rows) -> ResidualNormal:
+            found = self(*_rows(index, given, context))
+            assert isinstance(found, ResidualNormal)  # a guide's output is always of one type
+            return found
 
-        def residuals(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            values = list(z.split_with_sizes(sizes, -1))[::-1]
-            u, log_scale = ladder.residuals(values, context)
-            return u, log_scale, values[-1].flatten(0, -2)
+        ladder = self.ladder
+        return ResidualNormal(
+            SequentialNormal(walk, ladder.sizes[::-1], _like(self, given), frozen=frozen),
+            Coordinates(
+                lambda z: _residuals(ladder, z, context),
+                lambda u: _values(ladder, u, context),
+            ),
+            rows=rows,
+            frozen=Coordinates(
+                lambda z: _with_frozen_weights(ladder, lambda frozen: _residuals(frozen, z, context)),
+                lambda u: _with_frozen_weights(ladder, lambda frozen: _values(frozen, u, context)),
+            ),
+            decoder=ladder.resuming,
+        )
 
-        def values(u: Tensor) -> Tensor:
-            return torch.cat(ladder.values(u, context)[::-1], -1)
-
-        base = SequentialNormal(walk, sizes, _like(self, given), frozen=frozen)
-        return ResidualNormal(base, residuals, values, decoder=ladder.resuming)
-
-    def walk(self, given: Tensor | None, context: Tensor | None, choose: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def walk(self, given: Tensor | None, context: Tensor | None, choose: Choose) -> None:
         """Asks for z of every group, the one next to x first, given its μ and σ."""
         output = self._output(given, context)
         z = choose(*_normal(output.flatten(-2), output))
@@ -230,29 +240,41 @@ class BottomUpGuide(Guide):
             z = choose(*_normal(conditional(z, context), z))
 
 
-class _Walking(nn.Module):
-    """A guide whose call is its walk, so that it can be called with other weights."""
+def _residuals(ladder: VectorLadder, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    """u and the sum of log s, from the values of all groups, the one next to x first."""
+    return ladder.residuals(z.split_with_sizes(ladder.sizes[::-1], -1)[::-1], context)
 
-    def __init__(self, guide: TopDownGuide | BottomUpGuide) -> None:
+
+def _values(ladder: VectorLadder, u: Tensor, context: Tensor | None) -> Tensor:
+    """The values of all groups, the one next to x first."""
+    return torch.cat(ladder.values(u, context)[::-1], -1)
+
+
+_Module = TypeVar("_Module", bound=nn.Module)
+_Result = TypeVar("_Result")
+
+
+class _Called(nn.Module):
+    """A module whose call is any function of it, so that the function can be called with other weights."""
+
+    def __init__(self, module: nn.Module, function: Callable[[Any], Any]) -> None:
         super().__init__()
-        self.guide = guide
+        self.module, self.function = module, function
 
-    def forward(
-        self, given: Tensor | None, context: Tensor | None, choose: Callable[[Tensor, Tensor], Tensor]
-    ) -> Tensor | None:
-        return self.guide.walk(given, context, choose)
+    def forward(self) -> Any:
+        return self.function(self.module)
 
 
-def _frozen_walk(
-    guide: TopDownGuide | BottomUpGuide,
-    given: Tensor | None,
-    context: Tensor | None,
-    choose: Callable[[Tensor, Tensor], Tensor],
-) -> Tensor:
-    """The guide's walk with weights that take no gradient."""
-    walking = _Walking(guide)
-    weights = {name: weight.detach() for name, weight in walking.named_parameters()}
-    return cast(Tensor, torch.func.functional_call(walking, weights, (given, context, choose)))
+def _with_frozen_weights(module: _Module, function: Callable[[_Module], _Result]) -> _Result:
+    """A function of a module whose weights take no gradient meanwhile."""
+    called = _Called(module, function)
+    weights = {name: weight.detach() for name, weight in called.named_parameters()}
+    return cast(_Result, torch.func.functional_call(called, weights, ()))
+
+
+def _rows(index: Rows, given: Tensor | None, context: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """x and context of some examples."""
+    return None if given is None else given[index], None if context is None else context[index]
 
 
 def _normal(parameters: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

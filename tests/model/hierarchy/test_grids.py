@@ -8,7 +8,7 @@ from torch import nn
 
 import hierarchy_cases as cases
 from elbowroom.errors import ElbowroomError
-from elbowroom.model.hierarchy.grids import Block, Grid, GridEncoder, GridFeatures, GridLadder, started_small
+from elbowroom.model.hierarchy.grids import Block, Grid, GridEncoder, GridFeatures, GridLadder, flattened, started_small
 
 
 @pytest.mark.parametrize(("shape", "patch"), [((8, 8), 4), ((3, 6, 8), 2), ((1, 4, 4), 1), ((28, 28), 7)])
@@ -35,7 +35,10 @@ def test_everything_on_the_grid_is_channels_last() -> None:
 
 def test_a_latent_of_a_place_is_where_it_says() -> None:
     grid = Grid((4, 6), 2)
-    assert torch.equal(grid.unflattened(torch.arange(12.0).view(1, 12))[0, 1], torch.arange(6.0, 12.0).view(2, 3))
+    flat = torch.arange(12.0).view(1, 12)  # place after place, with both channels of each
+    maps = grid.unflattened(flat)
+    assert torch.equal(maps[0, 1], torch.arange(1.0, 12.0, 2.0).view(2, 3))
+    assert torch.equal(flattened(maps), flat)
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,8 @@ def test_code_fits_the_column(page: Path) -> None:
     assert wide_lines(text) == []
 
 
-def test_there_are_twelve_pages() -> None:
-    assert len(PAGES) == 12
+def test_there_are_thirteen_pages() -> None:
+    assert len(PAGES) == 13
 
 
 @pytest.mark.parametrize(

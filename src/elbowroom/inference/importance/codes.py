@@ -183,8 +183,8 @@ def missed_share(
 
     .. math:: m(x) = \frac{1}{\hat p(x)} \sum_{z \in N(\hat z)} p(x, z) \, (1 - q(z | x))^k
 
-    N(ẑ) has L (K − 1) codes. Where these are more than k, it has the ⌈k / L⌉ likeliest of each slot: a guide that is too
-    sharp has its codes in the right order, so that most of what it misses is among them.
+    N(ẑ) has L (K − 1) codes. Where these are more than k, it has the ⌈k / L⌉ likeliest of each slot: a guide that is
+    too sharp has its codes in the right order, so that most of what it misses is among them.
 
     Args:
         model: p(x, z) with codes as latents.

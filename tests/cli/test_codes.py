@@ -72,6 +72,7 @@ def test_training_says_slots_and_codes(say: Say) -> None:
         ("encode runs/codes", "figures/codes.png"),
         ("encode runs/table", "encoded.npz"),
         ("score runs/codes --points 20 --k 30", "scores.csv"),
+        ("impute runs/codes --hide bottom --num 5 --draws 50", "figures/completions.png"),
         ("doctor runs/codes --points 60", "doctor.json"),
         ("report runs/codes", "report.html"),
         ("report runs/table", "report.html"),
@@ -95,7 +96,10 @@ def test_commands_that_work(command: str, written: str, say: Say) -> None:
         ("encode runs/codes --posterior nuts", ("HMC or NUTS needs a continuous z", "encode")),
         ("encode runs/codes --posterior hmc --codes", ("--codes", "--posterior", "one of them")),
         ("encode runs/codes --codes --out codes.npz", (".csv", "codes.npz")),
-        ("impute runs/codes --hide 0.3", ("Imputation by Markov chains needs a continuous z", "--model.prior normal")),
+        (
+            "impute runs/codes --hide 0.3 --method nuts --jumps",
+            ("A Markov chain, which --method, --jumps are for, needs a continuous z", "codes are imputed without"),
+        ),
         ("encode runs/real --codes", ("real vectors (2 latents)", "Leave it out")),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from code_cases import MixedGuide, small_codes
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
 from elbowroom.errors import ElbowroomError, NotFiniteError
@@ -17,7 +18,9 @@ from elbowroom.evaluation.evaluate import evaluate
 from elbowroom.evaluation.row_estimates import BATCH
 from elbowroom.evaluation.scores import Scores
 from elbowroom.evaluation.scoring import score
+from elbowroom.inference.enumeration import enumerated
 from elbowroom.inference.importance.pareto import pareto_stderr
+from elbowroom.model.code_distributions import Codes
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import DiagonalNormal, PriorGuide
 from elbowroom.model.latent import LatentModel
@@ -103,6 +106,49 @@ def test_a_guide_narrower_than_a_digit_is_marked() -> None:
 def test_draws_too_few_for_a_tail_are_not_reliable() -> None:
     model, guide, x = _oracle(10)
     assert not bool(_score(model, guide, x, k=20).reliable.any())
+
+
+class _Tempered(Conditional):
+    """A guide over codes whose logits are multiplied."""
+
+    latent_support = "codes"
+
+    def __init__(self, guide: Conditional, by: float) -> None:
+        super().__init__()
+        self.guide, self.by = guide, by
+
+    def forward(self, given: Tensor | None, context: Tensor | None = None) -> Codes:
+        q = self.guide(given, context)
+        assert isinstance(q, Codes)
+        return Codes(self.by * q.logits)
+
+
+def _code_scores(guide_by: float, k: int) -> tuple[Scores, Tensor]:
+    """Scores of a model with 64 codes, and their errors."""
+    model, _, x, _ = small_codes(rows=200)
+    data = load_data(x, support="binary", validation=0.0, test=0.0)
+    found = score(model, _Tempered(MixedGuide(model), guide_by), data, split="train", k=k)
+    return found, found.log_evidence - enumerated(model, x[found.rows]).log_evidence.detach()
+
+
+@pytest.mark.parametrize("k", [100, 1000])
+def test_few_codes_whose_weights_tie_are_reliable_where_the_guide_covers_them(k: int) -> None:
+    """The tail of their weights has no shape, which says nothing against them."""
+    found, error = _code_scores(1.0, k)
+    assert float(found.pareto_k.isnan().double().mean()) > 0.3
+    assert float(found.reliable.double().mean()) > 0.8
+    z = (error / found.stderr)[found.reliable]
+    assert float(z.square().mean().sqrt()) < 1.1 + 4 / math.sqrt(2 * len(z))
+
+
+@pytest.mark.parametrize("k", [100, 1000])
+def test_a_guide_over_codes_that_is_too_sharp_is_marked(k: int) -> None:
+    """It draws the same few codes again and again: many effective draws, no tail, and errors of tenths of nats."""
+    found, error = _code_scores(8.0, k)
+    wrong = error.abs() > torch.maximum(4 * found.stderr, torch.tensor(0.05))
+    assert float(wrong.double().mean()) > 0.3
+    assert float(found.ess[wrong].median()) > 50
+    assert not bool((found.reliable & wrong).any())
 
 
 # --- which method --------------------------------------------------------------------------------------------------

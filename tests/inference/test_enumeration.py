@@ -157,6 +157,23 @@ def test_a_code_that_the_guide_rules_out_adds_nothing() -> None:
     assert bool((value <= enumerated(model, x).log_evidence).all())
 
 
+@pytest.mark.parametrize("slots", [1, 2])
+def test_codes_that_the_guide_rules_out_have_no_gradient_and_spoil_none(slots: int) -> None:
+    """log q of a code with two ruled out slots is −∞; the limit of ever smaller probabilities is the oracle."""
+    values, gradients = [], []
+    for logit in (-60.0, -math.inf):
+        model, guide, x, _ = small_codes(rows=3)
+        biases = guide.network.output.bias
+        with torch.no_grad():
+            biases[: 4 * slots : 4] = logit  # the first code of each slot
+        value = enumerated_elbo(model, guide, x)
+        values.append(value.detach())
+        gradients.append(flat_gradient(value.mean(), [*parameters_of(model), *parameters_of(guide)]))
+    torch.testing.assert_close(values[1], values[0])
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-6)
+    assert float(gradients[1].abs().max()) > 1e-2
+
+
 def test_the_room_is_the_divergence_from_the_posterior() -> None:
     model, guide, x, _ = small_codes(rows=7)
     found = enumerated(model, x)

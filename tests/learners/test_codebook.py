@@ -183,6 +183,21 @@ def test_averages_that_were_never_started_move_no_code_that_is_not_used() -> Non
     assert _after_a_batch_of_one_cluster(CodebookAverages.empty(codebook), codebook, vectors).max() == 0
 
 
+@pytest.mark.parametrize("decay", [0.9, 0.98])
+def test_a_code_that_is_never_used_again_keeps_its_length(decay: float) -> None:
+    """Without restarts it stays where it is; the smoothing alone would halve it before it is left in peace."""
+    vectors = points(spread=1.0)
+    averages, codebook = started(vectors)
+    far = torch.full((DIM,), 100.0, dtype=torch.float64)
+    codebook.vectors.data[:, 0] = far
+    averages.sums[:, 0] = averages.counts[:, 0, None] * far
+    for _ in range(1500):  # N falls below 1e-13 examples
+        averages.update(vectors, codebook.nearest(vectors), codebook, decay=decay)
+        codebook.vectors.data.copy_(averages.centres(codebook.vectors))
+    assert float(averages.counts[:, 0].max()) < 1e-10
+    torch.testing.assert_close(codebook.vectors[:, 0].detach(), far.expand(SLOTS, -1), rtol=2e-3, atol=0)
+
+
 # --- dead codes --------------------------------------------------------------------------------------------------
 
 

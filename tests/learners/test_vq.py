@@ -416,6 +416,19 @@ def test_the_codebook_starts_at_the_centres_of_the_first_batch(kind: CodebookKin
         assert torch.allclose(mine.mean(0), guide.codebook.vectors[slot, code], rtol=1e-4, atol=1e-6)
 
 
+def test_a_batch_is_counted_once_by_batch_normalisation_in_the_first_stage() -> None:
+    """The vectors that choose the codes are those of the objective: computed twice, averaged once."""
+    learner, pair = make_learner(), make_pair(batch_norm=True)
+    norm = next(part for part in guide_of(pair).modules() if isinstance(part, nn.BatchNorm1d))
+    assert norm.running_mean is not None and norm.num_batches_tracked is not None
+    state: TrainingState = learner.init(pair)
+    generator = _generator()
+    for step in (1, 2, PRIOR_FROM):
+        state, _ = run(learner, state, step - state.step, generator)
+        assert int(norm.num_batches_tracked) == step
+        assert norm.track_running_stats
+
+
 def test_the_temperature_of_the_first_stage_is_the_mean_squared_distance() -> None:
     learner = make_learner(lr=0.0, decay=0.0, restart_below=0.0)
     pair, batch = make_pair(), make_batch()

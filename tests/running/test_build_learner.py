@@ -22,8 +22,9 @@ from elbowroom.learners.aevb import Aevb
 from elbowroom.learners.mcem import Mcem
 from elbowroom.learners.vq import Vq
 from elbowroom.learners.wakesleep import WakeSleep
-from elbowroom.running.build import build_pair, facts_of, guide_name
+from elbowroom.running.build import facts_of
 from elbowroom.running.build_learner import RunLength, build_learner
+from elbowroom.running.build_pair import build_pair, guide_name
 from elbowroom.running.config import Config, configure
 from small_runs import reals, tiny
 
@@ -185,9 +186,11 @@ def test_the_last_part_of_vq_lies_in_its_last_stage() -> None:
 
 
 def test_a_length_that_vq_does_not_know_is_refused() -> None:
-    error = _refused(lambda: _build(COURSE._replace(total_steps=None), **VQ))
-    assert "needs the number of steps in advance" in error.problem
-    assert "--train.epochs" in error.remedy
+    for schedule in ("constant", "cosine"):  # another schedule would not help, so it is not what is asked for
+        settings = {**VQ, "optimizer": {"schedule": schedule}}
+        error = _refused(functools.partial(_build, COURSE._replace(total_steps=None), **settings))
+        assert error.problem.startswith("The stages of the learner vq are shares of the training")
+        assert "--train.epochs" in error.remedy
 
 
 def test_vq_over_real_vectors_is_refused(out: Path) -> None:

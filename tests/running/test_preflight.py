@@ -56,3 +56,12 @@ def test_training_sets_may_differ_unless_they_are_measured() -> None:
     with pytest.raises(ElbowroomError, match="differ in their train points") as caught:
         go(splits=["test", "train"], out="p")
     assert "without --splits train" in caught.value.remedy
+
+
+def test_codes_are_refused_before_a_setting_that_would_not_help() -> None:
+    """Not the schedule first, after whose change the same recipe would be refused again."""
+    text = Path("aevb.toml").read_text().replace("[model]", '[model]\nprior = "uniform"\nslots = 3\ncodes = 4')
+    Path("codes.toml").write_text(text.replace("[optimizer]", '[optimizer]\nschedule = "cosine"'))
+    with pytest.raises(ElbowroomError, match=r"codes: A comparison .* of this recipe are codes \(3 slots") as caught:
+        go("codes.toml")
+    assert "--methods ais,bdmc" in caught.value.remedy

@@ -27,7 +27,7 @@ def impute(
     hide: str | None = None,
     split: Split = None,
     num: int | None = None,
-    method: Literal["nuts", "hmc"] = "nuts",
+    method: Literal["nuts", "hmc"] | None = None,
     draws: int = 200,
     chains: int = 4,
     warmup: int = 150,
@@ -57,11 +57,12 @@ def impute(
     num
         Number of examples (default: all of DATA, or 10 of a split).
     method
-        Sampler of the latents' posterior: the No-U-Turn sampler, or Hamiltonian Monte Carlo.
+        Sampler of the latents' posterior: the No-U-Turn sampler (default: nuts), or Hamiltonian Monte Carlo. Codes are
+        drawn without chains, and have no method.
     draws
         Draws that each chain keeps.
     chains
-        Chains per example.
+        Chains per example; of codes there are as many draws in all.
     warmup
         Warm-up transitions of each chain, before the first draw that is kept.
     interval
@@ -102,8 +103,8 @@ def impute(
             announce=announce, method=method, draws=draws, chains=chains, warmup=warmup, interval=interval,
             target_acceptance=target_acceptance, jumps=jumps,
         )  # fmt: skip
-    assert found.diagnostics is not None  # something is missing, or it would have been refused
-    summary = found.diagnostics.summary(generator=torch.Generator().manual_seed(seed))
+    chains_of = found.diagnostics
+    summary = None if chains_of is None else chains_of.summary(generator=torch.Generator().manual_seed(seed))
     paths = [_write_arrays(target, found)]
     if beside is not None and _is_the_table(found, loaded):
         assert source is not None
@@ -127,14 +128,11 @@ def _write_arrays(path: Path, found: Imputed) -> Path:
     return path
 
 
-def _summary_lines(found: Imputed, summary: Summary) -> list[str]:
-    worst, null = summary.rhat, summary.rhat_null
+def _summary_lines(found: Imputed, summary: Summary | None) -> list[str]:
     missing, data = len(found.incomplete), len(found.x)
     lines = [
         f"filled in {found.num_missing:,} of {found.mask.numel():,} values, in {missing:,} of {data:,} examples",
-        f"{summary.num_replicas} chains of {summary.num_draws:,} draws each: R-hat 99 % quantile {worst.q99:.3f} "
-        f"({null.q99:.3f} if the draws were independent); bulk ESS at least {summary.ess_bulk.q99:,.0f} for 99 % of "
-        f"the examples; {summary.divergences:,} divergent transitions",
+        _of_codes(found) if summary is None else _of_chains(summary),
     ]
     if found.recovery is not None:
         lines += _recovery_lines(
@@ -143,7 +141,40 @@ def _summary_lines(found: Imputed, summary: Summary) -> list[str]:
             binary=found.support == "binary",
             discrete=found.support in ("bytes", "counts"),
         )
-    return [*lines, *(f"warning: {text}" for text in summary.warnings())]
+    warnings = _warnings_of_codes(found) if summary is None else summary.warnings()
+    return [*lines, *(f"warning: {text}" for text in warnings)]
+
+
+def _of_chains(summary: Summary) -> str:
+    worst, null = summary.rhat, summary.rhat_null
+    return (
+        f"{summary.num_replicas} chains of {summary.num_draws:,} draws each: R-hat 99 % quantile {worst.q99:.3f} "
+        f"({null.q99:.3f} if the draws were independent); bulk ESS at least {summary.ess_bulk.q99:,.0f} for 99 % of "
+        f"the examples; {summary.divergences:,} divergent transitions"
+    )
+
+
+def _of_codes(found: Imputed) -> str:
+    draws = f"{found.settings['draws']:,} draws of codes each"
+    if found.ess is None:
+        return f"{draws}, exact and independent: p(z | x) was summed over all codes"
+    return (
+        f"{draws}, chosen from {found.settings['weighted']:,} weighted ones, of which {float(found.ess.median()):,.0f} "
+        f"are effective (median of the examples; {float(found.ess.min()):,.0f} at least)"
+    )
+
+
+def _warnings_of_codes(found: Imputed) -> list[str]:
+    from elbowroom.evaluation.thresholds import LEAST_ESS
+
+    few = 0 if found.ess is None else int((found.ess < LEAST_ESS).sum())
+    if not few:
+        return []
+    them = f"{few:,} of the {len(found.incomplete):,} examples {'has' if few == 1 else 'have'}"
+    return [
+        f"{them} fewer than {LEAST_ESS:.0f} effective draws, so that the samples repeat a few codes and the intervals "
+        "are too narrow: give more --draws."
+    ]
 
 
 def _recovery_lines(recovery: Recovery, interval: float, *, binary: bool, discrete: bool) -> list[str]:
@@ -165,7 +196,7 @@ def _recovery_lines(recovery: Recovery, interval: float, *, binary: bool, discre
     return lines
 
 
-def _report(run: Path, data: str, found: Imputed, summary: Summary) -> dict[str, Any]:
+def _report(run: Path, data: str, found: Imputed, summary: Summary | None) -> dict[str, Any]:
     recovery = None if found.recovery is None else found.recovery._asdict()
     return {
         "run": str(run),
@@ -176,7 +207,18 @@ def _report(run: Path, data: str, found: Imputed, summary: Summary) -> dict[str,
         "interval": found.interval,
         "recovery": recovery,
         "settings": found.settings,
-        "diagnostics": summary.as_dict(),
+        "diagnostics": _diagnostics(found, summary),
+    }
+
+
+def _diagnostics(found: Imputed, summary: Summary | None) -> dict[str, Any]:
+    if summary is not None:
+        return summary.as_dict()
+    if found.ess is None:
+        return {"exact": True}
+    return {
+        "ess": {"median": float(found.ess.median()), "least": float(found.ess.min())},
+        "warnings": _warnings_of_codes(found),
     }
 
 

@@ -33,7 +33,7 @@ from elbowroom.data.batch import Batch
 from elbowroom.data.binarization import mix
 from elbowroom.errors import ElbowroomError, NotFiniteError
 from elbowroom.inference.gaussian.optimal_gaussian import optimal_gaussian
-from elbowroom.inference.importance.codes import code_bounds
+from elbowroom.inference.importance.codes import code_bounds, missed_share
 from elbowroom.inference.importance.curve import importance_curve
 from elbowroom.inference.importance.estimate import ImportanceEstimate, importance_estimate_from
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
@@ -106,9 +106,19 @@ def elbo_estimate(
     return _by_rows(model, guide, batch, compute, method=method, seed=seed, value="elbo")
 
 
-def guide_estimate(model: LatentModel, guide: Conditional, batch: Batch, *, k: int, seed: int) -> dict[str, Tensor]:
+def guide_estimate(
+    model: LatentModel, guide: Conditional, batch: Batch, *, k: int, seed: int, missed: bool = False
+) -> dict[str, Tensor]:
     """log p(x) of every row from k draws of the guide.
 
+    Args:
+        model: p(x, z).
+        guide: q(z | x).
+        batch: the rows.
+        k: draws of each.
+        seed: of the draws.
+        missed: whether to give "missed", where slots of codes are independent:
+            :func:`~elbowroom.inference.importance.codes.missed_share`.
     Returns:
         "log_evidence", "stderr", "ess", "pareto_k" as in
         :class:`~elbowroom.inference.importance.estimate.ImportanceEstimate`, and "differ", whether the guide is wide
@@ -120,7 +130,12 @@ def guide_estimate(model: LatentModel, guide: Conditional, batch: Batch, *, k: i
         found: ImportanceEstimate = importance_estimate_from(
             model, q, block, num_samples=k, chunk_elements=manner.chunk_elements, generator=manner.noise
         )
-        return {**found._asdict(), "differ": _draws_differ(q, len(block))}
+        values = {**found._asdict(), "differ": _draws_differ(q, len(block))}
+        if missed and isinstance(q, Codes):
+            values["missed"] = missed_share(
+                model, q, block, found.log_evidence, num_samples=k, chunk_elements=manner.chunk_elements
+            )
+        return values
 
     return _by_rows(model, guide, batch, compute, method="iwae", seed=seed, apart=k == 1)
 

@@ -7,7 +7,9 @@ and the error does not say so. So every row is called reliable or not. It is rel
 - its value is finite, and not so large that the floating-point type no longer resolves a tenth of a nat of it;
 - the tail of the weights is light enough for their average to converge, by Pareto k̂ with twice its standard error
   (:mod:`elbowroom.inference.importance.pareto`). Without the error, rows would pass that have missed their largest
-  weights by chance, and these are the ones whose values are too low;
+  weights by chance, and these are the ones whose values are too low. Of codes, the tail of many equal weights has no
+  shape, and a guide that is too sharp shows no tail at all. So for them it is counted what the draws have missed next
+  to the most likely code (:func:`~elbowroom.inference.importance.codes.missed_share`), whatever k̂ is;
 - enough draws are effective, since the error of a logarithm holds only where it is small;
 - the draws could differ: a guide that is narrower than the last digit of its mean draws one point again and again.
 
@@ -23,7 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from elbowroom.evaluation.thresholds import LEAST_CHAINS, LEAST_ESS, RESOLVED_NATS
+from elbowroom.evaluation.thresholds import LEAST_CHAINS, LEAST_ESS, MISSED_SHARE, RESOLVED_NATS
 from elbowroom.inference.importance.pareto import pareto_stderr
 
 __all__ = ["FACTORS", "Scores", "judged", "judged_chains", "lacking"]
@@ -68,8 +70,9 @@ def judged(
     """The columns of :class:`Scores` that estimates by importance sampling give, on the CPU.
 
     Args:
-        found: "log_evidence", and where they are known "stderr", "ess", "pareto_k" and "differ", whether the draws do;
-            each of shape (n,).
+        found: "log_evidence", and where they are known "stderr", "ess", "pareto_k", "differ", whether the draws do, and
+            of codes "missed", the share of p(x) that the draws missed, which is judged in the place of k̂; each of shape
+            (n,).
         draws: of each row.
         dtype: of the model.
         tail_limit: what k̂, with two standard errors, must not exceed.
@@ -81,14 +84,17 @@ def judged(
     finite = value.isfinite()
     resolved = finite & (4 * torch.finfo(dtype).eps * value.abs() <= RESOLVED_NATS)
     differ = found["differ"].bool().cpu() if "differ" in found else torch.ones_like(finite)
-    light = tail + 2 * pareto_stderr(tail, draws) <= tail_limit
+    if "missed" in found:
+        covered = found["missed"].cpu() <= MISSED_SHARE
+    else:
+        covered = tail + 2 * pareto_stderr(tail, draws) <= tail_limit
     return {
         "log_evidence": torch.where(finite, value, math.nan),
         "stderr": torch.where(finite, stderr, math.nan),
         "pareto_k": tail,
         "ess": ess,
         "draws": torch.full(value.shape, draws),
-        "reliable": resolved & differ & light & (ess >= LEAST_ESS),
+        "reliable": resolved & differ & covered & (ess >= LEAST_ESS),
         "resolved": resolved,
     }
 

@@ -141,7 +141,7 @@ def _by_draws(
 
     def estimate(batch: Batch, draws: int) -> dict[str, Tensor]:
         if method == "iwae":
-            found = guide_estimate(model, guide, batch, k=draws, seed=settings.seed)
+            found = guide_estimate(model, guide, batch, k=draws, seed=settings.seed, missed=True)
         else:
             found = laplace_estimate(model, guide, batch, k=draws, starts=settings.starts, seed=settings.seed)
         return judged(found, draws, dtype, tail_limit=TAIL_LIMITS[method])

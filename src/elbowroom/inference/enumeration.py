@@ -197,8 +197,9 @@ def enumerated_elbo(
     at_once = _at_once(model, batch, chunk_elements, shared=False)
     log_q = _over_codes(model, batch, lambda z: q.log_prob(_for_each(z, batch)), at_once)
     probability = log_q.exp()
-    # a code that q rules out adds nothing, whatever its density is
-    return torch.where(probability > 0, probability * (log_joint - log_q), 0.0).sum(0)
+    drawn = probability > 0  # a code that q rules out adds nothing, whatever its density is
+    # −∞ is taken out before the product, since its gradient would be 0 · (−∞)
+    return torch.where(drawn, probability * (log_joint - log_q.masked_fill(~drawn, 0.0)), 0.0).sum(0)
 
 
 @torch.no_grad()

@@ -36,6 +36,7 @@ from elbowroom.model.quantizer import Codebook, squared_distances
 __all__ = ["CodebookAverages", "k_means"]
 
 _EPSILON = 1e-5  # of the smoothing, in examples of a batch
+_FORGOTTEN = 1e-2  # usage, in examples of a batch, below which a code stays where it is: 1,000 times the smoothing
 _FRESH = 10.0  # usage of a restarted code, in thresholds, but an equal share at most
 
 
@@ -79,11 +80,11 @@ class CodebookAverages:
             average.mul_(decay).add_(new, alpha=1 - decay)
 
     def centres(self, table: Tensor) -> Tensor:
-        """c, shape (L, K, d); a code that nobody has used for so long that only the smoothing is left stays in its
+        """c, shape (L, K, d). A code that nobody has used for so long that the smoothing would shorten it stays in its
         place in the table."""
         total, codes = self.counts.sum(-1, keepdim=True), self.counts.shape[-1]
         smoothed = (self.counts + _EPSILON) / (total + codes * _EPSILON) * total
-        used = (self.counts > _EPSILON).unsqueeze(-1)
+        used = (self.counts > _FORGOTTEN).unsqueeze(-1)
         return torch.where(used, self.sums / smoothed.unsqueeze(-1), table)
 
     @torch.no_grad()

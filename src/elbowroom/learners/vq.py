@@ -46,6 +46,7 @@ from elbowroom.learners.vq_objectives import (
     reconstruction_terms,
 )
 from elbowroom.model.latent import Pair
+from elbowroom.model.networks import running_statistics_kept
 
 __all__ = ["Vq", "VqState", "no_stages"]
 
@@ -150,7 +151,7 @@ class Vq:
             self._set_temperature(state, batch, generator)
         if state.step < self.prior_from:
             guide, _ = quantizer_of(state.pair)
-            with torch.no_grad():
+            with torch.no_grad(), running_statistics_kept(guide):  # the objective computes the vectors once more
                 vectors = guide.vectors(batch.x, batch.context)
                 z = guide.codebook.nearest(vectors)
             found, gradients = self._reconstruct(state, batch, z), len(batch)
@@ -212,7 +213,8 @@ class Vq:
         guide, _ = quantizer_of(state.pair)
         codebook, averages = guide.codebook, state.averages
         assert averages is not None
-        vectors = guide.vectors(batch.x, batch.context)
+        with running_statistics_kept(guide):
+            vectors = guide.vectors(batch.x, batch.context)
         check_finite(1, {"encoder": vectors.mean().item()}, self.rate(0), batch=batch)
         if codebook.kind != "fsq":
             codebook.vectors.copy_(k_means(vectors, codebook.space.codes, generator))

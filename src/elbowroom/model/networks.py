@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
 
 import torch
@@ -18,7 +18,17 @@ from torch import Tensor, nn
 
 from elbowroom.errors import ElbowroomError, did_you_mean
 
-__all__ = ["ACTIVATIONS", "MLP", "ConvDecoder", "ConvEncoder", "Network", "NetworkPart", "ResidualMLP", "channels_last"]
+__all__ = [
+    "ACTIVATIONS",
+    "MLP",
+    "ConvDecoder",
+    "ConvEncoder",
+    "Network",
+    "NetworkPart",
+    "ResidualMLP",
+    "channels_last",
+    "running_statistics_kept",
+]
 
 #: name -> a new module
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -385,6 +395,33 @@ class _BatchNorm2d(nn.BatchNorm2d):
     def forward(self, given: Tensor) -> Tensor:
         _check_rows(self, given)
         return super().forward(given)
+
+
+@contextmanager
+def running_statistics_kept(module: nn.Module) -> Iterator[None]:
+    """A context in which batch normalisation uses the statistics of its batch in training, but does not keep them.
+
+    So a batch that goes through a network twice in a step is counted once.
+
+    Args:
+        module: all of whose normalisations are meant.
+    Example:
+        >>> norm = nn.BatchNorm1d(2)
+        >>> with running_statistics_kept(norm):
+        ...     _ = norm(torch.randn(5, 2))
+        >>> norm.num_batches_tracked
+        tensor(0)
+    """
+    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    tracked = [norm.track_running_stats for norm in norms]
+    try:
+        for norm in norms:
+            if norm.training:  # in evaluation they are what it normalises by
+                norm.track_running_stats = False
+        yield
+    finally:
+        for norm, was in zip(norms, tracked, strict=True):
+            norm.track_running_stats = was
 
 
 def _check_rows(norm: nn.Module, given: Tensor) -> None:

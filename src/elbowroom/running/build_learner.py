@@ -59,6 +59,8 @@ def build_learner(config: Config, length: RunLength, execution: Execution = eage
     _check_unread(config, kind)
     _check_estimators(config, kind)
     schedule = config.optimizer.schedule
+    if length.total_steps is None and config.train.learner == "vq":  # no schedule would help
+        raise no_stages()
     if length.total_steps is None and schedule != "constant":
         raise ElbowroomError(
             f"A {schedule} schedule needs the number of steps in advance, which a run limited by time or work does "
@@ -226,8 +228,7 @@ def _vq(config: Config, update: Update, length: RunLength, execution: Execution)
             f"{guide_name(config)}.",
             "Leave --model.guide out, or train this guide with --train.learner aevb.",
         )
-    if total is None:
-        raise no_stages()
+    assert total is not None  # see build_learner
     if v.reconstruction_share + v.prior_share > 1:
         raise ElbowroomError(
             f"vq.reconstruction_share is {v.reconstruction_share:g} and vq.prior_share {v.prior_share:g}, together "

@@ -350,12 +350,13 @@ def code_swaps(run: Run, *, context: Any = None) -> Figure:
         given = data.context_as_given(torch.tensor(encoded.rows["row"][:1]))
         context = None if given is None else given.expand(len(slots) * columns, -1)
     means = run.decode(space.one_hot(numbers).flatten(0, 1), context=context)
+    order = "Above each picture the code of its slot, the most frequent first; slots whose codes are used evenly first."
     return plots.code_pictures_figure(
         means.reshape(len(slots), columns, *run.facts.event_shape),
         [f"slot {slot + 1}" for slot in slots],
         captions=[str(code) for code in swapped.flatten().tolist()],
         title="means  E[x | z], the code of one slot exchanged",
-        note=_note(run, context),
+        note=" ".join(filter(None, (order, _note(run, context)))),
         value_range=_value_range(run, means),
     )
 

@@ -10,7 +10,7 @@ import torch
 from code_cases import PRIORS, MixedGuide, by_hand, small_codes
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.enumeration import all_codes, code_numbers, enumerated, enumerated_elbo
-from elbowroom.inference.importance.codes import CodeBounds, code_bounds
+from elbowroom.inference.importance.codes import CodeBounds, code_bounds, missed_share
 from elbowroom.inference.importance.estimate import importance_estimate_from
 from elbowroom.model.code_distributions import Codes, CodeSpace
 from elbowroom.model.codes import UniformCodes
@@ -124,3 +124,42 @@ def test_a_continuous_z_is_refused() -> None:
     model, _, x = ppca(4, 2, seed=0)
     with pytest.raises(ElbowroomError, match="z is continuous"):
         code_bounds(model, Codes(torch.zeros(len(x), 2, 2)), x, num_samples=2)
+
+
+# --- what draws miss ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("k", "each"), [(1000, 3), (6, 2), (2, 1)])
+def test_the_missed_share_is_the_sum_over_the_neighbours_by_hand(k: int, each: int) -> None:
+    model, _, x, _ = small_codes(rows=7)
+    with torch.no_grad():
+        q, joint = MixedGuide(model)(x), by_hand(model, x)
+        evidence = enumerated(model, x).log_evidence
+        probability = q.log_prob(all_codes(model.space).unsqueeze(1).expand(-1, 7, -1)).double().exp()
+    for row, mode in enumerate(model.space.numbers(q.mode).tolist()):
+        total = 0.0
+        for slot in range(3):
+            others = q.logits[row, slot].argsort(descending=True)[1 : each + 1].tolist()
+            for code in others:
+                place = int(torch.tensor([*mode[:slot], code, *mode[slot + 1 :]]) @ torch.tensor([16, 4, 1]))
+                missed = (1 - float(probability[place, row])) ** k
+                total += math.exp(float(joint[place, row]) - float(evidence[row])) * missed
+        for chunk_elements in (1, 300, 2**20):
+            found = missed_share(model, q, x, evidence, num_samples=k, chunk_elements=chunk_elements)[row]
+            assert float(found) == pytest.approx(total, rel=1e-3, abs=1e-12)
+
+
+def test_the_missed_share_is_the_expected_posterior_of_neighbours_that_are_not_drawn() -> None:
+    model, _, x, _ = small_codes(2, 5, rows=4)
+    k, repeats = 12, 4000  # k / L is more than the other codes of a slot: all neighbours are looked at
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0, -3.0], [1.0, 0.0, -5.0, -2.0, -4.0]]).expand(4, 2, 5)  # ẑ = (0, 0)
+    with torch.no_grad():
+        exact = enumerated(model, x)
+        z = Codes(logits).sample((repeats, k), _generator())
+        found = missed_share(model, Codes(logits), x, exact.log_evidence, num_samples=k)
+    drawn = torch.nn.functional.one_hot(code_numbers(model.space, z), 25).amax(1).bool()  # (repeats, batch, 25)
+    neighbours = torch.tensor([place != 0 and (place < 5 or place % 5 == 0) for place in range(25)])
+    lacking = (exact.log_posterior.exp().T * (neighbours & ~drawn)).sum(-1)
+    scores = (lacking.mean(0) - found) / (lacking.std(0) / math.sqrt(repeats))
+    assert float(scores.abs().max()) < 4
+    assert float(found.max()) > 0.01

@@ -13,6 +13,10 @@ so it is loose by how unsure the true posterior is. The other bounds take draws 
     - \underbrace{\mathrm{KL}(q(z | x) \,\|\, p(z | x))}_{\text{elbow room}}
 
 of which the first two are minus the ELBO.
+
+A guide that is too sharp never draws codes that the posterior holds likely. Their weights would be large, but no draw
+shows it: the estimate is too low, and its standard error and Pareto k̂ say nothing. Codes can be looked at without
+being drawn, and :func:`missed_share` looks at those that differ from ẑ in one slot.
 """
 
 from __future__ import annotations
@@ -28,11 +32,13 @@ from elbowroom.inference.enumeration import packed, sum_of_distinct
 from elbowroom.inference.importance.estimate import WeightSums, weighted_in_chunks
 from elbowroom.inference.importance.pareto import LargestWeights
 from elbowroom.inference.kl import closed_form_kl
+from elbowroom.inference.target import widest
 from elbowroom.model.code_distributions import Codes
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.noise import NoiseSource
+from elbowroom.numerics import chunks
 
-__all__ = ["CodeBounds", "code_bounds"]
+__all__ = ["CodeBounds", "code_bounds", "missed_share"]
 
 
 class CodeBounds(NamedTuple):
@@ -161,6 +167,64 @@ def code_bounds(
         mode,
         drawn,
     )
+
+
+@torch.no_grad()
+def missed_share(
+    model: LatentModel,
+    q: Codes,
+    batch: Batch | Tensor,
+    log_evidence: Tensor,
+    *,
+    num_samples: int,
+    chunk_elements: int = 2**20,
+) -> Tensor:
+    r"""The part of p(x) that k draws of q are expected to miss, among codes that differ from ẑ in one slot.
+
+    .. math:: m(x) = \frac{1}{\hat p(x)} \sum_{z \in N(\hat z)} p(x, z) \, (1 - q(z | x))^k
+
+    N(ẑ) has L (K − 1) codes. Where these are more than k, it has the ⌈k / L⌉ likeliest of each slot: a guide that is
+    too sharp has its codes in the right order, so that most of what it misses is among them.
+
+    Args:
+        model: p(x, z) with codes as latents.
+        q: q(z | x), batch shape (batch,).
+        batch: data, ``x`` of shape (batch, \*event).
+        log_evidence: the estimate from the draws, log p̂(x), nats, shape (batch,).
+        num_samples: k, draws of z per example.
+        chunk_elements: codes are taken a chunk at a time, such that no layer of the networks has more elements.
+    Returns:
+        Float64, shape (batch,): near 0 where q covers the posterior; above 1 where the estimate is worthless.
+    Example:
+        >>> import elbowroom as er
+        >>> from elbowroom.inference.enumeration import enumerated
+        >>> from elbowroom.model.code_distributions import CodeSpace
+        >>> from elbowroom.model.codes import UniformCodes
+        >>> space = CodeSpace(3, 4)
+        >>> network = er.networks.MLP((space.dim,), (1, 10))
+        >>> model, x = er.LatentModel(UniformCodes(space), er.likelihoods.Bernoulli(network, (10,))), torch.ones(5, 10)
+        >>> exact = enumerated(model, x).log_evidence
+        >>> sharp = Codes(torch.tensor([0.0, -99.0, -99.0, -99.0]).expand(5, 3, 4))
+        >>> bool((missed_share(model, sharp, x, exact, num_samples=1000) > 0.1).all())
+        True
+        >>> bool((missed_share(model, Codes(torch.zeros(5, 3, 4)), x, exact, num_samples=1000) < 1e-3).all())
+        True
+    """
+    batch, (slots, codes) = as_batch(batch), q.space
+    each = min(codes - 1, math.ceil(num_samples / slots))  # codes of a slot
+    others = q.logits.argsort(-1, descending=True)[..., 1 : each + 1]  # (batch, L, each)
+    mode = q.space.numbers(q.mode)  # (batch, L)
+    elements = max(q.space.dim, batch.x[0].numel(), widest(model)) * max(1, len(batch))
+    found = []
+    for part in chunks(slots * each, max(1, chunk_elements // elements)):
+        at = torch.arange(part.start, part.stop, device=mode.device)
+        slot, rank = at // each, at % each
+        numbers = mode.repeat(len(at), 1, 1)  # (codes of the chunk, batch, L)
+        numbers[torch.arange(len(at)), :, slot] = others[:, slot, rank].T
+        z = q.space.one_hot(numbers, q.logits.dtype)
+        log_joint = model.log_joint(batch.x, z, context=batch.context, mask=batch.mask).double()
+        found.append(log_joint + num_samples * torch.log1p(-q.log_prob(z).double().exp()))
+    return (torch.cat(found).logsumexp(0) - log_evidence).exp()
 
 
 def _stderr(values: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ A model of p(z) and p(x | z) has a distribution of the missing elements:
 The draws z ~ p(z | x_o) are those of :mod:`elbowroom.inference.posterior.sample`, with the likelihood taken over the
 observed elements alone. From each, x_m ~ p(x_m | z) is drawn. Draws of the guide would be wrong: it was trained on
 complete data, and reads the filler in a missing place as an observation. It only gives starting points for the chains.
+Draws of codes are those of :mod:`elbowroom.inference.posterior.codes`, without chains.
 
 There are three results:
 
@@ -35,6 +36,7 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
+from elbowroom.inference.posterior.codes import posterior_codes
 from elbowroom.inference.posterior.sample import Method, posterior
 from elbowroom.memory import require_memory
 from elbowroom.model.conditional import Conditional
@@ -68,8 +70,10 @@ class Imputation:
         lower: where the interval begins, shape (batch, \\*event); whole numbers for data that are.
         upper: where it ends.
         probability: of the category in ``completed``, shape (batch, \\*event), 1 where observed; None elsewhere.
-        incomplete: positions of the examples with missing elements, int64; chains were run for these alone.
-        diagnostics: of their chains, in that order; None if nothing was missing.
+        incomplete: positions of the examples with missing elements, int64; z was drawn for these alone.
+        diagnostics: of their chains, in that order; None if nothing was missing, and for codes, which have no chains.
+        ess: of codes, the effective number of the weighted draws that z was chosen from, in that order; None for
+            chains, and for codes whose draws are exact.
         interval: the probability between ``lower`` and ``upper``.
         settings: of the sampler.
     """
@@ -85,6 +89,7 @@ class Imputation:
     probability: Tensor | None
     incomplete: Tensor
     diagnostics: Diagnostics | None
+    ess: Tensor | None
     interval: float
     settings: dict[str, Any]
 
@@ -105,7 +110,7 @@ def impute(
     guide: Conditional,
     batch: Batch,
     *,
-    method: Method = "nuts",
+    method: Method | None = None,
     draws: int = 200,
     chains: int = 4,
     warmup: int = 150,
@@ -129,10 +134,10 @@ def impute(
         model: p(x, z), in evaluation mode.
         guide: q(z | x), where the chains start.
         batch: data, ``mask`` True where an element was observed; None: nothing is missing.
-        method: "nuts" or "hmc".
+        method: "nuts" (the default) or "hmc"; None for codes, whose draws are not of a chain.
         draws: kept of each chain.
-        chains: per example.
-        warmup: transitions before the first draw that is kept.
+        chains: per example; of codes there are draws × chains draws of z.
+        warmup: transitions before the first draw that is kept; nothing for codes.
         interval: the probability between ``lower`` and ``upper``, e.g. 0.9.
         num_samples: completed data sets, from draws spread over the chains.
         chunk_elements: draws of elements that are worked on at a time; it bounds the memory.
@@ -141,8 +146,8 @@ def impute(
         **settings: further ones of :func:`~elbowroom.inference.posterior.sample.posterior`: metric, num_steps, …
     Raises:
         ElbowroomError: a likelihood that is not normalised; an interval that is not between 0 and 1, or that has too
-            few draws; numbers below one; no room in memory; latents that are codes; holes that the likelihood cannot
-            sum out; whatever drawing from the posterior raises.
+            few draws; numbers below one; no room in memory; settings of chains for codes; holes that the likelihood
+            cannot sum out; whatever drawing from the posterior raises.
     Example:
         >>> from elbowroom.model import oracles
         >>> model, guide, x = oracles.ppca(dim=8, latent_dim=2, seed=0, num_data=4)
@@ -152,28 +157,41 @@ def impute(
         >>> bool((found.completed == x)[mask].all()), bool((found.lower < found.upper)[~mask].all())
         (True, True)
     """
-    model.require_real(
-        "Imputation by Markov chains",
-        "Train a model with real vectors for it: --model.prior normal with --model.guide diagonal.",
-    )
+    codes = model.latent_support == "codes"
+    of_chains = [name for name, value in {"method": method, **settings}.items() if value not in (None, False)]
+    if codes and of_chains:
+        flags = ", ".join("--" + name.replace("_", "-") for name in of_chains)
+        model.require_real(
+            f"A Markov chain, which {flags} {'is' if len(of_chains) == 1 else 'are'} for,",
+            f"Leave {flags} out: codes are imputed without chains.",
+        )
     total = draws * chains
     if not batch.x.is_floating_point():  # a mean is no whole number
         batch = replace(batch, x=batch.x.to(torch.get_default_dtype()))
-    _check(model, batch, interval, num_samples, 0 if draws < 4 else total)
+    _check(model, batch, interval, num_samples, 0 if draws < 4 and not codes else total)
     mask = torch.ones_like(batch.x, dtype=torch.bool) if batch.mask is None else batch.mask
     incomplete = (~mask).flatten(1).any(1).nonzero().squeeze(1)
     filled = _Filled(batch.x.cpu(), mask.cpu(), num_samples, total)
-    diagnostics, how = None, {"method": method, "draws": draws, "chains": chains, "warmup": warmup}
+    method = method or "nuts"
+    diagnostics, ess = None, None
+    how: dict[str, Any] = {"method": method, "draws": draws, "chains": chains, "warmup": warmup}
+    if codes:
+        how = {"method": "codes", "draws": total}
     if len(incomplete):
         part = batch.rows(incomplete)
-        found = posterior(
-            model, guide, part, method=method, draws=draws, chains=chains, warmup=warmup,
-            generator=generator, announce=announce, **settings,
-        )  # fmt: skip
-        diagnostics, how = found.diagnostics, found.settings
+        if codes:
+            of_codes = posterior_codes(model, guide, part, total, generator=generator)
+            drawn, ess = of_codes.z.reshape(draws, chains, *of_codes.z.shape[1:]), of_codes.ess
+            how |= {"weighted": of_codes.weighted}
+        else:
+            found = posterior(
+                model, guide, part, method=method, draws=draws, chains=chains, warmup=warmup,
+                generator=generator, announce=announce, **settings,
+            )  # fmt: skip
+            drawn, diagnostics, how = found.z, found.diagnostics, found.settings
         kept = _spread(num_samples, draws, chains)
         for rows in chunks(len(part), max(1, chunk_elements // (total * math.prod(batch.x.shape[1:])))):
-            z = found.z[:, :, rows].flatten(0, 1)
+            z = drawn[:, :, rows].flatten(0, 1)
             predicted = _predict(model, part.rows(rows), z, kept, interval, chunk_elements, generator)
             filled.put(incomplete[rows].cpu(), predicted)
     named = model.likelihood.support is Support.CATEGORIES
@@ -189,6 +207,7 @@ def impute(
         probability=filled.probability if named else None,
         incomplete=incomplete.cpu(),
         diagnostics=diagnostics,
+        ess=None if ess is None else ess.cpu(),
         interval=interval,
         settings=how,
     )
@@ -293,7 +312,7 @@ def _check(model: LatentModel, batch: Batch, interval: float, num_samples: int, 
         )
     if batch.mask is not None:
         likelihood.check_mask(batch.mask)
-    if total < 1:
+    if total < 1 and model.latent_support == "real":
         return  # too few draws or chains for the sampler, which refuses them itself
     least = math.ceil(round(2 / (1 - interval) - 1, 6))
     if total < least:

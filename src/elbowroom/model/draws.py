@@ -33,6 +33,7 @@ from elbowroom.model.distributions import (
     DiscretizedLogisticMixture,
     NegativeBinomial,
 )
+from elbowroom.model.flow_distributions import FlowDistribution
 from elbowroom.model.noise import NoiseSource
 
 __all__ = ["detach", "draw", "mean"]
@@ -125,6 +126,13 @@ def _(
 
 
 @draw.register
+def _(
+    distribution: FlowDistribution, sample_shape: Sequence[int] = (), *, generator: NoiseSource | None = None
+) -> Tensor:
+    return distribution.rsample(sample_shape, generator)
+
+
+@draw.register
 @torch.no_grad()
 def _(
     distribution: MixtureSameFamily, sample_shape: Sequence[int] = (), *, generator: NoiseSource | None = None
@@ -168,7 +176,7 @@ def detach(distribution: Distribution) -> Distribution:
     """The same distribution with its parameters detached from the graph.
 
     Args:
-        distribution: a normal distribution, diagonal or full, a categorical one, or a mixture of these.
+        distribution: a normal distribution, diagonal or full, a flow, a categorical one, or a mixture of these.
     Raises:
         ElbowroomError: a type whose parameters are not known here.
     Reference:
@@ -181,7 +189,7 @@ def detach(distribution: Distribution) -> Distribution:
     raise ElbowroomError(
         f"The parameters of a {type(distribution).__name__} guide cannot be detached from the graph, as the estimators "
         "'stl' and 'dreg' need.",
-        "Use the estimator 'pathwise', or a guide that is normal.",
+        "Use the estimator 'pathwise', or a guide that is normal or a flow.",
     )
 
 
@@ -211,6 +219,11 @@ def _(distribution: Categorical) -> Categorical:
 @detach.register
 def _(distribution: Codes) -> Codes:
     return Codes(distribution.logits.detach())
+
+
+@detach.register
+def _(distribution: FlowDistribution) -> FlowDistribution:
+    return distribution.detached()
 
 
 @detach.register

@@ -40,6 +40,7 @@ from elbowroom.inference.importance.laplace_proposal import laplace_evidence
 from elbowroom.inference.objectives import elbo_terms
 from elbowroom.model.code_distributions import AutoregressiveCodes, Codes
 from elbowroom.model.conditional import Conditional
+from elbowroom.model.flow_distributions import Bijection, FlowDistribution
 from elbowroom.model.guides import Guide, guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.networks import MLP, ResidualMLP
@@ -332,7 +333,8 @@ def _slots(model: LatentModel, guide: Conditional, batch: Batch) -> RowSlots | N
     first = batch.rows(slice(1))
     if not (_draws_by_row(guide(first.x, first.context)) and _draws_by_row(model.prior(None, first.context))):
         return None
-    networks = [model.likelihood.network, *([guide.network] if isinstance(guide, Guide) else [])]
+    flows = [part for law in (guide, model.prior) for part in law.modules() if isinstance(part, Bijection)]
+    networks = [model.likelihood.network, *([guide.network] if isinstance(guide, Guide) else []), *flows]
     if any(type(network) not in (MLP, ResidualMLP) for network in networks):
         return RowSlots(4, _VECTOR)
     products = [part for network in networks for part in network.modules() if isinstance(part, nn.Linear)]
@@ -350,4 +352,4 @@ def _draws_by_row(distribution: Distribution) -> bool:
             return _draws_by_row(distribution.component_distribution)
         case Independent():
             return isinstance(distribution.base_dist, Normal)
-    return isinstance(distribution, MultivariateNormal | Codes | AutoregressiveCodes)
+    return isinstance(distribution, MultivariateNormal | FlowDistribution | Codes | AutoregressiveCodes)

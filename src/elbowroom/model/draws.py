@@ -159,6 +159,9 @@ def _chosen(components: Distribution, k: Tensor) -> Distribution | None:
         case Independent(base_dist=Normal() as base, reinterpreted_batch_ndims=inner):
             loc, scale = _gathered(base.loc, k, inner), _gathered(base.scale, k, inner)
             return Independent(Normal(loc, scale, validate_args=False), inner, validate_args=False)
+        case FlowDistribution():
+            each = components.expand(components.batch_shape)
+            return each.with_parameters(lambda parameter: _gathered(parameter, k, 1))
         case _:
             return None
 

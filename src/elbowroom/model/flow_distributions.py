@@ -147,22 +147,27 @@ class FlowDistribution(Distribution):
 
     def expand(self, batch_shape: Sequence[int], _instance: Distribution | None = None) -> FlowDistribution:
         """The same distribution of a larger batch shape."""
-        return self._with(lambda part: part.expand(*batch_shape, part.shape[-1]))
+        return self.with_parameters(lambda part: part.expand(*batch_shape, part.shape[-1]))
 
     def rows(self, index: Tensor | slice) -> FlowDistribution:
         """The distributions of some of the examples, of a batch shape (batch,)."""
         full = self.expand(self.batch_shape)
-        return full._with(lambda part: part[index])
+        return full.with_parameters(lambda part: part[index])
+
+    def with_parameters(self, change: Callable[[Tensor], Tensor], *, frozen: bool | None = None) -> FlowDistribution:
+        """A flow of the same bijection, with m, log s and context each changed by a function of a tensor."""
+        return FlowDistribution(
+            self.bijection,
+            self.direction,
+            change(self.loc),
+            change(self.log_scale),
+            None if self.context is None else change(self.context),
+            frozen=self.frozen if frozen is None else frozen,
+        )
 
     def detached(self) -> FlowDistribution:
         """The same distribution, with all parameters off the graph."""
-        return self._with(Tensor.detach, frozen=True)
-
-    def _with(self, change: Callable[[Tensor], Tensor], *, frozen: bool | None = None) -> FlowDistribution:
-        context = None if self.context is None else change(self.context)
-        frozen = self.frozen if frozen is None else frozen
-        loc, log_scale = change(self.loc), change(self.log_scale)
-        return FlowDistribution(self.bijection, self.direction, loc, log_scale, context, frozen=frozen)
+        return self.with_parameters(Tensor.detach, frozen=True)
 
     def _map(self, given: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
         weights = {name: weight.detach() for name, weight in self.bijection.named_parameters()} if self.frozen else {}

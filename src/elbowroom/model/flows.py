@@ -85,7 +85,7 @@ class AutoregressiveBijection(Bijection):
         y = x^{(T)}
 
     where "before i" is by the order of the dimensions for odd t, and by the reverse order for even t. With coupling,
-    all dimensions of the second half come after all of the first, and h_i reads only the other half.
+    each half comes after the other in turn: h_i of the later half reads all of the earlier one, and nothing else.
 
     Args:
         dim: D.
@@ -136,12 +136,14 @@ class AutoregressiveBijection(Bijection):
             "spline": zuko.transforms.MonotonicRQSTransform,
         }
         order = torch.arange(dim)
+        half = (dim + 1) // 2
+        reverse = (order + half) % (2 * half) if coupling else order.flip(0)
         self.parts = nn.ModuleList(
             zuko.flows.MaskedAutoregressiveTransform(
                 dim,
                 context_dim,
                 passes=2 if coupling else dim,
-                order=order if t % 2 == 0 else order.flip(0),
+                order=order if t % 2 == 0 else reverse,
                 univariate=univariate[scalar],
                 shapes=shapes[scalar],
                 hidden_features=[width] * layers,
@@ -155,6 +157,9 @@ class AutoregressiveBijection(Bijection):
             _start_near_identity(part)
 
     def forward(self, given: Tensor, context: Tensor | None = None, *, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        if context is not None:
+            lead = torch.broadcast_shapes(given.shape[:-1], context.shape[:-1])  # type: ignore[no-untyped-call]
+            given = given.expand(*lead, given.shape[-1])
         out, total = given, torch.zeros_like(given[..., 0])
         for part in reversed(self.parts) if inverse else self.parts:
             transform = part(context)

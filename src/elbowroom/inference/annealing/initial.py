@@ -35,6 +35,7 @@ from elbowroom.inference.annealing.codes import CodesDensity
 from elbowroom.inference.importance.laplace_proposal import LaplaceProposal, laplace_proposal
 from elbowroom.model.code_distributions import AutoregressiveCodes, Codes
 from elbowroom.model.conditional import Conditional
+from elbowroom.model.flow_distributions import FlowDistribution
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Likelihood
@@ -227,6 +228,8 @@ def rows_of(q: Distribution, index: Tensor | slice) -> Distribution:
             return Categorical(logits=q.logits[index], validate_args=False)
         case Codes():
             return Codes(q.logits[index])
+        case FlowDistribution():
+            return q.rows(index)
         case MixtureSameFamily():
             weights = rows_of(q.mixture_distribution, index)
             assert isinstance(weights, Categorical)  # that of a mixture always is
@@ -236,7 +239,7 @@ def rows_of(q: Distribution, index: Tensor | slice) -> Distribution:
             return MixtureSameFamily(weights, parts, validate_args=False)
     raise ElbowroomError(
         f"The start is a {type(q).__name__}, of which some examples cannot be taken alone.",
-        "Start from normal distributions or a mixture of them, or give the guide itself in the place of its output.",
+        "Start from normal distributions, mixtures of them or flows, or give the guide itself in place of its output.",
     )
 
 

@@ -19,12 +19,13 @@ from elbowroom.inference.objectives import elbo, iwae
 from elbowroom.model import oracles
 from elbowroom.model.draws import draw
 from elbowroom.model.flow_distributions import FlowDistribution
-from elbowroom.model.flows import FLOW_GUIDES, FLOW_PRIORS, AutoregressiveBijection, FlowGuide, FlowPrior, IafGuide
-from elbowroom.model.guides import DiagonalNormal
+from elbowroom.model.flows import FLOW_GUIDES, FLOW_PRIORS, AutoregressiveBijection, FlowGuide, FlowPrior
+from elbowroom.model.guides import DiagonalNormal, PriorGuide
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Bernoulli
 from elbowroom.model.networks import MLP
 
+REPEATS = 60  # of averages over draws
 #: scalar function, coupling
 KINDS: list[tuple[Any, bool]] = [("affine", False), ("affine", True), ("spline", False), ("spline", True)]
 every_kind = pytest.mark.parametrize(("scalar", "coupling"), KINDS, ids=["maf", "coupling", "nsf", "nsf-coupling"])
@@ -146,11 +147,13 @@ def test_refusals(wrong: dict[str, int], message: str) -> None:
 def test_the_density_of_a_guide_integrates_to_one_and_draws_follow_it(name: str) -> None:
     q = guide(name)(torch.randn(2, 4, generator=seeded(5), dtype=torch.float64))
     assert isinstance(q, FlowDistribution)
-    axis = torch.linspace(-8, 8, 161, dtype=torch.float64)
+    # a spline's density has kinks, and is that of N(0, 1) beyond 5
+    limit, points = (8, 161) if name == "iaf" else (6, 241)
+    axis = torch.linspace(-limit, limit, points, dtype=torch.float64)
     grid = torch.cartesian_prod(axis, axis).unsqueeze(1)  # of standardised z
     z = q.loc + q.log_scale.exp() * grid
     with torch.no_grad():
-        density = q.log_prob(z).exp() * 0.1**2 * q.log_scale.exp().prod(-1)
+        density = q.log_prob(z).exp() * (axis[1] - axis[0]) ** 2 * q.log_scale.exp().prod(-1)
     torch.testing.assert_close(density.sum(0), torch.ones(2).double(), rtol=0, atol=1e-5 if name == "iaf" else 3e-3)
     n = 10_000
     draws = draw(q, (n,), generator=seeded()).detach()
@@ -219,25 +222,63 @@ def correlated() -> tuple[oracles.LinearGaussian, Tensor]:
     return model, model.sample(40, generator=seeded(1)).x
 
 
+def bound_of(made: Any, k: int = 1, repeats: int = REPEATS) -> tuple[float, float]:
+    """The mean of the importance-weighted bound over data and draws, with its standard error over draws."""
+    model, x = correlated()
+    with torch.no_grad():
+        values = torch.stack([iwae(model, made, x, num_samples=k, generator=seeded(s)).mean() for s in range(repeats)])
+    return float(values.mean()), float(values.std()) / math.sqrt(repeats)
+
+
+@functools.cache
+def trained(name: str) -> Any:
+    """A linear guide of the oracle's data; a network can do no more here, so that a flow is needed for the rest."""
+    model, x = correlated()
+    torch.manual_seed(0)
+    kind = {"diagonal": DiagonalNormal, **FLOW_GUIDES}[name]
+    shape = {} if name == "diagonal" else {"transforms": 2, "width": 8}
+    made = kind(MLP((3,), kind.parameter_shape(2), hidden=()), 2, **shape).double()
+    optimizer = torch.optim.Adam(made.parameters(), lr=0.03)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=400)
+    for step in range(400):
+        optimizer.zero_grad()
+        elbo(model, made, x, kl="monte-carlo", generator=seeded(step)).mean().neg().backward()
+        optimizer.step()
+        schedule.step()
+    return made
+
+
+def widened(name: str) -> FlowGuide:
+    """Trained, then wider by a half: weights of a q with lighter tails than the posterior's have no standard error."""
+    made: FlowGuide = copy.deepcopy(trained(name))
+    with torch.no_grad():
+        made.network.output.bias[2:4] += 2 * math.log(1.5)  # of log σ²
+    return made
+
+
 @every_guide
-def test_bounds_lie_below_the_evidence_of_the_oracle_and_the_weights_average_to_it(name: str) -> None:
+def test_a_flow_learns_what_a_diagonal_normal_cannot(name: str) -> None:
+    model, x = correlated()
+    exact = float(model.log_evidence(x).mean().detach())
+    plain, flow = bound_of(trained("diagonal")), bound_of(trained(name))
+    assert exact - plain[0] > 0.3  # what independent dimensions cost here
+    assert -4 * flow[1] < exact - flow[0] < (0.02 if name == "iaf" else 0.15)
+
+
+@every_guide
+def test_bounds_lie_below_the_evidence_of_the_oracle_and_weights_average_to_it(name: str) -> None:
     model, x = correlated()
     exact = model.log_evidence(x).detach()
-    made = guide(name, dim=3)
+    untrained = guide(name, dim=3)
+    few, many = bound_of(untrained), bound_of(untrained, 10)
+    assert few[0] + 4 * few[1] < many[0]
+    assert many[0] + 4 * many[1] < float(exact.mean())
     with torch.no_grad():
-        means = {
-            k: torch.stack([iwae(model, made, x, num_samples=k, generator=seeded(s)) for s in range(100)]).mean(1)
-            for k in (1, 10)
-        }
-        plain = torch.stack([elbo(model, made, x, kl="monte-carlo", generator=seeded(s)) for s in range(100)]).mean(1)
-        found = importance_estimate(model, made, Batch(x), num_samples=20_000, generator=seeded(2))
-    spread = {k: float(values.std() / 10) for k, values in means.items()}
-    assert abs(float(plain.mean() - means[1].mean())) < 4 * math.hypot(spread[1], float(plain.std() / 10))
-    assert float(means[1].mean()) + 4 * spread[1] < float(means[10].mean())
-    assert float(means[10].mean()) + 4 * spread[10] < float(exact.mean())
-    z_scores = (found.log_evidence - exact) / found.stderr
-    assert z_scores[found.ess > 200].abs().max() < 4.5
-    assert int((found.ess > 200).sum()) > 20
+        plain = elbo(model, trained(name), x, kl="monte-carlo", num_samples=2000, generator=seeded())
+        found = importance_estimate(model, widened(name), Batch(x), num_samples=2000, generator=seeded(2))
+    assert float(plain.mean()) < float(exact.mean()) + 1e-3
+    assert ((found.log_evidence - exact) / found.stderr).abs().max() < 4.5
+    assert found.stderr.max() < 0.1
 
 
 @every_guide
@@ -253,43 +294,20 @@ def test_stl_and_dreg_have_the_gradient_of_the_other_estimators_on_average(name:
 
     for bound, estimator, more in ((elbo, "stl", {"kl": "monte-carlo"}), (iwae, "dreg", {"num_samples": 4})):
         away = torch.stack(
-            [gradient(bound, estimator, s, **more) - gradient(bound, "pathwise", s, **more) for s in range(150)]
+            [gradient(bound, estimator, s, **more) - gradient(bound, "pathwise", s, **more) for s in range(REPEATS)]
         )
-        found = away.mean(0) / (away.std(0) / math.sqrt(150)).clamp(min=1e-9)
+        found = away.mean(0) / (away.std(0) / math.sqrt(REPEATS)).clamp(min=1e-9)
         assert found.abs().max() < 4.8  # of some two hundred numbers
         assert away.abs().max() > 1e-3
-
-
-def test_an_inverse_autoregressive_flow_learns_what_a_diagonal_normal_cannot() -> None:
-    model, x = correlated()
-    exact = float(model.log_evidence(x).mean())
-    gaps = {}
-    torch.manual_seed(0)
-    plain = DiagonalNormal(MLP((3,), (2, 2), hidden=()), 2).double()
-    flow = IafGuide(MLP((3,), IafGuide.parameter_shape(2), hidden=()), 2, transforms=2, width=8).double()
-    for made in (plain, flow):
-        optimizer = torch.optim.Adam(made.parameters(), lr=0.03)
-        for step in range(400):
-            for group in optimizer.param_groups:
-                group["lr"] = 0.03 * (1 - step / 400)
-            optimizer.zero_grad()
-            elbo(model, made, x, kl="monte-carlo", generator=seeded(step)).mean().neg().backward()
-            optimizer.step()
-        with torch.no_grad():
-            gaps[made] = exact - float(
-                elbo(model, made, x, kl="monte-carlo", num_samples=500, generator=seeded()).mean()
-            )
-    assert gaps[plain] > 0.3  # what independent dimensions cost here
-    assert 0 <= gaps[flow] < 0.05
 
 
 @every_guide
 def test_annealing_starts_from_a_flow(name: str) -> None:
     model, x = correlated()
-    found = ais(model, x[:6], guide=guide(name, dim=3), start="guide", temperatures=6, chains=24, generator=seeded(3))
+    found = ais(model, x[:6], guide=widened(name), start="guide", temperatures=3, chains=16, generator=seeded(3))
     z_scores = (found.log_evidence - model.log_evidence(x[:6]).detach()) / found.stderr
     assert z_scores.abs().max() < 4.5
-    assert (found.stderr < 0.5).all()
+    assert found.stderr.max() < 0.1
 
 
 # --- priors ------------------------------------------------------------------------------------------------------
@@ -304,18 +322,14 @@ def with_prior(name: str) -> tuple[LatentModel, Tensor]:
     return model, model.sample(20, generator=seeded(1)).x
 
 
-@pytest.mark.parametrize(("name", "guided_by"), [("maf", "nsf"), ("nsf", "iaf"), ("coupling", "nsf")])
-def test_bounds_with_a_flow_for_prior_and_guide_agree_with_quadrature(name: str, guided_by: str) -> None:
+@every_prior
+def test_the_evidence_by_draws_of_a_prior_is_that_by_its_density(name: str) -> None:
     model, x = with_prior(name)
-    made = lively(guide(guided_by, dim=6), scale=0.3)
     with torch.no_grad():
         exact = oracles.quadrature_log_evidence(model, x, points=161)
-        found = importance_estimate(model, made, Batch(x), num_samples=20_000, generator=seeded(2))
-        below = iwae(model, made, x, num_samples=500, generator=seeded(3))
-    z_scores = (found.log_evidence - exact) / found.stderr.hypot(torch.tensor(1e-3))
-    assert z_scores[found.ess > 200].abs().max() < 4.5
-    assert int((found.ess > 200).sum()) > 10
-    assert float(below.mean()) < float(exact.mean()) + 4 * float(found.stderr.mean())
+        found = importance_estimate(model, PriorGuide(model.prior), Batch(x), num_samples=5000, generator=seeded(2))
+    assert ((found.log_evidence - exact) / found.stderr.hypot(torch.tensor(2e-3))).abs().max() < 4.5
+    assert found.stderr.max() < 0.1
 
 
 @every_prior

@@ -273,9 +273,10 @@ def test_bounds_lie_below_the_evidence_of_the_oracle_and_weights_average_to_it(n
     few, many = bound_of(untrained), bound_of(untrained, 10)
     assert few[0] + 4 * few[1] < many[0]
     assert many[0] + 4 * many[1] < float(exact.mean())
+    near, wide = trained(name), widened(name)
     with torch.no_grad():
-        plain = elbo(model, trained(name), x, kl="monte-carlo", num_samples=2000, generator=seeded())
-        found = importance_estimate(model, widened(name), Batch(x), num_samples=2000, generator=seeded(2))
+        plain = elbo(model, near, x, kl="monte-carlo", num_samples=2000, generator=seeded())
+        found = importance_estimate(model, wide, Batch(x), num_samples=2000, generator=seeded(2))
     assert float(plain.mean()) < float(exact.mean()) + 1e-3
     assert ((found.log_evidence - exact) / found.stderr).abs().max() < 4.5
     assert found.stderr.max() < 0.1
@@ -307,7 +308,7 @@ def test_annealing_starts_from_a_flow(name: str) -> None:
     found = ais(model, x[:6], guide=widened(name), start="guide", temperatures=3, chains=16, generator=seeded(3))
     z_scores = (found.log_evidence - model.log_evidence(x[:6]).detach()) / found.stderr
     assert z_scores.abs().max() < 4.5
-    assert found.stderr.max() < 0.1
+    assert found.stderr.max() < 0.3
 
 
 # --- priors ------------------------------------------------------------------------------------------------------

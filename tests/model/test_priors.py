@@ -18,7 +18,7 @@ from elbowroom.model.guides import GUIDES, DiagonalNormal
 from elbowroom.model.networks import MLP
 from elbowroom.model.priors import PRIORS, MixtureOfGaussians, StandardNormal, VampPrior
 
-CASES = ["normal", "mixture", "vamp-diagonal", "vamp-full", "vamp-nsf", "maf", "nsf", "coupling"]
+CASES = ["normal", "mixture", "vamp-diagonal", "vamp-full", "maf", "nsf", "coupling"]
 CONTEXTUAL = ["mixture", "vamp-diagonal", "vamp-full", "vamp-iaf", "maf", "nsf", "coupling"]
 
 
@@ -63,6 +63,7 @@ def test_every_registered_prior_is_tested():
 
 @pytest.mark.parametrize("latent_dim", [1, 2])
 @pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
 def test_density_integrates_to_one_and_draws_follow_it(case, latent_dim):
     p = build(case, latent_dim)(None)
     assert p.batch_shape == ()

@@ -170,11 +170,15 @@ class FlowDistribution(Distribution):
         return self.with_parameters(Tensor.detach, frozen=True)
 
     def _map(self, given: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
-        weights = {name: weight.detach() for name, weight in self.bijection.named_parameters()} if self.frozen else {}
-        found: tuple[Tensor, Tensor] = torch.func.functional_call(
-            self.bijection, weights, (given, self.context), {"inverse": inverse}
+        if not self.frozen:
+            out: tuple[Tensor, Tensor] = self.bijection(given, self.context, inverse=inverse)
+            return out
+        weights = {name: weight.detach() for name, weight in self.bijection.named_parameters()}
+        options = {"inverse": inverse}
+        fixed: tuple[Tensor, Tensor] = torch.func.functional_call(
+            self.bijection, weights, (given, self.context), options
         )
-        return found
+        return fixed
 
     def _holds(self, value: Tensor) -> bool:
         """Whether the density of the last draws is still theirs, and has a gradient where one is wanted."""

@@ -154,6 +154,8 @@ def _latent_elements(distribution: Distribution) -> int:
         return max(elements, distribution.mixture_distribution.logits.shape[-1])
     if isinstance(distribution, MixtureSameFamily):
         components = distribution.component_distribution
+        if isinstance(components, FlowDistribution):
+            return components.batch_shape[-1] * _latent_elements(components)
         return max(elements * components.batch_shape[-1], _latent_elements(components))
     return elements**2 if isinstance(distribution, MultivariateNormal) else elements
 

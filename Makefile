@@ -30,7 +30,7 @@ $(READY): pyproject.toml constraints.txt
 # dependency groups need pip 25.1; a new .venv may have an older one
 $(STAMP): $(READY)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[tables,tensorboard,arviz,pyro]' --group dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[tables,tensorboard,arviz,pyro,flows]' --group dev
 	@touch $@
 
 demo: $(READY)  ## train on scikit-learn's digits, measure, draw, report: a minute, once its packages are there

@@ -13,6 +13,7 @@ from elbowroom.evaluation.evaluate import METHODS
 from elbowroom.inference.objectives import OBJECTIVES
 from elbowroom.inference.weights import ESTIMATORS
 from elbowroom.model.autoregressive import PRIORS_OVER_CODES
+from elbowroom.model.flows import FLOW_GUIDES, FLOW_PRIORS
 from elbowroom.model.guides import GUIDES
 from elbowroom.model.likelihoods import LIKELIHOODS
 from elbowroom.model.priors import PRIORS
@@ -23,8 +24,8 @@ from elbowroom.running.config import Config
 
 REGISTRIES = {
     "likelihoods": set(LIKELIHOODS),
-    "priors": {*PRIORS, *PRIORS_OVER_CODES},
-    "guides": {*GUIDES, *GUIDES_OVER_CODES, "none"},
+    "priors": {*PRIORS, *FLOW_PRIORS, *PRIORS_OVER_CODES},
+    "guides": {*GUIDES, *FLOW_GUIDES, *GUIDES_OVER_CODES, "none"},
     "learners": set(_LEARNERS),
     "objectives": set(OBJECTIVES),
     "estimators": set(ESTIMATORS),

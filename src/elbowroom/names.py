@@ -35,11 +35,13 @@ LikelihoodName = Literal[
     "negative-binomial",
     "cross-entropy",
 ]
-#: priors p(z), classes of :mod:`elbowroom.model.priors`; over codes, of `model.codes` and `model.autoregressive`
-PriorName = Literal["normal", "mixture", "vamp", "uniform", "unigram", "made", "transformer"]
-#: guides q(z | x), classes of :mod:`elbowroom.model.guides`; of hierarchies, of `model.hierarchy.guides`; over
-#: codes, of `model.codes` and `model.quantizer`; "none" is the prior in the place of a guide
-GuideName = Literal["diagonal", "full", "top-down", "bottom-up", "categorical", "nearest-code", "none"]
+#: priors p(z), classes of :mod:`elbowroom.model.priors`; flows, of `model.flows`; over codes, of `model.codes` and
+#: `model.autoregressive`
+PriorName = Literal["normal", "mixture", "vamp", "maf", "nsf", "coupling", "uniform", "unigram", "made", "transformer"]
+#: guides q(z | x), classes of :mod:`elbowroom.model.guides`; flows, of `model.flows`; of hierarchies, of
+#: `model.hierarchy.guides`; over codes, of `model.codes` and `model.quantizer`; "none" is the prior in the place of a
+#: guide
+GuideName = Literal["diagonal", "full", "iaf", "nsf", "top-down", "bottom-up", "categorical", "nearest-code", "none"]
 #: training methods, built by :mod:`elbowroom.running.build_learner`
 LearnerName = Literal["aevb", "naive", "mcem", "wake-sleep", "svi", "vq"]
 #: training objectives, functions of :mod:`elbowroom.inference.objectives`

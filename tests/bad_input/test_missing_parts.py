@@ -50,6 +50,14 @@ def test_tensorboard_without_tensorboard(here: Path, ask: Ask, without: Callable
     assert snapshot(here) == before
 
 
+@pytest.mark.parametrize("flow", ["--model.prior maf", "--model.guide iaf"])
+def test_a_flow_without_zuko(flow: str, here: Path, ask: Ask, without: Callable[[str], None]) -> None:
+    without("zuko")
+    before = snapshot(here)
+    assert_complains(ask(*tiny("train", "digits", *flow.split(), "--out", "out")), "zuko", "elbowroom[flows]")
+    assert snapshot(here) == before
+
+
 @pytest.mark.parametrize("argv", ["train digits --runtime.device cuda --out out", "evaluate run --device cuda"])
 def test_no_gpu_where_one_is_asked_for(argv: str, here: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

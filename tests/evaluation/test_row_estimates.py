@@ -22,6 +22,7 @@ from elbowroom.evaluation.row_estimates import (
     repetition_variance,
 )
 from elbowroom.model.conditional import Conditional
+from elbowroom.model.flows import IafGuide, NsfPrior
 from elbowroom.model.guides import DiagonalNormal, FullNormal, InputTransform, PriorGuide
 from elbowroom.model.latent import LatentModel, evaluation_mode
 from elbowroom.model.likelihoods import Bernoulli, Categorical, Gaussian
@@ -108,6 +109,12 @@ def _two_modes() -> Case:
     return model, PriorGuide(model.prior), Batch(torch.ones(N, 2), torch.arange(N), mask=mask)
 
 
+def _flows() -> Case:
+    guide = IafGuide(MLP((6,), IafGuide.parameter_shape(3), hidden=(8,)), 3, width=16)
+    likelihood = Gaussian(MLP((3,), (1, 6), hidden=(8,)), (6,))
+    return LatentModel(NsfPrior(3, width=16), likelihood), guide, _reals(6)
+
+
 def _without_guide() -> Case:
     model, _, batch = _perceptrons("relu", 8, 5)
     return model, PriorGuide(model.prior), batch
@@ -123,6 +130,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "vamp, holes": _vamp_with_holes,
     "context": _conditional,
     "convolutions": _pictures,
+    "flows": _flows,
     "no guide": _without_guide,
     "two modes": _two_modes,
 }

@@ -25,9 +25,11 @@ from elbowroom.learners.mcem import m_step_terms
 from elbowroom.learners.update import Update
 from elbowroom.learners.wakesleep import WakeSleep
 from elbowroom.model.conditional import Conditional
+from elbowroom.model.flows import FLOW_GUIDES, FLOW_PRIORS
 from elbowroom.model.guides import GUIDES
 from elbowroom.model.latent import Pair, evaluation_mode
 from elbowroom.model.likelihoods import LIKELIHOODS
+from elbowroom.model.networks import MLP
 from elbowroom.model.priors import PRIORS
 
 MakePair = Callable[..., tuple[Pair, Batch]]
@@ -125,6 +127,24 @@ def test_every_likelihood_guide_prior_and_estimator(
     likelihood: str, guide: str, prior: str, name: str, make_pair: MakePair
 ) -> None:
     _agrees(likelihood, guide, prior, name, make_pair)
+
+
+@pytest.mark.parametrize(
+    ("prior", "guide", "name"),
+    [
+        ("maf", "iaf", "elbo"),
+        ("coupling", "iaf", "elbo, stl"),
+        pytest.param("nsf", "nsf", "iwae, dreg", marks=pytest.mark.slow),  # a spline takes the compiler seconds
+    ],
+)
+def test_flows(prior: str, guide: str, name: str, make_pair: MakePair) -> None:
+    pair, batch = make_pair("bernoulli")
+    small = {"transforms": 1, "width": 4}
+    pair.model.prior = FLOW_PRIORS[prior](2, **small).double()
+    network = MLP((3, 2), FLOW_GUIDES[guide].parameter_shape(2), hidden=(4,))
+    pair.guide = FLOW_GUIDES[guide](network, 2, **small).double()
+    bound, settings = PATHWISE[name]
+    _agree(pair, batch, _terms, bound=bound, generator=True, **settings)
 
 
 def test_each_of_them_is_among_these() -> None:

@@ -30,14 +30,20 @@ from elbowroom.running.config import Config, TrainConfig, configure
 DATA, DIM, LATENT, CONTEXT = 24, 6, 2, 3
 
 CODES = {"prior": "unigram", "slots": 3, "codes": 4, "code_dim": 2}
+FLOWS = {"prior_width": 4, "prior_transforms": 1, "guide_width": 4, "guide_transforms": 1}
 VQ = {"model": CODES, "vq": {"reconstruction_share": 0.1, "prior_share": 0.1, "joint_rate": 1.0}}
 
 #: learner, or a way of using it -> its settings and the names of what a step reports
 CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
     "aevb": ({}, {"elbo", "reconstruction", "kl"}),
     "aevb, iwae": ({"objective": {"name": "iwae", "num_samples": 3}}, {"iwae", "elbo", "ess"}),
+    "aevb, flows": ({"model": FLOWS | {"prior": "maf", "guide": "iaf"}}, {"elbo", "reconstruction", "kl"}),
     "naive": ({"objective": {"num_samples": 4}}, {"naive", "elbo", "ess"}),
     "wake-sleep": ({"objective": {"num_samples": 2}}, {"elbo", "wake", "sleep"}),
+    "wake-sleep, flows": (
+        {"objective": {"num_samples": 2}, "model": FLOWS | {"prior": "coupling", "guide": "nsf"}},
+        {"elbo", "wake", "sleep"},
+    ),
     "mcem": ({}, {"log_joint", "acceptance", "divergent"}),
     "mcem, nuts": ({"mcem": {"sampler": "nuts", "metric": "identity"}}, {"log_joint", "acceptance", "divergent"}),
     "mcem, from the prior": (
@@ -303,6 +309,8 @@ NO_NEWS = {
     "mcem, on disk",
     "mcem, nuts",
     "mcem, from the prior",
+    "aevb, flows",
+    "wake-sleep, flows",
     "vq",
     "vq, codebook by gradient",
 }

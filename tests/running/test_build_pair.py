@@ -52,6 +52,12 @@ COMBINATIONS = [
     combination
     for combination in itertools.product(DATA, ("normal", "mixture", "vamp"), ("diagonal", "full"), NETWORKS)
     if combination[:2] != ("categorical", "vamp")
+] + [
+    ("bernoulli", "maf", "nsf", "conv"),
+    ("gaussian", "nsf", "iaf", "mlp"),
+    ("poisson", "coupling", "iaf", "residual"),
+    ("bernoulli", "vamp", "nsf", "mlp"),
+    ("bernoulli", "normal", "iaf", "mlp"),
 ]
 
 
@@ -61,7 +67,7 @@ def _settings(likelihood: str, prior: str, guide: str, network: str) -> dict[str
         "data": {"test": 8, "validation": 0, **DATA[likelihood][1]},
         "model": {
             "latent_dim": 2, "likelihood": likelihood, "prior": prior, "prior_components": 3, "guide": guide,
-            "components": 2, **parts,
+            "components": 2, "prior_width": 8, "guide_width": 8, **parts,
         },
     }  # fmt: skip
 

@@ -31,7 +31,7 @@ def _built(prior: str, *, batch_norm: bool, seed: int, latent_dim: int = 2) -> P
     return build_pair(configure({"model": model}), FACTS, seed=seed)
 
 
-@pytest.mark.parametrize("prior", ["normal", "mixture", "vamp"])
+@pytest.mark.parametrize("prior", ["normal", "mixture", "vamp", "maf", "nsf"])
 @pytest.mark.parametrize("batch_norm", [False, True])
 @pytest.mark.parametrize("ema", [0.0, 0.5])
 def test_what_was_trained_is_loaded_again(prior: str, batch_norm: bool, ema: float, tmp_path: Path) -> None:

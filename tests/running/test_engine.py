@@ -70,6 +70,10 @@ RUNS: dict[str, dict[str, Any]] = {
         "model": {"latent_dim": 2, "prior": "vamp", "prior_components": 3, "encoder": MLP, "decoder": MLP},
         "train": {"ema": 0.7},
     },
+    "flows": {
+        "x": reals(),
+        "model": {"latent_dim": 2, "prior": "maf", "guide": "nsf", "prior_width": 8, "guide_width": 8},
+    },
     "one cycle": {"x": reals(), "optimizer": {"schedule": "one-cycle", "lr": 1e-2}},
     "early stopping": {"x": reals(), "optimizer": {"lr": 0.3}, "train": {"patience": 2, "report_every": 1}},
     "iwae, dreg": {"x": grey(), **DYNAMIC, "objective": {"name": "iwae", "num_samples": 3, "estimator": "dreg"}},

@@ -40,6 +40,7 @@ from elbowroom.inference.importance.laplace_proposal import laplace_evidence
 from elbowroom.inference.objectives import elbo_terms
 from elbowroom.model.code_distributions import AutoregressiveCodes, Codes
 from elbowroom.model.conditional import Conditional
+from elbowroom.model.flow_distributions import Bijection, FlowDistribution
 from elbowroom.model.guides import Guide, guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.networks import MLP, ResidualMLP
@@ -348,7 +349,8 @@ def _slots(model: LatentModel, guide: Conditional, batch: Batch) -> RowSlots | N
     first = batch.rows(slice(1))
     if not (_draws_by_row(guide(first.x, first.context)) and _draws_by_row(model.prior(None, first.context))):
         return None
-    networks = [model.likelihood.network, *([guide.network] if isinstance(guide, Guide) else [])]
+    flows = [part for law in (guide, model.prior) for part in law.modules() if isinstance(part, Bijection)]
+    networks = [model.likelihood.network, *([guide.network] if isinstance(guide, Guide) else []), *flows]
     depends = model.likelihood.elementwise is not model.likelihood  # on other elements, by a network of its own
     if depends or any(type(network) not in (MLP, ResidualMLP) for network in networks):
         return RowSlots(4, _VECTOR)
@@ -370,5 +372,6 @@ def _draws_by_row(distribution: Distribution) -> bool:
         case BlockDistribution():
             return all(_draws_by_row(block) for block in distribution.blocks)
     return isinstance(
-        distribution, MultivariateNormal | SequentialNormal | ResidualNormal | Codes | AutoregressiveCodes
+        distribution,
+        MultivariateNormal | SequentialNormal | ResidualNormal | FlowDistribution | Codes | AutoregressiveCodes,
     )

@@ -12,6 +12,7 @@ from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import check_name
 from elbowroom.inference.mlp_target import PerceptronPosterior
 from elbowroom.model.causal_networks import CausalNetwork
+from elbowroom.model.flow_distributions import Bijection
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import DiscretizedLogisticMixture, Likelihood
 from elbowroom.model.networks import NetworkPart
@@ -71,8 +72,11 @@ def widest(model: LatentModel) -> int:
 
 
 def widest_of_prior(model: LatentModel) -> int:
-    """Elements of the largest tensor that log p(z) of one z takes in the network of an autoregressive prior; else 1."""
-    return max((part.widest for part in model.prior.modules() if isinstance(part, CausalNetwork)), default=1)
+    """Elements of the largest tensor that log p(z) of one z takes in the networks of an autoregressive prior or a flow;
+    else 1.
+    """
+    parts = model.prior.modules()
+    return max((part.widest for part in parts if isinstance(part, CausalNetwork | Bijection)), default=1)
 
 
 def default_metric(likelihood: Likelihood) -> MetricName:

@@ -33,6 +33,7 @@ from elbowroom.model.distributions import (
     DiscretizedLogisticMixture,
     NegativeBinomial,
 )
+from elbowroom.model.flow_distributions import FlowDistribution
 from elbowroom.model.noise import NoiseSource
 from elbowroom.model.sequential_normal import BlockDistribution, ResidualNormal, SequentialNormal
 
@@ -144,6 +145,13 @@ def _(
 
 
 @draw.register
+def _(
+    distribution: FlowDistribution, sample_shape: Sequence[int] = (), *, generator: NoiseSource | None = None
+) -> Tensor:
+    return distribution.rsample(sample_shape, generator)
+
+
+@draw.register
 @torch.no_grad()
 def _(
     distribution: MixtureSameFamily, sample_shape: Sequence[int] = (), *, generator: NoiseSource | None = None
@@ -170,6 +178,9 @@ def _chosen(components: Distribution, k: Tensor) -> Distribution | None:
         case Independent(base_dist=Normal() as base, reinterpreted_batch_ndims=inner):
             loc, scale = _gathered(base.loc, k, inner), _gathered(base.scale, k, inner)
             return Independent(Normal(loc, scale, validate_args=False), inner, validate_args=False)
+        case FlowDistribution():
+            each = components.expand(components.batch_shape)
+            return each.with_parameters(lambda parameter: _gathered(parameter, k, 1))
         case _:
             return None
 
@@ -187,7 +198,7 @@ def detach(distribution: Distribution) -> Distribution:
     """The same distribution with its parameters detached from the graph.
 
     Args:
-        distribution: a normal distribution, diagonal or full, a categorical one, or a mixture of these.
+        distribution: a normal distribution, diagonal or full, a flow, a categorical one, or a mixture of these.
     Raises:
         ElbowroomError: a type whose parameters are not known here.
     Reference:
@@ -200,7 +211,7 @@ def detach(distribution: Distribution) -> Distribution:
     raise ElbowroomError(
         f"The parameters of a {type(distribution).__name__} guide cannot be detached from the graph, as the estimators "
         "'stl' and 'dreg' need.",
-        "Use the estimator 'pathwise', or a guide that is normal.",
+        "Use the estimator 'pathwise', or a guide that is normal or a flow.",
     )
 
 
@@ -241,6 +252,11 @@ def _(distribution: SequentialNormal | ResidualNormal) -> SequentialNormal | Res
 @detach.register
 def _(distribution: BlockDistribution) -> BlockDistribution:
     return BlockDistribution([detach(block) for block in distribution.blocks])
+
+
+@detach.register
+def _(distribution: FlowDistribution) -> FlowDistribution:
+    return distribution.detached()
 
 
 @detach.register

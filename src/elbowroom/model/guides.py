@@ -38,6 +38,7 @@ __all__ = [
     "InputTransform",
     "NormalGuide",
     "PriorGuide",
+    "bounded_log_variance",
     "check_guide",
     "guide_distribution",
 ]
@@ -171,11 +172,17 @@ LARGEST_LOG_VARIANCE = (
 )
 
 
-def _bounded(log_variance: Tensor) -> Tensor:
+def bounded_log_variance(log_variance: Tensor) -> Tensor:
     """log σ² within ±80, with the gradient as if it were not bounded.
 
     For an input far from the training data, a network's log σ² leaves what a floating-point number can hold: σ would
     be 0 or infinite, and log q(z | x) not a number.
+
+    Args:
+        log_variance: log σ², any shape.
+    Example:
+        >>> bounded_log_variance(torch.tensor([-1000.0, 0.5]))
+        tensor([-80.0000,   0.5000])
     """
     return bounded(log_variance, -LARGEST_LOG_VARIANCE, LARGEST_LOG_VARIANCE)
 
@@ -206,8 +213,8 @@ class DiagonalNormal(NormalGuide):
 
     def forward(self, given: Tensor | None, context: Tensor | None = None) -> Distribution:
         mean, log_variance = self._output(given, context).unbind(-2)
-        normal = Normal(mean, torch.exp(0.5 * _bounded(log_variance)), validate_args=False)  # σ = exp(½ log σ²)
-        return Independent(normal, 1, validate_args=False)
+        scale = torch.exp(0.5 * bounded_log_variance(log_variance))  # σ = exp(½ log σ²)
+        return Independent(Normal(mean, scale, validate_args=False), 1, validate_args=False)
 
 
 class FullNormal(NormalGuide):
@@ -237,7 +244,7 @@ class FullNormal(NormalGuide):
     def forward(self, given: Tensor | None, context: Tensor | None = None) -> Distribution:
         mean, triangle = self._output(given, context).tensor_split([self.latent_dim], -1)
         rows, columns = torch.tril_indices(self.latent_dim, self.latent_dim, device=mean.device)
-        entries = torch.where(rows == columns, torch.exp(0.5 * _bounded(triangle)), triangle)
+        entries = torch.where(rows == columns, torch.exp(0.5 * bounded_log_variance(triangle)), triangle)
         scale_tril = mean.new_zeros(*mean.shape, self.latent_dim)
         scale_tril[..., rows, columns] = entries
         return MultivariateNormal(mean, scale_tril=scale_tril, validate_args=False)

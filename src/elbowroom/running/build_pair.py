@@ -18,6 +18,7 @@ from elbowroom.model.autoregressive import CausalTransformer, Made
 from elbowroom.model.code_distributions import CodeSpace
 from elbowroom.model.codes import CategoricalGuide, UniformCodes, UnigramCodes
 from elbowroom.model.conditional import Conditional
+from elbowroom.model.flows import FLOW_GUIDES, FLOW_PRIORS
 from elbowroom.model.guides import GUIDES, Guide, InputTransform, PriorGuide
 from elbowroom.model.hierarchy.grids import GridEncoder, GridLadder
 from elbowroom.model.hierarchy.ladders import Ladder
@@ -182,7 +183,8 @@ def _guide(
     if codebook is not None:
         parameters = (codebook.space.slots, codebook.dim)
     else:
-        parameters = _space(model) if model.has_codes else GUIDES[name].parameter_shape(latent_dim)
+        kinds: dict[str, Any] = {**GUIDES, **FLOW_GUIDES}
+        parameters = _space(model) if model.has_codes else kinds[name].parameter_shape(latent_dim)
     network = _NETWORKS[model.encoder.kind](
         model.encoder, transform.out_shape, parameters, context_dim=facts.context_dim, decoder=False
     )
@@ -190,6 +192,9 @@ def _guide(
         return NearestCodeGuide(network, codebook, transform)
     if model.has_codes:
         return CategoricalGuide(network, _space(model), transform)
+    if name in FLOW_GUIDES:
+        shape = {"transforms": model.guide_transforms, "width": model.guide_width}
+        return FLOW_GUIDES[name](network, latent_dim, transform, **shape)
     return GUIDES[name](network, latent_dim, transform)
 
 
@@ -274,10 +279,12 @@ def _prior(model: ModelConfig, facts: DataFacts, guide: Conditional | None) -> C
         return UniformCodes(_space(model))
     if model.prior == "unigram":
         return UnigramCodes(_space(model), context_dim=facts.context_dim)
-    if model.prior in ("made", "transformer"):
+    if model.prior in ("made", "transformer", *FLOW_PRIORS):
         shape: dict[str, Any] = {"layers": model.prior_layers, "context_dim": facts.context_dim}
         if model.prior_width is not None:
             shape["width"] = model.prior_width
+        if model.prior in FLOW_PRIORS:
+            return FLOW_PRIORS[model.prior](model.latent_dim, transforms=model.prior_transforms, **shape)
         if model.prior == "made":
             return Made(_space(model), **shape)
         return CausalTransformer(_space(model), heads=model.prior_heads, **shape)

@@ -208,21 +208,29 @@ class ModelConfig(Section):
     masked_features: Annotated[int, Field(gt=0)] = 4
     """Features that the decoder makes of z for each element, instead of parameters, where there are masked layers."""
     prior: PriorName = "normal"
-    """p(z): standard normal, learned mixture of Gaussians, VampPrior; of codes: uniform, independent slots (unigram),
-    autoregressive by a masked MLP (made) or by a causal transformer."""
+    """p(z): standard normal, learned mixture of Gaussians, VampPrior; normalising flows: masked autoregressive (maf),
+    neural spline (nsf), affine coupling (coupling); of codes: uniform, independent slots (unigram), autoregressive by a
+    masked MLP (made) or by a causal transformer."""
     prior_components: Annotated[int, Field(gt=0)] = 100
     """Components of a mixture or Vamp prior."""
     prior_width: Annotated[int, Field(gt=0)] | None = None
-    """Width of an autoregressive prior's layers; by default 512 for made, 128 for transformer."""
+    """Width of the layers of an autoregressive prior or a flow; by default 512 for made, 128 for the others."""
     prior_layers: Annotated[int, Field(gt=0)] = 2
-    """Hidden layers of an autoregressive prior."""
+    """Hidden layers of an autoregressive prior, or of each transform of a flow."""
+    prior_transforms: Annotated[int, Field(gt=0)] = 3
+    """Transforms of a prior that is a flow."""
     prior_heads: Annotated[int, Field(gt=0)] = 4
     """Attention heads of a transformer prior."""
     guide: Literal["auto", GuideName] = "auto"
-    """q(z | x): normal with diagonal or full covariance; of a hierarchy, from the top down with the decoder, or from
-    the bottom up; over codes, categorical or by distance to the nearest vector of a codebook (nearest-code); or none.
-    'auto': none for the learners naive and mcem, nearest-code for vq, top-down for a hierarchy, else diagonal, or
-    categorical where the prior is one of codes."""
+    """q(z | x): normal with diagonal or full covariance; normalising flows: inverse autoregressive (iaf), neural spline
+    with coupling (nsf); of a hierarchy, from the top down with the decoder, or from the bottom up; over codes,
+    categorical or by distance to the nearest vector of a codebook (nearest-code); or none. 'auto': none for the
+    learners naive and mcem, nearest-code for vq, top-down for a hierarchy, else diagonal, or categorical where the
+    prior is one of codes."""
+    guide_transforms: Annotated[int, Field(gt=0)] = 3
+    """Transforms of a guide that is a flow."""
+    guide_width: Annotated[int, Field(gt=0)] = 128
+    """Width of the layers of each transform of a guide that is a flow."""
     encoder: NetworkConfig = NetworkConfig()
     """Network of the guide (encoder)."""
     decoder: NetworkConfig = NetworkConfig()

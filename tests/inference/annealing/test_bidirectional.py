@@ -20,6 +20,7 @@ from elbowroom.inference.annealing.chains import Annealed
 from elbowroom.inference.annealing.tempering import TemperedTarget
 from elbowroom.model import oracles
 from elbowroom.model.conditional import Conditional
+from elbowroom.model.flows import CouplingPrior
 from elbowroom.model.guides import DiagonalNormal
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Bernoulli, Gaussian, NegativeBinomial, Poisson
@@ -170,6 +171,13 @@ def vamp_model() -> LatentModel:
     return bernoulli_model(VampPrior(guide, torch.rand(4, 6, generator=seeded(5)), Support.UNIT_INTERVAL))
 
 
+def flow_model() -> LatentModel:
+    prior = CouplingPrior(2, width=8)
+    for part in prior.bijection.parts:
+        part.hyper[-1].weight.data.mul_(100)  # away from the identity, where it starts
+    return bernoulli_model(prior)
+
+
 def conv_model() -> LatentModel:
     network = small(ConvDecoder((2,), (1, 4, 4), channels=(3, 2), activation="tanh"), 4, 1.5)
     return LatentModel(StandardNormal(2), Bernoulli(network, (4, 4)))
@@ -191,6 +199,7 @@ MODELS = {
     "bernoulli": bernoulli_model,
     "mixture-prior": mixture_model,
     "vamp-prior": vamp_model,
+    "flow-prior": flow_model,
     "conv": conv_model,
     "poisson": count_model,
     "negative-binomial": functools.partial(count_model, NegativeBinomial),

@@ -26,6 +26,7 @@ from elbowroom.inference.gaussian import curvature
 from elbowroom.inference.gaussian.curvature import gauss_newton, network_jacobian, prior_precision, regularized_cholesky
 from elbowroom.model import likelihoods, oracles
 from elbowroom.model.conditional import Conditional
+from elbowroom.model.flows import FlowPrior, MafPrior, NsfPrior
 from elbowroom.model.guides import DiagonalNormal, FullNormal
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.networks import ACTIVATIONS, MLP, ConvDecoder, ResidualMLP
@@ -308,10 +309,19 @@ def priors() -> dict[str, Conditional]:
         "mixture-context": mixture_context,
         "vamp-full": VampPrior(full, torch.rand(4, 5), Support.UNIT_INTERVAL),
         "vamp-context": VampPrior(diagonal, torch.rand(4, 5), Support.UNIT_INTERVAL, context_dim=2),
+        "maf": _curved(MafPrior(LATENT, width=8)),
+        "nsf-context": _curved(NsfPrior(LATENT, width=8, context_dim=2)),
     }
 
 
-@pytest.mark.parametrize("name", ["mixture", "mixture-context", "vamp-full", "vamp-context"])
+def _curved(prior: FlowPrior) -> FlowPrior:
+    """With transforms far from the identity, where they start."""
+    for part in prior.bijection.parts:
+        part.hyper[-1].weight.data.mul_(100)
+    return prior
+
+
+@pytest.mark.parametrize("name", ["mixture", "mixture-context", "vamp-full", "vamp-context", "maf", "nsf-context"])
 def test_every_prior_joins_with_and_without_context(name):
     model = nonlinear("bernoulli", prior=priors()[name])
     batch, z = Batch(torch.zeros(5, 4).double(), context=normal(5, 2)), normal(5, LATENT)

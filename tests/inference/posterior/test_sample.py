@@ -20,6 +20,7 @@ from elbowroom.inference.target import posterior_target
 from elbowroom.model import likelihoods, oracles
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
+from elbowroom.model.flows import MafPrior
 from elbowroom.model.guides import DiagonalNormal
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.networks import MLP, ConvDecoder
@@ -70,6 +71,10 @@ def case(name: str) -> SimpleNamespace:
         prior = MixtureOfGaussians(LATENT, 3, generator=seeded(2))
     if name == "vamp prior":
         prior = vamp()
+    if name == "flow prior":
+        prior = MafPrior(LATENT, width=8)
+        for part in prior.bijection.parts:
+            part.hyper[-1].weight.data.mul_(100)  # away from the identity, where it starts
     makers: dict[str, Any] = {
         "poisson": lambda: likelihoods.Poisson(network((1, 10)), event),
         "categorical": lambda: likelihoods.Categorical(network((3, 10)), event, num_categories=3),
@@ -95,6 +100,7 @@ def case(name: str) -> SimpleNamespace:
 CASES = (
     "mixture prior",
     "vamp prior",
+    "flow prior",
     "poisson",
     "categorical",
     "per-element",

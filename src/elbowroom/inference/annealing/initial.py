@@ -35,6 +35,7 @@ from elbowroom.inference.annealing.codes import CodesDensity
 from elbowroom.inference.importance.laplace_proposal import LaplaceProposal, laplace_proposal
 from elbowroom.model.code_distributions import AutoregressiveCodes, Codes
 from elbowroom.model.conditional import Conditional
+from elbowroom.model.flow_distributions import FlowDistribution
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Likelihood
@@ -228,7 +229,7 @@ def rows_of(q: Distribution, index: Tensor | slice) -> Distribution:
             return Categorical(logits=q.logits[index], validate_args=False)
         case Codes():
             return Codes(q.logits[index])
-        case SequentialNormal() | ResidualNormal():
+        case SequentialNormal() | ResidualNormal() | FlowDistribution():
             return q.rows(index)
         case BlockDistribution():
             return BlockDistribution([rows_of(block, index) for block in q.blocks])
@@ -241,7 +242,7 @@ def rows_of(q: Distribution, index: Tensor | slice) -> Distribution:
             return MixtureSameFamily(weights, parts, validate_args=False)
     raise ElbowroomError(
         f"The start is a {type(q).__name__}, of which some examples cannot be taken alone.",
-        "Start from normal distributions or a mixture of them, or give the guide itself in the place of its output.",
+        "Start from normal distributions, mixtures of them or flows, or give the guide itself in place of its output.",
     )
 
 

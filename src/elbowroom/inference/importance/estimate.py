@@ -31,6 +31,7 @@ from elbowroom.inference.target import widest_of_prior
 from elbowroom.inference.weights import Weighted, weigh
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.distributions import DiagonalNormalMixture
+from elbowroom.model.flow_distributions import FlowDistribution
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.networks import NetworkPart
@@ -143,12 +144,18 @@ def _widest(model: LatentModel, q: Distribution, prior: Distribution, batch: Bat
 
 
 def _latent_elements(distribution: Distribution) -> int:
-    """Elements of one latent vector: times the components of a mixture, or times the triangular factor of a draw."""
+    """Elements of one latent vector: times the components of a mixture, or times the triangular factor of a draw; of a
+    flow, the widest tensor inside.
+    """
     elements = distribution.event_shape.numel()
+    if isinstance(distribution, FlowDistribution):
+        return max(elements, distribution.bijection.widest)
     if isinstance(distribution, DiagonalNormalMixture) and distribution.by_products:
         return max(elements, distribution.mixture_distribution.logits.shape[-1])
     if isinstance(distribution, MixtureSameFamily):
         components = distribution.component_distribution
+        if isinstance(components, FlowDistribution):
+            return components.batch_shape[-1] * _latent_elements(components)
         return max(elements * components.batch_shape[-1], _latent_elements(components))
     return elements**2 if isinstance(distribution, MultivariateNormal) else elements
 

@@ -53,8 +53,11 @@ _SPLITS = {"train": "training", "validation": "validation", "test": "test"}
 _OBJECTIVES = {"elbo": "ELBO", "iwae": "importance-weighted bound"}
 _PRIORS = {
     "normal": "standard normal",
-    "mixture": "mixture of {} normals",
-    "vamp": "VampPrior of {} pseudo-inputs",
+    "mixture": "mixture of {components} normals",
+    "vamp": "VampPrior of {components} pseudo-inputs",
+    "maf": "masked autoregressive flow of {transforms} transforms",
+    "nsf": "neural spline flow of {transforms} transforms",
+    "coupling": "coupling flow of {transforms} transforms",
     "uniform": "uniform",
     "unigram": "unigram (independent slots)",
     "made": "autoregressive (MADE)",
@@ -63,6 +66,8 @@ _PRIORS = {
 _GUIDES = {
     "diagonal": "normal, diagonal",
     "full": "normal, full covariance",
+    "iaf": "inverse autoregressive flow",
+    "nsf": "neural spline flow",
     "categorical": "categorical, a factor for each slot",
     "nearest-code": "by distance to the vectors of a codebook",
     "none": "none",
@@ -166,7 +171,8 @@ def _likelihood(run: Run) -> str:
 
 
 def _prior(run: Run) -> str:
-    return _PRIORS[run.config.model.prior].format(run.config.model.prior_components)
+    model = run.config.model
+    return _PRIORS[model.prior].format(components=model.prior_components, transforms=model.prior_transforms)
 
 
 def _sizes(run: Run) -> dict[str, int]:

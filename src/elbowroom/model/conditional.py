@@ -85,7 +85,6 @@ class Likelihood(Conditional):
         """What the network must return for one z: (P, \\*event), here with one parameter for each element."""
         return (1, *event_shape)
 
-    @abstractmethod
     def forward(self, given: Tensor | None, context: Tensor | None = None) -> Distribution:
         """The distribution of every element of x, given z.
 
@@ -95,6 +94,24 @@ class Likelihood(Conditional):
         Returns:
             Batch shape (\\*, \\*event), event shape ().
         """
+        return self.distribution(*self._slices(given, context))
+
+    def distribution(self, *parameters: Tensor) -> Distribution:
+        """The distribution of every element of x, given its parameters.
+
+        Args:
+            parameters: P slices of the network's output, each of shape (\\*, \\*event).
+        Returns:
+            Batch shape (\\*, \\*event), event shape ().
+        Raises:
+            ElbowroomError: the likelihood does not define it.
+        """
+        raise ElbowroomError(
+            f"The distribution of a {self.name} likelihood was asked for, but {type(self).__name__} does not define "
+            "it.",
+            f"Implement {type(self).__name__}.distribution: {self.num_parameters} parameters of shape (*, *event) to "
+            "the distribution of every element.",
+        )
 
     @property
     def num_parameters(self) -> int:

@@ -67,8 +67,8 @@ class Bernoulli(Likelihood):
     name = "bernoulli"
     support = Support.BINARY
 
-    def forward(self, given: Tensor | None, context: Tensor | None = None) -> D.Distribution:
-        (logits,) = self._slices(given, context)
+    def distribution(self, *parameters: Tensor) -> D.Distribution:
+        (logits,) = parameters
         return D.Bernoulli(logits=logits, validate_args=False)
 
     def fisher_information(self, output: Tensor) -> Tensor:
@@ -111,8 +111,8 @@ class ContinuousBernoulli(Likelihood):
     name = "continuous-bernoulli"
     support = Support.UNIT_INTERVAL
 
-    def forward(self, given: Tensor | None, context: Tensor | None = None) -> D.Distribution:
-        (logits,) = self._slices(given, context)
+    def distribution(self, *parameters: Tensor) -> D.Distribution:
+        (logits,) = parameters
         return distributions.ContinuousBernoulli(logits)
 
     def fisher_information(self, output: Tensor) -> Tensor:
@@ -198,8 +198,8 @@ class Gaussian(Likelihood):
             )
         return (2 if scale == "per-element" else 1, *event_shape)
 
-    def forward(self, given: Tensor | None, context: Tensor | None = None) -> D.Distribution:
-        mean, *raw = self._slices(given, context)
+    def distribution(self, *parameters: Tensor) -> D.Distribution:
+        mean, *raw = parameters
         if self.mean_activation == "sigmoid":
             mean = mean.sigmoid()
         learned = raw[0] if raw else self.raw_scale
@@ -263,9 +263,8 @@ class DiscretizedLogisticMixture(Likelihood):
             )
         return (3 * components, *event_shape)
 
-    def forward(self, given: Tensor | None, context: Tensor | None = None) -> D.Distribution:
-        out = self._output(given, context).movedim(-1 - len(self.event_shape), -1)
-        return distributions.DiscretizedLogisticMixture(*out.chunk(3, -1))
+    def distribution(self, *parameters: Tensor) -> D.Distribution:
+        return distributions.DiscretizedLogisticMixture(*torch.stack(parameters, -1).chunk(3, -1))
 
     @torch.no_grad()
     def fisher_information(self, output: Tensor) -> Tensor:
@@ -320,9 +319,8 @@ class Categorical(Likelihood):
         """(C, \\*event)."""
         return (num_categories, *event_shape)
 
-    def forward(self, given: Tensor | None, context: Tensor | None = None) -> D.Distribution:
-        logits = self._output(given, context).movedim(-1 - len(self.event_shape), -1)
-        return D.Categorical(logits=logits, validate_args=False)
+    def distribution(self, *parameters: Tensor) -> D.Distribution:
+        return D.Categorical(logits=torch.stack(parameters, -1), validate_args=False)
 
     def fisher_information(self, output: Tensor) -> Tensor:
         axis = -len(self._parameter_shape)
@@ -344,8 +342,8 @@ class Poisson(Likelihood):
     name = "poisson"
     support = Support.COUNTS
 
-    def forward(self, given: Tensor | None, context: Tensor | None = None) -> D.Distribution:
-        (log_rate,) = self._slices(given, context)
+    def distribution(self, *parameters: Tensor) -> D.Distribution:
+        (log_rate,) = parameters
         return distributions.Poisson(log_rate.clamp(-_LARGEST_LOG, _LARGEST_LOG))
 
     def fisher_information(self, output: Tensor) -> Tensor:
@@ -377,8 +375,8 @@ class NegativeBinomial(Likelihood):
         super().__init__(network, event_shape)
         self.log_dispersion = nn.Parameter(torch.zeros(*self.event_shape))
 
-    def forward(self, given: Tensor | None, context: Tensor | None = None) -> D.Distribution:
-        (log_mean,) = self._slices(given, context)
+    def distribution(self, *parameters: Tensor) -> D.Distribution:
+        (log_mean,) = parameters
         return distributions.NegativeBinomial(
             log_mean.clamp(-_LARGEST_LOG, _LARGEST_LOG), self.log_dispersion.clamp(-_LARGEST_LOG, _LARGEST_LOG)
         )

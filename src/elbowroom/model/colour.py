@@ -84,8 +84,7 @@ class ColourLogisticMixture(Distribution):
         shape = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
         if shape[self._channels] != 3:
             raise ElbowroomError(
-                f"A mixture over colours was given parameters of {shape[self._channels]} channels, but it has red, green "
-                "and blue.",
+                f"A mixture over red, green and blue was given parameters of {shape[self._channels]} channels.",
                 "Give parameters of shape (*, 3, *grid, K).",
             )
         self.levels = levels

@@ -139,9 +139,19 @@ class Likelihood(Conditional):
         raise ElbowroomError(
             f"The Fisher information of a {self.name} likelihood was asked for, but {type(self).__name__} does not "
             "define it.",
-            f"Implement {type(self).__name__}.fisher_information: the network's output of shape (*, P, *event) to "
-            "matrices of shape (*, P, P, *event).",
+            "Use what needs none, such as the metric dense and a start from the guide, or implement "
+            f"{type(self).__name__}.fisher_information: the network's output of shape (*, P, *event) to matrices of "
+            "shape (*, P, P, *event).",
         )
+
+    def check_mask(self, mask: Tensor) -> None:
+        """Refuse a mask whose holes cannot be summed out; where elements are independent given z, all can.
+
+        Args:
+            mask: True where x was observed, shape (\\*, \\*event).
+        Raises:
+            ElbowroomError: an element depends on one that is missing.
+        """
 
     def init_output_bias(self, mean: Tensor) -> None:
         """Initialise the network's output bias such that x has about this mean at z = 0.

@@ -103,7 +103,11 @@ class LatentModel(nn.Module):
                 add nothing.
         Returns:
             Shape (\\*, batch).
+        Raises:
+            ElbowroomError: a mask with holes that the likelihood cannot sum out.
         """
+        if mask is not None and not torch.compiler.is_compiling():  # a compiled function cannot look at values
+            self.likelihood.check_mask(mask)
         p_x = self.likelihood(z, context)
         lead = z.dim() - 1
         plain = mask is not None or p_x.batch_shape[lead - 1 :] != x.shape

@@ -167,6 +167,7 @@ def _likelihood(model: ModelConfig, facts: DataFacts, codebook: Codebook | None)
     shapes: dict[str, dict[str, Any]] = {
         "gaussian": {"scale": model.scale},
         "discretized-logistic-mixture": {"components": model.components},
+        "colour-logistic-mixture": {"components": model.components},
         "categorical": {"num_categories": facts.num_categories},
     }
     shape = shapes.get(kind.name, {})
@@ -221,11 +222,16 @@ def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
 
     Raises:
         ElbowroomError: a real-valued element is constant over the training data, so that its density has no bound; one
-            training row; a deviation is beyond the run's precision; or there are more codes than training rows.
+            training row; a deviation is beyond the run's precision; there are more codes than training rows; or the
+            likelihood cannot sum out the data's holes.
     """
     likelihood, guide = pair.model.likelihood, pair.guide
     if pair.model.latent_support == "codes":
         check_codes(data, pair.model.space)
+    if isinstance(data, DataSet) and data.masked and type(likelihood).check_mask is not Likelihood.check_mask:
+        for batch in data.batches("train", 1024):
+            assert batch.mask is not None  # the data are masked
+            likelihood.check_mask(batch.mask)
     mean, std = data.moments()
     # grey pixels under a Gaussian are not standardised: they have a common scale, and some never vary
     if isinstance(likelihood, Gaussian) and data.native_support is Support.REALS:

@@ -61,7 +61,7 @@ class Network(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def output_layer(self) -> nn.Linear | nn.ConvTranspose2d:
+    def output_layer(self) -> nn.Linear | nn.Conv2d | nn.ConvTranspose2d:
         """The last layer, whose bias is the output's starting value."""
 
     @abstractmethod

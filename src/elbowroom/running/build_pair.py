@@ -23,6 +23,7 @@ from elbowroom.model.latent import LatentModel, Pair
 from elbowroom.model.likelihoods import LIKELIHOODS, Gaussian, Likelihood
 from elbowroom.model.networks import MLP, ConvDecoder, ConvEncoder, Network, ResidualMLP
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, VampPrior
+from elbowroom.model.pyramid import PyramidDecoder, PyramidEncoder
 from elbowroom.model.quantizer import Codebook, EmbeddedCodes, NearestCodeGuide
 from elbowroom.names import CODE_GUIDES
 from elbowroom.running.build import DataFacts, pick_likelihood
@@ -77,7 +78,32 @@ def _conv(
     )
 
 
-_NETWORKS: dict[str, Callable[..., Network]] = {"mlp": _mlp, "residual": _residual, "conv": _conv}
+def _pyramid(
+    network: NetworkConfig, in_shape: tuple[int, ...], out_shape: tuple[int, ...], *, context_dim: int, decoder: bool
+) -> Network:
+    if network.batch_norm:
+        raise ElbowroomError(
+            "Batch normalisation was asked for in a pyramid, which normalises groups of channels or weights.",
+            "Give --model.encoder.normalization and --model.decoder.normalization group, weight or none instead.",
+        )
+    make = PyramidDecoder if decoder else PyramidEncoder
+    return make(
+        in_shape,
+        out_shape,
+        channels=network.channels[::-1] if decoder else network.channels,
+        blocks=network.blocks,
+        activation=network.activation,
+        normalization=network.normalization,
+        context_dim=context_dim,
+    )
+
+
+_NETWORKS: dict[str, Callable[..., Network]] = {
+    "mlp": _mlp,
+    "residual": _residual,
+    "conv": _conv,
+    "pyramid": _pyramid,
+}
 
 
 def build_pair(config: Config, facts: DataFacts, *, seed: int) -> Pair:

@@ -152,16 +152,19 @@ class DataConfig(Section):
 class NetworkConfig(Section):
     """One neural network."""
 
-    kind: Literal["mlp", "residual", "conv"] = "mlp"
-    """Multi-layer perceptron, residual multi-layer perceptron, or convolutions."""
+    kind: Literal["mlp", "residual", "conv", "pyramid"] = "mlp"
+    """Multi-layer perceptron, residual multi-layer perceptron, convolutions, or residual convolutions at every size of
+    a picture (pyramid)."""
     hidden: Widths = (400,)
     """Widths of the hidden layers (mlp)."""
     channels: Widths = (32, 64)
-    """Channels of the convolutions, those nearest to the data first (conv)."""
+    """Channels of the convolutions, those nearest to the data first (conv, pyramid); each halves height and width."""
     width: Annotated[int, Field(gt=0)] = 256
     """Width of every block (residual)."""
     blocks: Annotated[int, Field(gt=0)] = 2
-    """Number of blocks (residual)."""
+    """Number of blocks (residual), or of blocks for each entry of channels (pyramid)."""
+    normalization: Literal["group", "weight", "none"] = "group"
+    """Inside the blocks (pyramid): of groups of channels, or of the weights."""
     activation: str = "relu"
     """relu, tanh, elu, gelu, silu, leaky-relu, softplus or identity."""
     batch_norm: bool = False

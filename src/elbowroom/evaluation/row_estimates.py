@@ -333,7 +333,8 @@ def _slots(model: LatentModel, guide: Conditional, batch: Batch) -> RowSlots | N
     if not (_draws_by_row(guide(first.x, first.context)) and _draws_by_row(model.prior(None, first.context))):
         return None
     networks = [model.likelihood.network, *([guide.network] if isinstance(guide, Guide) else [])]
-    if any(type(network) not in (MLP, ResidualMLP) for network in networks):
+    depends = model.likelihood.elementwise is not model.likelihood  # on other elements, by a network of its own
+    if depends or any(type(network) not in (MLP, ResidualMLP) for network in networks):
         return RowSlots(4, _VECTOR)
     products = [part for network in networks for part in network.modules() if isinstance(part, nn.Linear)]
     latents = guide(first.x, first.context).event_shape[0]

@@ -14,7 +14,7 @@ from elbowroom.inference.mlp_target import PerceptronPosterior
 from elbowroom.model.causal_networks import CausalNetwork
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import DiscretizedLogisticMixture, Likelihood
-from elbowroom.model.networks import Network
+from elbowroom.model.networks import NetworkPart
 from elbowroom.samplers.target import Density, Target
 
 __all__ = ["MetricName", "Precision", "default_metric", "posterior_target", "widest", "widest_of_prior"]
@@ -66,7 +66,7 @@ def _autograd_target(model: LatentModel, batch: Batch, chunk_elements: int = 2**
 def widest(model: LatentModel) -> int:
     """Elements of the largest tensor that log p(x, z) of one z takes: of its decoding, or of the prior's network."""
     likelihood = model.likelihood
-    layers = [part.widest for part in likelihood.modules() if isinstance(part, Network)]
+    layers = [part.widest for part in likelihood.modules() if isinstance(part, NetworkPart)]
     return max(likelihood.num_parameters * math.prod(likelihood.event_shape), *layers, widest_of_prior(model))
 
 
@@ -77,5 +77,6 @@ def widest_of_prior(model: LatentModel) -> int:
 
 def default_metric(likelihood: Likelihood) -> MetricName:
     """The metric unless one is named: gauss-newton, but dense where the Fisher information has no closed form."""
-    known = type(likelihood).fisher_information is not Likelihood.fisher_information
-    return "gauss-newton" if known and not isinstance(likelihood, DiscretizedLogisticMixture) else "dense"
+    kind = type(likelihood.elementwise)
+    known = kind.fisher_information is not Likelihood.fisher_information
+    return "gauss-newton" if known and not issubclass(kind, DiscretizedLogisticMixture) else "dense"

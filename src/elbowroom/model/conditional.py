@@ -7,7 +7,8 @@ r"""`Conditional`, a conditional distribution: the common base of prior, likelih
 where c is the optional context (covariates, labels) of each example. A guide is an encoder, the approximate posterior.
 
 `Likelihood` is the base of all likelihoods. A network turns z into the parameters of a distribution of
-every element of x; given z the elements are independent,
+every element of x; given z the elements are independent (all but those of
+:mod:`elbowroom.model.pixels.autoregressive`),
 
 .. math:: p(x | z) = \prod_d p(x_d \,|\, \theta_d), \qquad \theta = \mathrm{network}(z),
 
@@ -20,8 +21,8 @@ inside the network.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -69,9 +70,9 @@ class Likelihood(Conditional):
         ElbowroomError: the network returns another shape.
     """
 
-    name: ClassVar[str]
-    support: ClassVar[Support]
-    normalized: ClassVar[bool] = True
+    name: str
+    support: Support
+    normalized: bool = True
 
     def __init__(self, network: nn.Module, event_shape: Sequence[int], *, num_parameters: int = 1) -> None:
         super().__init__()
@@ -96,6 +97,12 @@ class Likelihood(Conditional):
         """
         return self.distribution(*self._slices(given, context))
 
+    def split(self, output: Tensor) -> tuple[Tensor, ...]:
+        """What the network returned, shape (\\*, P, \\*event), as P tensors of shape (\\*, \\*event)."""
+        axis = -1 - len(self.event_shape)
+        # the gradient of a squeeze is a view, that of an unbind a copy of everything
+        return (output.squeeze(axis),) if output.shape[axis] == 1 else output.unbind(axis)
+
     def distribution(self, *parameters: Tensor) -> Distribution:
         """The distribution of every element of x, given its parameters.
 
@@ -114,9 +121,23 @@ class Likelihood(Conditional):
         )
 
     @property
+    def elementwise(self) -> Likelihood:
+        """The likelihood that says what the parameters of an element mean: itself, unless it is made of another."""
+        return self
+
+    @property
     def num_parameters(self) -> int:
         """P, for each element."""
         return self._parameter_shape[0]
+
+    def network_given(self, x: Tensor) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """z, context -> θ at this x: the network, unless the parameters of an element depend on others of x.
+
+        Args:
+            x: data, shape (batch, \\*event).
+        """
+        network: nn.Module = self.network
+        return network
 
     def fisher_information(self, output: Tensor) -> Tensor:
         r"""Fisher information of an element of x about the network's output.
@@ -177,9 +198,7 @@ class Likelihood(Conditional):
 
     def _slices(self, given: Tensor | None, context: Tensor | None) -> tuple[Tensor, ...]:
         """P tensors of shape (\\*, \\*event)."""
-        out, axis = self._output(given, context), -1 - len(self.event_shape)
-        # the gradient of a squeeze is a view, that of an unbind a copy of everything
-        return (out.squeeze(axis),) if out.shape[axis] == 1 else out.unbind(axis)
+        return self.split(self._output(given, context))
 
     def _as_matrices(self, information: Tensor) -> Tensor:
         """(\\*, 1, \\*event) as (\\*, 1, 1, \\*event), for the elements of one parameter."""

@@ -36,7 +36,7 @@ from elbowroom.model.distributions import (
 )
 from elbowroom.model.noise import NoiseSource
 
-__all__ = ["detach", "draw", "mean"]
+__all__ = ["conditionals", "detach", "draw", "mean"]
 
 
 @singledispatch
@@ -247,3 +247,20 @@ def _(distribution: Categorical) -> Tensor:
     probabilities = distribution.probs
     numbers = torch.arange(probabilities.shape[-1], dtype=probabilities.dtype, device=probabilities.device)
     return (probabilities * numbers).sum(-1)
+
+
+@singledispatch
+def conditionals(distribution: Distribution, x: Tensor) -> Distribution:
+    """The distribution of every element of x given the elements before it: itself, where they are independent.
+
+    Where p(x | z) has no mean in closed form, theirs are E[x_i | x_<i, z], with the x_<i of the given x.
+
+    Args:
+        distribution: of x, elementwise, as a likelihood returns it.
+        x: shape (\\*, \\*event).
+    Example:
+        >>> p_x = Bernoulli(torch.tensor([0.2, 0.7]))
+        >>> conditionals(p_x, torch.zeros(2)) is p_x
+        True
+    """
+    return distribution

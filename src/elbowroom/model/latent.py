@@ -22,7 +22,7 @@ from torch.distributions import Bernoulli
 from elbowroom.errors import ElbowroomError
 from elbowroom.model.code_distributions import CodeSpace
 from elbowroom.model.conditional import Conditional, LatentSupport
-from elbowroom.model.draws import draw, mean
+from elbowroom.model.draws import conditionals, draw, mean
 from elbowroom.model.fused import bernoulli_total, is_possible
 from elbowroom.model.likelihoods import Likelihood
 
@@ -30,7 +30,10 @@ __all__ = ["LatentModel", "Pair", "Sample", "evaluation_mode"]
 
 
 class Sample(NamedTuple):
-    """Draws from the model: z ~ p(z), x ~ p(x | z), and the mean of p(x | z), which is not a sample of x."""
+    """Draws from the model: z ~ p(z), x ~ p(x | z), and the mean of p(x | z), which is not a sample of x.
+
+    Where pixels depend on each other, ``mean`` is that of each pixel given those before it in x.
+    """
 
     z: Tensor  #: (n, latent)
     x: Tensor  #: (n, *event)
@@ -108,7 +111,7 @@ class LatentModel(nn.Module):
         """
         if mask is not None and not torch.compiler.is_compiling():  # a compiled function cannot look at values
             self.likelihood.check_mask(mask)
-        p_x = self.likelihood(z, context)
+        p_x = conditionals(self.likelihood(z, context), x)
         lead = z.dim() - 1
         plain = mask is not None or p_x.batch_shape[lead - 1 :] != x.shape
         if type(p_x) is Bernoulli and not plain and is_possible(p_x.logits, x):
@@ -146,7 +149,8 @@ class LatentModel(nn.Module):
         shape = (num_samples,) if not prior.batch_shape else ()
         z = draw(prior, shape, generator=generator)
         p_x = self.likelihood(z, context)
-        return Sample(z, draw(p_x, (), generator=generator), mean(p_x))
+        x = draw(p_x, (), generator=generator)
+        return Sample(z, x, mean(conditionals(p_x, x)))
 
 
 class Pair(nn.Module):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from elbowroom.errors import ElbowroomError, did_you_mean
 
-__all__ = ["ACTIVATIONS", "MLP", "ConvDecoder", "ConvEncoder", "Network", "ResidualMLP"]
+__all__ = ["ACTIVATIONS", "MLP", "ConvDecoder", "ConvEncoder", "Network", "NetworkPart", "ResidualMLP", "channels_last"]
 
 #: name -> a new module
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -32,17 +32,26 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-class Network(nn.Module, ABC):
+class NetworkPart(nn.Module):
+    """Layers whose precision and size others ask for.
+
+    Attributes:
+        autocast: a lower precision inside while it trains, say ``torch.bfloat16``; None for that of the weights. The
+            output has the input's precision either way, so that draws and densities keep it.
+        widest: elements of the largest tensor inside, for one input.
+    """
+
+    autocast: torch.dtype | None = None
+    widest: int = 0
+
+
+class Network(NetworkPart, ABC):
     """A function (\\*, \\*in_shape) -> (\\*, \\*out_shape), with an optional context.
 
     Args:
         in_shape: shape of one input.
         out_shape: shape of one output.
         context_dim: C, length of the context vector of each example; 0 ignores any context.
-    Attributes:
-        autocast: a lower precision inside the network while it trains, say ``torch.bfloat16``; None for that of the
-            weights. The output has the input's precision either way, so that draws and densities keep it.
-        widest: elements of the largest tensor inside, for one input.
     """
 
     def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int], *, context_dim: int = 0) -> None:
@@ -50,7 +59,6 @@ class Network(nn.Module, ABC):
         self.in_shape = tuple(in_shape)
         self.out_shape = tuple(out_shape)
         self.context_dim = context_dim
-        self.autocast: torch.dtype | None = None
         self.widest = max(math.prod(self.in_shape) + context_dim, math.prod(self.out_shape))
         for shape in (self.in_shape, self.out_shape):
             if any(size < 1 for size in shape):
@@ -347,6 +355,16 @@ class ConvDecoder(Network):
     def compute(self, given: Tensor, context: Tensor | None) -> Tensor:
         out: Tensor = self.convolutions(self.input(_joined(given, context)).unflatten(1, self._small))
         return out
+
+
+def channels_last(maps: Tensor) -> Tensor:
+    """Maps (n, channels, H, W) with the channels next to each other in memory, in which convolutions are fastest.
+
+    Under a transform of ``torch.func``, which has no such layout, they stay as they are.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return maps
+    return maps.contiguous(memory_format=torch.channels_last)
 
 
 class _BatchNorm1d(nn.BatchNorm1d):

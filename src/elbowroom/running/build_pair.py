@@ -22,6 +22,8 @@ from elbowroom.model.guides import GUIDES, Guide, InputTransform, PriorGuide
 from elbowroom.model.latent import LatentModel, Pair
 from elbowroom.model.likelihoods import LIKELIHOODS, Gaussian, Likelihood
 from elbowroom.model.networks import MLP, ConvDecoder, ConvEncoder, Network, ResidualMLP
+from elbowroom.model.pixels.autoregressive import AutoregressivePixels
+from elbowroom.model.pixels.masked_convolutions import MaskedPixels
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, VampPrior
 from elbowroom.model.pyramid import PyramidDecoder, PyramidEncoder
 from elbowroom.model.quantizer import Codebook, EmbeddedCodes, NearestCodeGuide
@@ -161,14 +163,7 @@ def _codebook(model: ModelConfig) -> Codebook:
 
 
 def _guide(model: ModelConfig, name: str, facts: DataFacts, codebook: Codebook | None) -> Conditional:
-    real = facts.support is Support.REALS
-    transform = InputTransform(
-        facts.support,
-        facts.event_shape,
-        num_categories=facts.num_categories,
-        shift=torch.zeros(facts.event_shape) if real else None,
-        scale=torch.ones(facts.event_shape) if real else None,
-    )
+    transform = _transform(facts)
     parameters: tuple[int, ...]
     if codebook is not None:
         parameters = (codebook.space.slots, codebook.dim)
@@ -182,6 +177,18 @@ def _guide(model: ModelConfig, name: str, facts: DataFacts, codebook: Codebook |
     if model.has_codes:
         return CategoricalGuide(network, _space(model), transform)
     return GUIDES[name](network, model.latent_dim, transform)
+
+
+def _transform(facts: DataFacts) -> InputTransform:
+    """Of x, before an encoder or masked convolutions; the unit of real numbers is filled in by :func:`initialise`."""
+    real = facts.support is Support.REALS
+    return InputTransform(
+        facts.support,
+        facts.event_shape,
+        num_categories=facts.num_categories,
+        shift=torch.zeros(facts.event_shape) if real else None,
+        scale=torch.ones(facts.event_shape) if real else None,
+    )
 
 
 def _space(model: ModelConfig) -> CodeSpace:
@@ -205,16 +212,31 @@ def _likelihood(model: ModelConfig, facts: DataFacts, codebook: Codebook | None)
         size = codebook.space.slots * codebook.dim
     else:
         size = _space(model).dim if model.has_codes else model.latent_dim
+    wanted = kind.parameter_shape(facts.event_shape, **shape)
+    pixels = _masked_pixels(model, facts, wanted) if model.masked_layers else None
     network = _NETWORKS[model.decoder.kind](
         model.decoder,
         (size,),
-        kind.parameter_shape(facts.event_shape, **shape),
+        wanted if pixels is None else pixels.in_shape,
         context_dim=facts.context_dim,
         decoder=True,
     )
     if codebook is not None:
         network = EmbeddedCodes(codebook, network)
+    if pixels is not None:
+        return AutoregressivePixels(network, kind(pixels, facts.event_shape, **shape, **rest))
     return kind(network, facts.event_shape, **shape, **rest)
+
+
+def _masked_pixels(model: ModelConfig, facts: DataFacts, out_shape: tuple[int, ...]) -> MaskedPixels:
+    return MaskedPixels(
+        out_shape,
+        features=model.masked_features,
+        transform=_transform(facts),
+        layers=model.masked_layers,
+        width=model.masked_width,
+        kernel=model.masked_kernel,
+    )
 
 
 def _prior(model: ModelConfig, facts: DataFacts, guide: Conditional | None) -> Conditional:
@@ -260,13 +282,15 @@ def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
             likelihood.check_mask(batch.mask)
     mean, std = data.moments()
     # grey pixels under a Gaussian are not standardised: they have a common scale, and some never vary
-    if isinstance(likelihood, Gaussian) and data.native_support is Support.REALS:
+    if isinstance(likelihood.elementwise, Gaussian) and data.native_support is Support.REALS:
         check_training_rows(data, mean, std)
         refuse_constant(data, mean, std)
         check_spread(data, std)
-        places: list[tuple[nn.Module, tuple[str, str]]] = [(likelihood, ("shift", "unit"))]
+        places: list[tuple[nn.Module, tuple[str, str]]] = [(likelihood.elementwise, ("shift", "unit"))]
         if isinstance(guide, Guide) and guide.transform is not None:
             places.append((guide.transform, ("shift", "scale")))
+        if isinstance(likelihood.elementwise.network, MaskedPixels):
+            places.append((likelihood.elementwise.network.transform, ("shift", "scale")))
         for module, names in places:
             for name, value in zip(names, (mean, std), strict=True):
                 module.get_buffer(name).copy_(value)

@@ -193,6 +193,15 @@ class ModelConfig(Section):
     """Output activation of the mean of a Gaussian likelihood."""
     components: Annotated[int, Field(gt=0)] = 5
     """Components of the discretised logistic mixture."""
+    masked_layers: Annotated[int, Field(ge=0)] = 0
+    """Masked convolutions at the end of the decoder, by which each pixel depends on those before it, for pictures; 0:
+    elements are independent given z."""
+    masked_width: Annotated[int, Field(gt=0)] = 16
+    """Channels of the masked convolutions."""
+    masked_kernel: Annotated[int, Field(gt=0)] = 5
+    """Side of their kernels, odd; that of the first is 7."""
+    masked_features: Annotated[int, Field(gt=0)] = 4
+    """Features that the decoder makes of z for each element, instead of parameters, where there are masked layers."""
     prior: PriorName = "normal"
     """p(z): standard normal, learned mixture of Gaussians, VampPrior; of codes: uniform, independent slots (unigram),
     autoregressive by a masked MLP (made) or by a causal transformer."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.data.dataset import DataSet
 from elbowroom.evaluation.scores import Scores
-from elbowroom.model.draws import draw, mean
+from elbowroom.model.draws import conditionals, draw, mean
 from elbowroom.model.latent import Pair, evaluation_mode
 
 __all__ = ["Encoded", "Reconstruction", "Scores", "encoded", "reconstructed"]
@@ -27,7 +27,8 @@ class Reconstruction(_Reconstructions):
 
     Attributes:
         x: the examples, shape (n, *event).
-        mean: of p(x | z), the same shape.
+        mean: of p(x | z), the same shape; where pixels depend on each other, of each given those before it in
+            ``sample``.
         sample: a draw of p(x | z), the same shape.
         mask: true where an element of x was observed, the same shape; None where all were.
     """
@@ -52,7 +53,7 @@ def reconstructed(pair: Pair, batch: Batch, generator: torch.Generator) -> Recon
         p_x = pair.model.likelihood(z, batch.context)
         drawn = draw(p_x, (), generator=generator)
         mask = None if batch.mask is None else batch.mask.cpu()
-        return Reconstruction(batch.x.cpu(), mean(p_x).cpu(), drawn.cpu(), mask)
+        return Reconstruction(batch.x.cpu(), mean(conditionals(p_x, drawn)).cpu(), drawn.cpu(), mask)
 
 
 class _Encodings(NamedTuple):

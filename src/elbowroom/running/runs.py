@@ -26,7 +26,7 @@ from elbowroom.evaluation.scoring import ScoreMethod, score
 from elbowroom.evaluation.settings import Settings
 from elbowroom.inference.posterior.sample import Posterior, posterior
 from elbowroom.memory import peak_memory
-from elbowroom.model.draws import mean
+from elbowroom.model.draws import conditionals, draw, mean
 from elbowroom.model.latent import Sample, evaluation_mode
 from elbowroom.progress import Announce, Progress, silent
 from elbowroom.running.changes import adding_results
@@ -327,12 +327,19 @@ class Run(TrainedModel):
             return posterior(self.model, self.guide, batch, generator=generator, announce=announce, **settings)
 
     @torch_settings()
-    def decode(self, z: Tensor, *, context: Any = None, labels: Any = None) -> Tensor:
-        """The mean of p(x | z), shape (\\*, n, \\*event), for z of shape (\\*, n, latent); a context as in `sample`."""
+    def decode(self, z: Tensor, *, context: Any = None, labels: Any = None, seed: int = 0) -> Tensor:
+        """The mean of p(x | z), shape (\\*, n, \\*event), for z of shape (\\*, n, latent); a context as in `sample`.
+
+        Where pixels depend on each other, it is that of each pixel given those before it in a draw of x, the draw by
+        the ``seed``.
+        """
         given = decoding_context(self.naming, context, labels, z)
         with evaluation_mode(self.pair):
             z = z.to(device=self.device, dtype=dtype_of(self.config.runtime))
-            found = mean(self.model.likelihood(z, None if given is None else self._as_delivered(given)))
+            p_x = self.model.likelihood(z, None if given is None else self._as_delivered(given))
+            if self.model.likelihood.elementwise is not self.model.likelihood:
+                p_x = conditionals(p_x, draw(p_x, generator=make_generator(self.device, seed)))
+            found = mean(p_x)
         return restored(found.cpu(), self.facts)
 
     def __repr__(self) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from elbowroom.errors import ElbowroomError
-from elbowroom.model.networks import Network
+from elbowroom.model.networks import NetworkPart
 from elbowroom.running.config import RuntimeConfig
 
 __all__ = [
@@ -63,7 +63,7 @@ def autocast_dtype(runtime: RuntimeConfig) -> torch.dtype | None:
 def autocast_networks(module: nn.Module, dtype: torch.dtype | None) -> None:
     """Sets the precision inside every network of a module; None: that of the weights, as for densities and draws."""
     for part in module.modules():
-        if isinstance(part, Network):
+        if isinstance(part, NetworkPart):
             part.autocast = dtype
 
 

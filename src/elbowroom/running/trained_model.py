@@ -89,7 +89,7 @@ class TrainedModel:
     @property
     def filler(self) -> Tensor:
         """The value in place of a missing element, as delivered: for real numbers the training mean, else 0."""
-        return dict(self.model.likelihood.named_buffers()).get("shift", torch.zeros((), device=self.device))
+        return dict(self.model.likelihood.elementwise.named_buffers()).get("shift", torch.zeros((), device=self.device))
 
     @property
     def history(self) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from elbowroom.evaluation.doctor.findings import Evidence, Finding, Severity
 from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.thresholds import ACTIVE_VARIANCE, CERTAIN_Z
 from elbowroom.inference.objectives import elbo_terms
-from elbowroom.model.draws import draw, mean
+from elbowroom.model.draws import conditionals, draw, mean
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel, evaluation_mode
 from elbowroom.numerics import mean_and_stderr
@@ -34,16 +34,22 @@ def latents_in_use(inputs: DoctorInput) -> list[Finding]:
     are added up, and slots are counted. The gain is what the decoder gains, in nats, from the right z. Gain and KL
     count as nothing only if they are below 0.1 nats, and below 0.5 nats with four standard errors added.
 
+    Where each pixel depends on those before it, the same is measured of these: what the decoder gains from the right
+    pixels, against those of another example. If they matter more than z, the decoder is a local one. Then z has to
+    carry only what is beyond its receptive field, and few nats of it are no collapse.
+
     Args:
         inputs: a trained model and its data.
     Returns:
         One finding: severe where z certainly carries no information about x; a warning where hardly any of many
-        latents are in use; otherwise a note, also where there are too few examples to decide. None without a guide.
+        latents are in use, unless the decoder is local; otherwise a note, also where there are too few examples to
+        decide. None without a guide.
     Raises:
         ElbowroomError: too few held-out examples.
     Reference:
         Bowman et al. (2016), Generating sentences from a continuous space, on collapse, arXiv:1511.06349.
         Burda, Grosse & Salakhutdinov (2016), Importance Weighted Autoencoders, section 5.2, arXiv:1509.00519.
+        Chen et al. (2017), Variational Lossy Autoencoder, section 2, arXiv:1611.02731, on local decoders.
     """
     guide, model = inputs.learned_guide, inputs.model
     has_codes = model.latent_support == "codes"
@@ -57,23 +63,49 @@ def latents_in_use(inputs: DoctorInput) -> list[Finding]:
             variance = model.space.split(variance).sum(-1)
         kl = elbo_terms(model, guide, batch, kl="auto", generator=generator).parts["kl"]
         z = draw(q, (), generator=generator)
-        gains = _log_likelihood(model, batch, z) - _log_likelihood(model, batch, z.roll(1, 0))
+        right = _log_likelihood(model, batch, z)
+        gains = right - _log_likelihood(model, batch, z.roll(1, 0))
+        by_neighbours = right - _with_pixels_of_another(model, batch, z) if _is_local(model) else None
     active, latent_dim = int((variance > ACTIVE_VARIANCE).sum()), len(variance)
     (rate, of_rate), (gain, of_gain) = mean_and_stderr(kl), mean_and_stderr(gains)
-    evidence = (
+    evidence = [
         Evidence("slots in use" if has_codes else "latents in use", active, None, f"of {latent_dim}"),
         Evidence("KL(q ‖ p), information in z per example", rate, of_rate),
         Evidence("loss of the decoder if z is that of another example", gain, of_gain),
-    )
+    ]
     words = (
         _Words("slots", _WAKE_CODES, "--model.slots") if has_codes else _Words("latents", _WAKE, "--model.latent-dim")
     )
+    explanation = _IN_USE
+    if by_neighbours is not None:
+        words = words._replace(wake=f"{_NARROWER} {words.wake}")
+        evidence.append(Evidence("loss if earlier pixels are another example's", *mean_and_stderr(by_neighbours)))
     severity, title, remedy = _in_use(active, latent_dim, (rate, of_rate), (gain, of_gain), len(batch), words)
-    return [Finding("latents_in_use", severity, title, evidence, _IN_USE, remedy)]
+    if by_neighbours is not None and mean_and_stderr(by_neighbours - gains)[0] > _NOTHING:
+        explanation = f"{_IN_USE} {_LOCAL}"
+        if severity == "severe":
+            title = f"{title.rstrip('.')}; pixels are modelled by their neighbours alone."
+        elif min(gain, rate) >= _NOTHING:
+            in_use = f"{active} of {latent_dim} {words.latents} in use"
+            title = f"A local decoder: pixels are modelled by their neighbours, z carries {rate:.1f} nats ({in_use})."
+            severity, remedy = "note", f"Nothing to do for log p(x). If z should carry more: {_NARROWER}"
+    return [Finding("latents_in_use", severity, title, tuple(evidence), explanation, remedy)]
 
 
 def _log_likelihood(model: LatentModel, batch: Batch, z: torch.Tensor) -> torch.Tensor:
     return model.log_likelihood(batch.x, z, context=batch.context, mask=batch.mask).double()
+
+
+def _is_local(model: LatentModel) -> bool:
+    """Whether each pixel depends on those before it."""
+    return model.likelihood.elementwise is not model.likelihood
+
+
+def _with_pixels_of_another(model: LatentModel, batch: Batch, z: torch.Tensor) -> torch.Tensor:
+    """Σ log p(x_i | x'_<i, z), with x' another example of the batch."""
+    p_x = conditionals(model.likelihood(z, batch.context), batch.x.roll(1, 0))
+    log_density: torch.Tensor = p_x.log_prob(batch.x)
+    return log_density.flatten(1).sum(1).double()
 
 
 _IN_USE = (
@@ -81,6 +113,13 @@ _IN_USE = (
     "inactive: the model uses as many as raise the bound, and the others cost nothing. If all are inactive, or the "
     "decoder ignores z, then every sample is the decoder's average and encodings mean nothing (posterior collapse)."
 )
+
+_LOCAL = (
+    "Here the decoder has two sources for a pixel, z and the pixels before it, and the latter matter more. Then z only "
+    "carries what they leave out: what is farther away than the receptive field, such as which object is shown. That "
+    "is fewer nats than with independent pixels, at a higher log p(x). If they left out nothing, z would be unused."
+)
+_NARROWER = "Let a pixel see less (a lower --model.masked-layers, --model.masked-kernel 3), so that more is left for z."
 
 
 def _is_nothing(value: float, stderr: float) -> bool:
@@ -139,13 +178,13 @@ def samples_and_means(inputs: DoctorInput) -> list[Finding]:
     with evaluation_mode(model):
         z = inputs.prior_draws(batch, generator)
         p_x = model.likelihood(z, batch.context)
+        drawn = draw(p_x, (), generator=generator)
         try:
-            means = mean(p_x).double()
+            means = mean(conditionals(p_x, drawn)).double()
         except NotImplementedError:
             return []
         if means.shape != batch.x.shape:
             return []
-        drawn = draw(p_x, (), generator=generator)
         noise = -model.log_likelihood(drawn, z, context=batch.context).double()
     total = drawn.double().var(0).sum()
     share = 1 - float(means.var(0).sum() / total) if float(total) > 0 else 0.0
@@ -156,11 +195,17 @@ def samples_and_means(inputs: DoctorInput) -> list[Finding]:
     )
     shown = "Pictures of means" if batch.x.dim() > 2 else "Means"
     title = f"{shown} leave out {max(share, 0):.0%} of the variance of samples."
-    return [Finding("samples_and_means", "note", title, evidence, _MEANS, "Look at both: `elbowroom sample`.")]
+    means_are = _CONDITIONAL_MEANS if _is_local(model) else _MEANS
+    return [Finding("samples_and_means", "note", title, evidence, means_are, "Look at both: `elbowroom sample`.")]
 
 
 _MEANS = (
     "The mean of p(x | z) is not a sample of x: each of its elements is an average of what could be there. Papers "
     "often show means because they look smoother. But the likelihood describes samples, whose elements are drawn "
     "independently given z."
+)
+_CONDITIONAL_MEANS = (
+    "Each pixel depends on those before it, so p(x | z) has no mean that can be computed. What is shown as one is the "
+    "mean of each pixel given those before it in a sample, which is not a sample of x. The likelihood describes "
+    "samples."
 )

@@ -15,7 +15,7 @@ from elbowroom.evaluation.doctor.findings import Evidence, Finding
 from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.thresholds import CERTAIN_Z, NOTABLE_NATS
 from elbowroom.model.distributions import ContinuousBernoulli
-from elbowroom.model.draws import draw
+from elbowroom.model.draws import conditionals, draw
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import evaluation_mode
 from elbowroom.model.likelihoods import Bernoulli, CrossEntropy, Gaussian, Likelihood, Poisson
@@ -40,7 +40,7 @@ def likelihood_fits(inputs: DoctorInput) -> list[Finding]:
     Raises:
         ElbowroomError: no held-out data.
     """
-    likelihood = inputs.model.likelihood
+    likelihood = inputs.model.likelihood.elementwise
     for kind, check in _CHECKS.items():
         if type(likelihood) is kind:
             batch, generator = inputs.batch(inputs.held_out()), inputs.generator("likelihood_fits")
@@ -50,7 +50,8 @@ def likelihood_fits(inputs: DoctorInput) -> list[Finding]:
                     z = inputs.prior_draws(batch, generator)
                 else:
                     z = draw(guide_distribution(guide, batch), (), generator=generator)
-                found = check(likelihood, likelihood(z, batch.context), batch, guide is not None)
+                p_x = conditionals(inputs.model.likelihood(z, batch.context), batch.x)
+                found = check(likelihood, p_x, batch, guide is not None)
             return [] if found is None else [found]
     return []
 

@@ -35,7 +35,7 @@ from elbowroom.evaluation.doctor.aggregate_posterior import Aggregate, aggregate
 from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.doctor.two_sample import LEAST_DRAWS, TwoSampleTest, classifier_test
 from elbowroom.model.conditional import Likelihood
-from elbowroom.model.draws import draw, mean
+from elbowroom.model.draws import conditionals, draw, mean
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel, evaluation_mode
 from elbowroom.model.noise import uniform
@@ -140,12 +140,12 @@ def _latents(
 
 
 def _decoded(model: LatentModel, z: Tensor, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draws and means of p(x | z), a chunk at a time."""
+    """Draws and means of p(x | z), or of each pixel given those before it in the draw, a chunk at a time."""
     drawn, means = [], []
     for rows in chunks(len(z), _CHUNK):
         p_x = model.likelihood(z[rows], None if batch.context is None else batch.context[rows])
         drawn.append(draw(p_x, generator=generator))
-        means.append(mean(p_x))
+        means.append(mean(conditionals(p_x, drawn[-1])))
     return torch.cat(drawn), torch.cat(means)
 
 

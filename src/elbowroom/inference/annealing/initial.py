@@ -65,7 +65,7 @@ def default_start(model: LatentModel, guide: Conditional | None) -> StartName:
     Over codes there is no Laplace approximation.
     """
     real = model.latent_support == "real"
-    if real and type(model.likelihood).fisher_information is not Likelihood.fisher_information:
+    if real and type(model.likelihood.elementwise).fisher_information is not Likelihood.fisher_information:
         return "laplace"
     return "prior" if guide is None else "guide"
 

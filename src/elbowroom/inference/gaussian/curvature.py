@@ -8,7 +8,8 @@ affine, that matrix can be indefinite. The Gauss–Newton matrix leaves out the 
     \frac{\partial \log p}{\partial \theta} \frac{\partial \log p}{\partial \theta}^\top \Big]
 
 where θ is what the likelihood's network returns, F its Fisher information, a small block for every element, and Λ the
-part of the prior (:func:`prior_precision`). With an affine network and a normal prior, H is minus the Hessian exactly.
+part of the prior (:func:`prior_precision`). Where the parameters of a pixel depend on other pixels, they do so at the
+observed x. With an affine network and a normal prior, H is minus the Hessian exactly.
 
 Almost all the work is J. The tangents of all D directions of z go through the network together: through an
 :class:`~elbowroom.model.networks.MLP` as one matrix product for each layer, over D rows for every example; through any
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from functools import singledispatch
 from typing import cast
 
@@ -36,7 +38,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError, NotFiniteError
 from elbowroom.model.latent import LatentModel
-from elbowroom.model.networks import MLP, Network
+from elbowroom.model.networks import MLP, NetworkPart
 from elbowroom.numerics import chunks
 
 __all__ = ["covariance_factor", "gauss_newton", "network_jacobian", "prior_precision", "regularized_cholesky"]
@@ -62,7 +64,7 @@ def gauss_newton(model: LatentModel, batch: Batch | Tensor, z: Tensor, *, chunk_
         H, shape (batch, latent, latent), symmetric; no gradient is recorded.
     Raises:
         ElbowroomError: z of another shape; ``chunk_elements`` below 1; batch normalisation or dropout in training
-            mode; a likelihood without Fisher information.
+            mode; a likelihood without Fisher information; a mask with holes that the likelihood cannot sum out.
     Example:
         >>> from elbowroom.model import oracles
         >>> model, _, x = oracles.ppca(dim=8, latent_dim=2, seed=0)
@@ -75,7 +77,7 @@ def gauss_newton(model: LatentModel, batch: Batch | Tensor, z: Tensor, *, chunk_
     precision = prior_precision(model.prior(None, batch.context), z)
     for rows in chunks(len(batch), max(1, chunk_elements // _elements_per_example(model, z.shape[-1]))):
         context = None if batch.context is None else batch.context[rows]
-        output, jacobian = network_jacobian(model.likelihood.network, z[rows], context)
+        output, jacobian = network_jacobian(model.likelihood.network_given(batch.x[rows]), z[rows], context)
         information = model.likelihood.fisher_information(output)  # (n, P, P, *event)
         if batch.mask is not None:
             information = torch.where(batch.mask[rows, None, None], information, 0.0)
@@ -84,7 +86,9 @@ def gauss_newton(model: LatentModel, batch: Batch | Tensor, z: Tensor, *, chunk_
 
 
 @torch.no_grad()
-def network_jacobian(network: nn.Module, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def network_jacobian(
+    network: Callable[[Tensor, Tensor | None], Tensor], z: Tensor, context: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     r"""What a network returns at z, and its derivative by every element of z.
 
     .. math:: \theta = \mathrm{network}(z), \qquad J_{j \cdot} = \frac{\partial \theta}{\partial z_j}
@@ -106,7 +110,7 @@ def network_jacobian(network: nn.Module, z: Tensor, context: Tensor | None = Non
         return _mlp_jacobian(network, z, context)
 
     def function(z: Tensor) -> Tensor:
-        return cast(Tensor, network(z, context)).to(z.dtype)
+        return network(z, context).to(z.dtype)
 
     def along(direction: Tensor) -> tuple[Tensor, Tensor]:
         value, tangent = torch.func.jvp(function, (z,), (direction.expand_as(z),))[:2]
@@ -305,7 +309,7 @@ def _elements_per_example(model: LatentModel, latent_dim: int) -> int:
     """Elements of the largest tensor for one example: tangents in the network or at its end, or Fisher information."""
     likelihood = model.likelihood
     parameters = likelihood.num_parameters * math.prod(likelihood.event_shape)
-    widest = max((part.widest for part in likelihood.modules() if isinstance(part, Network)), default=0)
+    widest = max((part.widest for part in likelihood.modules() if isinstance(part, NetworkPart)), default=0)
     return max(latent_dim * max(widest, parameters), likelihood.num_parameters * parameters)
 
 
@@ -317,6 +321,8 @@ def _check(model: LatentModel, batch: Batch, z: Tensor, chunk_elements: int) -> 
             f"taken at one z for each, of shape {(len(batch), latent_dim)}.",
             "Give one row for each example, the guide's mean say.",
         )
+    if batch.mask is not None:
+        model.likelihood.check_mask(batch.mask)
     if chunk_elements < 1:
         raise ElbowroomError(
             f"chunk_elements is {chunk_elements}, but a chunk holds at least one number.",

@@ -33,7 +33,7 @@ from elbowroom.model.conditional import Conditional
 from elbowroom.model.distributions import DiagonalNormalMixture
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
-from elbowroom.model.networks import Network
+from elbowroom.model.networks import NetworkPart
 from elbowroom.model.noise import NoiseSource
 from elbowroom.numerics import chunks, draws_last
 
@@ -135,7 +135,7 @@ def _widest(model: LatentModel, q: Distribution, prior: Distribution, batch: Bat
     """Elements of the largest tensor that one draw for one example takes."""
     sizes = [batch.x[0].numel(), _latent_elements(q), _latent_elements(prior), widest_of_prior(model)]
     for part in model.likelihood.modules():
-        if isinstance(part, Network):
+        if isinstance(part, NetworkPart):
             sizes.append(part.widest)
         elif isinstance(part, nn.Linear):
             sizes.append(part.out_features)

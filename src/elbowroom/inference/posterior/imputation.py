@@ -141,8 +141,8 @@ def impute(
         **settings: further ones of :func:`~elbowroom.inference.posterior.sample.posterior`: metric, num_steps, …
     Raises:
         ElbowroomError: a likelihood that is not normalised; an interval that is not between 0 and 1, or that has too
-            few draws; numbers below one; no room in memory; latents that are codes; whatever drawing from the
-            posterior raises.
+            few draws; numbers below one; no room in memory; latents that are codes; holes that the likelihood cannot
+            sum out; whatever drawing from the posterior raises.
     Example:
         >>> from elbowroom.model import oracles
         >>> model, guide, x = oracles.ppca(dim=8, latent_dim=2, seed=0, num_data=4)
@@ -291,6 +291,8 @@ def _check(model: LatentModel, batch: Batch, interval: float, num_samples: int, 
             f"The mask has shape {tuple(batch.mask.shape)}, but the data have shape {tuple(batch.x.shape)}.",
             "Give one entry for each element, True where it was observed.",
         )
+    if batch.mask is not None:
+        likelihood.check_mask(batch.mask)
     if total < 1:
         return  # too few draws or chains for the sampler, which refuses them itself
     least = math.ceil(round(2 / (1 - interval) - 1, 6))

@@ -15,6 +15,7 @@ from typing import Any
 
 from elbowroom import __version__
 from elbowroom.memory import in_words
+from elbowroom.model.pixels.autoregressive import AutoregressivePixels
 from elbowroom.running.build_pair import guide_name
 from elbowroom.running.config import Config
 from elbowroom.running.diagnosis import FILE, Checkup, read_checkup
@@ -160,7 +161,8 @@ def _lead(run: Run, parts: Mapping[str, int], history: Sequence[Mapping[str, Any
 
 def _likelihood(run: Run) -> str:
     name = run.model.likelihood.name
-    return f"a {name} likelihood" if run.normalized else f"a {name} loss in place of a likelihood"
+    words = f"a {name} likelihood" if run.normalized else f"a {name} loss in place of a likelihood"
+    return f"{words} of each pixel given those before it" if _pixels(run) else words
 
 
 def _prior(run: Run) -> str:
@@ -204,12 +206,23 @@ def _model(run: Run) -> FactList:
         **({"codes": settings.latents} if settings.has_codes else {"latent dimensions": str(settings.latent_dim)}),
         "prior p(z)": _prior(run),
         "likelihood p(x | z)": run.model.likelihood.name + ("" if run.normalized else " (not a likelihood)"),
+        **_pixels(run),
         "decoder": network(settings.decoder),
         "guide q(z | x), the approximate posterior": _GUIDES[guide],
         **({} if guide == "none" else {"encoder": network(settings.encoder)}),
         "parameters": f"{sum(parameter.numel() for parameter in run.pair.parameters()):,}",
     }
     return FactList("Model", tuple(rows.items()))
+
+
+def _pixels(run: Run) -> dict[str, str]:
+    """What a pixel sees of those before it; nothing for pixels that are independent given z."""
+    likelihood, settings = run.model.likelihood, run.config.model
+    if not isinstance(likelihood, AutoregressivePixels):
+        return {}
+    layers, side = settings.masked_layers, likelihood.receptive_field
+    convolutions = f"{layers} masked convolution{'s' * (layers > 1)} of {settings.masked_width} channels"
+    return {"pixels": f"each given those before it, within {side} × {side} around it: {convolutions}"}
 
 
 def _training(settings: Config) -> FactList:

@@ -1,0 +1,1 @@
+"""Likelihoods of pictures whose pixels depend on each other, given z."""

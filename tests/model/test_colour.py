@@ -10,15 +10,20 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.batch import Batch
+from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation.evaluate import default_methods
 from elbowroom.inference.gaussian.curvature import gauss_newton
 from elbowroom.inference.target import default_metric
 from elbowroom.model.colour import ColourLogisticMixture
 from elbowroom.model.distributions import DiscretizedLogisticMixture, mean_level
 from elbowroom.model.draws import draw, mean
+from elbowroom.model.guides import InputTransform
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import ColourLogisticMixture as Likelihood
 from elbowroom.model.networks import MLP
+from elbowroom.model.pixels.autoregressive import AutoregressivePixels
+from elbowroom.model.pixels.masked_convolutions import MaskedPixels
 from elbowroom.model.priors import StandardNormal
 
 
@@ -232,6 +237,7 @@ def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
 def test_there_is_no_fisher_information_and_the_metric_is_dense() -> None:
     made = model(2, 2)
     assert default_metric(made.likelihood) == "dense"
+    assert default_methods(made, has_guide=False) == ("ais",)
     with pytest.raises(ElbowroomError, match=r"colour-logistic-mixture(.|\n)*metric dense"):
         gauss_newton(made, Batch(torch.zeros(1, 3, 2, 2).double()), torch.zeros(1, 2).double())
 
@@ -244,3 +250,57 @@ def test_the_weights_are_those_of_the_pixel() -> None:
     assert isinstance(p, ColourLogisticMixture)
     torch.testing.assert_close(p.logits, output[:2].sum(1).movedim(0, -1))
     torch.testing.assert_close(p.coefficients, output[6:].tanh().movedim(0, -1))
+
+
+# --- pixels given those before them, colours given each other ------------------------------------------------------
+
+
+def masked(height: int = 2, width: int = 2) -> AutoregressivePixels:
+    torch.manual_seed(0)
+    shape = (3, height, width)
+    pixels = MaskedPixels(
+        Likelihood.parameter_shape(shape, components=2),
+        features=2,
+        transform=InputTransform(Support.BYTES, shape),
+        layers=1,
+        width=8,
+        kernel=3,
+    )
+    base = Likelihood(pixels, shape, components=2)
+    return AutoregressivePixels(MLP((1,), pixels.in_shape, hidden=()), base).double()
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2])
+@pytest.mark.parametrize("place", [(0, 0), (0, 1), (1, 1)])
+def test_a_masked_pixels_conditionals_add_up_to_one(place: tuple[int, int], channel: int) -> None:
+    """With all that comes before held fixed; and nothing before it moves."""
+    p = masked()(torch.zeros(256, 1).double())
+    x = torch.randint(0, 256, (3, 2, 2), generator=seeded()).double().repeat(256, 1, 1, 1)
+    x[(slice(None), channel, *place)] = torch.arange(256, dtype=torch.float64)
+    log_p = p.log_prob(x)
+    total = log_p[(slice(None), channel, *place)].exp().sum()
+    torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-12)
+    before = log_p.flatten(2)[:, :, : 2 * place[0] + place[1]]
+    torch.testing.assert_close(before, before[:1].expand_as(before))
+
+
+def test_draws_of_masked_pixels_follow_the_density() -> None:
+    """The mean of −log p of every element given those before it is their entropy, which differs from draw to draw."""
+    likelihood, n = masked(1, 2), 600
+    with torch.no_grad():
+        p = likelihood(torch.zeros(n, 1).double())
+        x = draw(p, generator=seeded())
+        assert x.shape == (n, 3, 1, 2)
+        red = x.unsqueeze(0).repeat(256, 1, 1, 1, 1)
+        red[:, :, 0, 0, 1] = torch.arange(256).double()[:, None]  # red of the second pixel, given the first
+        log_p = torch.stack([p.log_prob(one)[:, 0, 0, 1] for one in red])
+        entropy = -(log_p.exp() * log_p).sum(0)
+        excess = -p.log_prob(x)[:, 0, 0, 1] - entropy
+    assert abs(excess.mean()) < 4 * excess.std() / math.sqrt(n)
+    assert entropy.std() > 1e-3  # the second pixel does depend on the first
+
+
+def test_masked_colours_have_no_fisher_information_either() -> None:
+    likelihood = masked()
+    assert default_metric(likelihood) == "dense"
+    assert likelihood.name == "colour-logistic-mixture"

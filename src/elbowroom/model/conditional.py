@@ -160,7 +160,7 @@ class Likelihood(Conditional):
         raise ElbowroomError(
             f"The Fisher information of a {self.name} likelihood was asked for, but {type(self).__name__} does not "
             "define it.",
-            "Use what needs none, such as the metric dense and a start from the guide, or implement "
+            "Use what needs none (--methods elbo,iwae,ais, the metric dense, a start from the guide), or implement "
             f"{type(self).__name__}.fisher_information: the network's output of shape (*, P, *event) to matrices of "
             "shape (*, P, P, *event).",
         )

@@ -262,7 +262,7 @@ class EmbeddedCodes(Network):
         self._vectors: Tensor | None = None
 
     @property
-    def output_layer(self) -> nn.Linear | nn.ConvTranspose2d:
+    def output_layer(self) -> nn.Linear | nn.Conv2d | nn.ConvTranspose2d:
         return self.network.output_layer
 
     @contextmanager

@@ -30,6 +30,7 @@ LikelihoodName = Literal[
     "continuous-bernoulli",
     "gaussian",
     "discretized-logistic-mixture",
+    "colour-logistic-mixture",
     "categorical",
     "poisson",
     "negative-binomial",

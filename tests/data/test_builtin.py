@@ -7,11 +7,14 @@ import io
 import struct
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from scipy.io import savemat
+from sklearn import datasets
+from sklearn.datasets import load_sample_images
 
 from elbowroom.data.builtin import load_built_in, parse_idx
 from elbowroom.data.dataset import DataSet
@@ -87,6 +90,38 @@ def test_digits_are_grey_sixteenths() -> None:
     assert torch.equal((x * 16).unique(), torch.arange(17.0))
     assert material.labels is not None
     assert material.labels.bincount().tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+
+
+def test_patches_of_the_photographs_are_upright_and_in_colour() -> None:
+    china, flower = load_sample_images().images
+    data = load_data("colour-patches", validation=0.0)
+    assert isinstance(data, DataSet)
+    assert data.support is Support.BYTES
+    assert data.event_shape == (3, 32, 32)
+    assert (data.size("train"), data.size("test")) == (8712, 208)
+    first = data.take("train", torch.tensor([0, 1, 11])).x
+    for patch, (top, left) in zip(first, ((0, 0), (0, 4), (4, 0)), strict=True):
+        assert np.array_equal(patch, china[top : top + 32, left : left + 32].transpose(2, 0, 1))
+    last = data.take("test", torch.tensor([207])).x[0]
+    assert np.array_equal(last, flower[384:416, 596:628].transpose(2, 0, 1))
+    assert data.labels is not None
+    assert data.labels.bincount().tolist() == [4460, 4460]
+
+
+def test_no_pixel_of_a_photograph_is_both_trained_on_and_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photographs whose pixels are their own numbers, written in three bytes; a gap of 12 columns lies between."""
+    number = np.arange(2 * 427 * 640).reshape(2, 427, 640)
+    pictures = np.stack([number >> 16, (number >> 8) & 255, number & 255], -1).astype(np.uint8)
+    monkeypatch.setattr(datasets, "load_sample_images", lambda: SimpleNamespace(images=list(pictures)))
+    material = load_built_in("colour-patches")
+    assert material.test_rows is not None
+    rows = material.storage.gather(torch.arange(len(material.storage))).long()
+    places = (rows[:, 0] << 16) + (rows[:, 1] << 8) + rows[:, 2]
+    train, test = places[: material.test_rows[0]].unique(), places[material.test_rows].flatten()
+    assert len(test.unique()) == len(test)  # the patches of the test set do not overlap
+    assert not torch.isin(train, test).any()
+    columns, of_test = (train % 640).unique(), (test % 640).unique()
+    assert (columns[:, None] - of_test).abs().min() == 13
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,10 @@ WITH_SUPPORT: dict[Support, tuple[Tensor, dict[str, Any]]] = {
 }
 #: likelihood -> data, settings of them; every registered likelihood
 DATA = {name: WITH_SUPPORT[kind.support] for name, kind in LIKELIHOODS.items()}
+DATA["colour-logistic-mixture"] = (
+    torch.randint(0, 256, (40, 3, 4, 4), generator=_generator()).to(torch.uint8),
+    {"support": "bytes"},
+)
 NETWORKS: dict[str, dict[str, Any]] = {
     "mlp": {"kind": "mlp", "hidden": [6]},
     "residual": {"kind": "residual", "width": 6, "blocks": 1},

@@ -14,7 +14,6 @@ from elbowroom.names import Exist
 from elbowroom.running.config import (
     DataConfig,
     McemConfig,
-    ModelConfig,
     ObjectiveConfig,
     OptimizerConfig,
     RuntimeConfig,
@@ -22,6 +21,7 @@ from elbowroom.running.config import (
     TrainConfig,
     VqConfig,
 )
+from elbowroom.running.model_config import ModelConfig
 from elbowroom.sections import Section
 
 __all__ = ["train"]

@@ -1,4 +1,4 @@
-"""Loading the built-in data sets: idx files, a MATLAB file, and the digits of scikit-learn."""
+"""Loading the built-in data sets: idx files, a MATLAB file, and the digits and photographs of scikit-learn."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ from elbowroom.progress import Announce
 
 __all__ = ["load_built_in", "parse_idx"]
 
+_PATCH = 32
+_STRIDE = 4  # between patches for training, which overlap; those of the test set do not
+_PERIOD, _TRAIN, _TEST = 160, range(72), range(84, 148)  # columns of a photograph, again and again; a gap on both sides
+
 
 def load_built_in(name: str, *, announce: Announce | None = None) -> Material:
     """Rows, labels and official test set of a built-in data set, fetched if need be.
@@ -30,6 +34,8 @@ def load_built_in(name: str, *, announce: Announce | None = None) -> Material:
     source = BUILT_IN[name]
     if name == "digits":
         return _digits(source)
+    if name == "colour-patches":
+        return _colour_patches(source)
     contents = {
         role: read_verified(file, obtain(source, file, announce=announce)) for role, file in source.files.items()
     }
@@ -107,3 +113,25 @@ def _digits(source: Source) -> Material:
         licence=source.licence,
         labels=torch.from_numpy(digits.target.astype(np.int64)),
     )
+
+
+def _colour_patches(source: Source) -> Material:
+    """Patches of 32 x 32 from two photographs of 427 x 640: vertical bands for training and for the test, in turn."""
+    from sklearn.datasets import load_sample_images
+
+    parts: dict[str, list[npt.NDArray[np.uint8]]] = {"train": [], "test": []}
+    labels: dict[str, list[int]] = {"train": [], "test": []}
+    for label, photograph in enumerate(load_sample_images().images):
+        for part, band, stride in (("train", _TRAIN, _STRIDE), ("test", _TEST, _PATCH)):
+            for left in range(0, photograph.shape[1], _PERIOD):
+                found = _patches(photograph[:, left + band.start : left + band.stop], stride)
+                parts[part].append(found)
+                labels[part].extend([label] * len(found))
+    train, test = (np.concatenate(parts[part]) for part in ("train", "test"))
+    return _material(source, train, test, *(np.array(labels[part]) for part in ("train", "test")))
+
+
+def _patches(picture: npt.NDArray[np.uint8], stride: int) -> npt.NDArray[np.uint8]:
+    """Every patch of a picture (H, W, 3), the corners ``stride`` apart: shape (n, 3, 32, 32)."""
+    windows = np.lib.stride_tricks.sliding_window_view(picture, (_PATCH, _PATCH), axis=(0, 1))  # (rows, columns, 3, …)
+    return windows[::stride, ::stride].reshape(-1, 3, _PATCH, _PATCH)

@@ -89,6 +89,14 @@ _SOURCES = (
         sizes={"all": 1797},
     ),
     Source(
+        name="colour-patches",
+        description="8,920 patches of two photographs, 32x32 in colour, in scikit-learn",
+        licence="CC BY 2.0",
+        citation="china.jpg by danielbuechele and flower.jpg by vultilion, photographs on Flickr, as in scikit-learn",
+        event_shape=(3, 32, 32),
+        sizes={"train": 8712, "test": 208},
+    ),
+    Source(
         name="mnist",
         description="70,000 handwritten digits, 28x28 grey; the recipe mnist binarises them dynamically",
         licence="CC BY-SA 3.0",

@@ -38,6 +38,7 @@ from elbowroom.evaluation.inference_gaps import room
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.settings import Settings
 from elbowroom.evaluation.study import EvaluationCache, EvaluationData, Keep, Study
+from elbowroom.inference.annealing.initial import default_start
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import PriorGuide
 from elbowroom.model.latent import LatentModel, evaluation_mode
@@ -73,7 +74,8 @@ def default_methods(model: LatentModel, *, has_guide: bool) -> tuple[str, ...]:
     """
     normalized, has_codes = model.likelihood.normalized, model.latent_support == "codes"
     if not has_guide:
-        return ("elbo",) if not normalized else ("iwae",) if has_codes else ("laplace-is",)
+        curved = default_start(model, None) == "laplace"
+        return ("elbo",) if not normalized else ("iwae",) if has_codes else ("laplace-is",) if curved else ("ais",)
     if has_codes:
         return ("elbo", "codes") if normalized else ("elbo",)
     return ("elbo", "iwae", "active-units") if normalized else ("elbo", "active-units")

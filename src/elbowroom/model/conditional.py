@@ -160,8 +160,9 @@ class Likelihood(Conditional):
         raise ElbowroomError(
             f"The Fisher information of a {self.name} likelihood was asked for, but {type(self).__name__} does not "
             "define it.",
-            f"Implement {type(self).__name__}.fisher_information: the network's output of shape (*, P, *event) to "
-            "matrices of shape (*, P, P, *event).",
+            "Use what needs none (--methods elbo,iwae,ais, the metric dense, a start from the guide), or implement "
+            f"{type(self).__name__}.fisher_information: the network's output of shape (*, P, *event) to matrices of "
+            "shape (*, P, P, *event).",
         )
 
     def check_mask(self, mask: Tensor) -> None:

@@ -26,7 +26,20 @@ from elbowroom.model import noise
 from elbowroom.model.noise import NoiseSource
 from elbowroom.numerics import log_sum_exp
 
-__all__ = ["ContinuousBernoulli", "DiagonalNormalMixture", "DiscretizedLogisticMixture", "NegativeBinomial", "Poisson"]
+__all__ = [
+    "LOG_SCALE_RANGE",
+    "ContinuousBernoulli",
+    "DiagonalNormalMixture",
+    "DiscretizedLogisticMixture",
+    "NegativeBinomial",
+    "Poisson",
+    "log_bin_mass",
+    "mean_level",
+    "nearest_level",
+]
+
+#: of log s of discretised logistics: below, one lies within a fraction of a bin; above, it is flat: nothing is lost
+LOG_SCALE_RANGE = (-7.0, 7.0)
 
 
 class ContinuousBernoulli(Distribution):
@@ -221,8 +234,7 @@ class DiscretizedLogisticMixture(Distribution):
     .. math:: p(x) = \sum_k \pi_k \Big[\sigma\Big(\frac{x' + 1/255 - m_k}{s_k}\Big)
         - \sigma\Big(\frac{x' - 1/255 - m_k}{s_k}\Big)\Big], \qquad x' = \frac{x}{127.5} - 1 \in [-1, 1]
 
-    The bins of 0 and 255 reach to ∓∞. The difference of sigmoids is taken in a form that never cancels,
-    :math:`\sigma(b) - \sigma(a) = \sigma(b) \, \sigma(-a) \, (1 - e^{a - b})`, so float32 needs no special cases.
+    The bins of 0 and 255 reach to ∓∞ (:func:`log_bin_mass`).
 
     Args:
         logits: of the weights :math:`\pi_k`, shape (\*, K).
@@ -242,28 +254,18 @@ class DiscretizedLogisticMixture(Distribution):
     def __init__(self, logits: Tensor, locations: Tensor, log_scales: Tensor) -> None:
         shape = torch.broadcast_shapes(logits.shape, locations.shape, log_scales.shape)  # type: ignore[no-untyped-call]
         self.logits, self.locations = logits.expand(shape), locations.expand(shape)
-        # below e^-7 a logistic lies within a fraction of a bin, above e^7 it is flat: nothing is lost
-        self.log_scales = log_scales.clamp(-7, 7).expand(shape)
+        self.log_scales = log_scales.clamp(*LOG_SCALE_RANGE).expand(shape)
         super().__init__(shape[:-1], validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(x), nats; the shapes of ``value`` and of the batch broadcast."""
-        x = value.to(self.logits.dtype).unsqueeze(-1)
-        inverse = torch.exp(-self.log_scales)
-        centre = (x / 127.5 - 1) - self.locations
-        below = F.logsigmoid((centre + 1 / 255) * inverse)  # log P(X ≤ x)
-        above = F.logsigmoid((1 / 255 - centre) * inverse)  # log P(X ≥ x)
-        inside = below + above + torch.log(-torch.expm1(-2 / 255 * inverse))
-        mass = torch.where(x < 0.5, below, torch.where(x > 254.5, above, inside))
+        mass = log_bin_mass(value.to(self.logits.dtype).unsqueeze(-1), self.locations, self.log_scales)
         return torch.logsumexp(F.log_softmax(self.logits, -1) + mass, -1)
 
     @property
     def mean(self) -> Tensor:
         r""":math:`\mathbb{E}[x] = \sum_{n=0}^{254} P(x > n)`, exact for the clipped and rounded variable."""
-        inverse = torch.exp(-self.log_scales)
-        above = torch.zeros_like(self.locations)
-        for n in range(255):  # one at a time: 255 copies of an image batch would not fit
-            above = above + torch.sigmoid((self.locations - ((n + 0.5) / 127.5 - 1)) * inverse)
+        above = mean_level(self.locations, self.log_scales)
         return (above * self.logits.softmax(-1)).sum(-1)
 
     @torch.no_grad()
@@ -275,8 +277,70 @@ class DiscretizedLogisticMixture(Distribution):
             parameter.expand(*shape, -1).gather(-1, k).squeeze(-1) for parameter in (self.locations, self.log_scales)
         )
         u = noise.uniform(shape, location, generator)
-        x = location + log_scale.exp() * torch.logit(u)
-        return ((x + 1) * 127.5).round().clamp(0, 255)
+        return nearest_level(location + log_scale.exp() * torch.logit(u))
+
+
+def log_bin_mass(x: Tensor, locations: Tensor, log_scales: Tensor, *, levels: int = 256) -> Tensor:
+    r"""log P(x) of an integer 0..L−1 under a logistic distribution: the mass of its bin.
+
+    .. math:: P(x) = \sigma(b) - \sigma(a) = \sigma(b) \, \sigma(-a) \, (1 - e^{a - b}), \qquad
+        a, b = \frac{x' \mp 1/(L - 1) - m}{s}, \quad x' = \frac{2x}{L - 1} - 1 \in [-1, 1]
+
+    The bins of 0 and L − 1 reach to ∓∞. The form on the right never cancels, so float32 needs no special cases.
+
+    Args:
+        x: integers, as a floating-point tensor.
+        locations: m, −1 at 0 and 1 at L − 1.
+        log_scales: log s.
+        levels: L, 2 or more.
+    Returns:
+        Nats; the shapes of x, locations and log-scales broadcast.
+    Reference:
+        Salimans et al. (2017), PixelCNN++, eq. 2, arXiv:1701.05517.
+    Example:
+        >>> log_bin_mass(torch.arange(4.0), torch.tensor(0.3), torch.tensor(-1.0), levels=4).exp().sum()
+        tensor(1.)
+    """
+    half = 1 / (levels - 1)
+    inverse = torch.exp(-log_scales)
+    centre = (x / (0.5 * (levels - 1)) - 1) - locations
+    below = F.logsigmoid((centre + half) * inverse)  # log P(X ≤ x)
+    above = F.logsigmoid((half - centre) * inverse)  # log P(X ≥ x)
+    inside = below + above + torch.log(-torch.expm1(-2 * half * inverse))
+    return torch.where(x < 0.5, below, torch.where(x > levels - 1.5, above, inside))
+
+
+def mean_level(locations: Tensor, log_scales: Tensor, *, levels: int = 256) -> Tensor:
+    r"""Mean of an integer 0..L−1 under the law of :func:`log_bin_mass`, exact.
+
+    .. math:: \mathbb{E}[x] = \sum_{n=0}^{L-2} P(x > n) = \sum_{n=0}^{L-2} \sigma\Big(\frac{m - t_n}{s}\Big), \qquad
+        t_n = \frac{2n + 1}{L - 1} - 1
+
+    Args:
+        locations: m, −1 at 0 and 1 at L − 1.
+        log_scales: log s.
+        levels: L, 2 or more.
+    Returns:
+        Between 0 and L − 1; the shapes broadcast.
+    Example:
+        >>> mean_level(torch.tensor([0.0, 9.0]), torch.tensor(-2.0))
+        tensor([127.5000, 255.0000])
+    """
+    inverse = torch.exp(-log_scales)
+    above = torch.zeros_like(locations)
+    for n in range(levels - 1):  # one at a time: 255 copies of an image batch would not fit
+        above = above + torch.sigmoid((locations - ((n + 0.5) / (0.5 * (levels - 1)) - 1)) * inverse)
+    return above
+
+
+def nearest_level(x: Tensor, *, levels: int = 256) -> Tensor:
+    """The integer 0..L−1 whose bin holds x, where −1 is 0 and 1 is L − 1; the bins at the ends are open.
+
+    Example:
+        >>> nearest_level(torch.tensor([-3.0, -1.0, 0.0, 0.1, 1.0]), levels=3)
+        tensor([0., 0., 1., 1., 2.])
+    """
+    return ((x + 1) * (0.5 * (levels - 1))).round().clamp(0, levels - 1)
 
 
 def _polynomial(x: Tensor, coefficients: Sequence[float]) -> Tensor:

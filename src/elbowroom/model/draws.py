@@ -27,6 +27,7 @@ from torch.distributions import (
 from elbowroom.errors import ElbowroomError
 from elbowroom.model import noise
 from elbowroom.model.code_distributions import AutoregressiveCodes, Codes
+from elbowroom.model.colour import ColourLogisticMixture
 from elbowroom.model.distributions import (
     ContinuousBernoulli,
     DiagonalNormalMixture,
@@ -115,10 +116,16 @@ def _(distribution: Poisson, sample_shape: Sequence[int] = (), *, generator: Noi
 @draw.register(ContinuousBernoulli)
 @draw.register(NegativeBinomial)
 @draw.register(DiscretizedLogisticMixture)
+@draw.register(ColourLogisticMixture)
 @draw.register(Codes)
 @draw.register(AutoregressiveCodes)
 def _(
-    distribution: ContinuousBernoulli | NegativeBinomial | DiscretizedLogisticMixture | Codes | AutoregressiveCodes,
+    distribution: ContinuousBernoulli
+    | NegativeBinomial
+    | DiscretizedLogisticMixture
+    | ColourLogisticMixture
+    | Codes
+    | AutoregressiveCodes,
     sample_shape: Sequence[int] = (),
     *,
     generator: NoiseSource | None = None,

@@ -17,7 +17,8 @@ from elbowroom.data.stream import StreamSet
 from elbowroom.data.support import Support
 from elbowroom.model.likelihoods import LIKELIHOODS
 from elbowroom.phrasing import speaking
-from elbowroom.running.config import Config, DataConfig, ModelConfig
+from elbowroom.running.config import Config, DataConfig
+from elbowroom.running.model_config import ModelConfig
 
 __all__ = [
     "DataFacts",

@@ -10,7 +10,7 @@ from elbowroom.model.hierarchy.grids import GridFeatures, GridLadder
 from elbowroom.model.hierarchy.guides import BottomUpGuide, GridRecognition, TopDownGuide, VectorRecognition
 from elbowroom.model.hierarchy.ladders import Ladder, VectorLadder
 from elbowroom.model.networks import MLP, Network
-from elbowroom.running.config import ModelConfig, NetworkConfig
+from elbowroom.running.model_config import ModelConfig, NetworkConfig
 
 __all__ = ["build_hierarchical_guide", "build_ladder", "check_hierarchy"]
 

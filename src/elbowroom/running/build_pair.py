@@ -1,9 +1,8 @@
-"""Builds model and guide from a configuration and the facts about the data. The registry of networks is here."""
+"""Builds model and guide from a configuration and the facts about the data."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,11 +19,10 @@ from elbowroom.model.codes import CategoricalGuide, UniformCodes, UnigramCodes
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.flows import FLOW_GUIDES, FLOW_PRIORS
 from elbowroom.model.guides import GUIDES, Guide, InputTransform, PriorGuide
-from elbowroom.model.hierarchy.grids import GridEncoder, GridLadder
 from elbowroom.model.hierarchy.ladders import Ladder
 from elbowroom.model.latent import LatentModel, Pair
 from elbowroom.model.likelihoods import LIKELIHOODS, Gaussian, Likelihood
-from elbowroom.model.networks import MLP, ConvDecoder, ConvEncoder, Network, ResidualMLP
+from elbowroom.model.networks import Network
 from elbowroom.model.pixels.autoregressive import AutoregressivePixels
 from elbowroom.model.pixels.masked_convolutions import MaskedPixels
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, TopPrior, VampPrior
@@ -32,73 +30,15 @@ from elbowroom.model.quantizer import Codebook, EmbeddedCodes, NearestCodeGuide
 from elbowroom.names import CODE_GUIDES
 from elbowroom.running.build import DataFacts, pick_likelihood
 from elbowroom.running.build_hierarchy import build_hierarchical_guide, build_ladder, check_hierarchy
-from elbowroom.running.config import Config, ModelConfig, NetworkConfig
+from elbowroom.running.build_networks import NETWORKS
+from elbowroom.running.config import Config
+from elbowroom.running.model_config import ModelConfig
 from elbowroom.running.runtime import dtype_of
 from elbowroom.running.training_rows import check_codes, check_training_rows, refuse_constant
 
 __all__ = ["build_pair", "guide_name", "initialise"]
 
 _WITHOUT_GUIDE = {"naive", "mcem"}  # learners that by default have no guide
-
-
-def _mlp(
-    network: NetworkConfig, in_shape: tuple[int, ...], out_shape: tuple[int, ...], *, context_dim: int, decoder: bool
-) -> Network:
-    hidden = network.hidden[::-1] if decoder else network.hidden
-    return MLP(
-        in_shape,
-        out_shape,
-        hidden=hidden,
-        activation=network.activation,
-        batch_norm=network.batch_norm,
-        context_dim=context_dim,
-    )
-
-
-def _residual(
-    network: NetworkConfig, in_shape: tuple[int, ...], out_shape: tuple[int, ...], *, context_dim: int, decoder: bool
-) -> Network:
-    return ResidualMLP(
-        in_shape,
-        out_shape,
-        width=network.width,
-        blocks=network.blocks,
-        activation=network.activation,
-        batch_norm=network.batch_norm,
-        context_dim=context_dim,
-    )
-
-
-def _conv(
-    network: NetworkConfig, in_shape: tuple[int, ...], out_shape: tuple[int, ...], *, context_dim: int, decoder: bool
-) -> Network:
-    make = ConvDecoder if decoder else ConvEncoder
-    return make(
-        in_shape,
-        out_shape,
-        channels=network.channels[::-1] if decoder else network.channels,
-        activation=network.activation,
-        batch_norm=network.batch_norm,
-        context_dim=context_dim,
-    )
-
-
-def _grid(
-    network: NetworkConfig, in_shape: tuple[int, ...], out_shape: tuple[int, ...], *, context_dim: int, decoder: bool
-) -> Network:
-    settings: dict[str, Any] = {
-        "channels": network.width,
-        "blocks": network.blocks,
-        "dense": network.hidden[-1],
-        "patch": network.patch,
-        "context_dim": context_dim,
-    }
-    return (
-        GridLadder(in_shape[0], (), out_shape, **settings) if decoder else GridEncoder(in_shape, out_shape, **settings)
-    )
-
-
-_NETWORKS: dict[str, Callable[..., Network]] = {"mlp": _mlp, "residual": _residual, "conv": _conv, "grid": _grid}
 
 
 def build_pair(config: Config, facts: DataFacts, *, seed: int) -> Pair:
@@ -185,7 +125,7 @@ def _guide(
     else:
         kinds: dict[str, Any] = {**GUIDES, **FLOW_GUIDES}
         parameters = _space(model) if model.has_codes else kinds[name].parameter_shape(latent_dim)
-    network = _NETWORKS[model.encoder.kind](
+    network = NETWORKS[model.encoder.kind](
         model.encoder, transform.out_shape, parameters, context_dim=facts.context_dim, decoder=False
     )
     if codebook is not None:
@@ -219,6 +159,7 @@ def _likelihood_settings(model: ModelConfig, facts: DataFacts) -> dict[str, Any]
     settings: dict[str, dict[str, Any]] = {
         "gaussian": {"scale": model.scale},
         "discretized-logistic-mixture": {"components": model.components},
+        "colour-logistic-mixture": {"components": model.components},
         "categorical": {"num_categories": facts.num_categories},
     }
     return settings.get(pick_likelihood(model, facts.support), {})
@@ -253,7 +194,7 @@ def _decoder(model: ModelConfig, facts: DataFacts, codebook: Codebook | None) ->
         size = codebook.space.slots * codebook.dim
     else:
         size = _space(model).dim if model.has_codes else model.latent_dim
-    network = _NETWORKS[model.decoder.kind](
+    network = NETWORKS[model.decoder.kind](
         model.decoder, (size,), _decoder_shape(model, facts), context_dim=facts.context_dim, decoder=True
     )
     return network if codebook is None else EmbeddedCodes(codebook, network)

@@ -27,7 +27,11 @@ from elbowroom.model.priors import MixtureOfGaussians, StandardNormal
 LATENT = 3
 #: name -> class, options, (scale of the weights): far from linear, so that full Newton steps overshoot
 LIKELIHOODS = {
-    **{name: (kind, {}) for name, kind in likelihoods.LIKELIHOODS.items() if kind.normalized},
+    **{
+        name: (kind, {})
+        for name, kind in likelihoods.LIKELIHOODS.items()
+        if kind.normalized and kind.fisher_information is not Likelihood.fisher_information
+    },
     "gaussian": (likelihoods.Gaussian, {"scale": 0.1}),
     "gaussian-per-element": (likelihoods.Gaussian, {"scale": "per-element"}),
     "discretized-logistic-mixture": (likelihoods.DiscretizedLogisticMixture, {"components": 2}),

@@ -29,7 +29,11 @@ from elbowroom.model.oracles import quadrature_log_evidence
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, VampPrior
 
 LIKELIHOODS = {
-    **{name: (kind, {}) for name, kind in likelihoods.LIKELIHOODS.items() if kind.normalized},
+    **{
+        name: (kind, {})
+        for name, kind in likelihoods.LIKELIHOODS.items()
+        if kind.normalized and kind.fisher_information is not likelihoods.Likelihood.fisher_information
+    },
     "gaussian": (likelihoods.Gaussian, {"scale": 0.3}),
     "gaussian-per-element": (likelihoods.Gaussian, {"scale": "per-element"}),
     "discretized-logistic-mixture": (likelihoods.DiscretizedLogisticMixture, {"components": 2}),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from elbowroom.evaluation.results import Result
-from elbowroom.running.config import NetworkConfig
+from elbowroom.running.model_config import NetworkConfig
 from elbowroom.running.runs import Run
 
 # a figure is written the same way on the terminal and in a report
@@ -111,6 +111,10 @@ def network(settings: NetworkConfig) -> str:
         return f"MLP, hidden layers {'-'.join(map(str, settings.hidden))}, {settings.activation}{linear}{normed}"
     if settings.kind == "residual":
         return f"residual MLP, {settings.blocks} blocks of width {settings.width}, {settings.activation}{normed}"
+    if settings.kind == "pyramid":
+        levels = f"{'-'.join(map(str, settings.channels))} channels, {settings.blocks} residual blocks each"
+        kind = "no" if settings.normalization == "none" else settings.normalization
+        return f"pyramid, {levels}, {settings.activation}, {kind} normalisation"
     return f"convolutional, {'-'.join(map(str, settings.channels))} channels, {settings.activation}{normed}"
 
 

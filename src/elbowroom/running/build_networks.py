@@ -1,0 +1,101 @@
+"""Builds networks of every kind from a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from elbowroom.errors import ElbowroomError
+from elbowroom.model.hierarchy.grids import GridEncoder, GridLadder
+from elbowroom.model.networks import MLP, ConvDecoder, ConvEncoder, Network, ResidualMLP
+from elbowroom.model.pyramid import PyramidDecoder, PyramidEncoder
+from elbowroom.running.model_config import NetworkConfig
+
+__all__ = ["NETWORKS"]
+
+
+def _mlp(
+    network: NetworkConfig, in_shape: tuple[int, ...], out_shape: tuple[int, ...], *, context_dim: int, decoder: bool
+) -> Network:
+    hidden = network.hidden[::-1] if decoder else network.hidden
+    return MLP(
+        in_shape,
+        out_shape,
+        hidden=hidden,
+        activation=network.activation,
+        batch_norm=network.batch_norm,
+        context_dim=context_dim,
+    )
+
+
+def _residual(
+    network: NetworkConfig, in_shape: tuple[int, ...], out_shape: tuple[int, ...], *, context_dim: int, decoder: bool
+) -> Network:
+    return ResidualMLP(
+        in_shape,
+        out_shape,
+        width=network.width,
+        blocks=network.blocks,
+        activation=network.activation,
+        batch_norm=network.batch_norm,
+        context_dim=context_dim,
+    )
+
+
+def _conv(
+    network: NetworkConfig, in_shape: tuple[int, ...], out_shape: tuple[int, ...], *, context_dim: int, decoder: bool
+) -> Network:
+    make = ConvDecoder if decoder else ConvEncoder
+    return make(
+        in_shape,
+        out_shape,
+        channels=network.channels[::-1] if decoder else network.channels,
+        activation=network.activation,
+        batch_norm=network.batch_norm,
+        context_dim=context_dim,
+    )
+
+
+def _grid(
+    network: NetworkConfig, in_shape: tuple[int, ...], out_shape: tuple[int, ...], *, context_dim: int, decoder: bool
+) -> Network:
+    settings: dict[str, Any] = {
+        "channels": network.width,
+        "blocks": network.blocks,
+        "dense": network.hidden[-1],
+        "patch": network.patch,
+        "context_dim": context_dim,
+    }
+    return (
+        GridLadder(in_shape[0], (), out_shape, **settings) if decoder else GridEncoder(in_shape, out_shape, **settings)
+    )
+
+
+def _pyramid(
+    network: NetworkConfig, in_shape: tuple[int, ...], out_shape: tuple[int, ...], *, context_dim: int, decoder: bool
+) -> Network:
+    if network.batch_norm:
+        raise ElbowroomError(
+            "Batch normalisation was asked for in a pyramid, which normalises groups of channels or weights.",
+            "Give --model.encoder.normalization and --model.decoder.normalization group, weight or none instead.",
+        )
+    make = PyramidDecoder if decoder else PyramidEncoder
+    return make(
+        in_shape,
+        out_shape,
+        channels=network.channels[::-1] if decoder else network.channels,
+        blocks=network.blocks,
+        activation=network.activation,
+        normalization=network.normalization,
+        context_dim=context_dim,
+    )
+
+
+#: kind -> (settings, in_shape, out_shape, context_dim=…, decoder=…) to a network
+NETWORKS: dict[str, Callable[..., Network]] = {
+    "mlp": _mlp,
+    "residual": _residual,
+    "conv": _conv,
+    "grid": _grid,
+    "pyramid": _pyramid,
+}

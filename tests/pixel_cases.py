@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal
 
 from elbowroom.data.support import Support
 from elbowroom.model import likelihoods
-from elbowroom.model.conditional import Likelihood
+from elbowroom.model.conditional import Conditional, Likelihood
 from elbowroom.model.guides import DiagonalNormal, InputTransform
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.networks import MLP
@@ -94,3 +95,25 @@ def a_picture(likelihood: Likelihood, rows: int = 3, seed: int = 0) -> Tensor:
         case support:
             highest = {Support.BYTES: 256, Support.CATEGORIES: likelihood.num_parameters, Support.COUNTS: 9}[support]
             return torch.randint(highest, shape, generator=generator).double()
+
+
+class QuadratureGuide(Conditional):
+    """q(z | x), normal with the mean and the deviation of the posterior, for one latent."""
+
+    def __init__(self, model: LatentModel) -> None:
+        super().__init__()
+        self.model = model
+
+    @torch.no_grad()
+    def forward(self, given: Tensor | None, context: Tensor | None = None) -> Distribution:
+        assert given is not None
+        mean, second = posterior_moments(self.model, given)
+        return Independent(Normal(mean, (second - mean.square()).sqrt()), 1)
+
+
+@torch.no_grad()
+def posterior_moments(model: LatentModel, x: Tensor) -> tuple[Tensor, Tensor]:
+    """E[z | x] and E[z² | x] of one latent by quadrature, shape (batch, 1)."""
+    grid = torch.linspace(-7, 7, 201, dtype=torch.float64).reshape(-1, 1, 1)
+    weight = model.log_joint(x, grid.expand(-1, len(x), -1)).softmax(0).unsqueeze(-1)
+    return (weight * grid).sum(0), (weight * grid.square()).sum(0)

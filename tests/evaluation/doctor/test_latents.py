@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -15,6 +16,7 @@ from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.doctor.latents import latents_in_use
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.oracles import LinearGaussian
+from pixel_cases import QuadratureGuide, pixel_model
 
 
 def _inputs(strength: float, points: int) -> DoctorInput:
@@ -92,3 +94,40 @@ def test_a_decoder_that_is_deaf_stays_severe() -> None:
     deaf = LinearGaussian(torch.zeros(20, 2), torch.zeros(20), scale=1.0)
     (finding,) = latents_in_use(DoctorInput(deaf, inputs.guide, inputs.data, points=400))
     assert finding.severity == "severe" and "ignores z" in finding.title
+
+
+def _pixels(neighbours: float, features: float) -> DoctorInput:
+    """Pixels that depend on those before them and on z, each as strongly as said; q has the posterior's moments."""
+    model = pixel_model((4, 4))
+    pixels = model.likelihood.base.network
+    with torch.no_grad():
+        pixels.last.weight.mul_(0)
+        pixels.last.weight[:, 0] = 1
+        pixels.context.weight.mul_(0)
+        pixels.bias.mul_(0)
+        pixels.first.weight.mul_(0)[0, 0, -1, 2] = neighbours  # what is left of a pixel
+        pixels.first.bias.fill_(-neighbours / 2)
+        pixels.skip.weight.mul_(features)
+    x = model.sample(400, generator=torch.Generator().manual_seed(0)).x
+    data = load_data(x, test=0.5, support="binary").to(dtype=torch.float64)
+    return DoctorInput(model, QuadratureGuide(model), data, points=200)
+
+
+@pytest.mark.parametrize(
+    ("neighbours", "features", "severity", "title"),
+    [
+        (6.0, 3.0, "note", r"A local decoder: pixels are modelled by their neighbours, z carries 0\.\d nats"),
+        (6.0, 0.0, "severe", r"collapsed.*; pixels are modelled by their neighbours alone\."),
+        (0.0, 3.0, "note", r"All 1 latents are in use"),
+        (0.0, 0.0, "severe", r"carries no information about x\.$"),
+    ],
+)
+def test_a_local_decoder_is_told_from_a_collapsed_posterior(neighbours, features, severity, title) -> None:
+    (finding,) = latents_in_use(_pixels(neighbours, features))
+    assert finding.severity == severity
+    assert re.search(title, finding.title)
+    assert ("masked-layers" in finding.remedy) == (neighbours > 0 or features == 0)
+    assert ("local" in finding.title or "two sources" in finding.explanation) == (neighbours > 0)
+    rate, of_z, of_neighbours = (evidence.value for evidence in finding.evidence[1:])
+    assert (of_neighbours > 1) == (neighbours > 0)
+    assert (rate > 0.1) == (of_z > 0.1) == (features > 0)

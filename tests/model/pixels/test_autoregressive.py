@@ -224,3 +224,21 @@ def test_draws_of_the_prior_average_to_the_evidence():
     exact = oracles.quadrature_log_evidence(model, x)
     relative, stderr = mean_and_stderr((weights - exact).exp().T.reshape(-1))
     assert abs(relative - 1) < 4 * stderr
+
+
+@pytest.mark.slow
+@pytest.mark.cpp
+@pytest.mark.filterwarnings("ignore")  # the compiler warns of its own doings
+@pytest.mark.parametrize("base", ["bernoulli", "gaussian"])
+def test_densities_compile_as_one_graph(base):
+    torch._dynamo.reset()
+    model = pixel_model((4, 5), latent_dim=2, base=base)
+    x, z = a_picture(model.likelihood), torch.randn(2, 3, 2, generator=seeded(), dtype=torch.float64)
+    expected = model.log_likelihood(x, z)
+    found = torch.compile(model.log_likelihood, fullgraph=True)(x, z)
+    torch.testing.assert_close(found, expected)
+    weights = list(model.likelihood.parameters())
+    torch.testing.assert_close(torch.autograd.grad(found.sum(), weights), torch.autograd.grad(expected.sum(), weights))
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model.log_likelihood, fullgraph=True)(x, z), expected)
+    torch._dynamo.reset()

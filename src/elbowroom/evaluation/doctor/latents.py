@@ -119,7 +119,7 @@ _LOCAL = (
     "carries what they leave out: what is farther away than the receptive field, such as which object is shown. That "
     "is fewer nats than with independent pixels, at a higher log p(x). If they left out nothing, z would be unused."
 )
-_NARROWER = "Let a pixel see less (a lower --model.masked-layers, --model.masked-kernel 3), so that more is left for z."
+_NARROWER = "Let a pixel see less (--model.masked-layers 1, --model.masked-kernel 3), so that more is left for z."
 
 
 def _is_nothing(value: float, stderr: float) -> bool:

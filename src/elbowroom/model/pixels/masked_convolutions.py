@@ -4,10 +4,11 @@ r"""Masked convolutions: parameters of every pixel from the pixels before it, in
 
 row by row, with features v that a decoder computes from z. All :math:`\theta_i` of a given x take one pass:
 
-.. math::
-    h_1 &= W_1 * x + V v \\
-    h_l &= h_{l-1} + W_l * \mathrm{silu}(h_{l-1}), \qquad l = 2, \dots, L \\
-    \theta &= U \, \mathrm{silu}(h_L) + S v + b
+.. math:: h_1 = W_1 * x + V v
+
+.. math:: h_l = h_{l-1} + W_l * \mathrm{silu}(h_{l-1}), \qquad l = 2, \dots, L
+
+.. math:: \theta = U \, \mathrm{silu}(h_L) + S v + b
 
 where U, V and S act on one pixel at a time, and b is a constant for every parameter of every element. :math:`W_1` sees
 only what came before a pixel, the other W also the pixel itself, of which :math:`h_{l-1}` knows nothing more. The

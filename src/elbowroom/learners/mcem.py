@@ -102,7 +102,7 @@ class Mcem:
     Args:
         update: optimiser, schedule, clipping, moving average.
         e_step: the E-step, which makes the draws.
-        latent_dim: dimensions of z.
+        latent_dim: dimensions of z; None for as many as the decoder's input has.
         positions: of the training examples in the data set, ascending, int64, for persistent chains; None for a stream.
         draws: draws of each chain per visit, at the beginning.
         growth_per_step: draws added per step, rounded down in total.
@@ -118,7 +118,7 @@ class Mcem:
     name: ClassVar[str] = "laplace-is"
     update: Update
     e_step: EStep
-    latent_dim: int
+    latent_dim: int | None
     positions: Tensor | None
     draws: int = 1
     growth_per_step: float = 0.0
@@ -143,7 +143,8 @@ class Mcem:
         chains = None
         if self.e_step.start == "persistent":
             assert self.positions is not None  # see __post_init__
-            like = torch.zeros(self.latent_dim, dtype=weight.dtype, device=weight.device)
+            latent_dim = self.latent_dim or pair.model.likelihood.network.in_shape[0]
+            like = torch.zeros(latent_dim, dtype=weight.dtype, device=weight.device)
             dense = self.e_step.resolved(pair.model).metric == "gauss-newton"
             chains = ChainStore(self.positions, self.e_step.chains, like, dense=dense, folder=self.scratch)
         unknown = torch.tensor(torch.nan, dtype=torch.float64)

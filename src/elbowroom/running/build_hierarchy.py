@@ -12,9 +12,9 @@ from elbowroom.model.hierarchy.ladders import Ladder, VectorLadder
 from elbowroom.model.networks import MLP, Network
 from elbowroom.running.config import ModelConfig, NetworkConfig
 
-__all__ = ["build_hierarchical_guide", "build_ladder", "check_hierarchy"]
+__all__ = ["HIERARCHICAL_GUIDES", "build_hierarchical_guide", "build_ladder", "check_hierarchy"]
 
-_HIERARCHICAL_GUIDES = {"top-down", "bottom-up"}
+HIERARCHICAL_GUIDES = frozenset({"top-down", "bottom-up"})
 
 
 def check_hierarchy(model: ModelConfig, guide: str) -> None:
@@ -25,10 +25,10 @@ def check_hierarchy(model: ModelConfig, guide: str) -> None:
             has no hierarchy.
     """
     if not model.groups:
-        if guide in _HIERARCHICAL_GUIDES:
+        if guide in HIERARCHICAL_GUIDES:
             raise ElbowroomError(
                 f"The guide {guide} goes through the groups of a hierarchy, but the model has one group of latents.",
-                "Give --model.groups, for instance --model.groups '[4, 4]', or --model.guide diagonal.",
+                "Give the latents of the groups below the top one, such as --model.groups 4,4, or --model.guide diagonal.",
             )
         return
     if model.has_codes or model.prior == "vamp":
@@ -44,7 +44,7 @@ def check_hierarchy(model: ModelConfig, guide: str) -> None:
         )
     if guide == "none":
         return
-    if guide not in {*_HIERARCHICAL_GUIDES, *GUIDES}:
+    if guide not in {*HIERARCHICAL_GUIDES, *GUIDES}:
         raise ElbowroomError(
             f"The guide {guide} was asked for in a hierarchy.", "Give --model.guide top-down or bottom-up."
         )

@@ -28,7 +28,12 @@ from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, TopPrior,
 from elbowroom.model.quantizer import Codebook, EmbeddedCodes, NearestCodeGuide
 from elbowroom.names import CODE_GUIDES
 from elbowroom.running.build import DataFacts, pick_likelihood
-from elbowroom.running.build_hierarchy import build_hierarchical_guide, build_ladder, check_hierarchy
+from elbowroom.running.build_hierarchy import (
+    HIERARCHICAL_GUIDES,
+    build_hierarchical_guide,
+    build_ladder,
+    check_hierarchy,
+)
 from elbowroom.running.config import Config, ModelConfig, NetworkConfig
 from elbowroom.running.runtime import dtype_of
 from elbowroom.running.training_rows import check_codes, check_training_rows, refuse_constant
@@ -180,7 +185,7 @@ def _guide(
         shift=torch.zeros(facts.event_shape) if real else None,
         scale=torch.ones(facts.event_shape) if real else None,
     )
-    if ladder is not None and name in ("top-down", "bottom-up"):
+    if ladder is not None and name in HIERARCHICAL_GUIDES:
         return build_hierarchical_guide(model, name, ladder, transform, facts.context_dim)
     latent_dim = model.latent_dim if ladder is None else sum(ladder.sizes)
     parameters: tuple[int, ...]

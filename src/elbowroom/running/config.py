@@ -176,7 +176,7 @@ class ModelConfig(Section):
 
     latent_dim: Annotated[int, Field(gt=0)] = 20
     """Dimensions of z; for codes, z has a number for each code of each slot instead."""
-    groups: tuple[Annotated[int, Field(gt=0)], ...] = ()
+    groups: Widths = ()
     """A hierarchy: latents of each group below the top one, which has latent_dim; with a decoder on a grid, channels
     of each group, which has so many latents at every place of the grid."""
     group_hidden: Widths = (100,)

@@ -127,7 +127,8 @@ def normals_of(q: Distribution) -> Normals:
             return Normals(base.loc, torch.diag_embed(base.scale))
     raise ElbowroomError(
         f"The guide's q(z | x) is a {type(q).__name__}, but only a normal one can be compared with the optimal normal.",
-        "Give guide=None, which starts at the prior's mean and compares with nothing, or a guide that is normal.",
+        "Compare the ELBO with an estimate of log p(x), as --methods elbo,laplace-is does; with guide=None, "
+        "optimal_gaussian starts at the prior's mean and compares with nothing.",
     )
 
 

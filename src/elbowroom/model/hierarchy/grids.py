@@ -275,4 +275,5 @@ def started_small(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 def _channels_last(pictures: Tensor) -> Tensor:
-    return pictures.contiguous(memory_format=torch.channels_last)
+    # as contiguous(memory_format=torch.channels_last), which vmap lacks
+    return pictures.movedim(1, -1).contiguous().movedim(-1, 1)

@@ -16,7 +16,7 @@ from typing import Any
 from elbowroom import __version__
 from elbowroom.memory import in_words
 from elbowroom.running.build_pair import guide_name
-from elbowroom.running.config import Config
+from elbowroom.running.config import Config, ModelConfig
 from elbowroom.running.diagnosis import FILE, Checkup, read_checkup
 from elbowroom.running.runs import Run
 from elbowroom.showing import plots
@@ -62,6 +62,8 @@ _PRIORS = {
 _GUIDES = {
     "diagonal": "normal, diagonal",
     "full": "normal, full covariance",
+    "top-down": "normal groups, from the top down with the decoder",
+    "bottom-up": "normal groups, from the bottom up",
     "categorical": "categorical, a factor for each slot",
     "nearest-code": "by distance to the vectors of a codebook",
     "none": "none",
@@ -127,7 +129,7 @@ def _pictures(run: Run, history: Sequence[dict[str, Any]], seed: int) -> list[Re
             latent.append((partial(figures.code_examples, run), "Examples of codes"))
             latent.append((partial(figures.code_swaps, run), "What codes do"))
     elif is_image:
-        if run.config.model.latent_dim == 2:
+        if run.config.model.latent_dim == 2 and not run.config.model.groups:
             latent.append((partial(figures.manifold, run), "Means over the latent plane"))
         if run.has_guide:
             latent.append((partial(figures.traversals, run), "Traversals"))
@@ -201,7 +203,7 @@ def _model(run: Run) -> FactList:
     settings = run.config.model
     guide = guide_name(run.config)
     rows = {
-        **({"codes": settings.latents} if settings.has_codes else {"latent dimensions": str(settings.latent_dim)}),
+        **_latents(settings),
         "prior p(z)": _prior(run),
         "likelihood p(x | z)": run.model.likelihood.name + ("" if run.normalized else " (not a likelihood)"),
         "decoder": network(settings.decoder),
@@ -210,6 +212,13 @@ def _model(run: Run) -> FactList:
         "parameters": f"{sum(parameter.numel() for parameter in run.pair.parameters()):,}",
     }
     return FactList("Model", tuple(rows.items()))
+
+
+def _latents(settings: ModelConfig) -> dict[str, str]:
+    """The line about the latents."""
+    if settings.has_codes:
+        return {"codes": settings.latents}
+    return {"latent dimensions": settings.latents if settings.groups else str(settings.latent_dim)}
 
 
 def _training(settings: Config) -> FactList:

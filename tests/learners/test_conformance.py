@@ -31,6 +31,7 @@ DATA, DIM, LATENT, CONTEXT = 24, 6, 2, 3
 
 CODES = {"prior": "unigram", "slots": 3, "codes": 4, "code_dim": 2}
 FLOWS = {"prior_width": 4, "prior_transforms": 1, "guide_width": 4, "guide_transforms": 1}
+HIERARCHY = {"groups": [2, 1], "group_hidden": [3], "prior": "mixture", "prior_components": 3}
 VQ = {"model": CODES, "vq": {"reconstruction_share": 0.1, "prior_share": 0.1, "joint_rate": 1.0}}
 
 #: learner, or a way of using it -> its settings and the names of what a step reports
@@ -38,6 +39,11 @@ CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
     "aevb": ({}, {"elbo", "reconstruction", "kl"}),
     "aevb, iwae": ({"objective": {"name": "iwae", "num_samples": 3}}, {"iwae", "elbo", "ess"}),
     "aevb, flows": ({"model": FLOWS | {"prior": "maf", "guide": "iaf"}}, {"elbo", "reconstruction", "kl"}),
+    "aevb, top-down": ({"model": HIERARCHY}, {"elbo", "reconstruction", "kl", "kl_1", "kl_2", "kl_3"}),
+    "aevb, bottom-up": (
+        {"model": HIERARCHY | {"guide": "bottom-up"}, "objective": {"name": "iwae", "estimator": "dreg"}},
+        {"iwae", "elbo", "ess"},
+    ),
     "naive": ({"objective": {"num_samples": 4}}, {"naive", "elbo", "ess"}),
     "wake-sleep": ({"objective": {"num_samples": 2}}, {"elbo", "wake", "sleep"}),
     "wake-sleep, flows": (
@@ -45,6 +51,7 @@ CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"elbo", "wake", "sleep"},
     ),
     "mcem": ({}, {"log_joint", "acceptance", "divergent"}),
+    "mcem, hierarchy": ({"model": HIERARCHY}, {"log_joint", "acceptance", "divergent"}),
     "mcem, nuts": ({"mcem": {"sampler": "nuts", "metric": "identity"}}, {"log_joint", "acceptance", "divergent"}),
     "mcem, from the prior": (
         {"mcem": {"start": "prior", "metric": "identity"}},
@@ -63,6 +70,7 @@ CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"elbo", "reconstruction", "kl"},
     ),
     "svi": ({}, {"elbo"}),
+    "svi, top-down": ({"model": HIERARCHY | {"guide": "top-down"}}, {"elbo"}),
     "svi, renyi": ({"svi": {"elbo": "renyi", "num_particles": 3}}, {"iwae"}),
 }
 
@@ -340,6 +348,7 @@ BEST: dict[str, tuple[dict[str, Any], int]] = {
     "naive": ({"objective": {"num_samples": 300}}, 150),
     "wake-sleep": ({"objective": {"num_samples": 4}} | FULL, 500),
     "mcem": ({"mcem": {"chains": 2}}, 250),
+    "mcem, hierarchy": ({"model": HIERARCHY}, {"log_joint", "acceptance", "divergent"}),
     "mcem, nuts": ({"mcem": {"sampler": "nuts"}}, 200),
     "mcem, identity": ({"mcem": {"metric": "identity"}}, 250),
     "mcem, nuts, identity": ({"mcem": {"sampler": "nuts", "metric": "identity"}}, 400),

@@ -36,6 +36,7 @@ from elbowroom.learners.learner import StepInfo, TrainingState
 from elbowroom.learners.update import Update
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import Pair
+from elbowroom.model.networks import Network
 from elbowroom.model.noise import NoiseSource
 
 __all__ = ["Mcem", "McemState", "m_step_terms"]
@@ -102,7 +103,7 @@ class Mcem:
     Args:
         update: optimiser, schedule, clipping, moving average.
         e_step: the E-step, which makes the draws.
-        latent_dim: dimensions of z.
+        latent_dim: dimensions of z; None for as many as the decoder's input has.
         positions: of the training examples in the data set, ascending, int64, for persistent chains; None for a stream.
         draws: draws of each chain per visit, at the beginning.
         growth_per_step: draws added per step, rounded down in total.
@@ -118,7 +119,7 @@ class Mcem:
     name: ClassVar[str] = "laplace-is"
     update: Update
     e_step: EStep
-    latent_dim: int
+    latent_dim: int | None
     positions: Tensor | None
     draws: int = 1
     growth_per_step: float = 0.0
@@ -143,7 +144,8 @@ class Mcem:
         chains = None
         if self.e_step.start == "persistent":
             assert self.positions is not None  # see __post_init__
-            like = torch.zeros(self.latent_dim, dtype=weight.dtype, device=weight.device)
+            latent_dim = self.latent_dim or _latents(pair)
+            like = torch.zeros(latent_dim, dtype=weight.dtype, device=weight.device)
             dense = self.e_step.resolved(pair.model).metric == "gauss-newton"
             chains = ChainStore(self.positions, self.e_step.chains, like, dense=dense, folder=self.scratch)
         unknown = torch.tensor(torch.nan, dtype=torch.float64)
@@ -184,3 +186,10 @@ class Mcem:
         """log p(x) of each example by importance sampling around the mode of the posterior, which needs no guide."""
         found = laplace_evidence(pair.model, pair.guide, batch, k=_MEASURED_WITH, starts=2, generator=generator)
         return {self.name: found.log_evidence}
+
+
+def _latents(pair: Pair) -> int:
+    """Dimensions of z, which the decoder reads."""
+    network = pair.model.likelihood.network
+    assert isinstance(network, Network)
+    return network.in_shape[0]

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from elbowroom.errors import ElbowroomError
 from elbowroom.model.guides import GUIDES, Guide, InputTransform
 from elbowroom.model.hierarchy.grids import GridFeatures, GridLadder
-from elbowroom.model.hierarchy.guides import BottomUpGuide, GridRecognition, TopDownGuide, VectorRecognition
+from elbowroom.model.hierarchy.guides import BottomUpGuide, GridRecognition, TopDownGuide, VectorRecognition, no_way_up
 from elbowroom.model.hierarchy.ladders import Ladder, VectorLadder
 from elbowroom.model.networks import MLP, Network
 from elbowroom.running.model_config import ModelConfig, NetworkConfig
 
-__all__ = ["build_hierarchical_guide", "build_ladder", "check_hierarchy"]
+__all__ = ["HIERARCHICAL_GUIDES", "build_hierarchical_guide", "build_ladder", "check_hierarchy"]
 
-_HIERARCHICAL_GUIDES = {"top-down", "bottom-up"}
+HIERARCHICAL_GUIDES = frozenset({"top-down", "bottom-up"})
 
 
 def check_hierarchy(model: ModelConfig, guide: str) -> None:
@@ -22,13 +22,13 @@ def check_hierarchy(model: ModelConfig, guide: str) -> None:
 
     Raises:
         ElbowroomError: a guide of a hierarchy without groups; codes or a Vamp prior with groups; a kind of network that
-            has no hierarchy.
+            has no hierarchy; encoder and decoder that do not fit each other.
     """
     if not model.groups:
-        if guide in _HIERARCHICAL_GUIDES:
+        if guide in HIERARCHICAL_GUIDES:
             raise ElbowroomError(
                 f"The guide {guide} goes through the groups of a hierarchy, but the model has one group of latents.",
-                "Give --model.groups, for instance --model.groups '[4, 4]', or --model.guide diagonal.",
+                "Give the latents of the groups below the top one (--model.groups 4,4), or --model.guide diagonal.",
             )
         return
     if model.has_codes or model.prior == "vamp":
@@ -44,15 +44,30 @@ def check_hierarchy(model: ModelConfig, guide: str) -> None:
         )
     if guide == "none":
         return
-    if guide not in {*_HIERARCHICAL_GUIDES, *GUIDES}:
+    if guide not in {*HIERARCHICAL_GUIDES, *GUIDES}:
         raise ElbowroomError(
             f"The guide {guide} was asked for in a hierarchy.", "Give --model.guide top-down or bottom-up."
         )
-    if guide == "top-down" and model.encoder.kind not in (model.decoder.kind, "residual"):
+    if guide in HIERARCHICAL_GUIDES:
+        _check_networks(model, guide)
+
+
+def _check_networks(model: ModelConfig, guide: str) -> None:
+    """Refuses an encoder that does not fit the decoder, with whose state the guide computes."""
+    encoder, decoder = model.encoder, model.decoder
+    if guide == "bottom-up" and decoder.kind == "grid":
+        raise no_way_up()
+    if encoder.kind != decoder.kind:
         raise ElbowroomError(
-            f"A guide from the top down reads the decoder's state, but encoder ({model.encoder.kind}) and decoder "
-            f"({model.decoder.kind}) are of two kinds.",
-            f"Give --model.encoder.kind {model.decoder.kind}.",
+            f"The guide {guide} computes with the decoder, but encoder ({encoder.kind}) and decoder ({decoder.kind}) "
+            "are of two kinds.",
+            f"Give --model.encoder.kind {decoder.kind}.",
+        )
+    if decoder.kind == "grid" and encoder.patch != decoder.patch:
+        raise ElbowroomError(
+            f"The guide {guide} reads the decoder's state place by place, but the encoder has patches of "
+            f"{encoder.patch} × {encoder.patch} pixels and the decoder of {decoder.patch} × {decoder.patch}.",
+            f"Give --model.encoder.patch {decoder.patch}.",
         )
 
 

@@ -24,6 +24,7 @@ from elbowroom.learners.update import SCHEDULES, Update
 from elbowroom.learners.vq import Vq, no_stages
 from elbowroom.learners.wakesleep import WakeSleep
 from elbowroom.names import EstimatorName
+from elbowroom.running.build_hierarchy import HIERARCHICAL_GUIDES
 from elbowroom.running.build_pair import guide_name
 from elbowroom.running.config import Config, ObjectiveConfig
 
@@ -172,6 +173,7 @@ def _wake_sleep(config: Config, update: Update, length: RunLength, execution: Ex
             "Wake-sleep trains model and guide separately, but a nearest-code guide and a decoder learn one codebook.",
             "Use --model.guide categorical, a fixed --model.codebook fsq, or --train.learner vq.",
         )
+    _check_apart(config, "Wake-sleep")
     return WakeSleep(update=update, num_samples=config.objective.num_samples, execution=execution)
 
 
@@ -187,6 +189,7 @@ def _mcem(config: Config, update: Update, length: RunLength, execution: Executio
             f"model are codes ({config.model.latents}).",
             "Use --train.learner aevb with --model.guide categorical, or --train.learner vq.",
         )
+    _check_apart(config, "Monte Carlo EM")
     m = config.mcem
     if m.growth and length.steps_per_epoch is None:
         raise ElbowroomError("A stream has no epochs, so mcem.growth has no meaning.", "Set it to 0.")
@@ -198,7 +201,7 @@ def _mcem(config: Config, update: Update, length: RunLength, execution: Executio
     return Mcem(
         update=update,
         e_step=EStep(**settings),
-        latent_dim=config.model.latent_dim,
+        latent_dim=None if config.model.groups else config.model.latent_dim,
         positions=length.positions,
         draws=m.draws,
         growth_per_step=m.growth / (length.steps_per_epoch or 1),
@@ -207,6 +210,16 @@ def _mcem(config: Config, update: Update, length: RunLength, execution: Executio
         scratch=length.scratch if m.storage == "disk" else None,
         execution=execution,
     )
+
+
+def _check_apart(config: Config, learner: str) -> None:
+    """Refuses a guide that reads the decoder's weights, where model and guide are trained by different objectives."""
+    guide = guide_name(config)
+    if guide in HIERARCHICAL_GUIDES:
+        raise ElbowroomError(
+            f"{learner} trains model and guide separately, but the guide {guide} computes with the decoder's weights.",
+            "Use --model.guide diagonal, or --train.learner aevb.",
+        )
 
 
 def _svi(config: Config, update: Update, length: RunLength, execution: Execution) -> Learner:

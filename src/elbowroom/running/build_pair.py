@@ -29,7 +29,12 @@ from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, TopPrior,
 from elbowroom.model.quantizer import Codebook, EmbeddedCodes, NearestCodeGuide
 from elbowroom.names import CODE_GUIDES
 from elbowroom.running.build import DataFacts, pick_likelihood
-from elbowroom.running.build_hierarchy import build_hierarchical_guide, build_ladder, check_hierarchy
+from elbowroom.running.build_hierarchy import (
+    HIERARCHICAL_GUIDES,
+    build_hierarchical_guide,
+    build_ladder,
+    check_hierarchy,
+)
 from elbowroom.running.build_networks import NETWORKS
 from elbowroom.running.config import Config
 from elbowroom.running.model_config import ModelConfig
@@ -116,7 +121,7 @@ def _guide(
     model: ModelConfig, name: str, facts: DataFacts, codebook: Codebook | None, ladder: Ladder | None
 ) -> Conditional:
     transform = _transform(facts)
-    if ladder is not None and name in ("top-down", "bottom-up"):
+    if ladder is not None and name in HIERARCHICAL_GUIDES:
         return build_hierarchical_guide(model, name, ladder, transform, facts.context_dim)
     latent_dim = model.latent_dim if ladder is None else sum(ladder.sizes)
     parameters: tuple[int, ...]

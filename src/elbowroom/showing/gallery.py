@@ -211,9 +211,9 @@ def manifold(run: Run, r: int = 20, *, context: Any = None) -> Figure:
     """
     _needs_images(run)
     run.model.require_real("A manifold", _CODES_SHOWN)
-    if run.config.model.latent_dim != 2:
+    if run.config.model.latent_dim != 2 or run.config.model.groups:
         raise ElbowroomError(
-            f"A manifold needs 2 latent dimensions, but this model has {run.config.model.latent_dim}.",
+            f"A manifold needs 2 latent dimensions, but this model has {run.config.model.latents}.",
             "Train with --model.latent-dim 2.",
         )
     note = _note(run, context)

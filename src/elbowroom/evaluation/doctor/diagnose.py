@@ -7,6 +7,7 @@ check                        asks
 ``likelihood_fits``          is p(x | z) a density over such data, and is its noise as large as theirs?
 ``finished``                 had the bound stopped rising when training ended?
 ``latents_in_use``           does z carry information about x, and does the decoder use it?
+``groups_in_use``            which groups of a hierarchy carry information about x?
 ``generalises``              are decoder and encoder as good on held-out data?
 ``amortisation``             what does the encoder lose against a q that is fitted to each example by itself?
 ``calibration``              is q(z | x) as wide as the posterior, on data simulated from the model?
@@ -19,7 +20,8 @@ check                        asks
 ``deterministic_bound``      how far is log p(x) above the bound from the most likely codes alone?
 ============================ ==========================================================================================
 
-Amortisation, calibration and holes are about latents that are real vectors, and the last four about codes.
+Groups are those of hierarchies. Amortisation, calibration and holes are about latents that are real vectors, and the
+last four about codes.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from dataclasses import dataclass, field
 import torch
 
 from elbowroom.errors import ElbowroomError, did_you_mean
-from elbowroom.evaluation.doctor import codes, guide, latents, likelihood, prior, training
+from elbowroom.evaluation.doctor import codes, groups, guide, latents, likelihood, prior, training
 from elbowroom.evaluation.doctor.examination import Check, Examination, Studies
 from elbowroom.evaluation.doctor.findings import Finding
 from elbowroom.evaluation.doctor.inputs import DoctorInput
@@ -46,6 +48,7 @@ CHECKS: dict[str, Check] = {
     "likelihood_fits": likelihood.likelihood_fits,
     "finished": training.finished,
     "latents_in_use": latents.latents_in_use,
+    "groups_in_use": groups.groups_in_use,
     "generalises": training.generalises,
     "amortisation": guide.amortisation,
     "calibration": guide.calibration,
@@ -97,7 +100,8 @@ def default_checks(model: LatentModel) -> list[str]:
         >>> "holes" in default_checks(oracles.ppca(dim=8, latent_dim=2, seed=0)[0])
         True
     """
-    return [name for name in CHECKS if name not in _OF_OTHERS[model.latent_support]]
+    left_out = _OF_OTHERS[model.latent_support] | (frozenset() if groups.group_sizes(model) else {"groups_in_use"})
+    return [name for name in CHECKS if name not in left_out]
 
 
 def diagnose(

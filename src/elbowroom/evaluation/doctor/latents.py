@@ -16,7 +16,7 @@ from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel, evaluation_mode
 from elbowroom.numerics import mean_and_stderr
 
-__all__ = ["latents_in_use", "samples_and_means"]
+__all__ = ["is_nothing", "latents_in_use", "samples_and_means"]
 
 _NOTHING = 0.1  # nats: a KL or a gain below it counts as nothing
 _LITTLE = 0.5  # nats: with CERTAIN_Z standard errors added, what counts as nothing still has to lie below this
@@ -122,7 +122,8 @@ _LOCAL = (
 _NARROWER = "Let a pixel see less (--model.masked-layers 1, --model.masked-kernel 3), so that more is left for z."
 
 
-def _is_nothing(value: float, stderr: float) -> bool:
+def is_nothing(value: float, stderr: float) -> bool:
+    """Whether a KL or a gain counts as nothing."""
     return value < _NOTHING and value + CERTAIN_Z * stderr < _LITTLE
 
 
@@ -145,9 +146,9 @@ def _in_use(
     active: int, latent_dim: int, rate: tuple[float, float], gain: tuple[float, float], points: int, words: _Words
 ) -> tuple[Severity, str, str]:
     """Severity, title and remedy; ``rate`` and ``gain`` with their standard errors."""
-    if active == 0 or _is_nothing(*rate):
+    if active == 0 or is_nothing(*rate):
         return "severe", "The posterior has collapsed: the encoder's z carries no information about x.", words.wake
-    if _is_nothing(*gain):
+    if is_nothing(*gain):
         return "severe", "The decoder ignores z: with the z of another example it is as good.", words.wake
     if gain[0] < _NOTHING or rate[0] < _NOTHING:
         title = f"{points} examples are too few to decide whether z carries information about x."

@@ -21,7 +21,7 @@ from elbowroom.model.networks import MLP, Network
 from elbowroom.model.sequential_normal import Choose, Coordinates, ResidualNormal, Rows, SequentialNormal
 from elbowroom.numerics import bounded
 
-__all__ = ["BottomUpGuide", "GridRecognition", "Recognition", "TopDownGuide", "VectorRecognition"]
+__all__ = ["BottomUpGuide", "GridRecognition", "Recognition", "TopDownGuide", "VectorRecognition", "no_way_up"]
 
 _LOG_SCALES = (-6.0, 3.0)  # least and largest log σ of a guide
 
@@ -194,10 +194,7 @@ class BottomUpGuide(Guide):
         transform: InputTransform | None = None,
     ) -> None:
         if not isinstance(ladder, VectorLadder):
-            raise ElbowroomError(
-                "A guide from the bottom up was asked for, but its groups are on a grid.",
-                "Use --model.guide top-down, or vectors: --model.decoder.kind mlp.",
-            )
+            raise no_way_up()
         super().__init__(network, sum(ladder.sizes), transform, (2, ladder.sizes[-1]))
         self.ladder = ladder
         self.conditionals = nn.ModuleList(
@@ -238,6 +235,14 @@ class BottomUpGuide(Guide):
         z = choose(*_normal(output.flatten(-2), output))
         for conditional in self.conditionals:
             z = choose(*_normal(conditional(z, context), z))
+
+
+def no_way_up() -> ElbowroomError:
+    """There is no guide from the bottom up on a grid."""
+    return ElbowroomError(
+        "A guide from the bottom up was asked for, but its groups are on a grid.",
+        "Use --model.guide top-down, or vectors: --model.decoder.kind mlp.",
+    )
 
 
 def _residuals(ladder: VectorLadder, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from elbowroom.model.pixels.autoregressive import AutoregressivePixels
 from elbowroom.running.build_pair import guide_name
 from elbowroom.running.config import Config
 from elbowroom.running.diagnosis import FILE, Checkup, read_checkup
+from elbowroom.running.model_config import ModelConfig
 from elbowroom.running.runs import Run
 from elbowroom.showing import plots
 from elbowroom.showing.report import figures
@@ -68,6 +69,8 @@ _GUIDES = {
     "full": "normal, full covariance",
     "iaf": "inverse autoregressive flow",
     "nsf": "neural spline flow",
+    "top-down": "normal groups, from the top down with the decoder",
+    "bottom-up": "normal groups, from the bottom up",
     "categorical": "categorical, a factor for each slot",
     "nearest-code": "by distance to the vectors of a codebook",
     "none": "none",
@@ -133,7 +136,7 @@ def _pictures(run: Run, history: Sequence[dict[str, Any]], seed: int) -> list[Re
             latent.append((partial(figures.code_examples, run), "Examples of codes"))
             latent.append((partial(figures.code_swaps, run), "What codes do"))
     elif is_image:
-        if run.config.model.latent_dim == 2:
+        if run.config.model.latent_dim == 2 and not run.config.model.groups:
             latent.append((partial(figures.manifold, run), "Means over the latent plane"))
         if run.has_guide:
             latent.append((partial(figures.traversals, run), "Traversals"))
@@ -209,7 +212,7 @@ def _model(run: Run) -> FactList:
     settings = run.config.model
     guide = guide_name(run.config)
     rows = {
-        **({"codes": settings.latents} if settings.has_codes else {"latent dimensions": str(settings.latent_dim)}),
+        **_latents(settings),
         "prior p(z)": _prior(run),
         "likelihood p(x | z)": run.model.likelihood.name + ("" if run.normalized else " (not a likelihood)"),
         **_pixels(run),
@@ -229,6 +232,13 @@ def _pixels(run: Run) -> dict[str, str]:
     layers, side = settings.masked_layers, likelihood.receptive_field
     convolutions = f"{layers} masked convolution{'s' * (layers > 1)} of {settings.masked_width} channels"
     return {"pixels": f"each given those before it, within {side} × {side} around it: {convolutions}"}
+
+
+def _latents(settings: ModelConfig) -> dict[str, str]:
+    """The line about the latents."""
+    if settings.has_codes:
+        return {"codes": settings.latents}
+    return {"latent dimensions": settings.latents if settings.groups else str(settings.latent_dim)}
 
 
 def _training(settings: Config) -> FactList:

@@ -143,6 +143,19 @@ def test_the_output_starts_at_its_bias():
     torch.testing.assert_close(after - before, values.unsqueeze(0))
 
 
+@pytest.mark.parametrize("parameters", [1, 2, 5])
+def test_training_starts_near_independent_pixels_whose_parameters_are_the_features(parameters):
+    torch.manual_seed(0)
+    shape = (3, 4, 4)
+    transform = InputTransform(Support.BINARY, shape)
+    pixels = MaskedPixels((parameters, *shape), features=2, transform=transform, width=8)
+    features = random(1, 2, *shape).float()
+    with torch.no_grad():
+        found = pixels((random(1, *shape) > 0).float(), features)[0]
+    for number in range(parameters):
+        assert (found[number] - features[0, number % 2]).abs().max() < 0.2
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -43,7 +43,7 @@ __all__ = ["Cache", "MaskedConv2d", "MaskedPixels", "of_pixel"]
 _Part = TypeVar("_Part", bound=nn.Module)
 
 _FIRST_KERNEL = 7
-_SMALL = 0.1  # of the last layer's initial weights, so that training starts near independent pixels
+_SMALL = 0.1  # of U's initial weights, so that training starts near independent pixels
 
 
 class MaskedConv2d(nn.Conv2d):
@@ -156,6 +156,9 @@ class MaskedPixels(NetworkPart):
         self.widest = max(seen, given, made, width) * height * columns
         with torch.no_grad():
             self.last.weight.mul_(_SMALL)
+            # S starts with parameter p being feature p, in turn where there are more parameters
+            repeated = torch.arange(made) % given
+            self.skip.weight.zero_()[torch.arange(made), repeated] = 1.0
 
     @property
     def receptive_field(self) -> int:

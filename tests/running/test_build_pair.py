@@ -97,6 +97,34 @@ def test_every_combination_builds_trains_and_comes_back(
     assert again.model.likelihood.name == likelihood
 
 
+@pytest.mark.parametrize("normalization", ["group", "weight"])
+def test_a_pyramid_builds_trains_and_comes_back(normalization: str, out: Path) -> None:
+    net = {"kind": "pyramid", "channels": [4, 6], "blocks": 1, "normalization": normalization}
+    settings = _settings("colour-logistic-mixture", "normal", "diagonal", "conv")
+    settings["model"] |= {"encoder": net, "decoder": net}
+    run = tiny(DATA["colour-logistic-mixture"][0], out, train={"steps": 2, "batch_size": 16}, **settings)
+    x = next(iter(run.dataset().batches("test", 8))).x
+    assert torch.equal(run.guide(x).mean, load(out, data=DATA["colour-logistic-mixture"][0]).guide(x).mean)
+    assert run.model.likelihood.network.levels[0].convolutions[2].in_channels == 6  # the smallest picture is the first
+
+
+def test_batch_normalisation_of_a_pyramid_is_refused(out: Path) -> None:
+    net = {"kind": "pyramid", "channels": [4], "batch_norm": True}
+    with pytest.raises(ElbowroomError, match=r"Batch normalisation(.|\n)*normalization"):
+        tiny(DATA["bernoulli"][0], out, data={"binarization": "dynamic", "test": 8}, model={"encoder": net})
+
+
+def test_a_missing_channel_is_refused_before_training(out: Path) -> None:
+    x = DATA["colour-logistic-mixture"][0].float()
+    x[3, 1, 2, 2] = torch.nan
+    settings = _settings("colour-logistic-mixture", "normal", "diagonal", "mlp")
+    settings["data"] |= {"missing": "mask", "test": 0}
+    with pytest.raises(ElbowroomError, match="missing of 1 of 640 pixels"):
+        tiny(x, out, **settings)
+    x[3, :, 2, 2] = torch.nan  # the whole pixel
+    assert math.isfinite(tiny(x, out, train={"steps": 2, "batch_size": 16}, **settings).history[0]["elbo"])
+
+
 def test_pseudo_inputs_between_categories_are_refused(out: Path) -> None:
     with pytest.raises(ElbowroomError, match="VampPrior"):
         tiny(DATA["categorical"][0], out, **_settings("categorical", "vamp", "diagonal", "mlp"))

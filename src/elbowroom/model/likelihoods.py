@@ -349,7 +349,8 @@ class ColourLogisticMixture(Likelihood):
         partial = mask.any(axis) & ~mask.all(axis)
         if bool(partial.any()):
             raise ElbowroomError(
-                f"{int(partial.sum()):,} pixels miss one or two of their channels, but these depend on each other.",
+                f"One or two channels are missing of {int(partial.sum()):,} of {partial.numel():,} pixels, but the "
+                "channels of a pixel depend on each other.",
                 "Mark all channels of such pixels as missing, or use --model.likelihood discretized-logistic-mixture.",
             )
 

@@ -102,6 +102,8 @@ def network(settings: NetworkConfig) -> str:
     Example:
         >>> network(NetworkConfig()), network(NetworkConfig(hidden=()))
         ('MLP, hidden layers 400, relu', 'linear')
+        >>> network(NetworkConfig(kind="pyramid", activation="silu"))
+        'pyramid, 32-64 channels, 2 residual blocks each, silu, group normalisation'
     """
     normed = ", batch normalisation" if settings.batch_norm else ""
     if settings.kind == "mlp":

@@ -54,13 +54,14 @@ class NetworkPart(nn.Module):
 
     autocast: torch.dtype | None = None
 
-    def lowered(self, given: Tensor) -> AbstractContextManager[object]:
-        """A context with the network's lower precision, where it trains with one."""
-        if self.autocast is None or not self.training or not torch.is_grad_enabled():
-            return nullcontext()
-        return torch.autocast(given.device.type, self.autocast)
+    @property
+    def lowers(self) -> bool:
+        """Whether the layers now work in a lower precision."""
+        return self.autocast is not None and self.training and torch.is_grad_enabled()
 
-    widest: int = 0
+    def lowered(self, given: Tensor) -> AbstractContextManager[object]:
+        """A context with the lower precision, where the layers work in one."""
+        return torch.autocast(given.device.type, self.autocast) if self.lowers else nullcontext()
 
 
 class Network(NetworkPart, ABC):
@@ -115,7 +116,9 @@ class Network(NetworkPart, ABC):
         flat = given.reshape(-1, *self.in_shape)
         folded = self.folded_context(context, lead)
         with self.lowered(given):
-            out = self.compute(flat, folded).to(flat.dtype)
+            out = self.compute(flat, folded)
+        if self.lowers:  # under an autocast from outside, its precision is wanted
+            out = out.to(flat.dtype)
         return out.reshape(*lead, *self.out_shape)
 
     @torch.no_grad()

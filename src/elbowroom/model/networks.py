@@ -53,6 +53,7 @@ class NetworkPart(nn.Module):
     """
 
     autocast: torch.dtype | None = None
+    widest: int = 0
 
     @property
     def lowers(self) -> bool:

@@ -14,6 +14,7 @@ from elbowroom.inference.objectives import OBJECTIVES
 from elbowroom.inference.weights import ESTIMATORS
 from elbowroom.model.autoregressive import PRIORS_OVER_CODES
 from elbowroom.model.guides import GUIDES
+from elbowroom.model.hierarchy.guides import HIERARCHICAL_GUIDES
 from elbowroom.model.likelihoods import LIKELIHOODS
 from elbowroom.model.priors import PRIORS
 from elbowroom.model.quantizer import GUIDES_OVER_CODES
@@ -24,7 +25,7 @@ from elbowroom.running.config import Config
 REGISTRIES = {
     "likelihoods": set(LIKELIHOODS),
     "priors": {*PRIORS, *PRIORS_OVER_CODES},
-    "guides": {*GUIDES, *GUIDES_OVER_CODES, "none"},
+    "guides": {*GUIDES, *HIERARCHICAL_GUIDES, *GUIDES_OVER_CODES, "none"},
     "learners": set(_LEARNERS),
     "objectives": set(OBJECTIVES),
     "estimators": set(ESTIMATORS),

@@ -36,6 +36,7 @@ from elbowroom.learners.learner import StepInfo, TrainingState
 from elbowroom.learners.update import Update
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import Pair
+from elbowroom.model.networks import Network
 from elbowroom.model.noise import NoiseSource
 
 __all__ = ["Mcem", "McemState", "m_step_terms"]
@@ -143,7 +144,10 @@ class Mcem:
         chains = None
         if self.e_step.start == "persistent":
             assert self.positions is not None  # see __post_init__
-            latent_dim = self.latent_dim or pair.model.likelihood.network.in_shape[0]
+            network, latent_dim = pair.model.likelihood.network, self.latent_dim
+            if latent_dim is None:
+                assert isinstance(network, Network)  # only such a decoder says how long its input is
+                (latent_dim,) = network.in_shape
             like = torch.zeros(latent_dim, dtype=weight.dtype, device=weight.device)
             dense = self.e_step.resolved(pair.model).metric == "gauss-newton"
             chains = ChainStore(self.positions, self.e_step.chains, like, dense=dense, folder=self.scratch)

@@ -20,6 +20,7 @@ from elbowroom.model.codes import CategoricalGuide, UniformCodes, UnigramCodes
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import GUIDES, Guide, InputTransform, PriorGuide
 from elbowroom.model.hierarchy.grids import GridEncoder, GridLadder
+from elbowroom.model.hierarchy.guides import HIERARCHICAL_GUIDES
 from elbowroom.model.hierarchy.ladders import Ladder
 from elbowroom.model.latent import LatentModel, Pair
 from elbowroom.model.likelihoods import LIKELIHOODS, Gaussian, Likelihood

@@ -29,12 +29,7 @@ from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, TopPrior,
 from elbowroom.model.quantizer import Codebook, EmbeddedCodes, NearestCodeGuide
 from elbowroom.names import CODE_GUIDES
 from elbowroom.running.build import DataFacts, pick_likelihood
-from elbowroom.running.build_hierarchy import (
-    HIERARCHICAL_GUIDES,
-    build_hierarchical_guide,
-    build_ladder,
-    check_hierarchy,
-)
+from elbowroom.running.build_hierarchy import build_hierarchical_guide, build_ladder, check_hierarchy
 from elbowroom.running.config import Config, ModelConfig, NetworkConfig
 from elbowroom.running.runtime import dtype_of
 from elbowroom.running.training_rows import check_codes, check_training_rows, refuse_constant

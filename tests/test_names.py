@@ -15,6 +15,7 @@ from elbowroom.inference.weights import ESTIMATORS
 from elbowroom.model.autoregressive import PRIORS_OVER_CODES
 from elbowroom.model.flows import FLOW_GUIDES, FLOW_PRIORS
 from elbowroom.model.guides import GUIDES
+from elbowroom.model.hierarchy.guides import HIERARCHICAL_GUIDES
 from elbowroom.model.likelihoods import LIKELIHOODS
 from elbowroom.model.priors import PRIORS
 from elbowroom.model.quantizer import GUIDES_OVER_CODES
@@ -25,7 +26,7 @@ from elbowroom.running.config import Config
 REGISTRIES = {
     "likelihoods": set(LIKELIHOODS),
     "priors": {*PRIORS, *FLOW_PRIORS, *PRIORS_OVER_CODES},
-    "guides": {*GUIDES, *FLOW_GUIDES, *GUIDES_OVER_CODES, "none"},
+    "guides": {*GUIDES, *FLOW_GUIDES, *HIERARCHICAL_GUIDES, *GUIDES_OVER_CODES, "none"},
     "learners": set(_LEARNERS),
     "objectives": set(OBJECTIVES),
     "estimators": set(ESTIMATORS),

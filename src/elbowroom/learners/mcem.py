@@ -144,7 +144,10 @@ class Mcem:
         chains = None
         if self.e_step.start == "persistent":
             assert self.positions is not None  # see __post_init__
-            latent_dim = self.latent_dim or _latents(pair)
+            network, latent_dim = pair.model.likelihood.network, self.latent_dim
+            if latent_dim is None:
+                assert isinstance(network, Network)  # only such a decoder says how long its input is
+                (latent_dim,) = network.in_shape
             like = torch.zeros(latent_dim, dtype=weight.dtype, device=weight.device)
             dense = self.e_step.resolved(pair.model).metric == "gauss-newton"
             chains = ChainStore(self.positions, self.e_step.chains, like, dense=dense, folder=self.scratch)
@@ -186,10 +189,3 @@ class Mcem:
         """log p(x) of each example by importance sampling around the mode of the posterior, which needs no guide."""
         found = laplace_evidence(pair.model, pair.guide, batch, k=_MEASURED_WITH, starts=2, generator=generator)
         return {self.name: found.log_evidence}
-
-
-def _latents(pair: Pair) -> int:
-    """Dimensions of z, which the decoder reads."""
-    network = pair.model.likelihood.network
-    assert isinstance(network, Network)
-    return network.in_shape[0]

@@ -7,14 +7,19 @@ from collections.abc import Sequence
 from elbowroom.errors import ElbowroomError
 from elbowroom.model.guides import GUIDES, Guide, InputTransform
 from elbowroom.model.hierarchy.grids import GridFeatures, GridLadder
-from elbowroom.model.hierarchy.guides import BottomUpGuide, GridRecognition, TopDownGuide, VectorRecognition, no_way_up
+from elbowroom.model.hierarchy.guides import (
+    HIERARCHICAL_GUIDES,
+    BottomUpGuide,
+    GridRecognition,
+    TopDownGuide,
+    VectorRecognition,
+    no_way_up,
+)
 from elbowroom.model.hierarchy.ladders import Ladder, VectorLadder
 from elbowroom.model.networks import MLP, Network
 from elbowroom.running.model_config import ModelConfig, NetworkConfig
 
-__all__ = ["HIERARCHICAL_GUIDES", "build_hierarchical_guide", "build_ladder", "check_hierarchy"]
-
-HIERARCHICAL_GUIDES = frozenset({"top-down", "bottom-up"})
+__all__ = ["build_hierarchical_guide", "build_ladder", "check_hierarchy"]
 
 
 def check_hierarchy(model: ModelConfig, guide: str) -> None:
@@ -32,9 +37,11 @@ def check_hierarchy(model: ModelConfig, guide: str) -> None:
             )
         return
     if model.has_codes or model.prior == "vamp":
+        problem = (
+            "is over codes" if model.has_codes else "is a mixture of the guide's q(z | x), which is over all groups"
+        )
         raise ElbowroomError(
-            f"The prior {model.prior} was asked for in a hierarchy, whose top group is a vector of real numbers"
-            f"{'' if model.has_codes else ' and no guide of its own'}.",
+            f"The prior of a hierarchy's top group is one over real vectors, but the prior {model.prior} {problem}.",
             "Give --model.prior normal or mixture, or leave out --model.groups.",
         )
     if model.decoder.kind not in ("mlp", "grid"):

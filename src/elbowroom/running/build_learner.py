@@ -23,8 +23,8 @@ from elbowroom.learners.naive import naive
 from elbowroom.learners.update import SCHEDULES, Update
 from elbowroom.learners.vq import Vq, no_stages
 from elbowroom.learners.wakesleep import WakeSleep
+from elbowroom.model.hierarchy.guides import HIERARCHICAL_GUIDES
 from elbowroom.names import EstimatorName
-from elbowroom.running.build_hierarchy import HIERARCHICAL_GUIDES
 from elbowroom.running.build_pair import guide_name
 from elbowroom.running.config import Config, ObjectiveConfig
 

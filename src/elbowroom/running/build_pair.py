@@ -19,6 +19,7 @@ from elbowroom.model.codes import CategoricalGuide, UniformCodes, UnigramCodes
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.flows import FLOW_GUIDES, FLOW_PRIORS
 from elbowroom.model.guides import GUIDES, Guide, InputTransform, PriorGuide
+from elbowroom.model.hierarchy.guides import HIERARCHICAL_GUIDES
 from elbowroom.model.hierarchy.ladders import Ladder
 from elbowroom.model.latent import LatentModel, Pair
 from elbowroom.model.likelihoods import LIKELIHOODS, Gaussian, Likelihood
@@ -29,12 +30,7 @@ from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, TopPrior,
 from elbowroom.model.quantizer import Codebook, EmbeddedCodes, NearestCodeGuide
 from elbowroom.names import CODE_GUIDES
 from elbowroom.running.build import DataFacts, pick_likelihood
-from elbowroom.running.build_hierarchy import (
-    HIERARCHICAL_GUIDES,
-    build_hierarchical_guide,
-    build_ladder,
-    check_hierarchy,
-)
+from elbowroom.running.build_hierarchy import build_hierarchical_guide, build_ladder, check_hierarchy
 from elbowroom.running.build_networks import NETWORKS
 from elbowroom.running.config import Config
 from elbowroom.running.model_config import ModelConfig

@@ -21,7 +21,15 @@ from elbowroom.model.networks import MLP, Network
 from elbowroom.model.sequential_normal import Choose, Coordinates, ResidualNormal, Rows, SequentialNormal
 from elbowroom.numerics import bounded
 
-__all__ = ["BottomUpGuide", "GridRecognition", "Recognition", "TopDownGuide", "VectorRecognition", "no_way_up"]
+__all__ = [
+    "HIERARCHICAL_GUIDES",
+    "BottomUpGuide",
+    "GridRecognition",
+    "Recognition",
+    "TopDownGuide",
+    "VectorRecognition",
+    "no_way_up",
+]
 
 _LOG_SCALES = (-6.0, 3.0)  # least and largest log σ of a guide
 
@@ -257,6 +265,13 @@ def _values(ladder: VectorLadder, u: Tensor, context: Tensor | None) -> Tensor:
 
 _Module = TypeVar("_Module", bound=nn.Module)
 _Result = TypeVar("_Result")
+
+
+#: name -> class, of the guides of hierarchies
+HIERARCHICAL_GUIDES: dict[str, type[TopDownGuide | BottomUpGuide]] = {
+    "top-down": TopDownGuide,
+    "bottom-up": BottomUpGuide,
+}
 
 
 class _Called(nn.Module):

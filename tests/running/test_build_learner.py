@@ -22,8 +22,9 @@ from elbowroom.learners.aevb import Aevb
 from elbowroom.learners.mcem import Mcem
 from elbowroom.learners.vq import Vq
 from elbowroom.learners.wakesleep import WakeSleep
-from elbowroom.running.build import build_pair, facts_of, guide_name
+from elbowroom.running.build import facts_of
 from elbowroom.running.build_learner import RunLength, build_learner
+from elbowroom.running.build_pair import build_pair, guide_name
 from elbowroom.running.config import Config, configure
 from small_runs import reals, tiny
 

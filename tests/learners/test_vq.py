@@ -543,7 +543,11 @@ def test_the_bound_comes_near_the_best_there_is(kind: CodebookKind, gradient: st
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize(
     "gradient",
-    [pytest.param(name, marks=() if name == "straight-through" else pytest.mark.slow) for name in QUANTIZER_GRADIENTS],
+    [
+        "straight-through",
+        *(pytest.param(name, marks=[pytest.mark.slow, pytest.mark.lowered]) for name in QUANTIZER_GRADIENTS),
+    ],
+    ids=lambda name: name,
 )
 def test_compiled_stages_agree_with_eager_ones(gradient: str) -> None:
     """Draws from prepared noise, and vectors in the place of codes, in one graph for each of the four parts."""

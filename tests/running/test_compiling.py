@@ -65,6 +65,13 @@ def _chosen(said: list[str] | None = None, decided: bool | None = None, hidden: 
 BERNOULLI = {"data": {"binarization": "dynamic"}}
 
 
+@pytest.fixture
+def _nothing_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of the decision alone, which stays the same where `torch.compile` hands a function back as it is."""
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+
+
+@pytest.mark.usefixtures("_nothing_traced")
 @pytest.mark.parametrize(
     ("train", "hidden", "compiled"),
     [
@@ -85,12 +92,14 @@ def test_long_runs_are_compiled_and_short_ones_are_not(train: dict[str, Any], hi
     assert (execution is eager) is not compiled
 
 
+@pytest.mark.usefixtures("_nothing_traced")
 @pytest.mark.parametrize(("steps", "compiled"), [(59, False), (61, True)])
 def test_few_slow_steps_are_looked_at_too(steps: int, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling_module, "_RATE", 1e3)  # operations per second: every step takes a minute
     assert isinstance(_chosen(train={"steps": steps}, **BERNOULLI), Compiled) is compiled
 
 
+@pytest.mark.usefixtures("_nothing_traced")
 def test_what_was_asked_or_decided_before_goes_ahead() -> None:
     long, short = {"steps": 1_000_000}, {"steps": 10}
     assert _chosen(train=long, runtime={"compile": "off"}, **BERNOULLI) is eager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,9 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
+from PIL import Image
 
 from elbowroom.cli import main
 from elbowroom.phrasing import speaking
+from elbowroom.showing.figures import style
 
 
 def pytest_collection_finish() -> None:
@@ -51,6 +55,34 @@ def _in_flags() -> Iterator[None]:
     """Messages as they are written, with flags, whoever calls; tests/test_phrasing.py looks at those of Python."""
     with speaking("flags", unless_set=False):
         yield
+
+
+_draw = style._save
+
+
+def _save_blank(figure: Figure, where: Path | io.BytesIO, dpi: float | None = None) -> None:
+    """In the place of style._save: a white picture of the figure's size."""
+    width, height = (figure.get_size_inches() * (dpi or figure.dpi)).astype(int).tolist()
+    Image.new("RGBA", (width, height), "white").save(where, format="png", compress_level=1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _blank_pictures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Figures are made and not drawn, but in files marked ``drawn``: it takes as long as training a small model.
+
+    `make test-all` draws all of them, and a single test can ask for ``real_pictures``.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        quick = request.config.getoption("markexpr") == "not slow"
+        if quick and request.node.get_closest_marker("drawn") is None:
+            patch.setattr(style, "_save", _save_blank)
+        yield
+
+
+@pytest.fixture
+def real_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures that are drawn, in a file where they are blank otherwise."""
+    monkeypatch.setattr(style, "_save", _draw)
 
 
 @pytest.fixture

@@ -64,8 +64,14 @@ html_show_sourcelink = False
 
 
 def spread(app: Sphinx, env: BuildEnvironment, docnames: list[str]) -> None:
-    """Deals the pages out like cards: neighbours are read by one process, and those of the book are run meanwhile."""
-    docnames[:] = [name for first in range(8) for name in docnames[first::8]]
+    """Deals the pages out like cards: neighbours are read by one process, and those of the book are run meanwhile.
+
+    The reference of Python stays together, in its order: a class is to be met where it is defined before other modules
+    name it.
+    """
+    together = [name for name in docnames if name.startswith("reference/api/")]
+    others = [name for name in docnames if name not in together]
+    docnames[:] = together + [name for first in range(8) for name in others[first::8]]
 
 
 def setup(app: Sphinx) -> None:

@@ -72,7 +72,7 @@ def _combination(parts: tuple[str, str, str, str]) -> Any:
     return pytest.param(*parts, id=":".join(parts), marks=() if quick else pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("likelihood", "prior", "guide", "network"), map(_combination, COMBINATIONS))
+@pytest.mark.parametrize(("likelihood", "prior", "guide", "network"), [_combination(parts) for parts in COMBINATIONS])
 def test_every_combination_builds_trains_and_comes_back(
     likelihood: str, prior: str, guide: str, network: str, out: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,14 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
+from matplotlib.figure import Figure
+from PIL import Image
 
 from elbowroom.cli import main
 from elbowroom.phrasing import speaking
-
-# The same examples at every run, and no failure because a machine was busy.
-settings.register_profile("elbowroom", derandomize=True, deadline=None)
-settings.load_profile("elbowroom")
+from elbowroom.showing.figures import style
 
 
 def pytest_collection_finish() -> None:
@@ -47,7 +46,7 @@ def _lonely_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Weights that torch draws from its global generator are the same whichever tests ran before."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # torch.manual_seed, for GPUs, writes down where it was called: half a ms
     np.random.seed(0)  # noqa: NPY002  # the legacy generator is the global one
 
 
@@ -58,6 +57,34 @@ def _in_flags() -> Iterator[None]:
         yield
 
 
+_draw = style._save
+
+
+def _save_blank(figure: Figure, where: Path | io.BytesIO, dpi: float | None = None) -> None:
+    """In the place of style._save: a white picture of the figure's size."""
+    width, height = (figure.get_size_inches() * (dpi or figure.dpi)).astype(int).tolist()
+    Image.new("RGBA", (width, height), "white").save(where, format="png", compress_level=1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _blank_pictures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Figures are made and not drawn, but in files marked ``drawn``: it takes as long as training a small model.
+
+    `make test-all` draws all of them, and a single test can ask for ``real_pictures``.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        quick = request.config.getoption("markexpr") == "not slow"
+        if quick and request.node.get_closest_marker("drawn") is None:
+            patch.setattr(style, "_save", _save_blank)
+        yield
+
+
+@pytest.fixture
+def real_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures that are drawn, in a file where they are blank otherwise."""
+    monkeypatch.setattr(style, "_save", _draw)
+
+
 @pytest.fixture
 def generator() -> torch.Generator:
     """The explicit source of randomness that library code asks for."""
@@ -66,12 +93,17 @@ def generator() -> torch.Generator:
 
 @pytest.fixture
 def traced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """`torch.compile` traces and differentiates; C++ is made of that, over seconds, in tests marked ``cpp``."""
+    """`torch.compile` traces one graph, which PyTorch runs: a third of a second.
+
+    In tests marked ``lowered`` the graph is also brought down to the operators that a compiler is given, which takes a
+    second more; in those marked ``cpp`` C++ is made of it, over seconds.
+    """
     import elbowroom.learners.compiled as module  # the compiler takes seconds to import
 
     torch._dynamo.reset()
     if request.node.get_closest_marker("cpp") is None:
-        trace = torch._dynamo.lookup_backend("aot_eager")
+        lowered = request.node.get_closest_marker("lowered") is not None
+        trace = torch._dynamo.lookup_backend("aot_eager" if lowered else "eager")
         monkeypatch.setattr(module, "compile_fx", lambda graph, examples, **options: trace(graph, examples))
     yield
     torch._dynamo.reset()
@@ -83,7 +115,7 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Debian's Chromium without a head; where there is none the test is skipped, or fails if CI is set."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")

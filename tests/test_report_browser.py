@@ -20,6 +20,8 @@ from elbowroom.showing.figures.style import number
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+pytestmark = pytest.mark.drawn
+
 HOSTILE = "<img src=x onerror=alert(1)>"
 TINY = ("--model.encoder.hidden", "6", "--model.decoder.hidden", "6", "--model.latent-dim", "2", "--train.epochs", "2")
 RECIPE = """
@@ -97,9 +99,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory, _lonely_machine: None) -> di
     }
 
 
-@pytest.fixture(params=["full", "bare", "comparison"])
-def seen(request: pytest.FixtureRequest, browser: Browser, pages: dict[str, Path]) -> Iterator[Seen]:
-    context = browser.new_context(viewport={"width": 800, "height": 900})
+@pytest.fixture(scope="module", params=["full", "bare", "comparison"])
+def opened(request: pytest.FixtureRequest, browser: Browser, pages: dict[str, Path]) -> Iterator[Seen]:
+    """A page for all tests: to open it takes longer than to look at it."""
+    context = browser.new_context()
     seen = Seen(context.new_page())
     seen.page.on("request", lambda asked: seen.requests.append(asked.url))
     seen.page.on("console", lambda message: seen.complaints.append(message.text))
@@ -108,6 +111,14 @@ def seen(request: pytest.FixtureRequest, browser: Browser, pages: dict[str, Path
     seen.page.goto(pages[request.param].as_uri(), wait_until="load")
     yield seen
     context.close()
+
+
+@pytest.fixture
+def seen(opened: Seen) -> Seen:
+    """The page on a screen, whatever the test before has made of it."""
+    opened.page.set_viewport_size({"width": 800, "height": 900})
+    opened.page.emulate_media(media="null", color_scheme="null")
+    return opened
 
 
 def test_nothing_fails_and_nothing_is_fetched(seen: Seen) -> None:

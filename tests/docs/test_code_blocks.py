@@ -38,6 +38,7 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
+import elbowroom
 from elbowroom.cli import main
 from elbowroom.data import sources
 
@@ -298,6 +299,7 @@ def do_less(patch: pytest.MonkeyPatch) -> None:
     at_most(patch, runs.Run, "doctor_input", points=60)
     at_most(patch, runs, "posterior", draws=20, warmup=20, chains=2)
     at_most(patch, impute, "impute_batch", draws=20, warmup=20, chains=2)
+    at_most(patch, elbowroom, "gradient_study", draws=100)
     at_most(patch, compare, "compare", seconds=2.0, visits=2000, decoder_gradients=2000, moments=2, points=20, k=20)
 
 

@@ -295,6 +295,7 @@ def test_a_frozen_guide_still_teaches_the_model() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.lowered
 @pytest.mark.usefixtures("traced")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -122,6 +122,7 @@ def _one_of_each() -> list[Any]:
     return found
 
 
+@pytest.mark.lowered
 @pytest.mark.parametrize(("likelihood", "guide", "prior", "name"), _one_of_each())
 def test_every_likelihood_guide_prior_and_estimator(
     likelihood: str, guide: str, prior: str, name: str, make_pair: MakePair
@@ -152,6 +153,7 @@ def test_each_of_them_is_among_these() -> None:
     assert kinds == [set(LIKELIHOODS), set(GUIDES), set(PRIORS), set(PATHWISE)]
 
 
+@pytest.mark.lowered
 @pytest.mark.slow
 @pytest.mark.parametrize(("likelihood", "guide", "prior", "name"), _combinations(all_of_them=True))
 def test_every_combination_traced(likelihood: str, guide: str, prior: str, name: str, make_pair: MakePair) -> None:
@@ -165,12 +167,14 @@ def test_every_combination_in_cpp(likelihood: str, guide: str, prior: str, name:
     _agrees(likelihood, guide, prior, name, make_pair)
 
 
+@pytest.mark.lowered
 def test_covariates_and_masks(make_pair: MakePair) -> None:
     pair, batch = make_pair("gaussian", context_dim=2)
     mask = torch.rand(batch.x.shape, generator=_generator()) < 0.5
     _agree(pair, Batch(batch.x, None, batch.context, mask), _terms, bound=elbo_terms, generator=True)
 
 
+@pytest.mark.lowered
 def test_the_m_step(make_pair: MakePair) -> None:
     pair, batch = make_pair()
     z = torch.randn(3, len(batch), 2, generator=_generator(), dtype=torch.float64)
@@ -210,6 +214,7 @@ def test_several_steps_are_those_of_an_eager_run_and_need_one_function(kind: str
     torch.testing.assert_close(state.pair.state_dict(), plain.pair.state_dict(), rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.lowered
 def test_trying_leaves_batch_statistics_and_gradients_alone() -> None:
     from elbowroom.model.guides import DiagonalNormal
     from elbowroom.model.latent import LatentModel
@@ -255,6 +260,7 @@ def test_a_bound_made_anew_is_the_same_one(make_pair: MakePair) -> None:
     assert compiled.graphs == 2
 
 
+@pytest.mark.lowered
 def test_a_gradient_lies_in_memory_as_its_weight_does(make_pair: MakePair) -> None:
     def transposed(pair: Pair, batch: Batch, *, generator: Any) -> Any:
         weight = pair.guide.network.output.weight  # type: ignore[union-attr]
@@ -299,16 +305,18 @@ class Branching(Conditional):
         return self.guide(given if float(given.sum()) > -1e9 else -given, context)
 
 
-def _refused(pair: Pair, batch: Batch) -> tuple[ElbowroomError, str]:
+def _refused(pair: Pair, batch: Batch, objective: Any = _terms, **settings: Any) -> tuple[ElbowroomError, str]:
     """The error where compiling is required; and what is said where it is not, and training goes on."""
-    settings: dict[str, Any] = {"bound": elbo_terms, "generator": _generator(), "kl": "monte-carlo"}
     with pytest.raises(ElbowroomError) as caught:
-        _found(Compiled(ROWS, required=True, announce=_silence), _terms, copy.deepcopy(pair), batch, **settings)
+        _found(
+            Compiled(ROWS, required=True, announce=_silence), objective, copy.deepcopy(pair), batch,
+            generator=_generator(), **settings,
+        )  # fmt: skip
     said: list[str] = []
     compiled, twin = Compiled(ROWS, announce=said.append), copy.deepcopy(pair)
     for seed in (1, 2):
         runs = [
-            _found(execution, _terms, each, batch, **settings | {"generator": _generator(seed)})
+            _found(execution, objective, each, batch, generator=_generator(seed), **settings)
             for execution, each in ((eager, pair), (compiled, twin))
         ]
         torch.testing.assert_close(runs[0], runs[1], rtol=0.0, atol=0.0)
@@ -317,6 +325,10 @@ def _refused(pair: Pair, batch: Batch) -> tuple[ElbowroomError, str]:
     assert "\n" not in remark
     assert "--runtime.compile off" in caught.value.remedy
     return caught.value, remark
+
+
+def _of_a_few_operations(pair: Pair, batch: Batch, *, generator: Any) -> Any:
+    return sum(weight.square().sum() for weight in pair.parameters()) * torch.ones(len(batch)), {}
 
 
 def test_a_torch_that_is_too_old(make_pair: MakePair, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,7 +356,7 @@ def _compiler(name: str) -> Iterator[None]:
 
 def test_a_model_that_looks_at_numbers(make_pair: MakePair) -> None:
     pair, batch = make_pair()
-    error, _ = _refused(Pair(pair.model, Branching(pair.guide)), batch)
+    error, _ = _refused(Pair(pair.model, Branching(pair.guide)), batch, bound=elbo_terms, kl="monte-carlo")
     assert "torch.compile does not understand a part of it" in error.problem
 
 
@@ -360,7 +372,7 @@ def test_draws_that_depend_on_parameters(make_pair: MakePair) -> None:
             return torch.distributions.Independent(torch.distributions.Gamma(shape, torch.ones_like(shape)), 1)
 
     pair, batch = make_pair()
-    error, _ = _refused(Pair(pair.model, Gamma()), batch)
+    error, _ = _refused(Pair(pair.model, Gamma()), batch, bound=elbo_terms, kl="monte-carlo")
     assert "draws depend on parameters" in error.problem
 
 
@@ -368,7 +380,7 @@ def test_draws_that_depend_on_parameters(make_pair: MakePair) -> None:
 def test_no_compiler(make_pair: MakePair, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing lies there ready
     with _compiler("no-such-compiler"):
-        error, remark = _refused(*make_pair())
+        error, remark = _refused(*make_pair(), _of_a_few_operations)
     assert "no C++ compiler" in error.problem
     assert "CXX" in remark
 
@@ -380,7 +392,7 @@ def test_a_compiler_that_fails(make_pair: MakePair, monkeypatch: pytest.MonkeyPa
     broken.chmod(0o755)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     with _compiler(str(broken)):
-        error, _ = _refused(*make_pair())
+        error, _ = _refused(*make_pair(), _of_a_few_operations)
     assert "the compiler failed" in error.problem
 
 
@@ -388,7 +400,7 @@ def test_a_compiler_that_fails(make_pair: MakePair, monkeypatch: pytest.MonkeyPa
 def test_a_cache_that_cannot_be_written(make_pair: MakePair, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file" / "cache"))
-    error, _ = _refused(*make_pair())
+    error, _ = _refused(*make_pair(), _of_a_few_operations)
     assert "cache" in error.problem
     assert "TORCHINDUCTOR_CACHE_DIR" in error.remedy
 

@@ -467,8 +467,14 @@ def test_a_stage_begins_with_fresh_moments() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("ema", [0.0, 0.9], ids=["no average", "average"])
-@pytest.mark.parametrize("stop", [7, PRIOR_FROM, 15, JOINT_FROM, LAST_FROM])
+@pytest.mark.parametrize(
+    ("ema", "stop"),
+    [
+        *((0.9, stop) for stop in (7, PRIOR_FROM, 15, JOINT_FROM, LAST_FROM)),
+        (0.0, 15),
+        *(pytest.param(0.0, stop, marks=pytest.mark.slow) for stop in (7, PRIOR_FROM, JOINT_FROM, LAST_FROM)),
+    ],
+)
 def test_a_run_goes_on_bit_for_bit_from_every_stage(kind: CodebookKind, ema: float, stop: int) -> None:
     learner, generator = make_learner(ema=ema), _generator()
     state, _ = run(learner, learner.init(make_pair(kind)), stop, generator)
@@ -532,8 +538,16 @@ def test_data_that_are_not_finite_reach_no_weight_in_any_stage(step: int) -> Non
     run(learner, state, 1, generator)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("gradient", QUANTIZER_GRADIENTS)
+def _each_once() -> list[Any]:
+    """Kinds of codebooks and gradients, each of them once; all pairs in the slow tests."""
+    pairs = list(itertools.product(enumerate(KINDS), enumerate(QUANTIZER_GRADIENTS)))
+    return [
+        pytest.param(kind, gradient, marks=() if i % len(QUANTIZER_GRADIENTS) == j else pytest.mark.slow)
+        for (i, kind), (j, gradient) in pairs
+    ]
+
+
+@pytest.mark.parametrize(("kind", "gradient"), _each_once())
 def test_the_bound_comes_near_the_best_there_is(kind: CodebookKind, gradient: str) -> None:
     """Two kinds of rows, whose law is known: the entropy of the data is the bound's maximum."""
     learner = make_learner(300, 2e-2, prior_from=90, joint_from=130, last_from=230, gradient=gradient)
@@ -556,7 +570,13 @@ def test_the_bound_comes_near_the_best_there_is(kind: CodebookKind, gradient: st
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize(
     "gradient",
-    [pytest.param(name, marks=() if name == "straight-through" else pytest.mark.slow) for name in QUANTIZER_GRADIENTS],
+    [
+        "straight-through",
+        *(
+            pytest.param(name, marks=[pytest.mark.slow, pytest.mark.lowered], id=f"{name}, lowered")
+            for name in QUANTIZER_GRADIENTS
+        ),
+    ],
 )
 def test_compiled_stages_agree_with_eager_ones(gradient: str) -> None:
     """Draws from prepared noise, and vectors in the place of codes, in one graph for each of the four parts."""

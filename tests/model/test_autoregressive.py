@@ -360,6 +360,7 @@ def test_densities_compile_as_one_graph(kind: str, context_dim: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.lowered
 @pytest.mark.usefixtures("traced")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("guided", [True, False], ids=["a guide", "the prior in its place"])

@@ -71,7 +71,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_findings_figures_and_pages_of_the_latest_weights_do_not_replace_those_of_the_best(
-    folder: Path, ask: Callable[..., Any], undrawn: None
+    folder: Path, ask: Callable[..., Any], undrawn: None, real_pictures: None
 ) -> None:
     written = {
         f"doctor {folder} --checks sound,latents_in_use --points 8": "doctor.json",

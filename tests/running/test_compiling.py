@@ -65,6 +65,13 @@ def _chosen(said: list[str] | None = None, decided: bool | None = None, hidden: 
 BERNOULLI = {"data": {"binarization": "dynamic"}}
 
 
+@pytest.fixture
+def _nothing_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of the decision alone, which stays the same where `torch.compile` hands a function back as it is."""
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+
+
+@pytest.mark.usefixtures("_nothing_traced")
 @pytest.mark.parametrize(
     ("train", "hidden", "compiled"),
     [
@@ -85,12 +92,14 @@ def test_long_runs_are_compiled_and_short_ones_are_not(train: dict[str, Any], hi
     assert (execution is eager) is not compiled
 
 
+@pytest.mark.usefixtures("_nothing_traced")
 @pytest.mark.parametrize(("steps", "compiled"), [(59, False), (61, True)])
 def test_few_slow_steps_are_looked_at_too(steps: int, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling_module, "_RATE", 1e3)  # operations per second: every step takes a minute
     assert isinstance(_chosen(train={"steps": steps}, **BERNOULLI), Compiled) is compiled
 
 
+@pytest.mark.usefixtures("_nothing_traced")
 def test_what_was_asked_or_decided_before_goes_ahead() -> None:
     long, short = {"steps": 1_000_000}, {"steps": 10}
     assert _chosen(train=long, runtime={"compile": "off"}, **BERNOULLI) is eager
@@ -164,34 +173,44 @@ STAGES: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        pytest.param(WARM_UP, id="warm-up"),
-        pytest.param(MORE_DRAWS, id="more draws at the end"),
-        pytest.param(STAGES, id="stages"),
-        pytest.param(WARM_UP, id="warm-up in C++", marks=[pytest.mark.cpp, pytest.mark.slow]),
-        pytest.param(MORE_DRAWS, id="more draws at the end in C++", marks=[pytest.mark.cpp, pytest.mark.slow]),
-    ],
-)
-def test_a_compiled_run_resumes_bit_for_bit(settings: dict[str, Any], tmp_path: Path) -> None:
+def _resumes(settings: dict[str, Any], folder: Path) -> None:
     settings = settings | {"data": {"validation": 8, "test": 8, "binarization": "dynamic"}}
     train = settings.pop("train", {})
     runtime = {"device": "cpu", "compile": "on"}
-    whole = tiny(grey(), tmp_path / "whole", runtime=runtime, train=train | {"steps": 12}, **settings)
+    whole = tiny(grey(), folder / "whole", runtime=runtime, train=train | {"steps": 12}, **settings)
 
     def quit_now() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tiny(grey(), tmp_path / "parted", runtime=runtime, train=train | {"steps": 12, "report_every": 3},
+        tiny(grey(), folder / "parted", runtime=runtime, train=train | {"steps": 12, "report_every": 3},
              observers=[Quits(7, quit_now)], **settings)  # fmt: skip
     torch._dynamo.reset()  # another process
-    parted = tiny(grey(), tmp_path / "parted", resume=True)
-    assert json.loads((tmp_path / "parted" / "config.json").read_text())["compiled"] is True
+    parted = tiny(grey(), folder / "parted", resume=True)
+    assert json.loads((folder / "parted" / "config.json").read_text())["compiled"] is True
     ours, theirs = _everything(parted.folder.path, 12), _everything(whole.folder.path, 12)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(WARM_UP, id="warm-up"),
+        pytest.param(MORE_DRAWS, id="more draws at the end"),
+        pytest.param(STAGES, id="stages", marks=pytest.mark.slow),
+        pytest.param(WARM_UP, id="warm-up in C++", marks=[pytest.mark.cpp, pytest.mark.slow]),
+        pytest.param(MORE_DRAWS, id="more draws at the end in C++", marks=[pytest.mark.cpp, pytest.mark.slow]),
+    ],
+)
+def test_a_compiled_run_resumes_bit_for_bit(settings: dict[str, Any], tmp_path: Path) -> None:
+    _resumes(settings, tmp_path)
+
+
+@pytest.mark.usefixtures("_nothing_traced")
+def test_a_run_of_stages_finds_the_functions_of_each_again(tmp_path: Path) -> None:
+    """Twelve of them, which the slow tests trace."""
+    _resumes(STAGES, tmp_path)
 
 
 def test_a_compiled_run_has_the_figures_of_an_eager_one(tmp_path: Path) -> None:

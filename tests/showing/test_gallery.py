@@ -21,6 +21,8 @@ from elbowroom.running.runs import Run
 from elbowroom.showing import gallery, plots
 from elbowroom.showing.figures.style import png
 
+pytestmark = pytest.mark.drawn
+
 SMALL = {"encoder": {"hidden": [8]}, "decoder": {"hidden": [8]}}
 
 

@@ -15,6 +15,8 @@ from elbowroom.showing import plots
 from elbowroom.showing.figures.style import finish, new_figure
 from elbowroom.showing.figures.tabular import kolmogorov_smirnov
 
+pytestmark = pytest.mark.drawn
+
 T = np.zeros((5, 3))
 
 

@@ -52,7 +52,7 @@ def trained(
     latent_dim = likelihood.network.in_shape[0]  # type: ignore[union-attr]
     guide: Conditional = DiagonalNormal(MLP(likelihood.event_shape, (2, latent_dim), hidden=(hidden,)), latent_dim)
     model = LatentModel(StandardNormal(latent_dim), likelihood)
-    optimizer = torch.optim.Adam([*model.parameters(), *guide.parameters()], lr=lr)
+    optimizer = torch.optim.Adam([*model.parameters(), *guide.parameters()], lr=lr, fused=True)
     size, generator, history = data.size("train"), seeded(), []
     batch = next(iter(data.batches("train", size)))
     report = max(1, steps // 16)

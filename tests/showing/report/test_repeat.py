@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import tomllib
 from pathlib import Path
@@ -71,11 +72,16 @@ def test_the_command_trains_with_the_same_settings(settings: dict[str, Any], obe
     assert obeyed(line) == (wanted, Path("runs/a b"))
 
 
+@functools.cache
+def _recipes() -> dict[str, Config]:
+    return {name: configure(read_recipe(name)) for name in recipe_names()}
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_packaged_recipe_is_called_by_its_name(name: str) -> None:
-    settings = configure(read_recipe(name))
+    settings = _recipes()[name]
     line = training_command(settings, PLACE)
-    same = [other for other in recipe_names() if configure(read_recipe(other)) == settings]
+    same = [other for other, others in _recipes().items() if others == settings]
     assert line in [f"elbowroom train {other} --out runs/x" for other in same]
 
 

@@ -31,6 +31,8 @@ from elbowroom.showing.report import figures
 from elbowroom.showing.report.blocks import Figure, Problem, Prose, Report
 from elbowroom.showing.report.run import doctor_findings, report_of_run
 
+pytestmark = pytest.mark.drawn
+
 SMALL = {"encoder": {"hidden": [8]}, "decoder": {"hidden": [8]}}
 LIMIT = 5_000_000
 

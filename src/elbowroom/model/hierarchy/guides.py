@@ -287,9 +287,8 @@ class _Called(nn.Module):
 
 def _with_frozen_weights(module: _Module, function: Callable[[_Module], _Result]) -> _Result:
     """A function of a module whose weights take no gradient meanwhile."""
-    called = _Called(module, function)
-    weights = {name: weight.detach() for name, weight in called.named_parameters()}
-    return cast(_Result, torch.func.functional_call(called, weights, ()))
+    weights = {f"module.{name}": weight.detach() for name, weight in module.named_parameters()}
+    return cast(_Result, torch.func.functional_call(_Called(module, function), weights, ()))
 
 
 def _rows(index: Rows, given: Tensor | None, context: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

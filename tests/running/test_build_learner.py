@@ -73,6 +73,8 @@ def test_what_is_given_reaches_aevb() -> None:
         "temperature": 1.0,
         "kl": "analytic",
         "free_bits": 0.5,
+        "free_bits_over": "example",
+        "balance": False,
     }
     assert (learner.update.ema, learner.update.clip_norm, learner.update.total_steps) == (0.5, 7.0, 10)
     assert learner.update.schedule(0.5) == pytest.approx(0.5)

@@ -10,6 +10,7 @@ from scipy.stats import binom, chi2, norm
 from torch import nn
 from torch.distributions import MultivariateNormal
 
+import hierarchy_cases as cases
 from elbowroom.data.batch import Batch
 from elbowroom.data.loading import load_data
 from elbowroom.data.support import Support
@@ -163,6 +164,20 @@ def test_without_a_guide_there_is_nothing_to_say():
         inputs = _inputs(model, guide)
         assert calibration(inputs) == []
         assert amortisation(inputs) == []
+
+
+@pytest.mark.parametrize("name", cases.GUIDES)
+def test_errors_under_the_exact_guide_of_a_hierarchy_are_its_standard_deviations(name):
+    """Not those given the groups before, in which errors would be half as large again."""
+    case, draws = cases.linear((1, 1, 1)), 199
+    like = Batch(case.x.repeat(700, 1))
+    squares = simulated_ranks(
+        case.model, case.guides[name], like, draws=draws, generator=cases.seeded()
+    ).errors.square()
+    # of a normal number in units of a sample's mean and deviation: (1 + 1/L) t², t with L − 1 degrees of freedom
+    expected = (1 + 1 / draws) * (draws - 1) / (draws - 3)
+    z = (squares.mean(0) - expected) / (squares.std(0) / math.sqrt(len(squares)))
+    assert z.abs().max() < 4
 
 
 def test_missing_elements_are_missing_in_what_is_simulated():

@@ -44,6 +44,7 @@ from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw, mean
 from elbowroom.model.guides import DiagonalNormal, FullNormal, guide_distribution
 from elbowroom.model.latent import LatentModel, evaluation_mode
+from elbowroom.model.sequential_normal import ResidualNormal, SequentialNormal
 from elbowroom.numerics import chunks, mean_and_stderr
 
 __all__ = ["Ranks", "amortisation", "calibration", "is_affine", "simulated_ranks", "weighted_coverage"]
@@ -192,7 +193,7 @@ class Ranks(NamedTuple):
 
     Attributes:
         ranks: 0, …, L, int64, shape (n, latent).
-        errors: (z* − E_q z) / sd_q, float64, shape (n, latent).
+        errors: (z* − E_q z) / sd_q, float64, shape (n, latent); for a guide of a hierarchy with the moments of the draws.
         active: whether the posterior mean of a latent varies with x, bool, shape (latent,).
         draws: L.
     """
@@ -238,8 +239,11 @@ def simulated_ranks(
         z, x, _ = model.sample(len(part), context=part.context, generator=generator)
         x = x if part.mask is None else torch.where(part.mask, x, part.x)
         q = guide_distribution(guide, Batch(x, part.index, part.context, part.mask))
-        ranks.append((draw(q, (draws,), generator=generator) < z).sum(0))
-        errors.append(((z - q.mean) / q.stddev).double())
+        drawn = draw(q, (draws,), generator=generator)
+        ranks.append((drawn < z).sum(0))
+        grouped = isinstance(q, SequentialNormal | ResidualNormal)  # their stddev is that given the groups before
+        centre, spread = (drawn.mean(0), drawn.std(0)) if grouped else (q.mean, q.stddev)
+        errors.append(((z - centre) / spread).double())
         means.append(q.mean)
     return Ranks(torch.cat(ranks), torch.cat(errors), torch.cat(means).var(0) > ACTIVE_VARIANCE, draws)
 

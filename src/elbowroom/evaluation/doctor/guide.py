@@ -193,7 +193,7 @@ class Ranks(NamedTuple):
 
     Attributes:
         ranks: 0, …, L, int64, shape (n, latent).
-        errors: (z* − E_q z) / sd_q, float64, shape (n, latent); for a guide of a hierarchy with the moments of the draws.
+        errors: (z* − E_q z) / sd_q, float64, shape (n, latent); of a hierarchy's guide, with the draws' moments.
         active: whether the posterior mean of a latent varies with x, bool, shape (latent,).
         draws: L.
     """

@@ -300,6 +300,14 @@ def test_pictures_are_written(command: str, names: list[str], say: Say) -> None:
     assert all(is_picture(path) for path in paths_in(out))
 
 
+def test_a_hierarchy_with_two_latents_on_top_has_no_plane(say: Say) -> None:
+    say("train", "digits", *TINY, "--out", "runs/deep", "--model.latent-dim", "2", "--model.groups", "3,1")
+    out, _ = say("sample", "runs/deep", "--num", "4")
+    assert paths_in(out) == [f"runs/deep/figures/{name}.png" for name in ("samples", "traversals")]
+    rows = json.loads(say("runs", "list", "--json")[0])["runs"]
+    assert {row["latents"] for row in rows if row["run"] == "runs/deep"} == {"2 + 3 + 1"}
+
+
 def test_arrays_beside_the_pictures(say: Say) -> None:
     say("sample", "runs/digits", "--num", "5", "--arrays", "s.npz")
     say("reconstruct", "runs/digits", "--num", "4", "--arrays", "r.npz")

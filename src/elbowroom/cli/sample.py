@@ -66,7 +66,7 @@ def sample(
             remark(f"traversals are not drawn. {error.problem}")
         else:
             wrote(gallery.save(loaded, "traversals", traversals))
-        if loaded.config.model.latent_dim == 2 and not has_codes:
+        if loaded.config.model.latent_dim == 2 and not (has_codes or loaded.config.model.groups):
             wrote(gallery.save(loaded, "manifold", gallery.manifold(loaded, context=given)))
     if target is not None:
         drawn = loaded.sample(num, context=gallery.contexts(loaded, num) if given is None else given, seed=seed)

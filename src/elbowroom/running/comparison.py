@@ -79,7 +79,7 @@ class ComparedRecipe:
     Attributes:
         recipe: its name, and that of its run folder.
         learner: of the configuration.
-        latent_dim: dimensions of z.
+        latent_dim: of the configuration: dimensions of z, of a hierarchy those of the top group.
         train_size: number of examples in its training set.
         config: all of its settings, nested.
         failed: why training failed; None if it did not.

@@ -301,10 +301,15 @@ class RunFolder:
 
 
 def _latents(model: Mapping[str, Any]) -> int | str:
-    """The number of latent dimensions, or slots and codes; of a run's configuration as it was written."""
+    """The number of latent dimensions, of each group of a hierarchy, or slots and codes; of a run's configuration as it
+    was written.
+    """
     if model.get("prior") in CODE_PRIORS:
         return f"{model['slots']} slots × {model['codes']} codes"
     latent_dim: int = model["latent_dim"]
+    if groups := model.get("groups"):
+        places = " per place" if model["decoder"]["kind"] == "grid" else ""
+        return f"{latent_dim} + {' + '.join(map(str, groups))}{places}"
     return latent_dim
 
 

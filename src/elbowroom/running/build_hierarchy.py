@@ -43,7 +43,7 @@ def check_hierarchy(model: ModelConfig, guide: str) -> None:
         )
         raise ElbowroomError(
             f"The prior of a hierarchy's top group is one over real vectors, but the prior {model.prior} {problem}.",
-            "Give --model.prior normal or mixture, or leave out --model.groups.",
+            "Give --model.prior normal, mixture or a flow, or leave out --model.groups.",
         )
     if model.decoder.kind not in ("mlp", "grid"):
         raise ElbowroomError(

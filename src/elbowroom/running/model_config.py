@@ -37,15 +37,16 @@ class NetworkConfig(Section):
     width: Annotated[int, Field(gt=0)] = 256
     """Width of every block (residual); channels on the grid (grid)."""
     blocks: Annotated[int, Field(gt=0)] = 2
-    """Number of blocks (residual, grid), or of blocks for each entry of channels (pyramid)."""
+    """Number of blocks (residual, grid), or of blocks for each entry of channels (pyramid); a decoder with groups on a
+    grid has one below each group."""
     patch: Annotated[int, Field(gt=0)] = 4
     """Side of a patch, in pixels (grid)."""
     normalization: Literal["group", "weight", "none"] = "group"
     """Inside the blocks (pyramid): of groups of channels, or of the weights."""
     activation: str = "relu"
-    """relu, tanh, elu, gelu, silu, leaky-relu, softplus or identity."""
+    """relu, tanh, elu, gelu, silu, leaky-relu, softplus or identity; a grid always has silu."""
     batch_norm: bool = False
-    """Batch normalisation after each hidden layer."""
+    """Batch normalisation after each hidden layer (mlp, residual, conv)."""
 
 
 class ModelConfig(Section):

@@ -13,6 +13,7 @@ from PIL import Image
 from elbowroom.data.dataset import DataSet
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.code_usage import code_usage
+from elbowroom.evaluation.doctor.groups import group_sizes
 from elbowroom.evaluation.results import Result
 from elbowroom.running.observers import BOUNDS
 from elbowroom.running.runs import Run
@@ -231,9 +232,10 @@ def code_swaps(run: Run) -> Figure:
 
 def traversals(run: Run) -> Figure:
     """Latent traversals: one latent dimension varied at a time."""
+    latents = sum(group_sizes(run.model)) or run.config.model.latent_dim
     return sheet(
         gallery.traversals(run),
-        alt=f"A row for each of {min(8, run.config.model.latent_dim)} latent dimensions: means E[x | z] while this "
+        alt=f"A row for each of {min(8, latents)} latent dimensions: means E[x | z] while this "
         "dimension goes from −2 to 2 in nine steps and the others stay as encoded from one example.",
         caption="The effect of each latent dimension, the most active first.",
         readable=True,

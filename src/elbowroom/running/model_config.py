@@ -40,7 +40,7 @@ class NetworkConfig(Section):
     """Number of blocks (residual, grid), or of blocks for each entry of channels (pyramid)."""
     patch: Annotated[int, Field(gt=0)] = 4
     """Side of a patch, in pixels (grid)."""
-    normalization: Literal["group", "weight", "none"] = "group"
+    norm: Literal["group", "weight", "none"] = "group"
     """Inside the blocks (pyramid): of groups of channels, or of the weights."""
     activation: str = "relu"
     """relu, tanh, elu, gelu, silu, leaky-relu, softplus or identity."""

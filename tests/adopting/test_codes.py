@@ -203,8 +203,6 @@ def test_an_adopted_model_is_evaluated_and_examined() -> None:
     assert not diagnosis.not_examined
     with pytest.raises(ElbowroomError, match="HMC or NUTS needs a continuous z"):
         found.posterior(points=2)
-    with pytest.raises(ElbowroomError, match="needs a continuous z"):
-        found.impute(X[:2])
 
 
 @pytest.mark.parametrize(

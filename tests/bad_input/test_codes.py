@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import elbowroom as er
-from elbowroom.data.batch import Batch
 from elbowroom.data.loading import load_data
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.doctor.aggregate_posterior import aggregate_study
@@ -19,7 +18,6 @@ from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.scoring import score
 from elbowroom.inference.gaussian.optimal_gaussian import optimal_gaussian
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence, laplace_proposal
-from elbowroom.inference.posterior.imputation import impute
 from elbowroom.inference.posterior.sample import posterior
 from elbowroom.model.code_distributions import CodeSpace
 from elbowroom.model.codes import CategoricalGuide, UnigramCodes
@@ -43,7 +41,6 @@ X = torch.ones(4, 6)
 CONTINUOUS: dict[str, Callable[[Pair], Any]] = {
     "hmc": lambda pair: posterior(pair.model, pair.guide, X, method="hmc"),
     "nuts with jumps": lambda pair: posterior(pair.model, pair.guide, X, jumps=True),
-    "imputation": lambda pair: impute(pair.model, pair.guide, Batch(X, mask=X < 0)),
     "laplace proposals": lambda pair: laplace_proposal(pair.model, pair.guide, X),
     "laplace-is": lambda pair: laplace_evidence(pair.model, None, X),
     "the best normal": lambda pair: optimal_gaussian(pair.model, None, X, family="full"),
@@ -104,7 +101,9 @@ def test_a_comparison_refuses_codes(tmp_path: Path) -> None:
         '[data]\nname = "digits"\nbinarization = "dynamic"\n[model]\nprior = "unigram"\nslots = 3\ncodes = 4\n'
         '[objective]\nestimator = "straight-through"\n'
     )
-    with pytest.raises(ElbowroomError, match=r"The log p\(x\) of a comparison, .* needs a continuous z"):
+    with pytest.raises(
+        ElbowroomError, match=r"A comparison estimates log p\(x\) by Laplace approximations, .* needs a continuous z"
+    ):
         er.compare([recipe], seconds=1, out=tmp_path / "out", announce=lambda said: None)
 
 

@@ -78,7 +78,7 @@ def _pyramid(
     if network.batch_norm:
         raise ElbowroomError(
             "Batch normalisation was asked for in a pyramid, which normalises groups of channels or weights.",
-            "Give --model.encoder.normalization and --model.decoder.normalization group, weight or none instead.",
+            "Give --model.encoder.norm and --model.decoder.norm group, weight or none instead.",
         )
     make = PyramidDecoder if decoder else PyramidEncoder
     return make(
@@ -87,7 +87,7 @@ def _pyramid(
         channels=network.channels[::-1] if decoder else network.channels,
         blocks=network.blocks,
         activation=network.activation,
-        normalization=network.normalization,
+        normalization=network.norm,
         context_dim=context_dim,
     )
 

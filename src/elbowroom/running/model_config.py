@@ -41,7 +41,7 @@ class NetworkConfig(Section):
     grid has one below each group."""
     patch: Annotated[int, Field(gt=0)] = 4
     """Side of a patch, in pixels (grid)."""
-    normalization: Literal["group", "weight", "none"] = "group"
+    norm: Literal["group", "weight", "none"] = "group"
     """Inside the blocks (pyramid): of groups of channels, or of the weights."""
     activation: str = "relu"
     """relu, tanh, elu, gelu, silu, leaky-relu, softplus or identity; a grid always has silu."""

@@ -115,7 +115,7 @@ def network(settings: NetworkConfig) -> str:
         return f"residual MLP, {settings.blocks} blocks of width {settings.width}, {settings.activation}{normed}"
     if settings.kind == "pyramid":
         levels = f"{'-'.join(map(str, settings.channels))} channels, {settings.blocks} residual blocks each"
-        kind = "no" if settings.normalization == "none" else settings.normalization
+        kind = "no" if settings.norm == "none" else settings.norm
         return f"pyramid, {levels}, {settings.activation}, {kind} normalisation"
     return f"convolutional, {'-'.join(map(str, settings.channels))} channels, {settings.activation}{normed}"
 

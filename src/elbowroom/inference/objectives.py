@@ -57,7 +57,7 @@ from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.noise import NoiseSource
-from elbowroom.model.sequential_normal import SequentialNormal
+from elbowroom.model.sequential_normal import ResidualNormal, SequentialNormal
 from elbowroom.numerics import effective_sample_size, log_mean_exp
 
 __all__ = [
@@ -123,6 +123,13 @@ def elbo_terms(
     sampled_kl = kl == "monte-carlo" or (kl == "auto" and estimator == "stl")
     closed = None if sampled_kl else closed_form_kl(q, prior, free_bits)
     grouped = not sampled_kl and kl == "auto" and estimator == "pathwise" and has_group_kl(q, prior)
+    if not grouped and (balance or (free_bits > 0 and free_bits_over == "batch")):
+        raise ElbowroomError(
+            f"{'balance' if balance else 'free_bits_over=' + repr(free_bits_over)} is about the KL of each group of a "
+            f"hierarchy, which is not computed for the guide's {type(q).__name__} with kl='{kl}' and "
+            f"estimator='{estimator}'.",
+            "Leave it out, or use a guide from the top down with kl='auto' and estimator='pathwise'.",
+        )
     if closed is None and not sampled_kl and (kl == "analytic" or (free_bits > 0 and not grouped)):
         raise _no_closed_form(q, prior, free_bits)
     entropy = None if sampled_kl or closed is not None else exact_entropy(q)
@@ -396,11 +403,13 @@ def _balance(by_group: Tensor, q: Distribution, beta: float | Tensor) -> Tensor:
 def _no_closed_form(q: Distribution, prior: Distribution, free_bits: float) -> ElbowroomError:
     pair = f"the guide's {type(q).__name__} and the prior's {type(prior).__name__}"
     if free_bits > 0:
+        remedy = "Use a diagonal guide with a normal prior, or free_bits=0 (and kl='monte-carlo')."
+        if isinstance(q, Codes):
+            remedy = "Use a prior of independent slots (unigram or uniform), or free_bits=0."
+        elif isinstance(q, SequentialNormal | ResidualNormal):
+            remedy = "Use a guide from the top down with kl='auto' and estimator='pathwise', or free_bits=0."
         return ElbowroomError(
-            f"free_bits={free_bits} needs a KL that factorises over latent dimensions, but {pair} have none.",
-            "Use a prior of independent slots (unigram or uniform), or free_bits=0."
-            if isinstance(q, Codes)
-            else "Use a diagonal guide with a normal prior, or free_bits=0 (and kl='monte-carlo').",
+            f"free_bits={free_bits} needs a KL that factorises over latent dimensions, but {pair} have none.", remedy
         )
     return ElbowroomError(
         f"kl='analytic' needs a KL in closed form, but there is none between {pair}.",

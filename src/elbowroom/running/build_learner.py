@@ -108,11 +108,13 @@ def _aevb(config: Config, update: Update, length: RunLength, execution: Executio
             "free_bits_over": o.free_bits_over,
             "balance": o.balance,
         }
-    elif (o.beta, o.free_bits, o.warmup_epochs) != (1.0, 0.0, 0.0):
+    elif (o.beta, o.free_bits, o.warmup_epochs, o.balance) != (1.0, 0.0, 0.0, False):
         raise ElbowroomError(
-            "beta, free_bits and warmup_epochs change the KL term, which the iwae objective does not have.",
+            "beta, free_bits, warmup_epochs and balance change the KL term, which the iwae objective does not have.",
             "Leave them out, or set --objective.name elbo.",
         )
+    if o.balance:
+        _check_balance(config)
     if o.temperature != 1.0 and not {o.estimator, o.last_estimator} & set(CODE_ESTIMATORS):
         raise ElbowroomError(
             f"objective.temperature is {o.temperature:g}, but the estimator {o.estimator} has no softmax.",
@@ -327,6 +329,29 @@ def _check_estimators(config: Config, kind: _Kind) -> None:
                 f"Give {flag} reinmax, which is biased a little, or score-function, which is unbiased and has much "
                 "more variance.",
             )
+
+
+def _check_balance(config: Config) -> None:
+    """Refuses weights of groups where there are none, or where they never apply."""
+    o, guide = config.objective, guide_name(config)
+    if not config.model.groups or guide != "top-down":
+        raise ElbowroomError(
+            "objective.balance weighs the KL of each group of a hierarchy, but "
+            + (f"the guide {guide} has no KL of a group." if config.model.groups else "the model has one group."),
+            "Leave it out, or give --model.groups with --model.guide top-down.",
+        )
+    estimators = [name for name in (o.estimator, o.last_estimator) if name not in ("pathwise", None)]
+    if o.kl != "auto" or estimators:
+        given = f"kl {o.kl}" if o.kl != "auto" else f"estimator {estimators[0]}"
+        raise ElbowroomError(
+            f"objective.balance weighs the KL of each group, which is not computed with the {given}.",
+            "Leave it out, or use --objective.kl auto with --objective.estimator pathwise.",
+        )
+    if o.beta >= 1 and not o.warmup_epochs:
+        raise ElbowroomError(
+            f"objective.balance weighs groups while the weight of the KL is below 1, but it is {o.beta:g} throughout.",
+            "Let the weight grow, for instance --objective.warmup-epochs 20, or leave out --objective.balance.",
+        )
 
 
 def _check_unread(config: Config, kind: _Kind) -> None:

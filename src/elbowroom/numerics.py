@@ -15,10 +15,23 @@ __all__ = [
     "chunks",
     "draws_last",
     "effective_sample_size",
+    "in_place_version",
     "log_mean_exp",
     "log_sum_exp",
     "mean_and_stderr",
 ]
+
+
+def in_place_version(values: Tensor) -> int:
+    """A number that changes where a tensor is changed in place; a compiled function has no such thing, and needs none.
+
+    Example:
+        >>> values = torch.zeros(2)
+        >>> before = in_place_version(values)
+        >>> in_place_version(values.add_(1)) == before
+        False
+    """
+    return 0 if torch.compiler.is_compiling() or values.is_inference() else values._version
 
 
 def log_mean_exp(log_weights: Tensor, dim: int = 0) -> Tensor:

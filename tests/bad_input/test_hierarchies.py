@@ -40,14 +40,14 @@ CASES = {
         "a guide from the top down",
     ),
     "flow as guide": ("digits --model.groups 4 --model.guide iaf", "--model.guide top-down or bottom-up"),
-    "balance without groups": ("digits --objective.balance --objective.warmup-epochs 2", "the model has one group"),
+    "balance without groups": ("digits --objective.balance --objective.warmup-epochs 2", "--model.groups"),
     "balance from the bottom up": (
         "digits --model.groups 4 --model.guide bottom-up --objective.balance --objective.warmup-epochs 2",
         "--model.guide top-down",
     ),
     "balance without a weight that grows": (
         "digits --model.groups 4 --objective.balance",
-        "--objective.warmup-epochs 20",
+        "--objective.warmup-epochs 10",
     ),
     "balance with a sampled KL": (
         "digits --model.groups 4 --objective.balance --objective.beta 0.5 --objective.kl monte-carlo",
@@ -55,7 +55,7 @@ CASES = {
     ),
     "balance with a later estimator": (
         "digits --model.groups 4 --objective.balance --objective.beta 0.5 --objective.last-estimator stl",
-        "estimator stl",
+        "pathwise and stl",
     ),
     "balance of the importance-weighted bound": (
         "digits --model.groups 4 --objective.balance --objective.name iwae",
@@ -63,7 +63,7 @@ CASES = {
     ),
     "free bits of groups without groups": (
         "digits --objective.free-bits 1 --objective.free-bits-over batch",
-        "free_bits_over='batch' is about the KL of each group",
+        "free_bits_over batch needs the KL by group",
     ),
     "wake-sleep": ("digits --model.groups 4 --train.learner wake-sleep", "--model.guide diagonal"),
     "monte carlo em": ("digits --model.groups 4 --train.learner mcem --model.guide top-down", "--model.guide diagonal"),

@@ -17,6 +17,7 @@ import hierarchy_cases as cases
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.kl import factorised_kl, group_kl, has_analytic_kl, has_group_kl
 from elbowroom.inference.objectives import elbo, elbo_terms, iwae, iwae_terms, log_weights
+from elbowroom.model import oracles
 from elbowroom.model.draws import draw
 from elbowroom.model.sequential_normal import ResidualNormal, SequentialNormal
 from elbowroom.numerics import log_mean_exp
@@ -174,6 +175,44 @@ def test_free_bits_need_groups_one_below_the_other() -> None:
         elbo(case.model, case.guide, case.x, kl="auto", free_bits=0.1, generator=cases.seeded())
     with pytest.raises(ElbowroomError, match="closed form"):
         elbo(case.model, case.guide, case.x, kl="analytic", generator=cases.seeded())
+
+
+@pytest.mark.parametrize("groups", [2, 5])
+def test_balance_where_no_group_carries_anything(groups: int) -> None:
+    """Weights of mean 1 out of divergences that are all zero."""
+    case = cases.linear((1,) * groups)
+    with torch.no_grad():
+        for weight in case.guides["top-down"].recognition.parameters():
+            weight.zero_()  # q is the prior
+    for dtype in (torch.float32, torch.float64):
+        model, guide = copy.deepcopy((case.model.to(dtype), case.guides["top-down"].to(dtype)))
+        value, parts = elbo_terms(
+            model, guide, case.x.to(dtype), kl="auto", beta=0.5, balance=True, generator=cases.seeded()
+        )
+        torch.testing.assert_close(parts["kl"], torch.zeros_like(parts["kl"]))
+        torch.testing.assert_close(value, parts["reconstruction"])
+
+
+UNGROUPED: dict[str, tuple[str, dict[str, Any]]] = {
+    "from the bottom up": ("bottom-up", {"kl": "auto"}),
+    "a sampled KL": ("top-down", {"kl": "monte-carlo"}),
+    "stl": ("top-down", {"kl": "auto", "estimator": "stl"}),
+    "score function": ("top-down", {"kl": "auto", "estimator": "score-function"}),
+}
+
+
+@pytest.mark.parametrize("name", UNGROUPED)
+def test_balance_is_refused_where_there_is_no_kl_by_group(name: str) -> None:
+    kind, settings = UNGROUPED[name]
+    case = cases.nonlinear(kind)
+    with pytest.raises(ElbowroomError, match="by group"):
+        elbo(case.model, case.guide, case.x, beta=0.5, balance=True, generator=cases.seeded(), **settings)
+
+
+def test_free_bits_over_the_batch_are_refused_for_one_group() -> None:
+    model, guide, x = oracles.ppca(dim=4, latent_dim=2, seed=0)
+    with pytest.raises(ElbowroomError, match="by group"):
+        elbo(model, guide, x, free_bits=0.1, free_bits_over="batch", generator=cases.seeded())
 
 
 # --- gradients -------------------------------------------------------------------------------------------------------

@@ -402,6 +402,20 @@ def test_every_stage_moves_its_own_weights(kind: CodebookKind) -> None:
     assert moved == [everyone - {"model.prior.logits"}, {"model.prior.logits"}, everyone]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_that_is_skipped_changes_no_codebook_and_no_temperature(kind: CodebookKind) -> None:
+    learner, generator = make_learner(), _generator()
+    state, _ = run(learner, learner.init(make_pair(kind)), 3, generator)
+    before, averages = _weights(state.pair), copy.deepcopy(state.averages)
+    skipping = dataclasses.replace(learner, update=dataclasses.replace(learner.update, skip_norm=1e-12))
+    state, infos = run(skipping, state, 1, generator)
+    assert infos[0].terms["skipped"] == 1.0
+    for name, weight in _weights(state.pair).items():
+        assert torch.equal(weight, before[name]), name
+    for name in ("counts", "sums", "distances"):
+        assert torch.equal(getattr(averages, name), getattr(state.averages, name))
+
+
 @pytest.mark.parametrize("kind", ["ema", "gradient"])
 def test_the_codebook_starts_at_the_centres_of_the_first_batch(kind: CodebookKind) -> None:
     learner = make_learner(lr=0.0, decay=0.0, restart_below=0.0)

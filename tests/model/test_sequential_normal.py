@@ -49,6 +49,27 @@ def test_draws_have_the_moments_of_the_joint_normal() -> None:
     assert of_covariance.abs().max() < 4
 
 
+@pytest.mark.parametrize("kind", cases.KINDS)
+def test_a_draw_that_was_changed_in_place_has_a_density_of_its_own(kind: str) -> None:
+    case = cases.nonlinear(kind)
+    q = case.guide(case.x)
+    z = q.sample((2,), cases.seeded())
+    with torch.no_grad():
+        z += 0.5
+        torch.testing.assert_close(q.log_prob(z), q.log_prob(z.clone()))
+
+
+@pytest.mark.parametrize("kind", cases.KINDS)
+def test_rows_of_what_is_detached_are_detached(kind: str) -> None:
+    case = cases.nonlinear(kind)
+    q = case.guide(case.x)
+    z = q.sample((2,), cases.seeded())
+    for rows in (q.detached().rows(slice(2, 4)), q.rows(slice(2, 4)).detached(), q.detached().detached().rows([2, 3])):
+        log_q = rows.log_prob(z[:, 2:4])
+        torch.testing.assert_close(log_q, q.log_prob(z)[:, 2:4].detach())
+        assert not log_q.requires_grad
+
+
 def test_moments_are_those_along_the_means() -> None:
     q = two_groups()
     assert q.mean.tolist() == [[1.0, 2.0]] * 2

@@ -314,6 +314,56 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "iwae objective",
         "--objective.name elbo",
     ),
+    "groups that iwae does not weigh": (
+        {"model": {"groups": [2]}, "objective": {"name": "iwae", "balance": True}},
+        "iwae objective",
+        "--objective.name elbo",
+    ),
+    "free bits over the batch for iwae": (
+        {"objective": {"name": "iwae", "free_bits_over": "batch"}},
+        "iwae objective",
+        "--objective.name elbo",
+    ),
+    "balance without groups": (
+        {"objective": {"balance": True, "warmup_epochs": 2.0}},
+        "by group",
+        "--model.guide top-down",
+    ),
+    "free bits over the batch from the bottom up": (
+        {"model": {"groups": [2], "guide": "bottom-up"}, "objective": {"free_bits": 1.0, "free_bits_over": "batch"}},
+        "by group",
+        "--model.guide top-down",
+    ),
+    "free bits by group with the score function at the end": (
+        {"model": {"groups": [2]}, "objective": {"free_bits": 1.0, "last_estimator": "score-function"}},
+        "by group",
+        "--objective.last-name iwae",
+    ),
+    "balance with a sampled KL": (
+        {"model": {"groups": [2]}, "objective": {"balance": True, "warmup_epochs": 2.0, "kl": "monte-carlo"}},
+        "by group",
+        "--objective.kl",
+    ),
+    "balance where the weight is never below 1": (
+        {"model": {"groups": [2]}, "objective": {"balance": True}},
+        "never below 1",
+        "--objective.warmup-epochs",
+    ),
+    "free bits over the batch without free bits": (
+        {"model": {"groups": [2]}, "objective": {"free_bits_over": "batch"}},
+        "free_bits is 0",
+        "--objective.free-bits",
+    ),
+    "dreg for the ELBO of the last part": (
+        {"objective": {"last_estimator": "dreg"}},
+        "objective is the ELBO",
+        "stl",
+    ),
+    "stl for the ELBO of the last part, with free bits": (
+        {"objective": {"free_bits": 1.0, "last_estimator": "stl"}},
+        "stl",
+        "without free bits",
+    ),
     "mcem's settings for aevb": ({"mcem": {"draws": 3}}, "does not read mcem", "--train.learner"),
     "svi's settings for mcem": (
         {"train": {"learner": "mcem"}, "svi": {"num_particles": 3}},

@@ -112,6 +112,25 @@ def test_a_pyramid_builds_trains_and_comes_back(normalization: str, out: Path) -
     assert run.model.likelihood.network.levels[0].convolutions[2].in_channels == 6  # the smallest picture is the first
 
 
+GRID = {"kind": "grid", "width": 4, "hidden": [5], "patch": 2}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"encoder": {**GRID, "batch_norm": True}},
+        {"decoder": {**GRID, "batch_norm": True}},
+        {"groups": [1], "encoder": {**GRID, "batch_norm": True}, "decoder": GRID},
+        {"groups": [1], "encoder": GRID, "decoder": {**GRID, "batch_norm": True}},
+        {"groups": [1], "decoder": {"batch_norm": True}},
+    ],
+    ids=str,
+)
+def test_batch_normalisation_that_a_network_lacks_is_refused(model: dict[str, Any], out: Path) -> None:
+    with pytest.raises(ElbowroomError, match=r"Batch normalisation(.|\n)*batch-norm"):
+        tiny(grey(dim=16).reshape(-1, 4, 4), out, model=model)
+
+
 def test_batch_normalisation_of_a_pyramid_is_refused(out: Path) -> None:
     net = {"kind": "pyramid", "channels": [4], "batch_norm": True}
     with pytest.raises(ElbowroomError, match=r"Batch normalisation(.|\n)*normalization"):

@@ -27,7 +27,8 @@ The last line stands for ``straight-through``, ``gumbel-softmax``, ``st-gumbel``
 
 The *value* returned is the same unbiased estimate of the bound under every estimator; a term that only serves the
 gradient enters as ``s - s.detach()``, which is zero. Gradients in the model's parameters are the same under all of
-them: also with relaxed draws, which serve the gradient in the guide's parameters alone.
+them: also with relaxed draws, which serve the gradient in the guide's parameters alone. Parameters that both share, as
+a guide from the top down shares the decoder's, are the guide's, too, and their gradient is the sum of both.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ __all__ = [
     "Estimator",
     "FreeBitsOver",
     "Terms",
+    "check_elbo",
     "elbo",
     "elbo_terms",
     "has_analytic_kl",
@@ -118,20 +120,16 @@ def elbo_terms(
         True
     """
     batch = as_batch(batch)
-    _check_elbo(num_samples, kl, beta, free_bits, estimator)
+    check_num_samples(num_samples)
+    check_elbo(kl=kl, beta=beta, free_bits=free_bits, estimator=estimator)
     q, prior = guide_distribution(guide, batch), model.prior(None, batch.context)
     sampled_kl = kl == "monte-carlo" or (kl == "auto" and estimator == "stl")
     closed = None if sampled_kl else closed_form_kl(q, prior, free_bits)
     grouped = not sampled_kl and kl == "auto" and estimator == "pathwise" and has_group_kl(q, prior)
-    if not grouped and (balance or (free_bits > 0 and free_bits_over == "batch")):
-        raise ElbowroomError(
-            f"{'balance' if balance else 'free_bits_over=' + repr(free_bits_over)} is about the KL of each group of a "
-            f"hierarchy, which is not computed for the guide's {type(q).__name__} with kl='{kl}' and "
-            f"estimator='{estimator}'.",
-            "Leave it out, or use a guide from the top down with kl='auto' and estimator='pathwise'.",
-        )
     if closed is None and not sampled_kl and (kl == "analytic" or (free_bits > 0 and not grouped)):
         raise _no_closed_form(q, prior, free_bits)
+    if not grouped and (balance or (free_bits > 0 and free_bits_over == "batch")):
+        raise _no_groups(q, prior, "balance" if balance else "free_bits_over='batch'")
     entropy = None if sampled_kl or closed is not None else exact_entropy(q)
 
     draws = draw_latents(q, num_samples, estimator, temperature=temperature, generator=generator)
@@ -211,6 +209,7 @@ def elbo(
         free_bits: λ, nats per latent dimension and example, for a hierarchy per group; needs a factorised KL in
             closed form, or a guide from the top down and ``kl="auto"``.
         balance: weigh the KL of a hierarchy's groups by size and KL as long as β < 1; the value is then no bound.
+            Needs what free bits of groups need, as does ``free_bits_over="batch"``.
         free_bits_over: what λ is compared with: the KL of each "example", or its mean over the "batch" (of groups).
         estimator: of the gradient: "pathwise", "stl" (needs a sampled KL) or "score-function", which has a
             leave-one-out baseline from 2 draws on; for codes also those of
@@ -227,6 +226,7 @@ def elbo(
         Higgins et al. (2017), beta-VAE, eq. 4. Kingma et al. (2016), IAF, appendix C.8, arXiv:1606.04934.
         Roeder, Wu & Duvenaud (2017), Sticking the Landing, eq. 8, arXiv:1703.09194.
         Kool, van Hoof & Welling (2019), Buy 4 REINFORCE Samples, Get a Baseline for Free!
+        Vahdat & Kautz (2020), NVAE, appendix A, arXiv:2007.03898, on ``balance``.
     Example:
         >>> from elbowroom.model import oracles
         >>> model, guide, x = oracles.ppca(dim=8, latent_dim=2, seed=0)
@@ -351,9 +351,12 @@ def iwae(
 OBJECTIVES: dict[str, Callable[..., Terms]] = {"elbo": elbo_terms, "iwae": iwae_terms}
 
 
-def _check_elbo(num_samples: int, kl: str, beta: float | Tensor, free_bits: float, estimator: str) -> None:
-    """Refuse combinations of the ELBO's options that cannot work, before any network runs."""
-    check_num_samples(num_samples)
+def check_elbo(*, kl: str, beta: float | Tensor, free_bits: float, estimator: str) -> None:
+    """Refuses options of :func:`elbo` that cannot work together, whatever guide and prior are.
+
+    Raises:
+        ElbowroomError: an unknown name; a number below 0; an estimator that does not fit the others.
+    """
     check_name("gradient estimator", estimator, ESTIMATORS)
     check_name("form of the KL", kl, ("analytic", "monte-carlo", "auto"))
     for name, number in (("beta", beta), ("free_bits", free_bits)):
@@ -396,20 +399,31 @@ def _balance(by_group: Tensor, q: Distribution, beta: float | Tensor) -> Tensor:
     assert isinstance(q, SequentialNormal)  # see has_group_kl
     sizes = torch.tensor(q.sizes, dtype=by_group.dtype, device=by_group.device)
     share = sizes * by_group.detach().mean(1).clamp(min=0)
-    weights = share * (len(sizes) / share.sum().clamp(min=torch.finfo(share.dtype).tiny))
+    weights = share / share.mean().clamp(min=torch.finfo(share.dtype).tiny)
     return torch.where(torch.as_tensor(beta) < 1, weights, torch.ones_like(weights)).unsqueeze(1)
+
+
+def _no_groups(q: Distribution, prior: Distribution, option: str) -> ElbowroomError:
+    return ElbowroomError(
+        f"{option} needs the KL by group, of a guide from the top down, a prior of independent blocks, kl='auto' and "
+        f"the estimator 'pathwise', but the guide's distribution is a {type(q).__name__} and the prior's a "
+        f"{type(prior).__name__}.",
+        "Leave it out, or give these.",
+    )
 
 
 def _no_closed_form(q: Distribution, prior: Distribution, free_bits: float) -> ElbowroomError:
     pair = f"the guide's {type(q).__name__} and the prior's {type(prior).__name__}"
     if free_bits > 0:
-        remedy = "Use a diagonal guide with a normal prior, or free_bits=0 (and kl='monte-carlo')."
-        if isinstance(q, Codes):
-            remedy = "Use a prior of independent slots (unigram or uniform), or free_bits=0."
-        elif isinstance(q, SequentialNormal | ResidualNormal):
-            remedy = "Use a guide from the top down with kl='auto' and estimator='pathwise', or free_bits=0."
         return ElbowroomError(
-            f"free_bits={free_bits} needs a KL that factorises over latent dimensions, but {pair} have none.", remedy
+            f"free_bits={free_bits} needs a KL that factorises over latent dimensions, but {pair} have none.",
+            "Use a prior of independent slots (unigram or uniform), or free_bits=0."
+            if isinstance(q, Codes)
+            else "Use kl='auto' and the estimator 'pathwise', which take the KL by group, or free_bits=0."
+            if isinstance(q, SequentialNormal)
+            else "Use a guide from the top down (--model.guide top-down), or free_bits=0."
+            if isinstance(q, ResidualNormal)
+            else "Use a diagonal guide with a normal prior, or free_bits=0 (and kl='monte-carlo').",
         )
     return ElbowroomError(
         f"kl='analytic' needs a KL in closed form, but there is none between {pair}.",

@@ -175,7 +175,7 @@ class Vq:
             gradients = samples * len(batch)
         update = dataclasses.replace(self.update, schedule=lambda _: self.rate(state.step))
         updated = update.apply_gradient(state, "objective", found.value, found.parts, batch)
-        if state.step < self.prior_from:
+        if state.step < self.prior_from and not updated.terms.get("skipped"):
             self._follow(state, vectors, z, generator)
         state.step += 1
         del updated.terms["objective"]  # it differs from stage to stage, and in the first it is no bound

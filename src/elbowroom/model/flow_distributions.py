@@ -25,7 +25,7 @@ from torch.distributions.constraints import Constraint
 
 from elbowroom.model import noise
 from elbowroom.model.noise import NoiseSource
-from elbowroom.numerics import chunks
+from elbowroom.numerics import chunks, in_place_version
 
 __all__ = ["Bijection", "Direction", "FlowDistribution"]
 
@@ -127,7 +127,7 @@ class FlowDistribution(Distribution):
         y, log_det = self._map(u, inverse=self.direction == "normalizing")
         z = self.loc + torch.exp(self.log_scale) * y
         log_density = _log_standard_normal(u) - log_det - self.log_scale.sum(-1)
-        self._last = z, log_density, torch.is_grad_enabled(), _version(z)
+        self._last = z, log_density, torch.is_grad_enabled(), in_place_version(z)
         return z
 
     @torch.no_grad()
@@ -184,7 +184,7 @@ class FlowDistribution(Distribution):
         """Whether the density of the last draws is still theirs, and has a gradient where one is wanted."""
         assert self._last is not None  # looked at before
         _, _, has_gradient, version = self._last
-        return (has_gradient or not torch.is_grad_enabled()) and version == _version(value)
+        return (has_gradient or not torch.is_grad_enabled()) and version == in_place_version(value)
 
     @functools.cached_property
     @torch.no_grad()
@@ -204,11 +204,6 @@ class FlowDistribution(Distribution):
 
 def _log_standard_normal(u: Tensor) -> Tensor:
     return -0.5 * (u.square().sum(-1) + u.shape[-1] * math.log(2 * math.pi))
-
-
-def _version(z: Tensor) -> int:
-    """A number that changes where z is changed in place; a compiled function has no such thing, and needs none."""
-    return 0 if torch.compiler.is_compiling() or z.is_inference() else z._version
 
 
 @functools.lru_cache(maxsize=8)

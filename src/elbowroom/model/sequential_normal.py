@@ -19,6 +19,7 @@ from torch.distributions.constraints import Constraint
 from elbowroom.errors import ElbowroomError
 from elbowroom.model import noise
 from elbowroom.model.noise import NoiseSource
+from elbowroom.numerics import in_place_version
 
 __all__ = [
     "BlockDistribution",
@@ -59,13 +60,14 @@ class _Passed(NamedTuple):
     normals: list[Independent[Normal]]  #: of each group, given those before
     state: Tensor | None
     with_gradient: bool
+    version: int
 
     def serves(self, z: Tensor) -> bool:
         """Whether a walk to z would meet the same: it is this very tensor, and no gradient is wanted that is missing.
 
         What was drawn without a gradient may be asked for its density with one.
         """
-        return self.z is z and (self.with_gradient or not torch.is_grad_enabled())
+        return self.z is z and _is_current(self)
 
 
 class SequentialNormal(Distribution):
@@ -147,7 +149,8 @@ class SequentialNormal(Distribution):
                 "given.",
                 "Use the estimator 'pathwise'.",
             )
-        return SequentialNormal(self._frozen, self.sizes, self._like)
+        rows = None if self._rows is None else lambda index: self.rows(index).detached()
+        return SequentialNormal(self._frozen, self.sizes, self._like, rows=rows, frozen=self._frozen)
 
     def rows(self, index: Rows) -> SequentialNormal:
         """The distributions of some of the examples.
@@ -211,7 +214,8 @@ class SequentialNormal(Distribution):
             return values[-1]
 
         state = self._walk(keep)
-        return _Passed(torch.cat(values, -1), normals, state, torch.is_grad_enabled())
+        z = torch.cat(values, -1)
+        return _Passed(z, normals, state, torch.is_grad_enabled(), in_place_version(z))
 
 
 class Coordinates(NamedTuple):
@@ -228,10 +232,11 @@ class _Residuals(NamedTuple):
     z: Tensor
     log_scale: Tensor  #: the sum of log s
     with_gradient: bool
+    version: int
 
     def serves(self, u: Tensor) -> bool:
         """As :meth:`_Passed.serves`."""
-        return self.u is u and (self.with_gradient or not torch.is_grad_enabled())
+        return self.u is u and _is_current(self)
 
 
 class ResidualNormal(Distribution):
@@ -269,7 +274,7 @@ class ResidualNormal(Distribution):
         """Draws of z, as residuals, shape (\\*sample_shape, batch, latent)."""
         z = self.base.rsample(sample_shape, generator)
         u, log_scale = self._maps.residuals(z)
-        self._last = _Residuals(u, z, log_scale, torch.is_grad_enabled())
+        self._last = _Residuals(u, z, log_scale, torch.is_grad_enabled(), in_place_version(u))
         return u
 
     def sample(self, sample_shape: Sequence[int] = (), generator: NoiseSource | None = None) -> Tensor:
@@ -287,7 +292,11 @@ class ResidualNormal(Distribution):
     def detached(self) -> ResidualNormal:
         """The same distribution, whose weights take no gradient; a gradient by u still passes."""
         return ResidualNormal(
-            self.base.detached(), self._frozen, rows=self._rows, frozen=self._frozen, decoder=self._decoder
+            self.base.detached(),
+            self._frozen,
+            rows=lambda index: self.rows(index).detached(),
+            frozen=self._frozen,
+            decoder=self._decoder,
         )
 
     def rows(self, index: Rows) -> ResidualNormal:
@@ -393,6 +402,12 @@ def blocks_of(distribution: Distribution, sizes: Sequence[int]) -> list[Distribu
     base = distribution.base_dist
     pairs = zip(base.loc.split_with_sizes(tuple(sizes), -1), base.scale.split_with_sizes(tuple(sizes), -1), strict=True)
     return [Independent(Normal(loc, scale, validate_args=False), 1, validate_args=False) for loc, scale in pairs]
+
+
+def _is_current(drawn: _Passed | _Residuals) -> bool:
+    """Whether a draw is still what it was, and has a gradient where one is wanted."""
+    value = drawn[0]
+    return (drawn.with_gradient or not torch.is_grad_enabled()) and drawn.version == in_place_version(value)
 
 
 def _sum_of_log_probs(distributions: Sequence[Distribution], parts: Sequence[Tensor]) -> Tensor:

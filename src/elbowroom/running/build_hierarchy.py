@@ -17,6 +17,7 @@ from elbowroom.model.hierarchy.guides import (
 )
 from elbowroom.model.hierarchy.ladders import Ladder, VectorLadder
 from elbowroom.model.networks import MLP, Network
+from elbowroom.running.build_networks import refuse_batch_norm
 from elbowroom.running.model_config import ModelConfig, NetworkConfig
 
 __all__ = ["build_hierarchical_guide", "build_ladder", "check_hierarchy"]
@@ -82,6 +83,7 @@ def _check_networks(model: ModelConfig, guide: str) -> None:
 def build_ladder(model: ModelConfig, out_shape: Sequence[int], context_dim: int) -> Ladder:
     """The decoder of a hierarchy."""
     network = model.decoder
+    refuse_batch_norm(network, "the decoder of a hierarchy")
     if network.kind == "grid":
         return GridLadder(
             model.latent_dim,
@@ -116,6 +118,7 @@ def build_hierarchical_guide(
             transform=transform,
         )
     if isinstance(ladder, GridLadder):
+        refuse_batch_norm(model.encoder, "a network on a grid of patches")
         network: Network = GridFeatures(
             transform.out_shape, channels=model.encoder.width, blocks=model.encoder.blocks, patch=model.encoder.patch
         )

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.code_gradients import CODE_ESTIMATORS
-from elbowroom.inference.objectives import OBJECTIVES
+from elbowroom.inference.objectives import OBJECTIVES, check_elbo
 from elbowroom.learners.aevb import Aevb
 from elbowroom.learners.e_step import EStep
 from elbowroom.learners.execution import Execution, eager
@@ -108,13 +108,13 @@ def _aevb(config: Config, update: Update, length: RunLength, execution: Executio
             "free_bits_over": o.free_bits_over,
             "balance": o.balance,
         }
-    elif (o.beta, o.free_bits, o.warmup_epochs, o.balance) != (1.0, 0.0, 0.0, False):
+        _check_elbo(config)
+    elif (o.beta, o.free_bits, o.free_bits_over, o.warmup_epochs, o.balance) != (1.0, 0.0, "example", 0.0, False):
         raise ElbowroomError(
-            "beta, free_bits, warmup_epochs and balance change the KL term, which the iwae objective does not have.",
+            "beta, free_bits, free_bits_over, warmup_epochs and balance change the KL term, which the iwae objective "
+            "does not have.",
             "Leave them out, or set --objective.name elbo.",
         )
-    if o.balance:
-        _check_balance(config)
     if o.temperature != 1.0 and not {o.estimator, o.last_estimator} & set(CODE_ESTIMATORS):
         raise ElbowroomError(
             f"objective.temperature is {o.temperature:g}, but the estimator {o.estimator} has no softmax.",
@@ -144,6 +144,40 @@ def _aevb(config: Config, update: Update, length: RunLength, execution: Executio
         warmup_steps=o.warmup_epochs * (length.steps_per_epoch or 0),
         execution=execution,
     )
+
+
+def _check_elbo(config: Config) -> None:
+    """Refuses options of the ELBO that do not fit each other, in the last part of training, too."""
+    o = config.objective
+    estimators = {o.estimator} | ({o.last_estimator or o.estimator} if o.last_name is None else set())
+    for estimator in estimators:
+        check_elbo(kl=o.kl, beta=o.beta, free_bits=o.free_bits, estimator=estimator)
+    over_batch, from_top = o.free_bits_over == "batch", guide_name(config) == "top-down"
+    if over_batch and not o.free_bits:
+        raise ElbowroomError(
+            "objective.free_bits_over is batch, but objective.free_bits is 0.",
+            "Give --objective.free-bits, such as 0.5, or leave this out.",
+        )
+    if o.balance and o.beta >= 1 and not o.warmup_epochs:
+        raise ElbowroomError(
+            f"objective.balance weighs groups while the weight of the KL is below 1, but it is {o.beta:g} throughout, "
+            "never below 1.",
+            "Let it grow, for instance by --objective.warmup-epochs 10, or leave this out.",
+        )
+    name = "balance" if o.balance else "free_bits_over batch" if over_batch else "free_bits"
+    if name != "free_bits" and not from_top:
+        raise ElbowroomError(
+            f"objective.{name} needs the KL by group, which the guide {guide_name(config)} does not have.",
+            "Leave it out, or give a hierarchy, --model.groups, and --model.guide top-down.",
+        )
+    by_group = o.balance or (o.free_bits > 0 and from_top)
+    if by_group and (o.kl != "auto" or estimators != {"pathwise"}):
+        raise ElbowroomError(
+            f"objective.{name} needs the KL by group, for which objective.kl is auto and the estimator pathwise, but "
+            f"they are {o.kl} and {' and '.join(sorted(estimators))}.",
+            "Leave it out, or give --objective.kl auto and --objective.estimator pathwise; another estimator can "
+            "serve the last part together with --objective.last-name iwae.",
+        )
 
 
 def _naive(config: Config, update: Update, length: RunLength, execution: Execution) -> Learner:
@@ -329,29 +363,6 @@ def _check_estimators(config: Config, kind: _Kind) -> None:
                 f"Give {flag} reinmax, which is biased a little, or score-function, which is unbiased and has much "
                 "more variance.",
             )
-
-
-def _check_balance(config: Config) -> None:
-    """Refuses weights of groups where there are none, or where they never apply."""
-    o, guide = config.objective, guide_name(config)
-    if not config.model.groups or guide != "top-down":
-        raise ElbowroomError(
-            "objective.balance weighs the KL of each group of a hierarchy, but "
-            + (f"the guide {guide} has no KL of a group." if config.model.groups else "the model has one group."),
-            "Leave it out, or give --model.groups with --model.guide top-down.",
-        )
-    estimators = [name for name in (o.estimator, o.last_estimator) if name not in ("pathwise", None)]
-    if o.kl != "auto" or estimators:
-        given = f"kl {o.kl}" if o.kl != "auto" else f"estimator {estimators[0]}"
-        raise ElbowroomError(
-            f"objective.balance weighs the KL of each group, which is not computed with the {given}.",
-            "Leave it out, or use --objective.kl auto with --objective.estimator pathwise.",
-        )
-    if o.beta >= 1 and not o.warmup_epochs:
-        raise ElbowroomError(
-            f"objective.balance weighs groups while the weight of the KL is below 1, but it is {o.beta:g} throughout.",
-            "Let the weight grow, for instance --objective.warmup-epochs 20, or leave out --objective.balance.",
-        )
 
 
 def _check_unread(config: Config, kind: _Kind) -> None:

@@ -11,7 +11,7 @@ from elbowroom.model.networks import MLP, ConvDecoder, ConvEncoder, Network, Res
 from elbowroom.model.pyramid import PyramidDecoder, PyramidEncoder
 from elbowroom.running.model_config import NetworkConfig
 
-__all__ = ["NETWORKS"]
+__all__ = ["NETWORKS", "refuse_batch_norm"]
 
 
 def _mlp(
@@ -59,6 +59,7 @@ def _conv(
 def _grid(
     network: NetworkConfig, in_shape: tuple[int, ...], out_shape: tuple[int, ...], *, context_dim: int, decoder: bool
 ) -> Network:
+    refuse_batch_norm(network, "a network on a grid of patches")
     settings: dict[str, Any] = {
         "channels": network.width,
         "blocks": network.blocks,
@@ -89,6 +90,19 @@ def _pyramid(
         normalization=network.normalization,
         context_dim=context_dim,
     )
+
+
+def refuse_batch_norm(network: NetworkConfig, what: str) -> None:
+    """Refuses batch normalisation of what has none.
+
+    Raises:
+        ElbowroomError: it was asked for.
+    """
+    if network.batch_norm:
+        raise ElbowroomError(
+            f"Batch normalisation was asked for in {what}, which has none.",
+            "Leave out --model.encoder.batch-norm and --model.decoder.batch-norm.",
+        )
 
 
 #: kind -> (settings, in_shape, out_shape, context_dim=…, decoder=…) to a network

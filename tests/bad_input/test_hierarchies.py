@@ -11,6 +11,7 @@ from complaints import Ask, assert_complains, tr
 CASES = {
     "guide without groups": ("digits --model.guide top-down", "--model.groups 4,4"),
     "bottom-up without groups": ("digits --model.guide bottom-up", "one group of latents"),
+    "codes without a guide over codes": ("digits --model.groups 4,4 --model.prior made", "leave out --model.groups"),
     "codes": ("digits --model.groups 4 --model.prior unigram --model.guide categorical", "--model.prior normal"),
     "vamp": ("digits --model.groups 4 --model.prior vamp", "--model.prior normal or mixture"),
     "convolutions": ("digits --model.groups 4 --model.decoder.kind conv", "--model.decoder.kind grid"),
@@ -36,7 +37,33 @@ CASES = {
     "negative free bits": ("digits --model.groups 4 --objective.free-bits -1", "--objective.free-bits"),
     "free bits from the bottom up": (
         "digits --model.groups 4 --model.guide bottom-up --objective.free-bits 0.1",
-        "free_bits",
+        "a guide from the top down",
+    ),
+    "flow as guide": ("digits --model.groups 4 --model.guide iaf", "--model.guide top-down or bottom-up"),
+    "balance without groups": ("digits --objective.balance --objective.warmup-epochs 2", "--model.groups"),
+    "balance from the bottom up": (
+        "digits --model.groups 4 --model.guide bottom-up --objective.balance --objective.warmup-epochs 2",
+        "--model.guide top-down",
+    ),
+    "balance without a weight that grows": (
+        "digits --model.groups 4 --objective.balance",
+        "--objective.warmup-epochs 10",
+    ),
+    "balance with a sampled KL": (
+        "digits --model.groups 4 --objective.balance --objective.beta 0.5 --objective.kl monte-carlo",
+        "--objective.kl auto",
+    ),
+    "balance with a later estimator": (
+        "digits --model.groups 4 --objective.balance --objective.beta 0.5 --objective.last-estimator stl",
+        "pathwise and stl",
+    ),
+    "balance of the importance-weighted bound": (
+        "digits --model.groups 4 --objective.balance --objective.name iwae",
+        "--objective.name elbo",
+    ),
+    "free bits of groups without groups": (
+        "digits --objective.free-bits 1 --objective.free-bits-over batch",
+        "free_bits_over batch needs the KL by group",
     ),
     "wake-sleep": ("digits --model.groups 4 --train.learner wake-sleep", "--model.guide diagonal"),
     "monte carlo em": ("digits --model.groups 4 --train.learner mcem --model.guide top-down", "--model.guide diagonal"),

@@ -148,10 +148,16 @@ def test_its_jacobian_is_that_of_reverse_mode(name: str) -> None:
     [
         (
             lambda: PyramidEncoder((28, 28), (2,), channels=(4, 4, 4)),
-            r"28 x 28 pixels can be halved evenly 2 times(.|\n)*most 2",
+            r"28 × 28 pixels cannot be halved evenly more often than 2 times(.|\n)*most 2",
         ),
-        (lambda: PyramidDecoder((2,), (1, 28, 36), channels=(4, 4, 4)), "28 x 36 pixels can be halved evenly 2 times"),
-        (lambda: PyramidEncoder((5, 8), (2,), channels=(4,)), r"0 times only(.|\n)*multiples of 2"),
+        (
+            lambda: PyramidDecoder((2,), (1, 28, 36), channels=(4, 4, 4)),
+            "28 × 36 pixels cannot be halved evenly more often than 2",
+        ),
+        (
+            lambda: PyramidEncoder((5, 8), (2,), channels=(4,)),
+            r"5 × 8 pixels cannot be halved evenly\.(.|\n)*multiples of 2",
+        ),
         (lambda: PyramidEncoder((12,), (2,)), r"\(12,\)"),
         (lambda: PyramidDecoder((2,), (1, 12)), r"\(1, 12\)"),
         (lambda: PyramidEncoder((8, 8), (2,), channels=()), "one level at least"),

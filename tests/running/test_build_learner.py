@@ -198,6 +198,7 @@ def test_a_length_that_vq_does_not_know_is_refused() -> None:
 def test_vq_over_real_vectors_is_refused(out: Path) -> None:
     error = _refused(lambda: tiny(reals(), out, train={"learner": "vq"}))
     assert "The guide nearest-code is over codes, but the prior normal is over real vectors" in error.problem
+    assert "--model.prior made with --model.guide nearest-code" in error.remedy
 
 
 def test_the_length_of_a_vq_run_stays(out: Path) -> None:

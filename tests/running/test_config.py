@@ -40,7 +40,9 @@ def test_keys_may_be_written_in_several_ways(given: dict[str, Any]) -> None:
     assert configure(nested(given)).model.encoder.hidden == (3, 4)
 
 
-@pytest.mark.parametrize("given", ["200,100", ["200", "100"], ["200,100"], [200, 100], (200, 100)], ids=repr)
+@pytest.mark.parametrize(
+    "given", ["200,100", ["200", "100"], ["200,100"], "[200, 100]", ["[200", "100]"], [200, 100], (200, 100)], ids=repr
+)
 def test_widths_may_come_from_a_command_line(given: Any) -> None:
     assert configure({"model": {"encoder": {"hidden": given}}}).model.encoder.hidden == (200, 100)
 

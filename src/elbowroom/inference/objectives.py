@@ -58,7 +58,7 @@ from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.noise import NoiseSource
-from elbowroom.model.sequential_normal import SequentialNormal
+from elbowroom.model.sequential_normal import ResidualNormal, SequentialNormal
 from elbowroom.numerics import effective_sample_size, log_mean_exp
 
 __all__ = [
@@ -421,6 +421,8 @@ def _no_closed_form(q: Distribution, prior: Distribution, free_bits: float) -> E
             if isinstance(q, Codes)
             else "Use kl='auto' and the estimator 'pathwise', which take the KL by group, or free_bits=0."
             if isinstance(q, SequentialNormal)
+            else "Use a guide from the top down (--model.guide top-down), or free_bits=0."
+            if isinstance(q, ResidualNormal)
             else "Use a diagonal guide with a normal prior, or free_bits=0 (and kl='monte-carlo').",
         )
     return ElbowroomError(

@@ -240,8 +240,8 @@ def _smallest(event_shape: Sequence[int], shape: Sequence[int], channels: Sequen
     if len(channels) > whole:
         allowed = f"Give at most {whole} numbers of channels, or pictures" if whole else "Give pictures"
         raise ElbowroomError(
-            f"A pyramid of {len(channels)} levels halves a picture so many times, but {height} x {width} pixels "
-            f"can be halved evenly {whole} times only.",
+            f"A pyramid halves a picture once for each of its channels, here {list(channels)}, but {height} × {width} "
+            f"pixels cannot be halved evenly{f' more often than {whole} times' if whole else ''}.",
             f"{allowed} whose height and width are multiples of {2 ** len(channels)}, for instance by "
             "--data.image-size; kind = conv takes any size.",
         )

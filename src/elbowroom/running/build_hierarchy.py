@@ -54,7 +54,8 @@ def check_hierarchy(model: ModelConfig, guide: str) -> None:
         return
     if guide not in {*HIERARCHICAL_GUIDES, *GUIDES}:
         raise ElbowroomError(
-            f"The guide {guide} was asked for in a hierarchy.", "Give --model.guide top-down or bottom-up."
+            f"A guide of a hierarchy is normal over all its groups, which {guide} is not.",
+            "Give --model.guide top-down or bottom-up, or leave out --model.groups.",
         )
     if guide in HIERARCHICAL_GUIDES:
         _check_networks(model, guide)

@@ -48,8 +48,8 @@ def build_pair(config: Config, facts: DataFacts, *, seed: int) -> Pair:
     Torch's layers draw their weights from the global generator, which is seeded for this and restored afterwards.
     """
     name = guide_name(config)
-    _check_latents(config.model, name)
     check_hierarchy(config.model, name)
+    _check_latents(config.model, name)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs, too, and leave them so
         codebook = _codebook(config.model) if name == "nearest-code" else None
@@ -83,9 +83,10 @@ def _check_latents(model: ModelConfig, guide: str) -> None:
     if guide != "none" and (guide in CODE_GUIDES) != model.has_codes:
         codes, vectors = ("prior", "guide") if model.has_codes else ("guide", "prior")
         names = {"prior": model.prior, "guide": guide}
+        of_codes = guide if guide in CODE_GUIDES else "categorical"
         raise ElbowroomError(
             f"The {codes} {names[codes]} is over codes, but the {vectors} {names[vectors]} is over real vectors.",
-            "For codes, give for instance --model.prior made with --model.guide categorical; for real vectors, "
+            f"For codes, give for instance --model.prior made with --model.guide {of_codes}; for real vectors, "
             "--model.prior normal with --model.guide diagonal.",
         )
 

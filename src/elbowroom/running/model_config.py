@@ -13,11 +13,13 @@ __all__ = ["ModelConfig", "NetworkConfig", "split_commas"]
 
 
 def split_commas(value: Any) -> Any:
-    """Several values of a flag, separated by commas: ``--model.encoder.hidden 200,100``."""
+    """Several values of a flag, separated by commas, with or without the brackets of a recipe:
+    ``--model.encoder.hidden 200,100``.
+    """
     if isinstance(value, str):
         value = [value]
     if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
-        return [part for item in value for part in item.split(",") if part.strip()]
+        return [part for item in value for part in item.strip().strip("[]").split(",") if part.strip()]
     return value
 
 
@@ -55,8 +57,8 @@ class ModelConfig(Section):
     latent_dim: Annotated[int, Field(gt=0)] = 20
     """Dimensions of z; for codes, z has a number for each code of each slot instead."""
     groups: Widths = ()
-    """A hierarchy: latents of each group below the top one, which has latent_dim; with a decoder on a grid, channels
-    of each group, which has so many latents at every place of the grid."""
+    """A hierarchy: latents of each group below the top one (100 or 100,50); the top one has latent_dim. With a decoder
+    on a grid, channels of each group, which has so many latents at every place of the grid."""
     group_hidden: Widths = (100,)
     """Widths of the hidden layers between two groups of vectors."""
     slots: Annotated[int, Field(ge=2)] = 16

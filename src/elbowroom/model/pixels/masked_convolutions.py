@@ -72,7 +72,7 @@ class MaskedConv2d(nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int, kernel: int, *, sees_itself: bool) -> None:
         if kernel < 1 or kernel % 2 == 0:
             raise ElbowroomError(
-                f"A masked convolution was given a kernel of {kernel}, but a pixel lies in the middle of it.",
+                f"A masked convolution was given a kernel of side {kernel}, which has no pixel in its middle.",
                 "Give an odd number, such as 5.",
             )
         self.reach = kernel // 2

@@ -24,6 +24,7 @@ from elbowroom.evaluation.doctor.aggregate_posterior import Aggregate
 from elbowroom.evaluation.doctor.sample_quality import SampleStudy
 from elbowroom.evaluation.results import Result
 from elbowroom.model.code_distributions import CodeSpace
+from elbowroom.model.pixels.autoregressive import AutoregressivePixels
 from elbowroom.running.comparison import Comparison
 from elbowroom.running.impute import Imputed
 from elbowroom.running.outputs import Encoded
@@ -89,6 +90,12 @@ def _note(run: Run, context: Any = None) -> str | None:
     return "; ".join(notes) or None
 
 
+def _means(run: Run, given: str = "z") -> str:
+    """What the means of a run are; of pixels that depend on each other, E[x | z] cannot be computed."""
+    of_each = isinstance(run.model.likelihood, AutoregressivePixels)
+    return f"means given {given} and earlier pixels" if of_each else f"means  E[x | {given}]"
+
+
 def _value_range(run: Run, shown: Tensor) -> tuple[float, float]:
     return value_range(run.facts.support, shown)
 
@@ -119,9 +126,13 @@ def samples(run: Run, num: int = 25, *, context: Any = None, seed: int = 0) -> F
         names = run.naming.covariates[0].levels or range(classes)
         drawn = run.sample(classes * 10, seed=seed)
         x, mean = (tensor.reshape(classes, 10, *run.facts.event_shape) for tensor in (drawn.x, drawn.mean))
-        return plots.class_rows_figure(x, mean, names, note=note, value_range=_value_range(run, drawn.mean))
+        return plots.class_rows_figure(
+            x, mean, names, means_title=_means(run, "z, c"), note=note, value_range=_value_range(run, drawn.mean)
+        )
     drawn = run.sample(num, context=contexts(run, num) if context is None else context, seed=seed)
-    return plots.samples_figure(drawn.x, drawn.mean, note=note, value_range=_value_range(run, drawn.mean))
+    return plots.samples_figure(
+        drawn.x, drawn.mean, means_title=_means(run), note=note, value_range=_value_range(run, drawn.mean)
+    )
 
 
 def _marginals(run: Run, num: int, context: Any, seed: int, note: str | None) -> Figure:
@@ -164,6 +175,7 @@ def reconstructions(run: Run, num: int = 10, *, data: Any = None, split: str | N
     """Examples above their reconstructions: means (and samples) of p(x | z) for one z ~ q(z | x) each."""
     _check_number(num)
     images = plots.is_image(run.facts.event_shape)
+    independent = not isinstance(run.model.likelihood, AutoregressivePixels)
     found = run.reconstruct(num if images else max(num, 1000), data=data, split=split, seed=seed)
     if not images:
         return plots.reconstruction_scatter(found.observed, found.mean, names=run.naming.columns, note=_note(run))
@@ -171,6 +183,7 @@ def reconstructions(run: Run, num: int = 10, *, data: Any = None, split: str | N
         found.observed,
         found.mean,
         samples=found.sample,
+        means_label="mean of p(x | z),\nz ~ q(z | x)" if independent else "mean given z ~ q(z | x)\nand earlier pixels",
         note=_note(run),
         value_range=_value_range(run, found.observed),
     )
@@ -223,7 +236,7 @@ def manifold(run: Run, r: int = 20, *, context: Any = None) -> Figure:
         context = context[:1]
     grid = plots.manifold_grid(r).flatten(0, 1)
     means = run.decode(grid, context=context).reshape(r, r, *run.facts.event_shape)
-    return plots.manifold_figure(means, note=note, value_range=_value_range(run, means))
+    return plots.manifold_figure(means, title=_means(run), note=note, value_range=_value_range(run, means))
 
 
 def _examples(run: Run) -> Batch:
@@ -260,7 +273,9 @@ def traversals(run: Run, *, steps: int = 9, reach: float = 2.0, context: Any = N
         given = run.dataset().context_as_given(batch.index[:1])
         context = None if given is None else given.expand(len(dims) * steps, -1)
     decoded = run.decode(z.flatten(0, 1), context=context).reshape(len(dims), steps, *run.facts.event_shape)
-    return plots.traversal_figure(decoded, dims, values.cpu(), note=note, value_range=_value_range(run, decoded))
+    title = f"{_means(run)}, one coordinate of z varied"
+    shown = _value_range(run, decoded)
+    return plots.traversal_figure(decoded, dims, values.cpu(), title=title, note=note, value_range=shown)
 
 
 def codes(run: Run, encoded: Encoded) -> Figure:
@@ -355,7 +370,7 @@ def code_swaps(run: Run, *, context: Any = None) -> Figure:
         means.reshape(len(slots), columns, *run.facts.event_shape),
         [f"slot {slot + 1}" for slot in slots],
         captions=[str(code) for code in swapped.flatten().tolist()],
-        title="means  E[x | z], the code of one slot exchanged",
+        title=f"{_means(run)}, the code of one slot exchanged",
         note=" ".join(filter(None, (order, _note(run, context)))),
         value_range=_value_range(run, means),
     )

@@ -91,6 +91,7 @@ def samples_figure(
     means: Values,
     *,
     columns: int | None = None,
+    means_title: str = MEANS,
     note: str | None = None,
     value_range: tuple[float, float] = (0.0, 1.0),
     path: str | os.PathLike[str] | None = None,
@@ -103,6 +104,7 @@ def samples_figure(
         samples: x, shape (n, *event) of pictures.
         means: E[x | z] for the same z, the same shape.
         columns: pictures in a row of each panel.
+        means_title: above the means.
         note: below, e.g. "cross-entropy: the decoder's output, not a likelihood".
         value_range: the values that become black and white.
         path: where to write a PNG.
@@ -119,7 +121,7 @@ def samples_figure(
     drawn, expected = _pair(samples, means, value_range)
     columns = _columns(columns, len(drawn))
     return draw_sheet(
-        [Panel(drawn, columns, title=SAMPLES), Panel(expected, columns, title=MEANS)], note=note, path=path
+        [Panel(drawn, columns, title=SAMPLES), Panel(expected, columns, title=means_title)], note=note, path=path
     )
 
 
@@ -128,6 +130,7 @@ def class_rows_figure(
     means: Values,
     row_labels: Sequence[object],
     *,
+    means_title: str = "means  E[x | z, c]",
     note: str | None = None,
     value_range: tuple[float, float] = (0.0, 1.0),
     path: str | os.PathLike[str] | None = None,
@@ -138,6 +141,7 @@ def class_rows_figure(
         samples: x ~ p(x | z, c), shape (classes, n, *event).
         means: E[x | z, c] for the same z, the same shape.
         row_labels: one per class.
+        means_title: above the means.
         note: below the panels.
         value_range: the values that become black and white.
         path: where to write a PNG.
@@ -160,7 +164,7 @@ def class_rows_figure(
     drawn, expected = _pair(_flat(samples), _flat(means), value_range)
     panels = [
         Panel(drawn, count, title="samples  x ~ p(x | z, c)", row_labels=[str(label) for label in row_labels]),
-        Panel(expected, count, title="means  E[x | z, c]"),
+        Panel(expected, count, title=means_title),
     ]
     return draw_sheet(panels, note=note, path=path)
 
@@ -171,6 +175,7 @@ def reconstruction_figure(
     *,
     samples: Values | None = None,
     names: Sequence[str] | None = None,
+    means_label: str = "mean of p(x | z),\nz ~ q(z | x)",
     note: str | None = None,
     value_range: tuple[float, float] = (0.0, 1.0),
     path: str | os.PathLike[str] | None = None,
@@ -184,6 +189,7 @@ def reconstruction_figure(
         means: E[x | z] for one z ~ q(z | x) per example, the same shape.
         samples: draws from p(x | z) for the same z, as a third row.
         names: of the features, for data that are not images.
+        means_label: beside the row of means.
         note: below the rows.
         value_range: the values that become black and white.
         path: where to write a PNG.
@@ -203,7 +209,7 @@ def reconstruction_figure(
     data = as_array(x, "x")
     if not is_image(data.shape[1:]):
         return reconstruction_scatter(x, means, names=names, note=note, path=path)
-    labels = ["data  x", "mean of p(x | z),\nz ~ q(z | x)"]
+    labels = ["data  x", means_label]
     rows = [data, as_array(means, "means")]
     if samples is not None:
         rows.append(as_array(samples, "samples"))

@@ -15,6 +15,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.code_usage import code_usage
 from elbowroom.evaluation.doctor.groups import group_sizes
 from elbowroom.evaluation.results import Result
+from elbowroom.model.pixels.autoregressive import AutoregressivePixels
 from elbowroom.running.observers import BOUNDS
 from elbowroom.running.runs import Run
 from elbowroom.showing import gallery, plots
@@ -139,11 +140,15 @@ def samples(run: Run, seed: int = 0) -> Figure:
     classes = run.config.data.context == "labels"
     number = 10 * run.facts.context_dim if classes else 25
     rows = ", a row for each class" if classes else ""
+    if isinstance(run.model.likelihood, AutoregressivePixels):
+        means = "the mean of each pixel given z and the pixels before it in the sample"
+    else:
+        means = "the means E[x | z] of the same z"
     return sheet(
         drawing,
-        alt=f"Left, {number} samples x of the model{rows}; right, the {number} means E[x | z] they were drawn from.",
-        caption="Left: samples x ~ p(x | z) with z from the prior. Right: the means E[x | z] of the same z. Means are "
-        "smoother than data, and are not samples.",
+        alt=f"Left, {number} samples x of the model{rows}; right, {means}.",
+        caption=f"Left: samples x ~ p(x | z) with z from the prior. Right: {means}. Means are smoother than data, and "
+        "are not samples.",
     )
 
 
@@ -160,11 +165,13 @@ def reconstructions(run: Run, seed: int = 0) -> Figure:
             readable=True,
         )
     number = min(_RECONSTRUCTED, run.dataset().size(split))
+    before = isinstance(run.model.likelihood, AutoregressivePixels)
+    means = "means of each pixel given z and the pixels before it in the sample," if before else "means of p(x | z)"
     return sheet(
         drawing,
-        alt=f"Three rows of {number} pictures: {split} examples; the mean of p(x | z) for one z ~ q(z | x) of each; a "
-        "sample for the same z.",
-        caption=f"From top to bottom: {split} examples; means of p(x | z) for z ~ q(z | x); samples for the same z.",
+        alt=f"Three rows of {number} pictures: {split} examples; {means} for one z ~ q(z | x) of each; a sample for "
+        "the same z.",
+        caption=f"From top to bottom: {split} examples; {means} for z ~ q(z | x); samples for the same z.",
         readable=True,
     )
 
@@ -222,7 +229,7 @@ def code_swaps(run: Run) -> Figure:
     """Means while the code of one slot is exchanged."""
     return sheet(
         gallery.code_swaps(run),
-        alt="A row for each of some slots: means E[x | z] with each of its most frequent codes, while the other slots "
+        alt="A row for each of some slots: means with each of its most frequent codes, while the other slots "
         "keep the codes of one example.",
         caption="The effect of each slot: its code is exchanged, the number is above the picture, and the other slots "
         "keep those of one example.",
@@ -235,7 +242,7 @@ def traversals(run: Run) -> Figure:
     latents = sum(group_sizes(run.model)) or run.config.model.latent_dim
     return sheet(
         gallery.traversals(run),
-        alt=f"A row for each of {min(8, latents)} latent dimensions: means E[x | z] while this "
+        alt=f"A row for each of {min(8, latents)} latent dimensions: means while this "
         "dimension goes from −2 to 2 in nine steps and the others stay as encoded from one example.",
         caption="The effect of each latent dimension, the most active first.",
         readable=True,
@@ -246,7 +253,7 @@ def manifold(run: Run) -> Figure:
     """Decoded means over the plane of two latent dimensions."""
     return sheet(
         gallery.manifold(run),
-        alt="A grid of 20 × 20 means E[x | z] over both latent dimensions, at the quantiles of a standard normal.",
+        alt="A grid of 20 × 20 means over both latent dimensions, at the quantiles of a standard normal.",
         caption="The plane of the two latent dimensions, decoded. Every cell is equally probable under a standard "
         "normal prior.",
     )

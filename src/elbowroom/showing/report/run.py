@@ -163,8 +163,12 @@ def _lead(run: Run, parts: Mapping[str, int], history: Sequence[Mapping[str, Any
     method = _METHODS[settings.train.learner]
     return (
         f"A model of {dataset} with {settings.model.latents}, "
-        f"a {_prior(run)} prior and {_likelihood(run)}, trained by {method}{data}{took}."
+        f"{_with_article(_prior(run))} prior and {_likelihood(run)}, trained by {method}{data}{took}."
     )
+
+
+def _with_article(words: str) -> str:
+    return f"{'an' if words[0] in 'aeio' else 'a'} {words}"
 
 
 def _likelihood(run: Run) -> str:

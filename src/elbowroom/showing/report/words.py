@@ -104,6 +104,8 @@ def network(settings: NetworkConfig) -> str:
         ('MLP, hidden layers 400, relu', 'linear')
         >>> network(NetworkConfig(kind="pyramid", activation="silu"))
         'pyramid, 32-64 channels, 2 residual blocks each, silu, group normalisation'
+        >>> network(NetworkConfig(kind="grid", width=24, patch=2))
+        'residual convolutions on a grid of patches of 2 × 2 pixels, 24 channels, 2 blocks'
     """
     normed = ", batch normalisation" if settings.batch_norm else ""
     if settings.kind == "mlp":
@@ -117,6 +119,9 @@ def network(settings: NetworkConfig) -> str:
         levels = f"{'-'.join(map(str, settings.channels))} channels, {settings.blocks} residual blocks each"
         kind = "no" if settings.norm == "none" else settings.norm
         return f"pyramid, {levels}, {settings.activation}, {kind} normalisation"
+    if settings.kind == "grid":
+        patch = f"patches of {settings.patch} × {settings.patch} pixels"
+        return f"residual convolutions on a grid of {patch}, {settings.width} channels, {settings.blocks} blocks"
     return f"convolutional, {'-'.join(map(str, settings.channels))} channels, {settings.activation}{normed}"
 
 

@@ -108,7 +108,7 @@ def test_the_report_says_what_a_pixel_sees(tmp_path) -> None:
     ("x", "settings", "message"),
     [
         (pictures(6), {}, r"shape \(6,\)(.|\n)*--model\.masked-layers 0"),
-        (pictures(4, 4), {"model": {"masked_kernel": 4}}, "kernel of 4"),
+        (pictures(4, 4), {"model": {"masked_kernel": 4}}, "side 4"),
     ],
     ids=["vectors", "even kernel"],
 )

@@ -421,7 +421,7 @@ def _no_closed_form(q: Distribution, prior: Distribution, free_bits: float) -> E
             if isinstance(q, Codes)
             else "Use kl='auto' and the estimator 'pathwise', which take the KL by group, or free_bits=0."
             if isinstance(q, SequentialNormal)
-            else "Use a guide from the top down (--model.guide top-down), or free_bits=0."
+            else "Use a guide from the top down (--model.guide top-down), or no free bits (--objective.free-bits 0)."
             if isinstance(q, ResidualNormal)
             else "Use a diagonal guide with a normal prior, or free_bits=0 (and kl='monte-carlo').",
         )

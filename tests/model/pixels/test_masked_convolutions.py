@@ -163,7 +163,7 @@ def test_training_starts_near_independent_pixels_whose_parameters_are_the_featur
         ({"layers": 0}, "0 layers"),
         ({"width": 0}, "width 0"),
         ({"features": 0}, "0 features"),
-        ({"kernel": 4}, "kernel of 4"),
+        ({"kernel": 4}, "side 4"),
     ],
     ids=str,
 )

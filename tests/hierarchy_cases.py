@@ -41,14 +41,15 @@ def linear(sizes: tuple[int, ...] = (1, 1), dim: int = 4, num_data: int = 3, see
 
 
 @torch.no_grad()
-def worsened(guide: Any) -> Any:
+def worsened(guide: Any, by: float = 1.0) -> Any:
     """A copy of an exact guide with the same decoder, wrong in means and in scales, so that no gradient is zero.
 
     Deviations do not depend on the groups before, so that the closed forms of the oracle hold.
     """
     worse = copy.deepcopy(guide, {id(guide.ladder): guide.ladder})
     for number, weight in enumerate(own_parameters(worse)):
-        weight.mul_(0.8).add_(0.1 * torch.randn(weight.shape, generator=seeded(number), dtype=weight.dtype))
+        wrong = 0.8 * weight + 0.1 * torch.randn(weight.shape, generator=seeded(number), dtype=weight.dtype)
+        weight.lerp_(wrong, by)
     for head in worse.conditionals if isinstance(worse, BottomUpGuide) else worse.recognition.heads[1:]:
         head.output.weight[len(head.output.weight) // 2 :] = 0.0
     return worse

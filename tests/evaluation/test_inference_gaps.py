@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
+import hierarchy_cases
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
 from elbowroom.errors import ElbowroomError
@@ -106,6 +107,30 @@ def test_an_exact_guide_has_no_room():
     found = measured(study(model, model.exact_guide(), x, k=2000))
     assert found["amortisation gap"].value == pytest.approx(0, abs=1e-6)
     assert found["approximation gap"].value == pytest.approx(0, abs=0.01)
+
+
+def test_a_guide_that_is_not_normal_is_compared_with_diagonal_normals():
+    """The guide of a linear hierarchy: its q is the product of normals of which each is given those before."""
+    case = hierarchy_cases.linear((2, 1), dim=DIM, num_data=40)
+    guide = hierarchy_cases.worsened(case.guides["top-down"], by=0.2)
+    kept: dict[str, dict[str, Tensor]] = {}
+    given = replace(study(case.model, guide, case.x, k=2000), keep=kept.__setitem__)
+    found, data = measured(given), rows(given)
+    truth = exact(case.model, guide, data)
+    truth["elbow room"] = kl_divergence(
+        hierarchy_cases.as_joint_normal(guide, data)(data), case.model.posterior(data)
+    ).detach()
+    truth["elbo"] = truth["log p(x)"] - truth["elbow room"]
+    truth["amortisation gap"] = truth["elbow room"] - truth["approximation gap"]
+    assert all(result.found["family"] == "diagonal" for result in found.values())
+    noise = {
+        name: float(kept["room"][name].square().sum().sqrt()) / len(data) for name in ("gain_stderr", "log p stderr")
+    }
+    assert 1e-4 < max(noise.values()) < 0.05
+    for name, values in truth.items():
+        error = 4 * (noise["gain_stderr"] if name in ("elbo", "amortisation gap", "elbow room") else 0.0)
+        error += 4 * (noise["log p stderr"] if name in ("log p(x)", "approximation gap", "elbow room") else 0.0)
+        assert found[name].value == pytest.approx(float(values.mean()), abs=error or 1e-4), name
 
 
 def test_without_a_likelihood_there_is_only_amortisation():

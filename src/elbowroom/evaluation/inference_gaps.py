@@ -6,7 +6,10 @@ r"""The elbow room (inference gap) and its parts: the amortisation gap and the a
 
 Here q is the guide's distribution for an example, and q* the best member of the guide's family for that example
 (:mod:`elbowroom.inference.gaussian.optimal_gaussian`). A large amortisation gap calls for a better encoder, or for
-refining q at test time; a large approximation gap calls for a richer family. Between training and test data,
+refining q at test time; a large approximation gap calls for a richer family. Of a guide that is not normal, such as
+that of a hierarchy or of a flow, q* is the best diagonal normal. The approximation gap is then that of diagonal
+normals, and the amortisation gap is negative where the guide has a larger ELBO than any of them. Between training and
+test data,
 
 .. math:: \text{generalisation gap} = \overline{\log p}_\text{train} - \overline{\log p}_\text{test}, \qquad
     \text{encoder's overfitting} = \overline{\text{room}}_\text{test} - \overline{\text{room}}_\text{train}
@@ -91,10 +94,10 @@ def room(study: Study, *, check: bool = False) -> list[Result]:
         Results in nats, each with the standard error of its paired mean: "elbo", "elbo of q*", "log p(x)",
         "amortisation gap", "approximation gap", "elbow room". With a check also "upper bound by HMC draws", which
         reports the largest R-hat, on which it depends, and the lower bounds on the same data. A likelihood that is not
-        normalised has no log p(x); the other results are then marked "not a log-likelihood".
+        normalised has no log p(x); the other results are then marked "not a log-likelihood". Where the guide is not
+        normal, "family" among what was found says that q* is a diagonal normal.
     Raises:
-        ElbowroomError: there is no guide; a guide that is not normal; latents that are codes; a check where there is
-            no log p(x).
+        ElbowroomError: there is no guide; latents that are codes; a check where there is no log p(x).
     """
     study.model.require_real("room", "Evaluate with --methods codes, or with enumerate up to a million codes.")
     if isinstance(study.guide, PriorGuide):
@@ -167,10 +170,12 @@ def _results(study: Study, values: dict[str, Tensor]) -> list[Result]:
     }
     elbo, best, of_best, of_gain = (values[name] for name in ("elbo", "best", "stderr", "gain_stderr"))
     of_elbo = of_best + of_gain  # at most: L[q] = L[q*] - gain, and the two have their draws in common
+    family = {} if bool(values["normal"].all()) else {"family": "diagonal"}
 
     def result(name: str, each: Tensor, stderr: Tensor, bound: Bound | None, **more: Any) -> Result:
         """The mean of ``each``, with what equal examples, which have equal draws, add to its standard error."""
         about = {"asked": {}, "found": found, **more}
+        about["found"] = {**about["found"], **family}
         return study.average("room", name, each, bound=bound, repeated=repetition_variance(each, stderr), **about)
 
     side: Bound | None = None if remark else "lower"

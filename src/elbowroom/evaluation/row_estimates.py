@@ -32,7 +32,8 @@ from torch.distributions import Distribution, Independent, MixtureSameFamily, Mu
 from elbowroom.data.batch import Batch
 from elbowroom.data.binarization import mix
 from elbowroom.errors import ElbowroomError, NotFiniteError
-from elbowroom.inference.gaussian.optimal_gaussian import optimal_gaussian
+from elbowroom.inference.gaussian.normals import is_normal
+from elbowroom.inference.gaussian.optimal_gaussian import Family, optimal_gaussian
 from elbowroom.inference.importance.codes import code_bounds, missed_share
 from elbowroom.inference.importance.curve import importance_curve
 from elbowroom.inference.importance.estimate import ImportanceEstimate, importance_estimate_from
@@ -202,15 +203,19 @@ def best_q_estimate(model: LatentModel, guide: Conditional, batch: Batch, *, see
 
     Returns:
         "elbo" and "best", on the same draws, with "stderr" of best and "gain_stderr" of their difference; "converged"
-        and "evaluations" as in :class:`~elbowroom.inference.gaussian.optimal_gaussian.OptimalGaussian`. NaN where log
-        p(x, z) is not finite.
+        and "evaluations" as in :class:`~elbowroom.inference.gaussian.optimal_gaussian.OptimalGaussian`; "normal",
+        whether the guide's q is. Where it is not, "best" is that of a diagonal normal. NaN where log p(x, z) is not
+        finite.
     """
 
     def compute(block: Batch, manner: _Manner) -> dict[str, Tensor]:
-        found = optimal_gaussian(model, guide, block, family="guide", slots=manner.slots, generator=manner.noise)
+        normal = is_normal(guide_distribution(guide, block))
+        family: Family = "guide" if normal else "diagonal"
+        found = optimal_gaussian(model, guide, block, family=family, slots=manner.slots, generator=manner.noise)
         names = {"elbo": "initial_elbo", "best": "elbo"}
         kept = ("elbo", "best", "stderr", "gain_stderr", "converged", "evaluations")
-        return {name: getattr(found, names.get(name, name)) for name in kept}
+        values: dict[str, Tensor] = {name: getattr(found, names.get(name, name)) for name in kept}
+        return {**values, "normal": torch.full_like(found.converged, normal)}
 
     event = math.prod(model.likelihood.event_shape)
     return _by_rows(

@@ -37,13 +37,14 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+from torch.distributions import Distribution, MultivariateNormal
 
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError, NotFiniteError, check_name
 from elbowroom.inference.gaussian.cubature import num_blocks, orthogonal_normals
 from elbowroom.inference.gaussian.curvature import covariance_factor
 from elbowroom.inference.gaussian.laplace import laplace
+from elbowroom.inference.gaussian.normals import Normals, inverse_of, is_normal, normals_of
 from elbowroom.inference.target import default_metric, posterior_target
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
@@ -52,7 +53,7 @@ from elbowroom.model.latent import LatentModel
 from elbowroom.model.noise import NoiseSource, PerRow
 from elbowroom.numerics import RowSlots, draws_last
 
-__all__ = ["Family", "Normals", "OptimalGaussian", "inverse_of", "normals_of", "optimal_gaussian"]
+__all__ = ["Family", "OptimalGaussian", "optimal_gaussian"]
 
 Family = Literal["diagonal", "full", "guide"]
 
@@ -63,82 +64,6 @@ _UNCUT = 2**62  # elements that are computed at once where nothing is to be cut
 _MODE_TOLERANCE = 0.05  # nats that a further step to a mode may still gain: it is only a start
 
 
-class Normals(NamedTuple):
-    """N(m, C Cᵀ) for each example; C is lower triangular with a positive diagonal, and diagonal in the diagonal family.
-
-    Example:
-        >>> q = Normals(torch.zeros(1, 2), torch.tensor([[[1.0, 0.0], [1.0, 1.0]]]))
-        >>> q.projected("diagonal").root[0].diagonal().square()
-        tensor([0.5000, 1.0000])
-    """
-
-    loc: Tensor  #: m, (n, latent)
-    root: Tensor  #: C, (n, latent, latent)
-
-    def draws(self, noise: Tensor) -> Tensor:
-        """m + C ε for ε of shape (draws, n, latent)."""
-        return self.loc + torch.einsum("nij,knj->kni", self.root, noise)
-
-    def entropy(self) -> Tensor:
-        """Nats, float64, shape (n,)."""
-        log_volume = self.root.diagonal(dim1=-2, dim2=-1).double().log().sum(-1)
-        return log_volume + self.loc.shape[-1] * (1 + math.log(2 * math.pi)) / 2
-
-    def where(self, chosen: Tensor, other: Normals) -> Normals:
-        """These normals where ``chosen`` is True, the others elsewhere."""
-        return Normals(
-            torch.where(chosen[:, None], self.loc, other.loc),
-            torch.where(chosen[:, None, None], self.root, other.root),
-        )
-
-    def rows(self, rows: Tensor) -> Normals:
-        """The normals of some of the examples."""
-        return Normals(self.loc[rows], self.root[rows])
-
-    def projected(self, family: str) -> Normals:
-        r"""The member r of a family, "full" or "diagonal", with the least :math:`\mathrm{KL}(r \,\|\, q)`.
-
-        The diagonal one has the same mean, and the diagonal of the precision (C Cᵀ)⁻¹ as its precisions.
-        """
-        if family == "full":
-            return self
-        return Normals(self.loc, torch.diag_embed(inverse_of(self.root).square().sum(-2).rsqrt()))
-
-    def distribution(self, family: str) -> Distribution:
-        """As a distribution of torch."""
-        if family == "full":
-            return MultivariateNormal(self.loc, scale_tril=self.root, validate_args=False)
-        scale = self.root.diagonal(dim1=-2, dim2=-1)
-        return Independent(Normal(self.loc, scale, validate_args=False), 1, validate_args=False)
-
-
-def normals_of(q: Distribution) -> Normals:
-    """A guide's normal distribution, by mean and factor.
-
-    Args:
-        q: batch shape (n,), event shape (latent,).
-    Raises:
-        ElbowroomError: it is not normal.
-    """
-    match q:
-        case MultivariateNormal():
-            return Normals(q.loc, q.scale_tril)
-        case Independent(base_dist=Normal() as base):
-            return Normals(base.loc, torch.diag_embed(base.scale))
-    raise ElbowroomError(
-        f"The guide's q(z | x) is a {type(q).__name__}, but only a normal one can be compared with the optimal normal.",
-        "Evaluate with --methods iwae,ais, which take any guide; in Python, guide=None starts at the prior's mean and "
-        "compares with nothing.",
-    )
-
-
-def inverse_of(triangle: Tensor) -> Tensor:
-    """C⁻¹ of lower triangular matrices, shape (n, latent, latent)."""
-    identity = torch.eye(triangle.shape[-1], dtype=triangle.dtype, device=triangle.device).expand_as(triangle)
-    inverse: Tensor = torch.linalg.solve_triangular(triangle, identity, upper=False)
-    return inverse
-
-
 class OptimalGaussian(NamedTuple):
     """The optimal normal q of each example, with its ELBO; all but q have shape (batch,), and numbers are float64.
 
@@ -147,7 +72,8 @@ class OptimalGaussian(NamedTuple):
         elbo: of q*, nats, on draws that were used for no choice.
         stderr: of that, nats.
         initial_elbo: of the guide's q, nats, on the same standard noise; NaN where there is no guide.
-        gain_stderr: of ``elbo - initial_elbo``, which share their noise; NaN where there is no guide.
+        gain_stderr: of ``elbo - initial_elbo``, which share their noise; NaN where there is no guide. A q that is not
+            normal has draws of its own.
         converged: whether the search ended where a further step would gain less than the tolerance, bool.
         evaluations: of the decoder with its gradient.
     """
@@ -180,13 +106,15 @@ def optimal_gaussian(
     .. math:: q^*_n = \arg\max_{q \in Q} \; \mathbb{E}_q[\log p(x_n | z)] - \mathrm{KL}(q \,\|\, p(z))
 
     The search starts at the guide's q, at the prior or at Laplace's approximation around one of a few modes, whichever
-    has the largest ELBO. The result is never worse than the guide's q, up to the noise of the draws that compare them.
+    has the largest ELBO. The result is never worse than a normal q of the guide, up to the noise of the draws that
+    compare them. A guide's q that is not normal, such as that of a hierarchy or of a flow, may have a larger ELBO than
+    any normal; the search then starts at the mean and the standard deviations of its draws.
 
     Args:
         model: p(x, z), in evaluation mode if its networks have batch normalisation or dropout.
         guide: q(z | x), where to start and what to compare with; None starts at the prior's mean.
         batch: data, ``x`` of shape (batch, \*event), with context and mask.
-        family: "diagonal" or "full" covariances; "guide" for what the guide's own q has.
+        family: "diagonal" or "full" covariances; "guide" for what the guide's own normal q has.
         steps: at most.
         starts: local optimisations to modes (restarts), whose Laplace approximations are further starts: from the
             guide's mean, from the prior's mean, and from draws of the prior.
@@ -201,8 +129,8 @@ def optimal_gaussian(
         q*, its ELBO and the guide's on the same noise, standard errors, and how the search went. Nothing has a
         gradient.
     Raises:
-        ElbowroomError: an unknown family; "guide" without a guide; a guide that is not normal; a number out of range;
-            log p(x, z) that is not finite at the start.
+        ElbowroomError: an unknown family; "guide" without a guide, or for one that is not normal; a number out of
+            range; log p(x, z) that is not finite at the start.
         NotFiniteError: the last of these, with the examples.
     Reference:
         Cremer, Li & Duvenaud (2018), Inference suboptimality in variational autoencoders, arXiv:1801.03558.
@@ -219,18 +147,23 @@ def optimal_gaussian(
     with torch.no_grad():
         given = None if guide is None else guide_distribution(guide, batch)
         family_of_q = _resolved(family, given)
-        start = _prior_normals(model, batch, generator) if given is None else normals_of(given)
+        normal = given is not None and is_normal(given)
+        if given is None:
+            start = _prior_normals(model, batch, generator)
+        else:
+            start = normals_of(given) if normal else _moments(draw(given, (_MOMENT_DRAWS,), generator=generator))
         task = _Task(model, batch, family_of_q, draws, report_draws, start.loc, slots, generator)
         first, spent = _best_start(task, start, starts)
         fit = _Fit(task, first)
         fit.run(steps, tolerance)
-        q, own, spent = fit.q, None if given is None else start, spent + fit.spent
+        q, own, spent = fit.q, start if normal else None, spent + fit.spent
         precision = fit.precision()
         if own is not None and (family_of_q == "full" or not isinstance(given, MultivariateNormal)):
             noise = task.report_noise()
             better = task.measure(q, noise, precision).mean(-1) >= task.measure(own, noise, precision).mean(-1)
             q, spent = q.where(better, own), spent + 2 * noise[:, :, 0, 0].numel()
-        return task.report(q, own, precision, fit.converged, spent)
+        found = task.report(q, own, precision, fit.converged, spent)
+        return found if given is None or normal else task.beside(found, given)
 
 
 class _Look(NamedTuple):
@@ -318,6 +251,15 @@ class _Task:
             _stderr(values - before),
             converged,
             spent,
+        )
+
+    def beside(self, found: OptimalGaussian, given: Distribution) -> OptimalGaussian:
+        """The optimal normal with the ELBO of a guide's q that is not normal, from draws of its own."""
+        z = draw(given, (2 * self.report_blocks * self.like.shape[-1],), generator=self.generator)
+        values = draws_last(self.target.log_density(z).double() - given.log_prob(z).double())
+        gain_stderr = _stderr(values).hypot(found.stderr)
+        return found._replace(
+            initial_elbo=values.mean(-1), gain_stderr=gain_stderr, evaluations=found.evaluations + len(z)
         )
 
 
@@ -437,9 +379,14 @@ def _prior_normals(model: LatentModel, batch: Batch, generator: NoiseSource | No
     prior = model.prior(None, batch.context)
     every = not prior.batch_shape and isinstance(generator, PerRow)  # draws for each example, of one law for all
     z = draw(prior, (_MOMENT_DRAWS, len(batch)) if every else (_MOMENT_DRAWS,), generator=generator)
+    loc, root = _moments(z)
+    return Normals(loc.expand(len(batch), -1).clone(), root.expand(len(batch), -1, -1))
+
+
+def _moments(z: Tensor) -> Normals:
+    """The diagonal normals with the means and standard deviations of draws, shape (draws, *, latent)."""
     z = draws_last(z)
-    loc, scale = (part.expand(len(batch), -1) for part in (z.mean(-1), z.std(-1)))
-    return Normals(loc.clone(), torch.diag_embed(scale))
+    return Normals(z.mean(-1), torch.diag_embed(z.std(-1)))
 
 
 def _resolved(family: str, q: Distribution | None) -> str:
@@ -451,6 +398,7 @@ def _resolved(family: str, q: Distribution | None) -> str:
             "family='guide' means the family of the guide's q, but there is no guide.",
             "Give family='full' or 'diagonal'.",
         )
+    normals_of(q)  # refuses what is not normal
     return "full" if isinstance(q, MultivariateNormal) else "diagonal"
 
 

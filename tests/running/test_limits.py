@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from elbowroom.data.loading import load_data
 from elbowroom.errors import ElbowroomError
+from elbowroom.model.pyramid import WeightNormalized
 from elbowroom.running.build import facts_of
 from elbowroom.running.build_pair import build_pair
 from elbowroom.running.checkpoints import Checkpoints
@@ -249,3 +250,14 @@ def test_initial_weights_have_the_spread_that_was_asked_for(learner: str) -> Non
         if a.dim() == 2 and torch.equal(a, b)
     ]
     assert unlike == []
+
+
+def test_weights_that_are_normalised_start_with_the_spread_that_was_asked_for() -> None:
+    network = {"kind": "pyramid", "channels": [16], "norm": "weight"}
+    asked = {"model": {"init_std": 0.01, "encoder": network, "decoder": network}}
+    pair = build_pair(configure(asked), facts_of(load_data(torch.rand(BATCH, 4, 4)), BATCH), seed=0)
+    convolutions = [part for part in pair.modules() if isinstance(part, WeightNormalized)]
+    assert convolutions
+    for part in convolutions:
+        used = part.weight * part.gain / part.weight.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+        assert abs(used.std().item() - 0.01) < 4 * 0.01 / (2 * used.numel()) ** 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,19 @@ def test_a_run_on_a_part_visits_no_other_data(out: Path) -> None:
     latest = (out / "checkpoints" / "latest").read_text()
     visits = load_file(out / "checkpoints" / latest / "training.safetensors")["chains.visits"]
     assert visits.tolist() == [2] * 12
+
+
+# --- gradients that are left out ---------------------------------------------------------------------------------
+
+
+def test_a_run_of_which_no_step_changes_anything_ends_with_a_remedy(tmp_path: Path) -> None:
+    long = {"steps": 30, "report_every": 15, "batch_size": BATCH}
+    with pytest.raises(ElbowroomError, match=r"At step 15, all steps(.|\n)*skip_norm(.|\n)*such as") as caught:
+        tiny(reals(), tmp_path / "stuck", optimizer={"skip_norm": 1e-6}, train=long)
+    suggested = float(re.findall(r"such as \D+([\d.]+)", str(caught.value))[0])
+    run = tiny(reals(), tmp_path / "run", optimizer={"skip_norm": suggested}, train=long)
+    assert run.history[0]["skipped"] == 0
+    tiny(reals(), tmp_path / "short", optimizer={"skip_norm": 1e-6}, train={**long, "report_every": 5})
 
 
 # --- where weights start -----------------------------------------------------------------------------------------

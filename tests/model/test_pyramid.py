@@ -86,7 +86,7 @@ def test_widest_is_the_largest_tensor_that_any_layer_makes_of_one_input(name: st
 def test_a_weight_that_is_normalised_has_the_length_of_its_gain() -> None:
     torch.manual_seed(0)
     ours = pyramid._convolution(3, 5, "weight").double()
-    assert isinstance(ours, pyramid._WeightNormalized)
+    assert isinstance(ours, pyramid.WeightNormalized)
     plain = nn.Conv2d(3, 5, 3, padding=1).double()
     plain.load_state_dict({"weight": ours.weight, "bias": ours.bias})
     x = torch.randn(2, 3, 4, 4).double()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 
 from elbowroom.data.loading import load_data
 from elbowroom.errors import ElbowroomError
+from elbowroom.model.pyramid import WeightNormalized
 from elbowroom.running.build import facts_of
 from elbowroom.running.build_pair import build_pair
 from elbowroom.running.checkpoints import Checkpoints
@@ -225,6 +227,19 @@ def test_a_run_on_a_part_visits_no_other_data(out: Path) -> None:
     assert visits.tolist() == [2] * 12
 
 
+# --- gradients that are left out ---------------------------------------------------------------------------------
+
+
+def test_a_run_of_which_no_step_changes_anything_ends_with_a_remedy(tmp_path: Path) -> None:
+    long = {"steps": 30, "report_every": 15, "batch_size": BATCH}
+    with pytest.raises(ElbowroomError, match=r"At step 15, all steps(.|\n)*skip_norm(.|\n)*such as") as caught:
+        tiny(reals(), tmp_path / "stuck", optimizer={"skip_norm": 1e-6}, train=long)
+    suggested = float(re.findall(r"such as \D+([\d.]+)", str(caught.value))[0])
+    run = tiny(reals(), tmp_path / "run", optimizer={"skip_norm": suggested}, train=long)
+    assert run.history[0]["skipped"] == 0
+    tiny(reals(), tmp_path / "short", optimizer={"skip_norm": 1e-6}, train={**long, "report_every": 5})
+
+
 # --- where weights start -----------------------------------------------------------------------------------------
 
 
@@ -249,3 +264,14 @@ def test_initial_weights_have_the_spread_that_was_asked_for(learner: str) -> Non
         if a.dim() == 2 and torch.equal(a, b)
     ]
     assert unlike == []
+
+
+def test_weights_that_are_normalised_start_with_the_spread_that_was_asked_for() -> None:
+    network = {"kind": "pyramid", "channels": [16], "norm": "weight"}
+    asked = {"model": {"init_std": 0.01, "encoder": network, "decoder": network}}
+    pair = build_pair(configure(asked), facts_of(load_data(torch.rand(BATCH, 4, 4)), BATCH), seed=0)
+    convolutions = [part for part in pair.modules() if isinstance(part, WeightNormalized)]
+    assert convolutions
+    for part in convolutions:
+        used = part.weight * part.gain / part.weight.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+        assert abs(used.std().item() - 0.01) < 4 * 0.01 / (2 * used.numel()) ** 0.5

@@ -122,3 +122,11 @@ def test_holes_are_refused_before_training(tmp_path) -> None:
     x[20, 1, 1] = torch.nan
     with pytest.raises(ElbowroomError, match=r"elements are missing(.|\n)*--model\.masked-layers 0"):
         trained(x, tmp_path / "run", data={"missing": "mask", "validation": 8, "test": 8})
+
+
+def test_holes_in_other_data_are_not_said_to_be_left_out(tmp_path) -> None:
+    run, x = trained(pictures(4, 4), tmp_path / "run"), pictures(4, 4)
+    x[20, 1, 1] = torch.nan
+    with pytest.raises(ElbowroomError, match="take those rows out: each pixel") as caught:
+        run.score(x)
+    assert "impute" not in str(caught.value)

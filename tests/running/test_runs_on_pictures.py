@@ -140,3 +140,14 @@ def test_a_run_that_saw_one_form_says_what_to_do_with_several(tmp_path: Path) ->
     source = tmp_path / "alike"
     again = train(source, out=tmp_path / "again", data={"image_size": 5, "image_mode": "grey"}, **SMALL)
     assert again.score(mixed, k=5).log_evidence.shape == (2,)
+
+
+def test_whole_pixels_are_hidden_where_their_channels_depend_on_each_other(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (40, 3, 4, 4), dtype=np.uint8)
+    few: dict[str, Any] = {"num": 3, "hide": 0.4, "draws": 10, "warmup": 2, "chains": 2}
+    for likelihood in ("colour-logistic-mixture", "discretized-logistic-mixture"):
+        model = SMALL["model"] | {"likelihood": likelihood, "components": 2}
+        hidden = er.impute(train(x, out=tmp_path / likelihood, **SMALL | {"model": model}), **few).hidden
+        assert hidden is not None and 0 < hidden.double().mean() < 1
+        together = bool((hidden.any(1) == hidden.all(1)).all())
+        assert together == (likelihood == "colour-logistic-mixture")

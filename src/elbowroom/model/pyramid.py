@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from elbowroom.errors import ElbowroomError, check_name
 from elbowroom.model.networks import ACTIVATIONS, Network
 
-__all__ = ["Normalization", "PyramidDecoder", "PyramidEncoder"]
+__all__ = ["Normalization", "PyramidDecoder", "PyramidEncoder", "WeightNormalized"]
 
 Normalization = Literal["group", "weight", "none"]
 """What keeps the sizes of activations apart from those of weights."""
@@ -171,7 +171,7 @@ class _Block(nn.Module):
         squeezed = max(_LEAST_SQUEEZED, channels // 4)
         last = _convolution(channels, channels, normalization)
         with torch.no_grad():
-            scaled = last.gain if isinstance(last, _WeightNormalized) else last.weight
+            scaled = last.gain if isinstance(last, WeightNormalized) else last.weight
             scaled.mul_(0.1)
         self.convolutions = nn.Sequential(
             _normalized(channels, normalization),
@@ -190,12 +190,17 @@ class _Block(nn.Module):
         return out
 
 
-class _WeightNormalized(nn.Conv2d):
+class WeightNormalized(nn.Conv2d):
     """A convolution by g V / ‖V‖, with a length g for each channel of the output; it starts as the usual one."""
 
     def __init__(self, *args: int, **options: int) -> None:
         super().__init__(*args, **options)  # type: ignore[arg-type]
         self.gain = nn.Parameter(self._length().detach().clone())
+
+    @torch.no_grad()
+    def reset_gain(self) -> None:
+        """Makes V itself the weight."""
+        self.gain.copy_(self._length())
 
     def forward(self, given: Tensor) -> Tensor:
         weight = self.weight * (self.gain / self._length())
@@ -206,7 +211,7 @@ class _WeightNormalized(nn.Conv2d):
 
 
 def _convolution(before: int, after: int, normalization: Normalization, *, stride: int = 1) -> nn.Conv2d:
-    kind = _WeightNormalized if normalization == "weight" else nn.Conv2d
+    kind = WeightNormalized if normalization == "weight" else nn.Conv2d
     return kind(before, after, 3, stride=stride, padding=1)
 
 

@@ -27,6 +27,7 @@ from elbowroom.model.networks import Network
 from elbowroom.model.pixels.autoregressive import AutoregressivePixels
 from elbowroom.model.pixels.masked_convolutions import MaskedPixels
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, TopPrior, VampPrior
+from elbowroom.model.pyramid import WeightNormalized
 from elbowroom.model.quantizer import Codebook, EmbeddedCodes, NearestCodeGuide
 from elbowroom.names import CODE_GUIDES
 from elbowroom.running.build import DataFacts, pick_likelihood
@@ -96,6 +97,8 @@ def _draw_weights(pair: Pair, std: float) -> None:
     for module in pair.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             module.weight.normal_(std=std)
+            if isinstance(module, WeightNormalized):
+                module.reset_gain()
             if module.bias is not None:
                 module.bias.zero_()
 

@@ -36,6 +36,7 @@ from elbowroom.running.observers import Observer
 __all__ = ["TrainingPlan", "TrainingProgress", "deferred_interrupts", "fit", "restore"]
 
 _PEAK = "validation.peak"  # name of a tensor in a checkpoint
+_STUCK = 10  # updates that were all left out are no accident
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,7 +253,10 @@ class _Recorder:
         tail: dict[str, float] = {"lr": info.lr}
         tail |= {name: value for name in ("beta", "grad_norm") if (value := getattr(info, name)) is not None}
         tail |= {"visits": self.progress.visits, "decoder_gradients": self.progress.decoder_gradients}
-        rows: list[dict[str, Any]] = [head | {"split": "train"} | self.progress.take_means() | tail]
+        examples, means = self.progress.count, self.progress.take_means()
+        if means.get("skipped") == 1 and examples >= _STUCK * self.plan.batch_size:
+            raise _stuck(state.step, info)
+        rows: list[dict[str, Any]] = [head | {"split": "train"} | means | tail]
         if isinstance(self.data, DataSet) and self.data.size("validation"):
             began = time.perf_counter()
             terms, values = self._validate(state, self.data)
@@ -313,6 +317,16 @@ class _Recorder:
         self.best = None
         self.on_disk, self.saved = state.step, time.perf_counter()
         self.started += self.saved - began
+
+
+def _stuck(step: int, info: StepInfo) -> ElbowroomError:
+    """Gradients that are left out one and all."""
+    norm = info.grad_norm or 0.0
+    return ElbowroomError(
+        f"At step {step}, all steps since the last report left the weights as they were, because the norm of every "
+        f"gradient was above optimizer.skip_norm (at the last step it was {norm:.3g}).",
+        f"Give a number well above the usual norm, such as --optimizer.skip-norm {10 * norm:.2g}, or leave it out.",
+    )
 
 
 def restore(

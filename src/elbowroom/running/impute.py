@@ -25,7 +25,9 @@ from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError, did_you_mean
 from elbowroom.inference.posterior.imputation import Imputation
 from elbowroom.inference.posterior.imputation import impute as impute_batch
+from elbowroom.model.conditional import Likelihood
 from elbowroom.model.latent import evaluation_mode
+from elbowroom.model.likelihoods import ColourLogisticMixture
 from elbowroom.progress import Progress
 from elbowroom.running.runs import Run, as_run
 from elbowroom.running.runtime import make_generator, torch_settings
@@ -132,7 +134,7 @@ def impute(
         mask: further missing values: an array, a .npy file, or a .npz file with an array named mask; 1 or True where an
             element was observed, of the shape of all the data or of one example.
         hide: what to hide on purpose: "top", "bottom", "left" or "right", half of a picture; or a number, the
-            probability with which each element is hidden.
+            probability with which each element is hidden, or each pixel where its channels depend on each other.
         split: which split of the run's own, by default "test"; a source has none.
         num: number of examples, by default all: the first ones of a source, a random choice of a split.
         context: covariates of a source from Python, as in `Run.read`.
@@ -154,7 +156,7 @@ def impute(
     run = as_run(run, checkpoint=checkpoint)
     if num is not None and num < 1:
         raise ElbowroomError(f"{num} examples were asked for, but at least one is needed.", "Give 1 or more.")
-    hides = None if hide is None else _parse_hide(hide, run.facts.event_shape)
+    hides = None if hide is None else _parse_hide(hide, run.facts.event_shape, run.model.likelihood)
     data, name = run.asked(source, split, context, labels, missing="mask", command="impute")
     known = None if mask is None else _read_mask(mask, data.size(name), run.facts.event_shape)
     rows = _rows(data, name, num, chosen=source is None)
@@ -212,8 +214,8 @@ Hides = Callable[[int, torch.Generator], Tensor]
 """(number of examples, generator) -> True where to hide"""
 
 
-def _parse_hide(hide: str | float, event_shape: tuple[int, ...]) -> Hides:
-    """A function that chooses which elements of n examples to hide."""
+def _parse_hide(hide: str | float, event_shape: tuple[int, ...], likelihood: Likelihood) -> Hides:
+    """A function that chooses which elements of n examples to hide, or pixels if channels depend on each other."""
     try:
         rate = float(hide)
     except ValueError:
@@ -235,7 +237,8 @@ def _parse_hide(hide: str | float, event_shape: tuple[int, ...]) -> Hides:
         return lambda n, generator: half.expand(n, *event_shape)
     if not 0 < rate < 1:
         raise ElbowroomError(f"--hide is {hide}, but a rate lies between 0 and 1.", "Give for instance --hide 0.3.")
-    return lambda n, generator: torch.rand(n, *event_shape, generator=generator) < rate
+    chosen = (1, *event_shape[1:]) if isinstance(likelihood, ColourLogisticMixture) else event_shape
+    return lambda n, generator: (torch.rand(n, *chosen, generator=generator) < rate).expand(n, *event_shape)
 
 
 def _read_mask(mask: Any, size: int, event_shape: tuple[int, ...]) -> Tensor:

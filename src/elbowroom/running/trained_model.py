@@ -215,6 +215,10 @@ class TrainedModel:
 
     def _how_to_complete(self, source: Any, missing: str | None, command: str) -> str:
         """What to do about values that are NaN or infinite, for a command."""
+        if self.config.model.masked_layers:
+            return (
+                "Correct them or take those rows out: each pixel is modelled given those before it, so none can miss."
+            )
         if (missing or self.config.data.missing) == "mask":
             return "Correct them, take those rows out, or write NaN in their place: here it means 'not observed'."
         file = shlex.quote(str(source)) if isinstance(source, str | Path) else "FILE"

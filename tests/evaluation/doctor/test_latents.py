@@ -15,7 +15,9 @@ from elbowroom.data.loading import load_data
 from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.doctor.latents import latents_in_use
 from elbowroom.model.conditional import Conditional
+from elbowroom.model.latent import LatentModel
 from elbowroom.model.oracles import LinearGaussian
+from elbowroom.model.priors import MixtureOfGaussians, StandardNormal
 from pixel_cases import QuadratureGuide, pixel_model
 
 
@@ -131,3 +133,22 @@ def test_a_local_decoder_is_told_from_a_collapsed_posterior(neighbours, features
     rate, of_z, of_neighbours = (evidence.value for evidence in finding.evidence[1:])
     assert (of_neighbours > 1) == (neighbours > 0)
     assert (rate > 0.1) == (of_z > 0.1) == (features > 0)
+
+
+def test_the_remedy_for_a_local_decoder_lets_a_pixel_see_less_than_it_does() -> None:
+    inputs = _pixels(6.0, 0.0)
+    likelihood = inputs.model.likelihood
+    assert (likelihood.receptive_field > 7) == ("masked-layers 1" in latents_in_use(inputs)[0].remedy)
+    likelihood.base.network.middle = torch.nn.ModuleList()
+    assert likelihood.receptive_field == 7
+    assert "masked-width" in latents_in_use(inputs)[0].remedy
+
+
+@pytest.mark.parametrize("factorised", [True, False])
+def test_free_bits_are_a_remedy_only_where_the_kl_has_parts(factorised) -> None:
+    inputs = _told(torch.zeros(400, 2, dtype=torch.float64), scale=1.0)
+    prior = StandardNormal(1) if factorised else MixtureOfGaussians(1, 3, generator=torch.Generator().manual_seed(0))
+    model = LatentModel(prior, inputs.model.likelihood).double()
+    (finding,) = latents_in_use(replace(inputs, model=model))
+    assert finding.severity == "severe"
+    assert ("free-bits" in finding.remedy) == factorised

@@ -10,10 +10,13 @@ from elbowroom.data.batch import Batch
 from elbowroom.evaluation.doctor.findings import Evidence, Finding, Severity
 from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.thresholds import ACTIVE_VARIANCE, CERTAIN_Z
+from elbowroom.inference.kl import factorised_kl, has_group_kl
 from elbowroom.inference.objectives import elbo_terms
 from elbowroom.model.draws import conditionals, draw, mean
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel, evaluation_mode
+from elbowroom.model.pixels.autoregressive import AutoregressivePixels
+from elbowroom.model.pixels.masked_convolutions import LEAST_FIELD
 from elbowroom.numerics import mean_and_stderr
 
 __all__ = ["is_nothing", "latents_in_use", "samples_and_means"]
@@ -66,6 +69,8 @@ def latents_in_use(inputs: DoctorInput) -> list[Finding]:
         right = _log_likelihood(model, batch, z)
         gains = right - _log_likelihood(model, batch, z.roll(1, 0))
         by_neighbours = right - _with_pixels_of_another(model, batch, z) if _is_local(model) else None
+        prior = model.prior(None, batch.context)
+        has_free_bits = has_group_kl(q, prior) or factorised_kl(q, prior) is not None
     active, latent_dim = int((variance > ACTIVE_VARIANCE).sum()), len(variance)
     (rate, of_rate), (gain, of_gain) = mean_and_stderr(kl), mean_and_stderr(gains)
     evidence = [
@@ -73,12 +78,11 @@ def latents_in_use(inputs: DoctorInput) -> list[Finding]:
         Evidence("KL(q ‖ p), information in z per example", rate, of_rate),
         Evidence("loss of the decoder if z is that of another example", gain, of_gain),
     ]
-    words = (
-        _Words("slots", _WAKE_CODES, "--model.slots") if has_codes else _Words("latents", _WAKE, "--model.latent-dim")
-    )
-    explanation = _IN_USE
+    wake = _WAKE.format(free_bits=", --objective.free-bits 0.1" if has_free_bits and not has_codes else "")
+    words = _Words("slots", wake, "--model.slots") if has_codes else _Words("latents", wake, "--model.latent-dim")
+    explanation, narrower = _IN_USE, _narrower(model)
     if by_neighbours is not None:
-        words = words._replace(wake=f"{_NARROWER} {words.wake}")
+        words = words._replace(wake=f"{narrower} {wake}")
         evidence.append(Evidence("loss if earlier pixels are another example's", *mean_and_stderr(by_neighbours)))
     severity, title, remedy = _in_use(active, latent_dim, (rate, of_rate), (gain, of_gain), len(batch), words)
     if by_neighbours is not None and mean_and_stderr(by_neighbours - gains)[0] > _NOTHING:
@@ -88,7 +92,7 @@ def latents_in_use(inputs: DoctorInput) -> list[Finding]:
         elif min(gain, rate) >= _NOTHING:
             in_use = f"{active} of {latent_dim} {words.latents} in use"
             title = f"A local decoder: pixels are modelled by their neighbours, z carries {rate:.1f} nats ({in_use})."
-            severity, remedy = "note", f"Nothing to do for log p(x). If z should carry more: {_NARROWER}"
+            severity, remedy = "note", f"Nothing to do for log p(x). If z should carry more: {narrower}"
     return [Finding("latents_in_use", severity, title, tuple(evidence), explanation, remedy)]
 
 
@@ -119,7 +123,17 @@ _LOCAL = (
     "carries what they leave out: what is farther away than the receptive field, such as which object is shown. That "
     "is fewer nats than with independent pixels, at a higher log p(x). If they left out nothing, z would be unused."
 )
-_NARROWER = "Let a pixel see less (--model.masked-layers 1, --model.masked-kernel 3), so that more is left for z."
+
+
+def _narrower(model: LatentModel) -> str:
+    """How more is left for z, where each pixel depends on those before it."""
+    likelihood = model.likelihood
+    if isinstance(likelihood, AutoregressivePixels) and likelihood.receptive_field > LEAST_FIELD:
+        return "Let a pixel see less (--model.masked-layers 1), so that more is left for z."
+    return (
+        "So that more is left for z, give the masked convolution fewer channels (--model.masked-width 4), or take "
+        "pixels that are independent given z (--model.masked-layers 0)."
+    )
 
 
 def is_nothing(value: float, stderr: float) -> bool:
@@ -135,11 +149,7 @@ class _Words(NamedTuple):
     flag: str  #: that sets their number
 
 
-_WAKE = (
-    "Let the weight of the KL term grow slowly (--objective.warmup-epochs 10, --objective.free-bits 0.1), with "
-    "--objective.beta 1."
-)
-_WAKE_CODES = "Let the weight of the KL term grow slowly (--objective.warmup-epochs 10), with --objective.beta 1."
+_WAKE = "Let the weight of the KL term grow slowly (--objective.warmup-epochs 10{free_bits}), with --objective.beta 1."
 
 
 def _in_use(

@@ -52,8 +52,9 @@ def gauss_newton(model: LatentModel, batch: Batch | Tensor, z: Tensor, *, chunk_
     .. math:: H = \Lambda(z) + \sum_{d \text{ observed}} J_d^\top F_d J_d
 
     For a normal prior it is positive definite, and it is the exact posterior precision of a linear-Gaussian model. x
-    itself matters only through which of its elements were observed. For a network of one hidden layer, of width h,
-    onto E parameters it costs D h E + D² E multiplications for each example, against 2 h (D + E) of a gradient.
+    itself matters only through which of its elements were observed, unless pixels depend on those before them. For a
+    network of one hidden layer, of width h, onto E parameters it costs D h E + D² E multiplications for each example,
+    against 2 h (D + E) of a gradient.
 
     Args:
         model: p(x, z), in evaluation mode if its networks have batch normalisation or dropout.

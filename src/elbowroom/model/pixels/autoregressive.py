@@ -130,7 +130,7 @@ class AutoregressivePixels(Likelihood):
             raise ElbowroomError(
                 f"{holes:,} of {mask.numel():,} elements are missing, but each pixel is modelled given those before "
                 "it, so that a missing one cannot be summed out.",
-                "Take pixels that are independent given z: --model.masked-layers 0.",
+                "Train with pixels that are independent given z: --model.masked-layers 0.",
             )
 
 

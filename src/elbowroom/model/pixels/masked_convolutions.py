@@ -38,11 +38,11 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.model.guides import InputTransform
 from elbowroom.model.networks import NetworkPart, channels_last
 
-__all__ = ["Cache", "MaskedConv2d", "MaskedPixels", "of_pixel"]
+__all__ = ["LEAST_FIELD", "Cache", "MaskedConv2d", "MaskedPixels", "of_pixel"]
 
 _Part = TypeVar("_Part", bound=nn.Module)
 
-_FIRST_KERNEL = 7
+LEAST_FIELD = 7  #: side of the kernel of the first convolution, and of the field of a network with no other
 _SMALL = 0.1  # of U's initial weights, so that training starts near independent pixels
 
 
@@ -147,7 +147,7 @@ class MaskedPixels(NetworkPart):
         seen, given, made = (
             math.prod(shape) // (height * columns) for shape in (transform.out_shape, self.in_shape, self.out_shape)
         )
-        self.first = MaskedConv2d(seen, width, _FIRST_KERNEL, sees_itself=False)
+        self.first = MaskedConv2d(seen, width, LEAST_FIELD, sees_itself=False)
         self.context = nn.Conv2d(given, width, 1, bias=False)  # V
         self.middle = nn.ModuleList(MaskedConv2d(width, width, kernel, sees_itself=True) for _ in range(layers - 1))
         self.last = nn.Conv2d(width, made, 1, bias=False)  # U

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
@@ -27,10 +29,16 @@ BASES = {
         lambda shape: {"shift": torch.arange(numel(shape)).reshape(shape) / 3, "unit": 1 + torch.rand(shape)},
     ),
     "discretized-logistic-mixture": (likelihoods.DiscretizedLogisticMixture, {"components": 2}, lambda shape: {}),
+    "colour-logistic-mixture": (likelihoods.ColourLogisticMixture, {"components": 2}, lambda shape: {}),
     "categorical": (likelihoods.Categorical, {"num_categories": 3}, lambda shape: {}),
     "poisson": (likelihoods.Poisson, {}, lambda shape: {}),
     "negative-binomial": (likelihoods.NegativeBinomial, {}, lambda shape: {}),
 }
+
+
+def bases_of(shapes: Sequence[tuple[int, ...]]) -> list[tuple[str, tuple[int, ...]]]:
+    """Every base with every shape of a picture that it takes: that of colours takes three channels."""
+    return [(name, shape) for name in BASES for shape in shapes if "colour" not in name or shape[:-2] == (3,)]
 
 
 def numel(shape: tuple[int, ...]) -> int:

@@ -10,7 +10,7 @@ from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 from elbowroom.model.guides import InputTransform
 from elbowroom.model.pixels.masked_convolutions import Cache, MaskedConv2d, MaskedPixels, of_pixel
-from pixel_cases import BASES, a_picture, pixel_likelihood, seeded
+from pixel_cases import a_picture, bases_of, pixel_likelihood, seeded
 
 SHAPES = [(4, 5), (1, 4, 3), (3, 3, 4)]
 
@@ -33,8 +33,7 @@ def position(shape: tuple[int, ...]) -> Tensor:
     return torch.arange(shape[-2] * shape[-1]).reshape(shape[-2:]).expand(shape)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize(("base", "shape"), bases_of(SHAPES), ids=str)
 def test_a_change_of_a_pixel_moves_no_parameter_up_to_it_and_some_behind_it(base, shape):
     likelihood = pixel_likelihood(base, shape)
     x, z, order = a_picture(likelihood, 1), random(1, 2), position(shape)
@@ -96,8 +95,7 @@ def test_draws_of_features_share_a_picture():
     torch.testing.assert_close(pixels(several, features[0])[1], pixels(1 - x, features[0]))
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize(("base", "shape"), bases_of(SHAPES), ids=str)
 def test_steps_agree_with_the_pass(base, shape):
     likelihood = pixel_likelihood(base, shape, layers=3, kernel=5)
     x, features = a_picture(likelihood), likelihood.network(random(3, 2))
@@ -110,8 +108,7 @@ def test_steps_agree_with_the_pass(base, shape):
             cache.put(row, column, x[here])
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize(("base", "shape"), bases_of(SHAPES), ids=str)
 def test_the_likelihood_of_a_pixel_is_that_of_the_picture_there(base, shape):
     likelihood = pixel_likelihood(base, shape)
     x, z = a_picture(likelihood), random(3, 2)

@@ -121,7 +121,8 @@ def network(settings: NetworkConfig) -> str:
         return f"pyramid, {levels}, {settings.activation}, {kind} normalisation"
     if settings.kind == "grid":
         patch = f"patches of {settings.patch} × {settings.patch} pixels"
-        return f"residual convolutions on a grid of {patch}, {settings.width} channels, {settings.blocks} blocks"
+        blocks = "1 block" if settings.blocks == 1 else f"{settings.blocks} blocks"
+        return f"residual convolutions on a grid of {patch}, {settings.width} channels, {blocks}"
     return f"convolutional, {'-'.join(map(str, settings.channels))} channels, {settings.activation}{normed}"
 
 

@@ -13,6 +13,7 @@ CASES = {
     "bottom-up without groups": ("digits --model.guide bottom-up", "one group of latents"),
     "codes without a guide over codes": ("digits --model.groups 4,4 --model.prior made", "leave out --model.groups"),
     "codes": ("digits --model.groups 4 --model.prior unigram --model.guide categorical", "--model.prior normal"),
+    "vector quantisation": ("digits --model.groups 4 --train.learner vq", "codes have no groups"),
     "vamp": ("digits --model.groups 4 --model.prior vamp", "--model.prior normal, mixture or a flow"),
     "convolutions": ("digits --model.groups 4 --model.decoder.kind conv", "--model.decoder.kind grid"),
     "residual decoder": ("digits --model.groups 4 --model.decoder.kind residual", "--model.decoder.kind grid"),

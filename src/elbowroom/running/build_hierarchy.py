@@ -17,6 +17,7 @@ from elbowroom.model.hierarchy.guides import (
 )
 from elbowroom.model.hierarchy.ladders import Ladder, VectorLadder
 from elbowroom.model.networks import MLP, Network
+from elbowroom.names import CODE_GUIDES
 from elbowroom.running.build_networks import refuse_batch_norm
 from elbowroom.running.model_config import ModelConfig, NetworkConfig
 
@@ -55,7 +56,9 @@ def check_hierarchy(model: ModelConfig, guide: str) -> None:
     if guide not in {*HIERARCHICAL_GUIDES, *GUIDES}:
         raise ElbowroomError(
             f"A guide of a hierarchy is normal over all its groups, which {guide} is not.",
-            "Give --model.guide top-down or bottom-up, or leave out --model.groups.",
+            "Leave out --model.groups: codes have no groups."
+            if guide in CODE_GUIDES
+            else "Give --model.guide top-down or bottom-up, or leave out --model.groups.",
         )
     if guide in HIERARCHICAL_GUIDES:
         _check_networks(model, guide)

@@ -78,7 +78,7 @@ def latents_in_use(inputs: DoctorInput) -> list[Finding]:
         Evidence("KL(q ‖ p), information in z per example", rate, of_rate),
         Evidence("loss of the decoder if z is that of another example", gain, of_gain),
     ]
-    wake = _WAKE.format(free_bits=", --objective.free-bits 0.1" if has_free_bits and not has_codes else "")
+    wake = f"{_WAKE} {_FREE_BITS}" if has_free_bits and not has_codes else _WAKE
     words = _Words("slots", wake, "--model.slots") if has_codes else _Words("latents", wake, "--model.latent-dim")
     explanation, narrower = _IN_USE, _narrower(model)
     if by_neighbours is not None:
@@ -149,7 +149,8 @@ class _Words(NamedTuple):
     flag: str  #: that sets their number
 
 
-_WAKE = "Let the weight of the KL term grow slowly (--objective.warmup-epochs 10{free_bits}), with --objective.beta 1."
+_WAKE = "Let the weight of the KL term grow slowly (--objective.warmup-epochs 10), with --objective.beta 1."
+_FREE_BITS = "Let a part of it be free (--objective.free-bits 0.1)."
 
 
 def _in_use(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
 import re
@@ -65,7 +66,10 @@ def messages() -> list[tuple[str, str]]:
         where = path.relative_to(SOURCE)
         if where.parts[0] in NOT_MESSAGES:
             continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        source = path.read_text(encoding="utf-8")
+        if not re.search("--[a-z]", source):
+            continue
+        tree = ast.parse(source)
         attribute_docs = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
         for node in ast.walk(tree):
             if id(node) in attribute_docs and isinstance(node, ast.Constant):
@@ -85,6 +89,7 @@ def _flags_of(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from _flags_of(field.annotation, f"{flag}.")
 
 
+@functools.cache
 def flags() -> set[str]:
     """All flags of all commands."""
     found = {*_flags_of(Config), *_flags_of(Settings), "json"}
@@ -95,6 +100,7 @@ def flags() -> set[str]:
     return found
 
 
+@functools.cache
 def keywords() -> set[str]:
     """All keywords of public functions and of a run's methods, and all settings with dots."""
     functions: list[Callable[..., Any]] = [getattr(er, n) for n in er.__all__ if inspect.isfunction(getattr(er, n))]

@@ -60,7 +60,7 @@ class Decoder(nn.Module):
 
 
 TABLE = torch.randn(CODES, WIDTH, generator=seeded(5))
-X, TRAIN = bits(), bits(2000, seed=2)
+X, TRAIN = bits(), bits(800, seed=2)
 
 
 def wrap(**changes: Any) -> Adopted:

@@ -347,7 +347,7 @@ def test_errors_of_the_elbo_count_the_noise_that_equal_rows_share(num_samples: i
     """They share their draws, and the noise of a bound of one draw is estimated by another."""
     model, guide, x = _oracle(1)
     data, asked = _data(x.expand(6, -1)), {"num_samples": num_samples}
-    found = [_measure(model, guide, data, "elbo", seed=seed, **asked) for seed in range(300)]
+    found = [_measure(model, guide, data, "elbo", seed=seed, **asked) for seed in range(150)]
     for name in ("elbo", "reconstruction"):
         values = torch.tensor([each[name].value for each in found], dtype=torch.float64)
         variances = torch.tensor([each[name].stderr or 0.0 for each in found], dtype=torch.float64).square()
@@ -568,14 +568,14 @@ def test_laplace_is_measures_every_likelihood(name: str) -> None:
     options: dict[str, Any] = {"num_categories": 4} if name == "categorical" else {}
     network = MLP((2,), cls.parameter_shape((6,), **options), hidden=(5,), activation="tanh")
     model = LatentModel(StandardNormal(2), cls(network, (6,), **options))
-    x = model.sample(15, generator=torch.Generator().manual_seed(1)).x
+    x = model.sample(10, generator=torch.Generator().manual_seed(1)).x
     if cls.support == Support.BYTES:
         x = x.to(torch.uint8)
     data = load_data(x, validation=0.0, test=0.0, support=cls.support.value, **SUPPORTS[cls.support.value])
     assert isinstance(data, DataSet)
     found = _measure(model, PriorGuide(model.prior), data, "laplace-is", k=500)["laplace-is"]
-    delivered = next(iter(data.batches("train", 15))).x
-    exact = quadrature_log_evidence(model, delivered, points=121).mean().item()
+    delivered = next(iter(data.batches("train", 10))).x
+    exact = quadrature_log_evidence(model, delivered, points=81).mean().item()
     assert found.value == pytest.approx(exact, abs=0.03)
 
 

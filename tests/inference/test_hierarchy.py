@@ -253,11 +253,11 @@ def test_expected_elbo_gradient_is_the_exact_one(name: str, choice: str) -> None
     def estimate() -> Tensor:
         return elbo(case.model, guide, many, beta=0.7, generator=generator, **ELBO_CHOICES[choice]).mean()
 
-    drawn = torch.stack([exact.flat_gradient(estimate(), weights)[known] for _ in range(60)])
+    drawn = torch.stack([exact.flat_gradient(estimate(), weights)[known] for _ in range(36)])
     difference, stderr = drawn.mean(0) - truth[known], drawn.std(0) / math.sqrt(len(drawn))
     noisy = stderr > 1e-12
     assert difference[~noisy].abs().max() < 1e-9 if bool((~noisy).any()) else True
-    assert (difference[noisy] / stderr[noisy]).abs().max() < 5  # 60 components in each of 7 cases; t, 59 degrees
+    assert (difference[noisy] / stderr[noisy]).abs().max() < 5  # 60 components in each of 7 cases; t, 35 degrees
 
 
 @pytest.mark.parametrize("kind", [*cases.GUIDES, pytest.param("grid", marks=pytest.mark.slow)])
@@ -265,7 +265,7 @@ def test_expected_elbo_gradient_is_the_exact_one(name: str, choice: str) -> None
 def test_expected_iwae_gradient_is_the_pathwise_one(kind: str, estimator: str) -> None:
     """In all weights, the decoder's that the guide reads among them, with deviations that depend on what is above."""
     case = cases.nonlinear(kind, num_data=2)
-    weights, repeats = exact.parameters_of(case.guide), 50
+    weights, repeats = exact.parameters_of(case.guide), 30
     many = case.x.repeat(30, *[1] * (case.x.dim() - 1))
 
     def drawn(estimator: str, seed: int) -> Tensor:
@@ -280,7 +280,7 @@ def test_expected_iwae_gradient_is_the_pathwise_one(kind: str, estimator: str) -
 
     ours, others = drawn(estimator, 1), drawn("pathwise", 2)
     stderr = ((ours.var(0) + others.var(0)) / repeats).sqrt()
-    assert ((ours.mean(0) - others.mean(0)) / stderr)[stderr > 1e-12].abs().max() < 5  # of hundreds; t, 98 degrees
+    assert ((ours.mean(0) - others.mean(0)) / stderr)[stderr > 1e-12].abs().max() < 5  # of hundreds; t, 58 degrees
 
 
 @pytest.mark.parametrize("name", cases.GUIDES)

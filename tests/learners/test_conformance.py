@@ -371,6 +371,7 @@ BEST: dict[str, tuple[dict[str, Any], int]] = {
 }
 SLOW = {
     "mcem, nuts, identity",
+    "mcem, from the guide",
     "mcem, from the prior",
     "mcem, from the guide, in its metric",
     "aevb, iwae",

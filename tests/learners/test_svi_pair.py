@@ -83,7 +83,7 @@ def test_a_batch_is_its_parts(make_pair: MakePair) -> None:
 def test_the_bounds_agree_on_average(make_pair: MakePair, kind: str, likelihood: str) -> None:
     """Over many draws, from unrelated seeds, each side with the standard error of its own draws."""
     pair, batch = make_pair(likelihood)
-    particles, times = 8, 60
+    particles, times = 8, 30
     theirs = ELBOS[kind](num_particles=particles, vectorize_particles=True, max_plate_nesting=1)
     model, guide = to_pyro(pair.model, pair.guide)
     torch.manual_seed(11)
@@ -131,7 +131,7 @@ def test_predictive_draws_data(make_pair: MakePair, likelihood: str) -> None:
         assert posterior["z"].shape == (5, ROWS, LATENT)
         draws = Predictive(poutine.uncondition(model), posterior, return_sites=["x"], parallel=parallel)(batch.x)
         assert draws["x"].shape == (5, ROWS, *EVENT)
-    from_prior = Predictive(poutine.uncondition(model), num_samples=400, parallel=True)(batch.x)
+    from_prior = Predictive(poutine.uncondition(model), num_samples=150, parallel=True)(batch.x)
     x, z = from_prior["x"], from_prior["z"]
     expected = pair.model.likelihood(z)
     if likelihood != "categorical":
@@ -143,15 +143,15 @@ def test_predictive_draws_data(make_pair: MakePair, likelihood: str) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "prior"),
-    [(Trace_ELBO, "mixture"), (TraceMeanField_ELBO, "normal"), (RenyiELBO, "normal"), (RenyiELBO, "mixture")],
+    [(Trace_ELBO, "mixture"), (TraceMeanField_ELBO, "normal"), (RenyiELBO, "mixture")],
 )
 def test_particles_side_by_side_and_one_by_one_are_one_bound(make_pair: MakePair, kind: Any, prior: str) -> None:
     pair, batch = make_pair(prior=prior)
     given = to_pyro(pair.model, pair.guide)
     torch.manual_seed(7)
     apart, together = kind(num_particles=4), kind(num_particles=4, vectorize_particles=True)
-    one_by_one = [apart.loss(*given, batch) for _ in range(80)]
-    side_by_side = [together.loss(*given, batch) for _ in range(80)]
+    one_by_one = [apart.loss(*given, batch) for _ in range(40)]
+    side_by_side = [together.loss(*given, batch) for _ in range(40)]
     assert abs(_z(one_by_one, side_by_side)) < 4
 
 
@@ -170,7 +170,7 @@ class _Heavy(Conditional):
 @pytest.mark.parametrize("kind", ELBOS)
 def test_a_guide_of_the_users_own_is_drawn_from_scored_and_differentiated(make_pair: MakePair, kind: str) -> None:
     pair, batch = make_pair()
-    guide, particles, times = _Heavy().double(), 4, 100
+    guide, particles, times = _Heavy().double(), 4, 50
     theirs = ELBOS[kind](num_particles=particles, vectorize_particles=True, max_plate_nesting=1)
     given, weight = to_pyro(pair.model, guide), guide.network.output.weight
     way = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)).to(weight)

@@ -69,11 +69,11 @@ def test_the_determinant_is_that_of_the_jacobian_both_ways(
     scalar: Any, coupling: bool, dim: int, context_dim: int
 ) -> None:
     f = bijection(scalar, coupling, dim, context_dim)
-    x = (1.5 * torch.randn(6, dim, generator=seeded(1), dtype=torch.float64)).clamp(-4, 4)  # where splines bend
-    context = torch.randn(6, context_dim, generator=seeded(2), dtype=torch.float64) if context_dim else None
+    x = (1.5 * torch.randn(3, dim, generator=seeded(1), dtype=torch.float64)).clamp(-4, 4)  # where splines bend
+    context = torch.randn(3, context_dim, generator=seeded(2), dtype=torch.float64) if context_dim else None
     for inverse in (False, True):
         _, log_det = f(x, context, inverse=inverse)
-        for row in range(6):
+        for row in range(3):
             given = None if context is None else context[row]
             map_of_row = functools.partial(f, context=given, inverse=inverse)
             jacobian = torch.autograd.functional.jacobian(lambda one, g=map_of_row: g(one)[0], x[row])
@@ -150,14 +150,14 @@ def test_the_density_of_a_guide_integrates_to_one_and_draws_follow_it(name: str)
     q = guide(name)(torch.randn(2, 4, generator=seeded(5), dtype=torch.float64))
     assert isinstance(q, FlowDistribution)
     # a spline's density has kinks, and is that of N(0, 1) beyond 5
-    limit, points = (8, 161) if name == "iaf" else (6, 241)
+    limit, points = (8, 161) if name == "iaf" else (6, 141)
     axis = torch.linspace(-limit, limit, points, dtype=torch.float64)
     grid = torch.cartesian_prod(axis, axis).unsqueeze(1)  # of standardised z
     z = q.loc + q.log_scale.exp() * grid
     with torch.no_grad():
         density = q.log_prob(z).exp() * (axis[1] - axis[0]) ** 2 * q.log_scale.exp().prod(-1)
     torch.testing.assert_close(density.sum(0), torch.ones(2).double(), rtol=0, atol=1e-5 if name == "iaf" else 3e-3)
-    n = 10_000
+    n = 4_000
     draws = draw(q, (n,), generator=seeded()).detach()
     for f in (lambda v: -q.log_prob(v), lambda v: v.sum(-1), lambda v: v.square().sum(-1), lambda v: v.prod(-1)):
         with torch.no_grad():
@@ -307,7 +307,7 @@ def test_stl_and_dreg_have_the_gradient_of_the_other_estimators_on_average(name:
 @every_guide
 def test_annealing_starts_from_a_flow(name: str) -> None:
     model, x = correlated()
-    found = ais(model, x[:6], guide=widened(name), start="guide", temperatures=3, chains=16, generator=seeded(3))
+    found = ais(model, x[:6], guide=widened(name), start="guide", temperatures=2, chains=16, generator=seeded(3))
     z_scores = (found.log_evidence - model.log_evidence(x[:6]).detach()) / found.stderr
     assert z_scores.abs().max() < 4.5
     assert found.stderr.max() < 0.3

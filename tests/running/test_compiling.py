@@ -108,7 +108,9 @@ def test_what_was_asked_or_decided_before_goes_ahead() -> None:
     assert isinstance(_chosen(train=short, decided=True, **BERNOULLI), Compiled)
 
 
-@pytest.mark.parametrize("estimator", ["score-function", "gumbel-softmax", "reinmax"])
+@pytest.mark.parametrize(
+    "estimator", ["score-function", pytest.param("gumbel-softmax", marks=pytest.mark.slow), "reinmax"]
+)
 def test_objectives_over_codes_are_counted_and_tried(estimator: str) -> None:
     model = {"guide": "categorical", "prior": "unigram", "slots": 3, "codes": 4}
     said: list[str] = []
@@ -197,7 +199,7 @@ def _resumes(settings: dict[str, Any], folder: Path) -> None:
     "settings",
     [
         pytest.param(WARM_UP, id="warm-up"),
-        pytest.param(MORE_DRAWS, id="more draws at the end"),
+        pytest.param(MORE_DRAWS, id="more draws at the end", marks=pytest.mark.slow),
         pytest.param(STAGES, id="stages", marks=pytest.mark.slow),
         pytest.param(WARM_UP, id="warm-up in C++", marks=[pytest.mark.cpp, pytest.mark.slow]),
         pytest.param(MORE_DRAWS, id="more draws at the end in C++", marks=[pytest.mark.cpp, pytest.mark.slow]),
@@ -208,9 +210,10 @@ def test_a_compiled_run_resumes_bit_for_bit(settings: dict[str, Any], tmp_path: 
 
 
 @pytest.mark.usefixtures("_nothing_traced")
-def test_a_run_of_stages_finds_the_functions_of_each_again(tmp_path: Path) -> None:
-    """Twelve of them, which the slow tests trace."""
-    _resumes(STAGES, tmp_path)
+@pytest.mark.parametrize("settings", [STAGES, MORE_DRAWS], ids=["stages", "more draws at the end"])
+def test_a_run_of_several_functions_finds_each_again(settings: dict[str, Any], tmp_path: Path) -> None:
+    """Up to twelve of them, which the slow tests trace."""
+    _resumes(settings, tmp_path)
 
 
 def test_a_compiled_run_has_the_figures_of_an_eager_one(tmp_path: Path) -> None:
@@ -241,7 +244,7 @@ def test_where_it_cannot_be_compiled_nothing_is_written(tmp_path: Path, monkeypa
     assert "Training continues without the compiler" in remark
 
 
-@pytest.mark.parametrize("last_samples", [None, 4])
+@pytest.mark.parametrize("last_samples", [pytest.param(None, marks=pytest.mark.slow), 4])
 def test_nothing_is_compiled_once_training_has_begun(
     last_samples: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,7 +300,7 @@ def test_a_stream_is_compiled_without_losing_a_row(tmp_path: Path) -> None:
 def test_many_runs_of_a_process_are_compiled_each(tmp_path: Path) -> None:
     """The compiler counts by function, and would give up after eight of them; here after two."""
     with torch._dynamo.config.patch(cache_size_limit=2):
-        for seed in range(4):
+        for seed in range(3):
             train = {"steps": 2, "seed": seed}
             run = tiny(grey(), tmp_path / str(seed), runtime={"device": "cpu", "compile": "on"}, train=train,
                        data={"binarization": "dynamic"}, model={"latent_dim": seed + 1})  # fmt: skip

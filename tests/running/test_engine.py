@@ -74,12 +74,13 @@ RUNS: dict[str, dict[str, Any]] = {
         "x": reals(),
         "model": {"latent_dim": 2, "prior": "maf", "guide": "nsf", "prior_width": 8, "guide_width": 8},
     },
-    "one cycle": {"x": reals(), "optimizer": {"schedule": "one-cycle", "lr": 1e-2}},
+    "one cycle, adamw": {"x": reals(), "optimizer": {"name": "adamw", "schedule": "one-cycle", "lr": 1e-2}},
     "early stopping": {"x": reals(), "optimizer": {"lr": 0.3}, "train": {"patience": 2, "report_every": 1}},
     "iwae, dreg": {"x": grey(), **DYNAMIC, "objective": {"name": "iwae", "num_samples": 3, "estimator": "dreg"}},
-    "float64": {"x": reals(), "runtime": {"dtype": "float64"}},
-    "labels": {
+    "float64, adamax": {"x": reals(), "runtime": {"dtype": "float64"}, "optimizer": {"name": "adamax", "lr": 1e-3}},
+    "labels, adagrad": {
         "x": grey(),
+        "optimizer": {"name": "adagrad", "lr": 1e-3},
         "labels": torch.arange(53) % 3,
         "data": {"context": "labels", "binarization": "dynamic", "validation": 8, "test": 8},
     },
@@ -91,18 +92,23 @@ RUNS: dict[str, dict[str, Any]] = {
         "train": {"learner": "vq", "ema": 0.7},
     },
     "reports within the epoch": {"x": reals(), "train": {"report_every": 3}},
-    "warm-up": {"x": reals(), "objective": {"warmup_epochs": 2.5, "beta": 0.5}},
-    "no validation": {"x": reals(), "data": {"validation": 0, "test": 8}},
-    "missing values": {
+    "warm-up, rmsprop with momentum": {
+        "x": reals(),
+        "objective": {"warmup_epochs": 2.5, "beta": 0.5},
+        "optimizer": {"name": "rmsprop", "momentum": 0.9, "lr": 1e-3},
+    },
+    "no validation, sgd": {
+        "x": reals(),
+        "data": {"validation": 0, "test": 8},
+        "optimizer": {"name": "sgd", "lr": 1e-3},
+    },
+    "missing values, sgd with momentum": {
+        "optimizer": {"name": "sgd", "momentum": 0.9, "lr": 1e-3},
         "x": torch.where(grey(seed=3) < 0.2, torch.nan, reals()),
         "data": {"missing": "mask", "validation": 8, "test": 8},
     },
-} | {
-    f"optimiser {name}": {"x": reals(), "optimizer": {"name": name, "momentum": momentum, "lr": 1e-3}}
-    for name, momentum in [
-        ("adamw", 0.0), ("adamax", 0.0), ("adagrad", 0.0), ("rmsprop", 0.9), ("sgd", 0.0), ("sgd", 0.9),
-    ]
-}  # fmt: skip
+}
+WITHOUT_AVERAGE = {"batch-norm", "VampPrior"}  # the quick tests have them with one
 STEPS = 14
 
 
@@ -116,7 +122,13 @@ HOW = [(name, _quit_politely) for name in RUNS]  # saves where it stands, in the
 HOW += [(name, _quit_at_once) for name in ("reports within the epoch", "moving average")]  # falls back to the last
 
 
-@pytest.mark.parametrize(("name", "quit"), HOW, ids=[f"{name}-{how.__name__}" for name, how in HOW])
+@pytest.mark.parametrize(
+    ("name", "quit"),
+    [
+        pytest.param(name, how, id=f"{name}-{how.__name__}", marks=pytest.mark.slow if name in WITHOUT_AVERAGE else [])
+        for name, how in HOW
+    ],
+)
 def test_a_run_that_is_stopped_ends_where_one_that_is_not_does(
     name: str, quit: Callable[[], None], tmp_path: Path
 ) -> None:
@@ -124,7 +136,7 @@ def test_a_run_that_is_stopped_ends_where_one_that_is_not_does(
     _train(tmp_path / "straight", spec)
     instants = random.Random(name)
     stopped, resume, quits = tmp_path / "stopped", False, 0
-    for _ in range(3):
+    for _ in range(2):
         try:
             _train(stopped, spec, resume=resume, observers=[Quits(instants.randint(2, 6), quit)])
         except KeyboardInterrupt:
@@ -210,7 +222,11 @@ class Counter:
 
 
 @pytest.mark.parametrize(
-    ("saves", "seconds"), [(2, 0.0), (1, 1e9)], ids=["best and latest together", "best and latest apart"]
+    ("saves", "seconds"),
+    [
+        pytest.param(2, 0.0, id="best and latest together"),
+        pytest.param(1, 1e9, id="best and latest apart", marks=pytest.mark.slow),  # with fewer operations
+    ],
 )
 def test_a_kill_before_any_file_operation_costs_no_number(
     saves: int, seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -79,7 +79,7 @@ def test_the_books_hold_visits_and_work(settings: dict[str, Any], per_datum: int
 
 @pytest.mark.parametrize("learner", ["aevb", "mcem"])
 def test_a_longer_limit_goes_on_as_if_it_had_been_there(learner: str, tmp_path: Path) -> None:
-    work = 2_500 if learner == "mcem" else 120
+    work = 1_500 if learner == "mcem" else 120
     train = {"learner": learner, "report_every": 1}  # or the end would have a report of its own
     tiny(reals(), tmp_path / "whole", train=_lengths(decoder_gradients=work, **train))
     tiny(reals(), tmp_path / "parted", train=_lengths(decoder_gradients=work // 3, **train))
@@ -165,11 +165,11 @@ SMALL = {"latent_dim": 2, "encoder": {"hidden": [5]}, "decoder": {"hidden": [5]}
 
 @pytest.mark.parametrize("case", CHAINS.values(), ids=CHAINS)
 def test_chains_of_a_run_that_was_stopped_are_the_same_to_the_bit(case: dict[str, Any], tmp_path: Path) -> None:
-    """Stopped twice within an epoch of four steps: weights, chains, metrics and step sizes are those of 10 at once."""
+    """Stopped twice within an epoch of two steps: weights, chains, metrics and step sizes are those of 5 at once."""
     settings = {**case, "model": SMALL | case.get("model", {})}
-    train = _lengths(learner="mcem", report_every=1, ema=settings.pop("ema", 0.0))
-    tiny(reals(), tmp_path / "whole", train=train | {"steps": 10}, **settings)
-    for number, steps in enumerate((3, 6, 10)):
+    train = _lengths(learner="mcem", report_every=1, ema=settings.pop("ema", 0.0)) | {"batch_size": 20}
+    tiny(reals(), tmp_path / "whole", train=train | {"steps": 5}, **settings)
+    for number, steps in enumerate((1, 3, 5)):
         tiny(reals(), tmp_path / "parted", train=train | {"steps": steps}, resume=number > 0, **settings)
     whole, parted = everything(tmp_path / "whole"), everything(tmp_path / "parted")
     assert whole.keys() == parted.keys()

@@ -149,16 +149,15 @@ def test_the_first_step_stays_out_of_a_cliff() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kernel", "delta"),
-    [(HMC(5), 0.75), (HMC(5), 0.85), (HMC(1), 0.6), (NUTS(), 0.8), (RandomWalk(), 0.3)],
+    ("kernel", "delta", "steps"),
+    [(HMC(5), 0.75, 200), (HMC(5), 0.85, 200), (HMC(1), 0.6, 400), (NUTS(), 0.8, 200), (RandomWalk(), 0.3, 400)],
     ids=["hmc-0.75", "hmc-0.85", "mala-0.6", "nuts-0.8", "random-walk-0.3"],
 )
-def test_each_datum_reaches_the_acceptance(kernel: Kernel, delta: float) -> None:
+def test_each_datum_reaches_the_acceptance(kernel: Kernel, delta: float, steps: int) -> None:
     """One replica, so that pooling does not matter; the scales span four orders of magnitude."""
     scales = torch.logspace(-2, 2, 9, dtype=torch.float64)
     target, generator = round_gaussians(scales, 10), torch.Generator().manual_seed(4)
     z = scales.unsqueeze(-1) * normal(1, 9, 10, seed=5)
-    steps = 400
     warm = warm_up(
         kernel, target, z, metric=Metric.identity(z), num_steps=steps, target_acceptance=delta, generator=generator
     )
@@ -327,19 +326,19 @@ def test_chains_that_never_moved_leave_a_metric() -> None:
 @pytest.mark.parametrize("learn", [learn_diagonal, learn_dense])
 def test_a_warm_up_recovers_each_datums_covariance(learn: object) -> None:
     target, mean, covariance = correlated()
-    z = mean + normal(16, 5, 3, seed=15)
+    z = mean + normal(32, 5, 3, seed=15)
     warm = warm_up(
         HMC(8),
         target,
         z,
         metric=Metric.identity(z),
-        num_steps=200,
+        num_steps=100,
         learn=learn,
         generator=torch.Generator().manual_seed(16),  # type: ignore[arg-type]
     )
     found = warm.tuning.metric
     variance = covariance.diagonal(dim1=1, dim2=2)
-    # 70 steps of 16 chains
+    # 35 steps of 32 chains
     ratio = found.covariance().diagonal(dim1=1, dim2=2) / variance
     assert float((ratio - 1).abs().max()) < 0.25
     assert float(((found.center - mean) / variance.sqrt()).abs().max()) < 0.25

@@ -83,9 +83,17 @@ METRICS: dict[str, Callable[[Normals], Metric]] = {
 }
 
 
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize(("step_size", "dtype"), [(0.15, torch.float64), (0.6, torch.float32), (1.9, torch.float64)])
-@pytest.mark.parametrize("integrator", INTEGRATORS)
+STEPS = [(0.15, torch.float64), (0.6, torch.float32), (1.9, torch.float64)]
+
+
+@pytest.mark.parametrize(
+    ("integrator", "step_size", "metric", "dtype"),
+    [  # every metric with every step, and each of these with either integrator in turn
+        (list(INTEGRATORS)[(row + column) % len(INTEGRATORS)], step_size, metric, dtype)
+        for row, metric in enumerate(METRICS)
+        for column, (step_size, dtype) in enumerate(STEPS)
+    ],
+)
 def test_exact_draws_stay_exact(
     integrator: Integrator, step_size: float, metric: str, dtype: torch.dtype, generator: torch.Generator
 ) -> None:

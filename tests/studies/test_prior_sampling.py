@@ -145,7 +145,7 @@ def test_a_rate_is_weighted_least_squares(method: str, law: str, dims: list[int]
 
 
 def test_the_law_is_measured() -> None:
-    study = prior_sampling_study([4, 6, 8, 10, 12], [0.5], replicates=16, num_data=16, generator=seeded())
+    study = prior_sampling_study([4, 6, 8, 10, 12], [0.5], replicates=8, num_data=16, generator=seeded())
     rates = {rate.method: rate for rate in study.rates}
     assert rates["prior"].theory == 0.5
     assert rates["ais"].theory is None

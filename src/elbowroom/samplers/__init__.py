@@ -8,10 +8,9 @@ Example:
     >>> centers = torch.arange(100.0).reshape(100, 1)  # a hundred targets, one for each example
     >>> target = samplers.Density(lambda z, center: -0.5 * (z - center).square().sum(-1), centers)
     >>> start, generator = torch.zeros(4, 100, 2), torch.Generator().manual_seed(0)  # 4 chains of each, in 2 dimensions
-    >>> warm = samplers.warm_up(
-    ...     samplers.NUTS(), target, start, metric=samplers.Metric.identity(start), generator=generator
-    ... )
-    >>> chains = samplers.sample(samplers.NUTS(), target, warm.state, warm.tuning, draws=100, generator=generator)
+    >>> kernel, metric = samplers.NUTS(), samplers.Metric.identity(start)
+    >>> warm = samplers.warm_up(kernel, target, start, metric=metric, num_steps=60, generator=generator)
+    >>> chains = samplers.sample(kernel, target, warm.state, warm.tuning, draws=100, generator=generator)
     >>> chains.z.shape  # (draws, replicas, data, dim)
     torch.Size([100, 4, 100, 2])
     >>> bool(samplers.rhat(chains.z).median() < 1.01)

@@ -37,16 +37,16 @@ class Jumps:
         draw: ``draw((replicas,), generator=…)``, positions from q of shape (replicas, data, dim).
         log_prob: log q of such positions, shape (replicas, data).
     Example:
-        >>> from elbowroom.samplers import NUTS, Density, Metric, Tuning, init, sample
+        >>> from elbowroom.samplers import HMC, Density, Metric, Tuning, init, sample
         >>> apart = Density(lambda z: torch.logaddexp(*(-0.5 * (z.squeeze(-1) - m).square() for m in (-20.0, 20.0))))
         >>> wide = torch.distributions.Normal(torch.zeros(1, 1), 20.0)
         >>> def draw(shape, generator): return 20 * torch.randn(*shape, 1, 1, generator=generator)
-        >>> jumps = Jumps(NUTS(), draw, lambda z: wide.log_prob(z).sum(-1))
+        >>> jumps = Jumps(HMC(2), draw, lambda z: wide.log_prob(z).sum(-1))
         >>> z, tuning = torch.full((4, 1, 1), 20.0), Tuning(torch.ones(1), Metric.identity(torch.zeros(4, 1, 1)))
         >>> generator = torch.Generator().manual_seed(0)
         >>> drawn = [
-        ...     sample(kernel, apart, init(apart, z), tuning, draws=500, generator=generator).z
-        ...     for kernel in (NUTS(), jumps)
+        ...     sample(kernel, apart, init(apart, z), tuning, draws=400, generator=generator).z
+        ...     for kernel in (HMC(2), jumps)
         ... ]
         >>> there, both = (float((z > 0).float().mean()) for z in drawn)
         >>> there, 0.3 < both < 0.7

@@ -45,7 +45,7 @@ def data_of(x: Tensor, support: str, **settings: Any) -> DataSet:
 
 
 def trained(
-    likelihood: Likelihood, data: DataSet, *, steps: int = 500, beta: float = 1.0, hidden: int = 64, lr: float = 5e-3
+    likelihood: Likelihood, data: DataSet, *, steps: int = 300, beta: float = 1.0, hidden: int = 64, lr: float = 1e-2
 ) -> DoctorInput:
     """A small encoder and decoder, some Adam steps on the training split, and the history that a run would keep."""
     torch.manual_seed(0)
@@ -115,7 +115,7 @@ def deaf() -> DoctorInput:
 
 def mostly_dead() -> DoctorInput:
     likelihood = Gaussian(_decoder(12, latent_dim=10), (12,))
-    return trained(likelihood, data_of(_blobs(), "reals"), steps=1200)
+    return trained(likelihood, data_of(_blobs(), "reals"), steps=600)
 
 
 def grey() -> DoctorInput:
@@ -136,7 +136,7 @@ def wrong_scale() -> DoctorInput:
 
 
 def overdispersed() -> DoctorInput:
-    return trained(Poisson(_decoder(12), (12,)), data_of(_counts(spread=0.4), "counts"), steps=500)
+    return trained(Poisson(_decoder(12), (12,)), data_of(_counts(spread=0.4), "counts"), steps=300)
 
 
 def five_steps() -> DoctorInput:
@@ -155,7 +155,7 @@ def fell() -> DoctorInput:
 
 def overfitted() -> DoctorInput:
     data = data_of(_bits(360, 60), "binary", test=300)
-    return trained(Bernoulli(_decoder(60, latent_dim=8), (60,)), data, steps=1000, hidden=256)
+    return trained(Bernoulli(_decoder(60, latent_dim=8), (60,)), data, steps=500, hidden=256)
 
 
 def not_a_number() -> DoctorInput:
@@ -240,16 +240,16 @@ def linear_gaussian() -> DoctorInput:
 
 @functools.cache
 def bernoulli() -> DoctorInput:
-    return trained(Bernoulli(_decoder(24), (24,)), data_of(_bits(), "binary"), steps=1500)
+    return trained(Bernoulli(_decoder(24), (24,)), data_of(_bits(), "binary"), steps=800)
 
 
 @functools.cache
 def gaussian() -> DoctorInput:
-    return trained(Gaussian(_decoder(12), (12,)), data_of(_blobs(), "reals"), steps=1000)
+    return trained(Gaussian(_decoder(12), (12,)), data_of(_blobs(), "reals"), steps=500)
 
 
 def poisson() -> DoctorInput:
-    return trained(Poisson(_decoder(12), (12,)), data_of(_counts(), "counts"), steps=1000)
+    return trained(Poisson(_decoder(12), (12,)), data_of(_counts(), "counts"), steps=500)
 
 
 @pytest.mark.parametrize("make", [linear_gaussian, bernoulli, gaussian, poisson], ids=lambda make: make.__name__)

@@ -127,7 +127,7 @@ def deep_and_linear(num_data: int) -> DeepAndLinear:
 
 
 def test_gradients_in_half_precision_leave_the_average_weight_as_it_is() -> None:
-    model, x, truth, start = deep_and_linear(300)
+    model, x, truth, start = deep_and_linear(120)
     full, half = (
         ais(model, x, start=start, temperatures=6, chains=8, kernel=HMC(4), precision=precision, generator=seeded(1))
         for precision in ("full", "bf16")
@@ -271,7 +271,7 @@ def mixture_model() -> tuple[LatentModel, Tensor]:
 def test_any_prior_and_likelihood_against_quadrature(temperatures: int) -> None:
     model, x = mixture_model()
     assert model.likelihood.support is Support.BINARY
-    truth = oracles.quadrature_log_evidence(model, x)
+    truth = oracles.quadrature_log_evidence(model, x, points=121)
     found = ais(model, x, start="prior", temperatures=temperatures, chains=24, generator=seeded())
     assert abs(unbiased(found, truth)) < 4
     assert (found.log_evidence - truth).abs().max() < 1
@@ -317,7 +317,7 @@ def test_the_pilot_run_has_chains_and_random_numbers_of_its_own(monkeypatch: pyt
     assert other.initial_seed() != own.initial_seed()
 
 
-@pytest.mark.parametrize("aim", [0.5, 0.65, 0.8])
+@pytest.mark.parametrize("aim", [0.5, 0.8])
 def test_the_pilot_run_finds_steps_of_the_acceptance_aimed_at(aim: float) -> None:
     model, guide, x = oracles.ppca(dim=13, latent_dim=10, seed=0, num_data=40)
     settings: dict[str, Any] = {"start": guide, "temperatures": 60, "kernel": HMC(3), "target_acceptance": aim}

@@ -103,11 +103,11 @@ class Errors(NamedTuple):
 
 
 @functools.cache
-def two_hundred_models() -> Errors:
+def a_hundred_models() -> Errors:
     """Random linear-Gaussian models of 2 to 50 latents, 20 data each, few temperatures and chains."""
     lower, upper = [], []
     random = seeded(2026)
-    for model_number in range(200):
+    for model_number in range(100):
         latent_dim = int(torch.randint(2, 51, (), generator=random))
         dim = latent_dim + int(torch.randint(0, 8, (), generator=random))
         model, guide, _ = oracles.ppca(dim=dim, latent_dim=latent_dim, seed=model_number, num_data=1)
@@ -123,14 +123,14 @@ def two_hundred_models() -> Errors:
     return Errors(torch.stack(lower), torch.stack(upper))
 
 
-def test_the_sandwich_holds_the_truth_in_nearly_all_of_two_hundred_models() -> None:
+def test_the_sandwich_holds_the_truth_in_nearly_all_of_a_hundred_models() -> None:
     """The mean over a model's data, as far as it can be told: two standard errors are allowed for."""
-    lower, upper = two_hundred_models()
+    lower, upper = a_hundred_models()
     above, below = lower.mean(1), upper.mean(1)
     holds = (above <= 2 * lower.std(1) / 20**0.5) & (below >= -2 * upper.std(1) / 20**0.5)
     assert holds.double().mean() >= 0.95
     loose = (upper - lower).mean(1) > 0.5  # where noise is no excuse
-    assert loose.sum() > 50
+    assert loose.sum() > 25
     assert ((above <= 0) & (below >= 0))[loose].double().mean() >= 0.95
     for errors in (lower.mean(1), -upper.mean(1)):  # all models together leave no doubt
         assert errors.mean() / errors.std() * math.sqrt(len(errors)) < -4
@@ -138,8 +138,8 @@ def test_the_sandwich_holds_the_truth_in_nearly_all_of_two_hundred_models() -> N
 
 @pytest.mark.parametrize("nats", [0.1, 0.5, 1.0, 2.0, 4.0])
 def test_a_bound_is_on_the_wrong_side_by_b_nats_with_a_probability_of_at_most_exp_minus_b(nats: float) -> None:
-    """Markov's inequality, for 4,000 data of all these models; the count is binomial."""
-    lower, upper = two_hundred_models()
+    """Markov's inequality, for 2,000 data of all these models; the count is binomial."""
+    lower, upper = a_hundred_models()
     most = math.exp(-nats)
     allowed = lower.numel() * most + 4 * math.sqrt(lower.numel() * most * (1 - most))
     assert (lower > nats).sum() <= allowed
@@ -214,8 +214,16 @@ def known(name: str) -> tuple[LatentModel, Simulated, Tensor]:
     return model, data, oracles.quadrature_log_evidence(model, data.batch.x, points=121)
 
 
-@pytest.mark.parametrize("start", ["laplace", "prior"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        *((name, "laplace") for name in MODELS),
+        *(
+            pytest.param(name, "prior", marks=[] if name in ("mixture-prior", "gaussian") else pytest.mark.slow)
+            for name in MODELS
+        ),
+    ],
+)
 def test_models_without_a_closed_form_against_quadrature(name: str, start: str) -> None:
     model, data, truth = known(name)
     for temperatures in (1, 4):

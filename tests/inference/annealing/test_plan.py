@@ -49,8 +49,7 @@ def test_temperatures_rise_and_steps_are_positive(schedule: str, start: str) -> 
     assert (schedule == "adapted") or found.betas.equal(temperature_schedule(6, schedule))
 
 
-@pytest.mark.parametrize("start", ["laplace", "prior"])
-@pytest.mark.parametrize("aim", [0.65, 0.8])
+@pytest.mark.parametrize(("start", "aim"), [("laplace", 0.65), ("prior", 0.8)])
 def test_a_plan_of_64_data_serves_500_others(start: str, aim: float) -> None:
     model, kernel = bernoulli_model(), HMC(2)
     few, many = (simulate(model, n, generator=seeded(n)).batch for n in (64, 500))

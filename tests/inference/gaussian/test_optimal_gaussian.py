@@ -178,8 +178,7 @@ def test_the_bounds_are_honest(name, options, family):
         assert abs((value - plain).sum()) < 4 * noise
 
 
-@pytest.mark.parametrize("family", ["diagonal", "full"])
-@pytest.mark.parametrize("name", ["bernoulli", "poisson"])
+@pytest.mark.parametrize(("name", "family"), [("bernoulli", "diagonal"), ("poisson", "full")])
 def test_a_slow_search_finds_nothing_better(name, family):
     """300 Adam steps with many draws from the same starting point; both judged on the same draws."""
     case = curved(name)

@@ -151,8 +151,8 @@ def test_the_interval_holds_what_it_says(interval: float) -> None:
 @pytest.mark.parametrize("interval", [0.5, 0.8, 0.9])
 def test_few_draws_make_no_interval_too_narrow(interval: float) -> None:
     """Where z tells nothing the draws are independent, and another one lies inside with exactly this probability."""
-    model = oracles.LinearGaussian(torch.zeros(200, 1), torch.zeros(200), scale=1.0).double()
-    x = model.sample(500, generator=torch.Generator().manual_seed(0)).x.double()
+    model = oracles.LinearGaussian(torch.zeros(60, 1), torch.zeros(60), scale=1.0).double()
+    x = model.sample(150, generator=torch.Generator().manual_seed(0)).x.double()
     batch = Batch(x, mask=torch.zeros_like(x, dtype=torch.bool))
     few = {"draws": 19, "chains": 1, "warmup": 2, "method": "hmc", "num_steps": 1, "num_samples": 1}
     found = fill(model, model.exact_guide(), batch, interval=interval, **few)
@@ -191,7 +191,7 @@ def curved(kind: type[Any], **settings: Any) -> LatentModel:
 
 def by_quadrature(model: LatentModel, batch: Batch) -> Tensor:
     """Probabilities of the values of every element given the observed ones, shape (n, dim[, C])."""
-    axis = torch.linspace(-6, 6, 121, dtype=torch.float64)
+    axis = torch.linspace(-6, 6, 81, dtype=torch.float64)
     z = torch.cartesian_prod(axis, axis).unsqueeze(1)
     with torch.no_grad():
         weights = model.log_joint(batch.x, z.expand(-1, len(batch), -1), mask=batch.mask).softmax(0)
@@ -253,7 +253,10 @@ def test_whole_numbers_of_integer_type_have_means_too() -> None:
 
 def test_chunks_change_the_draws_and_not_what_they_are_of(case: Any) -> None:
     model, guide, batch = case
-    large, small = (fill(model, guide, batch, draws=50, chunk_elements=size) for size in (2**22, 700))
+    large, small = (
+        fill(model, guide, batch, draws=50, warmup=20, method="hmc", num_steps=2, chunk_elements=size)
+        for size in (2**22, 700)
+    )
     assert torch.allclose(small.mean, large.mean)  # the same z, and no draw of x is part of it
     assert not torch.equal(small.samples, large.samples)
     assert (((small.upper - large.upper).abs()[~batch.mask] / large.stddev[~batch.mask]).mean()) < 0.3
@@ -267,7 +270,8 @@ def test_a_seed_repeats_everything(case: Any) -> None:
 
 
 def test_samples_come_from_all_chains_and_distant_draws(case: Any) -> None:
-    few, every = (fill(*case, draws=100, warmup=10, num_samples=number).samples for number in (5, 400))
+    quick = {"draws": 100, "warmup": 10, "method": "hmc", "num_steps": 1}
+    few, every = (fill(*case, **quick, num_samples=number).samples for number in (5, 400))
     chain, at = torch.tensor([0, 1, 2, 3, 0]), torch.tensor([10, 30, 50, 70, 90])
     assert torch.equal(few, every[4 * at + chain])
 

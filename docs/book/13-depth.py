@@ -151,7 +151,8 @@ for name, parts in nats.items():
 # %% [markdown]
 # On the 8 × 8 digits the second group sleeps: its nats are nearly zero, and what the third model gains comes from the
 # layers of the decoder that the group brought along. On MNIST, where there is more to say, the groups on the grid carry
-# about half of all nats (`elbowroom train mnist-hierarchy-15min`, and kl_2, kl_3 in its `metrics.jsonl`).
+# two fifths of all nats, though one of the two sleeps there, too (`elbowroom train mnist-hierarchy-15min`, and kl_2,
+# kl_3 in its `metrics.jsonl`).
 #
 # Draws of the pixels for the same z show what is left to them: each row has six draws for one z. Beside them stands the
 # mean of fifty such draws.

@@ -16,6 +16,7 @@ __all__ = [
     "draws_last",
     "effective_sample_size",
     "in_place_version",
+    "is_unchanged",
     "log_mean_exp",
     "log_sum_exp",
     "mean_and_stderr",
@@ -32,6 +33,21 @@ def in_place_version(values: Tensor) -> int:
         False
     """
     return 0 if torch.compiler.is_compiling() or values.is_inference() else values._version
+
+
+def is_unchanged(values: Tensor, version: int, *, with_gradient: bool) -> bool:
+    """Whether what was computed for a tensor still holds: it was not changed in place, and no gradient is missing.
+
+    Args:
+        values: the tensor.
+        version: its :func:`in_place_version` at the time.
+        with_gradient: whether gradients were recorded then.
+    Example:
+        >>> values = torch.zeros(2)
+        >>> is_unchanged(values, in_place_version(values), with_gradient=False)  # where one may be wanted now
+        False
+    """
+    return (with_gradient or not torch.is_grad_enabled()) and version == in_place_version(values)
 
 
 def log_mean_exp(log_weights: Tensor, dim: int = 0) -> Tensor:

@@ -356,8 +356,7 @@ def _slots(model: LatentModel, guide: Conditional, batch: Batch) -> RowSlots | N
         return None
     flows = [part for law in (guide, model.prior) for part in law.modules() if isinstance(part, Bijection)]
     networks = [model.likelihood.network, *([guide.network] if isinstance(guide, Guide) else []), *flows]
-    depends = model.likelihood.elementwise is not model.likelihood  # on other elements, by a network of its own
-    if depends or any(type(network) not in (MLP, ResidualMLP) for network in networks):
+    if model.likelihood.sees_other_elements or any(type(network) not in (MLP, ResidualMLP) for network in networks):
         return RowSlots(4, _VECTOR)
     products = [part for network in networks for part in network.modules() if isinstance(part, nn.Linear)]
     latents = guide(first.x, first.context).event_shape[0]

@@ -126,6 +126,11 @@ class Likelihood(Conditional):
         return self
 
     @property
+    def sees_other_elements(self) -> bool:
+        """Whether the parameters of an element depend on other elements of x, by a network of their own."""
+        return self.elementwise is not self
+
+    @property
     def num_parameters(self) -> int:
         """P, for each element."""
         return self._parameter_shape[0]

@@ -25,7 +25,7 @@ from torch.distributions.constraints import Constraint
 
 from elbowroom.model import noise
 from elbowroom.model.noise import NoiseSource
-from elbowroom.numerics import chunks, in_place_version
+from elbowroom.numerics import chunks, in_place_version, is_unchanged
 
 __all__ = ["Bijection", "Direction", "FlowDistribution"]
 
@@ -184,7 +184,7 @@ class FlowDistribution(Distribution):
         """Whether the density of the last draws is still theirs, and has a gradient where one is wanted."""
         assert self._last is not None  # looked at before
         _, _, has_gradient, version = self._last
-        return (has_gradient or not torch.is_grad_enabled()) and version == in_place_version(value)
+        return is_unchanged(value, version, with_gradient=has_gradient)
 
     @functools.cached_property
     @torch.no_grad()

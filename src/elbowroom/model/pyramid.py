@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from elbowroom.errors import ElbowroomError, check_name
-from elbowroom.model.networks import ACTIVATIONS, Network
+from elbowroom.model.networks import ACTIVATIONS, Network, channels_last
 
 __all__ = ["Normalization", "PyramidDecoder", "PyramidEncoder", "WeightNormalized"]
 
@@ -88,7 +88,7 @@ class PyramidEncoder(Network):
 
     def compute(self, given: Tensor, context: Tensor | None) -> Tensor:
         picture = given.unsqueeze(1) if len(self.in_shape) == 2 else given
-        features = self.levels(_laid_out(picture, self.training)).flatten(1)
+        features = self.levels(channels_last(picture)).flatten(1)
         if context is not None:
             features = torch.cat([features, context.to(features.dtype)], 1)
         out: Tensor = self.output(features)
@@ -159,7 +159,7 @@ class PyramidDecoder(Network):
         if context is not None:
             flat = torch.cat([flat, context.to(flat.dtype)], 1)
         small = self.input(flat).unflatten(1, self._small)
-        out: Tensor = self.output(self.levels(_laid_out(small, self.training)))
+        out: Tensor = self.output(self.levels(channels_last(small)))
         return out
 
 
@@ -220,11 +220,6 @@ def _normalized(channels: int, normalization: Normalization) -> nn.Module:
         return nn.Identity()
     most = min(_GROUPS, max(1, channels // _LEAST_OF_GROUP))
     return nn.GroupNorm(next(groups for groups in range(most, 0, -1) if channels % groups == 0), channels)
-
-
-def _laid_out(picture: Tensor, training: bool) -> Tensor:
-    """Channels last in memory, which CPUs convolve faster; not under the transforms of evaluation, which forbid it."""
-    return picture.contiguous(memory_format=torch.channels_last) if training else picture
 
 
 def _smallest(event_shape: Sequence[int], shape: Sequence[int], channels: Sequence[int]) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from torch.distributions.constraints import Constraint
 from elbowroom.errors import ElbowroomError
 from elbowroom.model import noise
 from elbowroom.model.noise import NoiseSource
-from elbowroom.numerics import in_place_version
+from elbowroom.numerics import in_place_version, is_unchanged
 
 __all__ = [
     "BlockDistribution",
@@ -406,8 +406,7 @@ def blocks_of(distribution: Distribution, sizes: Sequence[int]) -> list[Distribu
 
 def _is_current(drawn: _Passed | _Residuals) -> bool:
     """Whether a draw is still what it was, and has a gradient where one is wanted."""
-    value = drawn[0]
-    return (drawn.with_gradient or not torch.is_grad_enabled()) and drawn.version == in_place_version(value)
+    return is_unchanged(drawn[0], drawn.version, with_gradient=drawn.with_gradient)
 
 
 def _sum_of_log_probs(distributions: Sequence[Distribution], parts: Sequence[Tensor]) -> Tensor:

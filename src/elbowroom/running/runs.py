@@ -337,7 +337,7 @@ class Run(TrainedModel):
         with evaluation_mode(self.pair):
             z = z.to(device=self.device, dtype=dtype_of(self.config.runtime))
             p_x = self.model.likelihood(z, None if given is None else self._as_delivered(given))
-            if self.model.likelihood.elementwise is not self.model.likelihood:
+            if self.model.likelihood.sees_other_elements:
                 p_x = conditionals(p_x, draw(p_x, generator=make_generator(self.device, seed)))
             found = mean(p_x)
         return restored(found.cpu(), self.facts)

@@ -24,7 +24,6 @@ from elbowroom.evaluation.doctor.aggregate_posterior import Aggregate
 from elbowroom.evaluation.doctor.sample_quality import SampleStudy
 from elbowroom.evaluation.results import Result
 from elbowroom.model.code_distributions import CodeSpace
-from elbowroom.model.pixels.autoregressive import AutoregressivePixels
 from elbowroom.running.comparison import Comparison
 from elbowroom.running.impute import Imputed
 from elbowroom.running.outputs import Encoded
@@ -92,8 +91,8 @@ def _note(run: Run, context: Any = None) -> str | None:
 
 def _means(run: Run, given: str = "z") -> str:
     """What the means of a run are; of pixels that depend on each other, E[x | z] cannot be computed."""
-    of_each = isinstance(run.model.likelihood, AutoregressivePixels)
-    return f"means given {given} and earlier pixels" if of_each else f"means  E[x | {given}]"
+    sees_earlier = run.model.likelihood.sees_other_elements
+    return f"means given {given} and earlier pixels" if sees_earlier else f"means  E[x | {given}]"
 
 
 def _value_range(run: Run, shown: Tensor) -> tuple[float, float]:
@@ -175,7 +174,7 @@ def reconstructions(run: Run, num: int = 10, *, data: Any = None, split: str | N
     """Examples above their reconstructions: means (and samples) of p(x | z) for one z ~ q(z | x) each."""
     _check_number(num)
     images = plots.is_image(run.facts.event_shape)
-    independent = not isinstance(run.model.likelihood, AutoregressivePixels)
+    independent = not run.model.likelihood.sees_other_elements
     found = run.reconstruct(num if images else max(num, 1000), data=data, split=split, seed=seed)
     if not images:
         return plots.reconstruction_scatter(found.observed, found.mean, names=run.naming.columns, note=_note(run))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from elbowroom.data.batch import Batch
 from elbowroom.evaluation.doctor.findings import Evidence, Finding, Severity
 from elbowroom.evaluation.doctor.inputs import DoctorInput
-from elbowroom.evaluation.doctor.latents import is_nothing
+from elbowroom.evaluation.doctor.latents import is_nothing, log_likelihood
 from elbowroom.inference.objectives import elbo_terms
 from elbowroom.model.draws import draw
 from elbowroom.model.guides import guide_distribution
@@ -59,8 +58,8 @@ def groups_in_use(inputs: DoctorInput) -> list[Finding]:
     with evaluation_mode(model, guide):
         parts = elbo_terms(model, guide, batch, kl="auto", generator=generator).parts
         u = draw(guide_distribution(guide, batch), (), generator=generator)
-        right = _log_likelihood(model, batch, u)
-        gains = [right - _log_likelihood(model, batch, other) for other in _exchanged(u, sizes)]
+        right = log_likelihood(model, batch, u)
+        gains = [right - log_likelihood(model, batch, other) for other in _exchanged(u, sizes)]
     evidence, asleep = [], []
     for group, (size, gain) in enumerate(zip(sizes, gains, strict=True), 1):
         rate = parts.get(f"kl_{group}")
@@ -72,10 +71,6 @@ def groups_in_use(inputs: DoctorInput) -> list[Finding]:
             asleep.append(group)
     severity, title, remedy = _in_use(asleep, len(sizes))
     return [Finding("groups_in_use", severity, title, tuple(evidence), _GROUPS, remedy)]
-
-
-def _log_likelihood(model: LatentModel, batch: Batch, u: Tensor) -> Tensor:
-    return model.log_likelihood(batch.x, u, context=batch.context, mask=batch.mask).double()
 
 
 def _exchanged(u: Tensor, sizes: tuple[int, ...]) -> list[Tensor]:

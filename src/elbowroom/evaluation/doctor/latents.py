@@ -19,7 +19,7 @@ from elbowroom.model.pixels.autoregressive import AutoregressivePixels
 from elbowroom.model.pixels.masked_convolutions import LEAST_FIELD
 from elbowroom.numerics import mean_and_stderr
 
-__all__ = ["is_nothing", "latents_in_use", "samples_and_means"]
+__all__ = ["is_nothing", "latents_in_use", "log_likelihood", "samples_and_means"]
 
 _NOTHING = 0.1  # nats: a KL or a gain below it counts as nothing
 _LITTLE = 0.5  # nats: with CERTAIN_Z standard errors added, what counts as nothing still has to lie below this
@@ -66,8 +66,8 @@ def latents_in_use(inputs: DoctorInput) -> list[Finding]:
             variance = model.space.split(variance).sum(-1)
         kl = elbo_terms(model, guide, batch, kl="auto", generator=generator).parts["kl"]
         z = draw(q, (), generator=generator)
-        right = _log_likelihood(model, batch, z)
-        gains = right - _log_likelihood(model, batch, z.roll(1, 0))
+        right = log_likelihood(model, batch, z)
+        gains = right - log_likelihood(model, batch, z.roll(1, 0))
         by_neighbours = right - _with_pixels_of_another(model, batch, z) if _is_local(model) else None
         prior = model.prior(None, batch.context)
         has_free_bits = has_group_kl(q, prior) or factorised_kl(q, prior) is not None
@@ -96,13 +96,14 @@ def latents_in_use(inputs: DoctorInput) -> list[Finding]:
     return [Finding("latents_in_use", severity, title, tuple(evidence), explanation, remedy)]
 
 
-def _log_likelihood(model: LatentModel, batch: Batch, z: torch.Tensor) -> torch.Tensor:
+def log_likelihood(model: LatentModel, batch: Batch, z: torch.Tensor) -> torch.Tensor:
+    """log p(x | z) of each example for its z, nats, float64, shape (batch,)."""
     return model.log_likelihood(batch.x, z, context=batch.context, mask=batch.mask).double()
 
 
 def _is_local(model: LatentModel) -> bool:
     """Whether each pixel depends on those before it."""
-    return model.likelihood.elementwise is not model.likelihood
+    return model.likelihood.sees_other_elements
 
 
 def _with_pixels_of_another(model: LatentModel, batch: Batch, z: torch.Tensor) -> torch.Tensor:

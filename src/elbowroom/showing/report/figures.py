@@ -15,7 +15,6 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.code_usage import code_usage
 from elbowroom.evaluation.doctor.groups import group_sizes
 from elbowroom.evaluation.results import Result
-from elbowroom.model.pixels.autoregressive import AutoregressivePixels
 from elbowroom.running.observers import BOUNDS
 from elbowroom.running.runs import Run
 from elbowroom.showing import gallery, plots
@@ -140,7 +139,7 @@ def samples(run: Run, seed: int = 0) -> Figure:
     classes = run.config.data.context == "labels"
     number = 10 * run.facts.context_dim if classes else 25
     rows = ", a row for each class" if classes else ""
-    if isinstance(run.model.likelihood, AutoregressivePixels):
+    if run.model.likelihood.sees_other_elements:
         means = "the mean of each pixel given z and the pixels before it in the sample"
     else:
         means = "the means E[x | z] of the same z"
@@ -165,7 +164,7 @@ def reconstructions(run: Run, seed: int = 0) -> Figure:
             readable=True,
         )
     number = min(_RECONSTRUCTED, run.dataset().size(split))
-    before = isinstance(run.model.likelihood, AutoregressivePixels)
+    before = run.model.likelihood.sees_other_elements
     means = "means of each pixel given z and the pixels before it in the sample," if before else "means of p(x | z)"
     return sheet(
         drawing,

@@ -273,7 +273,8 @@ def regularized_cholesky(precision: Tensor) -> tuple[Tensor, Tensor]:
 
     A matrix H that has a factor is left as it is. Any other becomes :math:`H + \tau \operatorname{diag}(H)`, with the
     first τ of 4 D ε, 40 D ε, 400 D ε, … that suffices (ε the type's precision, D the number of rows). The diagonal sets
-    the scale, so that the result does not depend on the units of z.
+    the scale, so that the result does not depend on the units of z. Factors are computed in float64, in which float32's
+    rounding of an indefinite matrix to one that has a factor does not happen, and are returned in H's type.
 
     Args:
         precision: H, shape (batch, latent, latent), positive semidefinite up to rounding.
@@ -282,7 +283,8 @@ def regularized_cholesky(precision: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         NotFiniteError: a matrix that is not finite, or far from positive definite.
     """
-    factor, failed = torch.linalg.cholesky_ex(precision)
+    double, failed = torch.linalg.cholesky_ex(precision.double())
+    factor = double.to(precision)
     bad = (failed != 0) | ~factor.isfinite().flatten(1).all(1)
     tau = 4 * precision.shape[-1] * torch.finfo(precision.dtype).eps
     if not bool(bad.any()):
@@ -290,9 +292,9 @@ def regularized_cholesky(precision: Tensor) -> tuple[Tensor, Tensor]:
     precision, diagonal = precision.clone(), torch.diag_embed(precision.diagonal(dim1=-2, dim2=-1))
     while bool(bad.any()) and tau < 1:
         trial = precision[bad] + tau * diagonal[bad]
-        triangle, failed = torch.linalg.cholesky_ex(trial)
+        triangle, failed = torch.linalg.cholesky_ex(trial.double())
         found = bad.nonzero().squeeze(1)[failed == 0]
-        precision[found], factor[found], bad[found] = trial[failed == 0], triangle[failed == 0], False
+        precision[found], factor[found], bad[found] = trial[failed == 0], triangle[failed == 0].to(factor), False
         tau *= 10
     if bool(bad.any()):
         raise NotFiniteError(

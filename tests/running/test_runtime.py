@@ -22,6 +22,7 @@ from elbowroom.running.runtime import (
     pick_device,
     torch_settings,
     use_threads,
+    warn_of_emulation,
 )
 from small_runs import reals, tiny
 
@@ -236,3 +237,35 @@ def test_threads_of_a_run_end_with_it(tmp_path: Path) -> None:
     tiny(reals(), tmp_path / "run", train={"steps": 1}, runtime={"threads": 3}, observers=[Counts()])
     assert inside == [3]
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("has", "autocast", "said"),
+    [
+        ({"architecture": "x86_64", "cpu_name": "A 1", "avx512_bf16": False, "amx_bf16": False}, "bfloat16", True),
+        ({"architecture": "x86_64", "cpu_name": "", "avx512_bf16": False, "amx_bf16": False}, "bfloat16", True),
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False}, "none", False),
+        ({"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, "bfloat16", False),
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": True}, "bfloat16", False),
+        ({"architecture": "aarch64"}, "bfloat16", False),
+        ({}, "bfloat16", False),
+    ],
+)
+def test_a_lower_precision_that_is_emulated_is_said(
+    monkeypatch: pytest.MonkeyPatch, has: dict[str, Any], autocast: Any, said: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    remarks: list[str] = []
+    warn_of_emulation(RuntimeConfig(device="cpu", autocast=autocast), remarks.append)
+    assert len(remarks) == said
+    if said:
+        assert "no bfloat16 instructions" in remarks[0]
+        assert remarks[0].endswith("--runtime.autocast none is faster here")
+
+
+def test_it_is_said_where_training_begins(monkeypatch: pytest.MonkeyPatch, out: Path) -> None:
+    has = {"architecture": "x86_64", "cpu_name": "A 1", "avx512_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    remarks: list[str] = []
+    tiny(reals(), out, runtime={"autocast": "bfloat16"}, announce=remarks.append)
+    assert any("(A 1) has no bfloat16 instructions" in remark for remark in remarks)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
 from elbowroom.errors import ElbowroomError
 from elbowroom.model.networks import NetworkPart
+from elbowroom.phrasing import phrased
+from elbowroom.progress import Announce
 from elbowroom.running.config import RuntimeConfig
 
 __all__ = [
@@ -20,6 +23,7 @@ __all__ = [
     "pick_device",
     "torch_settings",
     "use_threads",
+    "warn_of_emulation",
 ]
 
 
@@ -65,6 +69,23 @@ def autocast_networks(module: nn.Module, dtype: torch.dtype | None) -> None:
     for part in module.modules():
         if isinstance(part, NetworkPart):
             part.autocast = dtype
+
+
+def warn_of_emulation(runtime: RuntimeConfig, announce: Announce) -> None:
+    """Say that a lower precision costs time instead of saving it: an x86 processor without bfloat16 instructions.
+
+    Which instructions a processor has is known from torch 2.9 on; before, and for other processors, nothing is said.
+    """
+    if runtime.autocast != "bfloat16" or pick_device(runtime.device).type != "cpu":
+        return
+    has = getattr(torch.cpu, "get_capabilities", dict[str, Any])()
+    if has.get("architecture") == "x86_64" and not (has.get("avx512_bf16") or has.get("amx_bf16")):
+        announce(
+            phrased(
+                f"this processor ({has.get('cpu_name') or 'x86'}) has no bfloat16 instructions and emulates them; "
+                "--runtime.autocast none is faster here"
+            )
+        )
 
 
 def make_generator(device: torch.device, seed: int) -> torch.Generator:

@@ -44,6 +44,7 @@ from elbowroom.running.runtime import (
     pick_device,
     torch_settings,
     use_threads,
+    warn_of_emulation,
 )
 from elbowroom.running.units import prepared
 
@@ -304,6 +305,7 @@ def _learner(
         initialise(pair, settings, data)
     pair.to(pick_device(settings.runtime.device))
     autocast_networks(pair, autocast_dtype(settings.runtime))
+    warn_of_emulation(settings.runtime, announce)
     _try_measuring(eager_learner, pair, data)
     execution = choose_execution(settings, plan, pair, data, decided=compiled, announce=announce)
     return build_learner(settings, length, execution), execution

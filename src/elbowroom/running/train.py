@@ -47,6 +47,7 @@ from elbowroom.running.runtime import (
     warn_of_emulation,
 )
 from elbowroom.running.units import prepared
+from elbowroom.running.without_effect import without_effect
 
 __all__ = ["resolve", "train"]
 
@@ -139,6 +140,8 @@ def train(
         name, out, exist=exist, resume=resume, overwrite=overwrite, from_python=from_python, announce=announce
     )
     settings, recorded = _settings(source, keys, config, beside, folder, resume=resume)
+    for remark in without_effect(settings, keys):
+        announce(phrased(remark))
     from_python = bool(recorded["data"].get("from_python")) if resume else from_python
 
     # everything is built and tried in memory first, so that errors in the request come before there are files

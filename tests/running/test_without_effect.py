@@ -109,7 +109,8 @@ def test_each_is_said_by_its_flag() -> None:
         "model": {"masked_kernel": 3, "encoder": {"kind": "conv", "patch": 2}, "decoder": {"norm": "none"}}
     }
     assert without_effect(configure(keys), keys) == [
-        "--model.masked-kernel has no effect here: it is for masked convolutions after the first (--model.masked-layers)",
+        "--model.masked-kernel has no effect here: "
+        "it is for masked convolutions after the first (--model.masked-layers)",
         "--model.encoder.patch has no effect here: it is for networks of the kind grid",
         "--model.decoder.norm has no effect here: it is for networks of the kind pyramid",
     ]

@@ -14,6 +14,7 @@ from elbowroom.inference.objectives import OBJECTIVES
 from elbowroom.inference.weights import ESTIMATORS
 from elbowroom.model.autoregressive import PRIORS_OVER_CODES
 from elbowroom.model.flows import FLOW_GUIDES, FLOW_PRIORS
+from elbowroom.model.grids.priors import GRID_PRIORS
 from elbowroom.model.guides import GUIDES
 from elbowroom.model.hierarchy.guides import HIERARCHICAL_GUIDES
 from elbowroom.model.likelihoods import LIKELIHOODS
@@ -25,7 +26,7 @@ from elbowroom.running.config import Config
 
 REGISTRIES = {
     "likelihoods": set(LIKELIHOODS),
-    "priors": {*PRIORS, *FLOW_PRIORS, *PRIORS_OVER_CODES},
+    "priors": {*PRIORS, *FLOW_PRIORS, *PRIORS_OVER_CODES, *GRID_PRIORS},
     "guides": {*GUIDES, *FLOW_GUIDES, *HIERARCHICAL_GUIDES, *GUIDES_OVER_CODES, "none"},
     "learners": set(_LEARNERS),
     "objectives": set(OBJECTIVES),

@@ -38,7 +38,9 @@ LikelihoodName = Literal[
 ]
 #: priors p(z), classes of :mod:`elbowroom.model.priors`; flows, of `model.flows`; over codes, of `model.codes` and
 #: `model.autoregressive`
-PriorName = Literal["normal", "mixture", "vamp", "maf", "nsf", "coupling", "uniform", "unigram", "made", "transformer"]
+PriorName = Literal[
+    "normal", "mixture", "vamp", "maf", "nsf", "coupling", "uniform", "unigram", "made", "transformer", "pixelcnn"
+]
 #: guides q(z | x), classes of :mod:`elbowroom.model.guides`; flows, of `model.flows`; of hierarchies, of
 #: `model.hierarchy.guides`; over codes, of `model.codes` and `model.quantizer`; "none" is the prior in the place of a
 #: guide
@@ -58,7 +60,7 @@ MethodName = Literal[
 
 #: guides and priors whose z are codes: slots with one of K codes each
 CODE_GUIDES: frozenset[str] = frozenset({"categorical", "nearest-code"})
-CODE_PRIORS: frozenset[str] = frozenset({"uniform", "unigram", "made", "transformer"})
+CODE_PRIORS: frozenset[str] = frozenset({"uniform", "unigram", "made", "transformer", "pixelcnn"})
 
 #: the checkpoints that a run points to
 CheckpointName = Literal["best", "latest"]

@@ -9,7 +9,7 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from elbowroom.learners.codebook import CodebookAverages, k_means
+from elbowroom.learners.codebook import CodebookAverages, k_means, read_by_table
 from elbowroom.model.code_distributions import CodeSpace
 from elbowroom.model.quantizer import Codebook
 
@@ -284,3 +284,19 @@ def test_what_was_saved_is_restored() -> None:
     assert all(torch.equal(fresh.tensors()[name], tensors[name]) for name in tensors)
     fresh.counts.add_(1)
     assert torch.equal(averages.counts, tensors["counts"])
+
+
+def test_slots_that_share_a_table_are_rows_of_one_batch() -> None:
+    """The averages of two places with a shared table are those of one place with twice as many examples."""
+    space = CodeSpace(4, 3)
+    shared, one = Codebook(space, 2, places=2), Codebook(CodeSpace(2, 3), 2)
+    with torch.no_grad():
+        one.vectors.copy_(shared.vectors)
+    vectors = torch.randn(10, 4, 2, generator=_generator())
+    rows = vectors.reshape(20, 2, 2)
+    of_shared, of_one = CodebookAverages.empty(shared), CodebookAverages.empty(one)
+    of_shared.update(vectors, shared.nearest(vectors), shared, decay=0.0)
+    of_one.update(rows, one.nearest(rows), one, decay=0.0)
+    for name, value in of_shared.tensors().items():
+        torch.testing.assert_close(value, of_one.tensors()[name])
+    assert torch.equal(read_by_table(vectors, shared), rows)

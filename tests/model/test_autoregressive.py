@@ -15,9 +15,10 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.inference.objectives import iwae_terms
 from elbowroom.learners.execution import eager
 from elbowroom.model.autoregressive import AutoregressivePrior, CausalTransformer, Made
-from elbowroom.model.code_distributions import AutoregressiveCodes, CodeSpace
+from elbowroom.model.code_distributions import AutoregressiveCodes, CodeGrid, CodeSpace
 from elbowroom.model.codes import CategoricalGuide
 from elbowroom.model.draws import draw
+from elbowroom.model.grids.priors import MaskedConvolutions
 from elbowroom.model.guides import PriorGuide
 from elbowroom.model.latent import LatentModel, Pair
 from elbowroom.model.likelihoods import Bernoulli
@@ -31,6 +32,17 @@ PRIORS: dict[str, Build] = {
     "made, one layer": lambda space, **k: Made(space, **{"width": 7, "layers": 1, **k}),
     "transformer": lambda space, **k: CausalTransformer(space, **{"width": 16, "layers": 2, "heads": 4, **k}),
     "transformer, one head": lambda space, **k: CausalTransformer(space, **{"width": 6, "layers": 1, "heads": 1, **k}),
+}
+SIDES = {2: (1, 2), 3: (3, 1), 4: (2, 2), 5: (1, 5), 8: (2, 4)}  # slots -> a grid of as many places
+
+
+def grid(space: CodeSpace) -> CodeGrid:
+    return CodeGrid(*SIDES[space.slots])
+
+
+PRIORS |= {
+    "transformer on a grid": lambda space, **k: CausalTransformer(space, **{"width": 12, "grid": grid(space), **k}),
+    "pixelcnn": lambda space, **k: MaskedConvolutions(space, **{"grid": grid(space), "width": 8, "layers": 2, **k}),
 }
 SPACES = [CodeSpace(2, 2), CodeSpace(2, 5), CodeSpace(5, 2), CodeSpace(3, 4)]
 C = 3  # length of a context

@@ -72,6 +72,37 @@ def test_distances_choices_and_vectors_are_those_of_a_loop(kind: CodebookKind) -
     assert torch.equal(codebook.embed(codebook.nearest(e)), looked_up.flatten(-2))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_slots_at_the_places_of_a_grid_share_their_vectors(kind: CodebookKind) -> None:
+    """Two slots at each of three places: the codebook of two slots, one place at a time."""
+    torch.manual_seed(0)
+    space, single = CodeSpace(6, 4), CodeSpace(2, 4)
+    shared, one = Codebook(space, DIM, kind=kind, places=3).double(), Codebook(single, DIM, kind=kind).double()
+    with torch.no_grad():
+        one.vectors.copy_(shared.vectors)
+    e = torch.randn(5, 6, DIM, dtype=torch.float64)
+    by_place = e.reshape(5, 3, 2, DIM)
+    assert shared.vectors.shape == (2, 4, DIM)
+    torch.testing.assert_close(shared.squared_distances(e), one.squared_distances(by_place).reshape(5, 6, 4))
+    z = shared.nearest(e)
+    assert torch.equal(z, one.nearest(by_place).flatten(1))
+    torch.testing.assert_close(shared.embed(z), one.embed(z.reshape(5, 3, 8)).flatten(1))
+    guide = NearestCodeGuide(MLP((X,), (6, DIM), hidden=(8,)).double(), shared).double()
+    with torch.no_grad():
+        guide.log_temperature.copy_(torch.tensor([[0.0], [1.0]]))
+    q = guide(data())
+    assert isinstance(q, Codes)
+    distances = shared.squared_distances(guide.vectors(data()))
+    for slot in range(6):
+        expected = (-distances[:, slot] / math.exp(slot % 2)).log_softmax(-1)
+        torch.testing.assert_close(q.logits[:, slot], expected)
+
+
+def test_places_that_do_not_divide_the_slots_are_refused() -> None:
+    with pytest.raises(ElbowroomError, match="6 slots at 4 places"):
+        Codebook(CodeSpace(6, 4), DIM, places=4)
+
+
 def test_vectors_of_relaxed_codes_are_mixed_linearly() -> None:
     codebook = Codebook(SPACE, DIM).double()
     a, b = everything()[[3, 40]]

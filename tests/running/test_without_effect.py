@@ -22,6 +22,7 @@ RECIPES = Path(elbowroom.__file__).parent / "running" / "recipes"
 OTHER: dict[str, Any] = {
     "group_hidden": [7],
     "slots": 3,
+    "slots_per_place": 1,
     "codes": 5,
     "codebook": "fsq",
     "code_dim": 3,
@@ -39,6 +40,7 @@ OTHER: dict[str, Any] = {
     "guide_transforms": 2,
     "guide_width": 9,
 }
+GRID: dict[str, Any] = {"encoder": {"kind": "grid", "patch": 4}, "decoder": {"kind": "grid", "patch": 4}}
 READERS: dict[str, dict[str, Any]] = {
     "vector": {},
     "gaussian": {"likelihood": "gaussian"},
@@ -51,6 +53,7 @@ READERS: dict[str, dict[str, Any]] = {
     "codes": {"prior": "made", "guide": "categorical"},
     "transformer": {"prior": "transformer", "prior_width": 16, "guide": "categorical"},
     "nearest": {"prior": "uniform", "guide": "nearest-code"},
+    "grid": {"prior": "transformer", "guide": "categorical", "slots_per_place": 1, "prior_width": 16, **GRID},
 }
 SUPPORTS = {"gaussian": "reals", "mixture of logistics": "bytes"}
 

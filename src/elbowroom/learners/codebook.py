@@ -1,6 +1,7 @@
 r"""Codebooks that follow the encoder: k-means at the start, moving averages from then on, new places for dead codes.
 
-For the encoder's outputs :math:`e_{bl}` of a batch, of which :math:`n_{lk}` in slot l have code k as their nearest,
+For the encoder's outputs :math:`e_{bl}` of a batch, of which :math:`n_{lk}` in slot l have code k as their nearest (of
+slots that share a table of vectors, all together),
 
 .. math:: N_{lk} \leftarrow \gamma N_{lk} + (1 - \gamma) \, n_{lk}, \qquad
     m_{lk} \leftarrow \gamma m_{lk} + (1 - \gamma) \sum_{b: k_{bl} = k} e_{bl}, \qquad
@@ -33,7 +34,7 @@ from elbowroom.model.code_distributions import CodeSpace
 from elbowroom.model.noise import NoiseSource
 from elbowroom.model.quantizer import Codebook, squared_distances
 
-__all__ = ["CodebookAverages", "k_means"]
+__all__ = ["CodebookAverages", "k_means", "read_by_table"]
 
 _EPSILON = 1e-5  # of the smoothing, in examples of a batch
 _FORGOTTEN = 1e-2  # usage, in examples of a batch, below which a code stays where it is: 1,000 times the smoothing
@@ -45,9 +46,9 @@ class CodebookAverages:
     """Moving averages over the batches of training.
 
     Attributes:
-        counts: N, examples of a batch that have a code as their nearest, shape (L, K).
-        sums: m, the sum of their vectors, shape (L, K, d).
-        distances: squared distance of a vector from its nearest code, the mean over a batch, shape (L, 1).
+        counts: N, vectors of a batch that have a code as their nearest, shape (T, K).
+        sums: m, the sum of these vectors, shape (T, K, d).
+        distances: squared distance of a vector from its nearest code, the mean over a batch, shape (T, 1).
     """
 
     counts: Tensor
@@ -70,7 +71,7 @@ class CodebookAverages:
             codebook: from which they were chosen.
             decay: γ.
         """
-        chosen = codebook.space.split(z)
+        chosen, vectors = read_by_table(codebook.space.split(z), codebook), read_by_table(vectors, codebook)
         distances = (squared_distances(vectors, codebook.vectors) * chosen).sum(-1).clamp(min=0).mean(0)
         for average, new in (
             (self.counts, chosen.sum(0)),
@@ -80,7 +81,7 @@ class CodebookAverages:
             average.mul_(decay).add_(new, alpha=1 - decay)
 
     def centres(self, table: Tensor) -> Tensor:
-        """c, shape (L, K, d). A code that nobody has used for so long that the smoothing would shorten it stays in its
+        """c, shape (T, K, d). A code that nobody has used for so long that the smoothing would shorten it stays in its
         place in the table."""
         total, codes = self.counts.sum(-1, keepdim=True), self.counts.shape[-1]
         smoothed = (self.counts + _EPSILON) / (total + codes * _EPSILON) * total
@@ -92,16 +93,16 @@ class CodebookAverages:
         """The table with dead codes at vectors of the current batch, chosen at random.
 
         Args:
-            table: c, shape (L, K, d).
-            vectors: e, shape (batch, L, d).
+            table: c, shape (T, K, d).
+            vectors: e, as `read_by_table` gives them, shape (n, T, d).
             below: the part of an equal share of the usage below which a code is dead.
             generator: the source of randomness; as many numbers are drawn whether codes are dead or not.
         """
         equal = self.counts.mean(-1, keepdim=True)
-        dead = self.counts < below * equal  # (L, K)
+        dead = self.counts < below * equal  # (T, K)
         u = noise.uniform(self.counts.shape, self.counts, generator)
         rows = (u * len(vectors)).long().clamp(max=len(vectors) - 1)
-        places = vectors[rows, torch.arange(len(rows), device=rows.device).unsqueeze(-1)]  # (L, K, d)
+        places = vectors[rows, torch.arange(len(rows), device=rows.device).unsqueeze(-1)]  # (T, K, d)
         self.counts = torch.where(dead, min(1.0, _FRESH * below) * equal, self.counts)
         self.sums = torch.where(dead.unsqueeze(-1), places * self.counts.unsqueeze(-1), self.sums)
         return torch.where(dead.unsqueeze(-1), places, table)
@@ -114,6 +115,11 @@ class CodebookAverages:
         """Restores what :meth:`tensors` returned."""
         for name, tensor in self.tensors().items():
             tensor.copy_(tensors[name])
+
+
+def read_by_table(values: Tensor, codebook: Codebook) -> Tensor:
+    """What each table of a codebook gets, (batch, L, m) as (batch × P, T, m): every place of every example is a row."""
+    return codebook.by_place(values).flatten(0, 1)
 
 
 @torch.no_grad()

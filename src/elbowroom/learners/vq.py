@@ -33,7 +33,7 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.objectives import Estimator, elbo_terms
-from elbowroom.learners.codebook import CodebookAverages, k_means
+from elbowroom.learners.codebook import CodebookAverages, k_means, read_by_table
 from elbowroom.learners.execution import Execution, ObjectiveValue, eager
 from elbowroom.learners.learner import StepInfo, TrainingState, check_finite
 from elbowroom.learners.update import Update
@@ -217,7 +217,7 @@ class Vq:
             vectors = guide.vectors(batch.x, batch.context)
         check_finite(1, {"encoder": vectors.mean().item()}, self.rate(0), batch=batch)
         if codebook.kind != "fsq":
-            codebook.vectors.copy_(k_means(vectors, codebook.space.codes, generator))
+            codebook.vectors.copy_(k_means(read_by_table(vectors, codebook), codebook.space.codes, generator))
         averages.update(vectors, codebook.nearest(vectors), codebook, decay=0.0)
 
     def _reconstruct(self, state: VqState, batch: Batch, z: Tensor) -> ObjectiveValue:
@@ -243,7 +243,12 @@ class Vq:
             codebook.vectors.copy_(averages.centres(codebook.vectors))
         if codebook.kind != "fsq" and self.restart_below:
             codebook.vectors.copy_(
-                averages.restart(codebook.vectors, vectors, below=self.restart_below, generator=generator)
+                averages.restart(
+                    codebook.vectors,
+                    read_by_table(vectors, codebook),
+                    below=self.restart_below,
+                    generator=generator,
+                )
             )
         smallest = torch.finfo(averages.distances.dtype).eps
         guide.log_temperature.copy_((_SPREAD * averages.distances).clamp(min=smallest).log())

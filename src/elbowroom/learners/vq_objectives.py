@@ -234,10 +234,10 @@ def choose_temperature(
     Args:
         pair: model and guide; unchanged afterwards.
         batch: examples.
-        distances: mean squared distance of a vector from its nearest code, shape (L, 1): the unit of temperatures.
+        distances: mean squared distance of a vector from its nearest code, shape (T, 1): the unit of temperatures.
         generator: the source of randomness.
     Returns:
-        log T, shape (L, 1), and the ELBO, nats.
+        log T, shape (T, 1), and the ELBO, nats.
     """
     guide = pair.guide
     assert isinstance(guide, NearestCodeGuide)  # whatever reads its codes

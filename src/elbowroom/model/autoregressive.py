@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from elbowroom.model.causal_networks import AttentionNetwork, CausalNetwork, MaskedMLP
-from elbowroom.model.code_distributions import AutoregressiveCodes, CodeSpace, gumbel
+from elbowroom.model.code_distributions import AutoregressiveCodes, CodeGrid, CodeSpace, gumbel
 from elbowroom.model.codes import UniformCodes, UnigramCodes
 from elbowroom.model.conditional import Conditional, LatentSupport
 from elbowroom.model.noise import NoiseSource
@@ -95,6 +95,8 @@ class CausalTransformer(AutoregressivePrior):
         width: of the tokens.
         layers: blocks of attention and MLP.
         heads: of the attention.
+        grid: where the slots are, whose places then share embeddings and have positions in rows and columns; None for
+            slots without places.
         context_dim: length of the context c; 0 ignores any context.
     Raises:
         ElbowroomError: a width that the heads do not divide; fewer than two slots or codes; a context that is missing
@@ -108,11 +110,17 @@ class CausalTransformer(AutoregressivePrior):
     """
 
     def __init__(
-        self, space: CodeSpace, *, width: int = 128, layers: int = 2, heads: int = 4, context_dim: int = 0
+        self,
+        space: CodeSpace,
+        *,
+        width: int = 128,
+        layers: int = 2,
+        heads: int = 4,
+        grid: CodeGrid | None = None,
+        context_dim: int = 0,
     ) -> None:
-        super().__init__(
-            AttentionNetwork(space.check(), width=width, layers=layers, heads=heads, context_dim=context_dim)
-        )
+        shape = {"width": width, "layers": layers, "heads": heads, "context_dim": context_dim}
+        super().__init__(AttentionNetwork(space.check(), grid=grid, **shape))
 
 
 #: name -> class, of the priors over codes

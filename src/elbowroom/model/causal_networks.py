@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from elbowroom.errors import ElbowroomError
-from elbowroom.model.code_distributions import CodeSpace
+from elbowroom.model.code_distributions import CodeGrid, CodeSpace
 from elbowroom.model.networks import Network
 
-__all__ = ["AttentionNetwork", "CausalNetwork", "MaskedMLP"]
+__all__ = ["AttentionNetwork", "CausalNetwork", "MaskedMLP", "start_small"]
 
 
 class CausalNetwork(Network):
@@ -108,7 +108,7 @@ class MaskedMLP(CausalNetwork):
         self.output = _MaskedLinear(slots[:, None] > degrees)
         self.widest = max(self.widest, width)
         self._read = [int((degrees < slot).sum()) for slot in range(space.slots)]  # units that each slot's logits read
-        _start_small(self.output)
+        start_small(self.output)
 
     @property
     def output_layer(self) -> nn.Linear:
@@ -157,13 +157,16 @@ class AttentionNetwork(CausalNetwork):
         \qquad \ell_l = W_l \, \mathrm{norm}(h_l) + b_l
 
     The positions p are learned; p₁ is the token that starts a sequence. Each slot has an embedding and an output layer
-    of its own, because code k of one slot has nothing to do with code k of another.
+    of its own, because code k of one slot has nothing to do with code k of another. Where slots are at the places of a
+    grid, code k means the same at every place: embeddings and output layers are shared, and the position of slot t at
+    row i and column j is :math:`r_i + s_j + p_t`.
 
     Args:
         space: L and K.
         width: D, of the tokens.
         layers: blocks of attention and MLP.
         heads: of the attention, each of width D / heads.
+        grid: where the slots are; None for slots without places.
         context_dim: C, length of the context c.
     Raises:
         ElbowroomError: a width that the heads do not divide; a size below 1.
@@ -177,7 +180,14 @@ class AttentionNetwork(CausalNetwork):
     """
 
     def __init__(
-        self, space: CodeSpace, *, width: int = 128, layers: int = 2, heads: int = 4, context_dim: int = 0
+        self,
+        space: CodeSpace,
+        *,
+        width: int = 128,
+        layers: int = 2,
+        heads: int = 4,
+        grid: CodeGrid | None = None,
+        context_dim: int = 0,
     ) -> None:
         super().__init__(space, width=width, layers=layers, context_dim=context_dim)
         _check_positive(heads, "--model.prior-heads")
@@ -187,40 +197,67 @@ class AttentionNetwork(CausalNetwork):
                 f"Give --model.prior-width {-(-width // heads) * heads}, or another --model.prior-heads.",
             )
         slots, codes = space
-        self.heads = heads
-        self.embedding = nn.Parameter(0.05 * torch.randn(slots - 1, codes, width))
-        self.positions = nn.Parameter(0.05 * torch.randn(slots, width))
+        self.heads, self.grid = heads, grid
+        self._kinds = slots if grid is None else grid.each  # of slots that differ in what their codes mean
+        self.embedding = nn.Parameter(0.05 * torch.randn(slots - 1 if grid is None else grid.each, codes, width))
+        self.positions = nn.Parameter(0.05 * torch.randn(self._kinds, width))
+        if grid is not None:
+            self.rows = nn.Parameter(0.05 * torch.randn(grid.height, 1, 1, width))
+            self.columns = nn.Parameter(0.05 * torch.randn(grid.width, 1, width))
         self.context = nn.Linear(context_dim, width) if context_dim else None
         self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        self.output = nn.Linear(width, space.dim)  # the rows of a slot are its own layer
+        self.output = nn.Linear(width, self._kinds * codes)  # the rows of a kind of slot are its own layer
         self.widest = max(self.widest, slots * 4 * width)
-        _start_small(self.output)
+        start_small(self.output)
 
     @property
     def output_layer(self) -> nn.Linear:
         return self.output
 
     def compute(self, given: Tensor, context: Tensor | None) -> Tensor:
-        z = self.space.split(given)[:, :-1]  # nothing reads the last slot
-        h = torch.cat([self._start(z, context), torch.einsum("nlk,lkd->nld", z, self.embedding)], 1) + self.positions
+        z = self.space.split(given)
+        h = torch.cat([self._start(z, context), self._tokens(z)], 1) + self._positions()
         for block in self.blocks:
             h, _ = block(h)
-        return self._logits(h, slice(None))
+        by_kind = self.norm(h).reshape(len(h), -1, self._kinds, h.shape[-1])
+        weight, bias = self._output()
+        return (torch.einsum("npld,lkd->nplk", by_kind, weight) + bias).flatten(1, 2)
 
     def decode(self, bias: Tensor, context: Tensor | None) -> Tensor:
         z = torch.zeros_like(bias)
         token = self._start(bias, context)
         nothing = token.new_zeros(len(token), self.heads, 0, token.shape[-1] // self.heads)
         seen: list[_Seen] = [(nothing, nothing)] * len(self.blocks)
+        positions, (weights, biases) = self._positions(), self._output()
         for slot in range(self.space.slots):
-            h = token + self.positions[slot]
+            kind = slot % self._kinds
+            h = token + positions[slot]
             for i, block in enumerate(self.blocks):
                 h, seen[i] = block(h, seen[i])
-            z[:, slot] = self._chosen(self._logits(h, slice(slot, slot + 1))[:, 0], bias[:, slot])
-            if slot < len(self.embedding):
-                token = z[:, slot : slot + 1] @ self.embedding[slot]
+            logits = F.linear(self.norm(h)[:, 0], weights[kind], biases[kind])
+            z[:, slot] = self._chosen(logits, bias[:, slot])
+            if slot + 1 < self.space.slots:
+                token = z[:, slot : slot + 1] @ self.embedding[kind]
         return z
+
+    def _tokens(self, z: Tensor) -> Tensor:
+        """What the tokens after the first hold, shape (n, L − 1, D); nothing reads the last slot."""
+        if self.grid is None:
+            return torch.einsum("nlk,lkd->nld", z[:, :-1], self.embedding)
+        by_place = z.reshape(len(z), self.grid.places, self.grid.each, self.space.codes)
+        return torch.einsum("npek,ekd->nped", by_place, self.embedding).flatten(1, 2)[:, :-1]
+
+    def _positions(self) -> Tensor:
+        """p, shape (L, D)."""
+        if self.grid is None:
+            return self.positions
+        return (self.rows + self.columns + self.positions).flatten(0, 2)
+
+    def _output(self) -> tuple[Tensor, Tensor]:
+        """W and b of each kind of slot, shapes (kinds, K, D) and (kinds, K)."""
+        shape = (self._kinds, self.space.codes)
+        return self.output.weight.reshape(*shape, -1), self.output.bias.reshape(shape)
 
     def _start(self, like: Tensor, context: Tensor | None) -> Tensor:
         """What the first token holds, shape (n, 1, D)."""
@@ -229,11 +266,6 @@ class AttentionNetwork(CausalNetwork):
         assert context is not None  # `forward` has checked it
         start: Tensor = self.context(context.to(like.dtype))
         return start.unsqueeze(1)
-
-    def _logits(self, h: Tensor, slots: slice) -> Tensor:
-        weight, bias = self.output.weight.reshape(*self.space, -1), self.output.bias.reshape(*self.space)
-        logits: Tensor = torch.einsum("nld,lkd->nlk", self.norm(h), weight[slots]) + bias[slots]
-        return logits
 
 
 _Seen = tuple[Tensor, Tensor]
@@ -288,9 +320,10 @@ class _MaskedLinear(nn.Linear):
 
 
 @torch.no_grad()
-def _start_small(output: nn.Linear) -> None:
+def start_small(output: nn.Linear | nn.Conv2d) -> None:
     """Logits that start near 0, so that training starts near the uniform distribution over codes."""
-    output.weight.normal_(std=0.1 / math.sqrt(output.in_features))
+    output.weight.normal_(std=0.1 / math.sqrt(output.weight[0].numel()))
+    assert output.bias is not None
     output.bias.zero_()
 
 

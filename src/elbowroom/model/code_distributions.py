@@ -26,7 +26,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.model import noise
 from elbowroom.model.noise import NoiseSource
 
-__all__ = ["AutoregressiveCodes", "CodeSpace", "Codes", "gumbel"]
+__all__ = ["AutoregressiveCodes", "CodeGrid", "CodeSpace", "Codes", "gumbel"]
 
 
 class CodeSpace(NamedTuple):
@@ -87,6 +87,33 @@ class CodeSpace(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.slots} slots × {self.codes} codes"
+
+
+class CodeGrid(NamedTuple):
+    """Where slots are: n at each place of a grid.
+
+    They are in the order of reading, row by row, those of a place after each other: slot (i W + j) n + t is slot t of
+    the place in row i and column j.
+
+    Example:
+        >>> grid = CodeGrid(height=7, width=7, each=2)
+        >>> grid.places, grid.slots
+        (49, 98)
+    """
+
+    height: int  #: H
+    width: int  #: W
+    each: int = 1  #: n
+
+    @property
+    def places(self) -> int:
+        """H W."""
+        return self.height * self.width
+
+    @property
+    def slots(self) -> int:
+        """L = H W n."""
+        return self.places * self.each
 
 
 def gumbel(shape: Sequence[int], like: Tensor, generator: NoiseSource | None) -> Tensor:

@@ -52,9 +52,11 @@ CodebookKind = Literal["ema", "gradient", "fsq"]
 
 
 class Codebook(nn.Module):
-    r"""A table of K vectors for each of the L slots.
+    r"""A table of K vectors for each of the L slots, or one that the slots at all places of a grid share.
 
     .. math:: v_l = \sum_k z_{lk} c_{lk}, \qquad d_{lk}^2 = \lVert e_l - c_{lk} \rVert^2
+
+    With P places there are T = L / P tables, and slot l reads table l mod T: the slots of a place follow each other.
 
     The vectors of "ema" and "gradient" start as draws from N(0, I / d), and are a parameter: a training method moves
     them, and decides how. Those of "fsq" are fixed: in every slot the points of a grid of d axes in [−1, 1], and the
@@ -64,13 +66,15 @@ class Codebook(nn.Module):
         space: L and K.
         dim: d, the length of a vector; for "fsq" the number of axes.
         kind: how the vectors are learned.
+        places: P; 1 gives every slot a table of its own.
         generator: the source of randomness for the initial vectors; None is torch's global one, as for the weights of
             any network.
     Attributes:
-        vectors: c, shape (L, K, d).
+        vectors: c, shape (T, K, d).
         levels: of a fixed grid, the number of points on each axis, whose product is K; else ().
     Raises:
-        ElbowroomError: fewer than two slots or codes; K codes that are no grid of d axes.
+        ElbowroomError: fewer than two slots or codes; K codes that are no grid of d axes; slots that the places do not
+            divide.
     Example:
         >>> codebook = Codebook(CodeSpace(2, 6), 2, kind="fsq")
         >>> codebook.levels, codebook.vectors[0, :3].tolist()
@@ -80,16 +84,36 @@ class Codebook(nn.Module):
     vectors: Tensor
 
     def __init__(
-        self, space: CodeSpace, dim: int, *, kind: CodebookKind = "ema", generator: torch.Generator | None = None
+        self,
+        space: CodeSpace,
+        dim: int,
+        *,
+        kind: CodebookKind = "ema",
+        places: int = 1,
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.space, self.dim, self.kind = space.check(), dim, kind
+        if places < 1 or space.slots % places:
+            raise ElbowroomError(
+                f"A codebook for {space.slots} slots at {places} places was asked for, but every place has as many.",
+                "Give a number of slots that the number of places divides.",
+            )
+        self.space, self.dim, self.kind, self.places = space.check(), dim, kind, places
         self.levels = grid_levels(space.codes, dim) if kind == "fsq" else ()
         if kind == "fsq":
-            self.register_buffer("vectors", _grid(self.levels).repeat(space.slots, 1, 1), persistent=False)
+            self.register_buffer("vectors", _grid(self.levels).repeat(self.tables, 1, 1), persistent=False)
         else:
-            start = noise.normal((*space, dim), torch.zeros(()), generator) / math.sqrt(dim)
+            start = noise.normal((self.tables, space.codes, dim), torch.zeros(()), generator) / math.sqrt(dim)
             self.vectors = nn.Parameter(start)
+
+    @property
+    def tables(self) -> int:
+        """T, tables of vectors: the slots of a place."""
+        return self.space.slots // self.places
+
+    def by_place(self, values: Tensor) -> Tensor:
+        """(\\*, L, m) as (\\*, P, T, m)."""
+        return values.reshape(*values.shape[:-2], self.places, self.tables, values.shape[-1])
 
     def bounded(self, output: Tensor) -> Tensor:
         r"""The encoder's output within the cells of a fixed grid; for other codebooks as it is.
@@ -103,7 +127,7 @@ class Codebook(nn.Module):
 
     def squared_distances(self, vectors: Tensor) -> Tensor:
         """d², shape (\\*, L, K), of vectors e of shape (\\*, L, d)."""
-        return squared_distances(vectors, self.vectors)
+        return squared_distances(self.by_place(vectors), self.vectors).flatten(-3, -2)
 
     def nearest(self, vectors: Tensor) -> Tensor:
         """The nearest code of each slot, one-hot, shape (\\*, L K), for vectors e of shape (\\*, L, d)."""
@@ -111,7 +135,7 @@ class Codebook(nn.Module):
 
     def embed(self, z: Tensor) -> Tensor:
         """The vectors of codes, (\\*, L K) to (\\*, L d); linear in z, so that relaxed codes have vectors too."""
-        return torch.einsum("...lk,lkd->...ld", self.space.split(z), self.vectors).flatten(-2)
+        return torch.einsum("...lk,lkd->...ld", self.by_place(self.space.split(z)), self.vectors).flatten(-3)
 
 
 def squared_distances(vectors: Tensor, table: Tensor) -> Tensor:
@@ -194,7 +218,8 @@ class NearestCodeGuide(Guide):
         codebook: c, shared with the decoder.
         transform: of x; None leaves x as it is.
     Attributes:
-        log_temperature: log T, shape (L, 1); learned where the ELBO is maximised, 0 at first.
+        log_temperature: log T, one for each table of the codebook, shape (L / P, 1); learned where the ELBO is
+            maximised, 0 at first.
     Raises:
         ElbowroomError: the network returns another shape.
     Reference:
@@ -215,7 +240,7 @@ class NearestCodeGuide(Guide):
         super().__init__(network, space.dim, transform, (space.slots, codebook.dim))
         self.space = space
         self.codebook = codebook
-        self.log_temperature = nn.Parameter(torch.zeros(space.slots, 1))
+        self.log_temperature = nn.Parameter(torch.zeros(codebook.tables, 1))
 
     def vectors(self, given: Tensor | None, context: Tensor | None = None) -> Tensor:
         """e(x), shape (batch, L, d)."""
@@ -227,7 +252,8 @@ class NearestCodeGuide(Guide):
 
     def forward(self, given: Tensor | None, context: Tensor | None = None) -> Distribution:
         distances = self.codebook.squared_distances(self.vectors(given, context))
-        return Codes(-distances / self.log_temperature.exp())
+        cooled = -self.codebook.by_place(distances) / self.log_temperature.exp()
+        return Codes(cooled.flatten(-3, -2))
 
 
 class EmbeddedCodes(Network):

@@ -11,7 +11,7 @@ from elbowroom.model.networks import MLP, ConvDecoder, ConvEncoder, Network, Res
 from elbowroom.model.pyramid import PyramidDecoder, PyramidEncoder
 from elbowroom.running.model_config import NetworkConfig
 
-__all__ = ["NETWORKS", "refuse_batch_norm"]
+__all__ = ["NETWORKS", "build_network", "refuse_batch_norm"]
 
 
 def _mlp(
@@ -113,3 +113,10 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "grid": _grid,
     "pyramid": _pyramid,
 }
+
+
+def build_network(
+    network: NetworkConfig, in_shape: tuple[int, ...], out_shape: tuple[int, ...], *, context_dim: int, decoder: bool
+) -> Network:
+    """A network of the kind that the settings name."""
+    return NETWORKS[network.kind](network, in_shape, out_shape, context_dim=context_dim, decoder=decoder)

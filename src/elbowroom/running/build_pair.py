@@ -13,9 +13,7 @@ from elbowroom.data.precision import check_spread
 from elbowroom.data.stream import StreamSet
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
-from elbowroom.model.autoregressive import CausalTransformer, Made
-from elbowroom.model.code_distributions import CodeSpace
-from elbowroom.model.codes import CategoricalGuide, UniformCodes, UnigramCodes
+from elbowroom.model.codes import CategoricalGuide
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.flows import FLOW_GUIDES, FLOW_PRIORS
 from elbowroom.model.guides import GUIDES, Guide, InputTransform, PriorGuide
@@ -31,8 +29,8 @@ from elbowroom.model.pyramid import WeightNormalized
 from elbowroom.model.quantizer import Codebook, EmbeddedCodes, NearestCodeGuide
 from elbowroom.names import CODE_GUIDES
 from elbowroom.running.build import DataFacts, pick_likelihood
+from elbowroom.running.build_codes import build_code_prior, build_codebook, build_network_of, code_space
 from elbowroom.running.build_hierarchy import build_hierarchical_guide, build_ladder, check_hierarchy
-from elbowroom.running.build_networks import NETWORKS
 from elbowroom.running.config import Config
 from elbowroom.running.model_config import ModelConfig
 from elbowroom.running.runtime import dtype_of
@@ -53,7 +51,7 @@ def build_pair(config: Config, facts: DataFacts, *, seed: int) -> Pair:
     _check_latents(config.model, name)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs, too, and leave them so
-        codebook = _codebook(config.model) if name == "nearest-code" else None
+        codebook = build_codebook(config.model, facts.event_shape) if name == "nearest-code" else None
         ladder = _ladder(config.model, facts) if config.model.groups else None
         guide = None if name == "none" else _guide(config.model, name, facts, codebook, ladder)
         prior = _prior(config.model, facts, guide)
@@ -103,10 +101,6 @@ def _draw_weights(pair: Pair, std: float) -> None:
                 module.bias.zero_()
 
 
-def _codebook(model: ModelConfig) -> Codebook:
-    return Codebook(_space(model), model.code_dim, kind=model.codebook)
-
-
 def _ladder(model: ModelConfig, facts: DataFacts) -> Ladder:
     return build_ladder(model, _decoder_shape(model, facts), facts.context_dim)
 
@@ -127,16 +121,16 @@ def _guide(
     parameters: tuple[int, ...]
     if codebook is not None:
         parameters = (codebook.space.slots, codebook.dim)
+    elif model.has_codes:
+        parameters = code_space(model, facts.event_shape)
     else:
         kinds: dict[str, Any] = {**GUIDES, **FLOW_GUIDES}
-        parameters = _space(model) if model.has_codes else kinds[name].parameter_shape(latent_dim)
-    network = NETWORKS[model.encoder.kind](
-        model.encoder, transform.out_shape, parameters, context_dim=facts.context_dim, decoder=False
-    )
+        parameters = kinds[name].parameter_shape(latent_dim)
+    network = build_network_of(model, transform.out_shape, parameters, context_dim=facts.context_dim, decoder=False)
     if codebook is not None:
         return NearestCodeGuide(network, codebook, transform)
     if model.has_codes:
-        return CategoricalGuide(network, _space(model), transform)
+        return CategoricalGuide(network, code_space(model, facts.event_shape), transform)
     if name in FLOW_GUIDES:
         shape = {"transforms": model.guide_transforms, "width": model.guide_width}
         return FLOW_GUIDES[name](network, latent_dim, transform, **shape)
@@ -153,10 +147,6 @@ def _transform(facts: DataFacts) -> InputTransform:
         shift=torch.zeros(facts.event_shape) if real else None,
         scale=torch.ones(facts.event_shape) if real else None,
     )
-
-
-def _space(model: ModelConfig) -> CodeSpace:
-    return CodeSpace(model.slots, model.codes)
 
 
 def _likelihood_settings(model: ModelConfig, facts: DataFacts) -> dict[str, Any]:
@@ -198,10 +188,9 @@ def _decoder(model: ModelConfig, facts: DataFacts, codebook: Codebook | None) ->
     if codebook is not None:
         size = codebook.space.slots * codebook.dim
     else:
-        size = _space(model).dim if model.has_codes else model.latent_dim
-    network = NETWORKS[model.decoder.kind](
-        model.decoder, (size,), _decoder_shape(model, facts), context_dim=facts.context_dim, decoder=True
-    )
+        size = code_space(model, facts.event_shape).dim if model.has_codes else model.latent_dim
+    out_shape = _decoder_shape(model, facts)
+    network = build_network_of(model, (size,), out_shape, context_dim=facts.context_dim, decoder=True)
     return network if codebook is None else EmbeddedCodes(codebook, network)
 
 
@@ -221,19 +210,13 @@ def _prior(model: ModelConfig, facts: DataFacts, guide: Conditional | None) -> C
         return StandardNormal(model.latent_dim)
     if model.prior == "mixture":
         return MixtureOfGaussians(model.latent_dim, model.prior_components, context_dim=facts.context_dim)
-    if model.prior == "uniform":
-        return UniformCodes(_space(model))
-    if model.prior == "unigram":
-        return UnigramCodes(_space(model), context_dim=facts.context_dim)
-    if model.prior in ("made", "transformer", *FLOW_PRIORS):
+    if model.has_codes:
+        return build_code_prior(model, facts.event_shape, context_dim=facts.context_dim)
+    if model.prior in FLOW_PRIORS:
         shape: dict[str, Any] = {"layers": model.prior_layers, "context_dim": facts.context_dim}
         if model.prior_width is not None:
             shape["width"] = model.prior_width
-        if model.prior in FLOW_PRIORS:
-            return FLOW_PRIORS[model.prior](model.latent_dim, transforms=model.prior_transforms, **shape)
-        if model.prior == "made":
-            return Made(_space(model), **shape)
-        return CausalTransformer(_space(model), heads=model.prior_heads, **shape)
+        return FLOW_PRIORS[model.prior](model.latent_dim, transforms=model.prior_transforms, **shape)
     if guide is None:
         raise ElbowroomError(
             "A VampPrior is a mixture of q(z | x) of the guide, but this model is trained without a guide.",

@@ -63,6 +63,9 @@ class ModelConfig(Section):
     """Widths of the hidden layers between two groups of vectors."""
     slots: Annotated[int, Field(ge=2)] = 16
     """Slots of z, with one code each (guides categorical and nearest-code)."""
+    slots_per_place: Annotated[int, Field(ge=0)] = 0
+    """Slots at each place of the grid of patches, instead of slots: encoder and decoder are of kind grid, and a code
+    means the same at every place; 0: slots have no places."""
     codes: Annotated[int, Field(ge=2)] = 16
     """Number of codes to choose from in each slot."""
     codebook: Literal["ema", "gradient", "fsq"] = "ema"
@@ -90,7 +93,7 @@ class ModelConfig(Section):
     prior: PriorName = "normal"
     """p(z): standard normal, learned mixture of Gaussians, VampPrior; normalising flows: masked autoregressive (maf),
     neural spline (nsf), affine coupling (coupling); of codes: uniform, independent slots (unigram), autoregressive by a
-    masked MLP (made) or by a causal transformer."""
+    masked MLP (made), by a causal transformer, or by masked convolutions over slots at places (pixelcnn)."""
     prior_components: Annotated[int, Field(gt=0)] = 100
     """Components of a mixture or Vamp prior."""
     prior_width: Annotated[int, Field(gt=0)] | None = None
@@ -129,6 +132,9 @@ class ModelConfig(Section):
     def latents(self) -> str:
         """The latents in words: "20 latents", "24 slots × 16 codes"."""
         if self.has_codes:
+            if self.slots_per_place:
+                many = "a slot" if self.slots_per_place == 1 else f"{self.slots_per_place} slots"
+                return f"{many} × {self.codes} codes per patch of {self.encoder.patch} × {self.encoder.patch}"
             return f"{self.slots} slots × {self.codes} codes"
         if self.groups:
             places = " per place" if self.decoder.kind == "grid" else ""

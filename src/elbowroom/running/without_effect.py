@@ -12,14 +12,15 @@ from elbowroom.running.model_config import ModelConfig, NetworkConfig
 __all__ = ["without_effect"]
 
 _MIXTURES = ("auto", "discretized-logistic-mixture", "colour-logistic-mixture")
-_DEEP_PRIORS = ("made", "transformer", *FLOW_PRIORS)
+_DEEP_PRIORS = ("made", "transformer", "pixelcnn", *FLOW_PRIORS)
 _NEAREST = ("auto", "nearest-code")
 
 #: of the model: when a setting is read, and what reads it, in words
 _MODEL: dict[str, tuple[Callable[[ModelConfig], bool], str]] = {
     "latent_dim": (lambda m: not m.has_codes, "a prior over real vectors"),
     "group_hidden": (lambda m: bool(m.groups) and m.decoder.kind != "grid", "groups of vectors (--model.groups)"),
-    "slots": (lambda m: m.has_codes, "a prior over codes"),
+    "slots": (lambda m: m.has_codes and not m.slots_per_place, "a prior over codes without places"),
+    "slots_per_place": (lambda m: m.has_codes, "a prior over codes"),
     "codes": (lambda m: m.has_codes, "a prior over codes"),
     "codebook": (lambda m: m.has_codes and m.guide in _NEAREST, "the guide nearest-code"),
     "code_dim": (lambda m: m.has_codes and m.guide in _NEAREST, "the guide nearest-code"),

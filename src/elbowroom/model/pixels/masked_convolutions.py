@@ -38,7 +38,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.model.guides import InputTransform
 from elbowroom.model.networks import NetworkPart, channels_last
 
-__all__ = ["LEAST_FIELD", "Cache", "MaskedConv2d", "MaskedPixels", "of_pixel"]
+__all__ = ["LEAST_FIELD", "Cache", "MaskedConv2d", "MaskedPixels", "Window", "of_pixel"]
 
 _Part = TypeVar("_Part", bound=nn.Module)
 
@@ -92,6 +92,38 @@ class MaskedConv2d(nn.Conv2d):
         # compiled, a concatenation is a few quick loops and F.pad a slow one, which asks for each number where it lies
         above = channels_last(torch.cat([channels_last(nothing), maps], 2))
         return F.conv2d(above, self.masked_weight, self.bias, padding=self.padding)
+
+
+class Window:
+    """A masked convolution at one pixel after another, over the part of its input that is known by then.
+
+    Args:
+        layer: the convolution.
+        size: (n, H, W), of the maps.
+        like: a tensor of the dtype and device to compute in.
+    Example:
+        >>> window = Window(MaskedConv2d(1, 4, 3, sees_itself=False), (5, 2, 2), torch.zeros(()))
+        >>> window.put(0, 0, torch.ones(5, 1))
+        >>> window.at(0, 1).shape
+        torch.Size([5, 4])
+    """
+
+    def __init__(self, layer: MaskedConv2d, size: tuple[int, int, int], like: Tensor) -> None:
+        number, height, columns = size
+        self.layer, self.reach = layer, layer.reach
+        padded = (number, height + layer.reach, columns + 2 * layer.reach, layer.in_channels)  # as the input is padded
+        self._seen = like.new_zeros(padded)
+        self._weight = layer.masked_weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous()
+
+    def put(self, row: int, column: int, values: Tensor) -> None:
+        """Sets the input at a pixel, shape (n, in)."""
+        self._seen[:, row + self.reach, column + self.reach] = values
+
+    def at(self, row: int, column: int) -> Tensor:
+        """The output at a pixel, shape (n, out)."""
+        window = self._seen[:, row : row + self.reach + 1, column : column + 2 * self.reach + 1]
+        assert self.layer.bias is not None
+        return torch.addmm(self.layer.bias, window.flatten(1), self._weight)
 
 
 class MaskedPixels(NetworkPart):
@@ -238,33 +270,24 @@ class Cache:
         self._of_v = network.context(v).movedim(1, -1)  # (n, H, W, width)
         self._skip = network.skip(v).reshape(-1, *network.out_shape) + network.bias
         height, columns = network.event_shape[-2:]
-        self._seen: list[Tensor] = []  # what each convolution sees, padded as it is: (n, H + reach, W + 2 reach, in)
-        self._weights: list[Tensor] = []
-        for layer in network.convolutions:
-            size = (height + layer.reach, columns + 2 * layer.reach, layer.in_channels)
-            self._seen.append(features.new_zeros(len(features), *size))
-            self._weights.append(layer.masked_weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous())
+        self._windows = [Window(layer, (len(features), height, columns), features) for layer in network.convolutions]
 
     @torch.no_grad()
     def parameters(self, row: int, column: int) -> Tensor:
         """θ of a pixel, shape (n, P, 1, 1), or (n, P, C, 1, 1) of pictures in colour."""
         h = self._of_v[:, row, column]
-        for number, (layer, weight) in enumerate(zip(self._network.convolutions, self._weights, strict=True)):
-            seen, reach = self._seen[number], layer.reach
+        for number, window in enumerate(self._windows):
             if number > 0:
-                seen[:, row + reach, column + reach] = F.silu(h)
-            window = seen[:, row : row + reach + 1, column : column + 2 * reach + 1]
-            assert layer.bias is not None
-            h = h + torch.addmm(layer.bias, window.flatten(1), weight)
+                window.put(row, column, F.silu(h))
+            h = h + window.at(row, column)
         here: Tensor = self._skip[..., row : row + 1, column : column + 1]
         return here + (F.silu(h) @ self._network.last.weight.flatten(1).T).reshape(here.shape)
 
     @torch.no_grad()
     def put(self, row: int, column: int, values: Tensor) -> None:
         """Sets a pixel: shape (n, 1, 1), or (n, C, 1, 1)."""
-        network, reach = self._network, self._network.first.reach
-        seen = of_pixel(network.transform, network.event_shape, row, column)(values)
-        self._seen[0][:, row + reach, column + reach] = seen.flatten(1).to(self._like.dtype)
+        seen = of_pixel(self._network.transform, self._network.event_shape, row, column)(values)
+        self._windows[0].put(row, column, seen.flatten(1).to(self._like.dtype))
 
 
 def of_pixel(part: _Part, event_shape: tuple[int, ...], row: int, column: int) -> _Part:

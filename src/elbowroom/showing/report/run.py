@@ -63,6 +63,7 @@ _PRIORS = {
     "unigram": "unigram (independent slots)",
     "made": "autoregressive (MADE)",
     "transformer": "autoregressive (transformer)",
+    "pixelcnn": "autoregressive (masked convolutions)",
 }
 _GUIDES = {
     "diagonal": "normal, diagonal",

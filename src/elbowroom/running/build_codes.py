@@ -1,0 +1,106 @@
+"""Builds what belongs to codes, from a configuration: their space, the codebook, networks on a grid, priors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from elbowroom.errors import ElbowroomError
+from elbowroom.model.autoregressive import CausalTransformer, Made
+from elbowroom.model.code_distributions import CodeGrid, CodeSpace
+from elbowroom.model.codes import UniformCodes, UnigramCodes
+from elbowroom.model.conditional import Conditional
+from elbowroom.model.grids.code_networks import GridCodeDecoder, GridCodeEncoder
+from elbowroom.model.grids.priors import MaskedConvolutions
+from elbowroom.model.hierarchy.grids import Grid
+from elbowroom.model.networks import Network
+from elbowroom.model.quantizer import Codebook
+from elbowroom.running.build_networks import build_network, refuse_batch_norm
+from elbowroom.running.model_config import ModelConfig, NetworkConfig
+
+__all__ = ["build_code_prior", "build_codebook", "build_network_of", "code_grid", "code_space"]
+
+
+def code_grid(model: ModelConfig, event_shape: Sequence[int]) -> CodeGrid | None:
+    """Where the slots are; None where they have no places.
+
+    Raises:
+        ElbowroomError: slots at places of a grid with networks that have none, or that cut different patches; no
+            picture; sides that the patch does not divide.
+    """
+    if not model.slots_per_place:
+        return None
+    kinds = {model.encoder.kind, model.decoder.kind}
+    if kinds != {"grid"}:
+        other = sorted(kinds - {"grid"})[0]
+        raise ElbowroomError(
+            f"Slots at the places of a grid of patches were asked for, but a network of kind {other} has no grid.",
+            "Give --model.encoder.kind grid and --model.decoder.kind grid, or --model.slots without places.",
+        )
+    if model.encoder.patch != model.decoder.patch:
+        raise ElbowroomError(
+            f"Encoder and decoder share the places of a grid, but the encoder cuts patches of {model.encoder.patch} "
+            f"pixels and the decoder of {model.decoder.patch}.",
+            f"Give --model.decoder.patch {model.encoder.patch}, or the encoder's as the decoder's.",
+        )
+    patches = Grid(event_shape, model.encoder.patch)
+    return CodeGrid(patches.height, patches.width, model.slots_per_place)
+
+
+def code_space(model: ModelConfig, event_shape: Sequence[int]) -> CodeSpace:
+    """Slots and codes of z for examples of a shape; raises as `code_grid`."""
+    grid = code_grid(model, event_shape)
+    return CodeSpace(model.slots if grid is None else grid.slots, model.codes)
+
+
+def build_codebook(model: ModelConfig, event_shape: Sequence[int]) -> Codebook:
+    """The vectors of the codes; at the places of a grid they are the same."""
+    grid = code_grid(model, event_shape)
+    places = 1 if grid is None else grid.places
+    return Codebook(code_space(model, event_shape), model.code_dim, kind=model.codebook, places=places)
+
+
+def build_network_of(
+    model: ModelConfig, in_shape: tuple[int, ...], out_shape: tuple[int, ...], *, context_dim: int, decoder: bool
+) -> Network:
+    """The encoder's network, of x, or the decoder's; of slots at the places of a grid, which stay there, if there are
+    any: x -> (L, m), or (L m,) -> parameters of x."""
+    settings: NetworkConfig = model.decoder if decoder else model.encoder
+    if not (model.has_codes and model.slots_per_place):
+        return build_network(settings, in_shape, out_shape, context_dim=context_dim, decoder=decoder)
+    refuse_batch_norm(settings, "a network on a grid of patches")
+    kind = GridCodeDecoder if decoder else GridCodeEncoder
+    return kind(
+        in_shape,
+        out_shape,
+        channels=settings.width,
+        blocks=settings.blocks,
+        patch=settings.patch,
+        context_dim=context_dim,
+    )
+
+
+def build_code_prior(model: ModelConfig, event_shape: Sequence[int], *, context_dim: int) -> Conditional:
+    """The prior of the configuration's name.
+
+    Raises:
+        ElbowroomError: masked convolutions over slots that have no places.
+    """
+    space, grid = code_space(model, event_shape), code_grid(model, event_shape)
+    if model.prior == "uniform":
+        return UniformCodes(space)
+    if model.prior == "unigram":
+        return UnigramCodes(space, context_dim=context_dim)
+    shape: dict[str, Any] = {"layers": model.prior_layers, "context_dim": context_dim}
+    if model.prior_width is not None:
+        shape["width"] = model.prior_width
+    if model.prior == "made":
+        return Made(space, **shape)
+    if model.prior == "transformer":
+        return CausalTransformer(space, heads=model.prior_heads, grid=grid, **shape)
+    if grid is None:
+        raise ElbowroomError(
+            f"The prior {model.prior} goes over a grid of slots, but these {space} have no places.",
+            "Give --model.slots-per-place 1 with networks of kind grid, or --model.prior transformer.",
+        )
+    return MaskedConvolutions(space, grid=grid, **shape)

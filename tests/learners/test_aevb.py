@@ -20,6 +20,8 @@ from elbowroom.inference.objectives import elbo, elbo_terms, iwae_terms
 from elbowroom.learners.aevb import Aevb
 from elbowroom.learners.learner import StepInfo, TrainingState
 from elbowroom.learners.update import Update, cosine
+from elbowroom.model.code_distributions import CodeSpace
+from elbowroom.model.codes import CategoricalGuide, UniformCodes
 from elbowroom.model.guides import FullNormal
 from elbowroom.model.latent import LatentModel, Pair, evaluation_mode
 from elbowroom.model.likelihoods import Bernoulli, Gaussian
@@ -222,6 +224,38 @@ def test_the_weight_reaches_the_objective() -> None:
     for before, after in zip(plain.parameters(), pair.parameters(), strict=True):
         assert before.grad is not None
         assert torch.allclose(after, before + 0.01 * before.grad, rtol=1e-12)
+
+
+@pytest.mark.parametrize("last_name", [None, "iwae"])
+def test_the_temperature_falls_along_half_a_cosine_and_reaches_the_gradient(last_name: str | None) -> None:
+    torch.manual_seed(0)
+    space = CodeSpace(3, 4)
+    guide = CategoricalGuide(MLP((5,), space, hidden=(6,)), space)
+    model = LatentModel(UniformCodes(space), Bernoulli(MLP((12,), (1, 5), hidden=(6,)), (5,)))
+    pair, x = Pair(model, guide).double(), torch.eye(5, dtype=torch.float64)
+    plain = copy.deepcopy(pair)
+    bounds = [
+        functools.partial(bound, estimator="gumbel-softmax", temperature=1.0) for bound in (elbo_terms, iwae_terms)
+    ]
+    learner = _aevb(
+        objective=bounds[0], temperature=1.0, last_temperature=1 / 16, total_steps=4, num_samples=2,
+        last_objective=bounds[1] if last_name else None, last_name=last_name, last_from=3,
+    )  # fmt: skip
+    _run(learner, pair, x, 4)
+    generator = torch.Generator().manual_seed(1)
+    for step in range(4):
+        temperature = 1 / 16 + 15 / 16 * (1 + math.cos(math.pi * step / 4)) / 2
+        assert learner.temperature_at(step) == pytest.approx(temperature, rel=1e-12)
+        bound = bounds[1 if last_name and step == 3 else 0]
+        value = bound(
+            plain.model, plain.guide, Batch(x), temperature=temperature, num_samples=2, generator=generator
+        ).value
+        gradients = torch.autograd.grad(value.mean(), list(plain.parameters()))
+        with torch.no_grad():
+            for weight, gradient in zip(plain.parameters(), gradients, strict=True):
+                weight += 0.01 * gradient
+    for one, other in zip(pair.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
 def test_draws_grow_at_the_end_and_validation_takes_the_larger_number() -> None:

@@ -186,7 +186,8 @@ def _learner(execution: Any, kind: str) -> Any:
     update = Update(optimizer=functools.partial(torch.optim.Adam, lr=1e-2, fused=True), total_steps=10)
     if kind == "wake-sleep":
         return WakeSleep(update=update, num_samples=2, execution=execution)
-    return Aevb(name="elbo", objective=elbo_terms, update=update, beta=0.7, warmup_steps=3, execution=execution)
+    changing: dict[str, Any] = {"beta": 0.7, "warmup_steps": 3, "temperature": 1.0, "last_temperature": 0.1}
+    return Aevb(name="elbo", objective=elbo_terms, update=update, execution=execution, **changing)
 
 
 def _steps(learner: Any, pair: Pair, batches: list[Batch]) -> tuple[TrainingState, list[Any]]:

@@ -400,6 +400,11 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "objective.estimator is stl, which differentiates through draws of real vectors",
         "reinmax",
     ),
+    "a falling temperature that is not used": (
+        {"objective": {"last_temperature": 0.5}},
+        "the estimator pathwise has no softmax",
+        "gumbel-softmax",
+    ),
     "a temperature that is not used": (
         {"objective": {"temperature": 0.5}},
         "the estimator pathwise has no softmax",

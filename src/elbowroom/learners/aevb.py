@@ -20,7 +20,7 @@ from elbowroom.data.batch import Batch
 from elbowroom.inference.objectives import Terms
 from elbowroom.learners.execution import Execution, eager
 from elbowroom.learners.learner import StepInfo, TrainingState
-from elbowroom.learners.update import Update
+from elbowroom.learners.update import Update, cosine
 from elbowroom.model.latent import Pair
 from elbowroom.model.noise import NoiseSource
 
@@ -45,6 +45,9 @@ class Aevb:
         weighs_kl: whether the objective has a KL term that can be weighted.
         beta: weight of the KL term.
         warmup_steps: steps over which that weight grows linearly from 0.
+        temperature: of an estimator for codes, which the objective then takes; None for one that has none, or whose
+            objective holds it.
+        last_temperature: what it falls to by the end, along half a cosine over ``update.total_steps``; None keeps it.
         execution: how objective and gradient are computed, eagerly or compiled; `measure` is always eager.
     """
 
@@ -59,6 +62,8 @@ class Aevb:
     weighs_kl: bool = True
     beta: float = 1.0
     warmup_steps: float = 0.0
+    temperature: float | None = None
+    last_temperature: float | None = None
     execution: Execution = eager
 
     def init(self, pair: Pair) -> TrainingState:
@@ -76,14 +81,18 @@ class Aevb:
         num_samples = self.num_samples if early else self._last_samples
         bound = self.objective if early or self.last_objective is None else self.last_objective
         weighs_kl = self.weighs_kl and (early or self.last_name is None)
-        beta, weight = None, []
+        beta, changing = None, dict[str, float]()  # what changes from step to step is an input and not a setting
         settings: dict[str, Any] = {"bound": bound, "num_samples": num_samples}
-        if self.warmup_steps and weighs_kl:  # it changes from step to step, so it is an input and not a setting
-            beta = self.beta * min(1.0, state.step / self.warmup_steps)
-            weight = [torch.tensor(beta, dtype=torch.float64, device=batch.x.device)]
+        if self.warmup_steps and weighs_kl:
+            beta = changing["beta"] = self.beta * min(1.0, state.step / self.warmup_steps)
         elif weighs_kl:
             beta = settings["beta"] = self.beta
-        value, parts = self.execution(_terms, state.pair, batch, *weight, generator=generator, **settings)
+        if self.last_temperature is not None:
+            changing["temperature"] = self.temperature_at(state.step)
+        inputs = [torch.tensor(value, dtype=torch.float64, device=batch.x.device) for value in changing.values()]
+        if changing:
+            settings["changing"] = tuple(changing)
+        value, parts = self.execution(_terms, state.pair, batch, *inputs, generator=generator, **settings)
         updated = self.update.apply_gradient(
             state, self.name if early else self.last_name or self.name, value, parts, batch
         )
@@ -102,6 +111,18 @@ class Aevb:
             values["elbo"] = terms.parts["reconstruction"] - terms.parts["kl"]
         return values
 
+    def temperature_at(self, step: int) -> float:
+        r"""The temperature at step t of n.
+
+        .. math:: \tau_t = \tau_n + \tfrac12 (\tau_0 - \tau_n) \big(1 + \cos(\pi t / n)\big)
+
+        Reference:
+            Ramesh et al. (2021), Zero-Shot Text-to-Image Generation, appendix A.2, arXiv:2102.12092.
+        """
+        total = self.update.total_steps
+        assert self.temperature is not None and self.last_temperature is not None and total
+        return self.last_temperature + (self.temperature - self.last_temperature) * cosine(min(1.0, step / total))
+
     @property
     def _last_samples(self) -> int:
         return self.num_samples if self.last_samples is None else self.last_samples
@@ -110,13 +131,22 @@ class Aevb:
 def _terms(
     pair: Pair,
     batch: Batch,
-    beta: Tensor | None = None,
-    *,
+    *inputs: Tensor,
     bound: Callable[..., Terms],
+    changing: tuple[str, ...] = (),
     generator: NoiseSource | None,
     **settings: Any,
 ) -> Terms:
-    """The objective of a pair, in the form that an :class:`~elbowroom.learners.execution.Execution` takes it."""
-    if beta is not None:
-        settings["beta"] = beta
+    """The objective of a pair, in the form that an :class:`~elbowroom.learners.execution.Execution` takes it.
+
+    Args:
+        pair: model and guide.
+        batch: examples.
+        inputs: values of the settings that change from step to step.
+        bound: the objective.
+        changing: the names of these settings.
+        generator: the source of randomness.
+        settings: those that do not change.
+    """
+    settings |= zip(changing, inputs, strict=True)
     return bound(pair.model, pair.guide, batch, generator=generator, **settings)

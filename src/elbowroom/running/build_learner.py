@@ -115,12 +115,14 @@ def _aevb(config: Config, update: Update, length: RunLength, execution: Executio
             "does not have.",
             "Leave them out, or set --objective.name elbo.",
         )
-    if o.temperature != 1.0 and not {o.estimator, o.last_estimator} & set(CODE_ESTIMATORS):
+    cooled = o.temperature if o.last_temperature is None else o.last_temperature
+    if cooled != 1.0 and not {o.estimator, o.last_estimator} & set(CODE_ESTIMATORS):
         raise ElbowroomError(
-            f"objective.temperature is {o.temperature:g}, but the estimator {o.estimator} has no softmax.",
+            f"A temperature of {cooled:g} was asked for, but the estimator {o.estimator} has no softmax.",
             "Leave it out, or use an estimator for codes, such as --objective.estimator gumbel-softmax.",
         )
-    later = [key for key in ("last_name", "last_samples", "last_estimator") if getattr(o, key) is not None]
+    of_the_end = ("last_name", "last_samples", "last_estimator", "last_temperature")
+    later = [key for key in of_the_end if getattr(o, key) is not None]
     if later and length.total_steps is None:
         raise ElbowroomError(
             f"objective.{later[0]} needs the number of steps in advance, which a run limited by time or work does not "
@@ -142,6 +144,8 @@ def _aevb(config: Config, update: Update, length: RunLength, execution: Executio
         weighs_kl=o.name == "elbo",
         beta=o.beta,
         warmup_steps=o.warmup_epochs * (length.steps_per_epoch or 0),
+        temperature=o.temperature,
+        last_temperature=o.last_temperature,
         execution=execution,
     )
 

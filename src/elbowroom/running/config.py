@@ -155,6 +155,8 @@ class ObjectiveConfig(Section):
     reinmax first and score-function once the guide is sure."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Temperature of the softmax whose gradient an estimator for codes uses."""
+    last_temperature: Annotated[float, Field(gt=0)] | None = None
+    """What that temperature falls to by the end of the training, along half a cosine; by default it stays."""
     kl: Literal["auto", "analytic", "monte-carlo"] = "auto"
     """KL(q || p) in closed form or by Monte Carlo; 'auto': closed form where there is one."""
     beta: Annotated[float, Field(ge=0)] = 1.0

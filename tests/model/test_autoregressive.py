@@ -117,6 +117,23 @@ def test_training_starts_near_the_uniform_prior(kind: Callable[..., Autoregressi
     assert logits.std() > 1e-3  # but not on it, where a layer would start without a gradient
 
 
+@contexts
+@every
+def test_draws_after_known_slots_have_the_conditional_law(kind: str, context_dim: int) -> None:
+    """p(z_3, z_4 | z_1, z_2) by enumeration, against the frequencies of draws, and the known slots as they were."""
+    space, context = CodeSpace(4, 2), context_of(context_dim, rows=1)
+    p = build(kind, space, context_dim)(None, context)
+    z, number = all_of(space)[6], 4000  # 0 1 1 0
+    drawn = p.sample_after(z.expand(*p.batch_shape, -1), 2, (number,), generator=seeded(3)).reshape(number, -1)
+    numbers = space.numbers(drawn)
+    assert torch.equal(numbers[:, :2], torch.tensor([0, 1]).expand(number, 2))
+    every_z = all_of(space)[4:8]  # those that begin with 0 1
+    joint = p.log_prob(every_z if context is None else every_z[:, None]).reshape(-1).softmax(0)
+    counts = torch.bincount(2 * numbers[:, 2] + numbers[:, 3], minlength=4)
+    z_scores = (counts - number * joint) / (number * joint * (1 - joint)).sqrt()
+    assert (z_scores.abs() < 4).all()
+
+
 # --- causal ------------------------------------------------------------------------------------------------------
 
 

@@ -9,16 +9,14 @@ of the network, and so does a draw, slot by slot. The logits start near zero: tr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from elbowroom.model.causal_networks import AttentionNetwork, CausalNetwork, MaskedMLP
-from elbowroom.model.code_distributions import AutoregressiveCodes, CodeGrid, CodeSpace, gumbel
+from elbowroom.model.code_distributions import AutoregressiveCodes, CodeGrid, CodeSpace
 from elbowroom.model.codes import UniformCodes, UnigramCodes
 from elbowroom.model.conditional import Conditional, LatentSupport
-from elbowroom.model.noise import NoiseSource
 from elbowroom.model.priors import checked_context
 from elbowroom.numerics import chunks
 
@@ -48,18 +46,18 @@ class AutoregressivePrior(Conditional):
         like = next(self.network.parameters())
         batch_shape = () if context is None else context.shape[:-1]
 
-        def sampler(sample_shape: Sequence[int], generator: NoiseSource | None) -> Tensor:
-            shape = (*sample_shape, *batch_shape)
-            bias = self.space.split(gumbel((*shape, self.space.dim), like, generator)).reshape(-1, *self.space)
-            rows = None if context is None else context.expand(*shape, -1).reshape(-1, self.context_dim)
+        def choose(noise: Tensor) -> Tensor:
+            lead = noise.shape[:-2]
+            bias = noise.reshape(-1, *self.space)
+            rows = None if context is None else context.expand(*lead, -1).reshape(-1, self.context_dim)
             parts = [
                 self.network.decode(bias[part], None if rows is None else rows[part])
-                for part in chunks(math.prod(shape), _ROWS)
+                for part in chunks(math.prod(lead), _ROWS)
             ]
-            return torch.cat([bias[:0], *parts]).reshape(*shape, self.space.dim)
+            return torch.cat([bias[:0], *parts]).reshape(*lead, self.space.dim)
 
         return AutoregressiveCodes(
-            self.space, lambda z: self.network(z, context), batch_shape, like=like, sampler=sampler
+            self.space, lambda z: self.network(z, context), batch_shape, like=like, choose=choose
         )
 
 

@@ -205,8 +205,8 @@ class AutoregressiveCodes(Distribution):
             before l only. With a batch shape, z has the axes (\*, batch, L K).
         batch_shape: () where the distribution is the same for all examples, (batch,) where it has a context.
         like: a tensor of the dtype and device that draws are to have.
-        sampler: (sample_shape, generator) to draws of shape (\*sample_shape, \*batch_shape, L K), where there is a
-            quicker way than to compute the logits L times.
+        choose: noise of shape (\*, \*batch_shape, L, K) to codes of shape (\*, \*batch_shape, L K), in each slot the
+            largest logit with its noise added, where there is a quicker way than to compute the logits L times.
     Example:
         >>> p = AutoregressiveCodes(
         ...     CodeSpace(2, 3), lambda z: torch.zeros(*z.shape[:-1], 2, 3), like=torch.zeros(())
@@ -226,23 +226,15 @@ class AutoregressiveCodes(Distribution):
         batch_shape: Sequence[int] = (),
         *,
         like: Tensor,
-        sampler: Callable[[Sequence[int], NoiseSource | None], Tensor] | None = None,
+        choose: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self.space, self._logits, self._like, self._sampler = space, logits, like, sampler
+        self.space, self._logits, self._like, self._choose = space, logits, like, choose
         super().__init__(Size(batch_shape), Size([space.dim]), validate_args=False)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> AutoregressiveCodes:
         """The same distribution with further axes in front of its batch shape."""
-        further, kept = batch_shape[: len(batch_shape) - len(self.batch_shape)], self._sampler
-        assert Size(batch_shape) == (*further, *self.batch_shape)
-
-        def sampler(sample_shape: Sequence[int], generator: NoiseSource | None) -> Tensor:
-            assert kept is not None
-            return kept((*sample_shape, *further), generator)
-
-        return AutoregressiveCodes(
-            self.space, self._logits, batch_shape, like=self._like, sampler=None if kept is None else sampler
-        )
+        assert Size(batch_shape[len(batch_shape) - len(self.batch_shape) :]) == self.batch_shape
+        return AutoregressiveCodes(self.space, self._logits, batch_shape, like=self._like, choose=self._choose)
 
     def conditionals(self, z: Tensor) -> Tensor:
         """log π(z), shape (\\*, L, K): of every slot, given the slots before it."""
@@ -254,12 +246,36 @@ class AutoregressiveCodes(Distribution):
 
     def sample(self, sample_shape: Sequence[int] = (), generator: NoiseSource | None = None) -> Tensor:
         """One-hot draws, shape (\\*sample_shape, \\*batch_shape, L K), slot after slot."""
+        return self._chosen(self._noise(sample_shape, generator))
+
+    def sample_after(
+        self, z: Tensor, known: int, sample_shape: Sequence[int] = (), generator: NoiseSource | None = None
+    ) -> Tensor:
+        """Draws of the slots after the first ``known``, given these; with all slots, shape (\\*sample_shape, \\*, L K).
+
+        Args:
+            z: codes of which the first slots are kept, one-hot, shape (\\*, \\*batch_shape, L K).
+            known: how many are.
+            sample_shape: axes in front.
+            generator: the source of randomness.
+        """
+        shape = (*sample_shape, *z.shape[: z.dim() - 1 - len(self.batch_shape)])
+        perturbation = self._noise(shape, generator).clone()
+        # with no noise but +∞ at the known code, the largest sum is there, whatever the logits
+        kept = self.space.split(z)[..., :known, :] > 0.5
+        perturbation[..., :known, :] = torch.where(kept, torch.inf, 0.0)
+        return self._chosen(perturbation)
+
+    def _noise(self, sample_shape: Sequence[int], generator: NoiseSource | None) -> Tensor:
+        """Gumbel noise for every code, shape (\\*sample_shape, \\*batch_shape, L, K)."""
+        shape = (*sample_shape, *self.batch_shape, self.space.dim)
+        return self.space.split(gumbel(shape, self._like, generator))
+
+    def _chosen(self, perturbation: Tensor) -> Tensor:
         with torch.no_grad():  # as a decorator, torch.compile would not understand it
-            if self._sampler is not None:
-                return self._sampler(sample_shape, generator)
-            shape = (*sample_shape, *self.batch_shape, self.space.dim)
-            perturbation = self.space.split(gumbel(shape, self._like, generator))
-            z = torch.zeros(shape, dtype=self._like.dtype, device=self._like.device)
+            if self._choose is not None:
+                return self._choose(perturbation)
+            z = torch.zeros_like(perturbation).flatten(-2)
             slots = self.space.split(z)
             for slot in range(self.space.slots):
                 perturbed = self.conditionals(z)[..., slot, :] + perturbation[..., slot, :]

@@ -25,7 +25,7 @@ from elbowroom.model.latent import LatentModel, Pair
 from elbowroom.model.likelihoods import Bernoulli
 from elbowroom.model.networks import MLP
 from elbowroom.running.runs import Run
-from elbowroom.showing import gallery
+from elbowroom.showing import code_gallery, gallery
 from small_runs import tiny
 
 SPACE = CodeSpace(3, 4)
@@ -89,7 +89,7 @@ def test_figures_of_continuous_latents_refuse_codes(run: Run, draw: Callable[[Ru
         draw(run)
 
 
-@pytest.mark.parametrize("draw", [gallery.code_examples, gallery.code_swaps], ids=["examples", "swaps"])
+@pytest.mark.parametrize("draw", [code_gallery.code_examples, code_gallery.code_swaps], ids=["examples", "swaps"])
 def test_figures_of_codes_refuse_continuous_latents(draw: Callable[[Run], Any], out: Path) -> None:
     with pytest.raises(ElbowroomError, match="z is continuous"):
         draw(tiny(_bits(), out, train={"steps": 2}))

@@ -79,7 +79,7 @@ def encode(
         then shows); with --codes the .csv file (default: RUN/codes.csv).
     """
     from elbowroom.running.chain_record import about_chains
-    from elbowroom.showing import gallery, terminal
+    from elbowroom.showing import code_gallery, gallery, terminal
 
     chosen: dict[str, Any] = {"points": points, "draws": draws, "chains": chains, "warmup": warmup, "metric": metric,
               "target_acceptance": target_acceptance, "precision": precision, "jumps": jumps or None,
@@ -123,7 +123,7 @@ def encode(
         if encoded.codes is None:
             wrote(gallery.save(loaded, "latents", gallery.latents(encoded)))
         else:
-            wrote(gallery.save(loaded, "codes", gallery.codes(loaded, encoded)))
+            wrote(gallery.save(loaded, "codes", code_gallery.codes(loaded, encoded)))
         return
     given, _ = loaded.asked(data, split, None, None, missing="mask", command=posterior)
     with terminal.sampling_progress() as announce:

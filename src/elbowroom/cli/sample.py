@@ -46,7 +46,7 @@ def sample(
     """
     from elbowroom.running.contexts import context_flags, parsed
     from elbowroom.running.own_data import MissingDataError
-    from elbowroom.showing import gallery, plots
+    from elbowroom.showing import code_gallery, gallery, plots
 
     target = None if arrays is None else checked_target(arrays, suffix=".npz")
     loaded = load_run(run, device, checkpoint)
@@ -61,7 +61,7 @@ def sample(
     if plots.is_image(loaded.facts.event_shape):
         has_codes = loaded.model.latent_support == "codes"
         try:
-            traversals = (gallery.code_swaps if has_codes else gallery.traversals)(loaded, context=given)
+            traversals = (code_gallery.code_swaps if has_codes else gallery.traversals)(loaded, context=given)
         except MissingDataError as error:  # they start from an example
             remark(f"traversals are not drawn. {error.problem}")
         else:

@@ -183,6 +183,15 @@ class Codes(Distribution):
         perturbed = self.logits.detach().flatten(-2) + gumbel(shape, self.logits, generator)
         return self.space.one_hot(self.space.numbers(perturbed), self.logits.dtype)
 
+    def sample_after(
+        self, z: Tensor, known: int, sample_shape: Sequence[int] = (), generator: NoiseSource | None = None
+    ) -> Tensor:
+        """As :meth:`AutoregressiveCodes.sample_after`; here the other slots do not depend on the known ones."""
+        further = z.shape[: z.dim() - 1 - len(self.batch_shape)]
+        drawn = self.space.split(self.sample((*sample_shape, *further), generator))
+        first = torch.arange(self.space.slots, device=z.device).unsqueeze(-1) < known
+        return torch.where(first, self.space.split(z).to(drawn), drawn).flatten(-2)
+
     def log_prob(self, value: Tensor) -> Tensor:
         """log q(z), nats; differentiable in z, in which it is linear."""
         # a code of probability 0 that is not drawn adds nothing, where 0 · (−∞) would be NaN

@@ -6,10 +6,10 @@ decides how a figure looks; this module decides what it contains.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,18 +19,16 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.code_usage import code_usage
 from elbowroom.evaluation.doctor.aggregate_posterior import Aggregate
 from elbowroom.evaluation.doctor.sample_quality import SampleStudy
 from elbowroom.evaluation.results import Result
-from elbowroom.model.code_distributions import CodeSpace
 from elbowroom.running.comparison import Comparison
 from elbowroom.running.impute import Imputed
 from elbowroom.running.outputs import Encoded
 from elbowroom.running.own_data import MissingDataError
 from elbowroom.running.runs import Run
-from elbowroom.showing import plots
-from elbowroom.showing.figures.dataset import as_observed, value_range
+from elbowroom.showing import captions, plots
+from elbowroom.showing.figures.dataset import as_observed
 from elbowroom.showing.figures.holes import holes_figure
 from elbowroom.showing.figures.room import by_split
 from elbowroom.showing.figures.style import write
@@ -38,9 +36,6 @@ from elbowroom.showing.rows_in_context import rows_in_context
 from elbowroom.showing.standings import headline
 
 __all__ = [
-    "code_examples",
-    "code_swaps",
-    "codes",
     "comparison",
     "completions",
     "contexts",
@@ -62,9 +57,6 @@ _COMPLETED = 10  # examples in the figure of completions
 _CODES_SHOWN = (
     "For codes, `elbowroom sample` draws what a change of one code does, and the report shows examples of codes."
 )
-_NEAREST = 10  # examples of a code
-_SHOWN_SLOTS = 8  # in the figures of codes that show pictures
-_SHOWN_CODES = 10  # of each of them
 
 
 def save(run: Run, name: str, figure: Figure) -> Path:
@@ -76,27 +68,6 @@ def save(run: Run, name: str, figure: Figure) -> Path:
         ElbowroomError: the folder cannot be written to.
     """
     return write(figure, run.folder.figures / run.result_name(f"{name}.png"))
-
-
-def _note(run: Run, context: Any = None) -> str | None:
-    notes = []
-    if not run.normalized:
-        notes.append("cross-entropy of grey pixels: not a log-likelihood; samples are Bernoulli draws")
-    if isinstance(context, Mapping):
-        notes.insert(0, "samples given " + ", ".join(f"{name} = {value}" for name, value in context.items()))
-    elif isinstance(context, str | int):
-        notes.insert(0, f"samples given {context}")
-    return "; ".join(notes) or None
-
-
-def _means(run: Run, given: str = "z") -> str:
-    """What the means of a run are; of pixels that depend on each other, E[x | z] cannot be computed."""
-    sees_earlier = run.model.likelihood.sees_other_elements
-    return f"means given {given} and earlier pixels" if sees_earlier else f"means  E[x | {given}]"
-
-
-def _value_range(run: Run, shown: Tensor) -> tuple[float, float]:
-    return value_range(run.facts.support, shown)
 
 
 def curves(run: Run) -> Figure:
@@ -117,7 +88,7 @@ def samples(run: Run, num: int = 25, *, context: Any = None, seed: int = 0) -> F
         seed: of the draws.
     """
     _check_number(num)
-    note = _note(run, context)
+    note = captions.note(run, context)
     if not plots.is_image(run.facts.event_shape):
         return _marginals(run, max(num, 1000), context, seed, note)
     if run.config.data.context == "labels" and context is None:
@@ -126,11 +97,20 @@ def samples(run: Run, num: int = 25, *, context: Any = None, seed: int = 0) -> F
         drawn = run.sample(classes * 10, seed=seed)
         x, mean = (tensor.reshape(classes, 10, *run.facts.event_shape) for tensor in (drawn.x, drawn.mean))
         return plots.class_rows_figure(
-            x, mean, names, means_title=_means(run, "z, c"), note=note, value_range=_value_range(run, drawn.mean)
+            x,
+            mean,
+            names,
+            means_title=captions.means(run, "z, c"),
+            note=note,
+            value_range=captions.shown_range(run, drawn.mean),
         )
     drawn = run.sample(num, context=contexts(run, num) if context is None else context, seed=seed)
     return plots.samples_figure(
-        drawn.x, drawn.mean, means_title=_means(run), note=note, value_range=_value_range(run, drawn.mean)
+        drawn.x,
+        drawn.mean,
+        means_title=captions.means(run),
+        note=note,
+        value_range=captions.shown_range(run, drawn.mean),
     )
 
 
@@ -177,14 +157,16 @@ def reconstructions(run: Run, num: int = 10, *, data: Any = None, split: str | N
     independent = not run.model.likelihood.sees_other_elements
     found = run.reconstruct(num if images else max(num, 1000), data=data, split=split, seed=seed)
     if not images:
-        return plots.reconstruction_scatter(found.observed, found.mean, names=run.naming.columns, note=_note(run))
+        return plots.reconstruction_scatter(
+            found.observed, found.mean, names=run.naming.columns, note=captions.note(run)
+        )
     return plots.reconstruction_figure(
         found.observed,
         found.mean,
         samples=found.sample,
         means_label="mean of p(x | z),\nz ~ q(z | x)" if independent else "mean given z ~ q(z | x)\nand earlier pixels",
-        note=_note(run),
-        value_range=_value_range(run, found.observed),
+        note=captions.note(run),
+        value_range=captions.shown_range(run, found.observed),
     )
 
 
@@ -194,7 +176,7 @@ def completions(run: Run, imputed: Imputed) -> Figure:
     Raises:
         ElbowroomError: the data are not images.
     """
-    _needs_images(run)
+    captions.needs_images(run)
     rows = imputed.incomplete[:_COMPLETED]
     means = imputed.completed if imputed.mean is None else imputed.mean
     truth = None
@@ -206,8 +188,8 @@ def completions(run: Run, imputed: Imputed) -> Figure:
         means[rows],
         imputed.samples[:, rows],
         truth=truth,
-        note=_note(run),
-        value_range=_value_range(run, imputed.samples[:, rows]),
+        note=captions.note(run),
+        value_range=captions.shown_range(run, imputed.samples[:, rows]),
     )
 
 
@@ -221,21 +203,23 @@ def manifold(run: Run, r: int = 20, *, context: Any = None) -> Figure:
     Raises:
         ElbowroomError: there are not two latent dimensions, or they are codes; the data are not images.
     """
-    _needs_images(run)
+    captions.needs_images(run)
     run.model.require_real("A manifold", _CODES_SHOWN)
     if run.config.model.latent_dim != 2 or run.config.model.groups:
         raise ElbowroomError(
             f"A manifold needs 2 latent dimensions, but this model has {run.config.model.latents}.",
             "Train with --model.latent-dim 2.",
         )
-    note = _note(run, context)
+    note = captions.note(run, context)
     if run.facts.context_dim and context is None:
         context = _examples(run).context
         assert context is not None
         context = context[:1]
     grid = plots.manifold_grid(r).flatten(0, 1)
     means = run.decode(grid, context=context).reshape(r, r, *run.facts.event_shape)
-    return plots.manifold_figure(means, title=_means(run), note=note, value_range=_value_range(run, means))
+    return plots.manifold_figure(
+        means, title=captions.means(run), note=note, value_range=captions.shown_range(run, means)
+    )
 
 
 def _examples(run: Run) -> Batch:
@@ -257,7 +241,7 @@ def traversals(run: Run, *, steps: int = 9, reach: float = 2.0, context: Any = N
     Raises:
         ElbowroomError: the data are not images; the latents are codes.
     """
-    _needs_images(run)
+    captions.needs_images(run)
     run.model.require_real("A latent traversal", _CODES_SHOWN)
     batch = _examples(run)
     with torch.no_grad():
@@ -267,112 +251,14 @@ def traversals(run: Run, *, steps: int = 9, reach: float = 2.0, context: Any = N
     z = means[0].expand(len(dims), steps, -1).clone()
     for row, dim in enumerate(dims):
         z[row, :, dim] = values
-    note = _note(run, context)
+    note = captions.note(run, context)
     if context is None and batch.index is not None:
         given = run.dataset().context_as_given(batch.index[:1])
         context = None if given is None else given.expand(len(dims) * steps, -1)
     decoded = run.decode(z.flatten(0, 1), context=context).reshape(len(dims), steps, *run.facts.event_shape)
-    title = f"{_means(run)}, one coordinate of z varied"
-    shown = _value_range(run, decoded)
+    title = f"{captions.means(run)}, one coordinate of z varied"
+    shown = captions.shown_range(run, decoded)
     return plots.traversal_figure(decoded, dims, values.cpu(), title=title, note=note, value_range=shown)
-
-
-def codes(run: Run, encoded: Encoded) -> Figure:
-    """How often each code is used, by the most likely code of each slot, and the perplexity of each slot.
-
-    Args:
-        run: whose latents are codes.
-        encoded: examples, from `Run.encode`.
-    Raises:
-        ElbowroomError: the latents are real vectors.
-    """
-    counts = _code_counts(run, encoded)
-    one_slot = CodeSpace(1, run.model.space.codes)
-    numbers = encoded.codes
-    assert numbers is not None
-    perplexity = [code_usage(one_slot, numbers[:, [slot]]).plug_in for slot in range(len(counts))]
-    return plots.code_usage_figure(counts / len(numbers), perplexity, note=f"{len(numbers):,} examples.")
-
-
-def _code_counts(run: Run, encoded: Encoded) -> Tensor:
-    """How many examples have each code, shape (slots, codes)."""
-    assert encoded.codes is not None or run.model.space  # which refuses a continuous z
-    one_hot = run.model.space.one_hot(cast(Tensor, encoded.codes))
-    counts: Tensor = run.model.space.split(one_hot).sum(0)
-    return counts
-
-
-def _lively_slots(counts: Tensor) -> list[int]:
-    """The slots whose codes are used most evenly, the most even first."""
-    shares = counts / counts.sum(1, keepdim=True)
-    order = torch.special.entr(shares).sum(1).argsort(descending=True, stable=True)
-    return [int(slot) for slot in order[:_SHOWN_SLOTS]]
-
-
-def code_examples(run: Run, *, split: str = "test") -> Figure:
-    """Examples of codes: of the two most frequent codes of some slots, the examples that have them most certainly.
-
-    Args:
-        run: whose latents are codes.
-        split: of which the examples are.
-    Raises:
-        ElbowroomError: the data are not images; the latents are real vectors.
-    """
-    _needs_images(run)
-    data, space = run.dataset(), run.model.space
-    encoded = run.encode(split=split)
-    counts, probs = _code_counts(run, encoded), space.split(encoded.mean)
-    chosen = [
-        (slot, int(code))
-        for slot in _lively_slots(counts)[: _SHOWN_SLOTS // 2]
-        for code in counts[slot].argsort(descending=True, stable=True)[:2]
-    ]
-    rows = [probs[:, slot, code].argsort(descending=True, stable=True)[:_NEAREST] for slot, code in chosen]
-    every = torch.stack(rows)
-    pictures = as_observed(data.take(split, every.flatten())).cpu().reshape(*every.shape, *run.facts.event_shape)
-    return plots.code_pictures_figure(
-        pictures,
-        [f"slot {slot + 1}, code {code}" for slot, code in chosen],
-        title=f"{split} examples that have a code most certainly",
-        note=_note(run),
-        value_range=_value_range(run, pictures),
-    )
-
-
-def code_swaps(run: Run, *, context: Any = None) -> Figure:
-    """What the codes of a slot do: means while the code of one slot is exchanged, and the others stay.
-
-    The codes of the others are those of an example, from the test set, or from the training set where there is none.
-
-    Args:
-        run: whose latents are codes.
-        context: what to decode with, as in `Run.decode`; by default that of the example.
-    Raises:
-        ElbowroomError: the data are not images; the latents are real vectors; there is no guide.
-    """
-    _needs_images(run)
-    space, data = run.model.space, run.dataset()
-    split = "test" if data.size("test") else "train"
-    encoded = run.encode(split=split, points=1000)
-    counts = _code_counts(run, encoded)
-    slots, columns = _lively_slots(counts), min(_SHOWN_CODES, space.codes)
-    swapped = counts[slots].argsort(dim=1, descending=True, stable=True)[:, :columns]  # (slots shown, columns)
-    numbers = cast(Tensor, encoded.codes)[0].repeat(len(slots), columns, 1)
-    for row, slot in enumerate(slots):
-        numbers[row, :, slot] = swapped[row]
-    if context is None:
-        given = data.context_as_given(torch.tensor(encoded.rows["row"][:1]))
-        context = None if given is None else given.expand(len(slots) * columns, -1)
-    means = run.decode(space.one_hot(numbers).flatten(0, 1), context=context)
-    order = "Above each picture the code of its slot, the most frequent first; slots whose codes are used evenly first."
-    return plots.code_pictures_figure(
-        means.reshape(len(slots), columns, *run.facts.event_shape),
-        [f"slot {slot + 1}" for slot in slots],
-        captions=[str(code) for code in swapped.flatten().tolist()],
-        title=f"{_means(run)}, the code of one slot exchanged",
-        note=" ".join(filter(None, (order, _note(run, context)))),
-        value_range=_value_range(run, means),
-    )
 
 
 def latents(encoded: Encoded) -> Figure:
@@ -393,7 +279,7 @@ def _printed(encoded: Encoded) -> Tensor | NDArray[np.str_] | None:
 
 def holes(run: Run, aggregate: Aggregate, samples: SampleStudy) -> Figure:
     """Aggregate posterior against prior, with decoded means from both; from the doctor's studies."""
-    grey = _value_range(run, samples.data)
+    grey = captions.shown_range(run, samples.data)
     return holes_figure(aggregate, samples, value_range=grey, title=run.folder.path.name)
 
 
@@ -448,11 +334,3 @@ def comparison(found: Comparison) -> Figure:
 def _check_number(num: int) -> None:
     if num < 1:
         raise ElbowroomError(f"--num is {num}, but a figure needs at least one example.", "Give --num 1 or more.")
-
-
-def _needs_images(run: Run) -> None:
-    if not plots.is_image(run.facts.event_shape):
-        raise ElbowroomError(
-            f"Data of shape {run.facts.event_shape} are not images, so this cannot be drawn.",
-            "`elbowroom sample` draws their marginals.",
-        )

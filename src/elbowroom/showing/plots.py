@@ -15,7 +15,7 @@ Example:
 
 from __future__ import annotations
 
-from elbowroom.showing.figures.codes import code_pictures_figure, code_usage_figure
+from elbowroom.showing.figures.codes import code_maps_figure, code_pictures_figure, code_usage_figure
 from elbowroom.showing.figures.comparison import comparison_figure
 from elbowroom.showing.figures.completions import completions_figure
 from elbowroom.showing.figures.curves import training_curves
@@ -50,6 +50,7 @@ __all__ = [
     "SMALL",
     "VERMILION",
     "class_rows_figure",
+    "code_maps_figure",
     "code_pictures_figure",
     "code_usage_figure",
     "comparison_figure",

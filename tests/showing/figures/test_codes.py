@@ -11,7 +11,7 @@ import torch
 
 from elbowroom.errors import ElbowroomError
 from elbowroom.running.runs import Run
-from elbowroom.showing import gallery, plots
+from elbowroom.showing import code_gallery, plots
 from small_runs import tiny
 
 SHARES = [[0.1, 0.0, 0.9], [0.2, 0.5, 0.3]]
@@ -67,7 +67,7 @@ def spy(monkeypatch: pytest.MonkeyPatch, name: str) -> list[Any]:
 
 def test_examples_of_a_code_are_those_that_have_it_most_certainly(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = spy(monkeypatch, "code_pictures_figure")
-    gallery.code_examples(run)
+    code_gallery.code_examples(run)
     pictures, labels, _ = seen
     probs, x = run.model.space.split(run.encode().mean), next(run.dataset().batches("test", 40)).x
     for row, label in zip(pictures, labels, strict=True):
@@ -78,7 +78,7 @@ def test_examples_of_a_code_are_those_that_have_it_most_certainly(run: Run, monk
 
 def test_swaps_change_one_slot_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = spy(monkeypatch, "code_pictures_figure")
-    gallery.code_swaps(run)
+    code_gallery.code_swaps(run)
     means, labels, settings = seen
     numbers = run.encode(points=1000).codes
     assert numbers is not None
@@ -94,7 +94,7 @@ def test_swaps_change_one_slot_alone(run: Run, monkeypatch: pytest.MonkeyPatch) 
 def test_the_usage_is_that_of_the_most_likely_codes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = spy(monkeypatch, "code_usage_figure")
     encoded = run.encode()
-    gallery.codes(run, encoded)
+    code_gallery.codes(run, encoded)
     shares, perplexity, _ = seen
     assert encoded.codes is not None
     for slot in range(3):
@@ -106,3 +106,45 @@ def test_the_usage_is_that_of_the_most_likely_codes(run: Run, monkeypatch: pytes
 def test_a_path_writes_a_file(tmp_path: Path) -> None:
     plots.code_usage_figure(SHARES, [1.0, 2.0], path=tmp_path / "codes.png")
     assert (tmp_path / "codes.png").is_file()
+
+
+def test_maps_have_a_colour_for_each_code_at_its_place() -> None:
+    pictures, maps = torch.zeros(2, 4, 6), torch.tensor([[[0, 1, 2], [2, 1, 0]], [[1, 1, 1], [0, 0, 0]]])
+    decoded = torch.ones(2, 2, 4, 6)
+    figure = plots.code_maps_figure(pictures, maps, decoded, ["mean", "again"], codes=3)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["example", "codes", "mean", "again"]
+    pixels = np.asarray(figure.axes[0].images[0].get_array()).reshape(-1, 3)
+    assert len(np.unique(pixels, axis=0)) == 3 + 2 + 1  # codes, black and white, the seams
+    with pytest.raises(ElbowroomError, match="a map of codes"):
+        plots.code_maps_figure(pictures, maps[:, :, :2], decoded, ["mean", "again"], codes=3)
+    with pytest.raises(ElbowroomError, match="with 1 labels"):
+        plots.code_maps_figure(pictures, maps, decoded, ["mean"], codes=3)
+
+
+def test_completions_keep_the_codes_of_the_upper_half(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = {"kind": "grid", "width": 4, "patch": 2}
+    model = {
+        "prior": "transformer",
+        "prior_width": 8,
+        "slots_per_place": 1,
+        "codes": 3,
+        "encoder": part,
+        "decoder": part,
+    }
+    x = np.random.default_rng(0).integers(0, 2, (60, 4, 6)).astype(np.uint8)
+    objective = {"estimator": "straight-through"}
+    placed = tiny(x, tmp_path / "run", model=model, objective=objective, train={"steps": 3})
+    seen = spy(monkeypatch, "code_maps_figure")
+    code_gallery.code_maps(placed)
+    pictures, maps, decoded, _, _ = seen
+    encoded = placed.encode(points=8)
+    assert encoded.codes is not None
+    assert torch.equal(maps.flatten(1), encoded.codes)
+    torch.testing.assert_close(decoded[0], placed.decode(placed.model.space.one_hot(encoded.codes)))
+    positions = torch.tensor(encoded.rows["row"])
+    assert torch.equal(pictures, torch.as_tensor(x)[positions].float())
+    assert not torch.equal(decoded[1], decoded[2])
+    with pytest.raises(ElbowroomError, match="have no places"):
+        code_gallery.code_maps(run)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -18,6 +18,7 @@ from elbowroom.showing.figures.style import (
     INK,
     PAGE,
     SMALL,
+    Array,
     Values,
     as_array,
     finish,
@@ -26,7 +27,7 @@ from elbowroom.showing.figures.style import (
     wrap,
 )
 
-__all__ = ["code_pictures_figure", "code_usage_figure"]
+__all__ = ["code_maps_figure", "code_pictures_figure", "code_usage_figure"]
 
 _SHADES = LinearSegmentedColormap.from_list("shares", ("#d9e8f2", BLUE, "#00263b"))  # from rare to frequent
 _UNUSED = "#f3d3bf"  # a pale vermilion
@@ -136,3 +137,64 @@ def code_pictures_figure(
     flat = to_rgb(rows.reshape(-1, *rows.shape[2:]), "pictures", value_range=value_range)
     panel = Panel(flat, rows.shape[1], title=title, row_labels=row_labels, captions=captions)
     return draw_sheet([panel], note=note, path=path)
+
+
+def code_maps_figure(
+    pictures: Values,
+    maps: Values,
+    decoded: Values,
+    decoded_labels: Sequence[str],
+    *,
+    codes: int,
+    title: str | None = None,
+    note: str | None = None,
+    value_range: tuple[float, float] = (0.0, 1.0),
+    path: str | os.PathLike[str] | None = None,
+) -> Figure:
+    """Pictures, below them the codes of every place as colours, and rows of what is decoded from such codes.
+
+    Args:
+        pictures: shape (n, *event).
+        maps: code numbers, shape (n, rows of the grid, its columns).
+        decoded: shape (m, n, *event): m rows.
+        decoded_labels: one for each of these rows.
+        codes: K, whose K colours are evenly spaced hues; neighbours in number have nothing in common.
+        title: above.
+        note: below.
+        value_range: the values that become black and white.
+        path: where to write a PNG.
+    Returns:
+        The figure.
+    Raises:
+        ElbowroomError: not images; other numbers of pictures, maps or labels; maps that are not a grid in the pictures.
+    Example:
+        >>> x, maps = np.zeros((3, 8, 8)), np.zeros((3, 4, 4), dtype=int)
+        >>> figure = code_maps_figure(x, maps, np.zeros((1, 3, 8, 8)), ["mean"], codes=5)
+        >>> [text.get_text() for text in figure.axes[0].texts]
+        ['example', 'codes', 'mean']
+    """
+    shown, numbers, rows = as_array(pictures, "pictures"), as_array(maps, "maps"), as_array(decoded, "decoded")
+    side = shown.shape[-1] // numbers.shape[-1] if numbers.ndim == 3 and numbers.shape[-1] else 0
+    fits = numbers.ndim == 3 and (numbers.shape[1] * side, numbers.shape[2] * side) == shown.shape[-2:]
+    counts = {len(shown), len(numbers), *rows.shape[1:2]}
+    if not fits or len(counts) != 1 or len(rows) != len(decoded_labels):
+        raise ElbowroomError(
+            f"pictures has shape {tuple(shown.shape)}, maps {tuple(numbers.shape)} and decoded {tuple(rows.shape)}, "
+            f"with {len(decoded_labels)} labels, but should be (n, *event), (n, rows, columns) and (m, n, *event) with m.",
+            "Give a map of codes, whose places are squares of the picture, for each picture.",
+        )
+    hues = _to_bytes(hsv_to_rgb([(code / codes, 0.55, 0.65 + 0.3 * (code % 2)) for code in range(codes)]))
+    tiles = hues[numbers.astype(np.int64)].repeat(side, 1).repeat(side, 2)
+    drawn = [to_rgb(each, "pictures", value_range=value_range) for each in (shown, *rows)]
+    panel = Panel(
+        np.concatenate([drawn[0], tiles, *drawn[1:]]),
+        len(shown),
+        title=title,
+        row_labels=["example", "codes", *decoded_labels],
+    )
+    return draw_sheet([panel], note=note, path=path)
+
+
+def _to_bytes(colours: Values) -> Array:
+    """Colours from 0 to 1 as bytes."""
+    return np.floor(as_array(colours, "colours") * 255 + 0.5).astype(np.uint8)

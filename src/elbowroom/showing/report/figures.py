@@ -17,7 +17,7 @@ from elbowroom.evaluation.doctor.groups import group_sizes
 from elbowroom.evaluation.results import Result
 from elbowroom.running.observers import BOUNDS
 from elbowroom.running.runs import Run
-from elbowroom.showing import gallery, plots
+from elbowroom.showing import code_gallery, gallery, plots
 from elbowroom.showing.figures.style import COLUMN, png
 from elbowroom.showing.report.blocks import Figure, Prose
 from elbowroom.showing.report.words import estimate, split_data
@@ -26,6 +26,7 @@ __all__ = [
     "attempt",
     "chart",
     "code_examples",
+    "code_maps",
     "code_swaps",
     "codes",
     "curves",
@@ -201,7 +202,7 @@ def codes(run: Run) -> Figure:
     found = code_usage(space, encoded.codes)
     number = len(encoded.codes)
     return chart(
-        gallery.codes(run, encoded),
+        code_gallery.codes(run, encoded),
         alt=f"A row for each of {space.slots} slots: the shares of {number:,} {split} examples that have each of its "
         f"{space.codes} codes, and the slot's perplexity. {found.used:,} of {space.dim:,} codes are used; the mean "
         f"perplexity is {estimate(found.perplexity, found.stderr)}.",
@@ -215,7 +216,7 @@ def code_examples(run: Run) -> Figure:
     """Examples that have a code most certainly."""
     split = split_to_show(run.dataset())
     return sheet(
-        gallery.code_examples(run, split=split),
+        code_gallery.code_examples(run, split=split),
         alt=f"A row for each of some codes: the {split} examples to which the guide gives this code with the largest "
         "probability.",
         caption=f"What codes stand for: {split} examples to which q(z | x) gives a code with the largest probability, "
@@ -224,10 +225,24 @@ def code_examples(run: Run) -> Figure:
     )
 
 
+def code_maps(run: Run, seed: int = 0) -> Figure:
+    """The codes of examples at their places, and completions by the prior."""
+    split = split_to_show(run.dataset())
+    return sheet(
+        code_gallery.code_maps(run, split=split, seed=seed),
+        alt=f"Five rows of pictures: {split} examples; the code of each place as a colour; the mean of these codes; "
+        "twice the mean with the codes of the lower half drawn from the prior given those of the upper half.",
+        caption=f"From top to bottom: {split} examples; the most likely code at each place, a colour for each; the "
+        "mean E[x | z] of these codes; two completions, in which the codes of the upper half are kept and those of the "
+        "lower half are drawn from the prior p(z) given them.",
+        readable=True,
+    )
+
+
 def code_swaps(run: Run) -> Figure:
     """Means while the code of one slot is exchanged."""
     return sheet(
-        gallery.code_swaps(run),
+        code_gallery.code_swaps(run),
         alt="A row for each of some slots: means with each of its most frequent codes, while the other slots "
         "keep the codes of one example.",
         caption="The effect of each slot: its code is exchanged, the number is above the picture, and the other slots "

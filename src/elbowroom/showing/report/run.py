@@ -134,6 +134,8 @@ def _pictures(run: Run, history: Sequence[dict[str, Any]], seed: int) -> list[Re
     if has_codes:
         latent = [(partial(figures.codes, run), "The codes in use")]
         if is_image and run.has_guide:
+            if run.config.model.slots_per_place:
+                latent.append((partial(figures.code_maps, run, seed), "Codes at their places"))
             latent.append((partial(figures.code_examples, run), "Examples of codes"))
             latent.append((partial(figures.code_swaps, run), "What codes do"))
     elif is_image:

@@ -111,7 +111,7 @@ def a_hundred_models() -> Errors:
         dim = latent_dim + int(torch.randint(0, 8, (), generator=random))
         model, guide, _ = oracles.ppca(dim=dim, latent_dim=latent_dim, seed=model_number, num_data=1)
         data = simulate(model, 20, generator=random)
-        start = ("guide", "laplace")[model_number % 2]
+        start = ("guide", "guide", "laplace")[model_number % 3]
         found = bidirectional(
             model, data, guide=guide, start=start, temperatures=frozen(4, longest=0.8), chains=1 + model_number % 4,
             climbs=1, generator=random,

@@ -23,7 +23,7 @@ from elbowroom.model.networks import MLP
 from elbowroom.model.priors import StandardNormal
 from elbowroom.samplers.diagnostics import ess_mean
 
-QUICK: dict[str, Any] = {"draws": 150, "chains": 2, "warmup": 80, "method": "hmc"}
+QUICK: dict[str, Any] = {"draws": 120, "chains": 2, "warmup": 60, "method": "hmc"}
 COPIES = 4  # independent chains of each example, each with a tuning of its own
 
 
@@ -113,7 +113,7 @@ def test_a_check_changes_no_draw() -> None:
 @pytest.mark.parametrize("method", [pytest.param("nuts", marks=pytest.mark.slow), "hmc"])
 def test_a_healthy_posterior_has_no_warnings(method: Any) -> None:
     model, guide, x = oracles.ppca(dim=8, latent_dim=3, seed=1, num_data=20)
-    longer = {**QUICK, "method": method, "draws": 200, "chains": 4}
+    longer = {**QUICK, "method": method, "draws": 120, "chains": 4}
     found = posterior(model, guide, x, block=12, generator=seeded(5), **longer)
     assert found.summary().warnings() == []
     assert found.diagnostics.disagreement is not None and found.diagnostics.disagreement.shape == (20,)

@@ -32,7 +32,7 @@ from elbowroom.samplers.metric import Metric
 LATENT, DATA = 2, 6
 QUICK: dict[str, Any] = {"draws": 60, "chains": 8, "warmup": 50}
 HMC_LONG: dict[str, Any] = {"draws": 120, "chains": 8, "warmup": 80}
-WIDE: dict[str, Any] = {"draws": 40, "chains": 16, "warmup": 50}  # for chains that mix in a step or two
+WIDE: dict[str, Any] = {"draws": 60, "chains": 12, "warmup": 40}  # for chains that mix in a step or two
 
 
 class Rough(Conditional):
@@ -200,7 +200,7 @@ def test_half_precision() -> None:
 )
 def test_the_exact_posterior_of_a_linear_gaussian_model(method: str, metric: str) -> None:
     model, guide, x = oracles.ppca(dim=6, latent_dim=LATENT, seed=3, num_data=20)
-    quick = {**QUICK, "draws": 100, "warmup": 60, "check": False}
+    quick = {**(QUICK if method == "nuts" else HMC_LONG), "check": False}
     found = posterior(model, guide, x, method=method, metric=metric, generator=seeded(11), **quick)  # type: ignore[arg-type]
     with torch.no_grad():
         exact = model.posterior(x)
@@ -407,7 +407,7 @@ def test_the_metric_unless_one_is_named() -> None:
 def test_divergences_are_counted_and_reported() -> None:
     model = LatentModel(StandardNormal(LATENT), Cliff(network((1, 4)), (4,), scale=30.0)).double().eval()
     x = torch.randn(3, 4, generator=seeded(1), dtype=torch.float64)
-    found = posterior(model, Rough(0.0, 0.2), x, method="hmc", metric="guide", draws=50, warmup=50, generator=seeded(2))
+    found = posterior(model, Rough(0.0, 0.2), x, method="hmc", metric="guide", draws=40, warmup=20, generator=seeded(2))
     assert int(found.diagnostics.divergences.min()) > 0
     assert int(found.diagnostics.divergences.sum()) > 20
     assert torch.equal(found.diagnostics.divergences, found.info.divergent.sum((0, 1)))

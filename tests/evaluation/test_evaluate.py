@@ -350,7 +350,7 @@ def test_errors_of_the_elbo_count_the_noise_that_equal_rows_share(num_samples: i
     """They share their draws, and the noise of a bound of one draw is estimated by another."""
     model, guide, x = _oracle(1)
     data, asked = _data(x.expand(6, -1)), {"num_samples": num_samples}
-    found = [_measure(model, guide, data, "elbo", seed=seed, **asked) for seed in range(60)]
+    found = [_measure(model, guide, data, "elbo", seed=seed, **asked) for seed in range(150)]
     for name in ("elbo", "reconstruction"):
         values = torch.tensor([each[name].value for each in found], dtype=torch.float64)
         variances = torch.tensor([each[name].stderr or 0.0 for each in found], dtype=torch.float64).square()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import io
 import os
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cyclopts import App
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -41,6 +43,27 @@ def _lonely_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _flags_gathered_once() -> Iterator[None]:
+    """The flags of a command are gathered from its signature once, not at every call: `train` has three hundred."""
+    gather = App.assemble_argument_collection
+    gathered: dict[tuple[Any, ...], Any] = {}
+
+    def remembered(app: App, **options: Any) -> Any:
+        key = (app.default_command, *sorted(options.items()))
+        if key not in gathered:
+            gathered[key] = gather(app, **options)
+        new = {id(flag): copy.copy(flag) for flag in gathered[key]}
+        for flag in new.values():  # those that are kept are never given a value
+            flag.tokens = []
+            flag.children = type(gathered[key])(new[id(child)] for child in flag.children)
+        return type(gathered[key])(new.values())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(App, "assemble_argument_collection", remembered)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,8 @@ A comment above a block says more of it: ``<!-- slow -->`` and ``<!-- needs: mni
 to machines with MNIST), ``<!-- no-run: REASON -->`` excuses a console block in which neither elbowroom nor Python is
 called. ``<!-- setup … -->`` holds Python that a page needs and does not show.
 
-Pages are written to be typed, with runs of a minute. The quick tests execute the same lines with less to do: two
-epochs at most, few points and draws. The slow tests execute them as they are printed, but those on MNIST.
+Pages are written to be typed, with runs of a minute. The quick tests execute the same lines with less to do: one
+epoch at most, few points and draws. The slow tests execute them as they are printed, but those on MNIST.
 """
 
 from __future__ import annotations
@@ -289,17 +289,17 @@ def do_less(patch: pytest.MonkeyPatch) -> None:
 
     def small(settings: Any) -> Any:
         length = settings.train
-        fewer = {"epochs": min(length.epochs, 2), "seconds": length.seconds and min(length.seconds, 2)}
-        steps = length.steps and min(length.steps, 20)
+        fewer = {"epochs": min(length.epochs, 1), "seconds": length.seconds and min(length.seconds, 1)}
+        steps = length.steps and min(length.steps, 10)
         return settings.model_copy(update={"train": length.model_copy(update={**fewer, "steps": steps})})
 
     patch.setattr("elbowroom.running.train.configure", lambda *layers, **about: small(configure(*layers, **about)))
     at_most(patch, runs, "evaluate", points=16, k=50, simulated=16, budget=1.0)
     at_most(patch, runs, "score", k=50)
     at_most(patch, runs.Run, "doctor_input", points=60)
-    at_most(patch, runs, "posterior", draws=20, warmup=20, chains=2)
-    at_most(patch, impute, "impute_batch", draws=20, warmup=20, chains=2)
-    at_most(patch, elbowroom, "gradient_study", draws=100)
+    at_most(patch, runs, "posterior", draws=10, warmup=8, chains=2)
+    at_most(patch, impute, "impute_batch", draws=10, warmup=8, chains=2)
+    at_most(patch, elbowroom, "gradient_study", draws=50)
     at_most(patch, compare, "compare", seconds=2.0, visits=2000, decoder_gradients=2000, moments=2, points=20, k=20)
 
 

@@ -176,7 +176,7 @@ def test_the_upper_bound_lies_above(monkeypatch):
 
     monkeypatch.setattr(gaps, "optimal_gaussian", diagonal)
     monkeypatch.setattr(gaps, "_CHECKED", 60)
-    few, many = (bound_by_chains(given, draws, monkeypatch) for draws in (4, 400))
+    few, many = (bound_by_chains(given, draws, monkeypatch) for draws in (4, 200))
     data = next(given.data.batches("train", 60, points=60)).x
     truth = float(model.log_evidence(data).detach().mean())
     assert few.found["elbo_of_best_normal"] < truth - 0.5

@@ -66,7 +66,8 @@ def test_annealing_from_every_start(name: str, start: str) -> None:
     case = cases.linear((1, 1))
     guide = cases.worsened(case.guides[name])
     found = ais(
-        case.model, case.x, guide=guide, start=start, temperatures=12, chains=200, generator=cases.seeded()
+        case.model, case.x, guide=guide, start=start, temperatures=12, chains=200, pilot_chains=2,
+        generator=cases.seeded(),
     )  # fmt: skip
     ratio = (found.log_weights - case.model.log_evidence(case.x).detach().unsqueeze(0)).exp()
     z = (ratio.mean(0) - 1) / (ratio.std(0) / math.sqrt(len(ratio)))
@@ -76,7 +77,7 @@ def test_annealing_from_every_start(name: str, start: str) -> None:
 def test_chains_have_the_exact_moments() -> None:
     case = cases.linear((1, 1), num_data=2)
     found = posterior(
-        case.model, case.guides["top-down"], case.x, method="hmc", draws=120, warmup=60, chains=4,
+        case.model, case.guides["top-down"], case.x, method="hmc", draws=60, warmup=60, chains=8,
         generator=cases.seeded(),
     )  # fmt: skip
     exact = case.model.posterior(case.x)

@@ -95,9 +95,11 @@ def test_the_gradient_of_the_score_function_is_that_of_the_enumeration(
     exact = torch.autograd.grad(enumerated(model, guide, x)[1].mean(), weights)
     length = sum(float(g.square().sum()) for g in exact)
     found = []
-    for seed in range(300):
+    for seed in range(100):
         generator = torch.Generator().manual_seed(seed)
-        bound = elbo(model, guide, x, num_samples=4, kl="auto", estimator="score-function", generator=generator).mean()
+        bound = elbo(
+            model, guide, x.repeat(3, 1), num_samples=4, kl="auto", estimator="score-function", generator=generator
+        ).mean()
         gradient = torch.autograd.grad(bound, weights)
         found.append(sum(float((g * e).sum()) for g, e in zip(gradient, exact, strict=True)))
     drawn = torch.tensor(found, dtype=torch.float64)

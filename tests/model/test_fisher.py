@@ -58,44 +58,50 @@ def output_for(case: str, lead: tuple[int, ...], event_shape: tuple[int, ...]) -
     return torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
 
-def quadrature(likelihood: Likelihood, z: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """(value of each element, its weight): Σ weight · p(value) f(value) is E f(x)."""
-    one = torch.ones((), dtype=torch.float64)
+def quadrature(likelihood: Likelihood, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Values of the elements, along a new first axis, and their weights: Σ weight · p(value) f(value) is E f(x)."""
+    p = likelihood(z)
+    mean = p.mean.detach()
+
+    def along(numbers: Tensor) -> Tensor:
+        return numbers.view(-1, *(1 for _ in mean.shape)).expand(-1, *mean.shape)
+
+    def every(count: int) -> tuple[Tensor, Tensor]:
+        return along(torch.arange(count, dtype=torch.float64)), along(torch.ones(count, dtype=torch.float64))
+
     match likelihood.support:
         case Support.BINARY:
-            return [(0 * one, one), (one, one)]
+            return every(2)
         case Support.BYTES:
-            return [(n * one, one) for n in range(256)]
+            return every(256)
         case Support.CATEGORIES:
-            return [(n * one, one) for n in range(4)]
+            return every(4)
         case Support.COUNTS:
-            return [(n * one, one) for n in range(300)]
+            return every(300)
         case Support.UNIT_INTERVAL if likelihood.normalized:
             n = 1000  # Simpson's rule
-            weights = [1.0, *(4.0, 2.0) * (n // 2 - 1), 4.0, 1.0]
-            return [(i / n * one, w / (3 * n) * one) for i, w in enumerate(weights)]
+            weights = torch.tensor([1.0, *(4.0, 2.0) * (n // 2 - 1), 4.0, 1.0], dtype=torch.float64)
+            return along(torch.linspace(0, 1, n + 1, dtype=torch.float64)), along(weights / (3 * n))
         case Support.UNIT_INTERVAL:  # the Bernoulli's score, with the Bernoulli's draws
-            return [(0 * one, one), (one, one)]
+            return every(2)
         case Support.REALS:
-            p = likelihood(z)
-            mean, stddev = p.mean.detach(), p.stddev.detach()
-            return [(mean + stddev * (i / 8), stddev / 8) for i in range(-96, 97)]  # ends at 12 σ
+            eighths, stddev = along(torch.arange(-96, 97, dtype=torch.float64)), p.stddev.detach()  # ends at 12 σ
+            return mean + stddev * eighths / 8, (stddev / 8).expand_as(eighths)
 
 
 def expected_outer_product(likelihood: Likelihood, output: Tensor) -> Tensor:
-    """By autograd through the likelihood itself, one value of x after another: shape (\\*, P, P, \\*event)."""
+    """By autograd through the likelihood itself, all values of x at once: shape (\\*, P, P, \\*event)."""
     axis = -len(likelihood.event_shape) - 1
-    leaf = likelihood.network.output = output.clone().requires_grad_()
+    likelihood.network.output = output
     z = torch.zeros(*output.shape[:axis], 1, dtype=output.dtype)
-    total = mass = torch.zeros(())
-    for value, weight in quadrature(likelihood, z):
-        log_p = likelihood(z).log_prob(value)
-        (score,) = torch.autograd.grad(log_p.sum(), leaf)
-        p = (log_p.detach().exp() * weight).unsqueeze(axis)
-        total = total + (p.unsqueeze(axis) * score.unsqueeze(axis) * score.unsqueeze(axis - 1))
-        mass = mass + p
-    torch.testing.assert_close(mass, torch.ones_like(mass), rtol=0, atol=1e-8)  # the grid covers the density
-    return total
+    values, weights = quadrature(likelihood, z)
+    leaf = likelihood.network.output = output.expand(len(values), *output.shape).clone().requires_grad_()
+    log_p = likelihood(z.expand(len(values), *z.shape)).log_prob(values)
+    (score,) = torch.autograd.grad(log_p.sum(), leaf)
+    p = log_p.detach().exp() * weights
+    torch.testing.assert_close(p.sum(0), torch.ones_like(p[0]), rtol=0, atol=1e-8)  # the grid covers the density
+    p = p.unsqueeze(axis).unsqueeze(axis)
+    return (p * score.unsqueeze(axis) * score.unsqueeze(axis - 1)).sum(0)
 
 
 @pytest.mark.parametrize(("lead", "event_shape"), [((2,), (2, 3)), ((2, 3), (3,))], ids=str)

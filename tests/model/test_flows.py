@@ -13,7 +13,7 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
-from elbowroom.inference.annealing.ais import ais
+from elbowroom.inference.annealing.ais import AnnealingPlan, ais
 from elbowroom.inference.importance.estimate import importance_estimate
 from elbowroom.inference.objectives import elbo, iwae
 from elbowroom.model import oracles
@@ -228,7 +228,8 @@ def bound_of(made: Any, k: int = 1, repeats: int = REPEATS) -> tuple[float, floa
     """The mean of the importance-weighted bound over data and draws, with its standard error over draws."""
     model, x = correlated()
     with torch.no_grad():
-        values = torch.stack([iwae(model, made, x, num_samples=k, generator=seeded(s)).mean() for s in range(repeats)])
+        every = iwae(model, made, x.repeat(repeats, 1), num_samples=k, generator=seeded())
+    values = every.view(repeats, len(x)).mean(1)
     return float(values.mean()), float(values.std()) / math.sqrt(repeats)
 
 
@@ -241,8 +242,9 @@ def trained(name: str) -> Any:
     shape = {} if name == "diagonal" else {"transforms": 2, "width": 8}
     made = kind(MLP((3,), kind.parameter_shape(2), hidden=()), 2, **shape).double()
     optimizer = torch.optim.Adam(made.parameters(), lr=0.03)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=400)
-    for step in range(400):
+    steps = 250 if name == "nsf" else 400  # a spline is near sooner, and its steps take longest
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
+    for step in range(steps):
         optimizer.zero_grad()
         elbo(model, made, x, kl="monte-carlo", generator=seeded(step)).mean().neg().backward()
         optimizer.step()
@@ -288,18 +290,18 @@ def test_bounds_lie_below_the_evidence_of_the_oracle_and_weights_average_to_it(n
 def test_stl_and_dreg_have_the_gradient_of_the_other_estimators_on_average(name: str) -> None:
     """Of the same draws: the difference is the score of q, whose mean is zero."""
     model, x = correlated()
-    made = guide(name, dim=3)
+    made, repeats = guide(name, dim=3), 30
     weights = [made.network.output.bias, made.bijection.parts[0].hyper[-1].bias]
 
     def gradient(bound: Any, estimator: Any, seed: int, **more: Any) -> Tensor:
-        values = bound(model, made, x[:5], estimator=estimator, generator=seeded(seed), **more)
+        values = bound(model, made, x[:10], estimator=estimator, generator=seeded(seed), **more)
         return torch.cat([slope.flatten() for slope in torch.autograd.grad(values.sum(), weights)])
 
     for bound, estimator, more in ((elbo, "stl", {"kl": "monte-carlo"}), (iwae, "dreg", {"num_samples": 4})):
         away = torch.stack(
-            [gradient(bound, estimator, s, **more) - gradient(bound, "pathwise", s, **more) for s in range(REPEATS)]
+            [gradient(bound, estimator, s, **more) - gradient(bound, "pathwise", s, **more) for s in range(repeats)]
         )
-        found = away.mean(0) / (away.std(0) / math.sqrt(REPEATS)).clamp(min=1e-9)
+        found = away.mean(0) / (away.std(0) / math.sqrt(repeats)).clamp(min=1e-9)
         assert found.abs().max() < 4.8  # of some two hundred numbers
         assert away.abs().max() > 1e-3
 
@@ -307,7 +309,8 @@ def test_stl_and_dreg_have_the_gradient_of_the_other_estimators_on_average(name:
 @every_guide
 def test_annealing_starts_from_a_flow(name: str) -> None:
     model, x = correlated()
-    found = ais(model, x[:6], guide=widened(name), start="guide", temperatures=2, chains=16, generator=seeded(3))
+    path = AnnealingPlan(torch.tensor([0.0, 0.5, 1.0]).double(), torch.tensor([0.5]).double())  # without a pilot run
+    found = ais(model, x[:6], guide=widened(name), start="guide", temperatures=path, chains=16, generator=seeded(3))
     z_scores = (found.log_evidence - model.log_evidence(x[:6]).detach()) / found.stderr
     assert z_scores.abs().max() < 4.5
     assert found.stderr.max() < 0.3

@@ -150,7 +150,7 @@ def test_the_first_step_stays_out_of_a_cliff() -> None:
 
 @pytest.mark.parametrize(
     ("kernel", "delta", "steps"),
-    [(HMC(5), 0.75, 200), (HMC(5), 0.85, 200), (HMC(1), 0.6, 400), (NUTS(), 0.8, 200), (RandomWalk(), 0.3, 400)],
+    [(HMC(5), 0.75, 200), (HMC(5), 0.85, 200), (HMC(1), 0.6, 400), (NUTS(), 0.8, 120), (RandomWalk(), 0.3, 400)],
     ids=["hmc-0.75", "hmc-0.85", "mala-0.6", "nuts-0.8", "random-walk-0.3"],
 )
 def test_each_datum_reaches_the_acceptance(kernel: Kernel, delta: float, steps: int) -> None:

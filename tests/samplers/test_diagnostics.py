@@ -68,7 +68,7 @@ def close(found: Tensor, expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("num_draws", [4, 5, 6, 7, 9, 100, 201])
-@pytest.mark.parametrize("replicas", [1, 2, 4])
+@pytest.mark.parametrize("replicas", [1, 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_equal_to_arviz(kind: str, replicas: int, num_draws: int) -> None:
     x = KINDS[kind](autoregression(num_draws, replicas, len(CORRELATIONS), phi=CORRELATIONS))

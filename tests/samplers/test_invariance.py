@@ -141,8 +141,9 @@ def run(kernel: Kernel, target: Target, z: Tensor, tuned: Tuning, transitions: i
 
 CASES = [
     *(("bernoulli", kernel, name, "full") for kernel in KERNELS for name in METRICS),
-    *(("gaussian", kernel, name, "full") for kernel in KERNELS for name in ("identity", "gauss-newton")),
-    *(("bernoulli", kernel, name, "bf16") for kernel in KERNELS if kernel != "random-walk" for name in METRICS),
+    # a kernel does not ask which likelihood it is, nor how exact a gradient: each of them once is enough
+    *(("gaussian", kernel, ("identity", "gauss-newton")[k % 2], "full") for k, kernel in enumerate(KERNELS)),
+    *(("bernoulli", kernel, METRICS[k % 4], "bf16") for k, kernel in enumerate(KERNELS) if kernel != "random-walk"),
     *(("gaussian", kernel, "dense", "bf16") for kernel in ("hmc", "nuts-rotation")),
 ]
 

@@ -23,7 +23,7 @@ GUIDE = 0.5 * (1.3 + 0.3**2 - 1 - math.log(1.3))
 
 
 @pytest.mark.parametrize(("information", "dim"), [(0.05, 1), (0.2, 1), (0.1, 3)])
-@pytest.mark.parametrize(("method", "replicates"), [("prior", 3000), ("ais", 3000), ("guide", 30)])
+@pytest.mark.parametrize(("method", "replicates"), [("prior", 1000), ("ais", 3000), ("guide", 30)])
 def test_the_error_of_a_single_draw_is_the_exact_one(
     method: str, replicates: int, information: float, dim: int
 ) -> None:
@@ -145,7 +145,7 @@ def test_a_rate_is_weighted_least_squares(method: str, law: str, dims: list[int]
 
 
 def test_the_law_is_measured() -> None:
-    study = prior_sampling_study([4, 6, 8, 10, 12], [0.5], replicates=8, num_data=16, generator=seeded())
+    study = prior_sampling_study([4, 8, 12], [0.5], replicates=8, num_data=16, generator=seeded())
     rates = {rate.method: rate for rate in study.rates}
     assert rates["prior"].theory == 0.5
     assert rates["ais"].theory is None
@@ -158,7 +158,7 @@ def test_the_law_is_measured() -> None:
 
 
 def test_the_same_seed_gives_the_same_numbers() -> None:
-    settings: dict[str, Any] = {"dims": [3], "information": [0.5], "replicates": 3, "num_data": 3}
+    settings: dict[str, Any] = {"dims": [2], "information": [0.5], "replicates": 3, "num_data": 3, "ess_draws": 64}
     first, second = (prior_sampling_study(**settings, generator=seeded(7)) for _ in range(2))
     assert first == second
     assert prior_sampling_study(**settings, generator=seeded(8)) != first

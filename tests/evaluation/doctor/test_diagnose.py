@@ -101,12 +101,12 @@ def _decoder(dim: int, latent_dim: int = 2, parameters: int = 1) -> MLP:
 
 
 def collapsed() -> DoctorInput:
-    return trained(Bernoulli(_decoder(24), (24,)), data_of(_bits(), "binary"), beta=30.0)
+    return trained(Bernoulli(_decoder(24), (24,)), data_of(_bits(), "binary"), steps=100, beta=30.0)
 
 
 def deaf() -> DoctorInput:
     """A decoder that has no weights for z; the encoder speaks all the same."""
-    inputs = trained(Bernoulli(_decoder(24), (24,)), data_of(_bits(), "binary"), steps=200)
+    inputs = trained(Bernoulli(_decoder(24), (24,)), data_of(_bits(), "binary"), steps=100)
     first = inputs.model.likelihood.network.hidden_layers[0]  # type: ignore[union-attr]
     with torch.no_grad():
         first.weight.zero_()
@@ -119,12 +119,13 @@ def mostly_dead() -> DoctorInput:
 
 
 def grey() -> DoctorInput:
-    return trained(CrossEntropy(_decoder(24), (24,)), data_of(torch.rand(800, 24, generator=seeded()), "unit-interval"))
+    data = data_of(torch.rand(800, 24, generator=seeded()), "unit-interval")
+    return trained(CrossEntropy(_decoder(24), (24,)), data, steps=100)
 
 
 def at_bound() -> DoctorInput:
     """Elements that are constant, so that σ shrinks for ever."""
-    inputs = trained(Gaussian(_decoder(12), (12,)), data_of(_blobs(), "reals"), steps=200)
+    inputs = trained(Gaussian(_decoder(12), (12,)), data_of(_blobs(), "reals"), steps=50)
     with torch.no_grad():
         inputs.model.likelihood.raw_scale.fill_(-20.0)  # type: ignore[union-attr]
     return inputs
@@ -132,7 +133,7 @@ def at_bound() -> DoctorInput:
 
 def wrong_scale() -> DoctorInput:
     """The tutorial's squared error: σ² = ½ whatever the data."""
-    return trained(Gaussian(_decoder(12), (12,), scale=2.0), data_of(_blobs(), "reals"))
+    return trained(Gaussian(_decoder(12), (12,), scale=2.0), data_of(_blobs(), "reals"), steps=100)
 
 
 def overdispersed() -> DoctorInput:

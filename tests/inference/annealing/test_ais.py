@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable
 from itertools import pairwise
@@ -50,21 +51,19 @@ def unbiased(found: AIS, truth: Tensor) -> float:
     return float(relative.mean() / relative.std() * math.sqrt(relative.numel()))
 
 
-@pytest.mark.parametrize(
-    ("latent_dim", "temperatures"), [(2, 2), (2, 12), (5, 3), (10, 2), (20, 12), (50, 2), (50, 3), (50, 12)]
-)
+@pytest.mark.parametrize(("latent_dim", "temperatures"), [(2, 2), (2, 12), (10, 3), (50, 2), (50, 12)])
 def test_the_average_weight_is_the_evidence(latent_dim: int, temperatures: int) -> None:
-    model, _, x = oracles.ppca(dim=latent_dim + 3, latent_dim=latent_dim, seed=latent_dim, num_data=150)
+    model, _, x = oracles.ppca(dim=latent_dim + 3, latent_dim=latent_dim, seed=latent_dim, num_data=60)
     truth = model.log_evidence(x).detach()
     start = widened(model, x, 1 + 0.6 / latent_dim**0.5)
-    found = ais(model, x, start=start, temperatures=temperatures, chains=8, generator=seeded(latent_dim))
+    found = ais(model, x, start=start, temperatures=temperatures, chains=20, generator=seeded(latent_dim))
     assert found.log_weights.dtype == torch.float64
-    assert found.log_weights.shape == (8, 150)
+    assert found.log_weights.shape == (20, 60)
     assert abs(unbiased(found, truth)) < 4
     assert (found.log_weights - truth).std() > 0.05  # or the score would not tell
 
 
-@pytest.mark.parametrize("latent_dim", [2, 5, 10, 20])
+@pytest.mark.parametrize("latent_dim", [2, 10])
 def test_the_standard_error_is_that_of_the_estimate(latent_dim: int) -> None:
     """With as many chains as the delta method asks for."""
     model, _, x = oracles.ppca(dim=latent_dim + 3, latent_dim=latent_dim, seed=latent_dim, num_data=150)
@@ -77,13 +76,10 @@ def test_the_standard_error_is_that_of_the_estimate(latent_dim: int) -> None:
     assert found.stderr.max() < 0.3
 
 
-@pytest.mark.parametrize("latent_dim", [2, 5])
-def test_from_the_prior(latent_dim: int) -> None:
-    model, _, x = oracles.ppca(dim=latent_dim + 3, latent_dim=latent_dim, seed=0, num_data=100)
+def test_from_the_prior() -> None:
+    model, _, x = oracles.ppca(dim=6, latent_dim=3, seed=0, num_data=100)
     truth = model.log_evidence(x).detach()
-    found = ais(
-        model, x, start="prior", temperatures=100 * latent_dim, chains=4, kernel=HMC(1, "rotation"), generator=seeded()
-    )
+    found = ais(model, x, start="prior", temperatures=300, chains=4, kernel=HMC(1, "rotation"), generator=seeded())
     assert abs(unbiased(found, truth)) < 4
     assert (truth - found.log_evidence).mean() < 0.2
 
@@ -127,9 +123,10 @@ def deep_and_linear(num_data: int) -> DeepAndLinear:
 
 
 def test_gradients_in_half_precision_leave_the_average_weight_as_it_is() -> None:
-    model, x, truth, start = deep_and_linear(120)
+    model, x, truth, start = deep_and_linear(60)
+    settings: dict[str, Any] = {"temperatures": 6, "chains": 16, "pilot_chains": 2, "kernel": HMC(4)}
     full, half = (
-        ais(model, x, start=start, temperatures=6, chains=8, kernel=HMC(4), precision=precision, generator=seeded(1))
+        ais(model, x, start=start, precision=precision, generator=seeded(1), **settings)
         for precision in ("full", "bf16")
     )
     assert not torch.equal(full.log_weights, half.log_weights)
@@ -180,7 +177,7 @@ def test_more_temperatures_tighten_the_bound(schedule: str) -> None:
     model, guide, x = oracles.ppca(dim=9, latent_dim=6, seed=0, num_data=400)
     truth = model.log_evidence(x).detach()
     gaps = []
-    for temperatures in (1, 4, 16, 64):
+    for temperatures in (1, 4, 16):
         found = ais(
             model,
             x,
@@ -233,7 +230,7 @@ def test_a_walk_by_hand() -> None:
 
 
 def test_blocks_have_the_same_law_and_their_own_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, _, x = oracles.ppca(dim=6, latent_dim=3, seed=0, num_data=50)
+    model, _, x = oracles.ppca(dim=6, latent_dim=3, seed=0, num_data=10)
     exact = model.posterior(x)
     truth = model.log_evidence(x).detach()
     sizes: list[int] = []
@@ -243,10 +240,10 @@ def test_blocks_have_the_same_law_and_their_own_data(monkeypatch: pytest.MonkeyP
         "posterior_target",
         lambda model, part, **options: sizes.append(len(part)) or target(model, part, **options),
     )
-    found = ais(model, x, start=exact, temperatures=3, chains=2, block=16, generator=seeded())
-    assert sizes == [16, 16, 16, 2]
+    found = ais(model, x, start=exact, temperatures=3, chains=2, block=4, generator=seeded())
+    assert sizes == [4, 4, 2]
     torch.testing.assert_close(found.log_evidence, truth, rtol=0, atol=1e-9)  # each datum met its own start
-    again = ais(model, x, start=model.exact_guide(), temperatures=3, chains=2, block=16, generator=seeded())
+    again = ais(model, x, start=model.exact_guide(), temperatures=3, chains=2, block=4, generator=seeded())
     torch.testing.assert_close(again.log_evidence, truth, rtol=0, atol=1e-9)
 
 
@@ -257,21 +254,25 @@ def test_masked_data() -> None:
     assert abs(unbiased(found, model.log_evidence(x, mask).detach())) < 4
 
 
-def mixture_model() -> tuple[LatentModel, Tensor]:
-    """A prior of two parts and a decoder that is not linear: autograd's path, and a posterior that is not normal."""
+@functools.cache
+def mixture_model() -> tuple[LatentModel, Tensor, Tensor]:
+    """A prior of two parts and a decoder that is not linear: autograd's path, and a posterior that is not normal.
+
+    Data, and their evidence by quadrature.
+    """
     prior = MixtureOfGaussians(2, components=2, generator=seeded(1)).double()
     with torch.no_grad():
         prior.means.mul_(1.5)
         prior.log_scales.fill_(-0.4)
     model = LatentModel(prior, Bernoulli(MLP((2,), (1, 6), hidden=(8,)).double(), (6,))).eval()
-    return model, model.sample(60, generator=seeded(2)).x
+    x = model.sample(60, generator=seeded(2)).x
+    return model, x, oracles.quadrature_log_evidence(model, x, points=121)
 
 
 @pytest.mark.parametrize("temperatures", [2, 8])
 def test_any_prior_and_likelihood_against_quadrature(temperatures: int) -> None:
-    model, x = mixture_model()
+    model, x, truth = mixture_model()
     assert model.likelihood.support is Support.BINARY
-    truth = oracles.quadrature_log_evidence(model, x, points=121)
     found = ais(model, x, start="prior", temperatures=temperatures, chains=24, generator=seeded())
     assert abs(unbiased(found, truth)) < 4
     assert (found.log_evidence - truth).abs().max() < 1
@@ -320,7 +321,7 @@ def test_the_pilot_run_has_chains_and_random_numbers_of_its_own(monkeypatch: pyt
 @pytest.mark.parametrize("aim", [0.5, 0.8])
 def test_the_pilot_run_finds_steps_of_the_acceptance_aimed_at(aim: float) -> None:
     model, guide, x = oracles.ppca(dim=13, latent_dim=10, seed=0, num_data=40)
-    settings: dict[str, Any] = {"start": guide, "temperatures": 60, "kernel": HMC(3), "target_acceptance": aim}
+    settings: dict[str, Any] = {"start": guide, "temperatures": 60, "kernel": HMC(1), "target_acceptance": aim}
     one = ais(model, x, **settings, pilot_chains=1, generator=seeded()).acceptance
     assert abs(one.mean() - aim) < 0.06  # the densities narrow while ε follows
     many = ais(model, x, **settings, pilot_chains=8, generator=seeded()).acceptance

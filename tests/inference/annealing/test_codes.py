@@ -208,7 +208,7 @@ class OneSlot(Conditional):
 def test_from_the_exact_posterior_every_weight_is_the_evidence(temperatures: int) -> None:
     """And each datum meets its own start, whatever the blocks."""
     model = LatentModel(OneSlot(), Bernoulli(Decoder(OneSlot.space, DIM, 3), (DIM,))).eval()
-    data = simulate(model, 50, generator=seeded(1))
+    data = simulate(model, 20, generator=seeded(1))
     truth = exact_evidence(model, data.batch)
     exact = Codes(enumerated(model, data.batch)[0].float().T.unsqueeze(1))
     found = bidirectional(model, data, start=exact, temperatures=temperatures, chains=3, block=16, generator=seeded())

@@ -221,7 +221,7 @@ def test_without_a_fisher_information_annealing_starts_elsewhere() -> None:
     x = model.sample(40, generator=seeded()).x
     found = ais(model, x, temperatures=6, chains=30, generator=seeded(1))
     assert found.start_gradients == 0
-    relative = (found.log_weights - oracles.quadrature_log_evidence(model, x)).exp() - 1
+    relative = (found.log_weights - oracles.quadrature_log_evidence(model, x, points=161)).exp() - 1
     assert abs(relative.mean() / relative.std() * math.sqrt(relative.numel())) < 4
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.gaussian import laplace as module
 from elbowroom.inference.gaussian.curvature import gauss_newton
-from elbowroom.inference.gaussian.laplace import laplace
+from elbowroom.inference.gaussian.laplace import Laplace, laplace
 from elbowroom.model import likelihoods, oracles
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
@@ -83,10 +84,16 @@ def test_one_step_is_exact_for_a_linear_gaussian_model(masked):
     assert found.iterations.tolist() == [1] * 6
 
 
+@functools.cache
+def summit(name: str) -> Laplace:
+    """Of a problem, found as exactly as can be."""
+    case = problem(name)
+    return laplace(case.model, case.start, case.batch, steps=200, tolerance=1e-10)
+
+
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_it_ends_at_a_mode(name):
-    case = problem(name)
-    found = laplace(case.model, case.start, case.batch, steps=200, tolerance=1e-10)
+    case, found = problem(name), summit(name)
     assert found.converged.all()
     torch.testing.assert_close(found.log_joint, log_joint(case, found.mode).detach())
     torch.testing.assert_close(found.precision, gauss_newton(case.model, case.batch, found.mode))
@@ -95,17 +102,16 @@ def test_it_ends_at_a_mode(name):
     assert (decrement <= 1e-10).all()
     # and it is a summit, not only a place of no slope: no neighbour at a tenth of a standard deviation is higher
     root = torch.linalg.cholesky(torch.linalg.inv(found.precision))
-    for seed in range(20):
-        step = 0.1 * (root @ normal(LATENT, seed=seed + 10)).squeeze(-1)
-        assert (log_joint(case, found.mode + step) <= found.log_joint + 1e-6).all()
+    steps = 0.1 * (root @ normal(20, 1, LATENT, 1, seed=10)).squeeze(-1)
+    assert (log_joint(case, found.mode + steps) <= found.log_joint + 1e-6).all()
 
 
-@pytest.mark.parametrize("steps", [0, 1, 2, 8])
+@pytest.mark.parametrize("steps", [1, 2, 8])
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_log_joint_never_falls(name, steps):
     case = problem(name)
     found = laplace(case.model, case.start, case.batch, steps=steps)
-    before = laplace(case.model, case.start, case.batch, steps=max(0, steps - 1))
+    before = laplace(case.model, case.start, case.batch, steps=steps - 1)
     assert (before.log_joint >= log_joint(case, case.start)).all()
     assert (found.log_joint >= before.log_joint).all()
     assert (found.iterations <= steps).all()
@@ -241,8 +247,7 @@ def test_float32_survives_a_precision_that_it_cannot_factor(scale):
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_float32_finds_what_float64_finds(name):
-    case = problem(name)
-    double = laplace(case.model, case.start, case.batch, steps=200, tolerance=1e-10)
+    case, double = problem(name), summit(name)
     start = (double.mode + 0.05).float()
     model, batch = case.model.float(), case.batch.to(dtype=torch.float32)
     single = laplace(model, start, batch, steps=50)

@@ -161,8 +161,14 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("family", ["diagonal", "full"])
-@pytest.mark.parametrize(("name", "options"), CASES, ids=[name for name, _ in CASES])
+@pytest.mark.parametrize(
+    ("name", "options", "family"),
+    [
+        ("bernoulli", {}, "diagonal"),
+        *((*case, ("diagonal", "full")[k % 2]) for k, case in enumerate(CASES, start=1)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 def test_the_bounds_are_honest(name, options, family):
     """With hardly any draws to climb on, so that they flatter; both bounds against independent draws."""
     case = curved(name, **options)
@@ -180,12 +186,12 @@ def test_the_bounds_are_honest(name, options, family):
 
 @pytest.mark.parametrize(("name", "family"), [("bernoulli", "diagonal"), ("poisson", "full")])
 def test_a_slow_search_finds_nothing_better(name, family):
-    """300 Adam steps with many draws from the same starting point; both judged on the same draws."""
+    """200 Adam steps with many draws from the same starting point; both judged on the same draws."""
     case = curved(name)
     found = optimal_gaussian(case.model, case.guide, case.batch, family=family, draws=256, generator=seeded())
     slow = by_adam(case, family)
     gain = elbo_by_draws(case, slow)[0] - elbo_by_draws(case, found.q)[0]
-    assert gain.mean() < 0.02
+    assert -0.05 < gain.mean() < 0.02  # and the slow search did arrive
     assert found.elbo.mean() > found.initial_elbo.mean() + 0.1  # there was something to find
 
 
@@ -196,14 +202,14 @@ def by_adam(case: SimpleNamespace, family: str) -> Distribution:
     loc, log_scale = q.mean.clone().requires_grad_(), q.stddev.log().clone().requires_grad_()
     below = torch.zeros(len(loc), LATENT, LATENT).double().requires_grad_()
     optimizer = torch.optim.Adam([loc, log_scale, below], 0.05)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 300)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 200)
     generator = seeded(7)
 
     def now() -> Distribution:
         lower = torch.diag_embed(log_scale.exp()) + (below.tril(-1) if family == "full" else 0)
         return MultivariateNormal(loc, scale_tril=lower, validate_args=False)
 
-    for _ in range(300):
+    for _ in range(200):
         z = draw(now(), (64,), generator=generator)
         value = case.model.log_joint(batch.x, z, context=batch.context, mask=batch.mask).mean(0) + now().entropy()
         optimizer.zero_grad()

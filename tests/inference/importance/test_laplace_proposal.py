@@ -66,9 +66,10 @@ def problem(
     return SimpleNamespace(model=model, batch=Batch(x, context=context, mask=observed))
 
 
-def quadrature(case: SimpleNamespace) -> Tensor:
+def quadrature(case: SimpleNamespace, limit: int = 8) -> Tensor:
     batch = case.batch
-    return quadrature_log_evidence(case.model, batch.x, context=batch.context, mask=batch.mask, points=121)
+    of = {"context": batch.context, "mask": batch.mask}
+    return quadrature_log_evidence(case.model, batch.x, **of, points=15 * limit + 1, limit=limit)
 
 
 class Folded(nn.Module):
@@ -116,7 +117,7 @@ def test_one_draw_is_exact_for_a_linear_gaussian_model(latent: int, masked: bool
     assert proposal.converged.all()
 
 
-@pytest.mark.parametrize("latent", [1, 2, 20, 50, 100])
+@pytest.mark.parametrize("latent", [1, 2, 20, 100])
 def test_the_widening_leaves_the_effective_draws_that_it_says(latent: int) -> None:
     """E[w]² / E[w²] of a normal posterior, in closed form; and what k draws show of it."""
     tau2 = default_widening(latent)
@@ -158,7 +159,7 @@ def test_the_number_of_draws_does_not_bias(k: int) -> None:
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_every_likelihood(name: str) -> None:
     case = problem(name)
-    truth = quadrature(case)
+    truth = quadrature(case, 6)
     found = laplace_evidence(case.model, None, case.batch, k=4000, generator=seeded())
     scores = (found.log_evidence - truth) / found.stderr
     assert scores.abs().max() < 4.5
@@ -227,7 +228,7 @@ def not_normal(kind: str) -> Conditional:
 def test_both_sides_of_a_symmetric_posterior_are_found(kind: str, latent: int) -> None:
     """The prior's mean is a saddle, and one mode holds a half or a fourth of the posterior."""
     case = folded(kind, latent)
-    truth = quadrature_log_evidence(case.model, case.batch.x, points=1001 if latent == 1 else 301)
+    truth = quadrature_log_evidence(case.model, case.batch.x, points=1001 if latent == 1 else 201)
     side = At([1.0] * latent)
     alone = laplace_proposal(case.model, side, case.batch, starts=1, defence=0.0)
     one = importance_estimate_from(case.model, alone.q, case.batch, num_samples=400, generator=seeded())
@@ -312,7 +313,7 @@ def test_bounds_are_ordered_for_a_model_that_was_trained() -> None:
     with torch.no_grad():
         low = elbo(model, guide, x, num_samples=1000, generator=generator).double()
     found = laplace_evidence(model, guide, x, k=1000, generator=generator)
-    exact = quadrature_log_evidence(model, x, points=201)
+    exact = quadrature_log_evidence(model, x, points=101)
     middle, top = found.log_evidence, exact
     assert (middle - low).mean() > 4 * (middle - low).std() / math.sqrt(len(x))
     assert (top - low).mean() > 0

@@ -23,7 +23,7 @@ from elbowroom.model.networks import MLP
 from elbowroom.model.priors import StandardNormal
 from elbowroom.samplers.diagnostics import ess_mean
 
-QUICK: dict[str, Any] = {"draws": 150, "chains": 2, "warmup": 80, "method": "hmc"}
+QUICK: dict[str, Any] = {"draws": 120, "chains": 2, "warmup": 60, "method": "hmc"}
 COPIES = 4  # independent chains of each example, each with a tuning of its own
 
 
@@ -103,7 +103,8 @@ def test_the_remedy_works() -> None:
 
 def test_a_check_changes_no_draw() -> None:
     model, guide, x = oracles.ppca(dim=6, latent_dim=2, seed=3, num_data=6)
-    one, two = (posterior(model, guide, x, check=check, generator=seeded(4), **QUICK) for check in (True, False))
+    few = {**QUICK, "draws": 20, "warmup": 10}
+    one, two = (posterior(model, guide, x, check=check, generator=seeded(4), **few) for check in (True, False))
     assert torch.equal(one.z, two.z)
     assert two.diagnostics.disagreement is None and two.summary().compared_data == 0
     assert one.summary().compared_data == 6
@@ -112,7 +113,7 @@ def test_a_check_changes_no_draw() -> None:
 @pytest.mark.parametrize("method", [pytest.param("nuts", marks=pytest.mark.slow), "hmc"])
 def test_a_healthy_posterior_has_no_warnings(method: Any) -> None:
     model, guide, x = oracles.ppca(dim=8, latent_dim=3, seed=1, num_data=20)
-    longer = {**QUICK, "method": method, "draws": 200, "chains": 4}
+    longer = {**QUICK, "method": method, "draws": 120, "chains": 4}
     found = posterior(model, guide, x, block=12, generator=seeded(5), **longer)
     assert found.summary().warnings() == []
     assert found.diagnostics.disagreement is not None and found.diagnostics.disagreement.shape == (20,)
@@ -167,6 +168,6 @@ def test_what_has_no_laplace_approximation_is_not_checked_and_has_no_jumps() -> 
 def test_imputation_jumps_and_is_checked_too() -> None:
     model, guide, x = oracles.ppca(dim=6, latent_dim=2, seed=3, num_data=4)
     batch = Batch(x, mask=torch.arange(6).expand(4, 6) < 4)
-    found = impute(model, guide, batch, jumps=True, generator=seeded(10), **QUICK)
+    found = impute(model, guide, batch, jumps=True, generator=seeded(10), **{**QUICK, "draws": 20, "warmup": 10})
     assert found.settings["jumps"] is True
     assert found.diagnostics is not None and found.diagnostics.disagreement is not None

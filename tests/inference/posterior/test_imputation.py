@@ -35,7 +35,7 @@ def case() -> tuple[Any, Any, Batch]:
 
 @pytest.fixture(scope="module")
 def found(case: Any) -> imputation.Imputation:
-    return fill(*case, draws=400, interval=0.8)
+    return fill(*case, draws=50, chains=32, warmup=40, interval=0.8)
 
 
 def fill(model: LatentModel, guide: Any, batch: Batch, *, seed: int = 0, **settings: Any) -> imputation.Imputation:
@@ -97,7 +97,7 @@ def test_samples_are_draws_that_vary_together(case: Any) -> None:
     """The covariance of two missing elements, which no interval of single elements tells."""
     model, guide, x = oracles.ppca(dim=DIM, latent_dim=LATENT, seed=1, num_data=30)
     mask = torch.zeros_like(x, dtype=torch.bool)  # nothing is known: the prior predictive
-    drawn = fill(model, guide, Batch(x, mask=mask), num_samples=40).samples.flatten(0, 1)
+    drawn = fill(model, guide, Batch(x, mask=mask), method="hmc", num_samples=40).samples.flatten(0, 1)
     exact = (model.weight @ model.weight.T).detach() + model.noise_scale**2 * torch.eye(DIM, dtype=x.dtype)
     centred = drawn - model.bias.detach()
     products = centred.unsqueeze(-1) * centred.unsqueeze(-2)
@@ -120,7 +120,7 @@ def test_what_was_observed_is_unchanged(case: Any, found: imputation.Imputation)
 def test_the_filler_does_not_matter(case: Any) -> None:
     model, guide, batch = case
     other = Batch(torch.where(batch.mask, batch.x, batch.x + 3), mask=batch.mask)
-    one, two = (fill(model, guide, which, draws=300, method="hmc", num_steps=2) for which in (batch, other))
+    one, two = (fill(model, guide, which, draws=100, chains=12, method="hmc", num_steps=2) for which in (batch, other))
     hidden = ~batch.mask
     assert not torch.equal(one.mean, two.mean)  # the chains start elsewhere
     assert ((one.mean - two.mean).abs() / one.stddev)[hidden].max() < 0.3
@@ -141,7 +141,7 @@ def test_nothing_missing_costs_nothing(case: Any, mask: Tensor | None) -> None:
 def test_the_interval_holds_what_it_says(interval: float) -> None:
     model, guide, x = oracles.ppca(dim=DIM, latent_dim=LATENT, seed=3, num_data=300)
     mask = torch.rand(300, DIM, generator=torch.Generator().manual_seed(4)) < 0.5
-    found = fill(model, guide, Batch(x, mask=mask), draws=50, interval=interval)
+    found = fill(model, guide, Batch(x, mask=mask), draws=50, method="hmc", interval=interval)
     inside = ((x >= found.lower) & (x <= found.upper)).double()
     rows = torch.where(mask, interval, inside).mean(1)  # elements of a datum are related; data are not
     z = (rows.mean() - interval) / (rows.std() / math.sqrt(len(rows)))
@@ -208,7 +208,7 @@ def test_binary_elements_are_filled_in_with_their_probability() -> None:
     x = model.sample(20, generator=torch.Generator().manual_seed(0)).x.double()
     mask = torch.rand(20, DIM, generator=torch.Generator().manual_seed(1)) < 0.5
     batch = Batch(x, mask=mask)
-    found = fill(model, wide_guide(), batch, draws=300, method="hmc", num_steps=4)
+    found = fill(model, wide_guide(), batch, draws=100, chains=6, warmup=40, method="hmc", num_steps=4)
     exact = by_quadrature(model, batch)
     hidden = ~mask
     # each element's E[x | z] varies by no more than √(p (1 − p)); at least 100 draws are effective
@@ -228,7 +228,7 @@ def test_categories_are_filled_in_with_the_most_probable_one() -> None:
     x = model.sample(20, generator=torch.Generator().manual_seed(0)).x
     mask = torch.rand(20, DIM, generator=torch.Generator().manual_seed(1)) < 0.5
     batch = Batch(x.double(), mask=mask)
-    found = fill(model, wide_guide(), batch, draws=300, method="hmc", num_steps=4)
+    found = fill(model, wide_guide(), batch, draws=100, chains=6, warmup=40, method="hmc", num_steps=4)
     exact = by_quadrature(model, batch)
     assert found.mean is found.stddev is found.lower is found.upper is None
     assert found.probability is not None
@@ -264,7 +264,7 @@ def test_chunks_change_the_draws_and_not_what_they_are_of(case: Any) -> None:
 
 def test_a_seed_repeats_everything(case: Any) -> None:
     model, guide, batch = case
-    one, two, other = (fill(model, guide, batch, seed=seed, draws=10, warmup=10) for seed in (0, 0, 1))
+    one, two, other = (fill(model, guide, batch, seed=seed, draws=10, warmup=5, method="hmc") for seed in (0, 0, 1))
     assert torch.equal(one.samples, two.samples)
     assert not torch.equal(one.samples, other.samples)
 

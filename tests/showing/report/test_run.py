@@ -26,12 +26,13 @@ from elbowroom.running.diagnosis import Checkup
 from elbowroom.running.observers import Silent
 from elbowroom.running.runs import Run, load
 from elbowroom.showing import gallery
+from elbowroom.showing.figures import style
 from elbowroom.showing.figures.style import new_figure, number, png
-from elbowroom.showing.report import figures
+from elbowroom.showing.report import figures, writing
 from elbowroom.showing.report.blocks import Figure, Problem, Prose, Report
 from elbowroom.showing.report.run import doctor_findings, report_of_run
 
-pytestmark = pytest.mark.drawn
+_draw = style._save  # before pictures are left blank
 
 SMALL = {"encoder": {"hidden": [8]}, "decoder": {"hidden": [8]}}
 LIMIT = 5_000_000
@@ -78,15 +79,29 @@ def runs(tmp_path_factory: pytest.TempPathFactory, _lonely_machine: None) -> Pat
 
 
 @pytest.fixture(scope="module")
-def whole(runs: Path) -> Report:
-    """The report of the digits, with all its pictures."""
-    return report_of_run(load(runs / "digits"))
+def drawn(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, bytes]:
+    """The report of the digits, with all its pictures, which are drawn, and its page."""
+    reports: list[Report] = []
+
+    def watched(run: Run) -> Report:
+        reports.append(report_of_run(run))
+        return reports[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(style, "_save", _draw)
+        patch.setattr(writing, "report_of_run", watched)
+        path = er.report(runs / "digits", tmp_path_factory.mktemp("page") / "page.html")
+    return reports[0], path.read_bytes()
 
 
-@pytest.fixture(scope="module")
-def page(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The page of the digits."""
-    return er.report(runs / "digits", tmp_path_factory.mktemp("page") / "page.html").read_bytes()
+@pytest.fixture
+def whole(drawn: tuple[Report, bytes]) -> Report:
+    return drawn[0]
+
+
+@pytest.fixture
+def page(drawn: tuple[Report, bytes]) -> bytes:
+    return drawn[1]
 
 
 @pytest.fixture
@@ -109,10 +124,13 @@ def prose(report: Report) -> str:
 
 
 KINDS = ["bare", "grey", "labels", "naive", "table", "python", "stream"]
+DRAWN = ["grey", "table"]  # the largest pictures of all, and the run with charts in their place
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_kind_of_run_has_a_report(name: str, runs: Path, tmp_path: Path) -> None:
+def test_every_kind_of_run_has_a_report(name: str, runs: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if name in DRAWN:
+        request.getfixturevalue("real_pictures")
     check_page(name, er.report(runs / name, tmp_path / "page.html").read_bytes())
     assert [entry.name for entry in tmp_path.iterdir()] == ["page.html"]
 
@@ -148,6 +166,7 @@ def test_every_number_of_the_results_is_on_the_page(runs: Path, page: bytes) -> 
             assert number(result["stderr"], ".3f") in cells, result["name"]
 
 
+@pytest.mark.usefixtures("real_pictures")
 def test_the_same_run_gives_the_same_file(runs: Path, page: bytes, tmp_path: Path) -> None:
     assert er.report(load(runs / "digits"), tmp_path / "b.html").read_bytes() == page
     check_page("digits", page)
@@ -219,16 +238,20 @@ def test_python_data_can_be_given_again(runs: Path, tmp_path: Path) -> None:
     assert "not shown" not in er.report(run, tmp_path / "page.html").read_text(encoding="utf-8")
 
 
-def test_pictures_too_heavy_for_a_page_become_lighter() -> None:
+@pytest.mark.usefixtures("real_pictures")
+def test_pictures_too_heavy_for_a_page_become_lighter(monkeypatch: pytest.MonkeyPatch) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (1200, 2600, 3), dtype=np.uint8)
     drawing = new_figure(13, 6, layout=None, dpi=200)
     drawing.figimage(noise / 255)
-    assert len(png(drawing)) > 5 * LIMIT / 3
+    heavy = png(drawing)
+    assert len(heavy) > 5 * LIMIT / 3
+    monkeypatch.setattr(figures, "png", lambda same: {drawing: heavy}[same])  # compressed once
     shown = figures.sheet(drawing, alt="noise", caption="noise")
     assert len(shown.image) < LIMIT / 5 and shown.image[:2] == b"\xff\xd8"
     assert (shown.width, shown.height) == (1560, 720)
 
 
+@pytest.mark.usefixtures("real_pictures")
 def test_the_page_shows_the_figures_that_files_hold(runs: Path, whole: Report) -> None:
     run = load(runs / "digits")
     page = {block.image for block in whole.blocks() if isinstance(block, Figure)}

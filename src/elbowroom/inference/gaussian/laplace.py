@@ -32,7 +32,9 @@ from elbowroom.numerics import RowSlots
 
 __all__ = ["Laplace", "laplace"]
 
-_HALVINGS = 20  # of a step; where a millionth of it still raises nothing, rounding decides
+_TRIALS = [[0.5**halvings for halvings in range(*ends)] for ends in ((0, 1), (1, 3), (3, 7), (7, 13), (13, 20))]
+"""Shares of a step, by halves; where a millionth of it still raises nothing, rounding decides. The whole step is tried
+alone, the others several at once: where a kink of the decoder stops a step, no share of it helps."""
 _SUFFICIENT_INCREASE = 0.25  # share of the predicted increase that a step must reach, or be halved (Armijo's rule)
 
 
@@ -161,25 +163,27 @@ class _ModeSearch:
     def _search(self, active: Tensor, direction: Tensor, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The examples that a step improves, their new z and log p; α is halved for the others."""
         found: list[tuple[Tensor, Tensor, Tensor]] = []
-        alpha = 1.0
-        for _ in range(_HALVINGS):
-            z = self.z[active] + alpha * direction
+        for trials in _TRIALS:
+            alpha = direction.new_tensor(trials).unsqueeze(1)
+            z = self.z[active] + alpha.unsqueeze(2) * direction  # (trials, n, latent)
             log_joint = self._value(z, active)
             gain = log_joint - self.log_joint[active]
             enough = _SUFFICIENT_INCREASE * alpha * slope - self.resolution(active)
             better = log_joint.isfinite() & (gain >= enough.clamp(min=0))
-            found.append((active[better], z[better], log_joint[better]))
-            active, direction, slope = active[~better], direction[~better], slope[~better]
+            improved, largest = better.any(0), better.byte().argmax(0)  # of equal ones argmax gives the first
+            best = largest[improved], improved.nonzero().squeeze(1)
+            found.append((active[improved], z[best], log_joint[best]))
+            active, direction, slope = active[~improved], direction[~improved], slope[~improved]
             if not len(active):
                 break
-            alpha /= 2
         moved, z, log_joint = (torch.cat(parts) for parts in zip(*found, strict=True))
         return moved, z, log_joint
 
     def _value(self, z: Tensor, rows: Tensor) -> Tensor:
+        """log p(x, z) of these examples, shape (trials, n), at z of shape (trials, n, latent)."""
         z, batch, places = self._placed(z, rows)
         log_joint = self.model.log_joint(batch.x, z, context=batch.context, mask=batch.mask)
-        return log_joint if places is None else log_joint[places]
+        return log_joint if places is None else log_joint[:, places]
 
     def _value_and_gradient(self, z: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         z, batch, places = self._placed(z, rows)
@@ -203,7 +207,7 @@ class _ModeSearch:
         if self.slots is None or not len(rows):
             return z, self.batch.rows(rows), None
         places, filled = self.slots.fill(rows)
-        return z[filled], self.batch.rows(rows[filled]), places
+        return z[..., filled, :], self.batch.rows(rows[filled]), places
 
 
 def _finite(matrices: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ both were asked has two values.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -77,19 +78,24 @@ def training_command(settings: Config, place: Path) -> str:
         'elbowroom train mnist --model.latent-dim 2 --out runs/two'
     """
     own = settings.model_dump(mode="json")
-    names = recipe_names()
-    bases = {name: configure(read_recipe(name), source=name) for name in names}
-    if settings.data.name not in names:  # a name that is both a recipe's and a data set's is the recipe's
-        bases[settings.data.name] = configure({"data": {"name": settings.data.name}})
+    bases = dict(_packaged())
+    if settings.data.name not in bases:  # a name that is both a recipe's and a data set's is the recipe's
+        bases[settings.data.name] = configure({"data": {"name": settings.data.name}}).model_dump(mode="json")
     best: tuple[int, int, str, list[str]] | None = None
     for name, base in bases.items():
-        flags = _flags(differences(own, base.model_dump(mode="json")))
+        flags = _flags(differences(own, base))
         if flags is not None:
             rank = (len(flags), int(name != settings.data.name), name, flags)
             best = rank if best is None or rank < best else best
     if best is None:  # a key that no flag can give
         return command("train", "recipe.toml", "--out", str(place))
     return command("train", best[2], *best[3], "--out", str(place))
+
+
+@functools.cache
+def _packaged() -> Mapping[str, Mapping[str, Any]]:
+    """The settings of each recipe of the package; to read all of them takes as long as the rest of a report."""
+    return {name: configure(read_recipe(name), source=name).model_dump(mode="json") for name in recipe_names()}
 
 
 def _flags(changed: Mapping[str, Any]) -> list[str] | None:

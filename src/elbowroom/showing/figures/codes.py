@@ -180,7 +180,7 @@ def code_maps_figure(
     if not fits or len(counts) != 1 or len(rows) != len(decoded_labels):
         raise ElbowroomError(
             f"pictures has shape {tuple(shown.shape)}, maps {tuple(numbers.shape)} and decoded {tuple(rows.shape)}, "
-            f"with {len(decoded_labels)} labels, but should be (n, *event), (n, rows, columns) and (m, n, *event) with m.",
+            f"with {len(decoded_labels)} labels, but should be (n, *event), (n, rows, columns) and (m, n, *event).",
             "Give a map of codes, whose places are squares of the picture, for each picture.",
         )
     hues = _to_bytes(hsv_to_rgb([(code / codes, 0.55, 0.65 + 0.3 * (code % 2)) for code in range(codes)]))

@@ -58,7 +58,7 @@ def test_a_grid_of_slots_is_where_the_patches_are() -> None:
 @pytest.mark.parametrize(
     ("keys", "problem", "remedy"),
     [
-        ({"decoder": {"kind": "mlp"}}, "a network of kind mlp has no grid", "--model.decoder.kind grid"),
+        ({"decoder": {"kind": "mlp"}}, "a network of kind mlp has no grid", "--model.encoder.kind grid"),
         ({"decoder": GRID | {"patch": 2}}, "patches of 4 pixels and the decoder of 2", "--model.decoder.patch 4"),
         ({"encoder": GRID | {"patch": 5}, "decoder": GRID | {"patch": 5}}, "cannot be cut", "Give a patch of"),
         ({"slots_per_place": 2, "prior": "pixelcnn"}, "2 slots at each place", "--model.slots-per-place 1"),

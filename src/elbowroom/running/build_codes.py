@@ -35,7 +35,7 @@ def code_grid(model: ModelConfig, event_shape: Sequence[int]) -> CodeGrid | None
         other = sorted(kinds - {"grid"})[0]
         raise ElbowroomError(
             f"Slots at the places of a grid of patches were asked for, but a network of kind {other} has no grid.",
-            "Give --model.encoder.kind grid and --model.decoder.kind grid, or --model.slots without places.",
+            "Give --model.encoder.kind grid, and the same for the decoder, or leave out --model.slots-per-place.",
         )
     if model.encoder.patch != model.decoder.patch:
         raise ElbowroomError(

@@ -127,7 +127,7 @@ def test_a_run_of_an_earlier_version_with_colours_last_keeps_them(tmp_path: Path
     old = er.load(tmp_path / "run")
     assert old.dataset().event_shape == (6, 7, 3)
     assert old.sample(2).x.shape == (2, 6, 7, 3)
-    assert torch.equal(old.encode(x[:3]).mean, old.encode(tmp_path / "x.npy").mean[:3])
+    assert torch.equal(old.encode(x).mean, old.encode(tmp_path / "x.npy").mean)
     assert er.load(tmp_path / "run", data=tmp_path / "x.npy").dataset().event_shape == (6, 7, 3)
 
 

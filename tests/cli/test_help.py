@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import inspect
 import io
@@ -35,30 +36,32 @@ FLAGS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def helped() -> dict[str, str]:
+@functools.cache
+def told(*command: str) -> str:
+    """What --help says, which takes up to a second to write."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        main([*command, "--help"])
+    return text.getvalue()
+
+
+def helped(command: str) -> str:
     """The help of a command, joined to one line, without the frames."""
-    found = {}
-    for command in ("train", "evaluate"):
-        text = io.StringIO()
-        with contextlib.redirect_stdout(text):
-            main([command, "--help"])
-        found[command] = " ".join(text.getvalue().replace("│", " ").split())
-    return found
+    return " ".join(told(command).replace("│", " ").split())
 
 
 @pytest.mark.parametrize(("command", "flag", "description"), FLAGS, ids=[" ".join(flag[:2]) for flag in FLAGS])
-def test_help_describes_every_key(command: str, flag: str, description: str, helped: dict[str, str]) -> None:
-    assert f" {flag} " in helped[command]
+def test_help_describes_every_key(command: str, flag: str, description: str) -> None:
+    assert f" {flag} " in helped(command)
     assert description
     words = description.split()[:3]  # a long flag lets the first words stand beside its own second line
-    assert all(word in helped[command] for word in words)
+    assert all(word in helped(command) for word in words)
 
 
-def test_commands_about_a_run_take_a_checkpoint_and_compare_says_why_it_does_not(say: Say) -> None:
+def test_commands_about_a_run_take_a_checkpoint_and_compare_says_why_it_does_not() -> None:
     for command in ("evaluate", "doctor", "report", "score", "sample", "reconstruct", "encode", "impute"):
-        assert " --checkpoint " in say(command, "--help")[0], command
-    text = " ".join(say("compare", "--help")[0].replace("│", " ").split())
+        assert " --checkpoint " in told(command), command
+    text = helped("compare")
     assert "measured with its weights at that moment, so there is no --checkpoint to choose" in text
 
 
@@ -75,8 +78,8 @@ def test_help_of_evaluate_names_every_number_that_a_method_takes_by_itself() -> 
 
 
 @pytest.mark.parametrize("heading", ["Data", "Model", "Objective", "Optimizer", "Training", "Machine"])
-def test_train_help_has_a_heading_for_every_section(heading: str, helped: dict[str, str]) -> None:
-    assert f"╭─ {heading} ─" in helped["train"]
+def test_train_help_has_a_heading_for_every_section(heading: str) -> None:
+    assert f"╭─ {heading} ─" in helped("train")
 
 
 COMMANDS = [(" ".join(filter(None, [group.name[0] if group is not app else "", name])), where, sentence)
@@ -84,11 +87,11 @@ COMMANDS = [(" ".join(filter(None, [group.name[0] if group is not app else "", n
 
 
 @pytest.mark.parametrize(("command", "where", "sentence"), COMMANDS, ids=[command for command, *_ in COMMANDS])
-def test_a_command_has_a_help_text(command: str, where: str, sentence: str, say: Say) -> None:
+def test_a_command_has_a_help_text(command: str, where: str, sentence: str) -> None:
     module, _, function = where.partition(":")
     target = getattr(importlib.import_module(f"elbowroom.cli.{module}"), function)
     assert inspect.getdoc(target).splitlines()[0] == sentence  # type: ignore[union-attr]
-    out, _ = say(*command.split(), "--help")
+    out = told(*command.split())
     assert f"Usage: elbowroom {command}" in out
     assert sentence.split(",")[0] in " ".join(out.split())
     sections = {*Config.model_fields, "settings"}  # their flags have a test of their own

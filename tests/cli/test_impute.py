@@ -22,6 +22,8 @@ from elbowroom.running.runs import Run, load
 
 QUICK = ("--draws", "20", "--chains", "2", "--warmup", "15")
 FAST = {"draws": 20, "chains": 2, "warmup": 15}
+LEAST = {"draws": 4, "chains": 2, "warmup": 1, "interval": 0.4}  # where it is not looked at what was drawn
+FITTED = ("--quiet", "--optimizer.lr", "0.02", "--train.batch-size", "200", "--train.report-every", "1000")
 TINY = ("--model.encoder.hidden", "6", "--model.decoder.hidden", "6", "--model.latent-dim", "2")
 BRIEF = ("--train.epochs", "2", "--quiet")
 
@@ -48,9 +50,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, _lonely_machine: None) -
     Path("text.npy").write_text("no array")
     try:
         main(["train", "digits", *TINY, *BRIEF, "--out", "run"])
-        main(
-            ["train", "whole.csv", *TINY, "--out", "mine", "--quiet", "--train.epochs", "200", "--optimizer.lr", "0.02"]
-        )
+        main(["train", "whole.csv", *TINY, "--out", "mine", "--train.epochs", "200", *FITTED])
         cross = ("--data.binarization", "none", "--model.likelihood", "cross-entropy")
         main(["train", "digits", *TINY, *BRIEF, *cross, "--out", "grey"])
         yield folder
@@ -117,7 +117,7 @@ def answers(workplace: Path) -> Path:
     flipped = rng.random(rows.shape) < 0.1
     np.savetxt("answers.csv", rows ^ flipped, fmt="%d", delimiter=",", header="a,b,c", comments="")
     Path("asked.csv").write_text("a,b,c\n1,,1\n,0,0\n0,0,\n1,1,1\n")
-    main(["train", "answers.csv", *TINY, "--out", "yes", "--quiet", "--train.epochs", "60", "--optimizer.lr", "0.02"])
+    main(["train", "answers.csv", *TINY, "--out", "yes", "--train.epochs", "60", *FITTED])
     return Path("yes")
 
 
@@ -200,7 +200,7 @@ def test_json_says_where_the_files_are(ask: Ask) -> None:
     [("top", np.s_[4:, :]), ("bottom", np.s_[:4, :]), ("left", np.s_[:, 4:]), ("right", np.s_[:, :4])],
 )
 def test_a_side_is_hidden(side: str, kept: tuple[slice, slice], digits: Run) -> None:
-    found = impute(digits, hide=side, num=2, **FAST)
+    found = impute(digits, hide=side, num=2, **LEAST)
     expected = np.zeros((8, 8), dtype=bool)
     expected[kept] = True
     assert (found.mask.numpy() == expected).all()
@@ -210,7 +210,7 @@ def test_a_side_is_hidden(side: str, kept: tuple[slice, slice], digits: Run) -> 
 
 @pytest.mark.parametrize("mask", ["half.npy", "archive.npz", np.arange(64).reshape(8, 8) < 32])
 def test_a_mask_says_what_was_observed(mask: object, digits: Run) -> None:
-    found = impute(digits, mask=mask, num=2, **FAST)
+    found = impute(digits, mask=mask, num=2, **LEAST)
     assert found.mask[:, :4].all()
     assert not found.mask[:, 4:].any()
 
@@ -218,7 +218,7 @@ def test_a_mask_says_what_was_observed(mask: object, digits: Run) -> None:
 def test_a_mask_of_all_data_follows_the_chosen_rows(digits: Run) -> None:
     size = digits.dataset().size("test")
     mask = torch.rand(size, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.5
-    found = impute(digits, mask=mask, num=3, **FAST)
+    found = impute(digits, mask=mask, num=3, **LEAST)
     within = torch.searchsorted(digits.dataset().splits["test"], found.rows)
     assert torch.equal(digits.dataset().splits["test"][within], found.rows)  # rows of the data, not of the split
     assert within.tolist() != [0, 1, 2]
@@ -228,7 +228,7 @@ def test_a_mask_of_all_data_follows_the_chosen_rows(digits: Run) -> None:
 
 
 def test_a_rate_hides_by_chance_and_by_the_seed(digits: Run) -> None:
-    one, two, other = (impute(digits, hide=0.25, num=20, seed=seed, **FAST) for seed in (0, 0, 1))
+    one, two, other = (impute(digits, hide=0.25, num=20, seed=seed, **LEAST) for seed in (0, 0, 1))
     assert abs((~one.mask).float().mean() - 0.25) < 0.05
     assert torch.equal(one.mask, two.mask)
     assert torch.equal(one.samples, two.samples)
@@ -240,7 +240,7 @@ def test_what_is_hidden_does_not_reach_the_model(digits: Run) -> None:
     x = np.zeros((1, 8, 8), dtype=np.float32)
     other = x.copy()
     x[0, 0, :], other[0, 0, :], other[0, 4:] = 1, 1, 1
-    one, two = (impute(digits, values, hide="bottom", **FAST) for values in (x, other))
+    one, two = (impute(digits, values, hide="bottom", **LEAST) for values in (x, other))
     assert torch.equal(one.samples, two.samples)
     assert one.recovery != two.recovery
 
@@ -262,7 +262,7 @@ def test_categories_are_recovered_by_name(tmp_path: Path) -> None:
     run = er.train(
         x, out=tmp_path / "run", data={"support": "categories"}, observers=[Silent()], announce=lambda _: None,
         model={"latent_dim": 2, "encoder": {"hidden": [16]}, "decoder": {"hidden": [16]}},
-        train={"epochs": 150, "batch_size": 30}, optimizer={"lr": 0.02},
+        train={"epochs": 150, "batch_size": 120, "report_every": 1000}, optimizer={"lr": 0.05},
     )  # fmt: skip
     found = impute(run, hide=0.4, split="train", num=40, **FAST)
     assert found.recovery is not None

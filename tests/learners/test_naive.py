@@ -103,9 +103,10 @@ def test_a_prior_with_weights_learns_by_its_score() -> None:
 
     learner = naive(num_samples=1, update=ASCENT, estimator="score-function")
     state, noise, moved = learner.init(pair), _generator(), []
+    several = Batch(x.repeat(6, 1))  # of the same mean gradient, each example with a draw of its own
     start = [weight.detach().clone() for weight in pair.parameters()]
-    for _ in range(600):
-        learner.step(state, Batch(x), generator=noise)
+    for _ in range(100):
+        learner.step(state, several, generator=noise)
         moved.append(torch.cat([((w - s) / RATE).detach().flatten() for w, s in zip(weights, start, strict=False)]))
         with torch.no_grad():
             for weight, old in zip(pair.parameters(), start, strict=True):

@@ -169,10 +169,10 @@ def test_functions_of_a_folder_take_either(folder: Path) -> None:
     er.doctor(folder, checkpoint="latest", checks=["sound"], points=8)
     kept = read_checkup(latest.folder, "doctor-latest.json")
     assert kept is not None and kept.step == latest.step
-    few: dict[str, Any] = {"draws": 10, "warmup": 3, "chains": 2}
+    few: dict[str, Any] = {"draws": 4, "warmup": 1, "chains": 2}
     for call in (
         lambda run, **given: er.posterior(run, points=2, **few, **given).z,
-        lambda run, **given: er.impute(run, hide=0.3, num=2, **few, **given).completed,
+        lambda run, **given: er.impute(run, hide=0.3, num=2, interval=0.4, **few, **given).completed,
     ):
         assert torch.equal(call(folder, checkpoint="latest"), call(latest))
         assert not torch.equal(call(folder), call(latest))

@@ -298,9 +298,9 @@ def test_a_stream_is_compiled_without_losing_a_row(tmp_path: Path) -> None:
 
 
 def test_many_runs_of_a_process_are_compiled_each(tmp_path: Path) -> None:
-    """The compiler counts by function, and would give up after eight of them; here after two."""
-    with torch._dynamo.config.patch(cache_size_limit=2):
-        for seed in range(3):
+    """The compiler counts by function, and would give up after eight of them; here after one."""
+    with torch._dynamo.config.patch(cache_size_limit=1):
+        for seed in range(2):
             train = {"steps": 2, "seed": seed}
             run = tiny(grey(), tmp_path / str(seed), runtime={"device": "cpu", "compile": "on"}, train=train,
                        data={"binarization": "dynamic"}, model={"latent_dim": seed + 1})  # fmt: skip

@@ -81,14 +81,15 @@ def test_the_books_hold_visits_and_work(settings: dict[str, Any], per_datum: int
 def test_a_longer_limit_goes_on_as_if_it_had_been_there(learner: str, tmp_path: Path) -> None:
     work = 1_500 if learner == "mcem" else 120
     train = {"learner": learner, "report_every": 1}  # or the end would have a report of its own
-    tiny(reals(), tmp_path / "whole", train=_lengths(decoder_gradients=work, **train))
-    tiny(reals(), tmp_path / "parted", train=_lengths(decoder_gradients=work // 3, **train))
+    data = {"validation": 0 if learner == "mcem" else 8, "test": 8, "train": 37}
+    tiny(reals(), tmp_path / "whole", train=_lengths(decoder_gradients=work, **train), data=data)
+    tiny(reals(), tmp_path / "parted", train=_lengths(decoder_gradients=work // 3, **train), data=data)
     first = len(_train_rows(tmp_path / "parted"))
-    tiny(reals(), tmp_path / "parted", resume=True, train=_lengths(decoder_gradients=work, **train))
+    tiny(reals(), tmp_path / "parted", resume=True, train=_lengths(decoder_gradients=work, **train), data=data)
     whole, parted = everything(tmp_path / "whole"), everything(tmp_path / "parted")
     assert 0 < first < len(_train_rows(tmp_path / "whole"))
     assert parted == whole
-    again = tiny(reals(), tmp_path / "parted", resume=True)  # spent already: nothing happens
+    again = tiny(reals(), tmp_path / "parted", resume=True, data=data)  # spent already: nothing happens
     assert len(again.history) == len(whole["metrics"])
 
 
@@ -148,7 +149,7 @@ def test_time_ends_a_run_with_a_report(out: Path) -> None:
 # --- chains that go on -------------------------------------------------------------------------------------------
 
 CHAINS: dict[str, dict[str, Any]] = {
-    "default": {},
+    "default": {"data": {"validation": 8, "test": 8}},
     "on disk": {"mcem": {"storage": "disk", "refresh": 2}},
     "a refresh on both sides": {"mcem": {"refresh": 1, "chains": 2, "draws": 2}},
     "nuts, identity": {"mcem": {"sampler": "nuts", "metric": "identity"}},
@@ -166,7 +167,8 @@ SMALL = {"latent_dim": 2, "encoder": {"hidden": [5]}, "decoder": {"hidden": [5]}
 @pytest.mark.parametrize("case", CHAINS.values(), ids=CHAINS)
 def test_chains_of_a_run_that_was_stopped_are_the_same_to_the_bit(case: dict[str, Any], tmp_path: Path) -> None:
     """Stopped twice within an epoch of two steps: weights, chains, metrics and step sizes are those of 5 at once."""
-    settings = {**case, "model": SMALL | case.get("model", {})}
+    # what validation measures takes the longest, and one case is enough to see that it disturbs nothing
+    settings = {"data": {"validation": 0, "test": 8, "train": 37}, **case, "model": SMALL | case.get("model", {})}
     train = _lengths(learner="mcem", report_every=1, ema=settings.pop("ema", 0.0)) | {"batch_size": 20}
     tiny(reals(), tmp_path / "whole", train=train | {"steps": 5}, **settings)
     for number, steps in enumerate((1, 3, 5)):

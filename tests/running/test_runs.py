@@ -154,11 +154,11 @@ def test_the_doctor_is_asked_from_python(run: Run) -> None:
 
 
 def test_scores_are_in_the_order_of_the_rows(run: Run) -> None:
-    x = reals(20, seed=4)
+    x = reals(6, seed=4)
     forward, backward = run.score(x, k=30), run.score(x.flip(0), k=30)
     assert torch.equal(forward.log_evidence, backward.log_evidence.flip(0))
-    assert len(forward.log_evidence.unique()) == 20
-    assert torch.equal(run.score(x[7:9], k=30).log_evidence, forward.log_evidence[7:9])
+    assert len(forward.log_evidence.unique()) == 6
+    assert torch.equal(run.score(x[3:5], k=30).log_evidence, forward.log_evidence[3:5])
     own = run.score(split="validation", k=5)
     assert own.log_evidence.shape == (8,)
     assert torch.equal(own.rows, run.dataset().splits["validation"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from elbowroom.data.sources import BUILT_IN, Source, obtain, read_verified
 from elbowroom.data.storage import InMemory, Material, as_tensor
@@ -103,16 +105,23 @@ def _omniglot(source: Source, content: bytes) -> Material:
 
 
 def _digits(source: Source) -> Material:
+    images, labels = _parsed_digits()
+    return Material(
+        name=source.name,
+        storage=InMemory(images.clone()),
+        source=source.citation,
+        licence=source.licence,
+        labels=labels.clone(),
+    )
+
+
+@functools.cache
+def _parsed_digits() -> tuple[Tensor, Tensor]:
+    """Images and labels, half a megabyte, which scikit-learn reads from a text file."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    return Material(
-        name=source.name,
-        storage=InMemory(as_tensor((digits.images / 16).astype(np.float32))),
-        source=source.citation,
-        licence=source.licence,
-        labels=torch.from_numpy(digits.target.astype(np.int64)),
-    )
+    return as_tensor((digits.images / 16).astype(np.float32)), torch.from_numpy(digits.target.astype(np.int64))
 
 
 def _colour_patches(source: Source) -> Material:

@@ -38,6 +38,7 @@ __all__ = [
     "DualAveraging",
     "Learn",
     "Warm",
+    "check_target_acceptance",
     "initial_step_size",
     "learn_dense",
     "learn_diagonal",
@@ -139,6 +140,19 @@ def initial_step_size(
     return step_size
 
 
+def check_target_acceptance(target_acceptance: float) -> None:
+    """Refuses what is no probability of a proposal.
+
+    Raises:
+        ElbowroomError: it does not lie between 0 and 1.
+    """
+    if not 0 < target_acceptance < 1:
+        raise ElbowroomError(
+            f"The target acceptance is {target_acceptance}, but should lie between 0 and 1.",
+            "0.8 suits most targets.",
+        )
+
+
 def warm_up(
     kernel: Kernel,
     target: Target,
@@ -172,11 +186,7 @@ def warm_up(
     """
     if num_steps < 1:
         raise ElbowroomError(f"A warm-up of {num_steps} steps was asked for.", "Give 1 or more; 300 suit most targets.")
-    if not 0 < target_acceptance < 1:
-        raise ElbowroomError(
-            f"The target acceptance is {target_acceptance}, but should lie between 0 and 1.",
-            "0.8 suits most targets.",
-        )
+    check_target_acceptance(target_acceptance)
     state = init(target, z)
     if metric.center.shape != z.shape[1:]:
         raise ElbowroomError(

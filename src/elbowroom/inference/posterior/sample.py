@@ -44,7 +44,7 @@ from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.numerics import chunks
 from elbowroom.progress import BlockProgress, Progress
-from elbowroom.samplers.adaptation import Learn, Warm, learn_dense, learn_diagonal, warm_up
+from elbowroom.samplers.adaptation import Learn, Warm, check_target_acceptance, learn_dense, learn_diagonal, warm_up
 from elbowroom.samplers.hmc import HMC
 from elbowroom.samplers.jumps import Jumps
 from elbowroom.samplers.kernel import Info, Kernel, Tuning
@@ -230,8 +230,8 @@ def posterior(
         announce: called after every transition.
     Raises:
         ElbowroomError: an unknown name; a number below one (4 draws is the least that diagnostics can be made from);
-            draws that do not fit into memory; a posterior that is not finite where the chains start; latents that are
-            codes.
+            a target acceptance that is no probability; draws that do not fit into memory; a posterior that is not
+            finite where the chains start; latents that are codes.
     Example:
         >>> from elbowroom.model import oracles
         >>> model, guide, x = oracles.ppca(dim=8, latent_dim=2, seed=0)
@@ -255,6 +255,7 @@ def posterior(
         raise ElbowroomError("Posteriors were asked for, but the batch is empty.", "Give one example or more.")
     kernel = transition = make_kernel(method, metric, num_steps)
     acceptance = _ACCEPTANCE if target_acceptance is None else target_acceptance
+    check_target_acceptance(acceptance)
     with torch.no_grad():
         store = _Store(_start(guide, batch.rows(slice(1))).mean, len(batch), draws, chains, warmup, block)
         progress = BlockProgress(announce, "posterior", len(batch) * (warmup + draws))

@@ -116,5 +116,3 @@ def values_and_weights(column: Column, center: float = 0.0, reach: float = 40.0)
         keep = len(x) if atom else -1
         return x[:keep].unsqueeze(1), weight[:keep].unsqueeze(1)
     return whole.unsqueeze(1), torch.ones_like(whole).unsqueeze(1)
-
-

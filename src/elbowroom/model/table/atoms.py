@@ -23,7 +23,7 @@ class AtomColumns(Family):
         \operatorname{logit} \pi = \mathrm{network}(z)
 
     At a, log p is that of a probability; elsewhere it is what that of :math:`p_0` is. The logit is the parameter after
-    those of the other family. Values are compared with a in single precision.
+    those of the other family. Values are compared with a in single precision, unless it is 0.
 
     Args:
         columns: with an atom each.
@@ -70,4 +70,4 @@ class AtomColumns(Family):
 
     def is_atom(self, x: Tensor) -> Tensor:
         """Which values are the atom."""
-        return x.float() == self.atom.float()
+        return torch.where(self.atom == 0, x == 0, x.float() == self.atom.float())

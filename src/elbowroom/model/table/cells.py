@@ -25,7 +25,7 @@ from elbowroom.model.table.family import Family, Rows, as_matrix
 from elbowroom.model.table.spread import Axis, Spread, moments
 from elbowroom.numerics import chunks
 
-__all__ = ["CellColumns", "log_normal_interval"]
+__all__ = ["CellColumns", "log_normal_below", "log_normal_interval"]
 
 _CHUNK_ELEMENTS = 2**22  # of the largest tensor, where cells are enumerated
 _NARROW = 0.1  # σ; below it a cell is integrated over
@@ -54,8 +54,9 @@ def log_normal_interval(middle: Tensor, width: Tensor) -> Tensor:
     Returns:
         Nats, at most 0.
     Example:
-        >>> log_normal_interval(torch.tensor([0.0, 40, 0]).double(), torch.tensor([2.0, 2.0, 0.01])).round(decimals=4).tolist()
-        [-0.3817, -765.0831, -5.5241]
+        >>> middle, width = torch.tensor([0.0, 40.0, 0.0]).double(), torch.tensor([2.0, 2.0, 0.01]).double()
+        >>> log_normal_interval(middle, width).round(decimals=4).tolist()
+        [-0.3817, -765.0832, -5.5241]
     """
     middle = middle.abs()
     narrow = (width < _NARROW) & (middle * width < 1)
@@ -70,6 +71,38 @@ def log_normal_interval(middle: Tensor, width: Tensor) -> Tensor:
             _tail(torch.where(tail, middle, 1.0), torch.where(tail, width, 1.0)),
         ),
     )
+
+
+def log_normal_below(x: Tensor) -> Tensor:
+    r"""log Φ(x) of a standard normal variable, with a gradient that is right in both tails.
+
+    In float32 the gradient of ``torch.special.log_ndtr`` is 4% wrong at −1,000, and 0.4 in place of 30,000 at −30,000.
+
+    Args:
+        x: any shape.
+    Returns:
+        Nats, at most 0.
+    Example:
+        >>> x = torch.tensor([-30_000.0, 0.0], requires_grad=True)
+        >>> torch.autograd.grad(log_normal_below(x).sum(), x)[0].round().tolist()
+        [30000.0, 1.0]
+    """
+    below = x < 0
+    return torch.where(
+        below,
+        _log_tail(torch.where(below, -x, 0.0)),
+        torch.log1p(-0.5 * torch.erfc(torch.where(below, 0.0, x) * math.sqrt(0.5))),
+    )
+
+
+def _log_tail(a: Tensor) -> Tensor:
+    """log Q(a) for a ≥ 0."""
+    return _log_erfcx(a) - 0.5 * a.square() - math.log(2)
+
+
+def _log_erfcx(a: Tensor) -> Tensor:
+    found: Tensor = torch.special.erfcx(a * math.sqrt(0.5)).log()
+    return found
 
 
 def _narrow(middle: Tensor, width: Tensor) -> Tensor:
@@ -87,9 +120,8 @@ def _around_zero(middle: Tensor, width: Tensor) -> Tensor:
 
 def _tail(middle: Tensor, width: Tensor) -> Tensor:
     near, far = (middle - width / 2).clamp(min=0), middle + width / 2
-    ratio = torch.special.erfcx(far * math.sqrt(0.5)).log() - torch.special.erfcx(near * math.sqrt(0.5)).log()
-    found: Tensor = torch.special.log_ndtr(-near) + torch.log(-torch.expm1(ratio - middle * width))
-    return found
+    log_ratio = _log_erfcx(far) - _log_erfcx(near) - middle * width  # of Q(b) to Q(a)
+    return _log_tail(near) + torch.log(-torch.expm1(log_ratio))
 
 
 class CellColumns(Family):
@@ -192,8 +224,8 @@ class CellColumns(Family):
 
         def mass(scale: Tensor) -> Tensor:
             inside = log_normal_interval((middle - mean) / scale, width / scale)
-            below = torch.special.log_ndtr((high - mean) / scale)
-            above = torch.special.log_ndtr((mean - low) / scale)
+            below = log_normal_below((high - mean) / scale)
+            above = log_normal_below((mean - low) / scale)
             found = torch.where(first, below, torch.where(last, above, inside))
             return torch.where(first & last, 0.0, found)
 

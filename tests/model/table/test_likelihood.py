@@ -21,6 +21,7 @@ from elbowroom.model.latent import LatentModel
 from elbowroom.model.networks import MLP
 from elbowroom.model.oracles import quadrature_log_evidence
 from elbowroom.model.priors import StandardNormal
+from elbowroom.model.table.continuous import NormalColumns
 from elbowroom.model.table.likelihood import Table
 from elbowroom.model.table.transform import TableTransform
 from table_cases import COLUMNS, Output, laid_out, output_for, seeded, single, table, values_and_weights
@@ -310,6 +311,15 @@ def test_it_starts_at_the_training_rows() -> None:
         if not column.cells and column.kind not in (ColumnKind.POSITIVE, ColumnKind.COUNT):
             wanted = float(own.mean())
             assert float(mean(distribution)[0, place].detach()) == pytest.approx(wanted, abs=0.02 * column.unit)
+    scales = {
+        ALL[place].name: scale * ALL[place].unit
+        for places, family in likelihood.parts()
+        if isinstance(family, NormalColumns)
+        for place, scale in zip(places.tolist(), family.spread.scale.tolist(), strict=True)
+    }
+    for case in ("real", "real-grid", "date"):
+        own = x[:, [column.name for column in ALL].index(case)]
+        assert scales[case] == pytest.approx(float((own - own.nanmean()).square().nanmean().sqrt()), rel=1e-6)
     before = laid_out(table(ALL, output_for(ALL, 1, seed=12))).log_prob(x).sum(-1).mean()
     assert float(distribution.log_prob(x).sum(-1).mean().detach()) > float(before.detach())
 

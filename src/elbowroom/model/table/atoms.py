@@ -33,7 +33,7 @@ class AtomColumns(Family):
     atom: Tensor
 
     def __init__(self, columns: Sequence[Column], rest: Family) -> None:
-        super().__init__(columns)
+        super().__init__()
         self.rest = rest
         self.num_rows = rest.num_rows + 1
         self.constant("legal", rest.legal)

@@ -146,7 +146,7 @@ class CellColumns(Family):
     width: Tensor
 
     def __init__(self, columns: Sequence[Column], *, wide_tails: bool, min_scale: float) -> None:
-        super().__init__(columns)
+        super().__init__()
         self.axis = Axis(columns)
         self.spread = Spread([min_scale] * len(columns), wide_tails=wide_tails)
         cells = [[value for value in sorted(column.cells) if value != column.atom] for column in columns]

@@ -42,7 +42,7 @@ class NormalColumns(Family):
     num_rows = 1
 
     def __init__(self, columns: Sequence[Column], *, wide_tails: bool, min_scale: float) -> None:
-        super().__init__(columns)
+        super().__init__()
         self.axis = Axis(columns)
         floors = [max(min_scale, _half_step(column) / column.unit) for column in columns]
         self.spread = Spread(floors, wide_tails=wide_tails)
@@ -103,7 +103,7 @@ class BetaColumns(Family):
     log_most: Tensor  #: log of the largest ν, shape (n,)
 
     def __init__(self, columns: Sequence[Column]) -> None:
-        super().__init__(columns)
+        super().__init__()
         least = [max(column.step / 2, _LEAST_DEVIATION) for column in columns]
         self.constant("log_most", [-2 * math.log(2 * deviation) for deviation in least])
         self.constant("legal", [0.5] * len(columns))

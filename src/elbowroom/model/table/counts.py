@@ -34,7 +34,7 @@ class CountColumns(Family):
     num_rows = 1
 
     def __init__(self, columns: Sequence[Column]) -> None:
-        super().__init__(columns)
+        super().__init__()
         self.constant("legal", [0.0] * len(columns))
         self.log_dispersion = nn.Parameter(torch.zeros(len(columns)))
 
@@ -92,7 +92,7 @@ class InflatedCountColumns(Family):
     atom: Tensor
 
     def __init__(self, columns: Sequence[Column]) -> None:
-        super().__init__(columns)
+        super().__init__()
         self.counts = CountColumns(columns)
         self.constant("legal", [0.0] * len(columns))
         self.constant("atom", [0.0 if column.atom is None else column.atom for column in columns])

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from elbowroom.data.columns.column import Column
 from elbowroom.model.noise import NoiseSource
 
 __all__ = ["Family", "Rows", "as_matrix", "inverse_softplus", "share"]
@@ -25,8 +24,6 @@ Rows = Sequence[Tensor]
 class Family(nn.Module, ABC):
     """n columns that have the same kind of distribution, and what is learned of each beside the network.
 
-    Args:
-        columns: what is known about each.
     Attributes:
         num_rows: R, parameters of a column that come from the network.
         legal: a possible value of each column, shape (n,).
@@ -34,10 +31,6 @@ class Family(nn.Module, ABC):
 
     num_rows: int
     legal: Tensor
-
-    def __init__(self, columns: Sequence[Column]) -> None:
-        super().__init__()
-        self.names = tuple(column.name for column in columns)
 
     def constant(self, name: str, values: Sequence[float] | Tensor) -> None:
         """Registers numbers that follow from the columns, in float64, so that 0.1 stays 0.1 in a model that is."""

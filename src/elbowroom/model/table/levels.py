@@ -30,7 +30,7 @@ class LevelColumns(Family):
     levels: Tensor
 
     def __init__(self, columns: Sequence[Column]) -> None:
-        super().__init__(columns)
+        super().__init__()
         self.most = max(len(column.levels) for column in columns)
         self.register_buffer("levels", torch.tensor([len(column.levels) for column in columns]), persistent=False)
         self.constant("legal", [0.0] * len(columns))

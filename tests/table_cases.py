@@ -32,6 +32,7 @@ COLUMNS: dict[str, Column] = {
         Column("proportion-atom", ColumnKind.PROPORTION, shift=0.4, unit=0.2, atom=0.0),
         Column("count", ColumnKind.COUNT),
         Column("count-atom", ColumnKind.COUNT, atom=0.0),
+        Column("count-atom-two", ColumnKind.COUNT, atom=2.0),
         Column("binary", ColumnKind.BINARY, levels=LEVELS[:2]),
         Column("ordinal", ColumnKind.ORDINAL, levels=LEVELS),
         Column("ordinal-short", ColumnKind.ORDINAL, levels=LEVELS[:2]),

@@ -66,13 +66,17 @@ def test_the_tables_log_p_is_the_sum_of_models_of_one_column(tails: str) -> None
     likelihood = table(ALL, output, tails=tails)
     x = draw(laid_out(likelihood), (30,), generator=seeded()).flatten(0, 1)
     likelihood.init_from_rows(x)
-    found = laid_out(likelihood).log_prob(x[:7])
+    found, information = laid_out(likelihood).log_prob(x[:7]), likelihood.fisher_information(output)
     for place, column in enumerate(ALL):
         count = Table.parameter_shape((1,), columns=[column])[0]
         alone = table([column], output[:, :count, place : place + 1], tails=tails)
         alone.init_from_rows(x[:, place : place + 1])
         expected = laid_out(alone).log_prob(x[:7, place : place + 1])
         torch.testing.assert_close(found[:, place : place + 1], expected, rtol=1e-9, atol=1e-9)
+        own = alone.fisher_information(alone.network.output)[..., 0]
+        torch.testing.assert_close(information[:, :count, :count, place], own, rtol=1e-9, atol=1e-9)
+        wanted = mean(laid_out(alone))
+        torch.testing.assert_close(mean(laid_out(likelihood))[:, place : place + 1], wanted, rtol=1e-9, atol=1e-9)
 
 
 def test_the_order_of_columns_means_nothing() -> None:
@@ -274,6 +278,15 @@ def test_heaped_values_have_a_bound(case: str) -> None:
             for learned in (0.0, -3.0, -40.0)
         ]
         assert found == sorted(found) and found[-1] <= 0
+
+
+def test_the_one_cell_beside_an_atom_has_all_the_rest() -> None:
+    column = Column("a", ColumnKind.REAL, cells=(0.0, 1.0), atom=0.0)
+    output = output_for([column], 3)
+    likelihood = table([column], output)
+    log_p = laid_out(likelihood).log_prob(torch.tensor([[[0.0]], [[1.0]]]).double()).squeeze(-1)
+    torch.testing.assert_close(log_p, torch.stack([output[:, 1, 0], -output[:, 1, 0]]).sigmoid().log())
+    assert (likelihood.fisher_information(output)[:, 0] == 0).all()
 
 
 @pytest.mark.parametrize("case", ["real-grid", "date", "positive-grid"])

@@ -13,7 +13,7 @@ from elbowroom.model import noise
 from elbowroom.model.noise import NoiseSource
 from elbowroom.model.table.family import Family, Rows, share
 
-__all__ = ["AtomColumns"]
+__all__ = ["AtomColumns", "equals"]
 
 
 class AtomColumns(Family):
@@ -36,13 +36,12 @@ class AtomColumns(Family):
         super().__init__()
         self.rest = rest
         self.num_rows = rest.num_rows + 1
-        self.constant("legal", rest.legal)
         self.constant("atom", [0.0 if column.atom is None else column.atom for column in columns])
 
     def log_prob(self, rows: Rows, x: Tensor) -> Tensor:
         *own, logit = rows
         at = self.is_atom(x)
-        rest = self.rest.log_prob(own, torch.where(at, self.legal.to(x), x))
+        rest = self.rest.log_prob(own, x)
         return torch.where(at, F.logsigmoid(logit), F.logsigmoid(-logit) + rest)
 
     def sample(self, rows: Rows, shape: tuple[int, ...], generator: NoiseSource | None) -> Tensor:
@@ -70,4 +69,14 @@ class AtomColumns(Family):
 
     def is_atom(self, x: Tensor) -> Tensor:
         """Which values are the atom."""
-        return torch.where(self.atom == 0, x == 0, x.float() == self.atom.float())
+        return equals(x, self.atom)
+
+
+def equals(x: Tensor, atom: Tensor) -> Tensor:
+    """Where values are their column's atom, in single precision unless it is 0; nowhere if it is NaN.
+
+    Example:
+        >>> equals(torch.tensor([0.1, 1e-50, 1.0], dtype=torch.float64), torch.tensor([0.1, 0.0, torch.nan]))
+        tensor([ True, False, False])
+    """
+    return torch.where(atom == 0, x == 0, x.float() == atom.float())

@@ -161,7 +161,6 @@ class CellColumns(Family):
         inside = low.isfinite() & high.isfinite()
         self.register_buffer("place", torch.arange(len(columns)), persistent=False)
         self.register_buffer("cells", number, persistent=False)
-        self.constant("legal", values[:, 0])
         self.constant("values", values.T)
         self.constant("edges", edges)
         self.constant("low", low)

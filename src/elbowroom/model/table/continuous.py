@@ -40,17 +40,18 @@ class NormalColumns(Family):
     """
 
     num_rows = 1
+    middle: Tensor  #: the values at 0 on the axis, shape (n,)
 
     def __init__(self, columns: Sequence[Column], *, wide_tails: bool, min_scale: float) -> None:
         super().__init__()
         self.axis = Axis(columns)
         floors = [max(min_scale, _half_step(column) / column.unit) for column in columns]
         self.spread = Spread(floors, wide_tails=wide_tails)
-        self.constant("legal", self.axis.inverse(torch.zeros(len(columns), dtype=torch.float64)))
+        self.constant("middle", self.axis.inverse(torch.zeros(len(columns), dtype=torch.float64)))
 
     def log_prob(self, rows: Rows, x: Tensor) -> Tensor:
         possible = ~self.axis.is_log | (x > 0)
-        x = torch.where(possible, x, self.legal.to(x))
+        x = torch.where(possible, x, self.middle.to(x))
         y = self.axis(x)
 
         def log_density(scale: Tensor) -> Tensor:
@@ -106,7 +107,6 @@ class BetaColumns(Family):
         super().__init__()
         least = [max(column.step / 2, _LEAST_DEVIATION) for column in columns]
         self.constant("log_most", [-2 * math.log(2 * deviation) for deviation in least])
-        self.constant("legal", [0.5] * len(columns))
         self.log_precision = nn.Parameter(torch.full((len(columns),), math.log(2.0)))  # flat at μ = ½
 
     def log_prob(self, rows: Rows, x: Tensor) -> Tensor:

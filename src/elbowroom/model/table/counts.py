@@ -35,7 +35,6 @@ class CountColumns(Family):
 
     def __init__(self, columns: Sequence[Column]) -> None:
         super().__init__()
-        self.constant("legal", [0.0] * len(columns))
         self.log_dispersion = nn.Parameter(torch.zeros(len(columns)))
 
     def log_prob(self, rows: Rows, x: Tensor) -> Tensor:
@@ -94,7 +93,6 @@ class InflatedCountColumns(Family):
     def __init__(self, columns: Sequence[Column]) -> None:
         super().__init__()
         self.counts = CountColumns(columns)
-        self.constant("legal", [0.0] * len(columns))
         self.constant("atom", [0.0 if column.atom is None else column.atom for column in columns])
 
     def log_prob(self, rows: Rows, x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """The columns of a table that share a kind of distribution are computed together; this is what such a family offers.
 
 A family has n columns. For each of its R parameters it is given a tensor of shape (\\*, n), one row of what the
-likelihood's network returned. Values are in the data's units, and never NaN: missing ones are replaced by ``legal``
-before they come here, and their log p is left out afterwards.
+likelihood's network returned. Values are in the data's units, and never NaN: missing ones are 0 here, and their log p
+is left out afterwards. Of a value that is impossible, as that 0 can be, log p is −∞, and gradients are finite.
 """
 
 from __future__ import annotations
@@ -26,11 +26,9 @@ class Family(nn.Module, ABC):
 
     Attributes:
         num_rows: R, parameters of a column that come from the network.
-        legal: a possible value of each column, shape (n,).
     """
 
     num_rows: int
-    legal: Tensor
 
     def constant(self, name: str, values: Sequence[float] | Tensor) -> None:
         """Registers numbers that follow from the columns, in float64, so that 0.1 stays 0.1 in a model that is."""

@@ -33,7 +33,6 @@ class LevelColumns(Family):
         super().__init__()
         self.most = max(len(column.levels) for column in columns)
         self.register_buffer("levels", torch.tensor([len(column.levels) for column in columns]), persistent=False)
-        self.constant("legal", [0.0] * len(columns))
 
     def log_levels(self, rows: Rows) -> Tensor:
         """log P of every level, −∞ of what a column has not, shape (\\*, n, ``most``)."""

@@ -74,21 +74,20 @@ class TableDistribution(Distribution):
     Args:
         parts: families, which together have all columns.
         order: of each column, its place in the parts' sequence, shape (D,).
-        legal: a possible value of each column, shape (D,).
         parameters: of the elements, P tensors of shape (\\*, D).
     """
 
     arg_constraints: ClassVar[dict[str, Constraint]] = {}
     support = constraints.real
 
-    def __init__(self, parts: Sequence[Part], order: Tensor, legal: Tensor, parameters: Sequence[Tensor]) -> None:
-        self._parts, self._order, self._legal, self._parameters = parts, order, legal, parameters
+    def __init__(self, parts: Sequence[Part], order: Tensor, parameters: Sequence[Tensor]) -> None:
+        self._parts, self._order, self._parameters = parts, order, parameters
         super().__init__(parameters[0].shape, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p of every element, nats in its column's unit; 0 where it is NaN, −∞ where it is impossible."""
         missing = value.isnan()
-        value = torch.where(missing, self._legal.to(self._parameters[0]), value.to(self._parameters[0].dtype))
+        value = torch.where(missing, 0.0, value.to(self._parameters[0].dtype))
         found = self._gathered(lambda part, rows: part.family.log_prob(rows, value.index_select(-1, part.places)))
         return torch.where(missing, 0.0, found)
 
@@ -170,7 +169,6 @@ class Table(Likelihood):
 
     name = "table"
     support = Support.TABLE
-    legal: Tensor
     order: Tensor
 
     def __init__(
@@ -192,10 +190,7 @@ class Table(Likelihood):
             places.append(torch.tensor(own))
         for number, own_places in enumerate(places):
             self.register_buffer(f"places_{number}", own_places, persistent=False)
-        order = torch.cat(places).argsort()
-        self.register_buffer("order", order, persistent=False)
-        legal = torch.cat([part.family.legal for part in self.parts()])
-        self.register_buffer("legal", legal[order], persistent=False)
+        self.register_buffer("order", torch.cat(places).argsort(), persistent=False)
 
     @classmethod
     def parameter_shape(  # type: ignore[override]  # there is no sensible default
@@ -217,7 +212,7 @@ class Table(Likelihood):
         return found
 
     def distribution(self, *parameters: Tensor) -> TableDistribution:
-        return TableDistribution(self.parts(), self.order, self.legal, parameters)
+        return TableDistribution(self.parts(), self.order, parameters)
 
     @torch.no_grad()
     def fisher_information(self, output: Tensor) -> Tensor:

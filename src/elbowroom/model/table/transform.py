@@ -10,6 +10,7 @@ from torch import Tensor
 from elbowroom.data.columns.column import Column, ColumnKind
 from elbowroom.data.support import Support
 from elbowroom.model.guides import InputTransform
+from elbowroom.model.table.atoms import equals
 
 __all__ = ["TableTransform"]
 
@@ -103,7 +104,7 @@ class TableTransform(InputTransform):
 
     def _on_axis(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Values on their axes, and which are atoms, whose place on the axis means nothing."""
-        is_atom = torch.where(self.atoms == 0, x == 0, x.float() == self.atoms.float())
+        is_atom = equals(x, self.atoms)
         x = x.to(torch.promote_types(x.dtype, self.shift.dtype))
         log = torch.where(self.is_log & ~is_atom, x, 1.0).clamp(min=torch.finfo(x.dtype).tiny).log()
         count = torch.where(self.is_count, x, 0.0).log1p()

@@ -47,7 +47,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "data": ("csv", "pictures", ""),
     "evaluation": ("", "doctor"),
     "inference": ("", "gaussian", "importance", "posterior", "annealing"),
-    "model": ("", "hierarchy", "pixels", "grids"),
+    "model": ("", "hierarchy", "pixels", "grids", "table"),
     "showing": ("figures", "", "report"),
 }
 UNRELATED = {frozenset({"data", "samplers"})}  # parts of one layer that must not import each other

@@ -20,12 +20,13 @@ from elbowroom.model.hierarchy.guides import HIERARCHICAL_GUIDES
 from elbowroom.model.likelihoods import LIKELIHOODS
 from elbowroom.model.priors import PRIORS
 from elbowroom.model.quantizer import GUIDES_OVER_CODES
+from elbowroom.model.table.likelihood import TABLE_LIKELIHOODS
 from elbowroom.names import NAMES
 from elbowroom.running.build_learner import _LEARNERS
 from elbowroom.running.config import Config
 
 REGISTRIES = {
-    "likelihoods": set(LIKELIHOODS),
+    "likelihoods": {*LIKELIHOODS, *TABLE_LIKELIHOODS},
     "priors": {*PRIORS, *FLOW_PRIORS, *PRIORS_OVER_CODES, *GRID_PRIORS},
     "guides": {*GUIDES, *FLOW_GUIDES, *HIERARCHICAL_GUIDES, *GUIDES_OVER_CODES, "none"},
     "learners": set(_LEARNERS),

@@ -24,7 +24,7 @@ __all__ = [
     "PriorName",
 ]
 
-#: likelihoods p(x | z), classes of :mod:`elbowroom.model.likelihoods`
+#: likelihoods p(x | z), classes of :mod:`elbowroom.model.likelihoods`, and of `model.table.likelihood`
 LikelihoodName = Literal[
     "bernoulli",
     "continuous-bernoulli",
@@ -34,6 +34,7 @@ LikelihoodName = Literal[
     "categorical",
     "poisson",
     "negative-binomial",
+    "table",
     "cross-entropy",
 ]
 #: priors p(z), classes of :mod:`elbowroom.model.priors`; flows, of `model.flows`; over codes, of `model.codes` and

@@ -16,7 +16,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.learners.aevb import Aevb
 from elbowroom.model.draws import mean
 from elbowroom.model.likelihoods import LIKELIHOODS
-from elbowroom.running.build import build_data, facts_of, pick_likelihood
+from elbowroom.running.build import build_data, facts_of, likelihood_class, pick_likelihood
 from elbowroom.running.build_learner import RunLength, build_learner
 from elbowroom.running.build_pair import build_pair, initialise
 from elbowroom.running.config import Config, configure
@@ -169,9 +169,10 @@ def test_pseudo_inputs_between_categories_are_refused(out: Path) -> None:
 
 @pytest.mark.parametrize("support", list(Support))
 def test_every_support_has_a_likelihood_of_its_own(support: Support) -> None:
-    name = pick_likelihood(Config().model, support)
-    assert LIKELIHOODS[name].support is support
-    assert LIKELIHOODS[name].normalized
+    likelihood = likelihood_class(Config().model, support)
+    assert likelihood.support is support
+    assert likelihood.normalized
+    assert likelihood.name == pick_likelihood(Config().model, support)
     assert pick_likelihood(configure({"model": {"likelihood": "gaussian"}}).model, support) == "gaussian"
 
 

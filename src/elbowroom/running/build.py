@@ -15,7 +15,9 @@ from elbowroom.data.loading import load_data
 from elbowroom.data.row_form import RowForm
 from elbowroom.data.stream import StreamSet
 from elbowroom.data.support import Support
+from elbowroom.model.conditional import Likelihood
 from elbowroom.model.likelihoods import LIKELIHOODS
+from elbowroom.model.table.likelihood import TABLE_LIKELIHOODS
 from elbowroom.phrasing import speaking
 from elbowroom.running.config import Config, DataConfig
 from elbowroom.running.model_config import ModelConfig
@@ -24,6 +26,7 @@ __all__ = [
     "DataFacts",
     "build_data",
     "facts_of",
+    "likelihood_class",
     "load_configured",
     "pick_likelihood",
     "suited",
@@ -36,6 +39,7 @@ _BY_SUPPORT = {
     Support.COUNTS: "negative-binomial",
     Support.CATEGORIES: "categorical",
     Support.REALS: "gaussian",
+    Support.TABLE: "table",
 }
 
 
@@ -116,13 +120,18 @@ def suited(config: Config, loaded: DataSet | StreamSet) -> DataSet | StreamSet:
     Raises:
         ElbowroomError: the likelihood does not fit them.
     """
-    likelihood = LIKELIHOODS[pick_likelihood(config.model, loaded.support)]
+    likelihood = likelihood_class(config.model, loaded.support)
     return loaded.viewed_as(likelihood.support, needed_by=f"a {likelihood.name} likelihood")
 
 
 def pick_likelihood(model: ModelConfig, support: Support) -> str:
     """The name of the likelihood; 'auto' takes the one for the support of the data."""
     return _BY_SUPPORT[support] if model.likelihood == "auto" else model.likelihood
+
+
+def likelihood_class(model: ModelConfig, support: Support) -> type[Likelihood]:
+    """The class of the likelihood; 'auto' takes the one for the support of the data."""
+    return (LIKELIHOODS | TABLE_LIKELIHOODS)[pick_likelihood(model, support)]
 
 
 def facts_of(data: DataSet | StreamSet, batch_size: int) -> DataFacts:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from elbowroom.data.columns.column import Column
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.precision import check_spread
 from elbowroom.data.stream import StreamSet
@@ -20,15 +21,17 @@ from elbowroom.model.guides import GUIDES, Guide, InputTransform, PriorGuide
 from elbowroom.model.hierarchy.guides import HIERARCHICAL_GUIDES
 from elbowroom.model.hierarchy.ladders import Ladder
 from elbowroom.model.latent import LatentModel, Pair
-from elbowroom.model.likelihoods import LIKELIHOODS, Gaussian, Likelihood
+from elbowroom.model.likelihoods import Gaussian, Likelihood
 from elbowroom.model.networks import Network
 from elbowroom.model.pixels.autoregressive import AutoregressivePixels
 from elbowroom.model.pixels.masked_convolutions import MaskedPixels
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, TopPrior, VampPrior
 from elbowroom.model.pyramid import WeightNormalized
 from elbowroom.model.quantizer import Codebook, EmbeddedCodes, NearestCodeGuide
+from elbowroom.model.table.likelihood import Table
+from elbowroom.model.table.transform import TableTransform
 from elbowroom.names import CODE_GUIDES
-from elbowroom.running.build import DataFacts, pick_likelihood
+from elbowroom.running.build import DataFacts, likelihood_class, pick_likelihood
 from elbowroom.running.build_codes import build_code_prior, build_codebook, build_network_of, code_space
 from elbowroom.running.build_hierarchy import build_hierarchical_guide, build_ladder, check_hierarchy
 from elbowroom.running.config import Config
@@ -39,6 +42,7 @@ from elbowroom.running.training_rows import check_codes, check_training_rows, re
 __all__ = ["build_pair", "guide_name", "initialise"]
 
 _WITHOUT_GUIDE = {"naive", "mcem"}  # learners that by default have no guide
+_STARTING_ROWS = 20_000  # of a table, from which its model starts
 
 
 def build_pair(config: Config, facts: DataFacts, *, seed: int) -> Pair:
@@ -139,6 +143,8 @@ def _guide(
 
 def _transform(facts: DataFacts) -> InputTransform:
     """Of x, before an encoder or masked convolutions; the unit of real numbers is filled in by :func:`initialise`."""
+    if facts.support is Support.TABLE:
+        return TableTransform(_columns(facts))
     real = facts.support is Support.REALS
     return InputTransform(
         facts.support,
@@ -149,6 +155,15 @@ def _transform(facts: DataFacts) -> InputTransform:
     )
 
 
+def _columns(facts: DataFacts) -> tuple[Column, ...]:
+    if facts.columns is None:
+        raise ElbowroomError(
+            "A table likelihood has to know the kinds of the columns, but these data have none.",
+            "Have them found: --data.columns auto.",
+        )
+    return facts.columns
+
+
 def _likelihood_settings(model: ModelConfig, facts: DataFacts) -> dict[str, Any]:
     """Settings of the likelihood on which the shape of its parameters depends."""
     settings: dict[str, dict[str, Any]] = {
@@ -157,7 +172,8 @@ def _likelihood_settings(model: ModelConfig, facts: DataFacts) -> dict[str, Any]
         "colour-logistic-mixture": {"components": model.components},
         "categorical": {"num_categories": facts.num_categories},
     }
-    return settings.get(pick_likelihood(model, facts.support), {})
+    name = pick_likelihood(model, facts.support)
+    return {"columns": _columns(facts)} if name == Table.name else settings.get(name, {})
 
 
 def _decoder_shape(model: ModelConfig, facts: DataFacts) -> tuple[int, ...]:
@@ -168,12 +184,12 @@ def _decoder_shape(model: ModelConfig, facts: DataFacts) -> tuple[int, ...]:
 
 def _parameter_shape(model: ModelConfig, facts: DataFacts) -> tuple[int, ...]:
     """Parameters of the likelihood for one x."""
-    kind = LIKELIHOODS[pick_likelihood(model, facts.support)]
+    kind = likelihood_class(model, facts.support)
     return kind.parameter_shape(facts.event_shape, **_likelihood_settings(model, facts))
 
 
 def _likelihood(model: ModelConfig, facts: DataFacts, codebook: Codebook | None, ladder: Ladder | None) -> Likelihood:
-    kind, settings = LIKELIHOODS[pick_likelihood(model, facts.support)], _likelihood_settings(model, facts)
+    kind, settings = likelihood_class(model, facts.support), _likelihood_settings(model, facts)
     if kind is Gaussian:
         shift, unit = torch.zeros(facts.event_shape), torch.ones(facts.event_shape)
         settings |= {"mean_activation": model.mean_activation, "shift": shift, "unit": unit}
@@ -181,6 +197,8 @@ def _likelihood(model: ModelConfig, facts: DataFacts, codebook: Codebook | None,
     if model.masked_layers:
         pixels = _masked_pixels(model, facts, _parameter_shape(model, facts))
         return AutoregressivePixels(network, kind(pixels, facts.event_shape, **settings))
+    if kind is Table:
+        return Table(network, _columns(facts), tails=model.tails)
     return kind(network, facts.event_shape, **settings)
 
 
@@ -228,7 +246,7 @@ def _prior(model: ModelConfig, facts: DataFacts, guide: Conditional | None) -> C
 
 @torch.no_grad()
 def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
-    """Initialises what depends on the data: the unit of real-valued data, output bias, pseudo-inputs.
+    """Initialises what depends on the data: the unit of real-valued data, output bias, pseudo-inputs; of a table, all.
 
     Raises:
         ElbowroomError: a real-valued element is constant over the training data, so that its density has no bound; one
@@ -242,6 +260,9 @@ def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
         for batch in data.batches("train", 1024):
             assert batch.mask is not None  # the data are masked
             likelihood.check_mask(batch.mask)
+    if isinstance(likelihood, Table):
+        _start_table(likelihood, guide, config, data)
+        return
     mean, std = data.moments()
     # grey pixels under a Gaussian are not standardised: they have a common scale, and some never vary
     if isinstance(likelihood.elementwise, Gaussian) and data.native_support is Support.REALS:
@@ -261,6 +282,14 @@ def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
     if isinstance(pair.model.prior, VampPrior):
         rows = _some_rows(data, config.model.prior_components)
         pair.model.prior = VampPrior(guide, rows, data.support, context_dim=data.context_dim)
+
+
+def _start_table(likelihood: Table, guide: Conditional, config: Config, data: DataSet | StreamSet) -> None:
+    rows = data.example(_STARTING_ROWS, generator=torch.Generator().manual_seed(0)).x.to(likelihood.order.device)
+    if config.model.output_bias == "data-mean":
+        likelihood.init_from_rows(rows)
+    if isinstance(guide, Guide) and isinstance(guide.transform, TableTransform):
+        guide.transform.init_from_rows(rows)
 
 
 def _some_rows(data: DataSet | StreamSet, number: int) -> Tensor:

@@ -81,6 +81,8 @@ class ModelConfig(Section):
     """Output activation of the mean of a Gaussian likelihood."""
     components: Annotated[int, Field(gt=0)] = 5
     """Components of the discretised logistic mixture."""
+    tails: Literal["wide", "none"] = "wide"
+    """Noise of real and positive columns of a table: normal, with a learned share three times as wide, or without."""
     masked_layers: Annotated[int, Field(ge=0)] = 0
     """Masked convolutions at the end of the decoder, by which each pixel depends on those before it, for pictures; 0:
     elements are independent given z."""

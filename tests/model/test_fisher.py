@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
-from elbowroom.model import likelihoods
+from elbowroom.model import byte_likelihoods, likelihoods
 from elbowroom.model.likelihoods import LIKELIHOODS, Likelihood
 
 UNITS = {"shift": torch.tensor([5.0, -2.0, 0.3]).double(), "unit": torch.tensor([20.0, 0.5, 1.5]).double()}
@@ -144,7 +144,7 @@ def test_enumeration_does_not_depend_on_the_chunks(monkeypatch):
     output = output_for(case, (5,), (3,))
     likelihood = at(case, output, (3,))
     whole = likelihood.fisher_information(output)
-    monkeypatch.setattr(likelihoods, "_CHUNK_ELEMENTS", 4 * 256 * 6)  # 4 of the 15 elements at a time
+    monkeypatch.setattr(byte_likelihoods, "_CHUNK_ELEMENTS", 4 * 256 * 6)  # 4 of the 15 elements at a time
     torch.testing.assert_close(likelihood.fisher_information(output), whole)
 
 

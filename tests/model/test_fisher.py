@@ -12,12 +12,13 @@ from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 from elbowroom.model import byte_likelihoods, likelihoods
 from elbowroom.model.likelihoods import LIKELIHOODS, Likelihood
+from likelihood_options import NEEDED, shaping
 
 UNITS = {"shift": torch.tensor([5.0, -2.0, 0.3]).double(), "unit": torch.tensor([20.0, 0.5, 1.5]).double()}
 WITHOUT = {"colour-logistic-mixture"}  #: an expectation over 256³ colours
 #: case -> class, options; every registered likelihood, with the options that it needs, and a Gaussian of each kind
 CASES: dict[str, tuple[type[Likelihood], dict]] = {
-    **{name: (kind, {}) for name, kind in LIKELIHOODS.items() if name not in WITHOUT},
+    **{name: (kind, NEEDED.get(name, {})) for name, kind in LIKELIHOODS.items() if name not in WITHOUT},
     "gaussian-learned-units": (likelihoods.Gaussian, UNITS),
     "gaussian-fixed": (likelihoods.Gaussian, {"scale": 0.3}),
     "gaussian-fixed-units-sigmoid": (likelihoods.Gaussian, {"scale": 0.3, "mean_activation": "sigmoid", **UNITS}),
@@ -27,7 +28,13 @@ CASES: dict[str, tuple[type[Likelihood], dict]] = {
         {"scale": "per-element", "mean_activation": "sigmoid", **UNITS},
     ),
     "discretized-logistic-mixture": (likelihoods.DiscretizedLogisticMixture, {"components": 2}),
-    "categorical": (likelihoods.Categorical, {"num_categories": 4}),
+    "laplace-per-element": (likelihoods.Laplace, {"scale": "per-element", "min_scale": 0.1}),
+    "student-t-per-element-units-sigmoid": (
+        likelihoods.StudentT,
+        {"scale": "per-element", "mean_activation": "sigmoid", **UNITS},
+    ),
+    "student-t-fixed": (likelihoods.StudentT, {"scale": 0.3, "degrees_of_freedom": 1.5}),
+    "ordinal-shared": (likelihoods.Ordinal, {"levels": 4, "cut_points": "shared"}),
 }
 
 
@@ -53,8 +60,7 @@ def at(case: str, output: Tensor, event_shape: tuple[int, ...]) -> Likelihood:
 
 def output_for(case: str, lead: tuple[int, ...], event_shape: tuple[int, ...]) -> Tensor:
     cls, options = CASES[case]
-    shaping = {k: v for k, v in options.items() if k in ("scale", "components", "num_categories")}
-    shape = (*lead, *cls.parameter_shape(event_shape, **shaping))
+    shape = (*lead, *cls.parameter_shape(event_shape, **shaping(options)))
     return torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
 
@@ -69,13 +75,18 @@ def quadrature(likelihood: Likelihood, z: Tensor) -> list[tuple[Tensor, Tensor]]
         case Support.CATEGORIES:
             return [(n * one, one) for n in range(4)]
         case Support.COUNTS:
-            return [(n * one, one) for n in range(300)]
+            return [(n * one, one) for n in range(300 if likelihood.highest is None else likelihood.highest + 1)]
         case Support.UNIT_INTERVAL if likelihood.normalized:
             n = 1000  # Simpson's rule
             weights = [1.0, *(4.0, 2.0) * (n // 2 - 1), 4.0, 1.0]
             return [(i / n * one, w / (3 * n) * one) for i, w in enumerate(weights)]
         case Support.UNIT_INTERVAL:  # the Bernoulli's score, with the Bernoulli's draws
             return [(0 * one, one), (one, one)]
+        case Support.REALS if not isinstance(likelihood, likelihoods.Gaussian):  # a kink, or tails that never end
+            p = likelihood(z)
+            loc, scale = p.loc.detach(), p.scale.detach()
+            sizes = [math.exp(0.25 * k) for k in range(-88, 60)]
+            return [(loc + sign * t * scale, 0.25 * t * scale) for t in sizes for sign in (-1, 1)]
         case Support.REALS:
             p = likelihood(z)
             mean, stddev = p.mean.detach(), p.stddev.detach()

@@ -195,7 +195,7 @@ def check_rows(
     if highest is not None and value > highest:
         raise ElbowroomError(
             f"{given}, but the likelihood takes 0..{highest}.",
-            "Correct that row, or give the likelihood more: --model.trials of binomial, --model.levels of ordinal.",
+            "Correct that row, or raise --model.trials or --model.levels, whichever the likelihood has.",
         )
     raise ElbowroomError(
         f"{given}, but the rows that were checked before are {support.description}.",

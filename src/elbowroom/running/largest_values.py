@@ -14,10 +14,11 @@ from typing import NamedTuple, TypeVar
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.stream import StreamSet
 from elbowroom.errors import ElbowroomError
+from elbowroom.model.conditional import Likelihood
 from elbowroom.phrasing import with_article
 from elbowroom.running.model_config import ModelConfig
 
-__all__ = ["assumed", "known_highest", "largest", "limited", "within_setting"]
+__all__ = ["assumed", "known_highest", "largest", "limited", "within_model", "within_setting"]
 
 _Data = TypeVar("_Data", bound=DataSet | StreamSet)
 
@@ -26,10 +27,14 @@ class _Setting(NamedTuple):
     """The setting of a likelihood that says how large values can be."""
 
     key: str
+    flag: str
     offset: int  #: from the largest value to the setting
 
 
-_SETTINGS = {"binomial": _Setting("trials", 0), "ordinal": _Setting("levels", 1)}
+_SETTINGS = {
+    "binomial": _Setting("trials", "--model.trials", 0),
+    "ordinal": _Setting("levels", "--model.levels", 1),
+}
 
 
 def known_highest(data: DataSet | StreamSet) -> int | None:
@@ -49,18 +54,18 @@ def within_setting(data: _Data, model: ModelConfig, likelihood: str) -> _Data:
     """
     if likelihood not in _SETTINGS:
         return data
-    key, offset = _SETTINGS[likelihood]
+    key, flag, offset = _SETTINGS[likelihood]
     needed_by = with_article(f"{likelihood} likelihood")
     given: int | None = getattr(model, key)
     if given is None and known_highest(data) is None:
         raise ElbowroomError(
             f"Not all values of {data.name} are known before training, but {needed_by} has to know the "
             "largest that is possible.",
-            f"Give --model.{key}.",
+            f"Give {flag}.",
         )
     if given is None:
         return data
-    remedy = f"Give --model.{key} {(data.highest or 0) + offset}, or leave out the rows with larger ones."
+    remedy = f"Give {flag} {(data.highest or 0) + offset}, or leave out the rows with larger ones."
     return limited(data, given - offset, f"{needed_by} of {given:,} {key}", remedy)
 
 
@@ -84,6 +89,21 @@ def limited(data: _Data, highest: int | None, needed_by: str, remedy: str) -> _D
     return replace(data, view=replace(data.view, highest=highest))
 
 
+def within_model(data: DataSet, likelihood: Likelihood) -> DataSet:
+    """Data for a trained model, of which no value is larger than its likelihood takes.
+
+    Args:
+        data: with the support that the likelihood needs.
+        likelihood: of the model.
+    Raises:
+        ElbowroomError: a larger value was found.
+    """
+    named = likelihood.name
+    anew = f", or train anew with a larger {_SETTINGS[named].flag}" if named in _SETTINGS else ""
+    remedy = f"Leave out the rows that hold larger ones{anew}."
+    return limited(data, likelihood.elementwise.highest, f"the {named} likelihood of this model", remedy)
+
+
 def largest(model: ModelConfig, likelihood: str, highest: int | None) -> dict[str, int]:
     """The setting of a likelihood that says how large values can be; none for a likelihood without an end.
 
@@ -94,7 +114,7 @@ def largest(model: ModelConfig, likelihood: str, highest: int | None) -> dict[st
     """
     if likelihood not in _SETTINGS:
         return {}
-    key, offset = _SETTINGS[likelihood]
+    key, _, offset = _SETTINGS[likelihood]
     given: int | None = getattr(model, key)
     if given is None:
         assert highest is not None, "within_setting asks for the setting where it is not known"
@@ -117,10 +137,11 @@ def assumed(
     said = []
     if grey_steps is not None:
         said.append(f"{name}: the values are multiples of 1/{grey_steps} and are taken as counts 0..{grey_steps}")
-    if likelihood in _SETTINGS and getattr(model, key := _SETTINGS[likelihood].key) is None:
+    if likelihood in _SETTINGS and getattr(model, _SETTINGS[likelihood].key) is None:
+        key, flag, _ = _SETTINGS[likelihood]
         value = largest(model, likelihood, highest)[key]
         said.append(
             f"{name}: the largest value is {highest:,}, so the {likelihood} likelihood has {value:,} {key}; if larger "
-            f"values are possible, give --model.{key}"
+            f"values are possible, give {flag}"
         )
     return said

@@ -22,7 +22,7 @@ from elbowroom.phrasing import with_article
 from elbowroom.progress import Announce
 from elbowroom.running.build import DataFacts
 from elbowroom.running.config import Config
-from elbowroom.running.largest_values import limited
+from elbowroom.running.largest_values import within_model
 from elbowroom.running.own_data import check_fits
 from elbowroom.running.runtime import dtype_of
 from elbowroom.running.units import prepared
@@ -99,13 +99,7 @@ def read_like_training(
     likelihood = trained.likelihood
     needed_by = with_article(f"{likelihood.name} likelihood")
     data = data.viewed_as(likelihood.support, needed_by=needed_by, steps=trained.facts.grey_steps)
-    data = limited(
-        data,
-        likelihood.elementwise.highest,
-        f"the {likelihood.name} likelihood of this model",
-        "Leave out the rows that hold larger ones, or train anew with room for them (--model.trials of binomial, "
-        "--model.levels of ordinal).",
-    )
+    data = within_model(data, likelihood)
     check_whole_numbers(data, dtype_of(trained.config.runtime), trained=True)
     ready = prepared(data, trained.config, trained.device, trained.facts, fill=trained.filler)
     assert isinstance(ready, DataSet)

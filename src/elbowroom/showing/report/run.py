@@ -215,7 +215,7 @@ def _model(run: Run) -> FactList:
     rows = {
         **_latents(settings),
         "prior p(z)": _prior(run),
-        "likelihood p(x | z)": run.model.likelihood.name + ("" if run.normalized else " (not a likelihood)"),
+        "likelihood p(x | z)": _likelihood_with_range(run),
         **_pixels(run),
         "decoder": network(settings.decoder),
         "guide q(z | x), the approximate posterior": _GUIDES[guide],
@@ -223,6 +223,13 @@ def _model(run: Run) -> FactList:
         "parameters": f"{sum(parameter.numel() for parameter in run.pair.parameters()):,}",
     }
     return FactList("Model", tuple(rows.items()))
+
+
+def _likelihood_with_range(run: Run) -> str:
+    likelihood = run.model.likelihood
+    highest = likelihood.elementwise.highest
+    of = "" if highest is None else f" of values 0..{highest:,}"
+    return f"{likelihood.name}{of}{'' if run.normalized else ' (not a likelihood)'}"
 
 
 def _pixels(run: Run) -> dict[str, str]:

@@ -140,8 +140,9 @@ def assumed(
     if likelihood in _SETTINGS and getattr(model, _SETTINGS[likelihood].key) is None:
         key, flag, _ = _SETTINGS[likelihood]
         value = largest(model, likelihood, highest)[key]
+        noun = key if value > 1 else key.removesuffix("s")
         said.append(
-            f"{name}: the largest value is {highest:,}, so the {likelihood} likelihood has {value:,} {key}; if larger "
+            f"{name}: the largest value is {highest:,}, so the {likelihood} likelihood has {value:,} {noun}; if larger "
             f"values are possible, give {flag}"
         )
     return said

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal
 
-__all__ = ["Language", "phrased", "speaking"]
+__all__ = ["Language", "phrased", "speaking", "with_article"]
 
 Language = Literal["flags", "keywords", "flat keywords"]
 """Of the command line; of `train` and most functions; of `load_data`."""
@@ -66,6 +66,16 @@ def phrased(text: str) -> str:
         return text
     text = re.sub(rf"(?<![\w-])({_FLAG})=(?=\S)", r"\1 ", text)  # --data.missing-values=-999
     return _SPAN.sub(lambda found: found[1] or _translated(found[2], language), text)
+
+
+def with_article(words: str) -> str:
+    """Words with "a" or "an" before them.
+
+    Example:
+        >>> with_article("ordinal likelihood"), with_article("uniform prior")
+        ('an ordinal likelihood', 'a uniform prior')
+    """
+    return f"{'an' if words[0] in 'aeio' else 'a'} {words}"
 
 
 def _translated(span: str, language: Language) -> str:

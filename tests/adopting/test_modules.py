@@ -60,3 +60,17 @@ def test_a_decoder_that_returns_its_log_scale() -> None:
     likelihood = adopt_decoder(decoder, "gaussian", "mean-logscale", (2,))
     z = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(likelihood(z).stddev, torch.exp(0.3 * z))
+
+
+def test_a_laplace_decoder_returns_location_and_scale() -> None:
+    z = torch.randn(5, 2)
+    likelihood = adopt_decoder(lambda z: (z, (0.3 + z).exp()), "laplace", "mean-scale", (2,))
+    torch.testing.assert_close(likelihood(z).loc, z)
+    torch.testing.assert_close(likelihood(z).scale, (0.3 + z).exp(), rtol=1e-4, atol=1e-6)
+    assert adopt_decoder(lambda z: z, "laplace", "mean", (2,), scale=0.5)(z).scale.unique() == 0.5
+
+
+@pytest.mark.parametrize("name", ["student-t", "binomial", "ordinal", "categorical"])
+def test_what_no_decoder_returns_is_said(name: str) -> None:
+    with pytest.raises(ElbowroomError, match="not among the outputs of a decoder"):
+        adopt_decoder(lambda z: z, name, "parameters", (2,))

@@ -15,7 +15,7 @@ from elbowroom.errors import ElbowroomError
 ALLOWED = {
     Support.BINARY: {Support.BINARY, Support.UNIT_INTERVAL, Support.COUNTS, Support.REALS},
     Support.UNIT_INTERVAL: {Support.UNIT_INTERVAL, Support.REALS},
-    Support.BYTES: {Support.BYTES, Support.UNIT_INTERVAL, Support.REALS},
+    Support.BYTES: {Support.BYTES, Support.UNIT_INTERVAL, Support.COUNTS, Support.REALS},
     Support.COUNTS: {Support.COUNTS},
     Support.CATEGORIES: {Support.CATEGORIES},
     Support.REALS: {Support.REALS},
@@ -49,7 +49,12 @@ def test_only_grey_values_are_binarised(native: Support, how: Binarization) -> N
 
 @pytest.mark.parametrize(
     ("support", "expected"),
-    [(Support.BYTES, [0.0, 51.0, 255.0]), (Support.UNIT_INTERVAL, [0.0, 0.2, 1.0]), (Support.REALS, [0.0, 0.2, 1.0])],
+    [
+        (Support.BYTES, [0.0, 51.0, 255.0]),
+        (Support.COUNTS, [0.0, 51.0, 255.0]),
+        (Support.UNIT_INTERVAL, [0.0, 0.2, 1.0]),
+        (Support.REALS, [0.0, 0.2, 1.0]),
+    ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_bytes_are_divided_where_a_grey_value_is_needed(

@@ -35,6 +35,7 @@ from elbowroom.model.networks import MLP
 from elbowroom.model.oracles import LinearGaussian, ppca, quadrature_log_evidence
 from elbowroom.model.priors import StandardNormal
 from elbowroom.numerics import mean_and_stderr
+from likelihood_options import NEEDED
 
 DIM, LATENT = 6, 2
 
@@ -569,7 +570,7 @@ def test_laplace_is_measures_every_likelihood(name: str) -> None:
     """Against integration over a grid."""
     torch.manual_seed(0)
     cls = LIKELIHOODS[name]
-    options: dict[str, Any] = {"num_categories": 4} if name == "categorical" else {}
+    options = NEEDED.get(name, {})
     network = MLP((2,), cls.parameter_shape((6,), **options), hidden=(5,), activation="tanh")
     model = LatentModel(StandardNormal(2), cls(network, (6,), **options))
     x = model.sample(10, generator=torch.Generator().manual_seed(1)).x

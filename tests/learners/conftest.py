@@ -15,12 +15,13 @@ from elbowroom.model.latent import LatentModel, Pair
 from elbowroom.model.likelihoods import LIKELIHOODS, Likelihood
 from elbowroom.model.networks import MLP
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, VampPrior
+from likelihood_options import NEEDED
 
 EVENT, LATENT, ROWS = (3, 2), 2, 6
 
 
 def _likelihood(kind: type[Likelihood], context_dim: int = 0) -> Likelihood:
-    more = {"num_categories": 3} if kind.support == Support.CATEGORIES else {}
+    more = {"num_categories": 3} if kind.support == Support.CATEGORIES else NEEDED.get(kind.name, {})
     shape = kind.parameter_shape(EVENT, **more)
     return kind(MLP((LATENT,), shape, hidden=(4,), context_dim=context_dim), EVENT, **more)
 

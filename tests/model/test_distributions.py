@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from elbowroom.model.distributions import (
+    Binomial,
     ContinuousBernoulli,
     DiagonalNormalMixture,
     DiscretizedLogisticMixture,
@@ -265,3 +266,46 @@ def test_a_normal_mixture_stays_one_when_it_is_detached():
     cut = detach(normal_mixture()[0])
     assert isinstance(cut, DiagonalNormalMixture)
     assert not cut.log_prob(torch.zeros(3, dtype=torch.float64)).requires_grad
+
+
+@pytest.mark.parametrize("logit", [-300.0, -5.0, 0.0, 0.7, 300.0])
+@pytest.mark.parametrize("trials", [1, 16, 50, 51, 300])
+def test_binomial_is_scipys_and_sums_to_one(trials, logit):
+    x = torch.arange(trials + 1.0)
+    for dtype, accuracy in PRECISION.items():
+        log_p = Binomial(trials, torch.tensor(logit, dtype=dtype)).log_prob(x)
+        assert log_p.isfinite().all()
+        assert log_p.exp().sum().item() == pytest.approx(1, abs=300 * accuracy)
+        if abs(logit) < 100:  # scipy takes a probability, which is then 0 or 1
+            exact = torch.from_numpy(scipy.stats.binom.logpmf(x.numpy(), trials, 1 / (1 + math.exp(-logit))))
+            torch.testing.assert_close(log_p.double(), exact, rtol=20 * accuracy, atol=20 * accuracy)
+
+
+@pytest.mark.parametrize("x", [400_000.0, 500_000.0, 501_000.0])
+def test_binomial_of_many_is_accurate_in_float32(x):
+    """log N! is 1.3e7 here, of which float32 keeps whole nats."""
+    logit = torch.tensor(0.003)
+    exact = scipy.stats.binom.logpmf(x, 1_000_000, float(logit.double().sigmoid()))
+    assert Binomial(1_000_000, logit).log_prob(torch.tensor(x)).item() == pytest.approx(exact, rel=1e-5, abs=2e-3)
+
+
+def test_binomial_gradients_are_finite_at_the_ends():
+    for trials in (16, 300):
+        logits = torch.tensor([-200.0, 0.0, 200.0], requires_grad=True)
+        for x in (0.0, 1.0, trials - 1.0, float(trials)):
+            (found,) = torch.autograd.grad(Binomial(trials, logits).log_prob(torch.tensor(x)).sum(), logits)
+            torch.testing.assert_close(found, x - trials * logits.detach().sigmoid(), rtol=1e-4, atol=1e-4)
+
+
+def test_more_than_all_trials_is_impossible():
+    assert Binomial(16, torch.tensor(0.0)).log_prob(torch.tensor(17.0)) == -math.inf
+    assert Binomial(300, torch.tensor(0.0)).log_prob(torch.tensor(301.0)) == -math.inf
+
+
+def test_binomial_draws_have_its_probabilities():
+    n, x = 20_000, torch.arange(17.0).double()
+    distribution = Binomial(16, torch.tensor(0.4).double())
+    drawn = distribution.sample((n,), torch.Generator().manual_seed(0))
+    p = distribution.log_prob(x).exp()
+    share = (drawn[:, None] == x).double().mean(0)
+    assert ((share - p).abs() < 4 * (p * (1 - p) / n).sqrt().clamp(min=1 / n)).all()

@@ -13,6 +13,7 @@ from torch.distributions import (
     Distribution,
     Gamma,
     Independent,
+    Laplace,
     LogNormal,
     MixtureSameFamily,
     MultivariateNormal,
@@ -23,8 +24,10 @@ from torch.distributions import (
 from elbowroom.errors import ElbowroomError
 from elbowroom.model import noise
 from elbowroom.model.colour import ColourLogisticMixture
-from elbowroom.model.distributions import ContinuousBernoulli, DiscretizedLogisticMixture, NegativeBinomial
+from elbowroom.model.distributions import Binomial, ContinuousBernoulli, DiscretizedLogisticMixture, NegativeBinomial
 from elbowroom.model.draws import detach, draw, mean
+from elbowroom.model.heavy_tails import StudentT
+from elbowroom.model.ordinal import Ordinal
 
 LOC = torch.tensor([[0.0, 1.0, -2.0], [3.0, 0.5, 0.0]], dtype=torch.float64)
 SCALE = torch.tensor([[0.1, 1.0, 2.0], [0.5, 0.2, 3.0]], dtype=torch.float64)
@@ -51,6 +54,10 @@ DISTRIBUTIONS: dict[str, Distribution] = {
     "colour-mixture": ColourLogisticMixture(
         WEIGHTS[:, 0].log(), LOC[..., None] / 4, -SCALE[..., None], UNIT[..., None], grid_dims=0
     ),
+    "laplace": Laplace(LOC, SCALE),
+    "student-t": StudentT(torch.tensor(9.0).double(), LOC, SCALE),
+    "binomial": Binomial(7, LOC),
+    "ordinal": Ordinal(LOC, torch.tensor(-1.0).double(), SCALE[:, 0]),
     "mixture-diagonal": mixture(Independent(Normal(LOC[..., None] + torch.zeros(2).double(), SCALE[..., None]), 1)),
     "mixture-scalar": mixture(Normal(LOC, SCALE)),
     "mixture-full": mixture(MultivariateNormal(LOC[..., None].expand(2, 3, 3), scale_tril=TRIL.expand(2, 3, 3, 3))),

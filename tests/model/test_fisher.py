@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
-from elbowroom.model import likelihoods
+from elbowroom.model import byte_likelihoods, likelihoods
 from elbowroom.model.likelihoods import LIKELIHOODS, Likelihood
+from likelihood_options import NEEDED, shaping
 
 UNITS = {"shift": torch.tensor([5.0, -2.0, 0.3]).double(), "unit": torch.tensor([20.0, 0.5, 1.5]).double()}
 WITHOUT = {"colour-logistic-mixture"}  #: an expectation over 256³ colours
 #: case -> class, options; every registered likelihood, with the options that it needs, and a Gaussian of each kind
 CASES: dict[str, tuple[type[Likelihood], dict]] = {
-    **{name: (kind, {}) for name, kind in LIKELIHOODS.items() if name not in WITHOUT},
+    **{name: (kind, NEEDED.get(name, {})) for name, kind in LIKELIHOODS.items() if name not in WITHOUT},
     "gaussian-learned-units": (likelihoods.Gaussian, UNITS),
     "gaussian-fixed": (likelihoods.Gaussian, {"scale": 0.3}),
     "gaussian-fixed-units-sigmoid": (likelihoods.Gaussian, {"scale": 0.3, "mean_activation": "sigmoid", **UNITS}),
@@ -27,7 +28,13 @@ CASES: dict[str, tuple[type[Likelihood], dict]] = {
         {"scale": "per-element", "mean_activation": "sigmoid", **UNITS},
     ),
     "discretized-logistic-mixture": (likelihoods.DiscretizedLogisticMixture, {"components": 2}),
-    "categorical": (likelihoods.Categorical, {"num_categories": 4}),
+    "laplace-per-element": (likelihoods.Laplace, {"scale": "per-element", "min_scale": 0.1}),
+    "student-t-per-element-units-sigmoid": (
+        likelihoods.StudentT,
+        {"scale": "per-element", "mean_activation": "sigmoid", **UNITS},
+    ),
+    "student-t-fixed": (likelihoods.StudentT, {"scale": 0.3, "degrees_of_freedom": 1.5}),
+    "ordinal-shared": (likelihoods.Ordinal, {"levels": 4, "cut_points": "shared"}),
 }
 
 
@@ -53,8 +60,7 @@ def at(case: str, output: Tensor, event_shape: tuple[int, ...]) -> Likelihood:
 
 def output_for(case: str, lead: tuple[int, ...], event_shape: tuple[int, ...]) -> Tensor:
     cls, options = CASES[case]
-    shaping = {k: v for k, v in options.items() if k in ("scale", "components", "num_categories")}
-    shape = (*lead, *cls.parameter_shape(event_shape, **shaping))
+    shape = (*lead, *cls.parameter_shape(event_shape, **shaping(options)))
     return torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
 
@@ -77,13 +83,17 @@ def quadrature(likelihood: Likelihood, z: Tensor) -> tuple[Tensor, Tensor]:
         case Support.CATEGORIES:
             return every(4)
         case Support.COUNTS:
-            return every(300)
+            return every(300 if likelihood.highest is None else likelihood.highest + 1)
         case Support.UNIT_INTERVAL if likelihood.normalized:
             n = 1000  # Simpson's rule
             weights = torch.tensor([1.0, *(4.0, 2.0) * (n // 2 - 1), 4.0, 1.0], dtype=torch.float64)
             return along(torch.linspace(0, 1, n + 1, dtype=torch.float64)), along(weights / (3 * n))
         case Support.UNIT_INTERVAL:  # the Bernoulli's score, with the Bernoulli's draws
             return every(2)
+        case Support.REALS if not isinstance(likelihood, likelihoods.Gaussian):  # a kink, or tails that never end
+            loc, scale = p.loc.detach(), p.scale.detach()
+            size = torch.tensor([0.25 * k for k in range(-88, 60)], dtype=torch.float64).exp()
+            return loc + along(torch.cat([-size, size])) * scale, 0.25 * along(torch.cat([size, size])) * scale
         case Support.REALS:
             eighths, stddev = along(torch.arange(-96, 97, dtype=torch.float64)), p.stddev.detach()  # ends at 12 σ
             return mean + stddev * eighths / 8, (stddev / 8).expand_as(eighths)
@@ -150,7 +160,7 @@ def test_enumeration_does_not_depend_on_the_chunks(monkeypatch):
     output = output_for(case, (5,), (3,))
     likelihood = at(case, output, (3,))
     whole = likelihood.fisher_information(output)
-    monkeypatch.setattr(likelihoods, "_CHUNK_ELEMENTS", 4 * 256 * 6)  # 4 of the 15 elements at a time
+    monkeypatch.setattr(byte_likelihoods, "_CHUNK_ELEMENTS", 4 * 256 * 6)  # 4 of the 15 elements at a time
     torch.testing.assert_close(likelihood.fisher_information(output), whole)
 
 

@@ -18,10 +18,11 @@ from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import LIKELIHOODS, Likelihood
 from elbowroom.model.networks import MLP
 from elbowroom.model.priors import StandardNormal
+from likelihood_options import NEEDED, shaping
 
 #: case -> class, options; every registered likelihood, with the options that it needs, and a Gaussian of each kind
 CASES: dict[str, tuple[type[Likelihood], dict]] = {
-    **{name: (kind, {}) for name, kind in LIKELIHOODS.items()},
+    **{name: (kind, NEEDED.get(name, {})) for name, kind in LIKELIHOODS.items()},
     "gaussian-fixed": (likelihoods.Gaussian, {"scale": 0.3}),
     "gaussian-per-element": (likelihoods.Gaussian, {"scale": "per-element"}),
     "gaussian-units": (
@@ -29,7 +30,12 @@ CASES: dict[str, tuple[type[Likelihood], dict]] = {
         {"scale": "per-element", "shift": torch.tensor(5.0), "unit": torch.tensor(20.0), "mean_activation": "sigmoid"},
     ),
     "discretized-logistic-mixture": (likelihoods.DiscretizedLogisticMixture, {"components": 3}),
-    "categorical": (likelihoods.Categorical, {"num_categories": 4}),
+    "laplace-per-element": (likelihoods.Laplace, {"scale": "per-element"}),
+    "student-t-per-element": (likelihoods.StudentT, {"scale": "per-element"}),
+    "student-t-fixed": (likelihoods.StudentT, {"scale": 0.3, "degrees_of_freedom": 6.0}),
+    "binomial-many": (likelihoods.Binomial, {"trials": 300}),
+    "ordinal-shared": (likelihoods.Ordinal, {"levels": 4, "cut_points": "shared"}),
+    "ordinal-two": (likelihoods.Ordinal, {"levels": 2}),
 }
 NORMALIZED = [case for case, (kind, _) in CASES.items() if kind.normalized]
 COLOUR = "colour-logistic-mixture"  #: its channels depend on each other: those laws are in test_colour
@@ -40,8 +46,7 @@ DTYPES = [torch.float32, torch.float64]
 def build(case: str, event_shape: tuple[int, ...] = (3,), *, context_dim: int = 0, hidden=(6,)) -> Likelihood:
     torch.manual_seed(1)
     cls, options = CASES[case]
-    shaping = {k: v for k, v in options.items() if k in ("scale", "components", "num_categories")}
-    shape = cls.parameter_shape(event_shape, **shaping)
+    shape = cls.parameter_shape(event_shape, **shaping(options))
     network = MLP((2,), shape, hidden=hidden, activation="tanh", context_dim=context_dim)
     return cls(network, event_shape, **options)
 
@@ -60,11 +65,15 @@ def grid(likelihood: Likelihood, distribution: Distribution) -> tuple[Tensor, Te
         case Support.CATEGORIES:
             values = torch.arange(4.0)
         case Support.COUNTS:
-            values = torch.arange(400.0)
+            values = torch.arange(400.0 if likelihood.highest is None else likelihood.highest + 1.0)
         case Support.UNIT_INTERVAL:
             n = 2000
             values = (torch.arange(float(n)) + 0.5) / n  # the midpoint rule
             return reshaped(values, distribution), torch.tensor(1 / n).double()
+        case Support.REALS if not isinstance(likelihood, likelihoods.Gaussian):  # a kink, or tails that never end
+            sizes = torch.exp(0.25 * torch.arange(-100, 60).double())
+            offsets = reshaped(torch.cat([-sizes, sizes]), distribution)
+            return distribution.loc + distribution.scale * offsets, distribution.scale * offsets.abs() * 0.25
         case Support.REALS:
             offsets = torch.linspace(-12, 12, 1201).double()
             values = distribution.mean + distribution.stddev * reshaped(offsets, distribution)
@@ -156,7 +165,7 @@ def test_density_and_gradient_are_finite_at_extreme_parameters(case, extreme, dt
         Support.UNIT_INTERVAL: [0, 0.5, 1],
         Support.BYTES: [0, 100, 255],
         Support.CATEGORIES: [0, 3],
-        Support.COUNTS: [0, 1, 1000],
+        Support.COUNTS: [0, 1, likelihood.highest or 1000],
         Support.REALS: [-10, 0, 10],
     }[likelihood.support]
     for value in edges:
@@ -215,6 +224,8 @@ def test_output_bias_starts_at_the_data_mean(case):
         Support.COUNTS: torch.tensor([0.5, 3, 40]),
         Support.REALS: torch.tensor([7.0, 11, 20]),
     }.get(likelihood.support, torch.tensor([0.02, 0.4, 0.9])).double()
+    if likelihood.highest is not None:
+        wanted = likelihood.highest * torch.tensor([0.02, 0.4, 0.9]).double()
     before = likelihood.network.output.bias.clone()
     likelihood.init_output_bias(wanted)
     if case == "categorical":  # a mean category number says nothing about categories
@@ -231,30 +242,6 @@ def test_output_bias_of_extreme_means_is_finite(case):
     for value in (0.0, 1.0):
         likelihood.init_output_bias(torch.full((3,), value))
         assert likelihood.network.output.bias.isfinite().all()
-
-
-def test_gaussian_is_in_the_datas_units():
-    shift, unit = torch.tensor([1.0, 2.0]), torch.tensor([10.0, 0.1])
-    network = MLP((2,), (2, 2), hidden=())
-    network.output.weight.data.zero_()
-    network.set_output_bias(torch.tensor([[0.5, -1.0], [0.0, 2.0]]))
-    distribution = likelihoods.Gaussian(network, (2,), scale="per-element", shift=shift, unit=unit, min_scale=0.01)(
-        torch.zeros(1, 2)
-    )
-    softplus = torch.tensor([math.log(2), math.log1p(math.exp(2.0))])
-    torch.testing.assert_close(distribution.mean[0], torch.tensor([6.0, 1.9]))
-    torch.testing.assert_close(distribution.stddev[0], unit * (0.01 + softplus))
-
-
-def test_a_given_scale_is_in_the_datas_units_and_exact():
-    network = MLP((2,), (1, 2), hidden=())
-    likelihood = likelihoods.Gaussian(network, (2,), scale=0.7, unit=torch.tensor(10.0)).double()
-    assert (likelihood(torch.zeros(1, 2).double()).stddev == 0.7).all()
-
-
-def test_learned_scale_starts_at_the_unit():
-    likelihood = likelihoods.Gaussian(MLP((2,), (1, 2)), (2,), unit=torch.tensor([10.0, 3.0]))
-    torch.testing.assert_close(likelihood(torch.zeros(1, 2)).stddev[0], torch.tensor([10.0, 3.0]), rtol=2e-3, atol=0)
 
 
 class Bare(nn.Module):

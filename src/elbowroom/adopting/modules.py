@@ -11,6 +11,7 @@ likelihood                                      decoder_output
 bernoulli, continuous-bernoulli, cross-entropy  logits, probabilities
 gaussian                                        mean (with ``scale``), mean-logvar, mean-variance, mean-scale,
                                                 mean-logscale
+laplace                                         mean (with ``scale``), mean-scale, mean-logscale
 poisson                                         log-rate, rate
 any other                                       parameters, as the package's likelihood takes them
 =============================================== ================================================================
@@ -37,8 +38,9 @@ from elbowroom.errors import ElbowroomError, did_you_mean
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import DiagonalNormal
 from elbowroom.model.latent import LatentModel
-from elbowroom.model.likelihoods import LIKELIHOODS, Gaussian, Likelihood
+from elbowroom.model.likelihoods import LIKELIHOODS, Likelihood, LocationScale
 from elbowroom.model.priors import StandardNormal
+from elbowroom.phrasing import with_article
 
 __all__ = [
     "DECODER_OUTPUTS",
@@ -56,9 +58,17 @@ DECODER_OUTPUTS: dict[str, tuple[str, ...]] = {
     "continuous-bernoulli": ("logits", "probabilities"),
     "cross-entropy": ("logits", "probabilities"),
     "gaussian": ("mean", *ENCODER_OUTPUTS),
+    "laplace": ("mean", "mean-scale", "mean-logscale"),
     "poisson": ("log-rate", "rate"),
 }
 _OTHER = ("parameters",)
+#: likelihood -> what it has beside the outputs of its network
+_BESIDE = {
+    "categorical": "num_categories",
+    "binomial": "trials",
+    "ordinal": "levels and cut points",
+    "student-t": "degrees of freedom",
+}
 
 _LEAST_SCALE = 1e-6  # of a Gaussian whose scale comes from a foreign network
 
@@ -223,10 +233,10 @@ def adopt_decoder(
         likelihood: a name in ``LIKELIHOODS``.
         output: convention of the output, see the table above.
         event_shape: of the data.
-        scale: σ of a Gaussian whose decoder returns only a mean.
+        scale: σ of a Gaussian or Laplace likelihood whose decoder returns only a mean.
         **settings: other settings of the likelihood.
     Raises:
-        ElbowroomError: an unknown name; a Gaussian mean without σ.
+        ElbowroomError: an unknown name; a mean without σ; a likelihood with numbers that no decoder returns.
     """
     if likelihood not in LIKELIHOODS:
         raise ElbowroomError(f"There is no likelihood '{likelihood}'.", did_you_mean(likelihood, LIKELIHOODS))
@@ -234,16 +244,23 @@ def adopt_decoder(
     if output not in known:
         raise ElbowroomError(f"A {likelihood} decoder cannot return '{output}'.", did_you_mean(output, known))
     kind = LIKELIHOODS[likelihood]
-    if kind is Gaussian:
+    if likelihood in _BESIDE and _BESIDE[likelihood] not in settings:
+        raise ElbowroomError(
+            f"{with_article(likelihood).capitalize()} likelihood has {_BESIDE[likelihood]}, which are not among the "
+            "outputs of a decoder.",
+            "Make the likelihood yourself, from er.likelihoods with your decoder as its network, and er.LatentModel "
+            "of it and of a prior.",
+        )
+    if issubclass(kind, LocationScale):
         if output == "mean" and scale is None:
             raise ElbowroomError(
-                "The decoder of the Gaussian returns only a mean, so its noise σ is not known.",
+                f"The decoder of the {kind.__name__} returns only a mean, so its noise σ is not known.",
                 "Give scale=σ. A loss of ½ Σ (x − mean)² means σ = 1; a plain squared error means σ = 0.7071.",
             )
         chosen: float | Literal["per-element"] = "per-element" if scale is None else scale
-        parameters = Gaussian.parameter_shape((), scale=chosen)[0]
+        parameters = kind.parameter_shape((), scale=chosen)[0]
         network = _Decoder(decoder, output, event_shape, parameters)
-        return Gaussian(network, event_shape, scale=chosen, min_scale=_LEAST_SCALE)
+        return kind(network, event_shape, scale=chosen, min_scale=_LEAST_SCALE)
     parameters = kind.parameter_shape((), **settings)[0]
     return kind(_Decoder(decoder, output, event_shape, parameters), event_shape, **settings)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.data.binarization import Binarization
 from elbowroom.data.splits import SPLITS, epoch_order, seeded_permutation
+from elbowroom.data.steps import find_steps
 from elbowroom.data.storage import InMemory, Storage, content_digest, scan
 from elbowroom.data.support import Support
 from elbowroom.data.value_checks import check_rows, survey
@@ -115,26 +116,37 @@ class DataSet(Viewed):
         """The number of rows in a split."""
         return len(self._split(split))
 
-    def viewed_as(self, support: Support, *, needed_by: str = "the likelihood") -> DataSet:
+    def viewed_as(self, support: Support, *, needed_by: str = "the likelihood", steps: int | None = None) -> DataSet:
         """The same data, delivered with the support that a likelihood needs.
 
         Args:
             support: what is needed.
             needed_by: who needs it, for the message ("a Bernoulli likelihood").
+            steps: in how many steps grey values go from 0 to 1, if it is known; counts are numbers of steps.
         Returns:
-            Bytes divided by 255 where a unit interval or reals are needed; otherwise the values as they are.
+            Bytes divided by 255 where a unit interval or reals are needed; grey values k / N as k where counts are;
+            otherwise the values as they are.
         Raises:
-            ElbowroomError: the values do not lie in that support; names the remedies.
+            ElbowroomError: the values do not lie in that support; names the remedies. Or grey values that should be
+                counted lie between the known steps.
         Example:
             >>> from elbowroom.data.loading import load_data
             >>> data = load_data(torch.tensor([[0, 255], [51, 102]], dtype=torch.uint8), test=0)
             >>> data.viewed_as(Support.UNIT_INTERVAL).take("train", torch.tensor([1])).x
             tensor([[0.2000, 0.4000]])
         """
-        if not self.view.allows(support):
+        view = self.view
+        if support is Support.COUNTS and view.native is view.support is Support.UNIT_INTERVAL:
+            view = replace(view, steps=find_steps(self.storage, steps))
+            if view.steps is None and steps is not None:
+                raise ElbowroomError(
+                    f"Not all values of {self.name} are multiples of 1/{steps}, as those of the training data are.",
+                    "Give values in the same steps, or take those rows out.",
+                )
+        if not view.allows(support):
             picture = len(self.event_shape) >= 2
             raise self.view.mismatch(support, needed_by, self.name, survey(self.storage), picture=picture)
-        return replace(self, view=replace(self.view, support=support))
+        return replace(self, view=replace(view, support=support))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> DataSet:
         """The same data, delivered on another device or in another floating-point type.
@@ -283,6 +295,7 @@ class DataSet(Viewed):
                 self.name,
                 num_categories=self.num_categories,
                 missing_allowed=self.masked,
+                highest=self.view.highest,
             )
         return raw
 

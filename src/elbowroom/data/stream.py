@@ -221,6 +221,7 @@ class StreamSet(Viewed):
                 self.name,
                 num_categories=self.num_categories,
                 missing_allowed=self.masked,
+                highest=self.view.highest,
             )
             first += len(chunk)
             yield chunk

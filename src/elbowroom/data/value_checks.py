@@ -133,7 +133,14 @@ def _limits(support: Support, num_categories: int | None) -> tuple[int | None, i
 
 
 def check_rows(
-    rows: Tensor, raw: Tensor, support: Support, name: str, *, num_categories: int | None, missing_allowed: bool
+    rows: Tensor,
+    raw: Tensor,
+    support: Support,
+    name: str,
+    *,
+    num_categories: int | None,
+    missing_allowed: bool,
+    highest: int | None = None,
 ) -> None:
     """Refuse fetched rows that lie outside the support; for sources that cannot be surveyed whole beforehand.
 
@@ -144,6 +151,7 @@ def check_rows(
         name: of the data, for the message.
         num_categories: C, for categories.
         missing_allowed: NaN marks a missing element.
+        highest: the largest count that the likelihood takes.
     Raises:
         ElbowroomError: names the first offending row and its value.
     Example:
@@ -155,6 +163,8 @@ def check_rows(
           Correct that row, or say what the values are: data.support.
     """
     low, high, whole = _limits(support, num_categories)
+    if highest is not None:
+        high = highest if high is None else min(high, highest)
     if raw.is_floating_point():
         values = raw
         bad = raw.isinf() if missing_allowed else ~raw.isfinite()
@@ -181,6 +191,11 @@ def check_rows(
         raise ElbowroomError(
             f"{given}, but the {num_categories} categories are numbered 0..{num_categories - 1}.",
             "Correct that row, or pass a greater --data.num-categories.",
+        )
+    if highest is not None and value > highest:
+        raise ElbowroomError(
+            f"{given}, but the likelihood takes 0..{highest}.",
+            "Correct that row, or raise --model.trials or --model.levels, whichever the likelihood has.",
         )
     raise ElbowroomError(
         f"{given}, but the rows that were checked before are {support.description}.",

@@ -25,7 +25,7 @@ __all__ = ["Moments", "View", "Viewed", "observed"]
 _ALSO = {
     Support.BINARY: {Support.UNIT_INTERVAL, Support.COUNTS, Support.REALS},
     Support.UNIT_INTERVAL: {Support.REALS},
-    Support.BYTES: {Support.UNIT_INTERVAL, Support.REALS},
+    Support.BYTES: {Support.UNIT_INTERVAL, Support.COUNTS, Support.REALS},
     Support.COUNTS: set[Support](),
     Support.CATEGORIES: set[Support](),
     Support.REALS: set[Support](),
@@ -112,6 +112,8 @@ class View:
         seed: of the fixed bits.
         origin: what real-valued elements are counted from, float64, shape (\\*event); None: from 0
             (:mod:`elbowroom.data.precision`).
+        steps: of numbers between 0 and 1 that are delivered as counts: they are k / steps, and k is the count.
+        highest: the largest count that the likelihood takes; None where there is no end.
     """
 
     native: Support
@@ -119,14 +121,21 @@ class View:
     binarization: Binarization = Binarization.NONE
     seed: int = 0
     origin: Tensor | None = field(default=None, compare=False)
+    steps: int | None = None
+    highest: int | None = None
 
     @property
     def scale(self) -> int:
         """What a stored value is divided by."""
         bytes_as_grey = self.native is Support.BYTES and (
-            self.binarization is not Binarization.NONE or self.support is not Support.BYTES
+            self.binarization is not Binarization.NONE or self.support not in (Support.BYTES, Support.COUNTS)
         )
         return 255 if bytes_as_grey else 1
+
+    @property
+    def counts_steps(self) -> bool:
+        """Whether values between 0 and 1 are delivered as numbers of steps."""
+        return self.steps is not None and self.support is Support.COUNTS and self.binarization is Binarization.NONE
 
     def check_binarization(self, name: str) -> None:
         """Refuse to binarise values that are not probabilities."""
@@ -157,6 +166,9 @@ class View:
 
     def grey(self, raw: Tensor, dtype: torch.dtype) -> Tensor:
         """Stored values in the delivered unit, before any binarisation."""
+        if self.counts_steps:
+            assert self.steps is not None
+            return (raw.to(dtype) * self.steps).round()
         return raw.to(dtype) / 255 if self.scale == 255 else raw.to(dtype)
 
     def deliver(
@@ -204,7 +216,8 @@ class View:
     def allows(self, wanted: Support) -> bool:
         """Whether the delivered values may be delivered as ``wanted`` instead."""
         base = self.native if self.binarization is Binarization.NONE else Support.BINARY
-        return wanted is self.support or wanted is base or wanted in _ALSO[base]
+        in_steps = self.steps is not None and base is Support.UNIT_INTERVAL and wanted is Support.COUNTS
+        return wanted is self.support or wanted is base or wanted in _ALSO[base] or in_steps
 
     def mismatch(self, wanted: Support, needed_by: str, name: str, found: Survey, *, picture: bool) -> ElbowroomError:
         """The error for data and a likelihood that do not agree: what the data are, what is needed, the remedies."""
@@ -244,6 +257,17 @@ class Viewed:
     """What a data set and a stream share: the questions that their view answers."""
 
     view: View
+    extremes: tuple[float, float] | None
+
+    @property
+    def highest(self) -> int | None:
+        """The largest count that was found, as delivered; None unless counts are delivered."""
+        if self.support is not Support.COUNTS or self.extremes is None:
+            return None
+        if self.binarization is not Binarization.NONE:
+            return 1
+        top = self.extremes[1] * self.view.steps if self.view.steps is not None else self.extremes[1]
+        return round(top)
 
     @property
     def support(self) -> Support:

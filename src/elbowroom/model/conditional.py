@@ -29,6 +29,7 @@ from torch.distributions import Distribution
 
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
+from elbowroom.phrasing import with_article
 
 __all__ = ["Conditional", "LatentSupport", "Likelihood"]
 
@@ -66,6 +67,7 @@ class Likelihood(Conditional):
         name: as in configurations and messages.
         support: the values that an element can take.
         normalized: whether the density sums or integrates to one over the support.
+        highest: the largest value of an element, where the likelihood has one of its own; a larger one is impossible.
     Raises:
         ElbowroomError: the network returns another shape.
     """
@@ -73,6 +75,7 @@ class Likelihood(Conditional):
     name: str
     support: Support
     normalized: bool = True
+    highest: int | None = None
 
     def __init__(self, network: nn.Module, event_shape: Sequence[int], *, num_parameters: int = 1) -> None:
         super().__init__()
@@ -114,8 +117,8 @@ class Likelihood(Conditional):
             ElbowroomError: the likelihood does not define it.
         """
         raise ElbowroomError(
-            f"The distribution of a {self.name} likelihood was asked for, but {type(self).__name__} does not define "
-            "it.",
+            f"The distribution of {with_article(self.name)} likelihood was asked for, but {type(self).__name__} does "
+            "not define it.",
             f"Implement {type(self).__name__}.distribution: {self.num_parameters} parameters of shape (*, *event) to "
             "the distribution of every element.",
         )
@@ -163,8 +166,8 @@ class Likelihood(Conditional):
             Amari (1998), Natural gradient works efficiently in learning.
         """
         raise ElbowroomError(
-            f"The Fisher information of a {self.name} likelihood was asked for, but {type(self).__name__} does not "
-            "define it.",
+            f"The Fisher information of {with_article(self.name)} likelihood was asked for, but {type(self).__name__} "
+            "does not define it.",
             "Use what needs none (--methods elbo,iwae,ais, the metric dense, a start from the guide), or implement "
             f"{type(self).__name__}.fisher_information: the network's output of shape (*, P, *event) to matrices of "
             "shape (*, P, P, *event).",
@@ -212,7 +215,7 @@ class Likelihood(Conditional):
     def _check(self, shape: Sequence[int]) -> None:
         if tuple(shape) != self._parameter_shape:
             raise ElbowroomError(
-                f"The network of a {self.name} likelihood returns shape {tuple(shape)}, but should return "
+                f"The network of {with_article(self.name)} likelihood returns shape {tuple(shape)}, but should return "
                 f"{self._parameter_shape}: {self._parameter_shape[0]} parameters for each element of "
                 f"{self.event_shape}.",
                 f"Build it with out_shape={type(self).__name__}.parameter_shape(…).",

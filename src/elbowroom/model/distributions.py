@@ -5,6 +5,7 @@ r"""Distributions that torch lacks, or computes too inaccurately to be different
 - :class:`NegativeBinomial`: torch subtracts log-gamma functions, which for nearly Poisson counts (dispersion 1e6)
   or large ones costs a nat in float32.
 - :class:`Poisson`: torch subtracts x log λ, λ and log x!, which for counts of 1e5 costs 0.1 nats in float32.
+- :class:`Binomial`: torch's loses digits as Poisson's does, and its draws have no generator.
 - :class:`DiscretizedLogisticMixture`: torch has none.
 - :class:`DiagonalNormalMixture`: torch stores a number for every draw, component and dimension; matrix products need
   only one for every draw and component.
@@ -24,16 +25,19 @@ from torch.distributions.constraints import Constraint
 
 from elbowroom.model import noise
 from elbowroom.model.noise import NoiseSource
+from elbowroom.model.series import exp_less_line, log_gamma_ratio, log_near_1, polynomial, stirling_error, stirling_tail
 from elbowroom.numerics import log_sum_exp
 
 __all__ = [
     "LOG_SCALE_RANGE",
+    "Binomial",
     "ContinuousBernoulli",
     "DiagonalNormalMixture",
     "DiscretizedLogisticMixture",
     "NegativeBinomial",
     "Poisson",
     "log_bin_mass",
+    "log_logistic_interval",
     "mean_level",
     "nearest_level",
 ]
@@ -89,7 +93,7 @@ class ContinuousBernoulli(Distribution):
         size, small = self._split()
         far = -1 / torch.expm1(-size) - 1 / size
         square = self.logits.square().clamp(max=0.25)
-        near = self.logits.clamp(-0.5, 0.5) * _polynomial(
+        near = self.logits.clamp(-0.5, 0.5) * polynomial(
             square, (1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160, -691 / 1307674368000)
         )
         return torch.where(small, 0.5 + near, torch.where(self.logits < 0, 1 - far, far))
@@ -101,7 +105,7 @@ class ContinuousBernoulli(Distribution):
         inverse = torch.exp(-size)  # 1 / (4 sinh²(ℓ/2)) = e^−|ℓ| / (1 − e^−|ℓ|)²
         far = 1 / size.square() - inverse / torch.expm1(-size).square()
         square = self.logits.square().clamp(max=0.25)
-        near = _polynomial(square, (1 / 12, -1 / 240, 1 / 6048, -1 / 172800, 1 / 5322240, -691 / 118879488000))
+        near = polynomial(square, (1 / 12, -1 / 240, 1 / 6048, -1 / 172800, 1 / 5322240, -691 / 118879488000))
         return torch.where(small, near, far)
 
     @torch.no_grad()
@@ -122,9 +126,7 @@ class ContinuousBernoulli(Distribution):
         size, small = self._split()
         far = self.logits.clamp(min=0) + torch.log(-torch.expm1(-size) / size)
         square = self.logits.square().clamp(max=0.25)
-        series = _polynomial(
-            square, (1 / 24, -1 / 2880, 1 / 181440, -1 / 9676800, 1 / 479001600, -691 / 15692092416000)
-        )
+        series = polynomial(square, (1 / 24, -1 / 2880, 1 / 181440, -1 / 9676800, 1 / 479001600, -691 / 15692092416000))
         return torch.where(small, self.logits / 2 + square * series, far)
 
 
@@ -160,21 +162,21 @@ class NegativeBinomial(Distribution):
         large = value > 50
         r, logits = self.log_dispersion.exp(), self.log_mean - self.log_dispersion
         few = torch.where(large, 50.0, value)
-        ways = _log_gamma_ratio(r, few) - torch.lgamma(few + 1)
+        ways = log_gamma_ratio(r, few) - torch.lgamma(few + 1)
         chances: Tensor = few * F.logsigmoid(logits) - r * F.softplus(logits)
         return torch.where(large, self._log_prob_of_many(torch.where(large, value, 50.0), r, logits), ways + chances)
 
     def _log_prob_of_many(self, x: Tensor, r: Tensor, logits: Tensor) -> Tensor:
         """log p(x) for large x: the terms that grow with x are written as logarithms of numbers near 1."""
         mu, total = self.mean, r + x
-        share_of_x = _log_near_1(torch.sigmoid(-logits) * (mu / x - 1), torch.log1p(r / x) + F.logsigmoid(logits))
+        share_of_x = log_near_1(torch.sigmoid(-logits) * (mu / x - 1), torch.log1p(r / x) + F.logsigmoid(logits))
         # a denominator so small that the clamp matters is far from near
-        share_of_r = _log_near_1((x - mu) / (r + mu).clamp(min=1e-6), torch.log(total) - torch.log(r + mu))
+        share_of_r = log_near_1((x - mu) / (r + mu).clamp(min=1e-6), torch.log(total) - torch.log(r + mu))
         many, some = r.clamp(min=50), r.clamp(max=50)
-        both_large = r * share_of_r + 0.5 * torch.log(many / total / (2 * math.pi)) - _tail(many)
+        both_large = r * share_of_r + 0.5 * torch.log(many / total / (2 * math.pi)) - stirling_tail(many)
         one_large = (some - 0.5) * torch.log(total) - some - torch.lgamma(some) + some * F.logsigmoid(-logits)
         rest = torch.where(r > 50, both_large, one_large)
-        return x * share_of_x - 0.5 * torch.log(x) + rest + _tail(total) - _tail(x)
+        return x * share_of_x - 0.5 * torch.log(x) + rest + stirling_tail(total) - stirling_tail(x)
 
     @property
     def mean(self) -> Tensor:
@@ -223,9 +225,78 @@ class Poisson(distributions.Poisson):
         value = value.to(self.log_rate.dtype)
         large = value > 50
         safe = torch.where(large, value, 50.0)
-        far = -safe * _exp_less_line(self.log_rate - safe.log()) - 0.5 * torch.log(2 * math.pi * safe) - _tail(safe)
+        far = (
+            -safe * exp_less_line(self.log_rate - safe.log())
+            - 0.5 * torch.log(2 * math.pi * safe)
+            - stirling_tail(safe)
+        )
         moderate = torch.where(large, 50.0, value)
         return torch.where(large, far, moderate * self.log_rate - self.rate - torch.lgamma(moderate + 1))
+
+
+class Binomial(Distribution):
+    r"""Counts out of N trials, to full precision however large N is.
+
+    .. math:: \log p(x) = \log \binom{N}{x} + x \log \sigma(\ell) + (N - x) \log \sigma(-\ell)
+
+    For N above 50 the three terms, which grow with N and cancel, are written by the deviances of x and N − x from their
+    means, as in :class:`Poisson`.
+
+    Args:
+        trials: N, 1 or more.
+        logits: :math:`\ell`, any shape.
+    Reference:
+        Loader (2000), Fast and Accurate Computation of Binomial Probabilities, section 3.
+    Example:
+        >>> Binomial(16, torch.zeros(())).log_prob(torch.tensor([0.0, 8.0, 17.0]))
+        tensor([-11.0904,  -1.6277,     -inf])
+    """
+
+    arg_constraints: ClassVar[dict[str, Constraint]] = {"logits": constraints.real}
+    support = constraints.nonnegative_integer
+
+    def __init__(self, trials: int, logits: Tensor) -> None:
+        self.trials, self.logits = trials, logits
+        super().__init__(logits.shape, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log p(x), nats, −∞ for x > N; the shapes of ``value`` and ``logits`` broadcast."""
+        n, log_p, log_q = float(self.trials), F.logsigmoid(self.logits), F.logsigmoid(-self.logits)
+        value = value.to(self.logits.dtype)
+        x = value.clamp(max=n)
+        found = self._log_prob_of_few(x, log_p, log_q) if n <= 50 else self._log_prob_of_many(x, log_p, log_q)
+        return torch.where(value > n, -math.inf, found)
+
+    def _log_prob_of_few(self, x: Tensor, log_p: Tensor, log_q: Tensor) -> Tensor:
+        n = float(self.trials)
+        ways = math.lgamma(n + 1) - torch.lgamma(x + 1) - torch.lgamma(n - x + 1)
+        chances: Tensor = x * log_p + (n - x) * log_q
+        return ways + chances
+
+    def _log_prob_of_many(self, x: Tensor, log_p: Tensor, log_q: Tensor) -> Tensor:
+        n = float(self.trials)
+        a = torch.where((x > 0) & (x < n), x, 1.0)
+        b = n - a
+        deviance = a * exp_less_line(math.log(n) + log_p - a.log()) + b * exp_less_line(math.log(n) + log_q - b.log())
+        errors = stirling_error(x.new_tensor(n)) - stirling_error(a) - stirling_error(b)
+        inside = errors - 0.5 * torch.log(2 * math.pi * a * (b / n)) - deviance
+        return torch.where(x == 0, n * log_q, torch.where(x == n, n * log_p, inside))
+
+    @property
+    def mean(self) -> Tensor:
+        r""":math:`N \sigma(\ell)`"""
+        return self.trials * self.logits.sigmoid()
+
+    @property
+    def variance(self) -> Tensor:
+        r""":math:`N \sigma(\ell) \sigma(-\ell)`"""
+        return self.mean * torch.sigmoid(-self.logits)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = (), generator: NoiseSource | None = None) -> Tensor:
+        """Draws of a count."""
+        probabilities = self.logits.sigmoid().expand(*sample_shape, *self.batch_shape)
+        return noise.binomial(self.trials, probabilities, generator)
 
 
 class DiscretizedLogisticMixture(Distribution):
@@ -306,8 +377,27 @@ def log_bin_mass(x: Tensor, locations: Tensor, log_scales: Tensor, *, levels: in
     centre = (x / (0.5 * (levels - 1)) - 1) - locations
     below = F.logsigmoid((centre + half) * inverse)  # log P(X ≤ x)
     above = F.logsigmoid((half - centre) * inverse)  # log P(X ≥ x)
-    inside = below + above + torch.log(-torch.expm1(-2 * half * inverse))
+    inside = log_logistic_interval(below, above, 2 * half * inverse)
     return torch.where(x < 0.5, below, torch.where(x > levels - 1.5, above, inside))
+
+
+def log_logistic_interval(log_below: Tensor, log_above: Tensor, width: Tensor) -> Tensor:
+    r"""log of the mass that a standard logistic variable X has between two numbers, a and b.
+
+    .. math:: \log [\sigma(b) - \sigma(a)] = \log \sigma(b) + \log \sigma(-a) + \log (1 - e^{a - b})
+
+    Args:
+        log_below: log P(X ≤ b) = log σ(b).
+        log_above: log P(X ≥ a) = log σ(−a).
+        width: b − a > 0, which as a difference of the two would lose digits.
+    Returns:
+        Nats; the shapes broadcast.
+    Example:
+        >>> b, minus_a = F.logsigmoid(torch.tensor([41.0, -40.0]))  # σ(40) and σ(41) are 1 in float32
+        >>> log_logistic_interval(b, minus_a, torch.tensor(1.0))
+        tensor(-40.4587)
+    """
+    return log_below + log_above + torch.log(-torch.expm1(-width))
 
 
 def mean_level(locations: Tensor, log_scales: Tensor, *, levels: int = 256) -> Tensor:
@@ -341,45 +431,6 @@ def nearest_level(x: Tensor, *, levels: int = 256) -> Tensor:
         tensor([0., 0., 1., 1., 2.])
     """
     return ((x + 1) * (0.5 * (levels - 1))).round().clamp(0, levels - 1)
-
-
-def _polynomial(x: Tensor, coefficients: Sequence[float]) -> Tensor:
-    """c₀ + c₁ x + c₂ x² + …, by Horner's rule."""
-    out = torch.full_like(x, coefficients[-1])
-    for coefficient in reversed(coefficients[:-1]):
-        out = out * x + coefficient
-    return out
-
-
-def _log_near_1(excess: Tensor, log: Tensor) -> Tensor:
-    """log(1 + excess): by itself where the excess is small; elsewhere ``log``."""
-    near = excess.abs() < 0.5
-    return torch.where(near, torch.log1p(torch.where(near, excess, 0.0)), log)
-
-
-def _exp_less_line(t: Tensor) -> Tensor:
-    """e^t − 1 − t, by its series where that is the more accurate."""
-    small = t.abs() < 0.1
-    near = torch.where(small, t, 0.0)
-    far = torch.where(small, 1.0, t)
-    series = near.square() * _polynomial(near, (1 / 2, 1 / 6, 1 / 24, 1 / 120, 1 / 720, 1 / 5040, 1 / 40320))
-    return torch.where(small, series, torch.expm1(far) - far)
-
-
-def _log_gamma_ratio(r: Tensor, x: Tensor) -> Tensor:
-    """log Γ(r + x) − log Γ(r), by Stirling's series where r is large: the difference of logarithms would cancel."""
-    large = r > 50
-    safe = torch.where(large, r, 50.0)
-    total = safe + x
-    stirling = (safe - 0.5) * torch.log1p(x / safe) + x * (torch.log(total) - 1) + _tail(total) - _tail(safe)
-    moderate = torch.where(large, 50.0, r)
-    return torch.where(large, stirling, torch.lgamma(moderate + x) - torch.lgamma(moderate))
-
-
-def _tail(r: Tensor) -> Tensor:
-    """log Γ(r) − (r − ½) log r + r − ½ log 2π, for r > 50."""
-    inverse = 1 / r
-    return inverse * _polynomial(inverse.square(), (1 / 12, -1 / 360, 1 / 1260))
 
 
 class DiagonalNormalMixture(MixtureSameFamily):

@@ -18,6 +18,7 @@ from torch.distributions import (
     Categorical,
     Distribution,
     Independent,
+    Laplace,
     MixtureSameFamily,
     MultivariateNormal,
     Normal,
@@ -29,13 +30,16 @@ from elbowroom.model import noise
 from elbowroom.model.code_distributions import AutoregressiveCodes, Codes
 from elbowroom.model.colour import ColourLogisticMixture
 from elbowroom.model.distributions import (
+    Binomial,
     ContinuousBernoulli,
     DiagonalNormalMixture,
     DiscretizedLogisticMixture,
     NegativeBinomial,
 )
 from elbowroom.model.flow_distributions import FlowDistribution
+from elbowroom.model.heavy_tails import StudentT
 from elbowroom.model.noise import NoiseSource
+from elbowroom.model.ordinal import Ordinal
 from elbowroom.model.sequential_normal import BlockDistribution, ResidualNormal, SequentialNormal
 
 __all__ = ["conditionals", "detach", "draw", "mean"]
@@ -113,8 +117,19 @@ def _(distribution: Poisson, sample_shape: Sequence[int] = (), *, generator: Noi
     return noise.poisson(distribution.rate.detach().expand(shape).contiguous(), generator)
 
 
+@draw.register
+def _(distribution: Laplace, sample_shape: Sequence[int] = (), *, generator: NoiseSource | None = None) -> Tensor:
+    # the difference of two exponential numbers; u < 1, so that both are finite
+    u = noise.uniform((2, *sample_shape, *distribution.batch_shape), distribution.loc, generator)
+    first, second = torch.log1p(-u).unbind()
+    return distribution.loc + distribution.scale * (second - first)
+
+
 @draw.register(ContinuousBernoulli)
 @draw.register(NegativeBinomial)
+@draw.register(Binomial)
+@draw.register(Ordinal)
+@draw.register(StudentT)
 @draw.register(DiscretizedLogisticMixture)
 @draw.register(ColourLogisticMixture)
 @draw.register(Codes)
@@ -122,6 +137,9 @@ def _(distribution: Poisson, sample_shape: Sequence[int] = (), *, generator: Noi
 def _(
     distribution: ContinuousBernoulli
     | NegativeBinomial
+    | Binomial
+    | Ordinal
+    | StudentT
     | DiscretizedLogisticMixture
     | ColourLogisticMixture
     | Codes

@@ -10,8 +10,8 @@ A compiled function cannot draw. Its noise is drawn before the call and passed i
 2. :meth:`Recorder.draw` makes the same draws from a generator, in the same order, so with the same numbers;
 3. a :class:`Prepared` in the generator's place returns them.
 
-That works for standard noise, normal and uniform. Draws that depend on parameters (gamma, Poisson, categories) cannot
-be prepared, and both raise an error.
+That works for standard noise, normal and uniform. Draws that depend on parameters (gamma, Poisson, binomial,
+categories) cannot be prepared, and both raise an error.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ __all__ = [
     "PerRow",
     "Prepared",
     "Recorder",
+    "binomial",
     "category",
     "gamma",
     "global_generator_seeded_from",
@@ -222,6 +223,19 @@ def poisson(rate: Tensor, source: NoiseSource | None) -> Tensor:
     generator = _generator(source)
     device = rate.device if generator is None else generator.device
     return torch.poisson(rate.to(device), generator=generator).to(rate.device)
+
+
+def binomial(trials: int, probabilities: Tensor, source: NoiseSource | None) -> Tensor:
+    """Draws of counts out of so many trials, elementwise.
+
+    Example:
+        >>> binomial(5, torch.tensor([0.0, 1.0]), torch.Generator().manual_seed(0))
+        tensor([0., 5.])
+    """
+    generator = _generator(source)
+    device = probabilities.device if generator is None else generator.device
+    each = probabilities.to(device)
+    return torch.binomial(torch.full_like(each, trials), each, generator=generator).to(probabilities.device)
 
 
 def category(logits: Tensor, shape: Sequence[int], source: NoiseSource | None) -> Tensor:

@@ -18,8 +18,9 @@ from elbowroom.data.support import Support
 from elbowroom.model.conditional import Likelihood
 from elbowroom.model.likelihoods import LIKELIHOODS
 from elbowroom.model.table.likelihood import TABLE_LIKELIHOODS
-from elbowroom.phrasing import speaking
+from elbowroom.phrasing import speaking, with_article
 from elbowroom.running.config import Config, DataConfig
+from elbowroom.running.largest_values import known_highest, within_setting
 from elbowroom.running.model_config import ModelConfig
 
 __all__ = [
@@ -55,6 +56,10 @@ class DataFacts(BaseModel):
     """Support of the stored values."""
     context_dim: int = 0
     num_categories: int | None = None
+    highest: int | None = None
+    """The largest value, where all were counts and all were seen."""
+    grey_steps: int | None = None
+    """In how many steps stored numbers go from 0 to 1, where the model counts these."""
     steps_per_epoch: int | None = None
     """None for a stream."""
     origin: tuple[float, ...] | None = None
@@ -121,7 +126,8 @@ def suited(config: Config, loaded: DataSet | StreamSet) -> DataSet | StreamSet:
         ElbowroomError: the likelihood does not fit them.
     """
     likelihood = likelihood_class(config.model, loaded.support)
-    return loaded.viewed_as(likelihood.support, needed_by=f"a {likelihood.name} likelihood")
+    found = loaded.viewed_as(likelihood.support, needed_by=with_article(f"{likelihood.name} likelihood"))
+    return within_setting(found, config.model, likelihood.name)
 
 
 def pick_likelihood(model: ModelConfig, support: Support) -> str:
@@ -144,6 +150,8 @@ def facts_of(data: DataSet | StreamSet, batch_size: int) -> DataFacts:
         native_support=data.native_support,
         context_dim=data.context_dim,
         num_categories=data.num_categories,
+        highest=known_highest(data),
+        grey_steps=data.view.steps if data.view.counts_steps else None,
         steps_per_epoch=None if size is None else math.ceil(size / batch_size),
         origin=None if origin is None else tuple(origin.flatten().tolist()),
         context_units=None if units is None else (tuple(units[0].tolist()), tuple(units[1].tolist())),

@@ -21,7 +21,7 @@ from elbowroom.model.guides import GUIDES, Guide, InputTransform, PriorGuide
 from elbowroom.model.hierarchy.guides import HIERARCHICAL_GUIDES
 from elbowroom.model.hierarchy.ladders import Ladder
 from elbowroom.model.latent import LatentModel, Pair
-from elbowroom.model.likelihoods import Gaussian, Likelihood
+from elbowroom.model.likelihoods import Likelihood, LocationScale, Ordinal, StudentT
 from elbowroom.model.networks import Network
 from elbowroom.model.pixels.autoregressive import AutoregressivePixels
 from elbowroom.model.pixels.masked_convolutions import MaskedPixels
@@ -35,6 +35,7 @@ from elbowroom.running.build import DataFacts, likelihood_class, pick_likelihood
 from elbowroom.running.build_codes import build_code_prior, build_codebook, build_network_of, code_space
 from elbowroom.running.build_hierarchy import build_hierarchical_guide, build_ladder, check_hierarchy
 from elbowroom.running.config import Config
+from elbowroom.running.largest_values import largest
 from elbowroom.running.model_config import ModelConfig
 from elbowroom.running.runtime import dtype_of
 from elbowroom.running.training_rows import check_codes, check_training_rows, refuse_constant
@@ -168,12 +169,16 @@ def _likelihood_settings(model: ModelConfig, facts: DataFacts) -> dict[str, Any]
     """Settings of the likelihood on which the shape of its parameters depends."""
     settings: dict[str, dict[str, Any]] = {
         "gaussian": {"scale": model.scale},
+        "laplace": {"scale": model.scale},
+        "student-t": {"scale": model.scale},
         "discretized-logistic-mixture": {"components": model.components},
         "colour-logistic-mixture": {"components": model.components},
         "categorical": {"num_categories": facts.num_categories},
     }
     name = pick_likelihood(model, facts.support)
-    return {"columns": _columns(facts)} if name == Table.name else settings.get(name, {})
+    if name == Table.name:
+        return {"columns": _columns(facts)}
+    return {**settings.get(name, {}), **largest(model, name, facts.highest)}
 
 
 def _decoder_shape(model: ModelConfig, facts: DataFacts) -> tuple[int, ...]:
@@ -190,9 +195,13 @@ def _parameter_shape(model: ModelConfig, facts: DataFacts) -> tuple[int, ...]:
 
 def _likelihood(model: ModelConfig, facts: DataFacts, codebook: Codebook | None, ladder: Ladder | None) -> Likelihood:
     kind, settings = likelihood_class(model, facts.support), _likelihood_settings(model, facts)
-    if kind is Gaussian:
+    if issubclass(kind, LocationScale):
         shift, unit = torch.zeros(facts.event_shape), torch.ones(facts.event_shape)
         settings |= {"mean_activation": model.mean_activation, "shift": shift, "unit": unit}
+    if kind is StudentT:
+        settings |= {"degrees_of_freedom": model.degrees_of_freedom}
+    if kind is Ordinal:
+        settings |= {"cut_points": model.cut_points}
     network = ladder or _decoder(model, facts, codebook)
     if model.masked_layers:
         pixels = _masked_pixels(model, facts, _parameter_shape(model, facts))
@@ -265,7 +274,7 @@ def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
         return
     mean, std = data.moments()
     # grey pixels under a Gaussian are not standardised: they have a common scale, and some never vary
-    if isinstance(likelihood.elementwise, Gaussian) and data.native_support is Support.REALS:
+    if isinstance(likelihood.elementwise, LocationScale) and data.native_support is Support.REALS:
         check_training_rows(data, mean, std)
         refuse_constant(data, mean, std)
         check_spread(data, std)

@@ -194,7 +194,7 @@ def impute(
         truth=restored(truth, run.facts) if some else None,
         hidden=hidden if some else None,
         recovery=_recovery(found, truth, hidden, support, data, name) if some else None,
-        as_stored=data.view.scale == 1 and data.binarization is Binarization.NONE,
+        as_stored=data.view.scale == 1 and not data.view.counts_steps and data.binarization is Binarization.NONE,
         support=support,
     )
 

@@ -76,9 +76,19 @@ class ModelConfig(Section):
     likelihood: Literal["auto", LikelihoodName] = "auto"
     """p(x | z); 'auto' takes the one that fits the support of the data."""
     scale: float | Literal["learned", "per-element"] = "learned"
-    """σ of a Gaussian likelihood: a number, one learned value, or one per element from the network."""
+    """σ of a Gaussian, Laplace or Student-t likelihood: a number, one learned value, or one per element from the
+    network."""
+    degrees_of_freedom: Annotated[float, Field(gt=1)] | Literal["learned"] = "learned"
+    """ν of a Student-t likelihood: a number above 1, or one learned value for each element."""
+    trials: Annotated[int, Field(gt=0)] | None = None
+    """N of a binomial likelihood, the largest count that is possible; by default the largest of the data."""
+    levels: Annotated[int, Field(ge=2)] | None = None
+    """K of an ordinal likelihood, whose levels are 0..K−1; by default the largest of the data plus one."""
+    cut_points: Literal["auto", "per-element", "shared"] = "auto"
+    """Cut points of an ordinal likelihood: learned for each element, or shared by all; 'auto' shares those of
+    pictures."""
     mean_activation: Literal["identity", "sigmoid"] = "identity"
-    """Output activation of the mean of a Gaussian likelihood."""
+    """Output activation of the mean of a Gaussian likelihood, or of the location of the others of real numbers."""
     components: Annotated[int, Field(gt=0)] = 5
     """Components of the discretised logistic mixture."""
     tails: Literal["wide", "none"] = "wide"

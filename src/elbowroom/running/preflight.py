@@ -127,7 +127,9 @@ def _checked(
 
 def _data(settings: Config, others: Sequence[tuple[Config, DataSet]]) -> DataSet:
     for other, loaded in others:
-        if (other.data, other.model.likelihood) == (settings.data, settings.model.likelihood):
+        if other.data == settings.data and all(
+            getattr(other.model, key) == getattr(settings.model, key) for key in ("likelihood", "trials", "levels")
+        ):
             return loaded
     data = build_data(settings)
     if not isinstance(data, DataSet):

@@ -18,9 +18,11 @@ from elbowroom.data.sources import BUILT_IN
 from elbowroom.data.value_checks import NotFiniteDataError
 from elbowroom.errors import ElbowroomError
 from elbowroom.model.likelihoods import Likelihood
+from elbowroom.phrasing import with_article
 from elbowroom.progress import Announce
 from elbowroom.running.build import DataFacts
 from elbowroom.running.config import Config
+from elbowroom.running.largest_values import within_model
 from elbowroom.running.own_data import check_fits
 from elbowroom.running.runtime import dtype_of
 from elbowroom.running.units import prepared
@@ -95,7 +97,9 @@ def read_like_training(
     if data.fill is not None:  # missing elements get the mean of the training data, not of these data
         data = replace(data, fill=trained.filler)
     likelihood = trained.likelihood
-    data = data.viewed_as(likelihood.support, needed_by=f"a {likelihood.name} likelihood")
+    needed_by = with_article(f"{likelihood.name} likelihood")
+    data = data.viewed_as(likelihood.support, needed_by=needed_by, steps=trained.facts.grey_steps)
+    data = within_model(data, likelihood)
     check_whole_numbers(data, dtype_of(trained.config.runtime), trained=True)
     ready = prepared(data, trained.config, trained.device, trained.facts, fill=trained.filler)
     assert isinstance(ready, DataSet)

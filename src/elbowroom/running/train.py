@@ -22,7 +22,7 @@ from elbowroom.model.latent import Pair, evaluation_mode
 from elbowroom.names import Exist
 from elbowroom.phrasing import phrased
 from elbowroom.progress import Announce
-from elbowroom.running.build import DataFacts, build_data, facts_of
+from elbowroom.running.build import DataFacts, build_data, facts_of, pick_likelihood
 from elbowroom.running.build_learner import RunLength, build_learner
 from elbowroom.running.build_pair import build_pair, initialise
 from elbowroom.running.chain_record import chain_record
@@ -33,6 +33,7 @@ from elbowroom.running.contexts import named_columns
 from elbowroom.running.engine import TrainingPlan, TrainingProgress, fit, restore
 from elbowroom.running.folder import RunFolder
 from elbowroom.running.kept_data import as_material, keep, keeps_data
+from elbowroom.running.largest_values import assumed
 from elbowroom.running.observers import Observer, TensorBoard, Terminal
 from elbowroom.running.own_data import path_from, read_own_data
 from elbowroom.running.place import choose_place
@@ -152,6 +153,11 @@ def train(
     data = _read_data(settings, own, folder, recorded, **arrays, announce=announce)
     settings, data, kept = _prepared_data(settings, data, device, recorded, keep_data=keep_data, announce=announce)
     facts = facts_of(data, settings.train.batch_size)
+    if not resume:
+        likelihood = pick_likelihood(settings.model, facts.support)
+        found = {"highest": facts.highest, "grey_steps": facts.grey_steps}
+        for remark in assumed(settings.model, likelihood, data.name, **found):
+            announce(phrased(remark))
     pair = build_pair(settings, facts, seed=settings.train.seed)
     plan = _plan(settings, facts, data)
     observers = _observers(settings, pair, folder, observers)

@@ -18,7 +18,16 @@ from elbowroom.evaluation.doctor.likelihood import likelihood_fits
 from elbowroom.model.conditional import Likelihood
 from elbowroom.model.guides import DiagonalNormal
 from elbowroom.model.latent import LatentModel
-from elbowroom.model.likelihoods import Bernoulli, CrossEntropy, Gaussian, NegativeBinomial, Poisson
+from elbowroom.model.likelihoods import (
+    Bernoulli,
+    CrossEntropy,
+    Gaussian,
+    Laplace,
+    LocationScale,
+    NegativeBinomial,
+    Poisson,
+    StudentT,
+)
 from elbowroom.model.oracles import LinearGaussian
 from elbowroom.model.priors import StandardNormal
 from exact_cases import Always
@@ -204,11 +213,12 @@ def test_a_learned_scale_at_its_bound_is_severe(factor: float, severe: bool) -> 
         assert share.value == 1.0
 
 
-def test_elements_at_the_bound_are_counted_where_each_has_a_scale() -> None:
+@pytest.mark.parametrize("kind", [Gaussian, Laplace, StudentT])
+def test_elements_at_the_bound_are_counted_where_each_has_a_scale(kind: type[LocationScale]) -> None:
     outputs = torch.zeros(2, DIM)
     outputs[1] = 2.0
     outputs[1, :3] = -50.0
-    finding = check(Gaussian(Always(outputs), (DIM,), scale="per-element"), signs(1.0))
+    finding = check(kind(Always(outputs), (DIM,), scale="per-element"), signs(1.0))
     assert finding is not None and finding.severity == "severe"
     assert finding.evidence[2].value == pytest.approx(3 / DIM)
 

@@ -31,6 +31,7 @@ from elbowroom.model.guides import DiagonalNormal, FullNormal
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.networks import ACTIVATIONS, MLP, ConvDecoder, ResidualMLP
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, VampPrior
+from likelihood_options import NEEDED, shaping
 
 LATENT = 3
 
@@ -177,7 +178,7 @@ def test_it_is_minus_the_hessian_of_an_affine_model_in_the_canonical_parameter(n
 #: name -> class, options; every registered likelihood with a Fisher information, with the options that it needs
 LIKELIHOODS = {
     **{
-        name: (kind, {})
+        name: (kind, NEEDED.get(name, {}))
         for name, kind in likelihoods.LIKELIHOODS.items()
         if kind.fisher_information is not likelihoods.Likelihood.fisher_information
     },
@@ -190,9 +191,7 @@ LIKELIHOODS = {
 def nonlinear(name: str, event_shape: tuple[int, ...] = (4,), prior: Conditional | None = None) -> LatentModel:
     torch.manual_seed(2)
     cls, options = LIKELIHOODS[name]
-    shape = cls.parameter_shape(
-        event_shape, **{k: v for k, v in options.items() if k in ("num_categories", "components", "scale")}
-    )
+    shape = cls.parameter_shape(event_shape, **shaping(options))
     network = MLP((LATENT,), shape, hidden=(6,), activation="tanh")
     return LatentModel(prior or StandardNormal(LATENT), cls(network, event_shape, **options)).double()
 

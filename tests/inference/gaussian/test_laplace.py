@@ -24,20 +24,23 @@ from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Likelihood
 from elbowroom.model.networks import MLP, ConvDecoder
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal
+from likelihood_options import NEEDED, shaping
 
 LATENT = 3
 #: name -> class, options, (scale of the weights): far from linear, so that full Newton steps overshoot
 LIKELIHOODS = {
     **{
-        name: (kind, {})
+        name: (kind, NEEDED.get(name, {}))
         for name, kind in likelihoods.LIKELIHOODS.items()
         if kind.normalized and kind.fisher_information is not Likelihood.fisher_information
     },
     "gaussian": (likelihoods.Gaussian, {"scale": 0.1}),
     "gaussian-per-element": (likelihoods.Gaussian, {"scale": "per-element"}),
     "discretized-logistic-mixture": (likelihoods.DiscretizedLogisticMixture, {"components": 2}),
-    "categorical": (likelihoods.Categorical, {"num_categories": 4}),
 }
+
+#: those whose log-density has a slope everywhere: at a mode of the others it can jump, and never be zero
+SMOOTH = [name for name in LIKELIHOODS if name != "laplace"]
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -48,7 +51,7 @@ def problem(name: str, *, prior: Conditional | None = None, num_data: int = 20, 
     """A model with curved posteriors, data from it with some elements missing, and a start that is not near."""
     torch.manual_seed(3)
     cls, options = LIKELIHOODS[name]
-    shape = cls.parameter_shape((16,), **{k: v for k, v in options.items() if k != "scale" or v == "per-element"})
+    shape = cls.parameter_shape((16,), **shaping(options))
     network = MLP((LATENT,), shape, hidden=(8,), activation="tanh", context_dim=2)
     for parameter in network.parameters():
         parameter.data.mul_(2.0)
@@ -91,7 +94,7 @@ def summit(name: str) -> Laplace:
     return laplace(case.model, case.start, case.batch, steps=200, tolerance=1e-10)
 
 
-@pytest.mark.parametrize("name", LIKELIHOODS)
+@pytest.mark.parametrize("name", SMOOTH)
 def test_it_ends_at_a_mode(name):
     case, found = problem(name), summit(name)
     assert found.converged.all()
@@ -245,7 +248,7 @@ def test_float32_survives_a_precision_that_it_cannot_factor(scale):
     assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))  # no chance in the jitter
 
 
-@pytest.mark.parametrize("name", LIKELIHOODS)
+@pytest.mark.parametrize("name", SMOOTH)
 def test_float32_finds_what_float64_finds(name):
     case, double = problem(name), summit(name)
     start = (double.mode + 0.05).float()

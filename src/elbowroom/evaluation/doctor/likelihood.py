@@ -18,7 +18,16 @@ from elbowroom.model.distributions import ContinuousBernoulli
 from elbowroom.model.draws import conditionals, draw
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import evaluation_mode
-from elbowroom.model.likelihoods import Bernoulli, CrossEntropy, Gaussian, Likelihood, Poisson
+from elbowroom.model.likelihoods import (
+    Bernoulli,
+    CrossEntropy,
+    Gaussian,
+    Laplace,
+    Likelihood,
+    LocationScale,
+    Poisson,
+    StudentT,
+)
 from elbowroom.numerics import mean_and_stderr
 
 __all__ = ["likelihood_fits"]
@@ -94,16 +103,18 @@ def _grey(likelihood: Likelihood, p_x: Distribution, batch: Batch, encoded: bool
 
 
 def _noise(likelihood: Likelihood, p_x: Distribution, batch: Batch, encoded: bool) -> Finding | None:
-    assert isinstance(likelihood, Gaussian)
+    assert isinstance(likelihood, LocationScale)
+    sigma: Tensor = p_x.scale  # type: ignore[attr-defined]  # of all that have a location and a scale
     if likelihood.num_parameters == 2:  # a σ for every element and z
-        units = (p_x.stddev / likelihood.unit).double()
+        units = (sigma / likelihood.unit).double()
         at_bound = float((units < _NEAR_BOUND * likelihood.min_scale).double().mean())
         return _at_bound(at_bound, float(units.min()), likelihood.min_scale) if at_bound > 0 else None
-    scale, mean = p_x.stddev.double(), p_x.mean.double()
+    scale, mean = sigma.double(), p_x.mean.double()
     least = float((scale / likelihood.unit).min())
     if likelihood.raw_scale is not None and least < _NEAR_BOUND * likelihood.min_scale:
         return _at_bound(1.0, least, likelihood.min_scale)
-    if not encoded:  # residuals from means that do not depend on x are not noise
+    # residuals from means that do not depend on x are not noise, and only a Gaussian's σ is that of their squares
+    if not (encoded and isinstance(likelihood, Gaussian)):
         return None
     squares = _observed(((batch.x.double() - mean) / scale).square(), batch)
     elements = _elements(batch)
@@ -195,5 +206,7 @@ _CHECKS: dict[type[Likelihood], _LikelihoodCheck] = {
     CrossEntropy: _grey,
     Bernoulli: _grey,
     Gaussian: _noise,
+    Laplace: _noise,
+    StudentT: _noise,
     Poisson: _counts,
 }

@@ -16,6 +16,7 @@ from typing import Any
 from elbowroom import __version__
 from elbowroom.memory import in_words
 from elbowroom.model.pixels.autoregressive import AutoregressivePixels
+from elbowroom.phrasing import with_article
 from elbowroom.running.build_pair import guide_name
 from elbowroom.running.config import Config
 from elbowroom.running.diagnosis import FILE, Checkup, read_checkup
@@ -166,17 +167,13 @@ def _lead(run: Run, parts: Mapping[str, int], history: Sequence[Mapping[str, Any
     method = _METHODS[settings.train.learner]
     return (
         f"A model of {dataset} with {settings.model.latents}, "
-        f"{_with_article(_prior(run))} prior and {_likelihood(run)}, trained by {method}{data}{took}."
+        f"{with_article(_prior(run))} prior and {_likelihood(run)}, trained by {method}{data}{took}."
     )
-
-
-def _with_article(words: str) -> str:
-    return f"{'an' if words[0] in 'aeio' else 'a'} {words}"
 
 
 def _likelihood(run: Run) -> str:
     name = run.model.likelihood.name
-    words = f"a {name} likelihood" if run.normalized else f"a {name} loss in place of a likelihood"
+    words = with_article(f"{name} likelihood") if run.normalized else f"a {name} loss in place of a likelihood"
     return f"{words} of each pixel given those before it" if _pixels(run) else words
 
 
@@ -221,7 +218,7 @@ def _model(run: Run) -> FactList:
     rows = {
         **_latents(settings),
         "prior p(z)": _prior(run),
-        "likelihood p(x | z)": run.model.likelihood.name + ("" if run.normalized else " (not a likelihood)"),
+        "likelihood p(x | z)": _likelihood_with_range(run),
         **_pixels(run),
         "decoder": network(settings.decoder),
         "guide q(z | x), the approximate posterior": _GUIDES[guide],
@@ -229,6 +226,13 @@ def _model(run: Run) -> FactList:
         "parameters": f"{sum(parameter.numel() for parameter in run.pair.parameters()):,}",
     }
     return FactList("Model", tuple(rows.items()))
+
+
+def _likelihood_with_range(run: Run) -> str:
+    likelihood = run.model.likelihood
+    highest = likelihood.elementwise.highest
+    of = "" if highest is None else f" of values 0..{highest:,}"
+    return f"{likelihood.name}{of}{'' if run.normalized else ' (not a likelihood)'}"
 
 
 def _pixels(run: Run) -> dict[str, str]:

@@ -12,7 +12,14 @@ import torch
 from elbowroom.data.storage import InMemory, Material
 from elbowroom.errors import ElbowroomError
 
-__all__ = ["as_marks", "check_covariates", "numbers_among", "suspected", "with_missing_values"]
+__all__ = [
+    "as_marks",
+    "check_covariates",
+    "isolated_marks",
+    "numbers_among",
+    "suspected",
+    "with_missing_values",
+]
 
 _SUSPECTS = (-1, -9, -99, -999, -9999, -99999, -999999, 999, 9999, 99999, 999999)
 _FAR = 10  # of −1 and −9: how far they lie from the rest at least
@@ -110,7 +117,7 @@ def suspected(material: Material) -> tuple[str, ...]:
             f"{_called(material, place)} holds {value} in {count:,} of {len(rows):,} rows, far from its other "
             f"values ({least:g} to {most:g}): if it marks a missing value, pass --data.missing-values={value} "
             "--data.missing mask"
-            for value, count, least, most in _in_column(rows[:, place])
+            for value, count, least, most in isolated_marks(rows[:, place])
         ]
     return tuple(remarks)
 
@@ -131,7 +138,7 @@ def check_covariates(material: Material, values: Sequence[float]) -> tuple[str, 
     """
     remarks: list[str] = []
     for column, covariate in _real_covariates(material).items():
-        for value, count, least, most in _in_column(covariate, tuple({*_SUSPECTS, *values}), values):
+        for value, count, least, most in isolated_marks(covariate, tuple({*_SUSPECTS, *values}), values):
             if value in values:
                 row = int(np.flatnonzero(covariate == value)[0])
                 raise ElbowroomError(
@@ -163,7 +170,7 @@ def _called(material: Material, place: int) -> str:
     return f"element {place}" if material.columns is None else f"column '{material.columns[place]}'"
 
 
-def _in_column(
+def isolated_marks(
     values: npt.NDArray[np.generic], suspects: Sequence[float] = _SUSPECTS, named: Collection[float] = ()
 ) -> list[tuple[float, int, float, float]]:
     """The suspected numbers of one column, how often each occurs, and the ends of the rest; named ones count once."""

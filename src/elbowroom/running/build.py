@@ -87,6 +87,8 @@ def load_configured(data: DataConfig, source: Any = None, **arrays: Any) -> Data
         "context": list(data.context) if isinstance(data.context, tuple) else data.context,
         "labels": data.labels,
         "id": data.id,
+        "columns": data.columns,
+        "drop": data.drop,
         "id_required": "like" not in arrays,
         "num_categories": data.num_categories,
         "image_size": data.image_size,

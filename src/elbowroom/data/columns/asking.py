@@ -13,6 +13,7 @@ __all__ = ["Asked", "check_there", "parse_columns"]
 
 _AUTO, _DROP = "auto", "drop"
 _KINDS = (*(str(kind) for kind in ColumnKind if kind is not ColumnKind.CONSTANT), _DROP)
+_COMMA = re.compile(r",(?![^()]*\))")  # outside brackets
 _FORM = re.compile(r"(?P<kind>[^()]*)(?:\((?P<more>.*)\))?")
 
 
@@ -90,7 +91,7 @@ def _pairs(given: Sequence[str] | str | Mapping[str, str] | None) -> list[tuple[
         return []
     if isinstance(given, Mapping):
         return [(str(column), str(kind)) for column, kind in given.items()]
-    parts = [part.strip() for one in ([given] if isinstance(given, str) else given) for part in str(one).split(",")]
+    parts = [part.strip() for one in ([given] if isinstance(given, str) else given) for part in _COMMA.split(str(one))]
     pairs = []
     for part in filter(None, parts):
         if part == _AUTO:

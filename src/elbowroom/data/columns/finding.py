@@ -16,6 +16,7 @@ import numpy.typing as npt
 from elbowroom.data.columns.asking import Asked
 from elbowroom.data.columns.column import Column, ColumnKind
 from elbowroom.data.columns.dates import days_since_1970, find_dates, looks_like_a_date, printed
+from elbowroom.data.columns.isolated import isolated_marks
 from elbowroom.data.columns.names import MOST_LEVELS, folded, kind_of_names, ordered_levels, spellings
 from elbowroom.data.columns.quantities import (
     LARGEST_COUNT,
@@ -28,7 +29,6 @@ from elbowroom.data.columns.quantities import (
 )
 from elbowroom.data.columns.values import Values, values_of
 from elbowroom.data.csv.notation import Notation
-from elbowroom.data.sentinels import isolated_marks
 from elbowroom.errors import ElbowroomError
 
 __all__ = ["find_column", "find_columns"]

@@ -96,7 +96,7 @@ def kind_of_names(cells: Any, known: Mapping[str, str]) -> ColumnKind:
     free = words >= _WORDS or length > _LONG
     if different > 2 and all(map(_ID.fullmatch, sample)):
         return ColumnKind.IDENTIFIER
-    every_row = different == total and different >= 5
+    every_row = different == total and (different >= 5 or free)
     if every_row or (different > _MANY and 2 * different > total):
         return ColumnKind.TEXT if free else ColumnKind.IDENTIFIER
     if free and words >= 1.5 * _WORDS and different > 2 * _MANY:

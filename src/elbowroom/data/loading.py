@@ -149,7 +149,7 @@ def load_data(
     like = like or known_levels(levels or {}, covariates)
     kinds = _kinds(parse_columns(columns, drop), wanted, how, num_categories, like, form)
     if id is None and like is not None and like.kinds is not None:
-        id = like.id  # noqa: A001  # found in training
+        id, id_required = like.id, False  # noqa: A001  # found in training
     marks = as_marks(missing_values)
     table = {"separator": separator, "notation": notation_of(decimal, marks)}
     roles = _roles(covariates, labels, id, like, labels_required=labels_required, id_required=id_required)

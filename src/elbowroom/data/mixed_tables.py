@@ -161,7 +161,7 @@ def _mute(notation: Notation) -> Notation:
 def _say_kinds(kept: tuple[Column, ...], aside: tuple[Column, ...], notation: Notation) -> None:
     counts = Counter(str(column.kind) for column in kept)
     listed = ", ".join(f"{number} {kind}" for kind, number in counts.items())
-    notation.note(f"columns of several kinds: {listed}; `elbowroom data show` lists them")
+    notation.note(f"columns of several kinds: {listed}")
     for column in aside:
         if column.kind is not ColumnKind.CONSTANT or column.levels:
             notation.note(f"set aside as {column.kind}", column.name)

@@ -9,5 +9,6 @@ names        levels, and whether text names, identifies or is free
 quantities   whether numbers count, measure, name or identify
 finding      the kind of every column
 fitting      what a density has to know, from the training rows
+describing   columns in words
 coding       a table as numbers, and numbers as a table
 """

@@ -160,10 +160,10 @@ def test_columns_are_dropped(path: Path) -> None:
     [
         (
             {"columns": "aeg:count"},
-            "the column 'aeg', which customers.csv has not",
+            "names 'aeg', a column that customers.csv has not",
             "Did you mean 'age'?",
         ),
-        ({"drop": ["citi"]}, "drop names the column 'citi'", "Did you mean 'city'?"),
+        ({"drop": ["citi"]}, "names 'citi', a column", "Did you mean 'city'?"),
         ({"columns": "age:cuont"}, "asks for the kind 'cuont' of column 'age'", "Did you mean 'count'?"),
         ({"columns": "age"}, "says 'age', but the kind of a column is given as NAME:KIND", "age:category"),
         ({"columns": "age:count,age:real"}, "says more than once what 'age' is", "Say it once"),

@@ -288,7 +288,7 @@ def _material(
         return load_file(Path(source).expanduser(), announce=announce, pictures=pictures, **table, **roles)
     named = (roles["labels"], roles["id"])
     kinds = roles["kinds"]
-    if kinds.known is None and (kinds.mixed or kinds.asked.dropped):
+    if roles["like"] is None and (kinds.mixed or kinds.asked.dropped):
         raise ElbowroomError(
             "Something was said about the columns of a table (--data.columns, --data.drop), but the data are none.",
             "Leave it out, or give a table or a data frame.",

@@ -224,7 +224,7 @@ class View:
 
     def _remedy(self, wanted: Support) -> str:
         if self.support is Support.TABLE:
-            return "Use --model.likelihood table, or leave out the columns that are no numbers: --data.drop NAME."
+            return "Leave --model.likelihood at auto, or leave out the columns that are no numbers: --data.drop NAME."
         if wanted is Support.TABLE:
             return "Leave --model.likelihood at auto; or have the kinds of columns found: --data.columns auto."
         if wanted is Support.BINARY and self.native in _GREY:

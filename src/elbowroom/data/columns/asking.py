@@ -123,9 +123,9 @@ def check_there(asked: Asked, columns: Sequence[str], name: str) -> None:
     Raises:
         ElbowroomError: names the column and the nearest one.
     """
-    for flag, named in (("columns", asked.kinds), ("drop", asked.dropped)):
-        for column in named:
-            if column not in columns:
-                raise ElbowroomError(
-                    f"--data.{flag} names the column '{column}', which {name} has not.", did_you_mean(column, columns)
-                )
+    for column in (*asked.kinds, *asked.dropped):
+        if column not in columns:
+            raise ElbowroomError(
+                f"--data.columns or --data.drop names '{column}', a column that {name} has not.",
+                did_you_mean(column, columns),
+            )

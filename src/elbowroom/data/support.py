@@ -16,7 +16,7 @@ class Support(StrEnum):
     COUNTS = "counts"  #: integers 0, 1, 2, …
     CATEGORIES = "categories"  #: integers 0..C−1 that name, not measure
     REALS = "reals"  #: any finite number
-    TABLE = "table"  #: columns of several kinds: numbers, days, numbers of levels
+    TABLE = "table"  #: in each column what its kind says
 
     @property
     def description(self) -> str:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from elbowroom.data.columns.coding import decode
+from elbowroom.data.columns.column import Column, ColumnKind
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.naming import Naming
 from elbowroom.data.stream import StreamSet
@@ -95,6 +97,27 @@ class TrainedModel:
         if self.facts.support is Support.TABLE:
             return torch.tensor(torch.nan, device=self.device)
         return dict(self.model.likelihood.elementwise.named_buffers()).get("shift", torch.zeros((), device=self.device))
+
+    def table(self, x: Tensor) -> Any:
+        """Values of x as a table in the kinds of the training data: names of levels, dates, whole numbers.
+
+        Args:
+            x: such as samples, shape (n, columns).
+        Returns:
+            A polars data frame with the columns of x.
+        Raises:
+            ElbowroomError: the run was not trained on a table with named columns.
+        Example:
+            >>> run.table(run.sample(100).x).write_csv("synthetic.csv")      # doctest: +SKIP
+        """
+        names = self.naming.columns
+        if names is None or x.shape[1:] != (len(names),):
+            raise ElbowroomError(
+                "These values are no rows of a table, or its columns have no names.",
+                "Train on a table with a header to have one.",
+            )
+        kinds = self.facts.columns or [Column(name, ColumnKind.REAL) for name in names]
+        return decode(x.double().cpu().numpy(), kinds)
 
     @property
     def history(self) -> list[dict[str, Any]]:

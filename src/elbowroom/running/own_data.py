@@ -200,7 +200,7 @@ def check_same_kinds(data: DataSet, facts: DataFacts) -> None:
     if other is not None or facts.columns is None or data.kinds is None:
         what = "its columns" if other is None else f"the column '{other}'"
         raise ElbowroomError(
-            f"{data.name} was loaded by itself, and {what} has not the kind and the levels of the training data.",
+            f"{data.name} was loaded by itself, and kind or levels of {what} are not those of the training data.",
             "Give the file or the data frame itself, which is then read as the training data were.",
         )
 

@@ -44,7 +44,7 @@ LAYERS: dict[str, tuple[int, int]] = {
 }
 # part -> its folders, the lower ones first; "" stands for the modules that are in none
 FOLDERS: dict[str, tuple[str, ...]] = {
-    "data": ("csv", "pictures", ""),
+    "data": ("csv", "columns", "pictures", ""),
     "evaluation": ("", "doctor"),
     "inference": ("", "gaussian", "importance", "posterior", "annealing"),
     "model": ("", "hierarchy", "pixels", "grids", "table"),

@@ -94,7 +94,7 @@ CASES = [
     case("nan-to-score", "score mine {bad}/nan.npy", "NaN", "row 7"),
     case("infinity", tr("{bad}/inf.npy"), "infinite", "row 7"),
     case("infinity-in-csv", tr("{bad}/infinite.csv"), "infinite", "row 1"),
-    case("words-in-csv", tr("{bad}/words.csv"), "'town'", "'Ulm'", "numbers"),
+    case("words-in-csv", tr("{bad}/words.csv --data.support reals"), "'town'", "'Ulm'", "numbers"),
     case("ragged-csv", tr("{bad}/ragged.csv"), "ragged.csv", "columns"),
     case("one-row", tr("{bad}/one.npy"), "one row", "at least 2"),
     case("one-row-of-csv", tr("{bad}/one.csv"), "one row", "at least 2"),

@@ -379,6 +379,24 @@ def test_data_show(source: str, shape: list[int], support: str, say: Say) -> Non
     assert paths_in(out) == ["look.png"]
 
 
+def test_data_show_of_a_table_with_several_kinds(say: Say) -> None:
+    Path("people.csv").write_text(
+        "id,city,age,notes\n" + "".join(f"{at},{'ab'[at % 2]},{at * 7 % 30},x\n" for at in range(40))
+    )
+    out, _ = say("data", "show", "people.csv", "--data.columns", "age:real,notes:drop", "--json")
+    columns = {one["column"]: one for one in json.loads(out)["columns"]}
+    assert {name: one["kind"] for name, one in columns.items()} == {
+        "city": "binary",
+        "age": "real",
+        "id": "identifier",
+    }
+    out, remarks = say("data", "show", "people.csv", "--data.drop", "notes")
+    assert [line.split() for line in out.splitlines() if line.startswith("city")] == [
+        ["city", "binary", "2", "0", "a,", "b", "probability", "of", "2", "levels"]
+    ]
+    assert "people.csv: set aside as identifier (column 'id')" in remarks
+
+
 def test_data_show_as_they_are_delivered(say: Say) -> None:
     out, _ = say("data", "show", "digits", "--data.binarization", "dynamic", "--data.validation", "7", "--json")
     answer = json.loads(out)

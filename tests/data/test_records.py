@@ -86,6 +86,7 @@ def test_a_field_of_fields() -> None:
 
 def test_a_text_field_of_x() -> None:
     with pytest.raises(ElbowroomError, match="'group' of the data frame holds") as caught:
-        load(PEOPLE)
+        load(PEOPLE, support="reals")
     assert "--data.labels group" in caught.value.remedy
     assert load(PEOPLE, labels="group").columns == ("height", "weight")
+    assert load(PEOPLE).support == "table"

@@ -19,6 +19,7 @@ ALLOWED = {
     Support.COUNTS: {Support.COUNTS},
     Support.CATEGORIES: {Support.CATEGORIES},
     Support.REALS: {Support.REALS},
+    Support.TABLE: {Support.TABLE},
 }
 GREY = (Support.BINARY, Support.UNIT_INTERVAL, Support.BYTES)
 

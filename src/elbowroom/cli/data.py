@@ -37,6 +37,9 @@ def data_show(
 ) -> None:
     """Show shape, support and splits of a data set, and a picture of its first examples.
 
+    Of a table whose columns are of several kinds, each column is listed: its kind, how many different and missing
+    values it has, its range or levels, and whether it has a probability or a density. --data.columns changes kinds.
+
     Parameters
     ----------
     source
@@ -58,7 +61,10 @@ def data_show(
     if as_json:
         print_json(described | {"picture": str(path)})
     else:
+        columns = described.pop("columns") if loaded.kinds is not None else None
         terminal.print_facts({fact: value for fact, value in described.items() if fact != "remarks"})
+        if columns is not None:
+            terminal.print_table(columns)
         wrote(path)
 
 

@@ -66,6 +66,11 @@ def _digits(values: Tensor) -> int:
     return min(17, _DIGITS + math.floor(math.log10(largest / spread)))
 
 
+def _number(value: float) -> str:
+    """A number of a file of cells; what an element has not is left empty."""
+    return "" if math.isnan(value) else f"{value:.6g}"
+
+
 def write_cells(target: Path, found: Imputed, columns: Sequence[str]) -> Path:
     """Writes a line for each filled cell: where it is, what was filled in, how sure that is, and whose row it is.
 
@@ -76,7 +81,10 @@ def write_cells(target: Path, found: Imputed, columns: Sequence[str]) -> Path:
     """
     from elbowroom.running.checkpoints import write_text_atomically
 
-    known = {"probability": found.certainty} if found.certainty is not None else {
+    table = None if found.columns is None else found.table
+    known = {"probability": found.probability, "mean": found.mean, "lower": found.lower, "upper": found.upper} if (
+        table is not None
+    ) else {"probability": found.certainty} if found.certainty is not None else {
         "mean": found.mean, "lower": found.lower, "upper": found.upper
     }  # fmt: skip
     text, rounded = io.StringIO(), found.rounded
@@ -85,8 +93,9 @@ def write_cells(target: Path, found: Imputed, columns: Sequence[str]) -> Path:
     ids = not_taken(found.ids, names)
     writer.writerow([*names, *ids])
     for at, place in (~found.mask).nonzero().tolist():
-        numbers = [f"{float(values[at, place]):.6g}" for values in known.values() if values is not None]
-        writer.writerow([int(found.rows[at]), columns[place], f"{float(rounded[at, place]):.0f}", *numbers,
+        numbers = [_number(float(values[at, place])) for values in known.values() if values is not None]
+        filled = f"{float(rounded[at, place]):.0f}" if table is None else table[columns[place]][at]
+        writer.writerow([int(found.rows[at]), columns[place], filled, *numbers,
                          *(column[at] for column in ids.values())])  # fmt: skip
     write_text_atomically(target, text.getvalue())
     return target

@@ -193,11 +193,17 @@ def _recovery_lines(recovery: Recovery, interval: float, *, binary: bool, discre
         lines.append(
             f"{recovery.measure} {recovery.value:.4g}{unit}, and {recovery.baseline:.4g} with the mean filled in"
         )
+    if recovery.names is not None:
+        lines += _recovery_lines(recovery.names, interval, binary=False, discrete=False)
     return lines
 
 
 def _report(run: Path, data: str, found: Imputed, summary: Summary | None) -> dict[str, Any]:
     recovery = None if found.recovery is None else found.recovery._asdict()
+    if found.recovery is not None:
+        names = found.recovery.names
+        recovery = {key: value for key, value in found.recovery._asdict().items() if key != "names"}
+        recovery |= {} if names is None else {"names": names._asdict()}
     return {
         "run": str(run),
         "data": data,
@@ -227,6 +233,13 @@ def _is_the_table(found: Imputed, run: Run) -> bool:
     return found.as_stored and len(run.facts.event_shape) == 1
 
 
+def _text(cell: Any, *, comma: bool) -> str:
+    """A filled cell as it is written: truths in lower case, numbers with the decimal mark of the table."""
+    if isinstance(cell, bool):
+        return str(cell).lower()
+    return str(cell).replace(".", ",") if comma and isinstance(cell, float) else str(cell)
+
+
 def _write_table(source: Path, target: Path, found: Imputed, run: Run) -> list[Path]:
     """Writes the table with its missing cells filled in and all others unchanged, as many rows as were used."""
     from elbowroom.data.csv.cells import as_numbers
@@ -240,13 +253,24 @@ def _write_table(source: Path, target: Path, found: Imputed, run: Run) -> list[P
     notation = notation_of(own.decimal, own.missing_values)
     identifier = () if own.id is None else (own.id,)
     read = read_table(source, separator=own.separator, notation=notation, as_text=identifier)
+    if found.columns is not None:  # every cell as it is written
+        notation = notation_of(own.decimal, own.missing_values)
+        read = read_table(source, separator=own.separator, notation=notation, as_text=read.frame.columns)
     frame = read.without_index((*aside, *(run.naming.columns or ())))[: len(found.x)]
     columns = run.naming.columns  # in the order of training, which need not be that of the table
     if columns is None or not set(columns).issubset(frame.columns):
         columns = tuple(name for name in frame.columns if name not in aside)
     observed, filled_in = found.mask.numpy(), set[str]()
+    typed = None if found.columns is None else found.table
     for place, name in enumerate(columns):
         series, whole = frame[name], bool(observed[:, place].all())
+        if typed is not None:
+            text = series.cast(str).to_list()
+            given = list(zip(text, typed[name].to_list(), observed[:, place], strict=True))
+            comma = own.decimal == "comma"
+            cells = [old if seen else _text(new, comma=comma) for old, new, seen in given]
+            frame = frame.with_columns(type(series)(name, cells))
+            continue
         words = whole and not series.cast(str).str.contains("[0-9]").any()  # yes and no, which stay
         if not (series.dtype.is_numeric() or words) and found.support not in (Support.BINARY, Support.CATEGORIES):
             series = type(series)(name, as_numbers(series, name, source.name, read.notation))
@@ -264,6 +288,6 @@ def _write_table(source: Path, target: Path, found: Imputed, run: Run) -> list[P
         commas = [frame[name].cast(str).str.replace(".", ",", literal=True) for name in numeric]
         frame = frame.with_columns(commas)
     write_text_atomically(target, frame.write_csv(include_header=read.has_header, separator=separator))
-    if is_rounded(found):
+    if is_rounded(found) or found.columns is not None:
         return [target, write_cells(cells_path(target), found, columns)]
     return [target]

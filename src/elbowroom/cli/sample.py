@@ -7,9 +7,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from elbowroom.cli.options import Checkpoint, Device, RunPath, load_run
+from elbowroom.cli.options import Checkpoint, Device, RunPath, load_run, result_path
 from elbowroom.cli.speech import remark, wrote
-from elbowroom.cli.writing import checked_target, write_arrays
+from elbowroom.cli.writing import checked_target, write_arrays, write_csv
 from elbowroom.errors import ElbowroomError
 
 __all__ = ["sample"]
@@ -23,6 +23,7 @@ def sample(
     labels: str | None = None,
     seed: int = 0,
     arrays: Path | None = None,
+    out: Path | None = None,
     checkpoint: Checkpoint = "best",
     device: Device = None,
 ) -> None:
@@ -43,13 +44,19 @@ def sample(
         Seed of the draws.
     arrays
         Also write z, x and mean to this .npz file.
+    out
+        Of a model of a table, the CSV file of the samples, in the kinds of the training data (default: RUN/samples.csv
+        where its columns are of several kinds, else none).
     """
     from elbowroom.running.contexts import context_flags, parsed
     from elbowroom.running.own_data import MissingDataError
     from elbowroom.showing import code_gallery, gallery, plots
 
     target = None if arrays is None else checked_target(arrays, suffix=".npz")
+    table = None if out is None else checked_target(out)
     loaded = load_run(run, device, checkpoint)
+    if table is None and loaded.facts.columns is not None:
+        table = result_path(run, "samples.csv", checkpoint)
     given = parsed(loaded.naming, context, labels)
     try:
         figure = gallery.samples(loaded, num, context=given, seed=seed)
@@ -68,6 +75,12 @@ def sample(
             wrote(gallery.save(loaded, "traversals", traversals))
         if loaded.config.model.latent_dim == 2 and not (has_codes or loaded.config.model.groups):
             wrote(gallery.save(loaded, "manifold", gallery.manifold(loaded, context=given)))
+    if target is None and table is None:
+        return
+    drawn = loaded.sample(num, context=gallery.contexts(loaded, num) if given is None else given, seed=seed)
     if target is not None:
-        drawn = loaded.sample(num, context=gallery.contexts(loaded, num) if given is None else given, seed=seed)
         write_arrays(target, z=drawn.z, x=drawn.x, mean=drawn.mean)
+    if table is not None:
+        frame = loaded.table(drawn.x)
+        write_csv(table, frame.columns, frame.rows())
+        wrote(table)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.data.binarization import Binarization
+from elbowroom.data.columns.column import Column
 from elbowroom.data.splits import SPLITS, epoch_order, seeded_permutation
 from elbowroom.data.steps import find_steps
 from elbowroom.data.storage import InMemory, Storage, content_digest, scan
@@ -52,10 +53,12 @@ class DataSet(Viewed):
         bits: the fixed bits of static binarisation, made once, where the rows lie in memory.
         fill: what stands for a missing element, shape (\\*event), as delivered; 0 if None. Real-valued data are filled
             with the mean of that element over the training rows (0 where it was never observed), so that the guide
-            sees 0 there once the data are standardised.
+            sees 0 there once the data are standardised; in a table of several kinds NaN stays.
         levels: the names of one-hot covariates, by column (``labels`` where these are the context).
         context_columns: the names of the covariates, in their order, where they have names.
         columns: of a table, the names of the elements of x, in their order.
+        kinds: of a table with columns of several kinds, what is known about those of x, in their order; else None.
+        aside: columns of that table that are set aside: constants, identifiers, free text.
         classes: the names of labels 0, 1, …, where they have names.
         ids: what identifies each row, where a column was named for that.
         id_name: the name of that column.
@@ -87,6 +90,8 @@ class DataSet(Viewed):
     levels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     context_columns: tuple[str, ...] | None = None
     columns: tuple[str, ...] | None = None
+    kinds: tuple[Column, ...] | None = None
+    aside: tuple[Column, ...] = ()
     classes: tuple[str, ...] | None = None
     ids: tuple[str, ...] | None = field(default=None, repr=False)
     id_name: str | None = None

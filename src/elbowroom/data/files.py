@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import numpy.typing as npt
 
 from elbowroom.data.archives import read_archive, unreadable
 from elbowroom.data.csv.notation import Notation
-from elbowroom.data.csv.reading import is_table, read_table
+from elbowroom.data.csv.reading import Table, is_table, read_table
 from elbowroom.data.images import PictureOptions, image_folder
+from elbowroom.data.mixed_tables import Kinds, is_mixed
 from elbowroom.data.naming import Naming
 from elbowroom.data.pictures.finding import IMAGES
 from elbowroom.data.records import Records, is_records
@@ -41,6 +43,7 @@ def load_file(
     separator: str = "auto",
     notation: Notation | None = None,
     pictures: PictureOptions | None = None,
+    kinds: Kinds | None = None,
 ) -> Material:
     """Read the file or folder at a path.
 
@@ -55,14 +58,15 @@ def load_file(
         separator: of a table of text, what separates its cells; "auto" finds it.
         notation: of a table of text, how its numbers are written.
         pictures: of a folder, what becomes of images of several forms.
+        kinds: of a table, how columns of several kinds are read; None: all are numbers.
     Raises:
         ElbowroomError: missing, empty, truncated, of another kind, pickled, or not numbers.
     """
     if not path.exists():
-        kinds = ", ".join(KINDS)
+        listed = ", ".join(KINDS)
         remedy = did_you_mean(str(path), BUILT_IN) if len(path.parts) == 1 and not path.suffix else "Check the path."
         raise ElbowroomError(
-            f"'{path}' is neither a built-in data set nor a file (of {kinds}) nor a folder of images.", remedy
+            f"'{path}' is neither a built-in data set nor a file (of {listed}) nor a folder of images.", remedy
         )
     suffix = path.suffix.lower()
     records = suffix == ".npy" and path.is_file() and path.stat().st_size > 0 and is_records(_mapped(path))
@@ -91,11 +95,24 @@ def load_file(
     else:
         measured = {name for one in (like.covariates if like else ()) if one.levels is None for name in one.names}
         classes = {column for column in (*(context or ()), labels) if column is not None} - measured
-        read = read_table(
-            path, as_text=() if id is None else (id,), classes=classes, separator=separator, notation=notation
-        )
+        aside = (*(context or ()), labels, id)
         known = () if like is None or like.columns is None else like.columns
-        frame, notation = read.without_index((*(context or ()), labels, id, *known)), read.notation
+        as_text, fresh = () if id is None else (id,), notation or Notation()
+
+        def table_of(names: Collection[str]) -> Table:
+            return read_table(
+                path, as_text=as_text, classes=names, separator=separator, notation=replace(fresh, facts={})
+            )
+
+        read = table_of(classes)
+        frame = read.without_index((*aside, *known))
+        if kinds is not None and path.suffix.lower() != ".parquet":
+            kinds = _decided(kinds, frame, aside, fresh.missing)
+            whole = {column for column in frame.columns if frame[column].dtype.is_integer()} if kinds.mixed else set()
+            if whole - {*aside}:  # 007 may be a name there
+                read = table_of(classes | whole)
+                frame = read.without_index((*aside, *known))
+        notation = read.notation
     return frame_material(
         frame,
         path.name,
@@ -106,7 +123,16 @@ def load_file(
         like=like,
         announce=announce,
         notation=notation,
+        kinds=kinds,
     )
+
+
+def _decided(kinds: Kinds, frame: Any, aside: Collection[str | None], missing: Collection[str]) -> Kinds:
+    """How the table is read, with the decision whether its columns are of several kinds."""
+    if kinds.mixed is not None:
+        return kinds
+    beside = {*aside, *kinds.asked.dropped}
+    return replace(kinds, mixed=is_mixed({name: frame[name] for name in frame.columns if name not in beside}, missing))
 
 
 def _other_kind(path: Path, suffix: str) -> ElbowroomError:

@@ -16,6 +16,7 @@ from elbowroom.data.arrays import array_material, dataset_material, is_sequence
 from elbowroom.data.binarization import Binarization, fixed_bits
 from elbowroom.data.builtin import load_built_in
 from elbowroom.data.channels import channels_first
+from elbowroom.data.columns.asking import Asked, parse_columns
 from elbowroom.data.context_source import column_names, contextual, is_frame, known_levels
 from elbowroom.data.covariates import class_numbers, exact_context, finite_context
 from elbowroom.data.csv.reading import notation_of
@@ -23,6 +24,7 @@ from elbowroom.data.dataset import DataSet
 from elbowroom.data.files import load_file
 from elbowroom.data.identifiers import identifiers
 from elbowroom.data.images import PictureOptions
+from elbowroom.data.mixed_tables import Kinds, fit_to_training
 from elbowroom.data.naming import Naming
 from elbowroom.data.records import Records, is_records
 from elbowroom.data.row_form import RowForm
@@ -57,6 +59,8 @@ def load_data(
     context: Any = None,
     labels: Any = None,
     id: Any = None,  # noqa: A002  # the word of tables and of the configuration
+    columns: str | Sequence[str] | Mapping[str, str] | None = None,
+    drop: Sequence[str] = (),
     num_categories: int | None = None,
     seed: int = 0,
     min_rows: int = 2,
@@ -94,6 +98,10 @@ def load_data(
         labels: class labels, whole numbers or text, shape (n,), or the column of a table that holds them.
         id: what identifies each row: a column of a table, or an array of shape (n,); it is not part of x, and is
             carried into files of results.
+        columns: kinds of a table's columns, as ``"age:count,grade:ordinal(low<mid<high),notes:drop"``, or by name;
+            those of the others are found, ``"auto"`` finds all. Unless given, a table of numbers alone is one array of
+            numbers, and any other has columns of several kinds.
+        drop: columns of a table that are left out.
         num_categories: C, for the support ``categories``; by default the largest value plus one.
         seed: of the splits and of fixed bits.
         min_rows: the least number of rows; one is enough for scoring, but not for training.
@@ -137,18 +145,23 @@ def load_data(
         _check_beside_stream(context, labels, id if id_required else None, missing_values)
         return _stream(source, how, wanted, missing == "mask", num_categories, seed, form, announce)
 
-    columns = column_names(context, source, like)
-    like = like or known_levels(levels or {}, columns)
+    covariates = column_names(context, source, like)
+    like = like or known_levels(levels or {}, covariates)
+    kinds = _kinds(parse_columns(columns, drop), wanted, how, num_categories, like, form)
+    if id is None and like is not None and like.kinds is not None:
+        id, id_required = like.id, False  # noqa: A001  # found in training
     marks = as_marks(missing_values)
     table = {"separator": separator, "notation": notation_of(decimal, marks)}
-    roles = _roles(columns, labels, id, like, labels_required=labels_required, id_required=id_required)
-    material = _material(source, roles, table, pictures, announce)
+    roles = _roles(covariates, labels, id, like, labels_required=labels_required, id_required=id_required)
+    material = _material(source, roles | {"kinds": kinds}, table, pictures, announce)
     material = channels_first(material, None if form is None else form.event_shape)
     check_shape((len(material.storage), *material.storage.event_shape), material.name, min_rows=min_rows)
     material = _with_labels_and_ids(material, labels, id, announce)
-    material = contextual(material, context, columns, like)
+    material = contextual(material, context, covariates, like)
     if material.test_rows is not None and test is not None and like is None:
         material = replace(material, remarks=(*material.remarks, _own_test_set(len(material.test_rows), test)))
+    if kinds.known is not None and material.kinds is None and material.storage.event_shape == (len(kinds.known),):
+        material = replace(material, kinds=kinds.known, masked=True)  # numbers as `encode` gives them
     if like is not None and material.columns is None and material.storage.event_shape == (len(like.columns or ()),):
         material = replace(material, columns=like.columns)
     material = _with_remarks(material, marks, like, announce)
@@ -167,7 +180,40 @@ def load_data(
         train=train,
         name=material.name,
     )
+    material = _fitted(material, splits["train"], like, announce)
     return _data_set(material, found, view, splits, masked=masked, num_categories=num_categories, seed=seed)
+
+
+def _kinds(
+    asked: Asked,
+    wanted: Support | None,
+    how: Binarization,
+    num_categories: int | None,
+    like: Naming | None,
+    form: RowForm | None,
+) -> Kinds:
+    """How a table is read: as numbers where anything says so, as columns of several kinds where anything says that."""
+    known = None if like is None else like.kinds
+    if known is not None or (like is None and (asked.mixed or wanted is Support.TABLE)):
+        if wanted not in (None, Support.TABLE) or how is not Binarization.NONE:
+            said = f"--data.support {wanted}" if how is Binarization.NONE else f"--data.binarization {how}"
+            raise ElbowroomError(
+                f"{said} was given for a table with columns of several kinds.", "Leave it out, or leave the kinds out."
+            )
+        return Kinds(asked, mixed=True, known=known)
+    free = wanted is None and how is Binarization.NONE and num_categories is None and like is None and form is None
+    return Kinds(asked, mixed=None if free else False)
+
+
+def _fitted(material: Material, train: Tensor, like: Naming | None, announce: Announce | None) -> Material:
+    """The material with what the densities of its columns have to know of the training rows."""
+    if material.kinds is None or (like is not None and like.kinds is not None):
+        return material
+    kinds, remarks = fit_to_training(material.kinds, material.storage.gather(train).double().cpu().numpy())
+    if announce is not None:
+        for remark in remarks:
+            announce(f"{material.name}: {remark}")
+    return replace(material, kinds=kinds, remarks=(*material.remarks, *remarks))
 
 
 def _option(kind: Any, given: str, flag: str) -> Any:
@@ -241,6 +287,12 @@ def _material(
     if isinstance(source, (str, os.PathLike)) and not (isinstance(source, str) and source in BUILT_IN):
         return load_file(Path(source).expanduser(), announce=announce, pictures=pictures, **table, **roles)
     named = (roles["labels"], roles["id"])
+    kinds = roles["kinds"]
+    if roles["like"] is None and (kinds.mixed or kinds.asked.dropped):
+        raise ElbowroomError(
+            "Something was said about the columns of a table (--data.columns, --data.drop), but the data are none.",
+            "Leave it out, or give a table or a data frame.",
+        )
     asked = [*(roles["context"] or []), *(one for one in named if one is not None and one not in roles["optional"])]
     if asked:
         raise ElbowroomError(
@@ -290,10 +342,10 @@ def _with_remarks(
         announce: called with the remarks.
     """
     missing_numbers = numbers_among(marks)
-    if missing_numbers:
+    if missing_numbers and material.kinds is None:  # of several kinds, they are missing already
         marked = with_missing_values(material, missing_numbers)
         material = marked if like is None or marked.storage is not material.storage else material  # else nothing to say
-    odd = (*suspected(material), *check_covariates(material, missing_numbers))
+    odd = (*(() if material.kinds else suspected(material)), *check_covariates(material, missing_numbers))
     material = replace(material, remarks=(*material.remarks, *odd))
     if announce is not None:
         for remark in material.remarks:
@@ -310,6 +362,8 @@ def _view(
     seed: int,
 ) -> tuple[View, int | None]:
     """How the values are delivered, and the number of categories."""
+    if material.kinds is not None:
+        return View(Support.TABLE, Support.TABLE), None
     native = infer_support(found, material.storage)
     delivered = native
     if wanted is not None:
@@ -356,12 +410,16 @@ def _data_set(
         levels=material.levels,
         context_columns=material.context_columns,
         columns=material.columns,
+        kinds=material.kinds,
+        aside=material.aside,
         classes=material.classes,
         ids=material.ids,
         id_name=material.id_name,
         remarks=material.remarks,
         extremes=(found.lowest, found.highest),
     )
+    if material.kinds is not None:
+        return replace(data, fill=torch.full(data.event_shape, torch.nan, dtype=torch.float64))
     return replace(data, fill=data.moments()[0]) if masked and view.native is Support.REALS else data
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from elbowroom.data.columns.column import Column
 from elbowroom.errors import ElbowroomError, did_you_mean
 
 __all__ = [
@@ -63,12 +64,16 @@ class Naming:
         covariates: the columns of the context, in their order; empty where there is no context.
         labels: the column of a table that holds class labels.
         id: the column of a table that identifies its rows.
+        kinds: of a table with columns of several kinds, what is known about those of x; else None.
+        unused: columns that the training data may have had and that x has no part in: set aside or left out.
     """
 
     columns: tuple[str, ...] | None = None
     covariates: tuple[Covariate, ...] = ()
     labels: str | None = None
     id: str | None = None
+    kinds: tuple[Column, ...] | None = None
+    unused: tuple[str, ...] = ()
 
     @property
     def beside(self) -> set[str]:

@@ -57,6 +57,7 @@ __all__ = [
     "varying",
 ]
 
+_REAL = (Support.REALS, Support.TABLE)
 _FAR = 1000.0  # spreads between 0 and the median, from which on there is an origin
 _TAIL = 0.05  # share of the values on either side of the central ones
 _NORMAL = 3.29  # width of the central 90% of a normal, in its standard deviations
@@ -328,7 +329,7 @@ def varying(data: DataSet | StreamSet) -> Tensor:
 
 def _least_share(data: DataSet | StreamSet) -> float:
     """The share of different values that become equal, from which on an element is refused."""
-    return _CROWDED if data.native_support is Support.REALS else _CROWDED_UNIT
+    return _CROWDED if data.native_support in _REAL else _CROWDED_UNIT
 
 
 def _may_lose(data: DataSet | StreamSet) -> bool:
@@ -337,7 +338,7 @@ def _may_lose(data: DataSet | StreamSet) -> bool:
         return False
     stored = data.storage.dtype if isinstance(data, DataSet) else data.head()[0].dtype
     wide = stored in (torch.float64, torch.int64, torch.int32)
-    return data.native_support is Support.REALS or (wide and data.native_support is Support.UNIT_INTERVAL)
+    return data.native_support in _REAL or (wide and data.native_support is Support.UNIT_INTERVAL)
 
 
 def _ordered(data: DataSet | StreamSet) -> Tensor:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from elbowroom.data.columns.isolated import SUSPECTS, isolated_marks
 from elbowroom.data.storage import InMemory, Material
 from elbowroom.errors import ElbowroomError
 
-__all__ = ["as_marks", "check_covariates", "numbers_among", "suspected", "with_missing_values"]
-
-_SUSPECTS = (-1, -9, -99, -999, -9999, -99999, -999999, 999, 9999, 99999, 999999)
-_FAR = 10  # of −1 and −9: how far they lie from the rest at least
+__all__ = [
+    "as_marks",
+    "check_covariates",
+    "numbers_among",
+    "suspected",
+    "with_missing_values",
+]
 
 
 def as_marks(given: object) -> tuple[object, ...]:
@@ -103,14 +107,14 @@ def suspected(material: Material) -> tuple[str, ...]:
     if rows.ndim != 2 or rows.dtype == np.uint8:
         return ()
     low, high = np.fmin.reduce(rows, axis=0), np.fmax.reduce(rows, axis=0)
-    at = np.flatnonzero(np.isin(low, _SUSPECTS) | np.isin(high, _SUSPECTS))
+    at = np.flatnonzero(np.isin(low, SUSPECTS) | np.isin(high, SUSPECTS))
     remarks = []
     for place in at.tolist():
         remarks += [
             f"{_called(material, place)} holds {value} in {count:,} of {len(rows):,} rows, far from its other "
             f"values ({least:g} to {most:g}): if it marks a missing value, pass --data.missing-values={value} "
             "--data.missing mask"
-            for value, count, least, most in _in_column(rows[:, place])
+            for value, count, least, most in isolated_marks(rows[:, place])
         ]
     return tuple(remarks)
 
@@ -131,7 +135,7 @@ def check_covariates(material: Material, values: Sequence[float]) -> tuple[str, 
     """
     remarks: list[str] = []
     for column, covariate in _real_covariates(material).items():
-        for value, count, least, most in _in_column(covariate, tuple({*_SUSPECTS, *values}), values):
+        for value, count, least, most in isolated_marks(covariate, tuple({*SUSPECTS, *values}), values):
             if value in values:
                 row = int(np.flatnonzero(covariate == value)[0])
                 raise ElbowroomError(
@@ -161,25 +165,3 @@ def _real_covariates(material: Material) -> dict[str, npt.NDArray[np.generic]]:
 
 def _called(material: Material, place: int) -> str:
     return f"element {place}" if material.columns is None else f"column '{material.columns[place]}'"
-
-
-def _in_column(
-    values: npt.NDArray[np.generic], suspects: Sequence[float] = _SUSPECTS, named: Collection[float] = ()
-) -> list[tuple[float, int, float, float]]:
-    """The suspected numbers of one column, how often each occurs, and the ends of the rest; named ones count once."""
-    rest = values[~np.isin(values, suspects) & ~np.isnan(values)]
-    if not len(rest):
-        return []
-    low, high = float(rest.min()), float(rest.max())
-    found = []
-    for value in suspects:
-        count = int(np.count_nonzero(values == value))
-        gap = max(low - value, value - high)
-        lone_negative = value <= -99 and low >= 0
-        if (
-            count > (value not in named)
-            and gap > 0
-            and (lone_negative or gap > max(high - low, _FAR if abs(value) < 10 else 0))
-        ):
-            found.append((value, count, low, high))
-    return found

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from elbowroom.data.columns.column import Column
 from elbowroom.data.rowfile import RowFile
 from elbowroom.errors import ElbowroomError
 
@@ -411,6 +412,8 @@ class Material:
     context_columns: tuple[str, ...] | None = None  #: the names of the covariates, in their order
     masked: bool = False  #: NaN marks a missing element, by the source's own statement
     columns: tuple[str, ...] | None = None  #: of a table, the names of the elements of x, in their order
+    kinds: tuple[Column, ...] | None = None  #: of a table with columns of several kinds, those of x
+    aside: tuple[Column, ...] = ()  #: columns of that table that are set aside
     ids: tuple[str, ...] | None = None  #: what identifies each row, where the user named such a column
     id_name: str | None = None  #: the name of that column
     remarks: tuple[str, ...] = ()  #: what was noticed while it was read, in sentences

@@ -8,7 +8,7 @@ __all__ = ["Support"]
 
 
 class Support(StrEnum):
-    """The set that every element of x lies in."""
+    """The set that every element of x lies in; of a table with columns of several kinds, each element has its own."""
 
     BINARY = "binary"  #: 0 or 1
     UNIT_INTERVAL = "unit-interval"  #: [0, 1], grey pixels
@@ -28,4 +28,5 @@ class Support(StrEnum):
             Support.COUNTS: "counts 0, 1, 2, …",
             Support.CATEGORIES: "category numbers 0, 1, …, C−1",
             Support.REALS: "real numbers",
+            Support.TABLE: "columns of several kinds",
         }[self]

@@ -10,10 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from elbowroom.data.columns.asking import check_there
 from elbowroom.data.covariates import encoded_column
 from elbowroom.data.csv.cells import as_numbers, large_whole_numbers
 from elbowroom.data.csv.notation import Notation
 from elbowroom.data.identifiers import identifiers, repeated
+from elbowroom.data.mixed_tables import Kinds, Mixed, is_mixed, mixed_columns
 from elbowroom.data.naming import Covariate, Naming, check_distinct, has_names, matched_columns
 from elbowroom.data.storage import InMemory, Material, as_classes, as_tensor, check_shape, is_text
 from elbowroom.errors import ElbowroomError, did_you_mean
@@ -33,6 +35,7 @@ def frame_material(
     like: Naming | None = None,
     announce: Announce | None = None,
     notation: Notation | None = None,
+    kinds: Kinds | None = None,
 ) -> Material:
     """The columns of a data frame, some of them set aside as covariates, labels or identifiers.
 
@@ -46,6 +49,7 @@ def frame_material(
         like: the names of the data that a trained model knows; the other columns are put into their order.
         announce: told which columns are left out, and whether identifiers are missing or repeated.
         notation: how numbers in columns of text are written; its remarks become those of the result.
+        kinds: how columns of several kinds are read; None: all are numbers.
     Raises:
         ElbowroomError: a column that is not numbers, does not exist, or has another's name; columns of x that training
             had and these do not, or the other way round; none left over.
@@ -62,6 +66,12 @@ def frame_material(
         if column not in series:
             raise _no_column(column, columns, name, like)
     kept = [column for column in columns if column not in aside]
+    if kinds is not None:
+        if like is None:
+            check_there(kinds.asked, columns, name)
+        named_before = () if like is None or like.columns is None else like.columns
+        left_out = {*kinds.asked.dropped, *(() if like is None else like.unused)} - {*named_before}
+        kept = [column for column in kept if column not in left_out]
     if like is not None and like.columns is not None and named:
         unused = [column for column in kept if column in like.beside and column not in like.columns]
         if unused and announce is not None:
@@ -75,13 +85,23 @@ def frame_material(
     classes, class_names = _labels(series[labels], labels, name) if labels is not None else (None, None)
     known = {} if like is None else {called: one for one in like.covariates for called in one.names}
     encoded = {column: _covariate(series[column], column, name, known.get(column)) for column in context or []}
+    mixed = _mixed({column: series[column] for column in kept}, name, kinds, notation)
+    if mixed is not None and id is None:
+        id = _identifying(mixed, series)  # noqa: A001
     ids = None if id is None else _identifiers(series[id], len(frame), f"Column '{id}' of {name}", announce)
+    if mixed is None:
+        storage = InMemory(_stack({column: series[column] for column in kept}, name, like, notation))
+    else:
+        storage, kept = InMemory(torch.from_numpy(mixed.x)), [column.name for column in mixed.columns]
     return Material(
         name=name,
-        storage=InMemory(_stack({column: series[column] for column in kept}, name, like, notation)),
+        storage=storage,
         context=torch.cat([values for values, _ in encoded.values()], 1) if encoded else None,
         context_columns=tuple(encoded) or None,
-        columns=tuple(kept) if named else None,
+        columns=tuple(kept) if named or mixed is not None else None,
+        masked=mixed is not None,
+        kinds=None if mixed is None else mixed.columns,
+        aside=() if mixed is None else mixed.aside,
         labels=classes,
         classes=class_names,
         levels={column: names for column, (_, names) in encoded.items() if names is not None},
@@ -89,6 +109,24 @@ def frame_material(
         id_name=id,
         remarks=notation.remarks(),  # after the columns, in whose reading they arise
     )
+
+
+def _mixed(series: dict[str, Any], name: str, kinds: Kinds | None, notation: Notation) -> Mixed | None:
+    """Columns of several kinds; None where all of them are numbers."""
+    if kinds is None or kinds.mixed is False:
+        return None
+    if kinds.mixed is None and not is_mixed(series, notation.missing):
+        return None
+    return mixed_columns(series, name, kinds, notation)
+
+
+def _identifying(mixed: Mixed, series: dict[str, Any]) -> str | None:
+    """The first column that was found to tell all rows apart."""
+    for column in mixed.aside:
+        values = identifiers(series[column.name], len(mixed.x), column.name) if column.kind == "identifier" else ()
+        if values and len(set(values)) == len(values):
+            return column.name
+    return None
 
 
 def _no_column(column: str, columns: list[str], name: str, like: Naming | None) -> ElbowroomError:

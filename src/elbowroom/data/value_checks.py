@@ -129,6 +129,7 @@ def _limits(support: Support, num_categories: int | None) -> tuple[int | None, i
         Support.COUNTS: (0, None, True),
         Support.CATEGORIES: (0, None if num_categories is None else num_categories - 1, True),
         Support.REALS: (None, None, False),
+        Support.TABLE: (None, None, False),
     }[support]
 
 

@@ -29,6 +29,7 @@ _ALSO = {
     Support.COUNTS: set[Support](),
     Support.CATEGORIES: set[Support](),
     Support.REALS: set[Support](),
+    Support.TABLE: set[Support](),
 }
 _GREY = (Support.BINARY, Support.UNIT_INTERVAL, Support.BYTES)
 _DISCRETE = {
@@ -235,6 +236,10 @@ class View:
         return ElbowroomError(f"{values} {given}, {needs}", self._remedy(wanted))
 
     def _remedy(self, wanted: Support) -> str:
+        if self.support is Support.TABLE:
+            return "Leave --model.likelihood at auto, or leave out the columns that are no numbers: --data.drop NAME."
+        if wanted is Support.TABLE:
+            return "Leave --model.likelihood at auto; or have the kinds of columns found: --data.columns auto."
         if wanted is Support.BINARY and self.native in _GREY:
             return (
                 "Say how to make them so: --data.binarization dynamic (or static, threshold), or use "

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from elbowroom.data.columns.column import Column
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
 from elbowroom.data.row_form import RowForm
@@ -64,6 +65,12 @@ class DataFacts(BaseModel):
     """None for a stream."""
     origin: tuple[float, ...] | None = None
     """What real-valued elements are counted from, in row-major order; None: from 0."""
+    columns: tuple[Column, ...] | None = None
+    """Of a table with columns of several kinds, those of x, in their order."""
+    set_aside: tuple[Column, ...] = ()
+    """The columns of that table that x has no part in."""
+    id_column: str | None = None
+    """The one of them that identifies the rows."""
     context_units: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     """Shifts and scales of the covariates; None: the model gets them as given."""
 
@@ -96,6 +103,8 @@ def load_configured(data: DataConfig, source: Any = None, **arrays: Any) -> Data
         "context": list(data.context) if isinstance(data.context, tuple) else data.context,
         "labels": data.labels,
         "id": data.id,
+        "columns": data.columns,
+        "drop": data.drop,
         "id_required": "like" not in arrays,
         "num_categories": data.num_categories,
         "image_size": data.image_size,
@@ -144,6 +153,7 @@ def facts_of(data: DataSet | StreamSet, batch_size: int) -> DataFacts:
     """The facts about a data set that are stored with a run."""
     size, origin = data.size("train"), data.view.origin
     units = data.context_units if isinstance(data, DataSet) else None
+    mixed = data if isinstance(data, DataSet) and data.kinds is not None else None
     return DataFacts(
         event_shape=tuple(data.event_shape),
         support=data.support,
@@ -154,5 +164,8 @@ def facts_of(data: DataSet | StreamSet, batch_size: int) -> DataFacts:
         grey_steps=data.view.steps if data.view.counts_steps else None,
         steps_per_epoch=None if size is None else math.ceil(size / batch_size),
         origin=None if origin is None else tuple(origin.flatten().tolist()),
+        columns=None if mixed is None else mixed.kinds,
+        set_aside=() if mixed is None else mixed.aside,
+        id_column=None if mixed is None else mixed.id_name,
         context_units=None if units is None else (tuple(units[0].tolist()), tuple(units[1].tolist())),
     )

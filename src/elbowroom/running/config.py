@@ -57,6 +57,13 @@ def _as_marks(value: Any) -> Any:
     return split_commas([str(one) for one in several])
 
 
+def _as_kinds(value: Any) -> Any:
+    """Kinds of columns as NAME:KIND: ``--data.columns age:count,notes:drop``, or a mapping from names to kinds."""
+    if isinstance(value, Mapping):
+        return [f"{column}:{kind}" for column, kind in value.items()]
+    return [value] if isinstance(value, str) else value
+
+
 def _switch(value: Any) -> Any:
     """true and false of TOML and of version 0.1.0, as "on" and "off"."""
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
@@ -89,6 +96,7 @@ def _share(value: float) -> float:
 Share = Annotated[float, Field(ge=0), AfterValidator(_share)]
 Names = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
 Marks = Annotated[tuple[str, ...], BeforeValidator(_as_marks)]
+Kinds = Annotated[tuple[str, ...], BeforeValidator(_as_kinds)]
 ImageSize = Annotated[str, BeforeValidator(_pixels), AfterValidator(_sides)]
 
 
@@ -100,8 +108,15 @@ class DataConfig(Section):
     binarization: Literal["none", "static", "dynamic", "threshold"] = "none"
     """How grey pixels become 0 or 1: drawn once (static), drawn again whenever an example is used (dynamic), or cut at
     one half (threshold)."""
-    support: Literal["auto", "binary", "unit-interval", "bytes", "counts", "categories", "reals"] = "auto"
-    """Which values an element can have; 'auto' finds it from the data."""
+    support: Literal["auto", "binary", "unit-interval", "bytes", "counts", "categories", "reals", "table"] = "auto"
+    """Which values an element can have; 'auto' finds it from the data. A table with columns of several kinds is one of
+    'table'."""
+    columns: Kinds | None = None
+    """Kinds of a table's columns: 'age:count,grade:ordinal(low<mid<high),when:date(%d.%m.%y),notes:drop', of real,
+    positive, proportion, count, binary, ordinal, category, date, identifier, text, drop; those of the others are found,
+    'auto' finds all. A table of numbers alone is one array of numbers unless this is given."""
+    drop: Names = ()
+    """Columns of a table that are left out."""
     num_categories: Annotated[int, Field(ge=2)] | None = None
     """How many categories, for support = categories."""
     validation: Share = 0.1

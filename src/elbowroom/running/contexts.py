@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from elbowroom.data.columns.asking import parse_columns
 from elbowroom.data.context_source import column_names
 from elbowroom.data.covariates import as_context, finite
 from elbowroom.data.dataset import DataSet
@@ -54,7 +55,15 @@ def naming_of(config: Config, facts: DataFacts, recorded: Mapping[str, Any]) -> 
     if sum(one.width for one in covariates) != facts.context_dim:
         covariates = [Covariate("")] * facts.context_dim
     columns = recorded.get("columns")
-    return Naming(None if columns is None else tuple(columns), tuple(covariates), own.labels, own.id)
+    left_out = parse_columns(own.columns, own.drop).dropped
+    return Naming(
+        None if columns is None else tuple(columns),
+        tuple(covariates),
+        own.labels,
+        own.id or facts.id_column,
+        facts.columns,
+        (*(column.name for column in facts.set_aside), *left_out),
+    )
 
 
 def named_columns(source: Any, context: Any, labels: Any, id: Any) -> dict[str, Any]:  # noqa: A002

@@ -20,6 +20,8 @@ from torch.nn.functional import binary_cross_entropy
 from elbowroom.data.batch import Batch
 from elbowroom.data.binarization import Binarization
 from elbowroom.data.channels import has_colours_last
+from elbowroom.data.columns.coding import decode
+from elbowroom.data.columns.column import Column
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError, did_you_mean
@@ -55,6 +57,7 @@ class Recovery(NamedTuple):
         value: the measure for the imputation.
         baseline: the same measure for filling in the mean of each element; for categories the accuracy that the model
             expects, the mean probability of its choices.
+        names: of a table with numbers and names, what `Recovery` says of the names; the rest is about the numbers.
     """
 
     num_values: int
@@ -62,6 +65,7 @@ class Recovery(NamedTuple):
     measure: str
     value: float
     baseline: float
+    names: Recovery | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,7 @@ class Imputed(Imputation):
         recovery: how well the hidden values were recovered; None if none were hidden.
         as_stored: whether values are in the units of the source; bytes shown as grey values are not.
         support: of the values.
+        columns: of a table with columns of several kinds; else None.
     """
 
     rows: Tensor
@@ -85,6 +90,18 @@ class Imputed(Imputation):
     recovery: Recovery | None
     as_stored: bool
     support: Support
+    columns: tuple[Column, ...] | None = None
+
+    @property
+    def table(self) -> Any:
+        """``completed`` as a polars data frame in the kinds of the training data.
+
+        Raises:
+            ElbowroomError: the data are no table with columns of several kinds.
+        """
+        if self.columns is None:
+            raise ElbowroomError("These data are no table with columns of several kinds.", "Use `completed`.")
+        return decode(self.completed.double().numpy(), self.columns)
 
     @property
     def num_missing(self) -> int:
@@ -105,6 +122,8 @@ class Imputed(Imputation):
     @property
     def certainty(self) -> Tensor | None:
         """The probability of each of the ``rounded`` values, of binary data and categories; None for quantities."""
+        if self.columns is not None:
+            return None
         if self.support is not Support.BINARY:
             return self.probability
         return torch.where(self.rounded == 1, self.completed, 1 - self.completed)
@@ -176,10 +195,13 @@ def impute(
     # hidden values must not reach the guide, which gets the same filler as for NaN
     filler = run.filler.to(batch.x)
     seen = Batch(torch.where(observed, batch.x, filler), batch.index, batch.context, observed)
+    columns = run.facts.columns
+    names = None if columns is None else torch.tensor([column.kind.has_levels for column in columns])
     with evaluation_mode(run.pair):
         found = impute_batch(
-            run.model, run.guide, seen, generator=make_generator(run.device, seed), announce=announce, **settings
-        )
+            run.model, run.guide, seen, names=names, generator=make_generator(run.device, seed), announce=announce,
+            **settings,
+        )  # fmt: skip
     truth, hidden = batch.x.cpu(), (given_mask & ~observed).cpu()
     some = bool(hidden.any())
     support = run.model.likelihood.support
@@ -196,6 +218,7 @@ def impute(
         recovery=_recovery(found, truth, hidden, support, data, name) if some else None,
         as_stored=data.view.scale == 1 and not data.view.counts_steps and data.binarization is Binarization.NONE,
         support=support,
+        columns=columns,
     )
 
 
@@ -285,6 +308,8 @@ def _mask_file(path: Path) -> Any:
 
 def _recovery(found: Imputation, truth: Tensor, hidden: Tensor, support: Support, data: DataSet, name: str) -> Recovery:
     """The hidden values compared with the imputed ones."""
+    if support is Support.TABLE:
+        return _recovery_of_table(found, truth, hidden, data, name)
     true, guess = truth[hidden].double(), found.completed[hidden].double()
     if support is Support.CATEGORIES:
         expected = cast(Tensor, found.probability)[hidden].mean(dtype=torch.float64)
@@ -301,3 +326,26 @@ def _recovery(found: Imputation, truth: Tensor, hidden: Tensor, support: Support
     unit = torch.where(deviation > 0, deviation, 1.0) if support is Support.REALS else torch.ones(())
     errors = [float(((p - true) / unit).square().mean().sqrt()) for p in (guess, average)]
     return Recovery(len(true), coverage, "rmse", errors[0], errors[1])
+
+
+def _recovery_of_table(found: Imputation, truth: Tensor, hidden: Tensor, data: DataSet, name: str) -> Recovery:
+    """Of numbers their error in units of each column's deviation; of names, how many are right."""
+    assert data.kinds is not None, "only such a table has this support"
+    named = torch.tensor([column.kind.has_levels for column in data.kinds]).expand_as(hidden)
+    of_names, of_numbers = hidden & named, hidden & ~named
+    names = None
+    if bool(of_names.any()):
+        right = (truth[of_names] == found.completed[of_names]).double().mean()
+        expected = cast(Tensor, found.probability)[of_names].mean(dtype=torch.float64)
+        names = Recovery(int(of_names.sum()), None, "accuracy", float(right), float(expected))
+    if not bool(of_numbers.any()):
+        assert names is not None, "something was hidden"
+        return names
+    true, guess = truth[of_numbers].double(), found.completed[of_numbers].double()
+    lower, upper = cast(Tensor, found.lower)[of_numbers], cast(Tensor, found.upper)[of_numbers]
+    coverage = float(((true >= lower) & (true <= upper)).double().mean())
+    rows = data if name != "all" else replace(data, splits={"train": data.splits["all"]})
+    average, deviation = (moment.expand_as(truth)[of_numbers] for moment in rows.moments())
+    unit = torch.where(deviation > 0, deviation, 1.0)
+    errors = [float(((p - true) / unit).square().mean().sqrt()) for p in (guess, average)]
+    return Recovery(len(true), coverage, "rmse", errors[0], errors[1], names)

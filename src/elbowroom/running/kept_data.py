@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from elbowroom.data.columns.column import Column
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.storage import InMemory, Material, MemoryMapped, Storage
 from elbowroom.data.stream import StreamSet
@@ -80,6 +81,8 @@ def keep(run: Path, material: Material) -> int:
         for name, values in tensors.items():
             np.save(temporary / f"{name}.npy", values.cpu().numpy())
         words = {name: given for name, given in beside.items() if name not in tensors}
+        for name in ("kinds", "aside"):
+            words[name] = None if words[name] is None else [column.as_dict() for column in words[name]]
         content = {"in_memory": material.storage.in_memory, "tensors": [*tensors], "words": words}
         (temporary / _NAMES).write_text(json.dumps(content), encoding="utf-8")
         shutil.rmtree(final, ignore_errors=True)
@@ -117,7 +120,9 @@ def read_kept(run: Path) -> Material:
             name: torch.from_numpy(np.load(folder / f"{name}.npy")) for name in content["tensors"]
         }
         storage: Storage = InMemory(torch.from_numpy(x)) if in_memory else MemoryMapped(x)
-        return Material(**_with_tuples(content["words"]), **beside, storage=storage)
+        words = content["words"]
+        columns = {name: tuple(map(Column.from_dict, words[name])) for name in ("kinds", "aside") if words.get(name)}
+        return Material(**_with_tuples(words) | columns, **beside, storage=storage)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         raise ElbowroomError(
             f"The data that the run {run} keeps cannot be read from {folder} ({error}).",

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+from elbowroom.data.columns.column import Column
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.naming import Naming, described, listed
 from elbowroom.data.sources import BUILT_IN
@@ -26,6 +27,7 @@ __all__ = [
     "MissingDataError",
     "check_fits",
     "check_same_data",
+    "check_same_kinds",
     "find_own_data",
     "path_from",
     "read_own_data",
@@ -180,6 +182,32 @@ def check_same_data(content: dict[str, Any], data: DataSet | StreamSet, folder: 
 def with_recorded_splits(data: DataSet | StreamSet, folder: RunFolder) -> DataSet | StreamSet:
     """The data with the splits that the run was trained with; a stream has none."""
     return replace(data, splits=folder.read_splits()) if isinstance(data, DataSet) else data
+
+
+def check_same_kinds(data: DataSet, facts: DataFacts) -> None:
+    """Refuses a data set whose columns were found by themselves, so that numbers stand for other levels.
+
+    Args:
+        data: a table that was loaded before.
+        facts: of the data that the model was trained on.
+    Raises:
+        ElbowroomError: names the first column that differs.
+    """
+    if facts.columns is None and data.kinds is None:
+        return
+    pairs = zip(facts.columns or (), data.kinds or (), strict=False)
+    other = next((had.name for had, has in pairs if replace(has, **_found(had)) != had), None)
+    if other is not None or facts.columns is None or data.kinds is None:
+        what = "its columns" if other is None else f"the column '{other}'"
+        raise ElbowroomError(
+            f"{data.name} was loaded by itself, and kind or levels of {what} are not those of the training data.",
+            "Give the file or the data frame itself, which is then read as the training data were.",
+        )
+
+
+def _found(column: Column) -> dict[str, Any]:
+    """What is found from training rows, and may differ."""
+    return {name: getattr(column, name) for name in ("step", "cells", "atom", "shift", "unit")}
 
 
 def check_fits(data: DataSet, facts: DataFacts, naming: Naming) -> None:

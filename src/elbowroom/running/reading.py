@@ -78,6 +78,8 @@ def read_like_training(
             context=named,
             labels=own.labels if labels is None else labels,
             id=own.id,
+            columns=own.columns,
+            drop=own.drop,
             num_categories=trained.facts.num_categories,
             seed=own.seed,
             min_rows=1,

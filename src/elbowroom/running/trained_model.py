@@ -11,9 +11,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from elbowroom.data.columns.coding import decode
+from elbowroom.data.columns.column import Column, ColumnKind
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.naming import Naming
 from elbowroom.data.stream import StreamSet
+from elbowroom.data.support import Support
 from elbowroom.data.value_checks import NotFiniteDataError
 from elbowroom.errors import ElbowroomError
 from elbowroom.model.conditional import Conditional
@@ -25,7 +28,7 @@ from elbowroom.running.build_pair import build_pair
 from elbowroom.running.config import Config, configure
 from elbowroom.running.contexts import in_context, naming_of
 from elbowroom.running.folder import RunFolder
-from elbowroom.running.own_data import MissingDataError, check_fits, read_own_data
+from elbowroom.running.own_data import MissingDataError, check_fits, check_same_kinds, read_own_data
 from elbowroom.running.reading import TrainedOn, read_like_training
 from elbowroom.running.runtime import dtype_of, pick_device, torch_settings
 from elbowroom.running.units import like_training, prepared, standardised_context
@@ -88,8 +91,33 @@ class TrainedModel:
 
     @property
     def filler(self) -> Tensor:
-        """The value in place of a missing element, as delivered: for real numbers the training mean, else 0."""
+        """The value in place of a missing element, as delivered: for real numbers the training mean, NaN in tables with
+        columns of several kinds, else 0.
+        """
+        if self.facts.support is Support.TABLE:
+            return torch.tensor(torch.nan, device=self.device)
         return dict(self.model.likelihood.elementwise.named_buffers()).get("shift", torch.zeros((), device=self.device))
+
+    def table(self, x: Tensor) -> Any:
+        """Values of x as a table in the kinds of the training data: names of levels, dates, whole numbers.
+
+        Args:
+            x: such as samples, shape (n, columns).
+        Returns:
+            A polars data frame with the columns of x.
+        Raises:
+            ElbowroomError: the run was not trained on a table with named columns.
+        Example:
+            >>> run.table(run.sample(100).x).write_csv("synthetic.csv")      # doctest: +SKIP
+        """
+        names = self.naming.columns
+        if names is None or x.shape[1:] != (len(names),):
+            raise ElbowroomError(
+                "These values are no rows of a table, or its columns have no names.",
+                "Train on a table with a header to have one.",
+            )
+        kinds = self.facts.columns or [Column(name, ColumnKind.REAL) for name in names]
+        return decode(x.double().cpu().numpy(), kinds)
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -269,6 +297,7 @@ class TrainedModel:
         """
         if isinstance(source, DataSet):
             check_fits(source, self.facts, self.naming)
+            check_same_kinds(source, self.facts)
             data = source.to(device=self.device, dtype=dtype_of(self.config.runtime))
             return like_training(data, self.facts, self.filler)
         trained = TrainedOn(

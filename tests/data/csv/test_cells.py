@@ -69,7 +69,7 @@ def test_dates_are_refused_and_days_are_read(frame: Any) -> None:
     with pytest.raises(
         ElbowroomError, match="Column 'day' of the data frame holds dates or times, such as 2020-01-01"
     ) as caught:
-        load_data(frame)
+        load_data(frame, support="reals")
     assert caught.value.remedy == (
         "Write the number of days (or seconds) since a fixed date in their place, or drop the column."
     )
@@ -82,6 +82,7 @@ def test_dates_are_refused_and_days_are_read(frame: Any) -> None:
         mended, dropped = frame.assign(day=days), frame.drop(columns="day")
     assert load_data(mended, test=0).storage.gather(torch.arange(2)).tolist() == [[0.0, 1.5], [3.0, 2.5]]
     assert load_data(dropped, test=0).event_shape == (1,)
+    assert load_data(frame, test=0).support == "table"
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_refused(series: Any, problem: str) -> None:
 
 def test_what_is_noticed_is_said_once_for_all_columns() -> None:
     frame = pd.DataFrame({"a": ["yes", "no"], "b": ["no", "yes"], "c": ["12%", "3%"]})
-    assert load_data(frame, test=0).remarks == (
+    assert load_data(frame, test=0, support="reals").remarks == (
         "yes is 1 and no is 0 (columns 'a', 'b')",
         "percent signs are taken off, 12% is 0.12 (column 'c')",
     )

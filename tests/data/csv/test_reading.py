@@ -59,6 +59,7 @@ def text(rows: list[list[float]], separator: str = ",", end: str = "\n", header:
 
 
 MASKED = {"missing": "mask"}
+REALS: dict[str, Any] = {"support": "reals"}  # a table of numbers, whatever its columns hold
 GAPS = [[1.5, 2.5], [3.5, NAN], [2.0, NAN]]
 SEMICOLONS = "semicolons separate the cells"
 
@@ -153,13 +154,13 @@ READ = {
         "a,b\n1.5,yes\n3.5,No\n2,\n",
         [[1.5, 1], [3.5, 0], [2, NAN]],
         ("yes is 1 and no is 0 (column 'b')",),
-        options=MASKED,
+        options=MASKED | REALS,
     ),
-    "true-false": Read("a,b\n1.5,TRUE\n3.5,FALSE\n", [[1.5, 1], [3.5, 0]]),
+    "true-false": Read("a,b\n1.5,TRUE\n3.5,FALSE\n", [[1.5, 1], [3.5, 0]], options=REALS),
     "true-false-and-gaps": Read(
-        "a,b\n1.5,True\n3.5,None\n", [[1.5, 1], [3.5, NAN]], ("true is 1 and false is 0",), options=MASKED
+        "a,b\n1.5,True\n3.5,None\n", [[1.5, 1], [3.5, NAN]], ("true is 1 and false is 0",), options=MASKED | REALS
     ),
-    "y-n": Read("a,b\n1.5,Y\n3.5,N\n", [[1.5, 1], [3.5, 0]], ("y is 1 and n is 0",)),
+    "y-n": Read("a,b\n1.5,Y\n3.5,N\n", [[1.5, 1], [3.5, 0]], ("y is 1 and n is 0",), options=REALS),
     "saved-index": Read(
         ",a,b\n0,1.5,2.5\n1,3.5,1.5\n2,2.0,1.0\n",
         ROWS,
@@ -200,7 +201,9 @@ READ = {
     "points-that-group": Read(
         "a,b\n1.234.567,1\n2.345.678,2\n", [[1234567, 1], [2345678, 2]], ("points group thousands (column 'a')",)
     ),
-    "true-false-in-text-mode": Read("a;b\n1,5;True\n3,5;False\n", [[1.5, 1], [3.5, 0]], ("commas are decimal",)),
+    "true-false-in-text-mode": Read(
+        "a;b\n1,5;True\n3,5;False\n", [[1.5, 1], [3.5, 0]], ("commas are decimal",), options=REALS
+    ),
     "years-beside-a-name": Read("1990,1991,x\n1.5,2.5,1\n", [[1.5, 2.5, 1]], columns=("1990", "1991", "x")),
     "large-whole-numbers": Read('a,b\n"9007199254740993",1\n"5",2\n', [[9007199254740993, 1], [5, 2]]),
 }
@@ -421,13 +424,17 @@ REFUSED = {
         "Column 'town' of x.csv holds values such as 'Ulm'",
         "--data.labels town",
         instead("a\n1\n2\n"),
+        options=REALS,
     ),
-    "text-in-a-column-with-a-space": Refused("a,my town\n1,Ulm\n2,Bonn\n", "'my town'", "--data.labels 'my town'"),
+    "text-in-a-column-with-a-space": Refused(
+        "a,my town\n1,Ulm\n2,Bonn\n", "'my town'", "--data.labels 'my town'", options=REALS
+    ),
     "dates": Refused(
         "a,day\n1,2020-01-01\n2,2020-01-03\n",
         "'day' of x.csv holds dates or times, such as '2020-01-01'",
         "number of days",
         lambda content: content.replace(b"2020-01-0", b""),
+        options=REALS,
     ),
     "thousands-or-decimals": Refused(
         'a,b\n1,"1,234"\n2,"5,678"\n',

@@ -240,6 +240,29 @@ def test_categories_are_filled_in_with_the_most_probable_one() -> None:
     assert set(found.samples.unique().tolist()) == {0.0, 1.0, 2.0}
 
 
+def test_of_elements_that_name_levels_the_commonest_draw_is_filled_in() -> None:
+    model = curved(Bernoulli)
+    x = model.sample(20, generator=torch.Generator().manual_seed(0)).x.double()
+    mask = torch.rand(20, DIM, generator=torch.Generator().manual_seed(1)) < 0.5
+    batch, names = Batch(x, mask=mask), torch.arange(DIM) % 2 == 0
+    found = fill(model, wide_guide(), batch, draws=300, method="hmc", num_steps=4, names=names)
+    plain = fill(model, wide_guide(), batch, draws=300, method="hmc", num_steps=4)
+    named, other = ~mask & names, ~mask & ~names
+    assert found.probability is not None
+    # the same draws: elements that are no names have what they always have, and no probability
+    assert torch.equal(found.mean[other], plain.mean[other])
+    assert torch.equal(found.upper[other], plain.upper[other])
+    assert found.probability[other].isnan().all()
+    exact = by_quadrature(model, batch)
+    exact = torch.where(found.completed == 1, exact, 1 - exact)[named]
+    # as many draws as make a share vary by √(p (1 − p) / 100) at most
+    assert ((found.probability[named] - exact).abs() / (exact * (1 - exact) / 100).sqrt().clamp(min=1e-3)).max() < 4
+    assert (found.probability[named] >= 0.5).all()
+    assert all(part[named].isnan().all() for part in (found.mean, found.stddev, found.lower, found.upper))
+    assert torch.equal(found.completed[mask], x[mask])
+    assert (found.probability[mask] == 1).all()
+
+
 def test_whole_numbers_of_integer_type_have_means_too() -> None:
     model = curved(Bernoulli).float()
     x = torch.zeros(3, DIM, dtype=torch.uint8)

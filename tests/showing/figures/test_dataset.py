@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -43,6 +44,29 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     watch("image_grid")
     watch("marginals_figure")
     return seen
+
+
+def test_a_table_of_several_kinds_has_a_line_for_each_column(drawn: dict[str, Any]) -> None:
+    rows = {"who": [f"p{at}" for at in range(30)], "city": ["Oslo", "Bergen", None] * 10, "grade": [1, 2, 3] * 10,
+            "when": ["2021-03-04", "2021-03-09"] * 15, "rain": [0.0, 0.5, 0.0, 1.25, 2.5, 0.0] * 5,
+            "size": [round(at * 1.37 - 9, 2) for at in range(30)]}  # fmt: skip
+    data = load(pl.DataFrame(rows), test=0)
+    words = showing.describe(data)
+    assert [(one["column"], one["kind"], one["distinct"], one["missing"], one["range"], one["density"])
+            for one in words["columns"]] == [
+        ("city", "binary", 2, 10, "Bergen, Oslo", "probability of 2 levels"),
+        ("grade", "category", 3, 0, "1, 2, 3", "probability of 3 levels"),
+        ("when", "date", 2, 0, "2021-03-04 to 2021-03-09", "probability of 2 cells"),
+        ("rain", "positive", 4, 0, "0 to 2.5", "probability of 3 cells, 0 apart (50%)"),
+        ("size", "real", 30, 0, "-9 to 30.73", "density, in steps of 0.01"),
+        ("who", "identifier", None, None, "", "set aside: identifies the rows, carried into results"),
+    ]  # fmt: skip
+    assert words["log_p"] == (
+        "log p(x) of a row adds 4 log probabilities and 1 log density (size), which is in that column's unit"
+    )
+    axes = {one.get_xlabel(): one for one in showing.picture(data).axes}
+    assert [label.get_text() for label in axes["city"].get_xticklabels()] == ["Bergen", "Oslo"]
+    assert all(label.get_text().startswith("2021-03-0") for label in axes["when"].get_xticklabels())
 
 
 def test_words_state_shape_support_and_splits() -> None:

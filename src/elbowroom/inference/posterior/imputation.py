@@ -48,7 +48,7 @@ from elbowroom.samplers.summary import Diagnostics
 
 __all__ = ["Imputation", "impute"]
 
-_WHOLE_NUMBERS = (Support.BINARY, Support.BYTES, Support.COUNTS)
+_WHOLE_NUMBERS = (Support.BINARY, Support.BYTES, Support.COUNTS, Support.TABLE)  # whose intervals end at a draw
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +62,17 @@ class Imputation:
     Attributes:
         x: the data as given, shape (batch, \\*event); the values in missing places mean nothing.
         mask: True where observed, bool, shape (batch, \\*event).
-        completed: x, with the mean in missing places, and of categories the most probable one. It is not rounded: a
-            binary element is filled in with the probability that it is 1.
+        completed: x, with the mean in missing places, and of categories the most probable one; of elements that name a
+            level in a table, the one that was drawn most often. It is not rounded: a binary element is filled in with
+            the probability that it is 1.
         samples: data whose missing elements were drawn, shape (num_samples, batch, \\*event).
         mean: E[x | observed elements], shape (batch, \\*event).
         stddev: of the draws of x, shape (batch, \\*event).
         lower: where the interval begins, shape (batch, \\*event); whole numbers for data that are.
         upper: where it ends.
-        probability: of the category in ``completed``, shape (batch, \\*event), 1 where observed; None elsewhere.
+        probability: of the category in ``completed``, shape (batch, \\*event), 1 where observed; None elsewhere. In
+            tables that have both, elements that name a level have a probability and no mean, deviation or interval,
+            and the others the reverse: NaN stands for what an element has not.
         incomplete: positions of the examples with missing elements, int64; z was drawn for these alone.
         diagnostics: of their chains, in that order; None if nothing was missing, and for codes, which have no chains.
         ess: of codes, the effective number of the weighted draws that z was chosen from, in that order; None for
@@ -116,6 +119,7 @@ def impute(
     warmup: int = 150,
     interval: float = 0.9,
     num_samples: int = 5,
+    names: Tensor | None = None,
     chunk_elements: int = 2**22,
     generator: torch.Generator | None = None,
     announce: Progress | None = None,
@@ -140,6 +144,7 @@ def impute(
         warmup: transitions before the first draw that is kept; nothing for codes.
         interval: the probability between ``lower`` and ``upper``, e.g. 0.9.
         num_samples: completed data sets, from draws spread over the chains.
+        names: of a table, True where an element is the number of a level, bool, shape (\\*event).
         chunk_elements: draws of elements that are worked on at a time; it bounds the memory.
         generator: the source of randomness.
         announce: called after every transition.
@@ -192,7 +197,7 @@ def impute(
         kept = _spread(num_samples, draws, chains)
         for rows in chunks(len(part), max(1, chunk_elements // (total * math.prod(batch.x.shape[1:])))):
             z = drawn[:, :, rows].flatten(0, 1)
-            predicted = _predict(model, part.rows(rows), z, kept, interval, chunk_elements, generator)
+            predicted = _predict(model, part.rows(rows), z, kept, interval, chunk_elements, generator, names)
             filled.put(incomplete[rows].cpu(), predicted)
     named = model.likelihood.support is Support.CATEGORIES
     return Imputation(
@@ -200,17 +205,22 @@ def impute(
         mask=filled.mask,
         completed=filled.guess,
         samples=filled.samples,
-        mean=None if named else filled.guess.clone(),
+        mean=None if named else _without(filled.guess.clone(), filled.mask, names),
         stddev=None if named else filled.stddev,
         lower=None if named else filled.lower,
         upper=None if named else filled.upper,
-        probability=filled.probability if named else None,
+        probability=filled.probability if named or names is not None else None,
         incomplete=incomplete.cpu(),
         diagnostics=diagnostics,
         ess=None if ess is None else ess.cpu(),
         interval=interval,
         settings=how,
     )
+
+
+def _without(values: Tensor, mask: Tensor, names: Tensor | None) -> Tensor:
+    """Values with NaN in missing elements that name a level."""
+    return values if names is None else values.masked_fill(~mask & names.cpu(), torch.nan)
 
 
 class _Filled:
@@ -249,6 +259,7 @@ def _predict(
     interval: float,
     chunk_elements: int,
     generator: torch.Generator | None,
+    names: Tensor | None,
 ) -> _Predicted:
     """Predictions of every element by p(x | z), for z of shape (S, n, latent), on the CPU."""
     likelihood, shape = model.likelihood, batch.x.shape
@@ -272,7 +283,18 @@ def _predict(
         values = columns[:, missing[some]].sort(0).values
         stddev[missing[some]] = values.std(0)
         lower[missing[some]], upper[missing[some]] = _ends(values, interval, whole=likelihood.support in _WHOLE_NUMBERS)
-    return _Predicted(average, drawn[kept], stddev.reshape(shape), lower.reshape(shape), upper.reshape(shape), None)
+    found = _Predicted(average, drawn[kept], stddev.reshape(shape), lower.reshape(shape), upper.reshape(shape), None)
+    return found if names is None else _with_levels(found, drawn, names.cpu().expand(shape))
+
+
+def _with_levels(found: _Predicted, drawn: Tensor, named: Tensor) -> _Predicted:
+    """Predictions in which elements that name a level have the one that was drawn most often, and its share."""
+    level, share = torch.zeros_like(drawn[0]), torch.full_like(drawn[0], torch.nan)
+    of_names = drawn[:, named]  # (draws, elements that name)
+    level[named] = of_names.mode(0).values
+    share[named] = (of_names == level[named]).to(share).mean(0)
+    stddev, lower, upper = (part.masked_fill(named, torch.nan) for part in found[2:5] if part is not None)
+    return _Predicted(torch.where(named, level.double(), found.guess), found.samples, stddev, lower, upper, share)
 
 
 def _ends(values: Tensor, interval: float, *, whole: bool) -> tuple[Tensor, Tensor]:

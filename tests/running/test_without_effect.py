@@ -28,6 +28,11 @@ OTHER: dict[str, Any] = {
     "code_dim": 3,
     "scale": 0.5,
     "mean_activation": "sigmoid",
+    "degrees_of_freedom": 3.0,
+    "trials": 9,
+    "levels": 7,
+    "cut_points": "per-element",
+    "tails": "none",
     "components": 2,
     "masked_width": 3,
     "masked_kernel": 3,
@@ -44,6 +49,9 @@ GRID: dict[str, Any] = {"encoder": {"kind": "grid", "patch": 4}, "decoder": {"ki
 READERS: dict[str, dict[str, Any]] = {
     "vector": {},
     "gaussian": {"likelihood": "gaussian"},
+    "student-t": {"likelihood": "student-t"},
+    "binomial": {"likelihood": "binomial"},
+    "ordinal": {"likelihood": "ordinal"},
     "mixture of logistics": {"likelihood": "discretized-logistic-mixture"},
     "mixture": {"prior": "mixture"},
     "flows": {"prior": "maf", "guide": "iaf"},
@@ -55,12 +63,19 @@ READERS: dict[str, dict[str, Any]] = {
     "nearest": {"prior": "uniform", "guide": "nearest-code"},
     "grid": {"prior": "transformer", "guide": "categorical", "slots_per_place": 1, "prior_width": 16, **GRID},
 }
-SUPPORTS = {"gaussian": "reals", "mixture of logistics": "bytes"}
+OF_DATA = ("scale", "mean_activation", "components", "tails")
+SUPPORTS = {
+    "gaussian": "reals",
+    "student-t": "reals",
+    "binomial": "counts",
+    "ordinal": "counts",
+    "mixture of logistics": "bytes",
+}
 
 
 def _model(model: dict[str, Any], support: str) -> Any:
     """What a model is: shapes and sums of its weights, and what its parts know of themselves."""
-    facts = DataFacts(event_shape=(1, 8, 8), support=support, native_support=support)  # type: ignore[arg-type]
+    facts = DataFacts(event_shape=(1, 8, 8), support=support, native_support=support, highest=5)  # type: ignore[arg-type]
     try:
         pair = build_pair(configure({"model": {"latent_dim": 4, "slots": 4, "codes": 4, **model}}), facts, seed=0)
     except ElbowroomError as refused:
@@ -81,7 +96,7 @@ def test_a_setting_changes_the_model_where_it_is_read_and_only_there(reader: str
     plain = _model(READERS[reader], support)
     for key, value in OTHER.items():
         keys = {"model": {**READERS[reader], key: value}}
-        if key in READERS[reader] or (key in ("scale", "mean_activation", "components") and support == "binary"):
+        if key in READERS[reader] or (key in OF_DATA and support == "binary"):
             continue  # with the likelihood `auto` the data decide, which a sentence before they are read cannot know
         changed = _model(keys["model"], support) != plain
         assert changed is not bool(without_effect(configure(keys), keys)), key

@@ -12,6 +12,7 @@ from elbowroom.running.model_config import ModelConfig, NetworkConfig
 __all__ = ["without_effect"]
 
 _MIXTURES = ("auto", "discretized-logistic-mixture", "colour-logistic-mixture")
+_SCALED = ("auto", "gaussian", "student-t", "laplace")
 _DEEP_PRIORS = ("made", "transformer", "pixelcnn", *FLOW_PRIORS)
 _NEAREST = ("auto", "nearest-code")
 
@@ -24,8 +25,13 @@ _MODEL: dict[str, tuple[Callable[[ModelConfig], bool], str]] = {
     "codes": (lambda m: m.has_codes, "a prior over codes"),
     "codebook": (lambda m: m.has_codes and m.guide in _NEAREST, "the guide nearest-code"),
     "code_dim": (lambda m: m.has_codes and m.guide in _NEAREST, "the guide nearest-code"),
-    "scale": (lambda m: m.likelihood in ("auto", "gaussian"), "a Gaussian likelihood"),
-    "mean_activation": (lambda m: m.likelihood in ("auto", "gaussian"), "a Gaussian likelihood"),
+    "scale": (lambda m: m.likelihood in _SCALED, "a likelihood with a scale, such as gaussian"),
+    "mean_activation": (lambda m: m.likelihood in _SCALED, "a likelihood with a scale, such as gaussian"),
+    "degrees_of_freedom": (lambda m: m.likelihood == "student-t", "a Student-t likelihood"),
+    "trials": (lambda m: m.likelihood == "binomial", "a binomial likelihood"),
+    "levels": (lambda m: m.likelihood == "ordinal", "an ordinal likelihood"),
+    "cut_points": (lambda m: m.likelihood == "ordinal", "an ordinal likelihood"),
+    "tails": (lambda m: m.likelihood in ("auto", "table"), "a table likelihood"),
     "components": (lambda m: m.likelihood in _MIXTURES, "a logistic mixture likelihood"),
     "masked_width": (lambda m: m.masked_layers > 0, "masked convolutions (--model.masked-layers)"),
     "masked_kernel": (lambda m: m.masked_layers > 1, "masked convolutions after the first (--model.masked-layers)"),

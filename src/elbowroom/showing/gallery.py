@@ -122,7 +122,7 @@ def _marginals(run: Run, num: int, context: Any, seed: int, note: str | None) ->
         drawn = run.sample(num, context=contexts(run, num) if context is None else context, seed=seed)
         alone = f"Samples x ~ p(x | z) alone. {error.problem}"
         said = " ".join(filter(None, (alone, note)))
-        return plots.marginals_figure(drawn.x, names=run.naming.columns, note=said)
+        return plots.marginals_figure(drawn.x, names=run.naming.columns, kinds=run.facts.columns, note=said)
     if context is None:
         context = _training_contexts(run, num)  # of the rows that are drawn beside
     else:
@@ -130,7 +130,8 @@ def _marginals(run: Run, num: int, context: Any, seed: int, note: str | None) ->
         note = " ".join(f"{part.rstrip('.')}." for part in (note, which) if part)
     drawn = run.sample(num, context=context, seed=seed)
     seen = torch.cat([as_observed(batch).cpu() for batch in own.batches("train", num, points=num)])
-    return plots.marginals_figure(own.view.restored(seen), drawn.x, names=run.naming.columns, note=note)
+    known: dict[str, Any] = {"names": run.naming.columns, "kinds": run.facts.columns}
+    return plots.marginals_figure(own.view.restored(seen), drawn.x, note=note, **known)
 
 
 def contexts(run: Run, num: int) -> Tensor | None:
@@ -158,7 +159,11 @@ def reconstructions(run: Run, num: int = 10, *, data: Any = None, split: str | N
     found = run.reconstruct(num if images else max(num, 1000), data=data, split=split, seed=seed)
     if not images:
         return plots.reconstruction_scatter(
-            found.observed, found.mean, names=run.naming.columns, note=captions.note(run)
+            found.observed,
+            found.mean,
+            names=run.naming.columns,
+            kinds=run.facts.columns,
+            note=captions.note(run),
         )
     return plots.reconstruction_figure(
         found.observed,

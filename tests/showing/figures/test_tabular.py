@@ -8,6 +8,7 @@ import torch
 from matplotlib.axes import Axes
 from scipy.stats import ks_2samp
 
+from elbowroom.data.columns.column import Column, ColumnKind
 from elbowroom.errors import ElbowroomError
 from elbowroom.showing import plots
 from elbowroom.showing.figures.tabular import kolmogorov_smirnov
@@ -158,3 +159,43 @@ def test_the_power_of_ten_beside_an_axis_is_as_small_as_its_numbers() -> None:
     offset, *labels = axes.xaxis.get_offset_text(), *axes.get_xticklabels()
     assert offset.get_text()
     assert offset.get_fontsize() == labels[0].get_fontsize()
+
+
+KINDS = (
+    Column("plan", ColumnKind.CATEGORY, levels=("basic", "enterprise", "pro")),
+    Column("news", ColumnKind.BINARY, levels=("no", "yes")),
+    Column("since", ColumnKind.DATE, step=1.0),
+    Column("spend", ColumnKind.POSITIVE),
+)
+
+
+def _of_kinds(rows: int = 40) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    levels = torch.stack(
+        [torch.randint(3, (rows,), generator=generator), torch.randint(2, (rows,), generator=generator)]
+    )
+    numbers = torch.rand(2, rows, generator=generator) * torch.tensor([[600.0], [9.0]]) + torch.tensor(
+        [[18262.0], [0.1]]
+    )
+    return torch.cat([levels.float(), numbers]).T
+
+
+def test_levels_and_dates_have_their_names_below_the_panels() -> None:
+    x = _of_kinds()
+    figure = plots.marginals_figure(x, x.flip(0), names=[kind.name for kind in KINDS], kinds=KINDS)
+    plan, news, since, spend = ([label.get_text() for label in axes.get_xticklabels()] for axes in figure.axes)
+    assert plan == ["basic", "enterp…", "pro"]
+    assert news == ["no", "yes"]
+    assert [len(day) for day in since] == [10, 10] and since[0].startswith("2020-")
+    assert "yes" not in spend
+
+
+def test_categories_have_no_mean_to_be_compared_with() -> None:
+    x = _of_kinds()
+    figure = plots.reconstruction_scatter(x, x, names=[kind.name for kind in KINDS], kinds=KINDS)
+    assert [axes.get_xlabel() for axes in figure.axes] == ["news", "since", "spend"]
+    assert figure._supxlabel.get_text() == "Categories are left out: plan."
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["no", "yes"]
+    assert all(len(label.get_text()) == 10 for label in figure.axes[1].get_yticklabels())
+    with pytest.raises(ElbowroomError, match="every column with a value is a category"):
+        plots.reconstruction_scatter(x[:, :1], x[:, :1], kinds=KINDS[:1])

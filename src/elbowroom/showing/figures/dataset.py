@@ -9,8 +9,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from elbowroom.data.batch import Batch
-from elbowroom.data.columns.column import ColumnKind
-from elbowroom.data.columns.dates import printed
 from elbowroom.data.columns.describing import column_facts, sum_in_words
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.support import Support
@@ -19,8 +17,6 @@ from elbowroom.showing.figures.style import is_image
 from elbowroom.showing.figures.tabular import marginals_figure
 
 __all__ = ["as_observed", "describe", "picture", "value_range"]
-
-_MOST_LEVELS, _LETTERS = 6, 7  # of names below a panel
 
 
 def describe(data: DataSet) -> dict[str, Any]:
@@ -60,30 +56,12 @@ def picture(data: DataSet) -> Figure:
         data = data.to(dtype=torch.float64)  # all digits: large numbers may differ in the last ones
     batch = data.take("train", torch.arange(count))
     if not is_image(data.event_shape):
-        figure = marginals_figure(as_observed(batch), names=data.columns)
-        _name_levels(figure, data, as_observed(batch))
-        return figure
+        return marginals_figure(as_observed(batch), names=data.columns, kinds=data.kinds)
     titles = None if data.labels is None else data.labels[batch.index].tolist()
     if titles is not None and data.classes is not None:
         titles = [data.classes[label] for label in titles]
     grey = value_range(data.support, as_observed(batch))
     return image_grid(batch.x, mask=batch.mask, titles=titles, columns=3, value_range=grey)
-
-
-def _name_levels(figure: Figure, data: DataSet, x: Tensor) -> None:
-    """Names of levels and dates in place of their numbers, below the panels of a table with several kinds."""
-    if data.kinds is None:
-        return
-    shown = [place for place in range(len(data.kinds)) if bool(x[:, place].isfinite().any())]
-    for axes, place in zip(figure.axes, shown, strict=False):
-        column = data.kinds[place]
-        if column.kind.has_levels and len(column.levels) <= _MOST_LEVELS:
-            names = [level if len(level) <= _LETTERS else f"{level[: _LETTERS - 1]}…" for level in column.levels]
-            axes.set_xticks(range(len(names)), names)
-        elif column.kind is ColumnKind.DATE:
-            low, high = axes.get_xlim()
-            ends = [low + (high - low) / 6, high - (high - low) / 6]
-            axes.set_xticks(ends, [printed(end, column.date_format, column.step) for end in ends])
 
 
 def as_observed(batch: Batch) -> Tensor:

@@ -12,10 +12,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from elbowroom.data.naming import element_name
+from elbowroom.data.columns.column import Column, ColumnKind
+from elbowroom.data.columns.dates import printed
+from elbowroom.data.naming import element_name, listed
 from elbowroom.errors import ElbowroomError
 from elbowroom.showing.figures.style import (
     BLUE,
@@ -40,6 +43,7 @@ from elbowroom.showing.figures.style import (
 __all__ = ["kolmogorov_smirnov", "marginals_figure", "reconstruction_scatter"]
 
 _MOST = 9
+_MOST_LEVELS, _LETTERS = 6, 7  # of names below a panel
 _BINS = 30
 _NAME = 1.6  #: inches that a feature's name may take
 
@@ -69,6 +73,7 @@ def marginals_figure(
     samples: Values | None = None,
     *,
     names: Sequence[str] | None = None,
+    kinds: Sequence[Column] | None = None,
     note: str | None = None,
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
@@ -78,6 +83,8 @@ def marginals_figure(
         data: shape (n, *event); NaN where missing.
         samples: shape (m, *event), in the same units; None for the data alone.
         names: of the features; by default x[0], x[1], …
+        kinds: what is known of each, where they are the columns of a table with several kinds: levels and dates then
+            have their names below the panel.
         note: below.
         path: where to write a PNG.
     Returns:
@@ -123,6 +130,8 @@ def marginals_figure(
     for place, j in enumerate(shown):
         axes = figure.add_subplot(rows, columns, place + 1)
         _histograms(axes, features[j], None if sampled is None else sampled[j])
+        if kinds is not None:
+            _name_values(axes.xaxis, kinds[j])
         share = f"share of {'values' if holes else 'rows'}"
         thin_axes(axes, xlabel=_shorten(names[j]), ylabel=share if place % columns == 0 else None)
         style: dict[str, Any] = {"fontsize": SMALL, "color": GREY, "pad": 2}
@@ -189,6 +198,7 @@ def reconstruction_scatter(
     means: Values,
     *,
     names: Sequence[str] | None = None,
+    kinds: Sequence[Column] | None = None,
     note: str | None = None,
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
@@ -198,6 +208,7 @@ def reconstruction_scatter(
         x: data, shape (n, *event); NaN where missing.
         means: the same shape.
         names: of the features.
+        kinds: as for `marginals_figure`; categories of three levels or more, whose mean says nothing, are left out.
         note: below.
         path: where to write a PNG.
     Returns:
@@ -219,13 +230,21 @@ def reconstruction_scatter(
         )
     names = _names(names, data.shape[1])
     pairs = []
+    unordered = [] if kinds is None else [j for j, kind in enumerate(kinds) if kind.kind is ColumnKind.CATEGORY]
     for j in range(data.shape[1]):
         known = np.isfinite(data[:, j]) & np.isfinite(expected[:, j])
-        if known.any():
-            pairs.append((names[j], data[known, j], expected[known, j]))
+        if known.any() and j not in unordered:
+            pairs.append((j, data[known, j], expected[known, j]))
     if not pairs:
+        if unordered:
+            raise ElbowroomError(
+                "every column with a value is a category, and the mean of a category's number says nothing.",
+                "Look at the samples instead: `elbowroom sample`.",
+            )
         raise ElbowroomError("no feature has a finite value and reconstruction.", "Look for NaN in both.")
     notes = [note] if note else []
+    if unordered:
+        notes.append(f"Categories are left out: {listed([names[j] for j in unordered])}.")
     if len(pairs) > _MOST:
         notes.insert(0, f"The {_MOST} of {len(pairs)} features of which the reconstruction explains least, by R².")
         worst = set(sorted(range(len(pairs)), key=lambda j: _explained(*pairs[j][1:]))[:_MOST])
@@ -234,14 +253,18 @@ def reconstruction_scatter(
     rows = -(-len(pairs) // columns)
     width = COLUMN if columns == 1 else PAGE
     figure = new_figure(width, 0.2 + rows * (2.0 if columns > 1 else 2.8) + 0.15 * len(notes))
-    for place, (name, value, mean) in enumerate(pairs):
+    for place, (j, value, mean) in enumerate(pairs):
         axes = figure.add_subplot(rows, columns, place + 1)
         axes.axline((float(value.mean()), float(value.mean())), slope=1, color=GREY, linewidth=0.5, zorder=0)
         alpha = float(np.clip(200 / len(value), 0.1, 0.7))
         axes.scatter(value, mean, s=5, color=BLUE, alpha=alpha, linewidths=0, rasterized=True)
-        thin_axes(axes, xlabel=_shorten(name), ylabel="mean  E[x | z]" if place % columns == 0 else None)
+        thin_axes(axes, xlabel=_shorten(names[j]), ylabel="mean  E[x | z]" if place % columns == 0 else None)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_locator(MaxNLocator(4))
+        if kinds is not None:
+            _name_values(axes.xaxis, kinds[j])
+            if kinds[j].kind is ColumnKind.DATE:
+                _name_values(axes.yaxis, kinds[j])
         quality = "constant" if np.ptp(value) == 0 else f"R² = {number(_explained(value, mean))}"
         axes.set_title(quality, loc="right", fontsize=SMALL, color=GREY, pad=2)
     figure.suptitle("data against mean of p(x | z), z ~ q(z | x)", fontsize=LABEL, color=INK, x=0.01, ha="left")
@@ -250,6 +273,17 @@ def reconstruction_scatter(
             wrap(" ".join(notes), SMALL, width - 0.1), fontsize=SMALL, color=GREY, x=0.01, ha="left", parse_math=False
         )
     return finish(figure, path)
+
+
+def _name_values(axis: Axis, column: Column) -> None:
+    """The names of levels, or dates, at an axis of their numbers."""
+    if column.kind.has_levels and len(column.levels) <= _MOST_LEVELS:
+        names = [level if len(level) <= _LETTERS else f"{level[: _LETTERS - 1]}…" for level in column.levels]
+        axis.set_ticks(range(len(names)), names)
+    elif column.kind is ColumnKind.DATE:
+        low, high = axis.get_view_interval()
+        ends = [low + (high - low) / 6, high - (high - low) / 6]
+        axis.set_ticks(ends, [printed(end, column.date_format, column.step) for end in ends])
 
 
 def _explained(value: Array, mean: Array) -> float:

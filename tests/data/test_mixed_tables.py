@@ -52,7 +52,7 @@ def like(data: DataSet) -> Naming:
         columns=data.columns,
         id=data.id_name,
         kinds=data.kinds,
-        unused=tuple(column.name for column in data.aside),
+        aside=data.aside,
     )
 
 
@@ -209,6 +209,7 @@ def test_other_rows_are_read_as_in_training(path: Path, tmp_path: Path) -> None:
     new = load(other, like=like(data), support="table", min_rows=1)
     assert new.columns == NAMES
     assert new.kinds == data.kinds
+    assert new.aside == data.aside
     assert new.storage.gather(torch.tensor([0])).tolist() == [[18993.0, 1.0, 7.0, 1.5, 1.0, 0.0]]
     assert new.ids == ("C77",)
 

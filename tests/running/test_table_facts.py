@@ -63,7 +63,7 @@ def test_names_of_a_run_hold_the_columns(data: DataSet) -> None:
     naming = naming_of(config, facts_of(data, 10), data.names())
     assert naming.kinds == data.kinds
     assert naming.columns == ("city", "rain", "size", "when")
-    assert (naming.id, naming.unused) == ("who", ("who", "land", "sky", "rain"))
+    assert (naming.id, naming.unused) == ("who", {"who", "land", "sky", "rain"})
 
 
 def test_kept_data_know_their_columns(data: DataSet, tmp_path: Path) -> None:

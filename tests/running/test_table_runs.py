@@ -80,6 +80,15 @@ def test_a_run_knows_its_columns(run: Run) -> None:
     assert run.dataset().kinds == run.facts.columns
 
 
+def test_a_run_that_goes_on_knows_the_same(folder: Path) -> None:
+    went_on = ["--train.epochs", "2", "--quiet", "--resume", "--out", str(folder / "again")]
+    main(["train", str(folder / "people.csv"), *TINY, "--out", str(folder / "again")])
+    before = load(folder / "again").facts
+    main(["train", *went_on])
+    main(["train", str(folder / "people.csv"), *went_on[:1], "3", *went_on[2:]])
+    assert load(folder / "again").facts == before
+
+
 def test_scores_of_the_same_rows_in_another_order_of_columns(run: Run, folder: Path, tmp_path: Path) -> None:
     order = [6, 0, 3, 5, 1, 2, 7, 4]  # without the constant
     other = write(tmp_path / "o.csv", [[row[at] for at in order] for row in people()], [HEADER[at] for at in order])

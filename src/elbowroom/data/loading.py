@@ -161,7 +161,9 @@ def load_data(
     if material.test_rows is not None and test is not None and like is None:
         material = replace(material, remarks=(*material.remarks, _own_test_set(len(material.test_rows), test)))
     if kinds.known is not None and material.kinds is None and material.storage.event_shape == (len(kinds.known),):
-        material = replace(material, kinds=kinds.known, masked=True)  # numbers as `encode` gives them
+        material = replace(
+            material, kinds=kinds.known, aside=kinds.aside, masked=True
+        )  # numbers as `encode` gives them
     if like is not None and material.columns is None and material.storage.event_shape == (len(like.columns or ()),):
         material = replace(material, columns=like.columns)
     material = _with_remarks(material, marks, like, announce)
@@ -200,7 +202,7 @@ def _kinds(
             raise ElbowroomError(
                 f"{said} was given for a table with columns of several kinds.", "Leave it out, or leave the kinds out."
             )
-        return Kinds(asked, mixed=True, known=known)
+        return Kinds(asked, mixed=True, known=known, aside=() if like is None else like.aside)
     free = wanted is None and how is Binarization.NONE and num_categories is None and like is None and form is None
     return Kinds(asked, mixed=None if free else False)
 

@@ -40,11 +40,13 @@ class Kinds:
         asked: what the user says about its columns.
         mixed: whether its columns are of several kinds; None: find out.
         known: the columns of x in the data of a trained model.
+        aside: the columns that were set aside there.
     """
 
     asked: Asked
     mixed: bool | None = False
     known: tuple[Column, ...] | None = None
+    aside: tuple[Column, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def mixed_columns(series: Mapping[str, Any], name: str, kinds: Kinds, notation: 
         ElbowroomError: no column is left, or a fault of `find_columns` or `encode`.
     """
     if kinds.known is not None:
-        return Mixed(encode(series, kinds.known, name=name, notation=notation), kinds.known)
+        return Mixed(encode(series, kinds.known, name=name, notation=notation), kinds.known, kinds.aside)
     found = find_columns(series, name, asked=kinds.asked, notation=notation)
     kept = tuple(column for column in found if column.kind.is_modelled)
     aside = tuple(column for column in found if not column.kind.is_modelled)

@@ -65,7 +65,8 @@ class Naming:
         labels: the column of a table that holds class labels.
         id: the column of a table that identifies its rows.
         kinds: of a table with columns of several kinds, what is known about those of x; else None.
-        unused: columns that the training data may have had and that x has no part in: set aside or left out.
+        aside: columns of that table that are set aside.
+        dropped: columns that were left out on request.
     """
 
     columns: tuple[str, ...] | None = None
@@ -73,7 +74,13 @@ class Naming:
     labels: str | None = None
     id: str | None = None
     kinds: tuple[Column, ...] | None = None
-    unused: tuple[str, ...] = ()
+    aside: tuple[Column, ...] = ()
+    dropped: tuple[str, ...] = ()
+
+    @property
+    def unused(self) -> set[str]:
+        """The columns that the training data may have had, and that x has no part in: set aside or left out."""
+        return {column.name for column in self.aside} | {*self.dropped}
 
     @property
     def beside(self) -> set[str]:

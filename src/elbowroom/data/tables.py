@@ -123,6 +123,8 @@ def _mixed(series: dict[str, Any], name: str, kinds: Kinds | None, notation: Not
 def _identifying(mixed: Mixed, series: dict[str, Any]) -> str | None:
     """The first column that was found to tell all rows apart."""
     for column in mixed.aside:
+        if column.name not in series:
+            continue
         values = identifiers(series[column.name], len(mixed.x), column.name) if column.kind == "identifier" else ()
         if values and len(set(values)) == len(values):
             return column.name

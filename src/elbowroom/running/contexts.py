@@ -62,7 +62,8 @@ def naming_of(config: Config, facts: DataFacts, recorded: Mapping[str, Any]) -> 
         own.labels,
         own.id or facts.id_column,
         facts.columns,
-        (*(column.name for column in facts.set_aside), *left_out),
+        facts.set_aside,
+        left_out,
     )
 
 

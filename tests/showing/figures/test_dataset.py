@@ -59,7 +59,7 @@ def test_a_table_of_several_kinds_has_a_line_for_each_column(drawn: dict[str, An
         ("when", "date", 2, 0, "2021-03-04 to 2021-03-09", "probability of 2 cells"),
         ("rain", "positive", 4, 0, "0 to 2.5", "probability of 3 cells, 0 apart (50%)"),
         ("size", "real", 30, 0, "-9 to 30.73", "density, in steps of 0.01"),
-        ("who", "identifier", None, None, "", "set aside: identifies the rows, carried into results"),
+        ("who", "identifier", None, None, "", "set aside: identifies rows, carried into results"),
     ]  # fmt: skip
     assert words["log_p"] == (
         "log p(x) of a row adds 4 log probabilities and 1 log density (size), which is in that column's unit"

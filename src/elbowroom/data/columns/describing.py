@@ -16,7 +16,7 @@ __all__ = ["column_facts", "sum_in_words"]
 _WIDTH = 44  # letters of levels that are listed
 _ASIDE = {
     ColumnKind.CONSTANT: "set aside: one value",
-    ColumnKind.IDENTIFIER: "set aside: identifies the rows",
+    ColumnKind.IDENTIFIER: "set aside: identifies rows",
     ColumnKind.TEXT: "set aside: free text",
 }
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from elbowroom.data.columns.column import Column
 from elbowroom.model import noise
+from elbowroom.model.distributions import log_logistic_interval
 from elbowroom.model.noise import NoiseSource
 from elbowroom.model.table.family import Family, Rows, as_matrix, inverse_softplus, share
 
@@ -117,8 +118,7 @@ class OrdinalColumns(LevelColumns):
         if self.most > 2:
             inside = ~is_first & ~is_last
             width = torch.where(inside, gaps[self.place, torch.where(inside, number - 1, 0)], 1.0)
-            # σ(b) − σ(a) = σ(b) σ(−a) (1 − e^(a − b)), which never cancels
-            found = torch.where(inside, above + below + torch.log(-torch.expm1(-width)), found)
+            found = torch.where(inside, log_logistic_interval(below, above, width), found)
         return torch.where(possible, found, -torch.inf)
 
     def sample(self, rows: Rows, shape: tuple[int, ...], generator: NoiseSource | None) -> Tensor:

@@ -101,7 +101,11 @@ COLUMNS = [
     # counts and codes
     Awkward("children", _rng.poisson(1.2, N), K.COUNT),
     Awkward("visits", _rng.negative_binomial(1, 0.1, N), K.COUNT),
-    Awkward("age", _rng.integers(18, 70, N), K.COUNT),
+    Awkward("age", _rng.integers(18, 70, N), K.REAL),
+    Awkward("student_age", 18 + _rng.binomial(10, 0.3, N), K.REAL),
+    Awkward("household", 1 + _rng.poisson(2, N).clip(0, 9), K.COUNT),
+    Awkward("capital_gain", np.where(_rng.random(N) < 0.8, 0, _rng.lognormal(8, 1, N).astype(int)), K.POSITIVE),
+    Awkward("bracket", _rng.integers(1, 25, N), K.REAL),
     Awkward("shuffled_codes", _rng.integers(0, 7, N), K.CATEGORY, tuple("0123456")),
     Awkward("likert", _rng.choice([1, 2, 3, 4, 5], N), K.CATEGORY, tuple("12345")),
     Awkward("likert_either_side", _rng.choice([-2, -1, 0, 1, 2], N), K.CATEGORY, ("-2", "-1", "0", "1", "2")),

@@ -61,7 +61,7 @@ def test_a_table_of_names_dates_and_numbers(path: Path) -> None:
     assert data.support is data.native_support is Support.TABLE
     assert data.columns == NAMES
     assert kinds(data) == {
-        "joined": "date", "city": "binary", "age": "count", "spend": "positive", "zip": "binary", "member": "binary",
+        "joined": "date", "city": "binary", "age": "real", "spend": "positive", "zip": "binary", "member": "binary",
     }  # fmt: skip
     assert [(column.name, str(column.kind)) for column in data.aside] == [
         ("customer", "identifier"),
@@ -93,7 +93,7 @@ def test_the_identifier_goes_into_results(path: Path) -> None:
 def test_what_was_found_is_said(path: Path) -> None:
     said: list[str] = []
     load(path, announce=said.append)
-    assert "customers.csv: columns of several kinds: 1 date, 3 binary, 1 count, 1 positive" in said
+    assert "customers.csv: columns of several kinds: 1 date, 3 binary, 1 real, 1 positive" in said
     assert "customers.csv: set aside as constant (column 'country')" in said
     assert "customers.csv: 2 cells are missing, and marginalised out (columns 'joined', 'age')" in said
 

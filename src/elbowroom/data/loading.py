@@ -161,9 +161,7 @@ def load_data(
     if material.test_rows is not None and test is not None and like is None:
         material = replace(material, remarks=(*material.remarks, _own_test_set(len(material.test_rows), test)))
     if kinds.known is not None and material.kinds is None and material.storage.event_shape == (len(kinds.known),):
-        material = replace(
-            material, kinds=kinds.known, aside=kinds.aside, masked=True
-        )  # numbers as `encode` gives them
+        material = replace(material, kinds=kinds.known, aside=kinds.aside, masked=True)  # as `encode` gives them
     if like is not None and material.columns is None and material.storage.event_shape == (len(like.columns or ()),):
         material = replace(material, columns=like.columns)
     material = _with_remarks(material, marks, like, announce)

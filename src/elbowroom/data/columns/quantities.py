@@ -21,6 +21,7 @@ _EXACT = 2**53
 _FEW = 15  # different whole numbers that are levels rather than a scale
 _REPEATED = 5  # rows for each of them
 _SMALL = 50  # median of counts
+_SCALE = 7  # points of the scales that people are asked to answer on
 _GAIN, _LOSS = 0.05, 0.5  # nats a row by which a log-normal density is better, or worse, than a normal one
 _DIGITS = 7  # decimals of a grid at most
 
@@ -93,9 +94,10 @@ def kind_of_numbers(values: npt.NDArray[np.float64], column: str) -> ColumnKind:
 
     Whole numbers are dates if all are written as 20210304; identifiers if they number the rows, or are called so and
     hardly repeat; names if they are called codes or identifiers and repeat, or if they are at most 15 small ones, each
-    in five rows or more, that do not thin out upwards; counts if they are small (median 50 at most) and not negative;
-    otherwise real numbers. Numbers above 0 are positive, unless a normal density fits them clearly better than a
-    log-normal one; whole ones only if the log-normal density fits better.
+    in five rows or more, that do not thin out upwards; counts if they are small (the median of those that are not 0 is
+    50 at most), begin at or near 0 and thin out upwards; otherwise real numbers, as ages are: a count has a variance of
+    its mean at least, and far from 0 a real number on a grid says more. Numbers above 0 are positive, unless a normal
+    density fits them clearly better than a log-normal one; whole ones only if the log-normal density fits better.
 
     Args:
         values: those that are not missing, two different ones at least.
@@ -117,12 +119,15 @@ def kind_of_numbers(values: npt.NDArray[np.float64], column: str) -> ColumnKind:
         return ColumnKind.BINARY
     if named_id or are_codes(column):
         return ColumnKind.CATEGORY if d <= MOST_LEVELS and 2 * d <= total else ColumnKind.IDENTIFIER
-    small = float(np.median(values)) <= _SMALL
-    negative = different[0] < 0
+    above = values[values != 0]
+    small = float(np.median(above)) <= _SMALL
+    from_zero = different[0] >= 0 and (different[0] <= 1 or 4 * different[0] <= float(np.median(values)))
+    thins_out = bool(counts[-1] == 1 or counts[-1] * d < total / 2)
     if small and d <= _FEW and total >= _REPEATED * d:
-        thins_out = counts[-1] * d < total / 2 and (different[0] == 0 or d > 7)
-        return ColumnKind.COUNT if thins_out and not negative else ColumnKind.CATEGORY
-    if small and not negative and different[-1] < LARGEST_COUNT:
+        if thins_out and from_zero and (different[0] == 0 or d > _SCALE):
+            return ColumnKind.COUNT
+        return ColumnKind.REAL if d > _SCALE and not from_zero and different[0] > 0 else ColumnKind.CATEGORY
+    if small and from_zero and thins_out and different[-1] < LARGEST_COUNT:
         return ColumnKind.COUNT
     return ColumnKind.POSITIVE if _is_log_normal(values) else ColumnKind.REAL
 

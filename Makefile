@@ -10,6 +10,10 @@ DEMO    := runs/demo
 RIVALS  := .venv-rivals
 RUN     ?= runs/mnist
 
+# Python may write its bytecode: without it each process compiles the package and pytest rewrites the asserts of all tests
+# anew, half of what collecting them takes.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all lint bench bench-records bench-samplers bench-bounds bench-memory docs docs-full
 .DELETE_ON_ERROR:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import gc
 import io
-import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -36,9 +35,6 @@ def _lonely_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     home = tmp_path_factory.mktemp("machine")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    # pytest listens to loggers that do not hand their records on, and for a listener the compiler would write down each
-    # graph, a fifth of the time that tracing takes
-    logging.getLogger("torch.__trace").propagate = True
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ELBOWROOM_DATA", str(home / "data"))
         patch.setenv("XDG_CACHE_HOME", str(home / "cache"))  # what pooch.os_cache reads on Linux

@@ -42,21 +42,22 @@ def python() -> Iterator[None]:
 # --- every message of the package --------------------------------------------------------------------------------
 
 
-def _texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Texts that are no docstrings, with {} for what is filled in; adjacent pieces are one text to Python too."""
-    documented = {
-        id(node.body[0].value)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-        and node.body and isinstance(node.body[0], ast.Expr)
-    }  # fmt: skip
-    inside: set[int] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.JoinedStr):
-            inside |= {id(part) for part in ast.walk(node)} - {id(node)}
-            yield node.lineno, "".join(p.value if isinstance(p, ast.Constant) else "{}" for p in node.values)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documented | inside:
-            yield node.lineno, node.value
+def _texts(node: ast.AST, flagged: set[int], inside: bool = False) -> Iterator[tuple[int, str]]:
+    """Texts that are no docstrings, with {} for what is filled in; adjacent pieces are one text to Python too.
+
+    Only statements are looked into that hold one of the flagged lines.
+    """
+    if isinstance(node, ast.JoinedStr):
+        yield node.lineno, "".join(p.value if isinstance(p, ast.Constant) else "{}" for p in node.values)
+        inside = True  # its pieces are no texts of their own
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str) and not inside:
+        yield node.lineno, node.value
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
+            continue  # the docstring of a module, class, function or field
+        if isinstance(child, ast.stmt) and flagged.isdisjoint(range(child.lineno, (child.end_lineno or 0) + 1)):
+            continue
+        yield from _texts(child, flagged, inside)
 
 
 def messages() -> list[tuple[str, str]]:
@@ -67,14 +68,10 @@ def messages() -> list[tuple[str, str]]:
         if where.parts[0] in NOT_MESSAGES:
             continue
         source = path.read_text(encoding="utf-8")
-        if not re.search("--[a-z]", source):
-            continue
-        tree = ast.parse(source)
-        attribute_docs = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
-        for node in ast.walk(tree):
-            if id(node) in attribute_docs and isinstance(node, ast.Constant):
-                node.value = ""
-        found += [(f"{where}:{line}", text) for line, text in _texts(tree) if _FLAG.search(text)]
+        flagged = {number for number, line in enumerate(source.split("\n"), 1) if re.search("--[a-z]", line)}
+        if flagged:
+            texts = _texts(ast.parse(source), flagged)
+            found += [(f"{where}:{line}", text) for line, text in texts if _FLAG.search(text)]
     return found
 
 

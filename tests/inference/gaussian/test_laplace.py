@@ -13,7 +13,7 @@ from torch.distributions import Distribution, Independent, Normal, StudentT
 
 from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
-from elbowroom.errors import ElbowroomError
+from elbowroom.errors import ElbowroomError, NotFiniteError
 from elbowroom.inference.gaussian import laplace as module
 from elbowroom.inference.gaussian.curvature import gauss_newton
 from elbowroom.inference.gaussian.laplace import Laplace, laplace
@@ -171,6 +171,21 @@ def test_each_datum_climbs_by_itself(name):
         alone = laplace(case.model, case.start[i : i + 1], batch)
         for one, all_ in zip(alone, whole, strict=True):
             torch.testing.assert_close(one[0], all_[i])
+
+
+@pytest.mark.parametrize("rows", [1, 45, 1024])  # one search at a time, two, all
+@pytest.mark.parametrize("name", ["bernoulli", "gaussian"])
+def test_searches_side_by_side_end_where_each_ends_alone(name, rows, monkeypatch):
+    case = problem(name)
+    starts = torch.stack([scale * normal(20, LATENT, seed=seed) for seed, scale in enumerate((2, 1, 0.5, 3, 2))])
+    alone = [laplace(case.model, start, case.batch) for start in starts]
+    monkeypatch.setattr(module, "_ROWS", rows)
+    evaluated, log_joint = [], case.model.log_joint
+    monkeypatch.setattr(case.model, "log_joint", lambda x, z, **o: evaluated.append(len(x)) or log_joint(x, z, **o))
+    found = laplace(case.model, starts, case.batch)
+    for together, apart in zip(found, zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(together, torch.stack(apart))
+    assert max(evaluated) == {1: 20, 45: 40, 1024: 100}[rows]
 
 
 def test_only_data_that_have_not_arrived_are_computed_on(monkeypatch):
@@ -337,8 +352,12 @@ def test_what_is_not_finite_at_the_start_is_refused(where):
     else:
         model, x = LatentModel(StandardNormal(1), Cliff()).double(), x[:, :1]
         start[1] = 1.5
-    with pytest.raises(ElbowroomError, match=r"at the start for 1 of 3 examples \(the first is example 1\)"):
-        laplace(model, start, x)
+    for starts in (start, torch.stack([start, torch.zeros_like(start), start])):  # of several searches in none's words
+        with pytest.raises(
+            NotFiniteError, match=r"at the start for 1 of 3 examples \(the first is example 1\)"
+        ) as told:
+            laplace(model, starts, x)
+        assert told.value.places == (1,)
 
 
 @pytest.mark.parametrize("options", [{"steps": -1}, {"tolerance": -1.0}, {"tolerance": math.nan}], ids=str)

@@ -16,6 +16,8 @@ from elbowroom import memory
 from elbowroom.data.batch import Batch
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
+from elbowroom.inference.gaussian.laplace import laplace
+from elbowroom.inference.posterior import sample as module
 from elbowroom.inference.posterior.sample import METHODS, METRICS, gauss_newton_learner, posterior, start_metric
 from elbowroom.inference.target import posterior_target
 from elbowroom.model import likelihoods, oracles
@@ -336,6 +338,21 @@ def test_the_settings_are_kept() -> None:
     assert found.warmup_gradients == 12
     assert found.summary().num_data == DATA
     assert not found.z.requires_grad
+
+
+@pytest.mark.parametrize("name", ["flow prior", "context and mask"])  # a prior of one draw for all, and of each its own
+def test_every_second_chain_starts_about_a_mode_of_its_own(name: str) -> None:
+    """Found side by side where one search for each would end, from the same draws of the prior."""
+    of = case(name)
+    around, prior = start_metric(of.model, of.guide, of.batch, "gauss-newton"), of.model.prior(None, of.batch.context)
+    z = module._starting_points(of.model, of.batch, around, 5, seeded(2), at_modes=True)
+    noise = torch.randn(5, *z.shape[1:], generator=(generator := seeded(2)), dtype=torch.float64)
+    torch.testing.assert_close(z[::2], around.to_z(noise)[::2])
+    for chain in (1, 3):
+        start = draw(prior, () if prior.batch_shape else (len(of.batch),), generator=generator)
+        found = laplace(of.model, start, of.batch)
+        about = Metric.from_precision(found.precision, found.mode)
+        torch.testing.assert_close(z[chain], about.to_z(noise[chain : chain + 1])[0])
 
 
 # --- what goes wrong

@@ -28,18 +28,19 @@ from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError, NotFiniteError
 from elbowroom.inference.gaussian.curvature import gauss_newton, regularized_cholesky
 from elbowroom.model.latent import LatentModel
-from elbowroom.numerics import RowSlots
+from elbowroom.numerics import RowSlots, chunks
 
 __all__ = ["Laplace", "laplace"]
 
 _TRIALS = [[0.5**halvings for halvings in range(*ends)] for ends in ((0, 1), (1, 3), (3, 7), (7, 13), (13, 20))]
 """Shares of a step, by halves; where a millionth of it still raises nothing, rounding decides. The whole step is tried
 alone, the others several at once: where a kink of the decoder stops a step, no share of it helps."""
+_ROWS = 1024  # of all searches that go side by side; more of them would be no faster, but take memory
 _SUFFICIENT_INCREASE = 0.25  # share of the predicted increase that a step must reach, or be halved (Armijo's rule)
 
 
 class Laplace(NamedTuple):
-    """A normal approximation of each posterior.
+    """A normal approximation of each posterior; of several searches with an axis for these in front of every shape.
 
     Attributes:
         mode: where the search ended, shape (batch, latent).
@@ -75,7 +76,8 @@ def laplace(
 
     Args:
         model: p(x, z), in evaluation mode if its networks have batch normalisation or dropout.
-        start: z, shape (batch, latent).
+        start: z, shape (batch, latent); or (searches, batch, latent), for several searches of each example, which
+            are computed side by side.
         batch: data, ``x`` of shape (batch, \*event).
         steps: Newton steps at most; 0 gives the precision at the start itself.
         tolerance: nats that may be left to gain.
@@ -100,8 +102,21 @@ def laplace(
             f"steps is {steps} and tolerance {tolerance}, but neither can be negative.",
             "Give steps=0 for the curvature at the start itself.",
         )
-    search = _ModeSearch(model, start.detach(), batch, slots, chunk_elements)
-    active = torch.arange(len(batch), device=start.device)
+    if start.dim() != 3:
+        return _find(_ModeSearch(model, start.detach(), batch, slots, chunk_elements), steps, tolerance)
+    rows, found = torch.arange(len(batch), device=start.device), []
+    for some in chunks(len(start), max(1, _ROWS // max(1, len(batch)))):
+        z = start[some].detach()
+        repeated = batch.rows(rows.repeat(len(z)))  # slots go on behind those of a whole batch as they began
+        search = _ModeSearch(model, z.flatten(0, 1), repeated, slots, chunk_elements, examples=len(batch))
+        found.append(
+            Laplace(*(part.reshape(*z.shape[:2], *part.shape[1:]) for part in _find(search, steps, tolerance)))
+        )
+    return Laplace(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+
+def _find(search: _ModeSearch, steps: int, tolerance: float) -> Laplace:
+    active = torch.arange(len(search.z), device=search.z.device)
     for taken in range(steps + 1):
         direction, slope = search.newton_direction(active)
         arrived = slope / 2 <= search.resolution(active).clamp(min=tolerance)  # the decrement is half the slope
@@ -117,7 +132,14 @@ class _ModeSearch:
     """The state of the search for each example: z, log p(x, z), its gradient, H and the factor of H."""
 
     def __init__(
-        self, model: LatentModel, z: Tensor, batch: Batch, slots: RowSlots | None, chunk_elements: int
+        self,
+        model: LatentModel,
+        z: Tensor,
+        batch: Batch,
+        slots: RowSlots | None,
+        chunk_elements: int,
+        *,
+        examples: int | None = None,  # of the batch, where it holds them several times
     ) -> None:
         self.model, self.batch, self.slots, self.chunk_elements = model, batch, slots, chunk_elements
         self.precision = self._curvature(z)
@@ -125,11 +147,13 @@ class _ModeSearch:
         self.log_joint, self.gradient = self._value_and_gradient(z)
         finite = self.log_joint.isfinite() & self.gradient.isfinite().all(-1) & _finite(self.precision)
         if not bool(finite.all()):
+            examples = len(z) if examples is None else examples
+            places = sorted({place % examples for place in (~finite).nonzero().squeeze(1).tolist()})
             raise NotFiniteError(
-                f"log p(x, z), its gradient or its curvature is not finite at the start for {int((~finite).sum())} of "
-                f"{len(z)} examples (the first is example {int((~finite).nonzero()[0, 0])}).",
+                f"log p(x, z), its gradient or its curvature is not finite at the start for {len(places)} of "
+                f"{examples} examples (the first is example {places[0]}).",
                 "Check the data and the weights for NaN and infinity, or start where the prior has mass.",
-                (~finite).nonzero().squeeze(1).tolist(),
+                places,
             )
         self.precision, self.factor = regularized_cholesky(self.precision)
         self.converged = torch.zeros(len(z), dtype=torch.bool, device=z.device)

@@ -339,9 +339,12 @@ def _starting_points(
     z = around.to_z(noise)
     prior = model.prior(None, batch.context)
     shape = () if prior.batch_shape else (len(batch),)
-    for chain in range(1, chains if at_modes else 0, 2):
-        found = laplace(model, draw(prior, shape, generator=generator).to(center), batch)
-        z[chain] = Metric.from_precision(found.precision, found.mode).to_z(noise[chain : chain + 1])[0]
+    if at_modes and chains > 1:
+        away = noise[1::2]
+        starts = torch.stack([draw(prior, shape, generator=generator).to(center) for _ in away])
+        found = laplace(model, starts, batch)
+        own = Metric.from_precision(found.precision.flatten(0, 1), found.mode.flatten(0, 1))
+        z[1::2] = own.to_z(away.flatten(0, 1).unsqueeze(0)).view_as(away)
     return z
 
 

@@ -14,6 +14,7 @@ from elbowroom.cli import main
 from elbowroom.errors import ElbowroomError
 from elbowroom.running.impute import impute
 from elbowroom.running.runs import Run, load
+from elbowroom.running.train import resolve, train
 
 pl = pytest.importorskip("polars")
 
@@ -174,3 +175,20 @@ def test_rows_that_training_could_not_have_are_refused(run: Run, tmp_path: Path,
     table[0] = change(table[0])
     with pytest.raises(ElbowroomError, match=problem):
         run.score(write(tmp_path / "new.csv", table), k=5)
+
+
+def test_there_are_settings_for_tables_and_a_run_without_any_is_told(tmp_path: Path) -> None:
+    file, said = write(tmp_path / "people.csv", people()), list[str]()
+    few: dict[str, Any] = {"train": {"epochs": 1}, "observers": [], "announce": said.append}
+    train(file, out=tmp_path / "plain", **few)
+    assert sum("there are settings for tables" in remark for remark in said) == 1
+    said.clear()
+    run = train(file, out=tmp_path / "set", config="table", **few)
+    assert not any("settings for tables" in remark for remark in said)
+    assert (run.config.objective.name, run.config.model.latent_dim, run.config.train.epochs) == ("iwae", 4, 1)
+
+
+def test_a_recipe_without_data_asks_for_them() -> None:
+    with pytest.raises(ElbowroomError, match="recipe table has settings for data of your own") as caught:
+        resolve("table", {})
+    assert "--config table" in caught.value.remedy

@@ -70,6 +70,11 @@ def resolve(source: str | Path, overrides: Mapping[str, Any], *, config: str | P
     """
     layers: list[Mapping[str, Any]] = [] if config is None else [read_recipe(config)]
     text = str(source)
+    if text in recipe_names() and "name" not in read_recipe(text).get("data", {}):
+        raise ElbowroomError(
+            f"The recipe {text} has settings for data of your own, but none were given.",
+            f"Name them first: `elbowroom train customers.csv --config {text}`.",
+        )
     if text.endswith(".toml") or text in recipe_names():
         return Request(Path(text).stem, [read_recipe(text), *layers, overrides])
     if text in BUILT_IN or Path(text).exists():
@@ -141,7 +146,7 @@ def train(
         name, out, exist=exist, resume=resume, overwrite=overwrite, from_python=from_python, announce=announce
     )
     settings, recorded = _settings(source, keys, config, beside, folder, resume=resume)
-    for remark in without_effect(settings, keys):
+    for remark in [] if resume else without_effect(settings, keys):
         announce(phrased(remark))
     from_python = bool(recorded["data"].get("from_python")) if resume else from_python
 
@@ -158,6 +163,8 @@ def train(
         found = {"highest": facts.highest, "grey_steps": facts.grey_steps}
         for remark in assumed(settings.model, likelihood, data.name, **found):
             announce(phrased(remark))
+    if facts.columns is not None and not resume and config is None and not {"model", "objective"} & set(keys):
+        announce(phrased("there are settings for tables, most often better than these: --config table"))
     pair = build_pair(settings, facts, seed=settings.train.seed)
     plan = _plan(settings, facts, data)
     observers = _observers(settings, pair, folder, observers)

@@ -73,8 +73,8 @@ runs = {
         model=model,
         data={"binarization": "threshold" if NAME == "digits" else "dynamic", "test": 0.2},
         objective={"warmup_epochs": 2 if FULL else 10},
-        optimizer={"lr": 3e-3, "schedule": "warmup-cosine"},
-        train={"epochs": 10 if FULL else 60, "batch_size": 100},
+        optimizer={"lr": 3e-3 if FULL else 6e-3, "schedule": "warmup-cosine"},
+        train={"epochs": 10 if FULL else 60, "batch_size": 100 if FULL else 200},
     )
     for number, (name, model) in enumerate(models.items())
 }
@@ -92,7 +92,7 @@ def weighted(run):
     x = run.dataset().take("test", torch.arange(300)).x
     with torch.no_grad():
         return er.importance_estimate(
-            run.model, run.guide, x, num_samples=500, generator=generator
+            run.model, run.guide, x, num_samples=500 if FULL else 200, generator=generator
         ).log_evidence
 
 
@@ -177,7 +177,8 @@ er.plots.samples_figure(
 
 # %%
 deep = runs["two groups"]
-for result in deep.evaluate("elbo", "iwae", "ais", k=500, points=20, temperatures=32, chains=8):
+points = 20 if FULL else 12
+for result in deep.evaluate("elbo", "iwae", "ais", k=500, points=points, temperatures=32, chains=8):
     if result.name in ("elbo", "iwae", "ais"):
         print(f"{result.name.upper():<5} {result.value:7.2f} ± {result.stderr:.2f}")
 

@@ -95,6 +95,7 @@ def _config(name: str, changes: Mapping[str, Any]) -> Config:
         "runtime": {"dtype": "float64"},
         "train": {"learner": name.split(",")[0]},
         "optimizer": {"lr": 1e-2},
+        **({"mcem": {"warmup": 3}} if name.startswith("mcem") else {}),  # nothing here asks chains to have converged
     }
     return configure(small, CASES[name][0], changes)
 

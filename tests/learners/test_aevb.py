@@ -425,7 +425,7 @@ def _best_evidence(x: Tensor, latent_dim: int) -> float:
 
 def test_it_finds_the_maximum_likelihood_model_of_linear_gaussian_data() -> None:
     """A guide that can be exact leaves no gap, so that the largest ELBO is the largest evidence."""
-    dim, latent_dim = 4, 2
+    dim, latent_dim, steps = 4, 2, 350
     _, _, x = ppca(dim=dim, latent_dim=latent_dim, seed=5, num_data=200)
     torch.manual_seed(0)
     likelihood = Gaussian(MLP((latent_dim,), (1, dim), hidden=()), (dim,), scale="learned")
@@ -435,10 +435,10 @@ def test_it_finds_the_maximum_likelihood_model_of_linear_gaussian_data() -> None
         objective=functools.partial(elbo_terms, kl="monte-carlo", estimator="stl"),
         num_samples=4,
         optimizer=functools.partial(torch.optim.Adam, lr=0.05, betas=(0.9, 0.99)),
-        total_steps=700,
+        total_steps=steps,
         schedule=cosine,
     )
-    _run(learner, pair, x, 700)
+    _run(learner, pair, x, steps)
     scale = likelihood(torch.zeros(1, latent_dim).double()).scale[0, 0].item()
     network = likelihood.network
     found = LinearGaussian(network.output.weight.detach(), network.output.bias.detach(), scale)

@@ -185,7 +185,7 @@ def test_every_combination_in_cpp(likelihood: str, guide: str, prior: str, name:
 @pytest.mark.lowered
 def test_covariates_and_masks_with_the_gradient_that_bends_the_graph_most(make_pair: MakePair) -> None:
     """DReG has hooks on gradients."""
-    pair, batch = make_pair("gaussian", "full", "mixture", context_dim=2)
+    pair, batch = make_pair("bernoulli", "diagonal", "mixture", context_dim=2)
     mask = torch.rand(batch.x.shape, generator=_generator()) < 0.5
     bound, settings = PATHWISE["iwae, dreg"]
     _agree(pair, Batch(batch.x, None, batch.context, mask), _terms, bound=bound, generator=True, **settings)

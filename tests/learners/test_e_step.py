@@ -284,7 +284,7 @@ def test_auto_is_gauss_newton_where_there_is_a_fisher_information() -> None:
 
 @pytest.mark.parametrize(("sampler", "target"), [("hmc", 0.6), ("nuts", 0.8), ("hmc", 0.9)])
 def test_the_acceptance_is_that_which_was_aimed_at(sampler: Method, target: float) -> None:
-    scene = Scene(EStep(sampler=sampler, metric="identity", target_acceptance=target), num_data=1_000)
+    scene = Scene(EStep(sampler=sampler, metric="identity", target_acceptance=target), num_data=300)
     for _ in range(40):
         scene.visit()
     seen = torch.stack([scene.visit().acceptance.mean() for _ in range(20)])

@@ -24,6 +24,7 @@ from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Likelihood
 from elbowroom.model.networks import MLP, ConvDecoder
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal
+from elbowroom.numerics import RowSlots
 from likelihood_options import NEEDED, shaping
 
 LATENT = 3
@@ -186,6 +187,14 @@ def test_searches_side_by_side_end_where_each_ends_alone(name, rows, monkeypatch
     for together, apart in zip(found, zip(*alone, strict=True), strict=True):
         torch.testing.assert_close(together, torch.stack(apart))
     assert max(evaluated) == {1: 20, 45: 40, 1024: 100}[rows]
+
+
+def test_in_slots_searches_go_one_after_the_other_to_the_same_bits():
+    case, slots = problem("bernoulli"), RowSlots(period=4, multiple=4)
+    starts = torch.stack([case.start, -case.start])
+    found = laplace(case.model, starts, case.batch, slots=slots)
+    for start, each in zip(starts, zip(*found, strict=True), strict=True):
+        assert all(map(torch.equal, each, laplace(case.model, start, case.batch, slots=slots)))
 
 
 def test_only_data_that_have_not_arrived_are_computed_on(monkeypatch):

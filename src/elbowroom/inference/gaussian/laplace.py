@@ -77,7 +77,7 @@ def laplace(
     Args:
         model: p(x, z), in evaluation mode if its networks have batch normalisation or dropout.
         start: z, shape (batch, latent); or (searches, batch, latent), for several searches of each example, which
-            are computed side by side.
+            are computed side by side unless ``slots`` are given.
         batch: data, ``x`` of shape (batch, \*event).
         steps: Newton steps at most; 0 gives the precision at the start itself.
         tolerance: nats that may be left to gain.
@@ -104,10 +104,11 @@ def laplace(
         )
     if start.dim() != 3:
         return _find(_ModeSearch(model, start.detach(), batch, slots, chunk_elements), steps, tolerance)
+    at_once = 1 if slots is not None else max(1, _ROWS // max(1, len(batch)))
     rows, found = torch.arange(len(batch), device=start.device), []
-    for some in chunks(len(start), max(1, _ROWS // max(1, len(batch)))):
+    for some in chunks(len(start), at_once):
         z = start[some].detach()
-        repeated = batch.rows(rows.repeat(len(z)))  # slots go on behind those of a whole batch as they began
+        repeated = batch.rows(rows.repeat(len(z)))
         search = _ModeSearch(model, z.flatten(0, 1), repeated, slots, chunk_elements, examples=len(batch))
         found.append(
             Laplace(*(part.reshape(*z.shape[:2], *part.shape[1:]) for part in _find(search, steps, tolerance)))

@@ -213,8 +213,8 @@ def laplace_proposal(
     prior = model.prior(None, batch.context)
     center, variance = (part.expand(len(batch), -1) for part in _moments(prior, generator))
     points = _starting_points(model, guide, batch, prior, center, starts, generator)
-    found = [laplace(model, z, batch, tolerance=tolerance, slots=slots) for z in points]
-    modes = Laplace(*(torch.stack(parts, 1) for parts in zip(*found, strict=True)))  # (batch, S, …)
+    found = laplace(model, torch.stack(points), batch, tolerance=tolerance, slots=slots)
+    modes = Laplace(*(part.transpose(0, 1).contiguous() for part in found))  # (batch, S, …)
     latent_dim = modes.mode.shape[-1]
     scale_tril = covariance_factor(modes.precision)
     # log e_s = log p(x, mode) + ½ log |2π H⁻¹|, but for (2π)^{D/2}, which all modes share

@@ -178,7 +178,9 @@ er.plots.samples_figure(
 # %%
 deep = runs["two groups"]
 points = 20 if FULL else 12
-for result in deep.evaluate("elbo", "iwae", "ais", k=500, points=points, temperatures=32, chains=8):
+for result in deep.evaluate(
+    "elbo", "iwae", "ais", k=500, points=points, temperatures=32, chains=8
+):
     if result.name in ("elbo", "iwae", "ais"):
         print(f"{result.name.upper():<5} {result.value:7.2f} ± {result.stderr:.2f}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from typing import Any
 
@@ -71,8 +72,14 @@ def test_score_is_the_evidence_of_every_row_in_order() -> None:
     assert bool(found.reliable.all())
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("dim", "latent_dim"), [(2, 1), (8, 3), (20, 5)])
+def _methods_and_sizes() -> list[Any]:
+    """Every method at one size, and every size with one method; the other pairs in the slow tests."""
+    quick = {*((method, (8, 3)) for method in METHODS), ("iwae", (2, 1)), ("laplace-is", (20, 5))}
+    pairs = itertools.product(METHODS, [(2, 1), (8, 3), (20, 5)])
+    return [pytest.param(m, *size, marks=() if (m, size) in quick else pytest.mark.slow) for m, size in pairs]
+
+
+@pytest.mark.parametrize(("method", "dim", "latent_dim"), _methods_and_sizes())
 def test_errors_are_as_large_as_stated(dim: int, latent_dim: int, method: Any) -> None:
     """z-scores of 250 rows have a root mean square of 1 ± 0.045 if the standard errors are right."""
     model, guide, x = _oracle(250, dim=dim, latent_dim=latent_dim)

@@ -42,7 +42,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
             seen["context"] = context
             return sample(self, *args, context=context, **more)
 
-        def figure(data: Any, samples: Any, *, names: Any, note: Any) -> None:
+        def figure(data: Any, samples: Any, *, note: Any, **more: Any) -> None:
             seen.update(data=data, samples=samples, note=note)
 
         monkeypatch.setattr(Run, "sample", spy)

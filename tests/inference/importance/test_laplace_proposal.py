@@ -27,17 +27,17 @@ from elbowroom.model.likelihoods import Bernoulli, Gaussian
 from elbowroom.model.networks import MLP
 from elbowroom.model.oracles import quadrature_log_evidence
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, VampPrior
+from likelihood_options import NEEDED, shaping
 
 LIKELIHOODS = {
     **{
-        name: (kind, {})
+        name: (kind, NEEDED.get(name, {}))
         for name, kind in likelihoods.LIKELIHOODS.items()
         if kind.normalized and kind.fisher_information is not likelihoods.Likelihood.fisher_information
     },
     "gaussian": (likelihoods.Gaussian, {"scale": 0.3}),
     "gaussian-per-element": (likelihoods.Gaussian, {"scale": "per-element"}),
     "discretized-logistic-mixture": (likelihoods.DiscretizedLogisticMixture, {"components": 2}),
-    "categorical": (likelihoods.Categorical, {"num_categories": 4}),
 }
 
 
@@ -55,7 +55,7 @@ def problem(
     """A model with curved posteriors, a context, and data from it with some elements missing."""
     torch.manual_seed(3)
     cls, options = LIKELIHOODS[name]
-    shape = cls.parameter_shape((8,), **{k: v for k, v in options.items() if k != "scale" or v == "per-element"})
+    shape = cls.parameter_shape((8,), **shaping(options))
     network = MLP((latent,), shape, hidden=(8,), activation="tanh", context_dim=2)
     for parameter in network.parameters():
         parameter.data.mul_(1.5)

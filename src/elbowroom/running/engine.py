@@ -238,8 +238,8 @@ class _Recorder:
     progress: TrainingProgress
     observers: Sequence[Observer]
     generator: torch.Generator
-    started: float = field(default_factory=time.perf_counter)
-    saved: float = field(default_factory=time.perf_counter)
+    started: float = field(default_factory=lambda: time.perf_counter())  # looked up anew: tests set the clock
+    saved: float = field(default_factory=lambda: time.perf_counter())
     best: Pair | None = None  #: the best weights, while they are not yet on disk
     on_disk: int = 0  #: step of the latest checkpoint
 

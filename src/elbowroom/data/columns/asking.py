@@ -114,7 +114,7 @@ def _split(part: str) -> tuple[str, str, str]:
 
 
 def check_there(asked: Asked, columns: Sequence[str], name: str) -> None:
-    """Refuse what is asked of columns that a table has not.
+    """Refuse what is asked of columns that a table does not have.
 
     Args:
         asked: of the columns.
@@ -126,6 +126,6 @@ def check_there(asked: Asked, columns: Sequence[str], name: str) -> None:
     for column in (*asked.kinds, *asked.dropped):
         if column not in columns:
             raise ElbowroomError(
-                f"--data.columns or --data.drop names '{column}', a column that {name} has not.",
+                f"--data.columns or --data.drop names column '{column}', which {name} does not have.",
                 did_you_mean(column, columns),
             )

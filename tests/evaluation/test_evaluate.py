@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -22,48 +21,17 @@ from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import DiagonalNormal, InputTransform, PriorGuide
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import (
-    LIKELIHOODS,
     Bernoulli,
     Categorical,
-    CrossEntropy,
     DiscretizedLogisticMixture,
     Gaussian,
-    Likelihood,
     NegativeBinomial,
 )
 from elbowroom.model.networks import MLP
-from elbowroom.model.oracles import LinearGaussian, ppca, quadrature_log_evidence
+from elbowroom.model.oracles import LinearGaussian
 from elbowroom.model.priors import StandardNormal
 from elbowroom.numerics import mean_and_stderr
-from likelihood_options import NEEDED
-
-DIM, LATENT = 6, 2
-
-
-def _data(x: Tensor, **settings: Any) -> DataSet:
-    data = load_data(x, support="reals", validation=0.0, test=0.0, **settings)
-    assert isinstance(data, DataSet)
-    return data.to(dtype=torch.float64)
-
-
-def _oracle(num_data: int = 300, seed: int = 3) -> tuple[LinearGaussian, DiagonalNormal, Tensor]:
-    return ppca(DIM, LATENT, seed=seed, num_data=num_data)
-
-
-def _exact_elbo(model: LinearGaussian, guide: Conditional, x: Tensor) -> Tensor:
-    """log p(x) − KL(q || p(z | x)), both in closed form."""
-    q = guide(x)
-    normal = torch.distributions.MultivariateNormal(q.mean, torch.diag_embed(q.variance))
-    return (model.log_evidence(x) - kl_divergence(normal, model.posterior(x))).detach()
-
-
-def _named(results: list[Result]) -> dict[str, Result]:
-    return {result.name: result for result in results}
-
-
-def _measure(model: LatentModel, guide: Conditional, data: Any, *methods: str, **settings: Any) -> dict[str, Result]:
-    return _named(evaluate(model, guide, data, methods=methods, split="train", **settings))
-
+from evaluation_cases import LATENT, data_of, exact_elbo, measure, oracle
 
 # --- right -------------------------------------------------------------------------------------------------------
 
@@ -71,9 +39,9 @@ def _measure(model: LatentModel, guide: Conditional, data: Any, *methods: str, *
 @pytest.mark.parametrize("num_samples", [1, 7])
 def test_the_elbo_is_the_exact_one(num_samples: int) -> None:
     """Per-datum noise is what remains after the exact value of every datum is taken out, so this z-score is sharp."""
-    model, guide, x = _oracle()
-    found = _measure(model, guide, _data(x), "elbo", num_samples=num_samples)
-    exact = _exact_elbo(model, guide, x)
+    model, guide, x = oracle()
+    found = measure(model, guide, data_of(x), "elbo", num_samples=num_samples)
+    exact = exact_elbo(model, guide, x)
     noise = torch.stack([_noise_of_one_draw(model, guide, x, seed) for seed in range(20)]).std(0).square()
     stderr = math.sqrt((noise / num_samples).sum().item()) / len(x)
     assert abs(found["elbo"].value - exact.mean().item()) < 4 * stderr
@@ -88,20 +56,20 @@ def _noise_of_one_draw(model: LinearGaussian, guide: Conditional, x: Tensor, see
 
 
 def test_bounds_are_ordered_and_the_room_is_their_difference() -> None:
-    model, guide, x = _oracle()
-    found = _measure(model, guide, _data(x), "elbo", "iwae", k=200)
+    model, guide, x = oracle()
+    found = measure(model, guide, data_of(x), "elbo", "iwae", k=200)
     evidence = model.log_evidence(x).mean().item()
     assert found["elbo"].value < found["iwae"].value
     # a bound, so below but for noise; over 200 draws its bias is far below the noise
-    found_alone = score(model, guide, _data(x), split="train", method="iwae", k=200)
+    found_alone = score(model, guide, data_of(x), split="train", method="iwae", k=200)
     noise = found_alone.stderr.square().sum().sqrt().item() / len(x)
     assert abs(found["iwae"].value - evidence) < 4 * noise
     assert found["elbow room"].value == pytest.approx(found["iwae"].value - found["elbo"].value)
 
 
 def test_with_the_exact_posterior_there_is_no_room() -> None:
-    model, _, x = _oracle()
-    found = _measure(model, model.exact_guide(), _data(x), "iwae", k=3)
+    model, _, x = oracle()
+    found = measure(model, model.exact_guide(), data_of(x), "iwae", k=3)
     assert found["iwae"].value == pytest.approx(model.log_evidence(x).mean().item(), abs=1e-9)
     assert found["iwae"].found["median_ess"] == pytest.approx(3)
 
@@ -109,15 +77,15 @@ def test_with_the_exact_posterior_there_is_no_room() -> None:
 @pytest.mark.parametrize("name", ["elbo", "iwae"])
 def test_standard_errors_are_calibrated(name: str) -> None:
     """Over fresh data and draws — of one seed, which must not tie them — (value − truth) / stderr has variance 1."""
-    model, guide, _ = _oracle()
-    truth_model = model.log_evidence if name == "iwae" else lambda x: _exact_elbo(model, guide, x)
+    model, guide, _ = oracle()
+    truth_model = model.log_evidence if name == "iwae" else lambda x: exact_elbo(model, guide, x)
     with torch.no_grad():
         everything = model.sample(100_000, generator=torch.Generator().manual_seed(0)).x
         truth = truth_model(everything).mean().item()
         scores = []
         for seed in range(1, 101):
             x = model.sample(60, generator=torch.Generator().manual_seed(seed)).x
-            found = _measure(model, guide, _data(x), name, seed=seed, **({"k": 100} if name == "iwae" else {}))[name]
+            found = measure(model, guide, data_of(x), name, seed=seed, **({"k": 100} if name == "iwae" else {}))[name]
             assert found.stderr is not None
             scores.append((found.value - truth) / found.stderr)
     z = torch.tensor(scores)
@@ -127,19 +95,19 @@ def test_standard_errors_are_calibrated(name: str) -> None:
 
 
 def test_the_standard_error_is_that_of_the_mean_over_data() -> None:
-    model, _, x = _oracle()
-    found = _measure(model, model.exact_guide(), _data(x), "iwae", k=2)["iwae"]
+    model, _, x = oracle()
+    found = measure(model, model.exact_guide(), data_of(x), "iwae", k=2)["iwae"]
     value, stderr = mean_and_stderr(model.log_evidence(x))
     assert (found.value, found.stderr) == (pytest.approx(value), pytest.approx(stderr))
 
 
 def test_equal_rows_do_not_make_the_mean_more_certain_than_one_of_them() -> None:
     """They have equal draws: a row that is there sixty times has the noise of one."""
-    model, guide, x = _oracle(2)
+    model, guide, x = oracle(2)
     copies = x[:1].expand(60, -1)
     for method in ("iwae", "laplace-is"):
-        found = _measure(model, guide, _data(copies), method, k=40)[method]
-        alone = score(model, guide, _data(x), split="train", method=method, k=40)
+        found = measure(model, guide, data_of(copies), method, k=40)[method]
+        alone = score(model, guide, data_of(x), split="train", method=method, k=40)
         assert found.value == pytest.approx(alone.log_evidence[0].item())
         assert found.stderr == pytest.approx(math.sqrt(59 / 60) * alone.stderr[0].item())
 
@@ -147,17 +115,17 @@ def test_equal_rows_do_not_make_the_mean_more_certain_than_one_of_them() -> None
 @pytest.mark.parametrize("size", [257, 400])
 def test_a_smaller_last_batch_weighs_what_it_is(size: int) -> None:
     """iwae reads 256 data at a time; every datum counts once."""
-    model, _, x = _oracle(num_data=size)
+    model, _, x = oracle(num_data=size)
     x[-1] += 10  # what a wrong weight would show
-    found = _measure(model, model.exact_guide(), _data(x), "iwae", k=1)["iwae"]
+    found = measure(model, model.exact_guide(), data_of(x), "iwae", k=1)["iwae"]
     assert found.value == pytest.approx(model.log_evidence(x).mean().item(), rel=1e-10)
     assert found.points == size
 
 
 def test_laplace_is_needs_no_guide() -> None:
     """The figure is log p(x) where the guide knows nothing of the posterior, and iwae from that guide is far below."""
-    model, _, x = _oracle()
-    found = _measure(model, PriorGuide(model.prior), _data(x), "iwae", "laplace-is", k=100)
+    model, _, x = oracle()
+    found = measure(model, PriorGuide(model.prior), data_of(x), "iwae", "laplace-is", k=100)
     evidence = model.log_evidence(x).mean().item()
     assert found["laplace-is"].value == pytest.approx(evidence, abs=0.02)
     assert found["iwae"].value < evidence - 0.1
@@ -171,16 +139,16 @@ def test_laplace_is_needs_no_guide() -> None:
 
 
 def test_without_a_guide_there_are_no_active_units() -> None:
-    model, _, x = _oracle(20)
+    model, _, x = oracle(20)
     with pytest.raises(ElbowroomError, match="has no guide") as caught:
-        _measure(model, PriorGuide(model.prior), _data(x), "active-units")
+        measure(model, PriorGuide(model.prior), data_of(x), "active-units")
     assert "laplace-is" in caught.value.remedy
 
 
 def test_laplace_is_looks_at_the_guide_for_its_first_start_alone() -> None:
-    model, guide, x = _oracle(60)
+    model, guide, x = oracle(60)
     values = [
-        _measure(model, start, _data(x), "laplace-is", k=2000)["laplace-is"].value
+        measure(model, start, data_of(x), "laplace-is", k=2000)["laplace-is"].value
         for start in (guide, PriorGuide(model.prior))
     ]
     assert values[0] == pytest.approx(values[1], abs=0.01)
@@ -196,11 +164,11 @@ def test_starved_data_are_counted() -> None:
     model = LatentModel(StandardNormal(1), Gaussian(SquareAndSelf(), (2,), scale=0.05)).double()
     x = torch.ones(20, 2, dtype=torch.float64)
     x[:2, 1] = math.nan
-    data = _data(x, missing="mask")
+    data = data_of(x, missing="mask")
     guide = _Chosen([1.0])
-    found = _measure(model, guide, data, "laplace-is", k=2000, starts=1)["laplace-is"]
+    found = measure(model, guide, data, "laplace-is", k=2000, starts=1)["laplace-is"]
     assert found.found["low_ess"] == pytest.approx(0.1)
-    found = _measure(model, guide, data, "laplace-is", k=2000, starts=12)["laplace-is"]
+    found = measure(model, guide, data, "laplace-is", k=2000, starts=12)["laplace-is"]
     assert found.found["low_ess"] == 0.0
     assert found.found["num_modes"] == pytest.approx(1.1)
 
@@ -209,9 +177,9 @@ def test_what_was_found_is_told_from_what_was_asked() -> None:
     """Results replace each other by what was asked, which a second run of another model shares."""
     asked = []
     for seed in (3, 4):
-        model, guide, x = _oracle(30, seed=seed)
+        model, guide, x = oracle(30, seed=seed)
         for method in ("iwae", "laplace-is"):
-            result = _measure(model, guide, _data(x), method, k=20)[method]
+            result = measure(model, guide, data_of(x), method, k=20)[method]
             asked.append((result.method, result.asked))
             assert "median_ess" in result.found
     assert asked[:2] == asked[2:]
@@ -227,8 +195,8 @@ def test_what_was_asked_can_be_asked_again(method: str) -> None:
         model, guide, x, _ = small_codes(rows=20)
         data = load_data(x, support="binary", validation=0.0, test=0.0)
     else:
-        model, guide, x = _oracle(20)
-        data = _data(x)
+        model, guide, x = oracle(20)
+        data = data_of(x)
     few = {"ais": {"temperatures": 4, "chains": 3}, "bdmc": {"temperatures": 4, "chains": 3}}.get(method, {})
     given = {"points": 12, "simulated": 12, "k": 30, "starts": 2, "num_samples": 3, "seed": 5, **few}
     first = evaluate(model, guide, data, split="train", methods=[method], **given)
@@ -244,26 +212,26 @@ def test_what_was_asked_can_be_asked_again(method: str) -> None:
 
 
 def test_draws_are_the_methods_own_unless_given() -> None:
-    model, guide, x = _oracle(3)
-    found = _measure(model, guide, _data(x), "iwae", "laplace-is")
+    model, guide, x = oracle(3)
+    found = measure(model, guide, data_of(x), "iwae", "laplace-is")
     assert (found["iwae"].asked["k"], found["laplace-is"].asked["k"]) == (5000, 100)
-    found = _measure(model, guide, _data(x), "iwae", "laplace-is", k=7, starts=2)
+    found = measure(model, guide, data_of(x), "iwae", "laplace-is", k=7, starts=2)
     assert (found["iwae"].asked["k"], found["laplace-is"].asked["k"]) == (7, 7)
     assert found["laplace-is"].asked["starts"] == 2
 
 
 def test_the_standard_error_of_one_datum_is_unknown() -> None:
-    model, guide, x = _oracle(30)
-    found = _measure(model, guide, _data(x), "elbo", "iwae", k=2, points=1)
+    model, guide, x = oracle(30)
+    found = measure(model, guide, data_of(x), "elbo", "iwae", k=2, points=1)
     assert [found[name].stderr for name in ("elbo", "iwae", "elbow room")] == [None, None, None]
     assert found["elbo"].model_dump_json()
 
 
 def test_missing_elements_are_summed_out() -> None:
-    model, _, x = _oracle(num_data=80)
+    model, _, x = oracle(num_data=80)
     mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(5)) < 0.7
     mask[:, 0] = True
-    data = _data(torch.where(mask, x, math.nan), missing="mask")
+    data = data_of(torch.where(mask, x, math.nan), missing="mask")
 
     class Exact(Conditional):
         """The posterior given what was observed; rows are told apart by their values."""
@@ -274,8 +242,8 @@ def test_missing_elements_are_summed_out() -> None:
             return model.posterior(x[rows], mask[rows])
 
     exact = model.log_evidence(x, mask).mean().item()
-    assert _measure(model, Exact(), data, "iwae", k=1)["iwae"].value == pytest.approx(exact, rel=1e-9)
-    assert _measure(model, Exact(), data, "laplace-is")["laplace-is"].value == pytest.approx(exact, abs=0.03)
+    assert measure(model, Exact(), data, "iwae", k=1)["iwae"].value == pytest.approx(exact, rel=1e-9)
+    assert measure(model, Exact(), data, "laplace-is")["laplace-is"].value == pytest.approx(exact, abs=0.03)
 
 
 # --- the rest of the methods -------------------------------------------------------------------------------------
@@ -301,10 +269,10 @@ def test_active_units_are_those_whose_mean_has_variance_above_a_hundredth() -> N
     x[:, 0] = (x[:, 0] - x[:, 0].mean()) / x[:, 0].std()
     guide = _Chosen([0.0, 0.0999, 0.1001, -0.2, 3.0, -0.05])
     model = LinearGaussian(torch.zeros(2, 6).double(), torch.zeros(2).double(), 1.0)
-    found = _measure(model, guide, _data(x), "active-units")["active units"]
+    found = measure(model, guide, data_of(x), "active-units")["active units"]
     assert (found.value, found.found["of"], found.unit, found.stderr) == (3, 6, "units", None)
     with pytest.raises(ElbowroomError, match=r"there is one example[\s\S]*--methods elbo,iwae"):
-        _measure(model, guide, _data(x), "active-units", points=1)
+        measure(model, guide, data_of(x), "active-units", points=1)
 
 
 def _bytes(num_data: int) -> tuple[LatentModel, DiagonalNormal, Tensor]:
@@ -323,7 +291,7 @@ def _bytes(num_data: int) -> tuple[LatentModel, DiagonalNormal, Tensor]:
 def test_bits_per_dimension_are_exact() -> None:
     model, guide, x = _bytes(40)
     data = load_data(x, validation=0, test=0.0, support="bytes")
-    found = _measure(model, guide, data, "elbo", "iwae", "laplace-is", k=10)
+    found = measure(model, guide, data, "elbo", "iwae", "laplace-is", k=10)
     for name in ("elbo", "iwae", "laplace-is"):
         nats, bits = found[name], found[f"{name}, bits per dimension"]
         assert bits.value == pytest.approx(-nats.value / (6 * math.log(2)))
@@ -337,7 +305,7 @@ def test_errors_count_the_noise_that_equal_rows_share(method: str) -> None:
     model, guide, x = _bytes(1)
     data = load_data(x.expand(6, -1, -1), validation=0, test=0.0, support="bytes")
     kept: dict[str, dict[str, Tensor]] = {}
-    found = _measure(model, guide, data, method, k=10, keep=kept.__setitem__)
+    found = measure(model, guide, data, method, k=10, keep=kept.__setitem__)
     of_one = float(kept[method]["stderr"][0]) * math.sqrt(5 / 6)  # the rest is counted by a spread, here 0
     assert found[method].stderr == pytest.approx(of_one)
     assert found[f"{method}, bits per dimension"].stderr == pytest.approx(of_one / (6 * math.log(2)))
@@ -349,31 +317,31 @@ def test_errors_count_the_noise_that_equal_rows_share(method: str) -> None:
 @pytest.mark.parametrize("num_samples", [1, 4])
 def test_errors_of_the_elbo_count_the_noise_that_equal_rows_share(num_samples: int) -> None:
     """They share their draws, and the noise of a bound of one draw is estimated by another."""
-    model, guide, x = _oracle(1)
-    data, asked = _data(x.expand(6, -1)), {"num_samples": num_samples}
-    found = [_measure(model, guide, data, "elbo", seed=seed, **asked) for seed in range(150)]
+    model, guide, x = oracle(1)
+    data, asked = data_of(x.expand(6, -1)), {"num_samples": num_samples}
+    found = [measure(model, guide, data, "elbo", seed=seed, **asked) for seed in range(150)]
     for name in ("elbo", "reconstruction"):
         values = torch.tensor([each[name].value for each in found], dtype=torch.float64)
         variances = torch.tensor([each[name].stderr or 0.0 for each in found], dtype=torch.float64).square()
         ratio = float(variances.mean() * 6 / 5 / values.var())  # the rest is counted by a spread, here 0
         assert abs(ratio - 1) < 4 * math.sqrt(4 / len(found))
     assert found[0]["kl"].stderr == 0  # in closed form
-    room = _measure(model, guide, data, "iwae", k=2000, **asked)["elbow room"].stderr
+    room = measure(model, guide, data, "iwae", k=2000, **asked)["elbow room"].stderr
     assert room == pytest.approx(found[0]["elbo"].stderr, rel=0.2)
 
 
 def test_rows_that_differ_have_no_noise_in_common() -> None:
-    model, guide, x = _oracle(200)
+    model, guide, x = oracle(200)
     kept: dict[str, dict[str, Tensor]] = {}
-    found = _measure(model, guide, _data(x), "elbo", keep=kept.__setitem__)
+    found = measure(model, guide, data_of(x), "elbo", keep=kept.__setitem__)
     assert found["elbo"].stderr == pytest.approx(float(kept["elbo"]["elbo"].std()) / math.sqrt(200))
 
 
 def _per_row(data: DataSet, method: str, points: int | None = None) -> dict[int, dict[str, float]]:
     """Values of every row by its position."""
-    model, guide, _ = _oracle()
+    model, guide, _ = oracle()
     kept: dict[str, dict[str, Tensor]] = {}
-    _measure(model, guide, data, method, k=30, points=points, keep=kept.__setitem__)
+    measure(model, guide, data, method, k=30, points=points, keep=kept.__setitem__)
     columns = kept[method]
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     return {int(row[0]): dict(zip(columns, row, strict=True)) for row in rows}
@@ -384,8 +352,8 @@ ROW_METHODS = ["elbo", "iwae", "laplace-is", "k-curve", "room"]
 
 @pytest.mark.parametrize("method", ROW_METHODS)
 def test_a_row_has_the_same_values_among_fifty_and_among_two_hundred(method: str) -> None:
-    _, _, x = _oracle(200)
-    data = _data(x)
+    _, _, x = oracle(200)
+    data = data_of(x)
     some, every = _per_row(data, method, points=50), _per_row(data, method, points=200)
     assert len(some) == 50
     assert {row: every[row] for row in some} == some
@@ -393,9 +361,9 @@ def test_a_row_has_the_same_values_among_fifty_and_among_two_hundred(method: str
 
 @pytest.mark.parametrize("method", [name for name in ROW_METHODS if name != "k-curve"])  # whose first bound is one draw
 def test_a_row_has_the_same_values_in_another_place(method: str) -> None:
-    _, _, x = _oracle(200)
+    _, _, x = oracle(200)
     rows = [150, 3, 77]
-    every, moved = _per_row(_data(x), method, points=200), _per_row(_data(x[rows]), method)
+    every, moved = _per_row(data_of(x), method, points=200), _per_row(data_of(x[rows]), method)
     assert [{**every[row], "row": at} for at, row in enumerate(rows)] == [moved[at] for at in range(3)]
 
 
@@ -409,7 +377,7 @@ def test_bits_per_dimension_count_what_was_observed() -> None:
     observed = x.isfinite().sum(1).double()
     assert observed.unique().numel() > 1
     data = load_data(x, validation=0, test=0.0, support="counts", missing="mask")
-    found = _measure(model, guide, data, "elbo", "iwae", "laplace-is", k=10)
+    found = measure(model, guide, data, "elbo", "iwae", "laplace-is", k=10)
     for name in ("elbo", "iwae", "laplace-is"):
         nats, bits = found[name], found[f"{name}, bits per dimension"]
         assert bits.value == pytest.approx(-nats.value * 40 / (observed.sum().item() * math.log(2)))
@@ -431,7 +399,7 @@ def test_the_error_of_bits_per_dimension_is_that_of_a_ratio() -> None:
     x = torch.randint(0, 4, (40, 6), generator=generator).float()
     x[torch.rand(40, 6, generator=generator) < 0.3] = math.nan
     data = load_data(x, validation=0, test=0.0, support="categories", num_categories=4, missing="mask")
-    bits = _measure(model, DiagonalNormal(encoder, 2, transform), data, "elbo")["elbo, bits per dimension"]
+    bits = measure(model, DiagonalNormal(encoder, 2, transform), data, "elbo")["elbo, bits per dimension"]
     assert bits.value == pytest.approx(2.0, rel=1e-5)
     assert bits.stderr == pytest.approx(0.0, abs=1e-5)
 
@@ -440,18 +408,18 @@ def test_binary_data_have_no_bits_per_dimension() -> None:
     model = LatentModel(StandardNormal(2), Bernoulli(MLP((2,), (1, 6), hidden=()), (6,)))
     data = load_data(torch.eye(6), validation=0, test=0.0, support="binary")
     guide = DiagonalNormal(MLP((6,), (2, 2), hidden=()), 2)
-    assert not [name for name in _measure(model, guide, data, "elbo", "iwae", k=2) if "bits" in name]
+    assert not [name for name in measure(model, guide, data, "elbo", "iwae", k=2) if "bits" in name]
 
 
 def test_data_that_are_no_integers_have_no_bits_per_dimension() -> None:
-    model, guide, x = _oracle(20)
-    assert not [name for name in _measure(model, guide, _data(x), "elbo", "iwae", k=2) if "bits" in name]
+    model, guide, x = oracle(20)
+    assert not [name for name in measure(model, guide, data_of(x), "elbo", "iwae", k=2) if "bits" in name]
 
 
 def test_a_result_carries_its_meaning() -> None:
-    model, guide, x = _oracle(30)
-    data = _data(x)
-    found = _measure(model, guide, data, "elbo", points=20, num_samples=2, seed=9)["elbo"]
+    model, guide, x = oracle(30)
+    data = data_of(x)
+    found = measure(model, guide, data, "elbo", points=20, num_samples=2, seed=9)["elbo"]
     assert (found.points, found.split, found.bound, found.unit) == (20, "train", "lower", "nats")
     assert (found.method, found.asked, found.found) == ("elbo", {"num_samples": 2, "seed": 9}, {})
     assert found.protocol == data.protocol()
@@ -461,150 +429,9 @@ def test_a_result_carries_its_meaning() -> None:
 
 
 def test_progress_is_announced_to_the_last_datum() -> None:
-    model, guide, x = _oracle(300)
+    model, guide, x = oracle(300)
     told: list[tuple[str, int, int]] = []
     evaluate(
-        model, guide, _data(x), methods=["iwae"], split="train", k=2, announce=lambda *progress: told.append(progress)
+        model, guide, data_of(x), methods=["iwae"], split="train", k=2, announce=lambda *progress: told.append(progress)
     )
     assert [event for event in told if event[0] == "iwae"] == [("iwae", done, 300) for done in (256, 300)]
-
-
-# --- what is no likelihood ---------------------------------------------------------------------------------------
-
-
-def _cross_entropy() -> tuple[LatentModel, DiagonalNormal, DataSet]:
-    torch.manual_seed(0)
-    model = LatentModel(StandardNormal(2), CrossEntropy(MLP((2,), (1, 4), hidden=()), (4,)))
-    x = torch.rand(30, 4, generator=torch.Generator().manual_seed(0))
-    data = load_data(x, validation=0, test=0.0)
-    assert isinstance(data, DataSet)
-    return model, DiagonalNormal(MLP((4,), (2, 2), hidden=()), 2), data
-
-
-def test_cross_entropy_is_labelled() -> None:
-    found = evaluate(*_cross_entropy(), methods=["elbo"], split="train")
-    assert [result.name for result in found] == [
-        f"{name} (cross-entropy: not a log-likelihood)" for name in ("elbo", "reconstruction", "kl")
-    ]
-    assert {result.bound for result in found} == {None}
-
-
-def test_cross_entropy_has_no_evidence_to_estimate() -> None:
-    model, guide, data = _cross_entropy()
-    for method in ("iwae", "laplace-is"):
-        with pytest.raises(ElbowroomError, match=f"{method} estimates log p"):
-            evaluate(model, guide, data, methods=[method], split="train")
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"methods": ["iwea"]}, "no method 'iwea'"),
-        ({"k": 0}, "k is 0"),
-        ({"starts": 0}, "starts is 0"),
-        ({"num_samples": -1}, "num_samples is -1"),
-        ({"points": 0}, "points is 0"),
-        ({"split": "tset"}, "no split 'tset'"),
-        ({"split": "test"}, "no test rows"),
-    ],
-)
-def test_what_makes_no_sense_is_refused(settings: dict[str, Any], message: str) -> None:
-    model, guide, x = _oracle(10)
-    with pytest.raises(ElbowroomError, match=message):
-        evaluate(model, guide, _data(x), **settings)
-
-
-# --- the same again ----------------------------------------------------------------------------------------------
-
-
-def test_the_same_call_gives_the_same_figures() -> None:
-    model, guide, x = _oracle(150)
-    torch.manual_seed(1)
-    first = evaluate(model, guide, _data(x), split="train", k=20)
-    torch.manual_seed(2)
-    state = torch.get_rng_state()
-    assert evaluate(model, guide, _data(x), split="train", k=20) == first
-    assert torch.equal(torch.get_rng_state(), state)
-    assert evaluate(model, guide, _data(x), split="train", k=20, seed=1)[0].value != first[0].value
-
-
-def test_a_method_gives_the_same_whichever_others_are_asked_for() -> None:
-    model, guide, x = _oracle(120)
-    together = _measure(model, guide, _data(x), "elbo", "active-units", "laplace-is", "iwae", k=10)
-    by_method = {"elbo": "elbo", "iwae": "iwae", "laplace-is": "laplace-is", "active units": "active-units"}
-    for name, method in by_method.items():
-        assert _measure(model, guide, _data(x), method, k=10)[name] == together[name]
-
-
-def test_estimates_of_log_p_take_a_thousand_data_unless_told_otherwise() -> None:
-    model, guide, x = _oracle(1100)
-    few = {"k": 1, "starts": 1}
-    for method in ("iwae", "laplace-is"):
-        assert _measure(model, guide, _data(x), method, **few)[method].points == 1000
-        assert _measure(model, guide, _data(x), method, **few, points=1100)[method].points == 1100
-    assert _measure(model, guide, _data(x), "elbo")["elbo"].points == 1100
-
-
-# --- every likelihood --------------------------------------------------------------------------------------------
-
-#: name -> what load_data takes, and its options
-SUPPORTS: dict[str, dict[str, Any]] = {
-    "binary": {},
-    "unit-interval": {},
-    "reals": {},
-    "bytes": {},
-    "categories": {"num_categories": 4},
-    "counts": {},
-}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        name
-        for name, kind in LIKELIHOODS.items()
-        if kind.normalized and kind.fisher_information is not Likelihood.fisher_information
-    ],
-)
-def test_laplace_is_measures_every_likelihood(name: str) -> None:
-    """Against integration over a grid."""
-    torch.manual_seed(0)
-    cls = LIKELIHOODS[name]
-    options = NEEDED.get(name, {})
-    network = MLP((2,), cls.parameter_shape((6,), **options), hidden=(5,), activation="tanh")
-    model = LatentModel(StandardNormal(2), cls(network, (6,), **options))
-    x = model.sample(10, generator=torch.Generator().manual_seed(1)).x
-    if cls.support == Support.BYTES:
-        x = x.to(torch.uint8)
-    data = load_data(x, validation=0.0, test=0.0, support=cls.support.value, **SUPPORTS[cls.support.value])
-    assert isinstance(data, DataSet)
-    found = _measure(model, PriorGuide(model.prior), data, "laplace-is", k=500)["laplace-is"]
-    delivered = next(iter(data.batches("train", 10))).x
-    exact = quadrature_log_evidence(model, delivered, points=81).mean().item()
-    assert found.value == pytest.approx(exact, abs=0.03)
-
-
-# --- the tails of importance weights -------------------------------------------------------------------------------
-
-
-def test_the_k_curve_rises_to_the_evidence_and_says_how_heavy_its_tail_is() -> None:
-    model, guide, x = _oracle(num_data=100)
-    results = evaluate(model, guide, _data(x), methods=("k-curve",), split="train")
-    assert [result.asked["k"] for result in results] == [1, 10, 100, 1000, 5000]
-    values = [result.value for result in results]
-    assert values == sorted(values)
-    assert values[-1] == pytest.approx(model.log_evidence(x).mean().item(), abs=0.01)
-    assert results[-1].found["unreliable"] == 0.0 and "unreliable" not in results[0].found
-
-
-def test_a_guide_that_is_too_narrow_is_called_unreliable() -> None:
-    model, guide, x = _oracle(num_data=100)
-
-    class Narrow(Conditional):
-        def forward(self, given: Tensor | None, context: Tensor | None = None) -> Distribution:
-            q = guide(given)
-            return Independent(Normal(q.mean, 0.1 * q.stddev, validate_args=False), 1)
-
-    narrow, fair = (_measure(model, g, _data(x), "iwae", k=1000)["iwae"].found for g in (Narrow(), guide))
-    assert narrow["unreliable"] > 0.8 and narrow["median_pareto_k"] > 0.7
-    assert fair["unreliable"] == 0.0 and fair["median_pareto_k"] < 0.5

@@ -160,10 +160,10 @@ def test_columns_are_dropped(path: Path) -> None:
     [
         (
             {"columns": "aeg:count"},
-            "names 'aeg', a column that customers.csv has not",
+            "names column 'aeg', which customers.csv does not have",
             "Did you mean 'age'?",
         ),
-        ({"drop": ["citi"]}, "names 'citi', a column", "Did you mean 'city'?"),
+        ({"drop": ["citi"]}, "names column 'citi', which", "Did you mean 'city'?"),
         ({"columns": "age:cuont"}, "asks for the kind 'cuont' of column 'age'", "Did you mean 'count'?"),
         ({"columns": "age"}, "says 'age', but the kind of a column is given as NAME:KIND", "age:category"),
         ({"columns": "age:count,age:real"}, "says more than once what 'age' is", "Say it once"),

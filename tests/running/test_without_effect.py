@@ -59,6 +59,7 @@ READERS: dict[str, dict[str, Any]] = {
     "one masked convolution": {"masked_layers": 1},
     "two masked convolutions": {"masked_layers": 2},
     "codes": {"prior": "made", "guide": "categorical"},
+    "codes, the guide by itself": {"prior": "made"},
     "transformer": {"prior": "transformer", "prior_width": 16, "guide": "categorical"},
     "nearest": {"prior": "uniform", "guide": "nearest-code"},
     "grid": {"prior": "transformer", "guide": "categorical", "slots_per_place": 1, "prior_width": 16, **GRID},
@@ -100,6 +101,35 @@ def test_a_setting_changes_the_model_where_it_is_read_and_only_there(reader: str
             continue  # with the likelihood `auto` the data decide, which a sentence before they are read cannot know
         changed = _model(keys["model"], support) != plain
         assert changed is not bool(without_effect(configure(keys), keys)), key
+
+
+WIDTHS: dict[str, Any] = {
+    "hidden": [5],
+    "channels": [2, 3],
+    "width": 6,
+    "blocks": 1,
+    "patch": 2,
+    "norm": "weight",
+    "activation": "tanh",
+    "batch_norm": True,
+}
+
+
+@pytest.mark.parametrize("slots", [0, 1])
+@pytest.mark.parametrize("kind", ["mlp", "residual", "conv", "grid", "pyramid"])
+def test_a_setting_of_a_network_changes_the_kinds_that_read_it_and_no_other(kind: str, slots: int) -> None:
+    if slots and kind != "grid":
+        return  # refused: these have no places
+    model: dict[str, Any] = {"prior": "unigram", "slots_per_place": slots} if slots else {}
+    networks = {"encoder": {"kind": kind, "channels": [4]}, "decoder": {"kind": kind, "channels": [4]}}
+    plain = _model({**model, **networks}, "binary")
+    assert not isinstance(plain, str), plain
+    for key, value in WIDTHS.items():
+        keys = {"model": {**model, **{part: {**settings, key: value} for part, settings in networks.items()}}}
+        changed = _model(keys["model"], "binary") != plain  # or refused, which says it, too
+        said = [remark for remark in without_effect(configure(keys), keys) if f".{key.replace('_', '-')} " in remark]
+        refused = isinstance(_model(keys["model"], "binary"), str)
+        assert len(said) == (0 if changed and not refused else 2), (key, said)
 
 
 def test_every_setting_of_a_network_is_known() -> None:

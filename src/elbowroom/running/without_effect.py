@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from elbowroom.model.flows import FLOW_GUIDES, FLOW_PRIORS
+from elbowroom.running.build_pair import guide_name
 from elbowroom.running.config import Config
 from elbowroom.running.model_config import ModelConfig, NetworkConfig
 
@@ -14,7 +15,6 @@ __all__ = ["without_effect"]
 _MIXTURES = ("auto", "discretized-logistic-mixture", "colour-logistic-mixture")
 _SCALED = ("auto", "gaussian", "student-t", "laplace")
 _DEEP_PRIORS = ("made", "transformer", "pixelcnn", *FLOW_PRIORS)
-_NEAREST = ("auto", "nearest-code")
 
 #: of the model: when a setting is read, and what reads it, in words
 _MODEL: dict[str, tuple[Callable[[ModelConfig], bool], str]] = {
@@ -23,8 +23,8 @@ _MODEL: dict[str, tuple[Callable[[ModelConfig], bool], str]] = {
     "slots": (lambda m: m.has_codes and not m.slots_per_place, "a prior over codes without places"),
     "slots_per_place": (lambda m: m.has_codes, "a prior over codes"),
     "codes": (lambda m: m.has_codes, "a prior over codes"),
-    "codebook": (lambda m: m.has_codes and m.guide in _NEAREST, "the guide nearest-code"),
-    "code_dim": (lambda m: m.has_codes and m.guide in _NEAREST, "the guide nearest-code"),
+    "codebook": (lambda m: m.guide == "nearest-code", "the guide nearest-code"),
+    "code_dim": (lambda m: m.guide == "nearest-code", "the guide nearest-code"),
     "scale": (lambda m: m.likelihood in _SCALED, "a likelihood with a scale, such as gaussian"),
     "mean_activation": (lambda m: m.likelihood in _SCALED, "a likelihood with a scale, such as gaussian"),
     "degrees_of_freedom": (lambda m: m.likelihood == "student-t", "a Student-t likelihood"),
@@ -75,10 +75,11 @@ def without_effect(config: Config, given: Mapping[str, Any]) -> list[str]:
     model = given.get("model")
     if not isinstance(model, Mapping):
         return []
+    settled = config.model.model_copy(update={"guide": guide_name(config)})  # "auto" depends on the learner
     found = [
         _sentence(f"model.{key}", what)
         for key, (is_read, what) in _MODEL.items()
-        if key in model and not is_read(config.model)
+        if key in model and not is_read(settled)
     ]
     for part in ("encoder", "decoder"):
         network: NetworkConfig = getattr(config.model, part)
@@ -89,6 +90,8 @@ def without_effect(config: Config, given: Mapping[str, Any]) -> list[str]:
                 for key, kinds in _NETWORK.items()
                 if key in keys and network.kind not in kinds
             ]
+            if "hidden" in keys and network.kind == "grid" and settled.slots_per_place:
+                found.append(_sentence(f"model.{part}.hidden", "grids with a vector of latents, not slots at places"))
     return found
 
 

@@ -136,7 +136,9 @@ def test_completions_keep_the_codes_of_the_upper_half(
     x = np.random.default_rng(0).integers(0, 2, (60, 4, 6)).astype(np.uint8)
     objective = {"estimator": "straight-through"}
     placed = tiny(x, tmp_path / "run", model=model, objective=objective, train={"steps": 3})
-    seen = spy(monkeypatch, "code_maps_figure")
+    seen, read = spy(monkeypatch, "code_maps_figure"), list[torch.Tensor]()
+    decode = Run.decode
+    monkeypatch.setattr(Run, "decode", lambda run, z, **given: (read.append(z), decode(run, z, **given))[1])
     code_gallery.code_maps(placed)
     pictures, maps, decoded, _, _ = seen
     encoded = placed.encode(points=8)
@@ -145,6 +147,12 @@ def test_completions_keep_the_codes_of_the_upper_half(
     torch.testing.assert_close(decoded[0], placed.decode(placed.model.space.one_hot(encoded.codes)))
     positions = torch.tensor(encoded.rows["row"])
     assert torch.equal(pictures, torch.as_tensor(x)[positions].float())
+    own, *completed = (placed.model.space.numbers(z) for z in read[:3])  # 2 × 3 places
+    assert torch.equal(own, encoded.codes)
+    for numbers in completed:
+        assert torch.equal(numbers[:, :3], own[:, :3])
+        assert (numbers[:, 3:] != own[:, 3:]).any()
+    assert not torch.equal(*completed)
     assert not torch.equal(decoded[1], decoded[2])
     with pytest.raises(ElbowroomError, match="have no places"):
         code_gallery.code_maps(run)

@@ -10,6 +10,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
+from PIL import Image
 
 from elbowroom.data.columns.column import ColumnKind
 from elbowroom.data.dataset import DataSet
@@ -184,7 +185,7 @@ def test_what_is_asked_is_checked(path: Path, settings: dict[str, Any], problem:
 
 
 def test_kinds_are_for_tables() -> None:
-    with pytest.raises(ElbowroomError, match="but the data are none"):
+    with pytest.raises(ElbowroomError, match="but the data are no table"):
         load(torch.rand(5, 2), columns="auto")
 
 
@@ -236,3 +237,20 @@ def test_the_kind_of_a_dtype_survives(tmp_path: Path) -> None:
     data = load(frame)
     assert data.kinds is not None
     assert (data.kinds[0].kind, data.kinds[0].levels) == (ColumnKind.ORDINAL, ("S", "M", "L"))
+
+
+@pytest.mark.parametrize("asked", [{"columns": "a:count"}, {"columns": "auto"}, {"drop": ["a"]}], ids=str)
+@pytest.mark.parametrize("kind", ["x.npy", "x.npz", "pictures"])
+def test_columns_of_files_that_are_no_tables_are_refused(tmp_path: Path, kind: str, asked: dict[str, Any]) -> None:
+    path, x = tmp_path / kind, np.random.default_rng(0).integers(0, 255, (30, 8, 8), dtype=np.uint8)
+    if path.suffix == ".npz":
+        np.savez(path, x=x)
+    elif path.suffix:
+        np.save(path, x)
+    else:
+        path.mkdir()
+        for number, picture in enumerate(x):
+            Image.fromarray(picture).save(path / f"{number}.png")
+    load_data(path)
+    with pytest.raises(ElbowroomError, match="but the data are no table"):
+        load_data(path, **asked)

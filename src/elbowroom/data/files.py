@@ -15,7 +15,7 @@ from elbowroom.data.archives import read_archive, unreadable
 from elbowroom.data.csv.notation import Notation
 from elbowroom.data.csv.reading import Table, is_table, read_table
 from elbowroom.data.images import PictureOptions, image_folder
-from elbowroom.data.mixed_tables import Kinds, is_mixed
+from elbowroom.data.mixed_tables import Kinds, is_mixed, refuse_without_table
 from elbowroom.data.naming import Naming
 from elbowroom.data.pictures.finding import IMAGES
 from elbowroom.data.records import Records, is_records
@@ -82,6 +82,8 @@ def load_file(
                 f"The {what} column {column} was asked for, but {path} is not a table.",
                 f"Leave --data.{flag} out, or give a .csv, .tsv or .parquet file.",
             )
+    if kinds is not None and like is None and not table:
+        refuse_without_table(kinds)
     if path.is_dir():
         return image_folder(path, pictures, data_files=[kind for kind in KINDS if kind != ".txt"])  # notes are no data
     if not table and suffix not in (".npy", ".npz"):

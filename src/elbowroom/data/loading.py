@@ -24,7 +24,7 @@ from elbowroom.data.dataset import DataSet
 from elbowroom.data.files import load_file
 from elbowroom.data.identifiers import identifiers
 from elbowroom.data.images import PictureOptions
-from elbowroom.data.mixed_tables import Kinds, fit_to_training
+from elbowroom.data.mixed_tables import Kinds, fit_to_training, refuse_without_table
 from elbowroom.data.naming import Naming
 from elbowroom.data.records import Records, is_records
 from elbowroom.data.row_form import RowForm
@@ -287,12 +287,8 @@ def _material(
     if isinstance(source, (str, os.PathLike)) and not (isinstance(source, str) and source in BUILT_IN):
         return load_file(Path(source).expanduser(), announce=announce, pictures=pictures, **table, **roles)
     named = (roles["labels"], roles["id"])
-    kinds = roles["kinds"]
-    if roles["like"] is None and (kinds.mixed or kinds.asked.dropped):
-        raise ElbowroomError(
-            "Something was said about the columns of a table (--data.columns, --data.drop), but the data are none.",
-            "Leave it out, or give a table or a data frame.",
-        )
+    if roles["like"] is None:
+        refuse_without_table(roles["kinds"])
     asked = [*(roles["context"] or []), *(one for one in named if one is not None and one not in roles["optional"])]
     if asked:
         raise ElbowroomError(

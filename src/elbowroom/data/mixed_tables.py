@@ -25,7 +25,7 @@ from elbowroom.data.columns.values import values_of
 from elbowroom.data.csv.notation import Notation, looks_like_a_number
 from elbowroom.errors import ElbowroomError
 
-__all__ = ["Kinds", "Mixed", "fit_to_training", "is_mixed", "mixed_columns"]
+__all__ = ["Kinds", "Mixed", "fit_to_training", "is_mixed", "mixed_columns", "refuse_without_table"]
 
 _SAMPLE = 100  # cells that say what a column of text holds
 _LONG = 30  # letters of a level in a remark
@@ -65,6 +65,19 @@ class Mixed:
 
 
 # --- whether -----------------------------------------------------------------------------------------------------
+
+
+def refuse_without_table(kinds: Kinds) -> None:
+    """Refuse what is said about columns where the data are no table.
+
+    Raises:
+        ElbowroomError: kinds were asked for, or columns to be left out.
+    """
+    if kinds.mixed or kinds.asked.dropped:
+        raise ElbowroomError(
+            "Something was said about the columns of a table (--data.columns, --data.drop), but the data are no table.",
+            "Leave it out, or give a table or a data frame.",
+        )
 
 
 def is_mixed(series: Mapping[str, Any], missing: Collection[str] = ()) -> bool:

@@ -23,18 +23,18 @@ help:  ## this list
 
 setup: $(STAMP)  ## .venv with elbowroom (editable), its extras and the development tools
 
-# all that the demo needs
+# all that the demo needs; --no-compile: Python compiles what it imports, a small part of what torch installs
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "elbowroom needs Python 3.11 or later; $(PYTHON) is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e .
 	@touch $@
 
 # dependency groups need pip 25.1; a new .venv may have an older one
 $(STAMP): $(READY)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[tables,tensorboard,arviz,pyro,flows]' --group dev
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[tables,tensorboard,arviz,pyro,flows]' --group dev
 	@touch $@
 
 demo: $(READY)  ## train on scikit-learn's digits, measure, draw, report: a minute, once its packages are there

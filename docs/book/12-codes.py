@@ -129,9 +129,9 @@ er.plots.evaluation_figure(
 )
 
 # %% [markdown]
-# The posterior is unsure of the code, so one code is not enough. The guide is a good proposal: its importance-weighted
-# bound is nearly exact. And the bound from one code does not compare models, since it measures, beside $\log p(x)$, how
-# sure the posterior is:
+# The posterior is unsure of the code, so one code is not enough. Importance weights close part of that gap, and nearly
+# all of it where the guide is as broad as the posterior. And the bound from one code does not compare models, since
+# it measures, beside $\log p(x)$, how sure the posterior is:
 
 # %%
 two, three = found["two stages"], found["three stages"]
@@ -193,8 +193,8 @@ for name, run in runs.items():
     assert torch.allclose(gap, -of_mode, atol=1e-3)
     mean, error = er.mean_and_stderr(gap)
     assert mean > 4 * error
-near = er.mean_and_stderr(
-    found["three stages"]["all codes"] - found["three stages"]["importance weights, k = 1,000"]
-)
-assert near[0] < 0.2
+    left = er.mean_and_stderr(
+        found[name]["all codes"] - found[name]["importance weights, k = 1,000"]
+    )
+    assert left[0] + 4 * left[1] < mean
 assert gain > 4 * gain_error

@@ -165,6 +165,13 @@ def test_columns_are_dropped(path: Path) -> None:
             "Did you mean 'age'?",
         ),
         ({"drop": ["citi"]}, "names column 'citi', which", "Did you mean 'city'?"),
+        (
+            {"columns": "age:count", "context": ["age"]},
+            "names column 'age', which is no part of x",
+            "set the column aside",
+        ),
+        ({"drop": ["city"], "labels": "city"}, "names column 'city', which is no part of x", "Leave it out there"),
+        ({"columns": "zip:count", "id": "zip"}, "names column 'zip', which is no part of x", "set the column aside"),
         ({"columns": "age:cuont"}, "asks for the kind 'cuont' of column 'age'", "Did you mean 'count'?"),
         ({"columns": "age"}, "says 'age', but the kind of a column is given as NAME:KIND", "age:category"),
         ({"columns": "age:count,age:real"}, "says more than once what 'age' is", "Say it once"),

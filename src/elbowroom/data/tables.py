@@ -68,7 +68,7 @@ def frame_material(
     kept = [column for column in columns if column not in aside]
     if kinds is not None:
         if like is None:
-            check_there(kinds.asked, columns, name)
+            check_there(kinds.asked, columns, name, other_roles=aside)
         named_before = () if like is None or like.columns is None else like.columns
         left_out = {*kinds.asked.dropped, *(() if like is None else like.unused)} - {*named_before}
         kept = [column for column in kept if column not in left_out]

@@ -86,7 +86,7 @@ def test_words_state_shape_support_and_splits() -> None:
 
 def test_words_without_labels_and_with_context() -> None:
     words = showing.describe(load(rng().normal(size=(20, 3)), context=rng().normal(size=(20, 2))))
-    assert (words["labels"], words["context"]) == (0, 2)
+    assert (words["labels"], words["context"]) == ("none", 2)
 
 
 def test_the_picture_shows_the_first_nine_training_data(drawn: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from elbowroom.data.columns.column import ColumnKind
@@ -113,17 +113,24 @@ def _split(part: str) -> tuple[str, str, str]:
     return column.strip(), colon, f"{kind}{bracket}{more}"
 
 
-def check_there(asked: Asked, columns: Sequence[str], name: str) -> None:
-    """Refuse what is asked of columns that a table does not have.
+def check_there(asked: Asked, columns: Sequence[str], name: str, *, other_roles: Collection[str] = ()) -> None:
+    """Refuse what is asked of columns that a table does not have, or that are no part of x.
 
     Args:
         asked: of the columns.
         columns: of the table, those set aside for other roles too.
         name: of the table.
+        other_roles: the columns that are context, labels or identifiers.
     Raises:
-        ElbowroomError: names the column and the nearest one.
+        ElbowroomError: names the column and, if there is none, the nearest one.
     """
     for column in (*asked.kinds, *asked.dropped):
+        if column in other_roles:
+            raise ElbowroomError(
+                f"--data.columns or --data.drop names column '{column}', which is no part of x: it is the context, the "
+                "labels or the identifiers.",
+                "Leave it out there, or do not set the column aside.",
+            )
         if column not in columns:
             raise ElbowroomError(
                 f"--data.columns or --data.drop names column '{column}', which {name} does not have.",

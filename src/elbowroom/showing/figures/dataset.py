@@ -29,7 +29,7 @@ def describe(data: DataSet) -> dict[str, Any]:
         "splits": {split: data.size(split) for split in data.splits},
         "context": data.context_dim or "none",
         **_columns(data),
-        "labels": 0 if data.labels is None else len(torch.unique(data.labels)),
+        "labels": "none" if data.labels is None else len(torch.unique(data.labels)),
         "source": data.source or None,
         "licence": data.licence or "unknown",
         **({"remarks": list(data.remarks)} if data.remarks else {}),

@@ -15,7 +15,7 @@ from elbowroom.evaluation.doctor.examination import Examination
 from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.doctor.prior import holes
 from elbowroom.evaluation.doctor.sample_quality import sample_study, share_of_prior
-from elbowroom.evaluation.doctor.two_sample import TwoSampleTest
+from elbowroom.evaluation.two_sample import TwoSampleTest
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import DiagonalNormal
 from elbowroom.model.latent import LatentModel

@@ -8,7 +8,7 @@ import torch
 from elbowroom.evaluation.doctor.aggregate_posterior import Aggregate
 from elbowroom.evaluation.doctor.learned_prior import learn_priors
 from elbowroom.evaluation.doctor.sample_quality import SampleStudy
-from elbowroom.evaluation.doctor.two_sample import TwoSampleTest
+from elbowroom.evaluation.two_sample import TwoSampleTest
 from elbowroom.model.oracles import LinearGaussian
 from elbowroom.showing.figures.holes import holes_figure
 

@@ -6,7 +6,7 @@ A sample of the model begins with z ~ p(z), but its decoder was trained on z ~ q
 gets z that it was never trained on: reconstructions are good and samples are poor. Three numbers measure the
 difference, all on held-out data:
 
-- the accuracy of a classifier between draws of q(z) and of p(z) (:mod:`elbowroom.evaluation.doctor.two_sample`);
+- the accuracy of a classifier between draws of q(z) and of p(z) (:mod:`elbowroom.evaluation.two_sample`);
 - the gain of a learned prior in nats (:mod:`elbowroom.evaluation.doctor.learned_prior`), and its causes;
 - the share of prior draws in empty regions, where the density of the learned prior is below that of all but 1% of the
   held-out encodings.
@@ -24,7 +24,7 @@ from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.doctor.learned_prior import LearnedPrior, learn_priors
-from elbowroom.evaluation.doctor.two_sample import LEAST_DRAWS, TwoSampleTest, classifier_test
+from elbowroom.evaluation.two_sample import LEAST_DRAWS, TwoSampleTest, classifier_test
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw, mean
 from elbowroom.model.guides import guide_distribution

@@ -12,8 +12,8 @@ from elbowroom.evaluation.doctor.aggregate_posterior import Aggregate
 from elbowroom.evaluation.doctor.examination import Examination
 from elbowroom.evaluation.doctor.findings import Evidence, Finding, Severity
 from elbowroom.evaluation.doctor.sample_quality import SampleStudy, share_of_prior
-from elbowroom.evaluation.doctor.two_sample import TwoSampleTest
 from elbowroom.evaluation.thresholds import CERTAIN_Z, MAIN_SHARE, NOTABLE_NATS
+from elbowroom.evaluation.two_sample import TwoSampleTest
 from elbowroom.numerics import mean_and_stderr
 
 __all__ = ["holes", "sample_quality"]

@@ -30,23 +30,20 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.batch import Batch
-from elbowroom.data.support import Support
 from elbowroom.evaluation.doctor.aggregate_posterior import Aggregate, aggregate_study
 from elbowroom.evaluation.doctor.inputs import DoctorInput
-from elbowroom.evaluation.doctor.two_sample import LEAST_DRAWS, TwoSampleTest, classifier_test
-from elbowroom.model.conditional import Likelihood
-from elbowroom.model.draws import conditionals, draw, mean
+from elbowroom.evaluation.sample_rows import comparable, data_as_drawn, decoded, is_picture, unit_of_elements
+from elbowroom.evaluation.two_sample import LEAST_DRAWS, TwoSampleTest, classifier_test
+from elbowroom.model.draws import draw
 from elbowroom.model.guides import guide_distribution
-from elbowroom.model.latent import LatentModel, evaluation_mode
-from elbowroom.model.noise import uniform
-from elbowroom.numerics import chunks, mean_and_stderr
+from elbowroom.model.latent import evaluation_mode
+from elbowroom.numerics import mean_and_stderr
 
 __all__ = ["SOURCES", "SampleStudy", "sample_study", "share_of_prior"]
 
 SOURCES = ("encodings", "learned", "prior")
 """The sources of z."""
 
-_CHUNK = 500  # examples at a time through the decoder
 _SHOWN = 20  # pictures of each source that are kept
 
 
@@ -101,15 +98,15 @@ def _study(inputs: DoctorInput, aggregate: Aggregate | None) -> SampleStudy:
     # rows are in the order of the data set, which may be sorted by class
     order = torch.randperm(len(batch), generator=generator, device=generator.device).to(batch.x.device)
     compared, others = batch.rows(order[: len(batch) // 2]), batch.rows(order[len(batch) // 2 :])
-    unit = _unit(model.likelihood, compared)
-    data = _features(model.likelihood, _as_drawn(model, compared, generator), compared, unit)
+    unit = unit_of_elements(model.likelihood, compared)
+    data = comparable(model.likelihood, data_as_drawn(model, compared, generator), compared, unit)
     tests, means, blur, seen = {}, {}, {}, {}
     for source, z in _latents(inputs, aggregate, others, generator).items():
-        x, expected = _decoded(model, z, others, generator)
-        seen[source] = _features(model.likelihood, x, others, unit)
+        x, expected = decoded(model, z, others, generator)
+        seen[source] = comparable(model.likelihood, x, others, unit)
         tests[source] = classifier_test(data, seen[source], generator=generator)
         means[source] = expected[:_SHOWN].cpu()
-        if _is_picture(model.likelihood):
+        if is_picture(model.likelihood):
             shown = expected if others.mask is None else torch.where(others.mask, expected, others.x)
             blur[source] = _ratio(_edges(shown), _edges(compared.x))  # a missing pixel is the same filler in both
     holes = None
@@ -137,56 +134,6 @@ def _latents(
         "learned": learned,
         "prior": prior,
     }
-
-
-def _decoded(model: LatentModel, z: Tensor, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draws and means of p(x | z), or of each pixel given those before it in the draw, a chunk at a time."""
-    drawn, means = [], []
-    for rows in chunks(len(z), _CHUNK):
-        p_x = model.likelihood(z[rows], None if batch.context is None else batch.context[rows])
-        drawn.append(draw(p_x, generator=generator))
-        means.append(mean(conditionals(p_x, drawn[-1])))
-    return torch.cat(drawn), torch.cat(means)
-
-
-def _as_drawn(model: LatentModel, batch: Batch, generator: torch.Generator) -> Tensor:
-    """The data as the likelihood draws them: under the cross-entropy likelihood, grey values are drawn as bits."""
-    x = batch.x
-    if model.likelihood.normalized or model.likelihood.support is not Support.UNIT_INTERVAL:
-        return x
-    return (uniform(x.shape, x, generator) < x).to(x)
-
-
-def _unit(likelihood: Likelihood, batch: Batch) -> Tensor | float:
-    """The unit of each element, float64: real elements can have different units, but pixels share one."""
-    if likelihood.support is not Support.REALS or _is_picture(likelihood):
-        return 1.0
-    scale = batch.x.double().std(0)
-    return torch.where(scale > 0, scale, 1.0)
-
-
-def _features(likelihood: Likelihood, x: Tensor, batch: Batch, unit: Tensor | float) -> Tensor:
-    """Input of the classifier, shape (batch, features); elements that were not observed are equal in both samples."""
-    x = x if batch.mask is None else torch.where(batch.mask, x, batch.x)
-    match likelihood.support:
-        case Support.CATEGORIES:
-            seen = torch.nn.functional.one_hot(x.long(), likelihood.num_parameters).double()
-        case Support.COUNTS:
-            seen = torch.log1p(x.double())
-        case _:
-            seen = x.double() / unit
-    parts = [seen.flatten(1)]
-    if batch.context is not None:
-        parts.append(batch.context.double())
-    if batch.mask is not None:
-        parts.append(batch.mask.double().flatten(1))
-    return torch.cat(parts, 1)
-
-
-def _is_picture(likelihood: Likelihood) -> bool:
-    """Whether x is a picture, so that differences of neighbouring elements mean something."""
-    *channels, height, width = (0, 0, *likelihood.event_shape)[-max(2, len(likelihood.event_shape)) :]
-    return channels in ([], [1], [3]) and min(height, width) > 1 and likelihood.support is not Support.CATEGORIES
 
 
 def _edges(pictures: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from elbowroom.evaluation.doctor.aggregate_posterior import Aggregate
 from elbowroom.evaluation.doctor.sample_quality import SampleStudy
-from elbowroom.evaluation.doctor.two_sample import TwoSampleTest
+from elbowroom.evaluation.two_sample import TwoSampleTest
 from elbowroom.showing.figures.image_sheet import cover, to_rgb
 from elbowroom.showing.figures.style import (
     BLUE,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from elbowroom.errors import ElbowroomError
-from elbowroom.evaluation.doctor.two_sample import classifier_test
+from elbowroom.evaluation.two_sample import classifier_test
 
 
 def _phi(value: float) -> float:

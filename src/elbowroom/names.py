@@ -60,7 +60,7 @@ EstimatorName = Literal[
 ]
 #: evaluation methods, functions in :data:`elbowroom.evaluation.evaluate.METHODS`
 MethodName = Literal[
-    "elbo", "iwae", "laplace-is", "k-curve", "ais", "bdmc", "room", "active-units", "codes", "enumerate"
+    "elbo", "iwae", "laplace-is", "k-curve", "ais", "bdmc", "room", "active-units", "codes", "enumerate", "samples"
 ]
 
 #: guides and priors whose z are codes: slots with one of K codes each

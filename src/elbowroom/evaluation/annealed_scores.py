@@ -27,6 +27,8 @@ __all__ = ["annealed_scores"]
 class _Rows:
     """One batch as a data set for evaluation."""
 
+    labels: Tensor | None = None
+
     def __init__(self, batch: Batch, protocol: dict[str, Any]) -> None:
         self._batch, self._protocol = batch, protocol
 

@@ -13,6 +13,7 @@ room          the parts of the elbow room: amortisation gap and approximation ga
 active-units  the number of latent dimensions whose posterior mean varies with the data      —
 codes         rate, distortion, and the bounds from the codes of a guide; use of the codes   from below
 enumerate     log p(x) by the sum over all codes                                             exact
+samples       how samples differ from held-out data: a classifier, precision and recall      —
 ============= ============================================================================== ===========
 
 The elbow room is the inference gap, log p(x) − ELBO = KL(q(z|x) ‖ p(z|x)). codes and enumerate are for discrete
@@ -36,6 +37,7 @@ from elbowroom.evaluation.bounds import active_units, elbo, iwae, k_curve, lapla
 from elbowroom.evaluation.codes import codes, enumerate_codes
 from elbowroom.evaluation.inference_gaps import room
 from elbowroom.evaluation.results import Result
+from elbowroom.evaluation.samples import samples
 from elbowroom.evaluation.settings import Settings
 from elbowroom.evaluation.study import EvaluationCache, EvaluationData, Keep, Study
 from elbowroom.inference.annealing.initial import default_start
@@ -57,6 +59,7 @@ METHODS: dict[str, Callable[[Study], list[Result]]] = {
     "active-units": active_units,
     "codes": codes,
     "enumerate": enumerate_codes,
+    "samples": samples,
 }
 
 

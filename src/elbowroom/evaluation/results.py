@@ -32,7 +32,7 @@ class Result(BaseModel):
         method: the method, one of :data:`~elbowroom.evaluation.evaluate.METHODS`.
         value: in ``unit``.
         stderr: standard error of ``value``; None where there is none.
-        unit: "nats", "bits/dim", "units" (a count of them) or "codes" (a perplexity).
+        unit: "nats", "bits/dim", "units" (a count of them), "codes" (a perplexity) or "share" (from 0 to 1).
         points: number of examples.
         split: "train", "validation" or "test"; "simulated" from the model; "all" for other data.
         bound: whether ``value`` is a "lower" or "upper" bound of what it estimates, or "exact", found without draws;

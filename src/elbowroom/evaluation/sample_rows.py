@@ -11,6 +11,8 @@ from elbowroom.model.conditional import Likelihood
 from elbowroom.model.draws import conditionals, draw, mean
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.noise import uniform
+from elbowroom.model.table.likelihood import Table
+from elbowroom.model.table.transform import TableTransform
 from elbowroom.numerics import chunks
 
 __all__ = ["comparable", "data_as_drawn", "decoded", "is_picture", "unit_of_elements"]
@@ -45,13 +47,20 @@ def unit_of_elements(likelihood: Likelihood, batch: Batch) -> Tensor | float:
 
 
 def comparable(likelihood: Likelihood, x: Tensor, batch: Batch, unit: Tensor | float) -> Tensor:
-    """Input of the classifier, shape (batch, features); elements that were not observed are equal in both samples."""
+    """Rows as numbers, shape (batch, features); elements that were not observed are equal in samples and data.
+
+    Categories become one number for each, counts log(1 + x), the columns of a table what a guide sees of them.
+    """
     x = x if batch.mask is None else torch.where(batch.mask, x, batch.x)
     match likelihood.support:
         case Support.CATEGORIES:
             seen = torch.nn.functional.one_hot(x.long(), likelihood.num_parameters).double()
         case Support.COUNTS:
             seen = torch.log1p(x.double())
+        case Support.TABLE:
+            table = likelihood.elementwise
+            assert isinstance(table, Table)
+            seen = TableTransform(table.columns).to(x.device)(x).double()
         case _:
             seen = x.double() / unit
     parts = [seen.flatten(1)]

@@ -44,6 +44,9 @@ PerBatch = Callable[[Batch, torch.Generator], dict[str, Tensor]]
 class EvaluationData(Protocol):
     """The interface of a data set that evaluation needs; :class:`elbowroom.data.dataset.DataSet` is one."""
 
+    @property
+    def labels(self) -> Tensor | None: ...
+
     def size(self, split: str) -> int: ...
 
     def batches(self, split: str, batch_size: int, *, points: int | None = None) -> Iterator[Batch]: ...

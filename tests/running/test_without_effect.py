@@ -112,6 +112,7 @@ WIDTHS: dict[str, Any] = {
     "norm": "weight",
     "activation": "tanh",
     "batch_norm": True,
+    "linear": True,
 }
 
 
@@ -140,6 +141,7 @@ def test_every_setting_of_the_model_is_known_or_always_read() -> None:
     always = {
         "groups",
         "likelihood",
+        "likelihood_components",
         "masked_layers",
         "prior",
         "guide",

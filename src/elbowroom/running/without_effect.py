@@ -55,6 +55,7 @@ _NETWORK: dict[str, tuple[str, ...]] = {
     "norm": ("pyramid",),
     "activation": ("mlp", "residual", "conv", "pyramid"),
     "batch_norm": ("mlp", "residual", "conv"),
+    "linear": ("mlp", "residual", "conv"),
 }
 
 

@@ -182,6 +182,8 @@ class ObjectiveConfig(Section):
     """Nats per latent dimension, of a hierarchy per group, below which the KL term is not reduced further."""
     free_bits_over: Literal["example", "batch"] = "example"
     """What free bits are compared with: the KL of each example, or of a hierarchy's group its mean over the batch."""
+    holes: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Mean share of a table's elements that are hidden from the guide in training; the likelihood still scores them."""
     balance: bool = False
     """Weight the KL of a hierarchy's groups in proportion to their KL and size, as long as its weight is below 1."""
 

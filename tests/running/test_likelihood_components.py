@@ -75,13 +75,13 @@ def test_the_report_says_what_is_mixed(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({"prior": "unigram"}, r"codes cannot(.|\n)*--model\.prior normal"),
-        ({"groups": [2]}, r"hierarchy cannot(.|\n)*--model\.groups"),
-        ({"masked_layers": 1}, r"convolutions cannot(.|\n)*--model\.masked-layers"),
-        ({"decoder": {"kind": "pyramid"}}, r"pyramid cannot(.|\n)*--model\.decoder\.kind"),
+        ({"prior": "unigram"}, "codes cannot"),
+        ({"groups": [2]}, "hierarchy cannot"),
+        ({"masked_layers": 1}, "convolutions cannot"),
+        ({"decoder": {"kind": "pyramid"}}, "pyramid cannot"),
     ],
     ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
 )
 def test_what_cannot_be_mixed_is_refused(model, message, tmp_path) -> None:
-    with pytest.raises(ElbowroomError, match=message):
+    with pytest.raises(ElbowroomError, match=rf"{message}(.|\n)*--model\.likelihood-components 1"):
         trained(levels(2), tmp_path / "run", model=model)

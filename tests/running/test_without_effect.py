@@ -166,6 +166,13 @@ def test_each_is_said_by_its_flag() -> None:
     ]
 
 
+@pytest.mark.parametrize(("likelihood", "said"), [("auto", 0), ("table", 0), ("gaussian", 1)])
+def test_holes_are_for_tables(likelihood: str, said: int) -> None:
+    keys = {"model": {"likelihood": likelihood}, "objective": {"holes": 0.2}}
+    remarks = without_effect(configure(keys), keys)
+    assert remarks == ["--objective.holes has no effect here: it is for a table likelihood"] * said
+
+
 @pytest.mark.parametrize("name", recipe_names())
 def test_no_recipe_sets_what_nothing_reads(name: str) -> None:
     written = tomllib.loads((RECIPES / f"{name}.toml").read_text(encoding="utf-8"))  # without what it inherits

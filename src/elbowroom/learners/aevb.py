@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.batch import Batch
-from elbowroom.errors import ElbowroomError
 from elbowroom.inference.objectives import Terms
 from elbowroom.learners.execution import Execution, eager
 from elbowroom.learners.learner import StepInfo, TrainingState
@@ -52,7 +51,7 @@ class Aevb:
         last_temperature: what it falls to by the end, along half a cosine over ``update.total_steps``; None keeps it.
         holes: mean share of the elements of a table that are hidden from the guide in training, and that the likelihood
             still scores: the bound is one for all that was observed, with a guide that knows less. Each row has a share
-            of its own, uniform between 0 and twice this.
+            of its own, uniform between 0 and twice this. A guide that does not read what is missing sees all.
         execution: how objective and gradient are computed, eagerly or compiled; `measure` is always eager.
     """
 
@@ -73,17 +72,7 @@ class Aevb:
     execution: Execution = eager
 
     def init(self, pair: Pair) -> TrainingState:
-        """The state before the first step.
-
-        Raises:
-            ElbowroomError: holes for a guide that does not read which elements are missing.
-        """
-        if self.holes and not getattr(getattr(pair.guide, "transform", None), "reads_missing", False):
-            raise ElbowroomError(
-                f"Holes in {self.holes:.0%} of the elements were asked for, but this guide, unlike that of a table, "
-                "does not read which elements are missing.",
-                "Leave out --objective.holes.",
-            )
+        """The state before the first step."""
         return TrainingState(0, pair, *self.update.optimizer_and_average(pair))
 
     def step(self, state: TrainingState, batch: Batch, *, generator: torch.Generator) -> tuple[TrainingState, StepInfo]:
@@ -169,7 +158,7 @@ def _terms(
         settings: those that do not change.
     """
     settings |= zip(changing, inputs, strict=True)
-    if holes:
+    if holes and getattr(getattr(pair.guide, "transform", None), "reads_missing", False):
         batch = replace(batch, seen=_with_holes(batch.x, holes, generator))
     return bound(pair.model, pair.guide, batch, generator=generator, **settings)
 

@@ -102,19 +102,19 @@ def _check_components(model: ModelConfig) -> None:
     """Refuses a mixture p(x | z) of what cannot be mixed."""
     if model.likelihood_components == 1:
         return
-    name, remedy = None, "Leave --model.likelihood-components out."
+    name = None
     if model.has_codes:
-        name, remedy = "codes", "Leave --model.likelihood-components out, or give --model.prior normal."
+        name = "codes"
     elif model.groups:
-        name, remedy = "a hierarchy", "Leave out --model.likelihood-components or --model.groups."
+        name = "a hierarchy"
     elif model.masked_layers:
-        name, remedy = "masked convolutions", "Leave out --model.likelihood-components or --model.masked-layers."
+        name = "masked convolutions"
     elif model.decoder.kind not in ("mlp", "residual", "conv"):
         name = f"a decoder of kind {model.decoder.kind}"
-        remedy = "Leave --model.likelihood-components out, or give --model.decoder.kind mlp, residual or conv."
     if name is not None:
         raise ElbowroomError(
-            f"A p(x | z) of {model.likelihood_components} components was asked for, which {name} cannot have.", remedy
+            f"A p(x | z) of {model.likelihood_components} components was asked for, which {name} cannot have.",
+            "Give --model.likelihood-components 1.",
         )
 
 

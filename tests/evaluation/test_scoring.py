@@ -197,6 +197,22 @@ def test_evaluate_keeps_the_same_numbers(method: Any) -> None:
         assert torch.equal(every.log_evidence[found.rows], found.log_evidence)
 
 
+def test_a_wider_proposal_mends_a_narrow_guide_and_rows_stay_apart() -> None:
+    model, guide, x = _oracle(60)
+    narrow, wider = _poor(guide, 0.4, 0.0), {"proposal_width": 3.0, "prior_share": 0.1}
+    before = _score(model, narrow, x, method="iwae", k=1000)
+    found = _score(model, narrow, x, method="iwae", k=1000, **wider)
+    assert found.reliable.all() and not before.reliable.all()
+    error = (found.log_evidence - model.log_evidence(x)[found.rows]).detach()
+    assert (error.abs() < 5 * found.stderr).all() and float((error / found.stderr).square().mean()) < 2
+    part = _score(model, narrow, x, method="iwae", k=1000, points=20, **wider)
+    assert torch.equal(found.log_evidence[part.rows], part.log_evidence)
+    kept: dict[str, dict[str, Tensor]] = {}
+    results = evaluate(model, narrow, _data(x), methods=["iwae"], split="train", keep=kept.__setitem__, k=1000, **wider)
+    assert torch.equal(kept["iwae"]["iwae"], found.log_evidence)
+    assert results[0].asked == {"k": 1000, "seed": 0, **wider}
+
+
 # --- a tolerance ---------------------------------------------------------------------------------------------------
 
 
@@ -296,6 +312,9 @@ def test_nothing_but_rows_that_are_not_finite_is_an_error() -> None:
         ({"tolerance": math.nan}, "tolerance is nan"),
         ({"points": 0}, "0 points"),
         ({"temperature": 4}, "temperature"),
+        ({"proposal_width": 1.2}, r"laplace-is does not draw from the guide(.|\n)*--method iwae"),
+        ({"method": "ais", "prior_share": 0.1}, "ais does not draw from the guide"),
+        ({"method": "iwae", "prior_share": 1.0}, "prior_share"),
     ],
 )
 def test_what_makes_no_sense_is_refused(settings: dict[str, Any], message: str) -> None:

@@ -31,7 +31,7 @@ def test_a_methods_own_choices_hold_unless_others_are_given() -> None:
         assert Settings(k=7).draws(method) == 7
 
 
-NO_AMOUNTS = ("start", "schedule", "precision", "seed")
+NO_AMOUNTS = ("prior_share", "start", "schedule", "precision", "seed")
 
 
 @pytest.mark.parametrize("name", [name for name in Settings.model_fields if name not in NO_AMOUNTS])

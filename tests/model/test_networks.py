@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from elbowroom.errors import ElbowroomError
+from elbowroom.model.composite_networks import WithLinear
 from elbowroom.model.networks import ACTIVATIONS, MLP, ConvDecoder, ConvEncoder, Network, ResidualMLP
 
 BUILDERS = {
@@ -17,6 +18,7 @@ BUILDERS = {
     "conv-encoder-colour": lambda **k: ConvEncoder((3, 8, 6), (4,), channels=(3,), **k),
     "conv-decoder": lambda **k: ConvDecoder((4,), (2, 5, 7), channels=(4, 3), **k),
     "conv-decoder-colour": lambda **k: ConvDecoder((4,), (1, 3, 8, 6), channels=(4,), **k),
+    "linear": lambda **k: WithLinear(MLP((2, 3), (2, 4), hidden=(5,), **k)),
 }
 
 

@@ -112,6 +112,7 @@ WIDTHS: dict[str, Any] = {
     "norm": "weight",
     "activation": "tanh",
     "batch_norm": True,
+    "linear": True,
 }
 
 
@@ -140,6 +141,7 @@ def test_every_setting_of_the_model_is_known_or_always_read() -> None:
     always = {
         "groups",
         "likelihood",
+        "likelihood_components",
         "masked_layers",
         "prior",
         "guide",
@@ -162,6 +164,13 @@ def test_each_is_said_by_its_flag() -> None:
         "--model.encoder.patch has no effect here: it is for networks of the kind grid",
         "--model.decoder.norm has no effect here: it is for networks of the kind pyramid",
     ]
+
+
+@pytest.mark.parametrize(("likelihood", "said"), [("auto", 0), ("table", 0), ("gaussian", 1)])
+def test_holes_are_for_tables(likelihood: str, said: int) -> None:
+    keys = {"model": {"likelihood": likelihood}, "objective": {"holes": 0.2}}
+    remarks = without_effect(configure(keys), keys)
+    assert remarks == ["--objective.holes has no effect here: it is for a table likelihood"] * said
 
 
 @pytest.mark.parametrize("name", recipe_names())

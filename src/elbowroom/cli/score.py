@@ -29,6 +29,8 @@ def score(
     points: int | None = None,
     method: Literal["auto", "iwae", "laplace-is", "ais"] = "auto",
     k: int | None = None,
+    proposal_width: float = 1.0,
+    prior_share: float = 0.0,
     tolerance: float | None = None,
     seed: int = 0,
     out: Path | None = None,
@@ -53,6 +55,11 @@ def score(
         else iwae.
     k
         Draws per example (default: 1000); for ais the number of chains.
+    proposal_width
+        For iwae, how many times as wide as the encoder's normal the draws are (1.2, say, where its tails are too
+        light).
+    prior_share
+        For iwae, the share of the draws that are of the prior.
     tolerance
         Nats: examples whose standard error is larger, or that are not reliable, get 4, 16 and 64 times as many draws
         (for ais, temperatures).
@@ -77,6 +84,7 @@ def score(
         scores = loaded.score(
             None if data is None else source,
             split=split, points=points, method=method, k=k, tolerance=tolerance, seed=seed, announce=announce,
+            proposal_width=proposal_width, prior_share=prior_share,
         )  # fmt: skip
     found = _columns(scores)
     columns = source.row_columns(scores.rows, found) | found

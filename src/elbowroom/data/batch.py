@@ -20,19 +20,23 @@ class Batch:
         index: positions in the data set, int64, shape (batch,); None for a stream without positions.
         context: covariates for prior, likelihood and guide, shape (batch, context_dim), or None.
         mask: True where an element was observed, bool, shape (batch, \\*event); None where all were.
+        seen: the examples as the guide reads them, shape (batch, \\*event), where it is not to see all that was
+            observed; None: x.
     """
 
     x: Tensor
     index: Tensor | None = None
     context: Tensor | None = None
     mask: Tensor | None = None
+    seen: Tensor | None = None
 
     def __len__(self) -> int:
         return self.x.shape[0]
 
     def rows(self, rows: slice | Tensor) -> Batch:
         """Some of the examples: a slice, or positions of type int64."""
-        return Batch(*(None if part is None else part[rows] for part in (self.x, self.index, self.context, self.mask)))  # type: ignore[arg-type]
+        parts = (self.x, self.index, self.context, self.mask, self.seen)
+        return Batch(*(None if part is None else part[rows] for part in parts))  # type: ignore[arg-type]
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Batch:
         """The same batch elsewhere; ``dtype`` applies to ``x`` and ``context``."""
@@ -41,6 +45,7 @@ class Batch:
             None if self.index is None else self.index.to(device=device),
             None if self.context is None else self.context.to(device=device, dtype=dtype),
             None if self.mask is None else self.mask.to(device=device),
+            None if self.seen is None else self.seen.to(device=device, dtype=dtype),
         )
 
 

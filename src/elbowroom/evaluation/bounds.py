@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,9 +87,13 @@ def iwae(study: Study) -> list[Result]:
     """The importance-weighted bound, and the elbow room: the inference gap between it and the ELBO on the same data."""
     require_normalized(study.model, "iwae")
     k = study.settings.draws("iwae")
+    settings = study.settings
+    wide, of_prior = settings.proposal_width, settings.prior_share
 
     def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        found = guide_estimate(study.model, study.guide, batch, k=k, seed=study.settings.seed)
+        found = guide_estimate(
+            study.model, study.guide, batch, k=k, seed=settings.seed, width=wide, prior_share=of_prior
+        )
         kept = {name: found[name] for name in ("stderr", "ess", "pareto_k")}
         return {"iwae": found["log_evidence"], **kept, "observed": observed(batch)}
 
@@ -96,13 +101,16 @@ def iwae(study: Study) -> list[Result]:
     values = study.over_data("iwae", per_batch, batch_size=BATCH, points=points, finite=["iwae"])
     found = {"median_ess": float(values["ess"].median()), **tail_reliability(values["pareto_k"], k)}
     repeated = repetition_variance(values["iwae"], values["stderr"])
-    lower = study.average("iwae", "iwae", values["iwae"], bound="lower", asked={"k": k}, found=found, repeated=repeated)
+    asked: dict[str, Any] = {"k": k}
+    if (wide, of_prior) != (1.0, 0.0):
+        asked |= {"proposal_width": wide, "prior_share": of_prior}
+    lower = study.average("iwae", "iwae", values["iwae"], bound="lower", asked=asked, found=found, repeated=repeated)
     results = study.with_bits(lower, values["iwae"], values["observed"], repeated=repeated)
     if isinstance(study.guide, PriorGuide):  # without a guide there is no inference gap
         return results
     elbos = _elbo_values(study, points)
     room, repeated = values["iwae"] - elbos["elbo"], repeated + _elbo_repetition(study, points, elbos)["elbo"]
-    asked = {"k": k, "num_samples": study.settings.num_samples}
+    asked = {**asked, "num_samples": study.settings.num_samples}
     return [*results, study.average("iwae", "elbow room", room, bound="lower", asked=asked, repeated=repeated)]
 
 

@@ -36,6 +36,7 @@ from elbowroom.inference.gaussian.normals import is_normal
 from elbowroom.inference.gaussian.optimal_gaussian import Family, optimal_gaussian
 from elbowroom.inference.importance.codes import code_bounds, missed_share
 from elbowroom.inference.importance.curve import importance_curve
+from elbowroom.inference.importance.defensive import defensive
 from elbowroom.inference.importance.estimate import ImportanceEstimate, importance_estimate_from
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
 from elbowroom.inference.objectives import elbo_terms
@@ -109,7 +110,15 @@ def elbo_estimate(
 
 
 def guide_estimate(
-    model: LatentModel, guide: Conditional, batch: Batch, *, k: int, seed: int, missed: bool = False
+    model: LatentModel,
+    guide: Conditional,
+    batch: Batch,
+    *,
+    k: int,
+    seed: int,
+    width: float = 1.0,
+    prior_share: float = 0.0,
+    missed: bool = False,
 ) -> dict[str, Tensor]:
     """log p(x) of every row from k draws of the guide.
 
@@ -119,6 +128,9 @@ def guide_estimate(
         batch: the rows.
         k: draws of each.
         seed: of the draws.
+        width: how many times as wide as the guide the draws are, as in
+            :func:`~elbowroom.inference.importance.defensive.defensive`.
+        prior_share: share of the draws that are of the prior, as there.
         missed: whether to give "missed", where slots of codes are independent:
             :func:`~elbowroom.inference.importance.codes.missed_share`.
     Returns:
@@ -129,6 +141,8 @@ def guide_estimate(
 
     def compute(block: Batch, manner: _Manner) -> dict[str, Tensor]:
         q = guide_distribution(guide, block)
+        if (width, prior_share) != (1.0, 0.0):
+            q = defensive(q, model.prior(None, block.context), width=width, prior_share=prior_share)
         found: ImportanceEstimate = importance_estimate_from(
             model, q, block, num_samples=k, chunk_elements=manner.chunk_elements, generator=manner.noise
         )

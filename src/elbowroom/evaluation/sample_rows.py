@@ -54,7 +54,7 @@ def comparable(likelihood: Likelihood, x: Tensor, batch: Batch, unit: Tensor | f
     x = x if batch.mask is None else torch.where(batch.mask, x, batch.x)
     match likelihood.support:
         case Support.CATEGORIES:
-            seen = torch.nn.functional.one_hot(x.long(), likelihood.num_parameters).double()
+            seen = torch.nn.functional.one_hot(x.long(), likelihood.elementwise.num_parameters).double()
         case Support.COUNTS:
             seen = torch.log1p(x.double())
         case Support.TABLE:

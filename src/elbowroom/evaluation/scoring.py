@@ -67,8 +67,8 @@ def score(
             many draws (for "ais", temperatures), until they are. Those that never are stay marked.
         seed: of the draws.
         announce: called with a name, the examples done and the examples in all.
-        **settings: of :class:`~elbowroom.evaluation.settings.Settings`: ``starts`` for "laplace-is"; ``temperatures``,
-            ``start``, ``budget``, … for "ais".
+        **settings: of :class:`~elbowroom.evaluation.settings.Settings`: ``proposal_width`` and ``prior_share`` for
+            "iwae"; ``starts`` for "laplace-is"; ``temperatures``, ``start``, ``budget``, … for "ais".
     Raises:
         ElbowroomError: a likelihood that is not normalised; an unknown method or setting; a method that the model does
             not allow; an empty split.
@@ -91,6 +91,12 @@ def score(
             "Give a positive number, such as 0.1.",
         )
     taken, given = _taken(model, method), {**settings, "seed": seed}
+    asked = Settings.of({**given, "k": k or _DRAWS})
+    if taken != "iwae" and (asked.proposal_width, asked.prior_share) != (1.0, 0.0):
+        raise ElbowroomError(
+            f"A wider proposal was asked for, but the method {taken} does not draw from the guide.",
+            "Add --method iwae, or leave out --proposal-width and --prior-share.",
+        )
     with evaluation_mode(model, guide):
         if taken == "ais":
             given |= {} if k is None else {"chains": k}
@@ -99,7 +105,6 @@ def score(
                 model, guide, data, split=split, points=points, tolerance=tolerance, settings=given, announce=announce
             )
         else:
-            asked = Settings.of({**given, "k": k or _DRAWS})
             found = _by_draws(model, guide, data, split, points, taken, tolerance, asked, announce)
     if not bool(found.log_evidence.isfinite().any()):
         raise NotFiniteError(
@@ -141,7 +146,10 @@ def _by_draws(
 
     def estimate(batch: Batch, draws: int) -> dict[str, Tensor]:
         if method == "iwae":
-            found = guide_estimate(model, guide, batch, k=draws, seed=settings.seed, missed=True)
+            found = guide_estimate(
+                model, guide, batch, k=draws, seed=settings.seed, missed=True,
+                width=settings.proposal_width, prior_share=settings.prior_share,
+            )  # fmt: skip
         else:
             found = laplace_estimate(model, guide, batch, k=draws, starts=settings.starts, seed=settings.seed)
         return judged(found, draws, dtype, tail_limit=TAIL_LIMITS[method])

@@ -43,6 +43,10 @@ class Settings(Section):
     k: Whole | None = None
     """Draws per example of the importance-weighted bounds; by default 5,000 for iwae and codes, 500 for room and 100
     for laplace-is."""
+    proposal_width: Amount = 1.0
+    """How many times as wide as the guide the proposal of iwae is; a guide's tails are often too light."""
+    prior_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the draws of iwae that are of the prior."""
     starts: Whole = 4
     """Starting points per example of the optimisation that finds modes of the posterior, for laplace-is and room."""
     num_samples: Whole = 1

@@ -10,7 +10,7 @@ algorithm. (Kingma & Welling 2014, algorithm 1, arXiv:1312.6114.)
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from elbowroom.inference.objectives import Terms
 from elbowroom.learners.execution import Execution, eager
 from elbowroom.learners.learner import StepInfo, TrainingState
 from elbowroom.learners.update import Update, cosine
+from elbowroom.model import noise
 from elbowroom.model.latent import Pair
 from elbowroom.model.noise import NoiseSource
 
@@ -48,6 +49,9 @@ class Aevb:
         temperature: of an estimator for codes, which the objective then takes; None for one that has none, or whose
             objective holds it.
         last_temperature: what it falls to by the end, along half a cosine over ``update.total_steps``; None keeps it.
+        holes: mean share of the elements of a table that are hidden from the guide in training, and that the likelihood
+            still scores: the bound is one for all that was observed, with a guide that knows less. Each row has a share
+            of its own, uniform between 0 and twice this. A guide that does not read what is missing sees all.
         execution: how objective and gradient are computed, eagerly or compiled; `measure` is always eager.
     """
 
@@ -64,6 +68,7 @@ class Aevb:
     warmup_steps: float = 0.0
     temperature: float | None = None
     last_temperature: float | None = None
+    holes: float = 0.0
     execution: Execution = eager
 
     def init(self, pair: Pair) -> TrainingState:
@@ -83,6 +88,8 @@ class Aevb:
         weighs_kl = self.weighs_kl and (early or self.last_name is None)
         beta, changing = None, dict[str, float]()  # what changes from step to step is an input and not a setting
         settings: dict[str, Any] = {"bound": bound, "num_samples": num_samples}
+        if self.holes:
+            settings["holes"] = self.holes
         if self.warmup_steps and weighs_kl:
             beta = changing["beta"] = self.beta * min(1.0, state.step / self.warmup_steps)
         elif weighs_kl:
@@ -134,6 +141,7 @@ def _terms(
     *inputs: Tensor,
     bound: Callable[..., Terms],
     changing: tuple[str, ...] = (),
+    holes: float = 0.0,
     generator: NoiseSource | None,
     **settings: Any,
 ) -> Terms:
@@ -145,8 +153,17 @@ def _terms(
         inputs: values of the settings that change from step to step.
         bound: the objective.
         changing: the names of these settings.
+        holes: mean share of the elements that the guide does not see.
         generator: the source of randomness.
         settings: those that do not change.
     """
     settings |= zip(changing, inputs, strict=True)
+    if holes and getattr(getattr(pair.guide, "transform", None), "reads_missing", False):
+        batch = replace(batch, seen=_with_holes(batch.x, holes, generator))
     return bound(pair.model, pair.guide, batch, generator=generator, **settings)
+
+
+def _with_holes(x: Tensor, share: float, generator: NoiseSource | None) -> Tensor:
+    """x with NaN in some elements, in each row a share of its own, uniform between 0 and twice ``share``."""
+    of_row = 2 * share * noise.uniform((len(x), *[1] * (x.dim() - 1)), x, generator)
+    return torch.where(noise.uniform(x.shape, x, generator) < of_row, torch.nan, x)

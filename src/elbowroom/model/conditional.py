@@ -173,6 +173,20 @@ class Likelihood(Conditional):
             "shape (*, P, P, *event).",
         )
 
+    def information_at(self, output: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What serves as minus the Hessian of log p(x | θ) at this x: the Fisher information, as a rule.
+
+        Args:
+            output: θ, what the network returned, shape (\\*, P, \\*event).
+            x: data, shape (\\*, \\*event).
+            mask: True where x was observed, shape (\\*, \\*event); None where all were.
+        Returns:
+            One P × P matrix for each element, positive semidefinite, shape (\\*, P, P, \\*event).
+        Raises:
+            ElbowroomError: the likelihood has no Fisher information.
+        """
+        return self.fisher_information(output)
+
     def check_mask(self, mask: Tensor) -> None:
         """Refuse a mask whose holes cannot be summed out; where elements are independent given z, all can.
 

@@ -42,7 +42,7 @@ from elbowroom.model.noise import NoiseSource
 from elbowroom.model.ordinal import Ordinal
 from elbowroom.model.sequential_normal import BlockDistribution, ResidualNormal, SequentialNormal
 
-__all__ = ["conditionals", "detach", "draw", "mean"]
+__all__ = ["completions", "conditionals", "detach", "draw", "mean", "observed_log_density"]
 
 
 @singledispatch
@@ -325,6 +325,52 @@ def conditionals(distribution: Distribution, x: Tensor) -> Distribution:
     Example:
         >>> p_x = Bernoulli(torch.tensor([0.2, 0.7]))
         >>> conditionals(p_x, torch.zeros(2)) is p_x
+        True
+    """
+    return distribution
+
+
+@singledispatch
+def observed_log_density(
+    distribution: Distribution, x: Tensor, mask: Tensor | None = None, *, event_dim: int
+) -> Tensor:
+    r"""log p of the observed elements of x together, in nats; the others are summed out.
+
+    .. math:: \log p(x_o | z) = \sum_{d \text{ observed}} \log p(x_d | z)
+
+    where elements are independent given z.
+
+    Args:
+        distribution: of x, elementwise, as a likelihood returns it.
+        x: shape (\*, \*event).
+        mask: True where x was observed, shape (\*, \*event); None where all were.
+        event_dim: axes of the event.
+    Returns:
+        Shape (\*).
+    Example:
+        >>> p_x = Bernoulli(torch.tensor([[0.5, 0.25]]))
+        >>> observed_log_density(p_x, torch.ones(1, 2), torch.tensor([[True, False]]), event_dim=1).exp()
+        tensor([0.5000])
+    """
+    elementwise: Tensor = distribution.log_prob(x)
+    if mask is not None:
+        elementwise = torch.where(mask, elementwise, 0.0)
+    return elementwise.flatten(elementwise.dim() - event_dim).sum(-1)
+
+
+@singledispatch
+def completions(distribution: Distribution, x: Tensor, mask: Tensor | None = None) -> Distribution:
+    """The distribution of the unobserved elements of x given the observed ones: itself, where they are independent.
+
+    Args:
+        distribution: of x, elementwise, as a likelihood returns it.
+        x: shape (\\*, \\*event).
+        mask: True where x was observed, shape (\\*, \\*event); None where all were.
+    Returns:
+        Elementwise, too; only its unobserved elements mean anything.
+    Example:
+        >>> p_x = Bernoulli(torch.tensor([0.2, 0.7]))
+        >>> completions(p_x, torch.zeros(2), torch.tensor([True, False])) is p_x
         True
     """
     return distribution

@@ -65,6 +65,7 @@ class InputTransform(nn.Module):
         tensor([[0., 1.]])
     """
 
+    reads_missing: bool = False  #: whether it reads which elements are missing, which are NaN
     shift: Tensor
     scale: Tensor
 
@@ -279,7 +280,7 @@ _POSITIVE_BY_CONSTRUCTION = (DiagonalNormal, FullNormal, StandardNormal, Mixture
 
 def guide_distribution(guide: Conditional, batch: Batch) -> Distribution:
     """q(z | x) of a batch, checked by :func:`check_guide`."""
-    q: Distribution = guide(batch.x, batch.context)
+    q: Distribution = guide(batch.x if batch.seen is None else batch.seen, batch.context)
     check_guide(q, guide)
     return q
 

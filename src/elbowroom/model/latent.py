@@ -22,7 +22,7 @@ from torch.distributions import Bernoulli
 from elbowroom.errors import ElbowroomError
 from elbowroom.model.code_distributions import CodeSpace
 from elbowroom.model.conditional import Conditional, LatentSupport
-from elbowroom.model.draws import conditionals, draw, mean
+from elbowroom.model.draws import conditionals, draw, mean, observed_log_density
 from elbowroom.model.fused import bernoulli_total, is_possible
 from elbowroom.model.likelihoods import Likelihood
 
@@ -117,10 +117,7 @@ class LatentModel(nn.Module):
         if type(p_x) is Bernoulli and not plain and is_possible(p_x.logits, x):
             logits = p_x.logits.flatten(lead)
             return bernoulli_total(logits, x.flatten(1), torch.empty_like(logits))
-        elementwise: Tensor = p_x.log_prob(x)  # (*, batch, *event)
-        if mask is not None:
-            elementwise = torch.where(mask, elementwise, 0.0)
-        return elementwise.flatten(lead).sum(-1)
+        return observed_log_density(p_x, x, mask, event_dim=x.dim() - 1)
 
     def log_joint(self, x: Tensor, z: Tensor, *, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """log p(x, z | c) = log p(z | c) + log p(x | z, c) in nats; shapes as in :meth:`log_likelihood`."""

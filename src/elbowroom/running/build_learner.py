@@ -146,6 +146,7 @@ def _aevb(config: Config, update: Update, length: RunLength, execution: Executio
         warmup_steps=o.warmup_epochs * (length.steps_per_epoch or 0),
         temperature=o.temperature,
         last_temperature=o.last_temperature,
+        holes=o.holes,
         execution=execution,
     )
 

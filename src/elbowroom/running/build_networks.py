@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from elbowroom.errors import ElbowroomError
+from elbowroom.model.composite_networks import WithLinear
 from elbowroom.model.hierarchy.grids import GridEncoder, GridLadder
 from elbowroom.model.networks import MLP, ConvDecoder, ConvEncoder, Network, ResidualMLP
 from elbowroom.model.pyramid import PyramidDecoder, PyramidEncoder
@@ -115,8 +116,12 @@ NETWORKS: dict[str, Callable[..., Network]] = {
 }
 
 
+_WITH_LINEAR = ("mlp", "residual", "conv")
+
+
 def build_network(
     network: NetworkConfig, in_shape: tuple[int, ...], out_shape: tuple[int, ...], *, context_dim: int, decoder: bool
 ) -> Network:
-    """A network of the kind that the settings name."""
-    return NETWORKS[network.kind](network, in_shape, out_shape, context_dim=context_dim, decoder=decoder)
+    """A network of the kind that the settings name, with a linear part beside it where they ask for one."""
+    built = NETWORKS[network.kind](network, in_shape, out_shape, context_dim=context_dim, decoder=decoder)
+    return WithLinear(built) if network.linear and network.kind in _WITH_LINEAR else built

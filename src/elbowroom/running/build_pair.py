@@ -15,6 +15,7 @@ from elbowroom.data.stream import StreamSet
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
 from elbowroom.model.codes import CategoricalGuide
+from elbowroom.model.composite_networks import ByComponent, WithLinear
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.flows import FLOW_GUIDES, FLOW_PRIORS
 from elbowroom.model.guides import GUIDES, Guide, InputTransform, PriorGuide
@@ -22,6 +23,7 @@ from elbowroom.model.hierarchy.guides import HIERARCHICAL_GUIDES
 from elbowroom.model.hierarchy.ladders import Ladder
 from elbowroom.model.latent import LatentModel, Pair
 from elbowroom.model.likelihoods import Likelihood, LocationScale, Ordinal, StudentT
+from elbowroom.model.mixtures import Mixture
 from elbowroom.model.networks import Network
 from elbowroom.model.pixels.autoregressive import AutoregressivePixels
 from elbowroom.model.pixels.masked_convolutions import MaskedPixels
@@ -54,6 +56,7 @@ def build_pair(config: Config, facts: DataFacts, *, seed: int) -> Pair:
     name = guide_name(config)
     check_hierarchy(config.model, name)
     _check_latents(config.model, name)
+    _check_components(config.model)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs, too, and leave them so
         codebook = build_codebook(config.model, facts.event_shape) if name == "nearest-code" else None
@@ -95,6 +98,26 @@ def _check_latents(model: ModelConfig, guide: str) -> None:
         )
 
 
+def _check_components(model: ModelConfig) -> None:
+    """Refuses a mixture p(x | z) of what cannot be mixed."""
+    if model.likelihood_components == 1:
+        return
+    name = None
+    if model.has_codes:
+        name = "codes"
+    elif model.groups:
+        name = "a hierarchy"
+    elif model.masked_layers:
+        name = "masked convolutions"
+    elif model.decoder.kind not in ("mlp", "residual", "conv"):
+        name = f"a decoder of kind {model.decoder.kind}"
+    if name is not None:
+        raise ElbowroomError(
+            f"A p(x | z) of {model.likelihood_components} components was asked for, which {name} cannot have.",
+            "Give --model.likelihood-components 1.",
+        )
+
+
 @torch.no_grad()
 def _draw_weights(pair: Pair, std: float) -> None:
     for module in pair.modules():
@@ -104,6 +127,9 @@ def _draw_weights(pair: Pair, std: float) -> None:
                 module.reset_gain()
             if module.bias is not None:
                 module.bias.zero_()
+    for module in pair.modules():
+        if isinstance(module, WithLinear):
+            module.start_linear()
 
 
 def _ladder(model: ModelConfig, facts: DataFacts) -> Ladder:
@@ -203,6 +229,11 @@ def _likelihood(model: ModelConfig, facts: DataFacts, codebook: Codebook | None,
     if kind is Ordinal:
         settings |= {"cut_points": model.cut_points}
     network = ladder or _decoder(model, facts, codebook)
+    if isinstance(network, ByComponent):
+        if kind is Table:
+            settings |= {"tails": model.tails, "components": network.components}
+            return Mixture(network, Table(nn.Identity(), **settings))
+        return Mixture(network, kind(nn.Identity(), facts.event_shape, **settings))
     if model.masked_layers:
         pixels = _masked_pixels(model, facts, _parameter_shape(model, facts))
         return AutoregressivePixels(network, kind(pixels, facts.event_shape, **settings))
@@ -217,7 +248,11 @@ def _decoder(model: ModelConfig, facts: DataFacts, codebook: Codebook | None) ->
     else:
         size = code_space(model, facts.event_shape).dim if model.has_codes else model.latent_dim
     out_shape = _decoder_shape(model, facts)
-    network = build_network_of(model, (size,), out_shape, context_dim=facts.context_dim, decoder=True)
+    components = model.likelihood_components
+    in_shape = (size + components if components > 1 else size,)
+    network = build_network_of(model, in_shape, out_shape, context_dim=facts.context_dim, decoder=True)
+    if components > 1:
+        return ByComponent(network, components)
     return network if codebook is None else EmbeddedCodes(codebook, network)
 
 
@@ -265,11 +300,12 @@ def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
     likelihood, guide = pair.model.likelihood, pair.guide
     if pair.model.latent_support == "codes":
         check_codes(data, pair.model.space)
-    if isinstance(data, DataSet) and data.masked and type(likelihood).check_mask is not Likelihood.check_mask:
+    has_own_check = type(likelihood.elementwise if isinstance(likelihood, Mixture) else likelihood).check_mask
+    if isinstance(data, DataSet) and data.masked and has_own_check is not Likelihood.check_mask:
         for batch in data.batches("train", 1024):
             assert batch.mask is not None  # the data are masked
             likelihood.check_mask(batch.mask)
-    if isinstance(likelihood, Table):
+    if isinstance(likelihood.elementwise, Table):
         _start_table(likelihood, guide, config, data)
         return
     mean, std = data.moments()
@@ -293,10 +329,14 @@ def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
         pair.model.prior = VampPrior(guide, rows, data.support, context_dim=data.context_dim)
 
 
-def _start_table(likelihood: Table, guide: Conditional, config: Config, data: DataSet | StreamSet) -> None:
-    rows = data.example(_STARTING_ROWS, generator=torch.Generator().manual_seed(0)).x.to(likelihood.order.device)
-    if config.model.output_bias == "data-mean":
-        likelihood.init_from_rows(rows)
+def _start_table(likelihood: Likelihood, guide: Conditional, config: Config, data: DataSet | StreamSet) -> None:
+    table = likelihood.elementwise
+    assert isinstance(table, Table)
+    rows = data.example(_STARTING_ROWS, generator=torch.Generator().manual_seed(0)).x.to(table.order.device)
+    if config.model.output_bias == "data-mean" and isinstance(likelihood, Mixture):
+        likelihood.start_at(table.started_at(rows))
+    elif config.model.output_bias == "data-mean":
+        table.init_from_rows(rows)
     if isinstance(guide, Guide) and isinstance(guide.transform, TableTransform):
         guide.transform.init_from_rows(rows)
 

@@ -182,6 +182,9 @@ class ObjectiveConfig(Section):
     """Nats per latent dimension, of a hierarchy per group, below which the KL term is not reduced further."""
     free_bits_over: Literal["example", "batch"] = "example"
     """What free bits are compared with: the KL of each example, or of a hierarchy's group its mean over the batch."""
+    holes: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Mean share of the elements of a table (likelihood table) that are hidden from the guide in training; they are
+    scored all the same."""
     balance: bool = False
     """Weight the KL of a hierarchy's groups in proportion to their KL and size, as long as its weight is below 1."""
 

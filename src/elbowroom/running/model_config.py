@@ -49,6 +49,8 @@ class NetworkConfig(Section):
     """relu, tanh, elu, gelu, silu, leaky-relu, softplus or identity; a grid always has silu."""
     batch_norm: bool = False
     """Batch normalisation after each hidden layer (mlp, residual, conv)."""
+    linear: bool = False
+    """A linear part beside the network, whose last layer then starts at zero (mlp, residual, conv)."""
 
 
 class ModelConfig(Section):
@@ -91,6 +93,9 @@ class ModelConfig(Section):
     """Output activation of the mean of a Gaussian likelihood, or of the location of the others of real numbers."""
     components: Annotated[int, Field(gt=0)] = 5
     """Components of the discretised logistic mixture."""
+    likelihood_components: Annotated[int, Field(gt=0)] = 1
+    """Components of p(x | z), each a product over all elements, which are summed exactly; with a linear decoder this
+    has latent class models and mixtures of factor analysers as special cases."""
     tails: Literal["wide", "none"] = "wide"
     """Noise of real and positive columns of a table: normal, with a learned share three times as wide, or without."""
     masked_layers: Annotated[int, Field(ge=0)] = 0

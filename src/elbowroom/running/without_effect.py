@@ -1,4 +1,4 @@
-"""Settings of the model that were asked for and that the model, as configured, does not read."""
+"""Settings that were asked for and that the model, as configured, does not read."""
 
 from __future__ import annotations
 
@@ -55,11 +55,12 @@ _NETWORK: dict[str, tuple[str, ...]] = {
     "norm": ("pyramid",),
     "activation": ("mlp", "residual", "conv", "pyramid"),
     "batch_norm": ("mlp", "residual", "conv"),
+    "linear": ("mlp", "residual", "conv"),
 }
 
 
 def without_effect(config: Config, given: Mapping[str, Any]) -> list[str]:
-    """A sentence for each setting of the model that the user gave and that nothing reads.
+    """A sentence for each setting that the user gave and that nothing reads, of the model and of what trains it.
 
     What a recipe sets is not looked at: a recipe that is run with another prior keeps its settings of the first.
 
@@ -72,11 +73,14 @@ def without_effect(config: Config, given: Mapping[str, Any]) -> list[str]:
         >>> without_effect(configure(keys), keys)
         ['--model.prior-heads has no effect here: it is for a transformer prior']
     """
+    objective, found = given.get("objective"), []
+    if isinstance(objective, Mapping) and objective.get("holes") and config.model.likelihood not in ("auto", "table"):
+        found.append(_sentence("objective.holes", "a table likelihood"))
     model = given.get("model")
     if not isinstance(model, Mapping):
-        return []
+        return found
     settled = config.model.model_copy(update={"guide": guide_name(config)})  # "auto" depends on the learner
-    found = [
+    found += [
         _sentence(f"model.{key}", what)
         for key, (is_read, what) in _MODEL.items()
         if key in model and not is_read(settled)

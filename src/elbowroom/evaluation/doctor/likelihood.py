@@ -28,6 +28,7 @@ from elbowroom.model.likelihoods import (
     Poisson,
     StudentT,
 )
+from elbowroom.model.mixtures import Mixture
 from elbowroom.numerics import mean_and_stderr
 
 __all__ = ["likelihood_fits"]
@@ -45,11 +46,14 @@ def likelihood_fits(inputs: DoctorInput) -> list[Finding]:
         inputs: a trained model and its data.
     Returns:
         Severe for grey pixels under a Bernoulli, for a σ at its bound and for residuals of zero; a warning or severe
-        for a σ that is far off, and a warning for counts that vary more than a Poisson's; nothing otherwise.
+        for a σ that is far off, and a warning for counts that vary more than a Poisson's; nothing otherwise, nor for
+        mixtures, whose components have residuals of their own.
     Raises:
         ElbowroomError: no held-out data.
     """
     likelihood = inputs.model.likelihood.elementwise
+    if isinstance(inputs.model.likelihood, Mixture):
+        return []
     for kind, check in _CHECKS.items():
         if type(likelihood) is kind:
             batch, generator = inputs.batch(inputs.held_out()), inputs.generator("likelihood_fits")

@@ -80,9 +80,10 @@ def gauss_newton(model: LatentModel, batch: Batch | Tensor, z: Tensor, *, chunk_
     for rows in chunks(len(batch), max(1, chunk_elements // _elements_per_example(model, z.shape[-1]))):
         context = None if batch.context is None else batch.context[rows]
         output, jacobian = network_jacobian(model.likelihood.network_given(batch.x[rows]), z[rows], context)
-        information = model.likelihood.fisher_information(output)  # (n, P, P, *event)
-        if batch.mask is not None:
-            information = torch.where(batch.mask[rows, None, None], information, 0.0)
+        mask = None if batch.mask is None else batch.mask[rows]
+        information = model.likelihood.information_at(output, batch.x[rows], mask)  # (n, P, P, *event)
+        if mask is not None:
+            information = torch.where(mask[:, None, None], information, 0.0)
         precision[rows] += _contract(jacobian.flatten(3), information.flatten(3))
     return precision
 

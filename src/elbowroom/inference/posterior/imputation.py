@@ -5,8 +5,9 @@ A model of p(z) and p(x | z) has a distribution of the missing elements:
 .. math:: p(x_m | x_o) = \int p(z | x_o) \, p(x_m | z) \, dz
 
 The draws z ~ p(z | x_o) are those of :mod:`elbowroom.inference.posterior.sample`, with the likelihood taken over the
-observed elements alone. From each, x_m ~ p(x_m | z) is drawn. Draws of the guide would be wrong: it was trained on
-complete data, and reads the filler in a missing place as an observation. It only gives starting points for the chains.
+observed elements alone. From each, x_m ~ p(x_m | z) is drawn; where p(x | z) is a mixture, x_m ~ p(x_m | x_o, z). Draws
+of the guide would be wrong: it was trained on complete data, and reads the filler in a missing place as an observation.
+It only gives starting points for the chains.
 Draws of codes are those of :mod:`elbowroom.inference.posterior.codes`, without chains.
 
 There are three results:
@@ -40,7 +41,7 @@ from elbowroom.inference.posterior.codes import posterior_codes
 from elbowroom.inference.posterior.sample import Method, posterior
 from elbowroom.memory import require_memory
 from elbowroom.model.conditional import Conditional
-from elbowroom.model.draws import draw, mean
+from elbowroom.model.draws import completions, draw, mean
 from elbowroom.model.latent import LatentModel
 from elbowroom.numerics import chunks
 from elbowroom.progress import Progress
@@ -267,9 +268,9 @@ def _predict(
     total: Tensor | float = 0.0
     with torch.no_grad():
         for some in chunks(len(z), max(1, chunk_elements // (shape.numel() * likelihood.num_parameters))):
-            p_x = likelihood(z[some].to(batch.x.device), batch.context)
+            p_x = completions(likelihood(z[some].to(batch.x.device), batch.context), batch.x, batch.mask)
             drawn[some] = draw(p_x, generator=generator).to(drawn)
-            means = cast(Tensor, p_x.probs) if likelihood.support is Support.CATEGORIES else mean(p_x)
+            means: Tensor = p_x.probs if likelihood.support is Support.CATEGORIES else mean(p_x)  # type: ignore[attr-defined]
             total = total + means.double().sum(0).cpu()
     average = cast(Tensor, total) / len(z)
     if likelihood.support is Support.CATEGORIES:

@@ -101,6 +101,7 @@ class BetaColumns(Family):
     """
 
     num_rows = 1
+    scales = ("log_precision",)
     log_most: Tensor  #: log of the largest ν, shape (n,)
 
     def __init__(self, columns: Sequence[Column]) -> None:

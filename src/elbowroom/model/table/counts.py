@@ -32,6 +32,7 @@ class CountColumns(Family):
     """
 
     num_rows = 1
+    scales = ("log_dispersion",)
 
     def __init__(self, columns: Sequence[Column]) -> None:
         super().__init__()

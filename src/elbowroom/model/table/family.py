@@ -30,6 +30,20 @@ class Family(nn.Module, ABC):
 
     num_rows: int
 
+    @torch.no_grad()
+    def repeat_scales(self, components: int) -> None:
+        """Gives every component of a mixture scales of its own.
+
+        Parameters of shape (n,) that modules name in ``scales`` become (K, n), for rows of shape (\\*, K, n).
+
+        Args:
+            components: K.
+        """
+        for module in self.modules():
+            for name in getattr(module, "scales", ()):
+                repeated = module.get_parameter(name).repeat(components, 1)
+                setattr(module, name, nn.Parameter(repeated))
+
     def constant(self, name: str, values: Sequence[float] | Tensor) -> None:
         """Registers numbers that follow from the columns, in float64, so that 0.1 stays 0.1 in a model that is."""
         values = torch.as_tensor(values, dtype=torch.float64)

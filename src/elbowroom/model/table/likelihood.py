@@ -153,6 +153,9 @@ class Table(Likelihood):
         columns: what is known about each of the D columns.
         tails: of the noise of real, positive and cell columns.
         min_scale: the smallest σ of such columns, in units of the column.
+        components: K, as the base of a :class:`~elbowroom.model.mixtures.Mixture` whose components have scales,
+            precisions and dispersions of their own; None outside of one. Cut points and the share of the tails are
+            shared.
     Raises:
         ElbowroomError: no columns; one that is set aside, or that has too few levels or cells, or no positive unit.
     Example:
@@ -172,7 +175,13 @@ class Table(Likelihood):
     order: Tensor
 
     def __init__(
-        self, network: nn.Module, columns: Sequence[Column], *, tails: Tails = "wide", min_scale: float = 1e-3
+        self,
+        network: nn.Module,
+        columns: Sequence[Column],
+        *,
+        tails: Tails = "wide",
+        min_scale: float = 1e-3,
+        components: int | None = None,
     ) -> None:
         shape = (len(columns),)
         super().__init__(network, shape, num_parameters=self.parameter_shape(shape, columns=columns)[0])
@@ -186,6 +195,8 @@ class Table(Likelihood):
         self.families = nn.ModuleList()
         places = []
         for family, own in _by_family(self.columns, wide_tails=tails == "wide", min_scale=min_scale):
+            if components is not None:
+                family.repeat_scales(components)
             self.families.append(family)
             places.append(torch.tensor(own))
         for number, own_places in enumerate(places):
@@ -233,11 +244,21 @@ class Table(Likelihood):
         Args:
             x: some training rows, shape (N, D), NaN where missing.
         """
+        output = self.started_at(x)
+        if callable(setter := getattr(self.network, "set_output_bias", None)):
+            setter(output)
+
+    @torch.no_grad()
+    def started_at(self, x: Tensor) -> Tensor:
+        """Starts what is learned beside the network at rows as in :meth:`init_from_rows`.
+
+        Returns:
+            Where the network's output should start, shape (P, D).
+        """
         output = x.new_zeros(self._parameter_shape)
         for places, family in self.parts():
             output[: family.num_rows, places] = family.start(x[:, places]).to(output)
-        if callable(setter := getattr(self.network, "set_output_bias", None)):
-            setter(output)
+        return output
 
     def totals(self, log_prob: Tensor, x: Tensor) -> Totals:
         """Sums over a row's columns of log p, apart for densities and for probabilities.

@@ -82,6 +82,7 @@ class Spread(nn.Module):
         wide_tails: whether there are tails.
     """
 
+    scales = ("raw_scale",)
     floor: Tensor
 
     def __init__(self, floors: Sequence[float], *, wide_tails: bool) -> None:
@@ -94,7 +95,7 @@ class Spread(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """σ, shape (n,)."""
+        """σ, shape (n,), or (K, n) where each component has its own."""
         return self.floor.to(self.raw_scale) + F.softplus(self.raw_scale)
 
     @torch.no_grad()

@@ -46,6 +46,7 @@ class TableTransform(InputTransform):
                 [0., 1., 0., 0., 1.]])
     """
 
+    reads_missing = True
     numbers: Tensor  #: places of the columns of numbers, shape (n,)
     atoms: Tensor  #: their atoms, NaN where there is none
     is_log: Tensor

@@ -15,6 +15,7 @@ from typing import Any
 
 from elbowroom import __version__
 from elbowroom.memory import in_words
+from elbowroom.model.mixtures import Mixture
 from elbowroom.model.pixels.autoregressive import AutoregressivePixels
 from elbowroom.phrasing import with_article
 from elbowroom.running.build_pair import guide_name
@@ -174,6 +175,8 @@ def _lead(run: Run, parts: Mapping[str, int], history: Sequence[Mapping[str, Any
 def _likelihood(run: Run) -> str:
     name = run.model.likelihood.name
     words = with_article(f"{name} likelihood") if run.normalized else f"a {name} loss in place of a likelihood"
+    if isinstance(run.model.likelihood, Mixture):
+        return f"{words} that is a mixture of {run.model.likelihood.components}"
     return f"{words} of each pixel given those before it" if _pixels(run) else words
 
 
@@ -232,7 +235,8 @@ def _likelihood_with_range(run: Run) -> str:
     likelihood = run.model.likelihood
     highest = likelihood.elementwise.highest
     of = "" if highest is None else f" of values 0..{highest:,}"
-    return f"{likelihood.name}{of}{'' if run.normalized else ' (not a likelihood)'}"
+    mixed = f", a mixture of {likelihood.components} components" if isinstance(likelihood, Mixture) else ""
+    return f"{likelihood.name}{of}{mixed}{'' if run.normalized else ' (not a likelihood)'}"
 
 
 def _pixels(run: Run) -> dict[str, str]:

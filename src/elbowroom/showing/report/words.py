@@ -104,17 +104,22 @@ def network(settings: NetworkConfig) -> str:
         ('MLP, hidden layers 400, relu', 'linear')
         >>> network(NetworkConfig(kind="pyramid", activation="silu"))
         'pyramid, 32-64 channels, 2 residual blocks each, silu, group normalisation'
+        >>> network(NetworkConfig(hidden=(64,), linear=True))
+        'MLP, hidden layers 64, relu, beside a linear part'
         >>> network(NetworkConfig(kind="grid", width=24, patch=2))
         'residual convolutions on a grid of patches of 2 × 2 pixels, 24 channels, 2 blocks'
     """
     normed = ", batch normalisation" if settings.batch_norm else ""
+    beside = ", beside a linear part" if settings.linear else ""
     if settings.kind == "mlp":
         if not settings.hidden:
             return "linear"
         linear = " (linear)" if settings.activation == "identity" else ""
-        return f"MLP, hidden layers {'-'.join(map(str, settings.hidden))}, {settings.activation}{linear}{normed}"
+        widths = "-".join(map(str, settings.hidden))
+        return f"MLP, hidden layers {widths}, {settings.activation}{linear}{normed}{beside}"
     if settings.kind == "residual":
-        return f"residual MLP, {settings.blocks} blocks of width {settings.width}, {settings.activation}{normed}"
+        width = f"{settings.blocks} blocks of width {settings.width}"
+        return f"residual MLP, {width}, {settings.activation}{normed}{beside}"
     if settings.kind == "pyramid":
         levels = f"{'-'.join(map(str, settings.channels))} channels, {settings.blocks} residual blocks each"
         kind = "no" if settings.norm == "none" else settings.norm
@@ -123,7 +128,7 @@ def network(settings: NetworkConfig) -> str:
         patch = f"patches of {settings.patch} × {settings.patch} pixels"
         blocks = "1 block" if settings.blocks == 1 else f"{settings.blocks} blocks"
         return f"residual convolutions on a grid of {patch}, {settings.width} channels, {blocks}"
-    return f"convolutional, {'-'.join(map(str, settings.channels))} channels, {settings.activation}{normed}"
+    return f"convolutional, {'-'.join(map(str, settings.channels))} channels, {settings.activation}{normed}{beside}"
 
 
 def command(verb: str, place: Path | str, *flags: str) -> str:

@@ -20,9 +20,18 @@ ScheduleName = Literal["adapted", "linear", "sigmoid"]
 Whole = Annotated[int, Field(gt=0)]
 Amount = Annotated[float, Field(gt=0)]
 
-POINTS = {"iwae": 1000, "laplace-is": 1000, "k-curve": 1000, "ais": 1000, "room": 200, "codes": 1000, "enumerate": 1000}
+POINTS = {
+    "iwae": 1000,
+    "laplace-is": 1000,
+    "k-curve": 1000,
+    "ais": 1000,
+    "room": 200,
+    "codes": 1000,
+    "enumerate": 1000,
+    "baselines": 1000,
+}
 """Default number of examples of a split, by method; the other methods use all of them."""
-DRAWS = {"iwae": 5000, "room": 500, "laplace-is": 100, "codes": 5000}
+DRAWS = {"iwae": 5000, "room": 500, "laplace-is": 100, "codes": 5000, "baselines": 1000}
 """Default number of draws k per example, by method."""
 
 
@@ -35,11 +44,11 @@ class Settings(Section):
     """
 
     points: Whole | None = None
-    """Number of examples; by default all of them, but 1,000 for iwae, laplace-is, k-curve, ais, codes and enumerate,
-    and 200 for room."""
+    """Number of examples; by default all of them, but 1,000 for iwae, laplace-is, k-curve, ais, codes, enumerate
+    and baselines, and 200 for room."""
     k: Whole | None = None
-    """Draws per example of the importance-weighted bounds; by default 5,000 for iwae and codes, 500 for room and 100
-    for laplace-is."""
+    """Draws per example of the importance-weighted bounds; by default 5,000 for iwae and codes, 1,000 for
+    baselines, 500 for room and 100 for laplace-is."""
     starts: Whole = 4
     """Starting points per example of the optimisation that finds modes of the posterior, for laplace-is and room."""
     num_samples: Whole = 1

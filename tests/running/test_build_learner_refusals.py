@@ -211,11 +211,6 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "does not read optimizer",
         "Leave that out",
     ),
-    "a number of classes to be found by aevb": (
-        {"model": {"prior": "unigram", "codes": "auto"}, "objective": {"estimator": "reinmax"}},
-        "model.codes is auto",
-        "--train.learner em",
-    ),
     "em's settings for aevb": ({"em": {"starts": 2}}, "does not read em", "--train.learner"),
     "draws of an objective for svi": (
         {"train": {"learner": "svi"}, "objective": {"num_samples": 3}},

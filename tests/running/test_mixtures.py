@@ -95,7 +95,7 @@ def test_without_validation_rows_a_number_is_asked_for(file: Path, tmp_path: Pat
 
 
 def test_another_learner_finds_no_number_of_classes(out: Path) -> None:
-    with pytest.raises(ElbowroomError, match="model.codes is auto") as caught:
+    with pytest.raises(ElbowroomError, match=r"model\.codes is auto") as caught:
         tiny(grey(), out, model={"prior": "unigram", "codes": "auto"}, objective={"estimator": "reinmax"})
     assert "--train.learner em" in caught.value.remedy
     assert not out.exists()

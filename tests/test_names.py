@@ -28,7 +28,7 @@ from elbowroom.running.config import Config
 REGISTRIES = {
     "likelihoods": {*LIKELIHOODS, *TABLE_LIKELIHOODS},
     "priors": {*PRIORS, *FLOW_PRIORS, *PRIORS_OVER_CODES, *GRID_PRIORS},
-    "guides": {*GUIDES, *FLOW_GUIDES, *HIERARCHICAL_GUIDES, *GUIDES_OVER_CODES, "none"},
+    "guides": {*GUIDES, *FLOW_GUIDES, *HIERARCHICAL_GUIDES, *GUIDES_OVER_CODES, "exact", "none"},
     "learners": set(_LEARNERS),
     "objectives": set(OBJECTIVES),
     "estimators": set(ESTIMATORS),

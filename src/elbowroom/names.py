@@ -47,11 +47,13 @@ PriorName = Literal[
     "normal", "mixture", "vamp", "maf", "nsf", "coupling", "uniform", "unigram", "made", "transformer", "pixelcnn"
 ]
 #: guides q(z | x), classes of :mod:`elbowroom.model.guides`; flows, of `model.flows`; of hierarchies, of
-#: `model.hierarchy.guides`; over codes, of `model.codes` and `model.quantizer`; "none" is the prior in the place of a
-#: guide
-GuideName = Literal["diagonal", "full", "iaf", "nsf", "top-down", "bottom-up", "categorical", "nearest-code", "none"]
+#: `model.hierarchy.guides`; over codes, of `model.codes`, `model.quantizer` and `model.exact_guide`; "none" is the
+#: prior in the place of a guide
+GuideName = Literal[
+    "diagonal", "full", "iaf", "nsf", "top-down", "bottom-up", "categorical", "nearest-code", "exact", "none"
+]
 #: training methods, built by :mod:`elbowroom.running.build_learner`
-LearnerName = Literal["aevb", "naive", "mcem", "wake-sleep", "svi", "vq"]
+LearnerName = Literal["aevb", "naive", "mcem", "wake-sleep", "svi", "vq", "em"]
 #: training objectives, functions of :mod:`elbowroom.inference.objectives`
 ObjectiveName = Literal["elbo", "iwae"]
 #: gradient estimators of the objectives, described in :mod:`elbowroom.inference.weights`
@@ -60,11 +62,22 @@ EstimatorName = Literal[
 ]
 #: evaluation methods, functions in :data:`elbowroom.evaluation.evaluate.METHODS`
 MethodName = Literal[
-    "elbo", "iwae", "laplace-is", "k-curve", "ais", "bdmc", "room", "active-units", "codes", "enumerate", "samples"
+    "elbo",
+    "iwae",
+    "laplace-is",
+    "k-curve",
+    "ais",
+    "bdmc",
+    "room",
+    "active-units",
+    "codes",
+    "enumerate",
+    "samples",
+    "baselines",
 ]
 
 #: guides and priors whose z are codes: slots with one of K codes each
-CODE_GUIDES: frozenset[str] = frozenset({"categorical", "nearest-code"})
+CODE_GUIDES: frozenset[str] = frozenset({"categorical", "nearest-code", "exact"})
 CODE_PRIORS: frozenset[str] = frozenset({"uniform", "unigram", "made", "transformer", "pixelcnn"})
 
 #: the checkpoints that a run points to

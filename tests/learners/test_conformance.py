@@ -145,7 +145,8 @@ def _equal(a: list[Tensor], b: list[Tensor]) -> bool:
 
 
 def test_every_registered_learner_is_examined() -> None:
-    assert {name.split(",")[0] for name in CASES} == set(registry._LEARNERS)
+    # em has no gradient, rate, average, draws or context to speak of: `test_em` holds it to its own contract
+    assert {name.split(",")[0] for name in CASES} | {"em"} == set(registry._LEARNERS)
     assert set(registry._LEARNERS) == set(get_args(TrainConfig.model_fields["learner"].annotation))
 
 

@@ -195,6 +195,23 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "does not read objective.beta",
         "Leave that out",
     ),
+    "em with real latents": ({"train": {"learner": "em"}}, "whose latent is the number of a class", "latent-class"),
+    "em with a guide to train": (
+        {"train": {"learner": "em"}, "model": {"prior": "unigram", "slots": 1, "guide": "categorical"}},
+        "it trains no categorical guide",
+        "--model.guide",
+    ),
+    "em with some of the rows": (
+        {"train": {"learner": "em", "batch_size": 20}, "model": {"prior": "unigram", "slots": 1}},
+        "training examples for each step, but train.batch_size is 20",
+        "--train.batch-size",
+    ),
+    "em with a rate": (
+        {"train": {"learner": "em"}, "model": {"prior": "unigram", "slots": 1}, "optimizer": {"lr": 0.1}},
+        "does not read optimizer",
+        "Leave that out",
+    ),
+    "em's settings for aevb": ({"em": {"starts": 2}}, "does not read em", "--train.learner"),
     "draws of an objective for svi": (
         {"train": {"learner": "svi"}, "objective": {"num_samples": 3}},
         "does not read objective.num_samples",

@@ -41,12 +41,14 @@ def evaluate(
     data
         Other data to evaluate on, a path or a built-in name (default: a split of the run's own data).
     methods
-        elbo, iwae, active-units, k-curve, laplace-is, ais, bdmc, room, codes, enumerate, samples (default: the first
-        three; laplace-is for a run without a guide; elbo and codes for discrete latents). Separate several by commas or
-        spaces. room is the elbow room, i.e. the inference gap KL(q ‖ p(z | x)), divided into amortisation gap and
-        approximation gap. codes and enumerate are for discrete latents: bounds from the guide's codes and how many are
-        used, and log p(x) by the sum over all codes. samples compares samples with held-out data: a classifier's
-        accuracy, precision and recall, and whether training rows were copied.
+        elbo, iwae, active-units, k-curve, laplace-is, ais, bdmc, room, codes, enumerate, samples, baselines (default:
+        the first three; laplace-is for a run without a guide; elbo and codes for discrete latents, enumerate for a
+        mixture; and baselines for a table). Separate several by commas or spaces. room is the elbow room, i.e. the
+        inference gap KL(q ‖ p(z | x)), divided into amortisation gap and approximation gap. codes and enumerate are for
+        discrete latents: bounds from the guide's codes and how many are used, and log p(x) by the sum over all codes.
+        samples compares samples with held-out data: a classifier's accuracy, precision and recall, and whether training
+        rows were copied. baselines is for tables: how far the model is ahead of independent columns and of latent
+        classes.
     split
         Split of the run's own data (default: test); DATA has none.
     write_data

@@ -14,10 +14,11 @@ active-units  the number of latent dimensions whose posterior mean varies with t
 codes         rate, distortion, and the bounds from the codes of a guide; use of the codes   from below
 enumerate     log p(x) by the sum over all codes                                             exact
 samples       how samples differ from held-out data: a classifier, precision and recall      —
+baselines     log p(x) of independent columns and of latent classes, and the gain over them  —
 ============= ============================================================================== ===========
 
 The elbow room is the inference gap, log p(x) − ELBO = KL(q(z|x) ‖ p(z|x)). codes and enumerate are for discrete
-latents; laplace-is, room and active-units are for continuous ones.
+latents, baselines is for tables; laplace-is, room and active-units are for continuous ones.
 
 The standard error is that of the mean over examples, :math:`s / \sqrt{n}`; it includes the noise of the draws of z.
 The data are in a fixed order with a fixed binarisation, draws come from seeded generators, and networks are in
@@ -33,6 +34,7 @@ from typing import Any
 
 from elbowroom.errors import ElbowroomError, did_you_mean
 from elbowroom.evaluation.annealed import annealed, sandwiched
+from elbowroom.evaluation.baselines import baselines
 from elbowroom.evaluation.bounds import active_units, elbo, iwae, k_curve, laplace_is
 from elbowroom.evaluation.codes import codes, enumerate_codes
 from elbowroom.evaluation.inference_gaps import room
@@ -44,6 +46,7 @@ from elbowroom.inference.annealing.initial import default_start
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import PriorGuide
 from elbowroom.model.latent import LatentModel, evaluation_mode
+from elbowroom.model.table.likelihood import Table
 from elbowroom.progress import Progress, silent
 
 __all__ = ["METHODS", "default_methods", "evaluate"]
@@ -60,12 +63,13 @@ METHODS: dict[str, Callable[[Study], list[Result]]] = {
     "codes": codes,
     "enumerate": enumerate_codes,
     "samples": samples,
+    "baselines": baselines,
 }
 
 
 def default_methods(model: LatentModel, *, has_guide: bool) -> tuple[str, ...]:
     """The methods where none is named: elbo, iwae and active-units, as far as model and guide allow; elbo and codes for
-    discrete latents.
+    discrete latents, enumerate for a mixture; and baselines for a table.
 
     Args:
         model: p(x, z).
@@ -75,7 +79,15 @@ def default_methods(model: LatentModel, *, has_guide: bool) -> tuple[str, ...]:
         >>> default_methods(oracles.ppca(dim=8, latent_dim=2, seed=0)[0], has_guide=True)
         ('elbo', 'iwae', 'active-units')
     """
+    own = _own_methods(model, has_guide=has_guide)
+    return (*own, "baselines") if isinstance(model.likelihood.elementwise, Table) else own
+
+
+def _own_methods(model: LatentModel, *, has_guide: bool) -> tuple[str, ...]:
+    """Those that look at the model alone."""
     normalized, has_codes = model.likelihood.normalized, model.latent_support == "codes"
+    if has_codes and normalized and model.space.slots == 1:
+        return ("enumerate",)
     if not has_guide:
         curved = default_start(model, None) == "laplace"
         return ("elbo",) if not normalized else ("iwae",) if has_codes else ("laplace-is",) if curved else ("ais",)

@@ -21,11 +21,18 @@ Whole = Annotated[int, Field(gt=0)]
 Amount = Annotated[float, Field(gt=0)]
 
 POINTS = {
-    "iwae": 1000, "laplace-is": 1000, "k-curve": 1000, "ais": 1000, "room": 200, "codes": 1000, "enumerate": 1000,
+    "iwae": 1000,
+    "laplace-is": 1000,
+    "k-curve": 1000,
+    "ais": 1000,
+    "room": 200,
+    "codes": 1000,
+    "enumerate": 1000,
     "samples": 1000,
-}  # fmt: skip
+    "baselines": 1000,
+}
 """Default number of examples of a split, by method; the other methods use all of them."""
-DRAWS = {"iwae": 5000, "room": 500, "laplace-is": 100, "codes": 5000}
+DRAWS = {"iwae": 5000, "room": 500, "laplace-is": 100, "codes": 5000, "baselines": 1000}
 """Default number of draws k per example, by method."""
 
 
@@ -38,11 +45,11 @@ class Settings(Section):
     """
 
     points: Whole | None = None
-    """Number of examples; by default all of them, but 1,000 for iwae, laplace-is, k-curve, ais, codes, enumerate and
-    samples, and 200 for room."""
+    """Number of examples; by default all of them, but 1,000 for iwae, laplace-is, k-curve, ais, codes, enumerate,
+    samples and baselines, and 200 for room."""
     k: Whole | None = None
-    """Draws per example of the importance-weighted bounds; by default 5,000 for iwae and codes, 500 for room and 100
-    for laplace-is."""
+    """Draws per example of the importance-weighted bounds; by default 5,000 for iwae and codes, 1,000 for
+    baselines, 500 for room and 100 for laplace-is."""
     proposal_width: Amount = 1.0
     """How many times as wide as the guide the proposal of iwae is; a guide's tails are often too light."""
     prior_share: Annotated[float, Field(ge=0, lt=1)] = 0.0

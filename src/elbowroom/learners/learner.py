@@ -13,6 +13,7 @@ learner         maximises                                   with draws of z from
 ``wake-sleep``  E log p(x, z) in θ, E log q(z | x) in φ     the guide for θ; the model, with simulated x, for φ
 ``svi``         a bound on log p(x), in (θ, φ)              the guide, in Pyro
 ``vq``          the same, after stages of its parts         the guide, over codes
+``em``          log p(x) of a mixture, in θ                 no draws: the sum over its classes
 =============== =========================================== ========================================================
 """
 

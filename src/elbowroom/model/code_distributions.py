@@ -71,22 +71,22 @@ class CodeSpace(NamedTuple):
         """The space itself.
 
         Raises:
-            ElbowroomError: fewer than two slots or codes.
+            ElbowroomError: no slot, or fewer than two codes.
         """
-        for number, name, flag in (
-            (self.slots, "slots", "--model.slots"),
-            (self.codes, "codes", "--model.codes"),
+        for number, least, name, flag in (
+            (self.slots, 1, "slots", "--model.slots"),
+            (self.codes, 2, "codes", "--model.codes"),
         ):
-            if number < 2:
+            if number < least:
                 raise ElbowroomError(
-                    f"{number} {name[:-1] if number == 1 else name} of discrete latents were asked for, but 2 are the "
-                    "least.",
-                    f"Give {flag} 2 or more.",
+                    f"{number} {name[:-1] if number == 1 else name} of discrete latents were asked for, but {least} "
+                    f"{'is' if least == 1 else 'are'} the least.",
+                    f"Give {flag} {least} or more.",
                 )
         return self
 
     def __str__(self) -> str:
-        return f"{self.slots} slots × {self.codes} codes"
+        return f"{self.slots} slot{'s' * (self.slots > 1)} × {self.codes} codes"
 
 
 class CodeGrid(NamedTuple):

@@ -50,6 +50,12 @@ def code_grid(model: ModelConfig, event_shape: Sequence[int]) -> CodeGrid | None
 def code_space(model: ModelConfig, event_shape: Sequence[int]) -> CodeSpace:
     """Slots and codes of z for examples of a shape; raises as `code_grid`."""
     grid = code_grid(model, event_shape)
+    if model.codes == "auto":
+        raise ElbowroomError(
+            "The number of codes is to be found on validation rows (model.codes is auto), which only the learner em "
+            "does.",
+            "Give a number, such as --model.codes 16, or train by --train.learner em.",
+        )
     return CodeSpace(model.slots if grid is None else grid.slots, model.codes)
 
 

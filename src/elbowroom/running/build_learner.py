@@ -16,6 +16,7 @@ from elbowroom.inference.code_gradients import CODE_ESTIMATORS
 from elbowroom.inference.objectives import OBJECTIVES, check_elbo
 from elbowroom.learners.aevb import Aevb
 from elbowroom.learners.e_step import EStep
+from elbowroom.learners.em import Em
 from elbowroom.learners.execution import Execution, eager
 from elbowroom.learners.learner import Learner
 from elbowroom.learners.mcem import Mcem
@@ -27,6 +28,7 @@ from elbowroom.model.hierarchy.guides import HIERARCHICAL_GUIDES
 from elbowroom.names import EstimatorName
 from elbowroom.running.build_pair import guide_name
 from elbowroom.running.config import Config, ObjectiveConfig
+from elbowroom.running.mixtures import class_prior
 
 __all__ = ["RunLength", "build_learner"]
 
@@ -311,6 +313,31 @@ def _vq(config: Config, update: Update, length: RunLength, execution: Execution)
     )
 
 
+def _em(config: Config, update: Update, length: RunLength, execution: Execution) -> Learner:
+    if not config.model.has_codes:
+        raise ElbowroomError(
+            f"The learner em fits mixtures, whose latent is the number of a class, but z has {config.model.latents}.",
+            "Use the settings of a latent class model, --config latent-class, or --train.learner mcem.",
+        )
+    if guide_name(config) not in ("exact", "none"):
+        raise ElbowroomError(
+            f"The learner em knows p(z | x) itself, so it trains no {guide_name(config)} guide.",
+            "Leave --model.guide out.",
+        )
+    if length.positions is None:
+        raise ElbowroomError(
+            "The learner em needs all examples for each step, but a stream has no end.",
+            "Give data of known length: an array, a file or a Dataset.",
+        )
+    if (number := len(length.positions)) > config.train.batch_size:
+        raise ElbowroomError(
+            f"The learner em needs all {number:,} training examples for each step, but train.batch_size is "
+            f"{config.train.batch_size:,}.",
+            f"Give --train.batch-size {number}, or the settings of a latent class model, --config latent-class.",
+        )
+    return Em(prior=class_prior(config))
+
+
 class _Kind(NamedTuple):
     """A learner: how it is built, the keys of ``objective`` that it reads, and whether it uses a guide."""
 
@@ -325,6 +352,7 @@ _LEARNERS: dict[str, _Kind] = {
     "mcem": _Kind(_mcem, frozenset(), "optional"),
     "wake-sleep": _Kind(_wake_sleep, frozenset({"num_samples"}), "needed"),
     "svi": _Kind(_svi, frozenset(), "needed"),
+    "em": _Kind(_em, frozenset(), "optional"),
     "vq": _Kind(
         _vq,
         frozenset({"name", "num_samples", "last_samples", "last_share", "estimator", "last_estimator", "temperature"}),
@@ -380,9 +408,18 @@ def _check_unread(config: Config, kind: _Kind) -> None:
     ]
     unread += [
         section
-        for section in ("mcem", "svi", "vq")
+        for section in ("mcem", "svi", "vq", "em")
         if section != learner and getattr(config, section) != getattr(default, section)
     ]
+    if learner == "em":  # which has no gradient to follow
+        unread += [
+            name
+            for name, is_given in (
+                ("optimizer", config.optimizer != default.optimizer),
+                ("train.ema", config.train.ema != default.train.ema),
+            )
+            if is_given
+        ]
     if unread:
         raise ElbowroomError(
             f"The learner {learner} does not read {', '.join(unread)}.",

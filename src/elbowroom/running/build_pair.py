@@ -17,6 +17,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.model.codes import CategoricalGuide
 from elbowroom.model.composite_networks import ByComponent, WithLinear
 from elbowroom.model.conditional import Conditional
+from elbowroom.model.exact_guide import ExactGuide
 from elbowroom.model.flows import FLOW_GUIDES, FLOW_PRIORS
 from elbowroom.model.guides import GUIDES, Guide, InputTransform, PriorGuide
 from elbowroom.model.hierarchy.guides import HIERARCHICAL_GUIDES
@@ -30,7 +31,7 @@ from elbowroom.model.pixels.masked_convolutions import MaskedPixels
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, TopPrior, VampPrior
 from elbowroom.model.pyramid import WeightNormalized
 from elbowroom.model.quantizer import Codebook, EmbeddedCodes, NearestCodeGuide
-from elbowroom.model.table.likelihood import Table
+from elbowroom.model.table.likelihood import Scale, Table
 from elbowroom.model.table.transform import TableTransform
 from elbowroom.names import CODE_GUIDES
 from elbowroom.running.build import DataFacts, likelihood_class, pick_likelihood
@@ -38,6 +39,7 @@ from elbowroom.running.build_codes import build_code_prior, build_codebook, buil
 from elbowroom.running.build_hierarchy import build_hierarchical_guide, build_ladder, check_hierarchy
 from elbowroom.running.config import Config
 from elbowroom.running.largest_values import largest
+from elbowroom.running.mixtures import start_mixture
 from elbowroom.running.model_config import ModelConfig
 from elbowroom.running.runtime import dtype_of
 from elbowroom.running.training_rows import check_codes, check_training_rows, refuse_constant
@@ -45,6 +47,7 @@ from elbowroom.running.training_rows import check_codes, check_training_rows, re
 __all__ = ["build_pair", "guide_name", "initialise"]
 
 _WITHOUT_GUIDE = {"naive", "mcem"}  # learners that by default have no guide
+_GUIDE_OF = {"vq": "nearest-code", "em": "exact"}  # that of learners which have one of their own
 _STARTING_ROWS = 20_000  # of a table, from which its model starts
 
 
@@ -61,12 +64,14 @@ def build_pair(config: Config, facts: DataFacts, *, seed: int) -> Pair:
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs, too, and leave them so
         codebook = build_codebook(config.model, facts.event_shape) if name == "nearest-code" else None
         ladder = _ladder(config.model, facts) if config.model.groups else None
-        guide = None if name == "none" else _guide(config.model, name, facts, codebook, ladder)
+        by_network = name not in ("none", "exact")
+        guide = _guide(config.model, name, facts, codebook, ladder) if by_network else None
         prior = _prior(config.model, facts, guide)
         if ladder is not None:
             prior = _prior_of_hierarchy(prior, ladder)
         likelihood = _likelihood(config.model, facts, codebook, ladder)
-        pair = Pair(LatentModel(prior, likelihood), guide or PriorGuide(prior))
+        latent = LatentModel(prior, likelihood)
+        pair = Pair(latent, guide or (ExactGuide(latent) if name == "exact" else PriorGuide(prior)))
         if config.model.init_std is not None:
             _draw_weights(pair, config.model.init_std)
     return pair.to(dtype_of(config.runtime))
@@ -78,8 +83,8 @@ def guide_name(config: Config) -> str:
         return config.model.guide
     if config.train.learner in _WITHOUT_GUIDE:
         return "none"
-    if config.train.learner == "vq":
-        return "nearest-code"
+    if (chosen := _GUIDE_OF.get(config.train.learner)) is not None:
+        return chosen
     if config.model.groups:
         return "top-down"
     return "categorical" if config.model.has_codes else "diagonal"
@@ -182,6 +187,11 @@ def _transform(facts: DataFacts) -> InputTransform:
     )
 
 
+def _table_scale(model: ModelConfig) -> Scale:
+    """A number of the Gaussian means nothing to a table, and is the default there."""
+    return "per-element" if model.scale == "per-element" else "learned"
+
+
 def _columns(facts: DataFacts) -> tuple[Column, ...]:
     if facts.columns is None:
         raise ElbowroomError(
@@ -203,7 +213,7 @@ def _likelihood_settings(model: ModelConfig, facts: DataFacts) -> dict[str, Any]
     }
     name = pick_likelihood(model, facts.support)
     if name == Table.name:
-        return {"columns": _columns(facts)}
+        return {"columns": _columns(facts), "scale": _table_scale(model)}
     return {**settings.get(name, {}), **largest(model, name, facts.highest)}
 
 
@@ -238,7 +248,7 @@ def _likelihood(model: ModelConfig, facts: DataFacts, codebook: Codebook | None,
         pixels = _masked_pixels(model, facts, _parameter_shape(model, facts))
         return AutoregressivePixels(network, kind(pixels, facts.event_shape, **settings))
     if kind is Table:
-        return Table(network, _columns(facts), tails=model.tails)
+        return Table(network, _columns(facts), tails=model.tails, scale=_table_scale(model))
     return kind(network, facts.event_shape, **settings)
 
 
@@ -294,8 +304,8 @@ def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
 
     Raises:
         ElbowroomError: a real-valued element is constant over the training data, so that its density has no bound; one
-            training row; a deviation is beyond the run's precision; there are more codes than training rows; or the
-            likelihood cannot sum out the data's holes.
+            training row; a deviation is beyond the run's precision; there are more codes than training rows; the
+            likelihood cannot sum out the data's holes; or EM is asked for of a model that is no mixture.
     """
     likelihood, guide = pair.model.likelihood, pair.guide
     if pair.model.latent_support == "codes":
@@ -307,7 +317,14 @@ def initialise(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
             likelihood.check_mask(batch.mask)
     if isinstance(likelihood.elementwise, Table):
         _start_table(likelihood, guide, config, data)
-        return
+    else:
+        _start_elements(pair, config, data)
+    if config.train.learner == "em":
+        start_mixture(pair.model, config, data)
+
+
+def _start_elements(pair: Pair, config: Config, data: DataSet | StreamSet) -> None:
+    likelihood, guide = pair.model.likelihood, pair.guide
     mean, std = data.moments()
     # grey pixels under a Gaussian are not standardised: they have a common scale, and some never vary
     if isinstance(likelihood.elementwise, LocationScale) and data.native_support is Support.REALS:

@@ -65,6 +65,8 @@ def recorded_settings(
     if any(key in keys.get("train", {}) for key in lengths):  # a new length replaces the old one, of whatever kind
         base["train"] |= dict.fromkeys(lengths[1:])
     asked = _in_recorded_order(configure(base, keys, source=str(folder.path)), recorded)
+    if asked.model.codes == "auto":  # was found when the run began
+        asked = asked.model_copy(update={"model": asked.model.model_copy(update={"codes": recorded.model.codes})})
     old, new = _flat(recorded.model_dump() | {"data": base["data"]}), _flat(asked.model_dump())
     differ = [key for key in old if old[key] != new[key] and key not in _MAY_CHANGE]
     if differ:

@@ -28,13 +28,14 @@ from elbowroom.names import (
     LearnerName,
     ObjectiveName,
 )
-from elbowroom.running.learner_config import McemConfig, SviConfig, VqConfig
+from elbowroom.running.learner_config import EmConfig, McemConfig, SviConfig, VqConfig
 from elbowroom.running.model_config import ModelConfig, split_commas
 from elbowroom.sections import Section, explain
 
 __all__ = [
     "Config",
     "DataConfig",
+    "EmConfig",
     "McemConfig",
     "ObjectiveConfig",
     "OptimizerConfig",
@@ -217,7 +218,7 @@ class TrainConfig(Section):
 
     learner: LearnerName = "aevb"
     """Training method: auto-encoding variational Bayes, Monte Carlo from the prior, Monte Carlo EM, wake-sleep, Pyro's
-    SVI, vector quantisation in stages (vq)."""
+    SVI, vector quantisation in stages (vq), expectation maximisation of a mixture (em)."""
     epochs: Annotated[float, Field(gt=0)] = 20
     """Passes over the training data."""
     steps: Annotated[int, Field(gt=0)] | None = None
@@ -269,6 +270,7 @@ class Config(Section):
     mcem: McemConfig = McemConfig()
     svi: SviConfig = SviConfig()
     vq: VqConfig = VqConfig()
+    em: EmConfig = EmConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
 

@@ -6,9 +6,23 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from elbowroom.running.model_config import Widths
 from elbowroom.sections import Section
 
-__all__ = ["McemConfig", "SviConfig", "VqConfig"]
+__all__ = ["EmConfig", "McemConfig", "SviConfig", "VqConfig"]
+
+
+class EmConfig(Section):
+    """Expectation maximisation of a mixture (learner em)."""
+
+    classes: Widths = (2, 3, 4, 6, 8, 12, 16, 24)
+    """Numbers of classes that are tried where model.codes is auto; the best on validation rows is taken."""
+    starts: Annotated[int, Field(gt=0)] = 4
+    """Random starts, of which the best goes on."""
+    prior_rows: Annotated[float, Field(gt=0)] = 1.0
+    """How many rows like those of the whole table each class has in addition, where a column has levels."""
+    prior_scale: Annotated[float, Field(gt=0)] = 0.4
+    """Deviation that is expected within a class, as a part of a column's; it counts as much as three rows."""
 
 
 class McemConfig(Section):

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 from elbowroom.names import CODE_PRIORS, GuideName, LikelihoodName, PriorName
 from elbowroom.sections import Section
 
-__all__ = ["ModelConfig", "NetworkConfig", "split_commas"]
+__all__ = ["ModelConfig", "NetworkConfig", "Widths", "split_commas"]
 
 
 def split_commas(value: Any) -> Any:
@@ -63,13 +63,13 @@ class ModelConfig(Section):
     on a grid, channels of each group, which has so many latents at every place of the grid."""
     group_hidden: Widths = (100,)
     """Widths of the hidden layers between two groups of vectors."""
-    slots: Annotated[int, Field(ge=2)] = 16
-    """Slots of z, with one code each (guides categorical and nearest-code)."""
+    slots: Annotated[int, Field(ge=1)] = 16
+    """Slots of z, with one code each; 1 for a mixture, whose classes are the codes."""
     slots_per_place: Annotated[int, Field(ge=0)] = 0
     """Slots at each place of the grid of patches, instead of slots: encoder and decoder are of kind grid, and a code
     means the same at every place; 0: slots have no places."""
-    codes: Annotated[int, Field(ge=2)] = 16
-    """Number of codes to choose from in each slot."""
+    codes: Annotated[int, Field(ge=2)] | Literal["auto"] = 16
+    """Number of codes to choose from in each slot; 'auto' tries several on validation rows (learner em)."""
     codebook: Literal["ema", "gradient", "fsq"] = "ema"
     """How the vectors of the codes are learned (guide nearest-code): as moving averages of the encoder's output, by
     gradient, or not at all: a fixed grid (finite scalar quantisation)."""
@@ -79,7 +79,7 @@ class ModelConfig(Section):
     """p(x | z); 'auto' takes the one that fits the support of the data."""
     scale: float | Literal["learned", "per-element"] = "learned"
     """σ of a Gaussian, Laplace or Student-t likelihood: a number, one learned value, or one per element from the
-    network."""
+    network; of real, positive and heaped columns of a table: learned for each column, or per element."""
     degrees_of_freedom: Annotated[float, Field(gt=1)] | Literal["learned"] = "learned"
     """ν of a Student-t likelihood: a number above 1, or one learned value for each element."""
     trials: Annotated[int, Field(gt=0)] | None = None
@@ -124,9 +124,10 @@ class ModelConfig(Section):
     guide: Literal["auto", GuideName] = "auto"
     """q(z | x): normal with diagonal or full covariance; normalising flows: inverse autoregressive (iaf), neural spline
     with coupling (nsf); of a hierarchy, from the top down with the decoder, or from the bottom up; over codes,
-    categorical or by distance to the nearest vector of a codebook (nearest-code); or none. 'auto': none for the
-    learners naive and mcem, nearest-code for vq, top-down for a hierarchy, else diagonal, or categorical where the
-    prior is one of codes."""
+    categorical, by distance to the nearest vector of a codebook (nearest-code), or the posterior itself (exact); or
+    none. 'auto': none for the
+    learners naive and mcem, nearest-code for vq, exact for em, top-down for a hierarchy, else diagonal, or categorical
+    where the prior is one of codes."""
     guide_transforms: Annotated[int, Field(gt=0)] = 3
     """Transforms of a guide that is a flow."""
     guide_width: Annotated[int, Field(gt=0)] = 128
@@ -152,7 +153,7 @@ class ModelConfig(Section):
             if self.slots_per_place:
                 many = "a slot" if self.slots_per_place == 1 else f"{self.slots_per_place} slots"
                 return f"{many} × {self.codes} codes per patch of {self.encoder.patch} × {self.encoder.patch}"
-            return f"{self.slots} slots × {self.codes} codes"
+            return f"{self.slots} slot{'s' * (self.slots > 1)} × {self.codes} codes"
         if self.groups:
             places = " per place" if self.decoder.kind == "grid" else ""
             return f"{self.latent_dim} latents on top, {' + '.join(map(str, self.groups))}{places} below"

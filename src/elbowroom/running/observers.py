@@ -26,6 +26,7 @@ BOUNDS = {
     "iwae": "IWAE",
     "elbo": "ELBO",
     "log_joint": "log p(x, z)",
+    "log p(x)": "log p(x)",
 }
 
 _PLAIN_SECONDS = 2.0  # least seconds between two plain lines

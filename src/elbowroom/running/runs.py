@@ -63,12 +63,12 @@ class Run(TrainedModel):
 
         The file also has ``step``, of the checkpoint, and ``peak_memory``, the most bytes that the process has used.
         Without names: elbo, iwae and active-units, as far as model and guide allow; elbo and codes for discrete
-        latents. With ``data`` (a path, an array, what `read` returns) all of these are evaluated instead of a split of
-        the run's own (by default its test set), with ``context`` or ``labels`` as in `read`; a run on a stream needs
-        that. For the method room, the training data are evaluated too, or the test data if the split is train; each
-        result names its split. The other arguments are those of
-        :func:`elbowroom.evaluation.evaluate.evaluate`, and the settings (``points``, ``seed``, ``k``, …) those of
-        :class:`elbowroom.evaluation.settings.Settings`.
+        latents; and baselines for the own data of a run on a table. With ``data`` (a path, an array, what `read`
+        returns) all of these are evaluated instead of a split of the run's own (by default its test set), with
+        ``context`` or ``labels`` as in `read`; a run on a stream needs that. For the method room, the training data are
+        evaluated too, or the test data if the split is train; each result names its split. The other arguments are
+        those of :func:`elbowroom.evaluation.evaluate.evaluate`, and the settings (``points``, ``seed``, ``k``, …) those
+        of :class:`elbowroom.evaluation.settings.Settings`.
         """
         for name in methods:
             if not isinstance(name, str):
@@ -77,7 +77,10 @@ class Run(TrainedModel):
                     'Give data by the keyword: run.evaluate("elbo", data=…).',
                 )
         measured, name = self.asked(data, split, context, labels, command="evaluate")
-        wanted = [(name, methods or default_methods(self.model, has_guide=self.has_guide))]
+        usual = default_methods(self.model, has_guide=self.has_guide)
+        if not len(measured.splits.get("train", ())):  # other data, which have no rows to fit baselines on
+            usual = tuple(method for method in usual if method != "baselines")
+        wanted = [(name, methods or usual)]
         beside = "test" if name == "train" else "train"
         if "room" in methods and len(measured.splits.get(beside, ())):  # other data have one split only
             wanted.append((beside, ("room",)))

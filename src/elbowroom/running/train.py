@@ -34,6 +34,7 @@ from elbowroom.running.engine import TrainingPlan, TrainingProgress, fit, restor
 from elbowroom.running.folder import RunFolder
 from elbowroom.running.kept_data import as_material, keep, keeps_data
 from elbowroom.running.largest_values import assumed
+from elbowroom.running.mixtures_by_validation import with_number_of_classes
 from elbowroom.running.observers import Observer, TensorBoard, Terminal
 from elbowroom.running.own_data import path_from, read_own_data
 from elbowroom.running.place import choose_place
@@ -157,6 +158,7 @@ def train(
     arrays = {name: given for name, given in beside.items() if given is not None}
     data = _read_data(settings, own, folder, recorded, **arrays, announce=announce)
     settings, data, kept = _prepared_data(settings, data, device, recorded, keep_data=keep_data, announce=announce)
+    settings = with_number_of_classes(settings, data, announce=announce)
     facts = facts_of(data, settings.train.batch_size)
     if not resume:
         likelihood = pick_likelihood(settings.model, facts.support)

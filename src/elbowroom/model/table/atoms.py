@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +11,9 @@ from torch import Tensor
 
 from elbowroom.data.columns.column import Column
 from elbowroom.model import noise
+from elbowroom.model.class_prior import ClassPrior
 from elbowroom.model.noise import NoiseSource
-from elbowroom.model.table.family import Family, Rows, share
+from elbowroom.model.table.family import Family, Rows, log_share, share
 
 __all__ = ["AtomColumns", "equals"]
 
@@ -66,6 +68,20 @@ class AtomColumns(Family):
         at = self.is_atom(x)
         logit = share(at, x).logit().to(x)
         return torch.cat([self.rest.start(torch.where(at, torch.nan, x)), logit.unsqueeze(0)])
+
+    @torch.no_grad()
+    def maximise(self, rows: Rows, x: Tensor, weights: Tensor, prior: ClassPrior, centre: Rows | None) -> list[Tensor]:
+        """In closed form for the atom; the other family sees no atoms, and is its own M step."""
+        at = self.is_atom(x)
+        own = None if centre is None else centre[:-1]
+        found = self.rest.maximise(rows[:-1], torch.where(at, torch.nan, x), weights, prior, own)
+        expected: dict[str, Any] = {} if centre is None else {"pseudo": prior.rows, "expected": centre[-1].sigmoid()}
+        return [*found, share(at, x, weights, **expected).logit().to(rows[-1])]
+
+    def log_class_prior(self, rows: Rows, prior: ClassPrior, centre: Rows | None) -> Tensor:
+        own = None if centre is None else centre[:-1]
+        found = self.rest.log_class_prior(rows[:-1], prior, own)
+        return found if centre is None else found + prior.rows * log_share(rows[-1], centre[-1].sigmoid())
 
     def is_atom(self, x: Tensor) -> Tensor:
         """Which values are the atom."""

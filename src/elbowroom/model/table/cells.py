@@ -21,8 +21,9 @@ from torch import Tensor
 
 from elbowroom.data.columns.column import Column
 from elbowroom.model.noise import NoiseSource
-from elbowroom.model.table.family import Family, Rows, as_matrix
-from elbowroom.model.table.spread import Axis, Spread, moments
+from elbowroom.model.table.family import Rows
+from elbowroom.model.table.location_scale import LocationScaleColumns
+from elbowroom.model.table.spread import Axis, Spread
 from elbowroom.numerics import chunks
 
 __all__ = ["CellColumns", "log_normal_below", "log_normal_interval"]
@@ -124,7 +125,7 @@ def _tail(middle: Tensor, width: Tensor) -> Tensor:
     return _log_tail(near) + torch.log(-torch.expm1(log_ratio))
 
 
-class CellColumns(Family):
+class CellColumns(LocationScaleColumns):
     """Columns with ``cells``: probabilities under a normal distribution, on the axis of logarithms if positive.
 
     A value between two cells' values counts as the one whose cell it lies in. An atom is no cell.
@@ -133,9 +134,9 @@ class CellColumns(Family):
         columns: with at least one cell each beside their atom.
         wide_tails: whether a share of each normal is three times as wide.
         min_scale: the smallest σ, in units of the column.
+        own_scale: whether the network has a say in σ, by a second parameter.
     """
 
-    num_rows = 1
     place: Tensor  #: 0..n−1
     cells: Tensor  #: their number in each column, shape (n,)
     values: Tensor  #: shape (C, n), C the largest number of cells, padded by the last
@@ -145,10 +146,11 @@ class CellColumns(Family):
     middle: Tensor
     width: Tensor
 
-    def __init__(self, columns: Sequence[Column], *, wide_tails: bool, min_scale: float) -> None:
-        super().__init__()
-        self.axis = Axis(columns)
-        self.spread = Spread([min_scale] * len(columns), wide_tails=wide_tails)
+    def __init__(
+        self, columns: Sequence[Column], *, wide_tails: bool, min_scale: float, own_scale: bool = False
+    ) -> None:
+        spread = Spread([min_scale] * len(columns), wide_tails=wide_tails)
+        super().__init__(Axis(columns), spread, own_scale=own_scale)
         cells = [[value for value in sorted(column.cells) if value != column.atom] for column in columns]
         most = max(map(len, cells))
         values = torch.tensor([own + own[-1:] * (most - len(own)) for own in cells], dtype=torch.float64)
@@ -168,37 +170,43 @@ class CellColumns(Family):
         self.constant("middle", torch.where(inside, (low + high) / 2, 0.0))
         self.constant("width", torch.where(inside, high - low, 1.0))
 
-    def log_prob(self, rows: Rows, x: Tensor) -> Tensor:
-        return self._log_mass(rows[0], self._cell(x), self.place)
+    def log_prob_at(self, x: Tensor, mean: Tensor, scale: Tensor, raw_share: Tensor | None = None) -> Tensor:
+        return self._log_mass(mean, scale, self._cell(x), self.place, raw_share)
 
     def sample(self, rows: Rows, shape: tuple[int, ...], generator: NoiseSource | None) -> Tensor:
-        y = rows[0] + self.spread.draw(shape, rows[0], generator)
+        y = rows[0] + self.spread.draw(shape, rows[0], generator, self.offset(rows))
         return self.values.to(y)[_between(y, self.high[:-1].T), self.place]
 
     def mean(self, rows: Rows) -> Tensor:
-        total = torch.zeros_like(rows[0])
+        total, scale = torch.zeros_like(rows[0]), self.spread.scale_at(self.offset(rows))
         for number, real in self._all_cells(rows[0]):
-            mass = torch.where(real, self._log_mass(rows[0], number, self.place).exp(), 0.0)
+            mass = torch.where(real, self._log_mass(rows[0], scale, number, self.place).exp(), 0.0)
             total = total + (mass * self.values.to(mass)[number, self.place]).sum(0)
         return total
 
     @torch.no_grad()
     def information(self, rows: Rows) -> Tensor:
-        total = torch.zeros_like(rows[0])
+        total = rows[0].new_zeros(*rows[0].shape[:-1], self.num_rows, self.num_rows, rows[0].shape[-1])
         for number, real in self._all_cells(rows[0]):
             with torch.enable_grad():
-                leaf = rows[0].detach().repeat(len(number), *[1] * rows[0].dim()).requires_grad_()
-                log_mass = self._log_mass(leaf, number, self.place)
-                (score,) = torch.autograd.grad(log_mass.sum(), leaf)
-            total = total + torch.where(real, (score * torch.exp(log_mass / 2)).square(), 0.0).sum(0)
-        return as_matrix(total)
+                leaves = [row.detach().repeat(len(number), *[1] * row.dim()).requires_grad_() for row in rows]
+                scale = self.spread.scale_at(self.offset(leaves))
+                log_mass = self._log_mass(leaves[0], scale, number, self.place)
+                scores = torch.stack(torch.autograd.grad(log_mass.sum(), leaves), -2)  # (cells, *, R, n)
+            scores = torch.where(real.unsqueeze(-2), scores * torch.exp(log_mass / 2).unsqueeze(-2), 0.0)
+            total = total + (scores.unsqueeze(-2) * scores.unsqueeze(-3)).sum(0)
+        return total
 
-    @torch.no_grad()
-    def start(self, x: Tensor) -> Tensor:
-        seen = torch.where(x.isnan(), x, self.values.to(x)[self._cell(x.nan_to_num()), self.place])
-        mean, scale = moments(self.axis.forward(seen))
-        self.spread.start(scale)
-        return mean.unsqueeze(0)
+    def at_values(self, x: Tensor) -> Tensor:
+        return self.axis(torch.where(x.isnan(), x, self.values.to(x)[self._cell(x.nan_to_num()), self.place]))
+
+    def weighted_values(self, x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """The cells' values, and how much weight is on each: as many as there are cells, and not rows."""
+        seen = ~x.isnan()
+        cell = self._cell(x.nan_to_num())
+        each = weights.unsqueeze(-1) * seen  # (K, N, n)
+        found = each.new_zeros(len(weights), *self.values.shape)
+        return self.values.to(x), found.scatter_add_(1, cell.expand_as(each), each)
 
     def _cell(self, x: Tensor) -> Tensor:
         """The number of the cell that each value lies in."""
@@ -212,7 +220,9 @@ class CellColumns(Family):
             real = number < self.cells
             yield torch.where(real, number, 0), real
 
-    def _log_mass(self, mean: Tensor, number: Tensor, place: Tensor) -> Tensor:
+    def _log_mass(
+        self, mean: Tensor, scale: Tensor, number: Tensor, place: Tensor, raw_share: Tensor | None = None
+    ) -> Tensor:
         """log P of the cells of these numbers."""
         low, high, middle, width = (
             part[number, place].to(mean) for part in (self.low, self.high, self.middle, self.width)
@@ -228,7 +238,7 @@ class CellColumns(Family):
             found = torch.where(first, below, torch.where(last, above, inside))
             return torch.where(first & last, 0.0, found)
 
-        return self.spread.log_mixture(mass)
+        return self.spread.log_mixture(mass, scale, raw_share)
 
 
 def _between(x: Tensor, edges: Tensor) -> Tensor:

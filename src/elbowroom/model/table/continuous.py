@@ -17,6 +17,7 @@ from elbowroom.data.columns.column import Column, ColumnKind
 from elbowroom.model import noise
 from elbowroom.model.noise import NoiseSource
 from elbowroom.model.table.family import Family, Rows, as_matrix
+from elbowroom.model.table.location_scale import LocationScaleColumns
 from elbowroom.model.table.spread import Axis, Spread, moments
 
 __all__ = ["BetaColumns", "NormalColumns"]
@@ -26,7 +27,7 @@ _LARGEST_LOG = 60.0
 _LEAST_DEVIATION = 5e-4  # of proportions that have no grid: half a thousandth
 
 
-class NormalColumns(Family):
+class NormalColumns(LocationScaleColumns):
     r"""Real columns and dates under a normal distribution, positive ones under a log-normal.
 
     .. math:: \log p(x) = \log p(y) - \log u - [\log x], \qquad \mu = \mathrm{network}(z)
@@ -37,45 +38,51 @@ class NormalColumns(Family):
         columns: real, positive or dates.
         wide_tails: whether a share of the noise is three times as wide.
         min_scale: the smallest σ, in units of the column; that of a column with a grid is at least half a step.
+        own_scale: whether the network has a say in σ, by a second parameter.
     """
 
-    num_rows = 1
     middle: Tensor  #: the values at 0 on the axis, shape (n,)
 
-    def __init__(self, columns: Sequence[Column], *, wide_tails: bool, min_scale: float) -> None:
-        super().__init__()
-        self.axis = Axis(columns)
+    def __init__(
+        self, columns: Sequence[Column], *, wide_tails: bool, min_scale: float, own_scale: bool = False
+    ) -> None:
         floors = [max(min_scale, _half_step(column) / column.unit) for column in columns]
-        self.spread = Spread(floors, wide_tails=wide_tails)
+        super().__init__(Axis(columns), Spread(floors, wide_tails=wide_tails), own_scale=own_scale)
         self.constant("middle", self.axis.inverse(torch.zeros(len(columns), dtype=torch.float64)))
 
-    def log_prob(self, rows: Rows, x: Tensor) -> Tensor:
+    def log_prob_at(self, x: Tensor, mean: Tensor, scale: Tensor, raw_share: Tensor | None = None) -> Tensor:
         possible = ~self.axis.is_log | (x > 0)
         x = torch.where(possible, x, self.middle.to(x))
         y = self.axis(x)
 
         def log_density(scale: Tensor) -> Tensor:
-            found: Tensor = -0.5 * ((y - rows[0]) / scale).square() - scale.log() - 0.5 * math.log(2 * math.pi)
+            found: Tensor = -0.5 * ((y - mean) / scale).square() - scale.log() - 0.5 * math.log(2 * math.pi)
             return found
 
-        return torch.where(possible, self.spread.log_mixture(log_density) + self.axis.log_slope(x), -torch.inf)
+        found = self.spread.log_mixture(log_density, scale, raw_share) + self.axis.log_slope(x)
+        return torch.where(possible, found, -torch.inf)
 
     def sample(self, rows: Rows, shape: tuple[int, ...], generator: NoiseSource | None) -> Tensor:
-        return self.axis.inverse(rows[0] + self.spread.draw(shape, rows[0], generator))
+        return self.axis.inverse(rows[0] + self.spread.draw(shape, rows[0], generator, self.offset(rows)))
 
     def mean(self, rows: Rows) -> Tensor:
         # on an axis of logarithms, log E[x] = a + u μ + log E exp(u noise)
         unit = self.axis.unit.to(rows[0])
-        return self.axis.inverse(rows[0] + torch.where(self.axis.is_log, self.spread.moment(unit) / unit, 0.0))
+        moment = self.spread.moment(unit, self.offset(rows))
+        return self.axis.inverse(rows[0] + torch.where(self.axis.is_log, moment / unit, 0.0))
 
     def information(self, rows: Rows) -> Tensor:
-        return as_matrix(self.spread.information().expand_as(rows[0]))
+        offset = self.offset(rows)
+        of_mean, of_log_scale = self.spread.information(offset)
+        if offset is None:
+            return as_matrix(of_mean.expand_as(rows[0]))
+        found = of_mean.new_zeros(*of_mean.shape[:-1], 2, 2, of_mean.shape[-1])
+        found[..., 0, 0, :] = of_mean
+        found[..., 1, 1, :] = of_log_scale * self.spread.slope(offset).square()
+        return found
 
-    @torch.no_grad()
-    def start(self, x: Tensor) -> Tensor:
-        mean, scale = moments(self.axis(x))
-        self.spread.start(scale)
-        return mean.unsqueeze(0)
+    def at_values(self, x: Tensor) -> Tensor:
+        return self.axis(x)
 
 
 def _half_step(column: Column) -> float:

@@ -11,14 +11,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from elbowroom.model.class_prior import ClassPrior, climb, pull
 from elbowroom.model.noise import NoiseSource
+from elbowroom.numerics import chunks
 
-__all__ = ["Family", "Rows", "as_matrix", "inverse_softplus", "share"]
+__all__ = ["CHUNK_ELEMENTS", "Family", "Rows", "as_matrix", "inverse_softplus", "log_share", "share", "summed"]
 
 Rows = Sequence[Tensor]
 """R parameters, each of shape (\\*, n)."""
+
+CHUNK_ELEMENTS = 2**20  #: classes × rows × columns at a time
 
 
 class Family(nn.Module, ABC):
@@ -80,6 +85,42 @@ class Family(nn.Module, ABC):
             Where the network's output should start, shape (R, n).
         """
 
+    def maximise(self, rows: Rows, x: Tensor, weights: Tensor, prior: ClassPrior, centre: Rows | None) -> list[Tensor]:
+        r"""The M step of a mixture: parameters of each class that make weighted values more probable.
+
+        .. math:: Q(\theta) = \sum_{k, i} w_{ki} \log p(x_i | \theta_k) + \log p(\theta)
+
+        Here it climbs by some steps of a quasi-Newton method, which makes EM a generalised one; families with a closed
+        form have their own. What is learned beside the rows is set in place. Q never falls.
+
+        Args:
+            rows: of each class, R parameters of shape (K, n).
+            x: values, shape (N, n), NaN where missing.
+            weights: responsibilities, shape (K, N).
+            prior: how strongly classes are drawn to the centre.
+            centre: R parameters of shape (n,); None for no prior.
+        Returns:
+            R parameters of shape (K, n).
+        Reference:
+            Dempster, Laird & Rubin (1977), Maximum likelihood from incomplete data via the EM algorithm.
+        """
+        leaves = [row.detach().clone(memory_format=torch.contiguous_format) for row in rows]
+
+        def objective() -> Tensor:
+            total = self.log_class_prior(leaves, prior, centre)
+            for part in chunks(len(x), max(1, CHUNK_ELEMENTS // leaves[0].numel())):
+                seen = ~x[part].isnan()
+                log_p = self.log_prob([leaf.unsqueeze(1) for leaf in leaves], x[part].nan_to_num())
+                total = total + (weights[:, part].unsqueeze(-1) * torch.where(seen, log_p, 0.0)).sum()
+            return total
+
+        climb(objective, [*leaves, *self.parameters()], unit=float(weights.sum()))
+        return leaves
+
+    def log_class_prior(self, rows: Rows, prior: ClassPrior, centre: Rows | None) -> Tensor:
+        """log p(θ) of all classes' parameters up to a constant, a scalar: what EM adds to the log-likelihood."""
+        return pull(rows, prior, centre)
+
 
 def as_matrix(information: Tensor) -> Tensor:
     """Of families with one parameter: (\\*, n) as (\\*, 1, 1, n).
@@ -91,20 +132,50 @@ def as_matrix(information: Tensor) -> Tensor:
     return information.unsqueeze(-2).unsqueeze(-2)
 
 
-def share(is_so: Tensor, x: Tensor) -> Tensor:
-    r"""How often something is so among the values that are not NaN, never 0 or 1, shape (n,).
+def share(
+    is_so: Tensor, x: Tensor, weights: Tensor | None = None, *, pseudo: float = 1.0, expected: Tensor | float = 0.5
+) -> Tensor:
+    r"""How often something is so among the values that are not NaN, never 0 or 1, shape (n,), float64.
 
-    .. math:: \frac{c + 1/2}{m + 1}
+    .. math:: \frac{c + a f}{m + a}
+
+    With weights, c and m are sums of them; the share is then the mode under a beta prior, and so the M step of a
+    mixture.
 
     Args:
         is_so: bool, shape (N, n).
         x: the values, shape (N, n).
+        weights: of the values, shape (K, N); None for one each, and no axis of classes.
+        pseudo: a, values that are added.
+        expected: f, the share among these.
     Example:
         >>> share(torch.tensor([[True], [True], [False]]), torch.tensor([[1.0], [1.0], [torch.nan]]))
         tensor([0.8333], dtype=torch.float64)
     """
     seen = ~x.isnan()
-    return ((is_so & seen).double().sum(0) + 0.5) / (seen.double().sum(0) + 1)
+    count, size = (summed(each & seen, weights) for each in (is_so, seen))
+    return (count + pseudo * expected) / (size + pseudo)
+
+
+def summed(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Sums over the first axis of values of shape (N, n), weighted by (K, N) if there are weights, float64.
+
+    Example:
+        >>> summed(torch.ones(3, 2), torch.tensor([[0.5, 0.5, 0.0]]))
+        tensor([[1., 1.]], dtype=torch.float64)
+    """
+    return values.double().sum(0) if weights is None else weights.double() @ values.double()
+
+
+def log_share(logit: Tensor, expected: Tensor) -> Tensor:
+    r"""The log density :math:`\sum f \log p + (1 - f) \log (1 - p)` of shares p, whose mode under weighted values is
+    :func:`share`; a scalar.
+
+    Args:
+        logit: of p, shape (K, n).
+        expected: f, shape (n,).
+    """
+    return (expected * F.logsigmoid(logit) + (1 - expected) * F.logsigmoid(-logit)).sum()
 
 
 def inverse_softplus(y: Tensor) -> Tensor:

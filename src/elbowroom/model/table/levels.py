@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 
 from elbowroom.data.columns.column import Column
 from elbowroom.model import noise
+from elbowroom.model.class_prior import ClassPrior
 from elbowroom.model.distributions import log_logistic_interval
 from elbowroom.model.noise import NoiseSource
-from elbowroom.model.table.family import Family, Rows, as_matrix, inverse_softplus, share
+from elbowroom.model.table.family import Family, Rows, as_matrix, inverse_softplus, log_share, share, summed
 
 __all__ = ["BinaryColumns", "CategoryColumns", "LevelColumns", "OrdinalColumns"]
 
@@ -72,6 +74,16 @@ class BinaryColumns(LevelColumns):
 
     def start(self, x: Tensor) -> Tensor:
         return share(x == 1, x).logit().to(x).unsqueeze(0)
+
+    def maximise(self, rows: Rows, x: Tensor, weights: Tensor, prior: ClassPrior, centre: Rows | None) -> list[Tensor]:
+        """In closed form: shares with those of the centre as pseudo-counts."""
+        expected: dict[str, Any] = {} if centre is None else {"pseudo": prior.rows, "expected": centre[0].sigmoid()}
+        return [share(x == 1, x, weights, **expected).logit().to(rows[0])]
+
+    def log_class_prior(self, rows: Rows, prior: ClassPrior, centre: Rows | None) -> Tensor:
+        if centre is None:
+            return rows[0].new_zeros(())
+        return prior.rows * log_share(rows[0], centre[0].sigmoid())
 
 
 class OrdinalColumns(LevelColumns):
@@ -183,6 +195,26 @@ class CategoryColumns(LevelColumns):
         return found.movedim(-3, -1)
 
     def start(self, x: Tensor) -> Tensor:
-        seen = (~x.isnan()).double().sum(0)
-        counts = torch.stack([(x == k).double().sum(0) for k in range(self.most)])
-        return torch.log((counts + 0.5) / (seen + 0.5 * self.levels)).to(x)
+        return torch.stack(self._log_shares(x, None, 0.5 * self.levels, 1 / self.levels)).to(x)
+
+    def maximise(self, rows: Rows, x: Tensor, weights: Tensor, prior: ClassPrior, centre: Rows | None) -> list[Tensor]:
+        """In closed form: shares with those of the centre as pseudo-counts."""
+        if centre is None:
+            found = self._log_shares(x, weights, 0.5 * self.levels, 1 / self.levels)
+        else:
+            found = self._log_shares(x, weights, prior.rows, self.log_levels(centre).exp().T)
+        return [row.to(rows[0]) for row in found]
+
+    def log_class_prior(self, rows: Rows, prior: ClassPrior, centre: Rows | None) -> Tensor:
+        if centre is None:
+            return rows[0].new_zeros(())
+        expected = self.log_levels(centre).exp()  # (n, levels), 0 for what a column has not
+        return prior.rows * (expected * self.log_levels(rows).masked_fill(expected == 0, 0.0)).sum()
+
+    def _log_shares(self, x: Tensor, weights: Tensor | None, pseudo: float | Tensor, expected: Tensor) -> list[Tensor]:
+        """log (c + a f) / (m + a) of every level, as :func:`~elbowroom.model.table.family.share` has it."""
+        size = summed(~x.isnan(), weights)
+        each = expected.expand(self.most, *self.levels.shape)
+        counts = [summed(x == k, weights) + pseudo * f for k, f in enumerate(each)]
+        least = torch.finfo(x.dtype).tiny  # of levels that a column has not
+        return [(count / (size + pseudo)).clamp(min=least).log() for count in counts]

@@ -8,6 +8,7 @@ kind                 distribution                                   parameters o
 real, date           normal, σ learned, with wide tails             mean, standardised
 positive             the same of the logarithm                      mean, standardised
 any with ``cells``   the probability of a cell under these          mean, standardised
+any of these three   σ per element: see ``scale``                   one more: what is added to the number behind σ
 proportion           beta, precision learned                        logit of the mean
 count                negative binomial, dispersion learned          log mean
 binary               Bernoulli                                      logit
@@ -25,8 +26,8 @@ gives both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar, Literal, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,7 @@ from torch.distributions.constraints import Constraint
 from elbowroom.data.columns.column import Column, ColumnKind
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
+from elbowroom.model.class_prior import ClassPrior
 from elbowroom.model.conditional import Likelihood
 from elbowroom.model.draws import draw
 from elbowroom.model.noise import NoiseSource
@@ -46,10 +48,12 @@ from elbowroom.model.table.counts import CountColumns, InflatedCountColumns
 from elbowroom.model.table.family import Family
 from elbowroom.model.table.levels import BinaryColumns, CategoryColumns, LevelColumns, OrdinalColumns
 
-__all__ = ["TABLE_LIKELIHOODS", "Table", "TableDistribution", "Tails", "Totals"]
+__all__ = ["TABLE_LIKELIHOODS", "Scale", "Table", "TableDistribution", "Tails", "Totals"]
 
 Tails = Literal["wide", "none"]
 """Of real, positive and cell columns: a learned share of the noise is three times as wide, or normal noise alone."""
+Scale = Literal["learned", "per-element"]
+"""Of the same columns: σ is learned, one for each column, or depends on z, so that classes can differ in it."""
 
 _CONTINUOUS = (ColumnKind.REAL, ColumnKind.DATE, ColumnKind.POSITIVE)
 
@@ -156,6 +160,7 @@ class Table(Likelihood):
         components: K, as the base of a :class:`~elbowroom.model.mixtures.Mixture` whose components have scales,
             precisions and dispersions of their own; None outside of one. Cut points and the share of the tails are
             shared.
+        scale: whether each such column has one σ, or one that depends on z.
     Raises:
         ElbowroomError: no columns; one that is set aside, or that has too few levels or cells, or no positive unit.
     Example:
@@ -182,9 +187,10 @@ class Table(Likelihood):
         tails: Tails = "wide",
         min_scale: float = 1e-3,
         components: int | None = None,
+        scale: Scale = "learned",
     ) -> None:
         shape = (len(columns),)
-        super().__init__(network, shape, num_parameters=self.parameter_shape(shape, columns=columns)[0])
+        super().__init__(network, shape, num_parameters=self.parameter_shape(shape, columns=columns, scale=scale)[0])
         if tails not in ("wide", "none"):
             raise ElbowroomError(f"The tails are '{tails}', but should be 'wide' or 'none'.", "Use one of them.")
         if not min_scale > 0:
@@ -194,7 +200,8 @@ class Table(Likelihood):
         self.columns = tuple(columns)
         self.families = nn.ModuleList()
         places = []
-        for family, own in _by_family(self.columns, wide_tails=tails == "wide", min_scale=min_scale):
+        noise = {"wide_tails": tails == "wide", "min_scale": min_scale, "own_scale": scale == "per-element"}
+        for family, own in _by_family(self.columns, noise):
             if components is not None:
                 family.repeat_scales(components)
             self.families.append(family)
@@ -205,14 +212,15 @@ class Table(Likelihood):
 
     @classmethod
     def parameter_shape(  # type: ignore[override]  # there is no sensible default
-        cls, event_shape: Sequence[int], *, columns: Sequence[Column]
+        cls, event_shape: Sequence[int], *, columns: Sequence[Column], scale: Scale = "learned"
     ) -> tuple[int, ...]:
         """(P, D): the largest number of parameters that a column needs."""
         if not columns:
             raise ElbowroomError("A table was given without columns, but it needs one.", "Give its columns.")
         for column in columns:
             _check(column)
-        return (max(_num_parameters(column) for column in columns), *event_shape)
+        own_scale = scale == "per-element"
+        return (max(_num_parameters(column, own_scale=own_scale) for column in columns), *event_shape)
 
     def parts(self) -> list[Part]:
         """The families, with the places of their columns."""
@@ -260,6 +268,42 @@ class Table(Likelihood):
             output[: family.num_rows, places] = family.start(x[:, places]).to(output)
         return output
 
+    @torch.no_grad()
+    def maximise(self, output: Tensor, x: Tensor, weights: Tensor, prior: ClassPrior, centre: Tensor | None) -> Tensor:
+        """The M step of a mixture, column by column: :meth:`~elbowroom.model.table.family.Family.maximise`.
+
+        Args:
+            output: of each class, shape (K, P, D).
+            x: rows, shape (N, D), NaN where missing.
+            weights: responsibilities, shape (K, N).
+            prior: how strongly classes are drawn to the centre.
+            centre: parameters for all rows, shape (P, D); None for no prior.
+        Returns:
+            Parameters of each class, shape (K, P, D); what is learned beside the network is set in place.
+        """
+        found = output.clone()
+        for (places, family), rows, middle in self._class_rows(output, centre):
+            found[:, : family.num_rows, places] = torch.stack(
+                family.maximise(rows, x[:, places].to(output), weights, prior, middle), 1
+            )
+        return found
+
+    def log_class_prior(self, output: Tensor, prior: ClassPrior, centre: Tensor | None) -> Tensor:
+        """log p of the classes' parameters up to a constant, a scalar; arguments as in :meth:`maximise`."""
+        each = [
+            part.family.log_class_prior(rows, prior, middle) for part, rows, middle in self._class_rows(output, centre)
+        ]
+        return torch.stack(each).sum()
+
+    def _class_rows(
+        self, output: Tensor, centre: Tensor | None
+    ) -> Iterator[tuple[Part, Sequence[Tensor], Sequence[Tensor] | None]]:
+        """The parts, each with its parameters of each class and at the centre."""
+        for part in self.parts():
+            some, places = slice(part.family.num_rows), part.places
+            middle = None if centre is None else centre[some, places].unbind(-2)
+            yield part, output[:, some, places].unbind(-2), middle
+
     def totals(self, log_prob: Tensor, x: Tensor) -> Totals:
         """Sums over a row's columns of log p, apart for densities and for probabilities.
 
@@ -291,7 +335,7 @@ def _family_name(column: Column) -> str:
     return name if column.atom is None else f"{name}, atom"
 
 
-def _by_family(columns: Sequence[Column], *, wide_tails: bool, min_scale: float) -> Iterator[tuple[Family, list[int]]]:
+def _by_family(columns: Sequence[Column], noise: Mapping[str, Any]) -> Iterator[tuple[Family, list[int]]]:
     together: dict[str, list[int]] = {}
     for place, column in enumerate(columns):
         together.setdefault(_family_name(column), []).append(place)
@@ -304,9 +348,9 @@ def _by_family(columns: Sequence[Column], *, wide_tails: bool, min_scale: float)
         family: Family
         match base:
             case "cells":
-                family = CellColumns(own, wide_tails=wide_tails, min_scale=min_scale)
+                family = CellColumns(own, **noise)
             case "normal":
-                family = NormalColumns(own, wide_tails=wide_tails, min_scale=min_scale)
+                family = NormalColumns(own, **noise)
             case ColumnKind.PROPORTION:
                 family = BetaColumns(own)
             case ColumnKind.BINARY:
@@ -318,8 +362,9 @@ def _by_family(columns: Sequence[Column], *, wide_tails: bool, min_scale: float)
         yield AtomColumns(own, family) if atom else family, places
 
 
-def _num_parameters(column: Column) -> int:
-    own = len(column.levels) if column.kind is ColumnKind.CATEGORY else 1
+def _num_parameters(column: Column, *, own_scale: bool) -> int:
+    is_noisy = bool(column.cells) or column.kind in _CONTINUOUS
+    own = len(column.levels) if column.kind is ColumnKind.CATEGORY else 1 + (own_scale and is_noisy)
     return own + (column.atom is not None)
 
 

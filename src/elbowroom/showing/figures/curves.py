@@ -131,7 +131,7 @@ def _shown(rows: list[Mapping[str, Any]]) -> list[str]:
     known = {key for row in rows if row.get("split") in _SPLITS for key in BOUNDS if key in row}
     if "naive" in known:  # its ELBO, of the prior for a guide, lies thousands of nats below
         return ["naive"]
-    return sorted(known, key=["elbo", "iwae", "laplace-is", "log_joint"].index)
+    return sorted(known, key=["elbo", "iwae", "laplace-is", "log_joint", "log p(x)"].index)
 
 
 def _horizontal_axis(rows: list[Mapping[str, Any]]) -> str:

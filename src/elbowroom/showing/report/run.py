@@ -76,6 +76,7 @@ _GUIDES = {
     "bottom-up": "normal groups, from the bottom up",
     "categorical": "categorical, a factor for each slot",
     "nearest-code": "by distance to the vectors of a codebook",
+    "exact": "the posterior itself, by the sum over the codes",
     "none": "none",
 }
 
@@ -225,7 +226,7 @@ def _model(run: Run) -> FactList:
         **_pixels(run),
         "decoder": network(settings.decoder),
         "guide q(z | x), the approximate posterior": _GUIDES[guide],
-        **({} if guide == "none" else {"encoder": network(settings.encoder)}),
+        **({} if guide in ("none", "exact") else {"encoder": network(settings.encoder)}),
         "parameters": f"{sum(parameter.numel() for parameter in run.pair.parameters()):,}",
     }
     return FactList("Model", tuple(rows.items()))

@@ -1,0 +1,121 @@
+r"""The method baselines: what two simple models of the same table are worth on the same rows, and the gain over them.
+
+=============================== ====================================================================================
+result                          what it is
+=============================== ====================================================================================
+independent columns             :math:`\sum_d \log p_d(x_d)`, each column's own distribution
+latent classes                  :math:`\log \sum_k \pi_k \prod_d p(x_d | \theta_{kd})`, see :mod:`elbowroom.learners.em`
+gain over independent columns   log p(x) of the model less that, with the standard error of paired differences
+gain over latent classes        the same of the other
+=============================== ====================================================================================
+
+They are fitted on the training rows whenever they are asked for, which takes seconds: they do not belong to the run, so
+that they cannot be out of date, and a run of any version has them. Their log p(x) is exact. That of the model is the
+sum over all codes where these are few, and else a lower bound from k draws of the guide, or without one around modes of
+the posterior; so the gains are lower bounds too.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from elbowroom.data.batch import Batch
+from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation.results import Result
+from elbowroom.evaluation.row_estimates import BATCH, guide_estimate, laplace_estimate, repetition_variance
+from elbowroom.evaluation.study import Study, require_normalized
+from elbowroom.inference.enumeration import enumerated
+from elbowroom.learners.em_classes import independent_columns, latent_classes
+from elbowroom.model.guides import PriorGuide
+from elbowroom.model.latent import LatentModel
+from elbowroom.model.table.likelihood import Table
+
+__all__ = ["baselines"]
+
+_FEW_CODES = 4096  # that are summed over
+_NAMES = ("independent columns", "latent classes")
+
+
+def baselines(study: Study) -> list[Result]:
+    """log p(x) of independent columns and of latent classes, and what the model is ahead of them."""
+    likelihood = study.model.likelihood.elementwise
+    if not isinstance(likelihood, Table):
+        raise ElbowroomError(
+            f"baselines fits simple models of a table with columns of several kinds, but the likelihood is "
+            f"{likelihood.name}.",
+            "Leave it out; train such a table with --data.columns auto.",
+        )
+    require_normalized(study.model, "baselines")
+    k, exact = study.settings.draws("baselines"), _is_summed(study.model)
+    simple = _fitted(study, likelihood)
+
+    def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        plain = Batch(batch.x, mask=batch.mask)
+        values = {name: enumerated(model, plain).log_evidence for name, model in zip(_NAMES, simple, strict=True)}
+        return _of_model(study, batch, k) | values
+
+    values = study.over_data(
+        "baselines", per_batch, batch_size=BATCH, points=study.settings.data("baselines"), resumable=True,
+        finite=["model", *_NAMES],
+    )  # fmt: skip
+    asked = {} if exact else {"k": k}
+    found = dict(zip(_NAMES, ({}, {"classes": simple[1].space.codes}), strict=True))
+    levels = [
+        study.average("baselines", name, values[name], bound=None, asked={}, found=found[name]) for name in _NAMES
+    ]
+    gains = [
+        study.average(
+            "baselines",
+            f"gain over {name}",
+            values["model"] - values[name],
+            bound=None,
+            asked=asked,
+            repeated=repetition_variance(values["model"] - values[name], values["stderr"]),
+        )
+        for name in _NAMES
+    ]
+    return [*levels, *gains]
+
+
+def _is_summed(model: LatentModel) -> bool:
+    return model.latent_support == "codes" and model.space.size <= _FEW_CODES
+
+
+def _of_model(study: Study, batch: Batch, k: int) -> dict[str, Tensor]:
+    """log p(x) of every row, and the standard error of its estimate."""
+    model, guide, seed = study.model, study.guide, study.settings.seed
+    if _is_summed(model):
+        log_p = enumerated(model, batch).log_evidence
+        return {"model": log_p, "stderr": torch.zeros_like(log_p)}
+    if model.latent_support == "real" and isinstance(guide, PriorGuide):
+        found = laplace_estimate(model, guide, batch, k=k, starts=study.settings.starts, seed=seed)
+    else:
+        found = guide_estimate(model, guide, batch, k=k, seed=seed)
+    return {"model": found["log_evidence"], "stderr": found["stderr"]}
+
+
+def _fitted(study: Study, likelihood: Table) -> tuple[LatentModel, LatentModel]:
+    """The simple models, fitted on all training rows."""
+    train = _whole(study, "train")
+    if train is None:
+        raise ElbowroomError(
+            "baselines fits simple models on the training rows, but these data have none.",
+            "Evaluate on a split of the run's own data, or leave it out.",
+        )
+    columns, seed = likelihood.columns, study.settings.seed
+    simple = (
+        independent_columns(columns, train),
+        latent_classes(columns, train, _whole(study, "validation"), seed=seed),
+    )
+    for model in simple:
+        model.to(next(study.model.parameters()).device)
+    return simple
+
+
+def _whole(study: Study, split: str) -> Batch | None:
+    """All rows of a split on the processor, without their context; None where there are none."""
+    if split not in getattr(study.data, "splits", {split}) or not (size := study.data.size(split)):
+        return None
+    batch = next(iter(study.data.batches(split, size))).to("cpu")
+    return Batch(batch.x, mask=batch.mask)

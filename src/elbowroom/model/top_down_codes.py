@@ -38,6 +38,7 @@ class TopDownCodes(Distribution):
         batch_shape: (batch,).
         like: a tensor of the dtype and device that draws are to have.
         rows: the same distribution of some of the examples.
+        widest: elements of the largest tensor that the logits of one z take.
     Attributes:
         space: slots of all levels together, and codes.
         top: the distribution of the top level.
@@ -63,10 +64,11 @@ class TopDownCodes(Distribution):
         *,
         like: Tensor,
         rows: Callable[[Rows], TopDownCodes] | None = None,
+        widest: int = 1,
     ) -> None:
         self.levels = tuple(levels)
         self.space = CodeSpace(sum(level.slots for level in levels), levels[0].codes)
-        self._logits, self._like, self._rows = logits, like, rows
+        self._logits, self._like, self._rows, self.widest = logits, like, rows, widest
         super().__init__(Size(batch_shape), Size([self.space.dim]), validate_args=False)
         self.top = Codes(logits(0, like.new_empty(*batch_shape, 0)))
 
@@ -145,6 +147,7 @@ class TopDownCodes(Distribution):
             self.batch_shape,
             like=self._like,
             rows=None if self._rows is None else lambda index: again(self.rows(index)),
+            widest=self.widest,
         )
 
 

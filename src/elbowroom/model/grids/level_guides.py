@@ -84,7 +84,8 @@ class LevelGuide(Guide):
         def rows(index: Rows) -> TopDownCodes:
             return self._distribution([own[index] for own in features])
 
-        return TopDownCodes(self.levels, logits, (batch,), like=features[0], rows=rows)
+        widest = self.recognition.widest
+        return TopDownCodes(self.levels, logits, (batch,), like=features[0], rows=rows, widest=widest)
 
 
 class LevelCategoricalGuide(LevelGuide):

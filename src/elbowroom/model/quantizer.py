@@ -77,8 +77,7 @@ class Codebook(nn.Module):
         vectors: c, shape (T, K, d).
         levels: of a fixed grid, the number of points on each axis, whose product is K; else ().
     Raises:
-        ElbowroomError: fewer than two slots or codes; K codes that are no grid of d axes; slots that the places do not
-            divide.
+        ElbowroomError: fewer than two codes; K codes that are no grid of d axes; slots that the places do not divide.
     Example:
         >>> codebook = Codebook(CodeSpace(2, 6), 2, kind="fsq")
         >>> codebook.levels, codebook.vectors[0, :3].tolist()
@@ -102,7 +101,8 @@ class Codebook(nn.Module):
                 f"A codebook for {space.slots} slots at {places} places was asked for, but every place has as many.",
                 "Give a number of slots that the number of places divides.",
             )
-        self.space, self.dim, self.kind, self.places = space.check(), dim, kind, places
+        CodeSpace(max(2, space.slots), space.codes).check()  # a level may be a single slot
+        self.space, self.dim, self.kind, self.places = space, dim, kind, places
         self.levels = grid_levels(space.codes, dim) if kind == "fsq" else ()
         if kind == "fsq":
             self.register_buffer("vectors", _grid(self.levels).repeat(self.tables, 1, 1), persistent=False)

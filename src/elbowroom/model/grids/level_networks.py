@@ -33,17 +33,17 @@ def level_grids(bottom: CodeGrid, levels: int) -> tuple[CodeGrid, ...]:
         bottom: the grid of patches.
         levels: their number; each has half the rows and columns of the one below it.
     Raises:
-        ElbowroomError: rows or columns that cannot be halved so often; a level with a single slot.
+        ElbowroomError: rows or columns that cannot be halved so often.
     Example:
         >>> level_grids(CodeGrid(4, 8), 3)[0]
         CodeGrid(height=1, width=2, each=1)
     """
     factor = 2 ** (levels - 1)
-    if bottom.height % factor or bottom.width % factor or bottom.slots // factor**2 < 2:
+    if bottom.height % factor or bottom.width % factor:
         halvings = "once" if levels == 2 else f"{levels - 1} times"
         raise ElbowroomError(
-            f"{levels} levels of codes were asked for, but a grid of {bottom.height} × {bottom.width} places with "
-            f"{bottom.each} each cannot be halved {halvings} and keep two slots.",
+            f"{levels} levels of codes were asked for, but a grid of {bottom.height} × {bottom.width} places cannot be "
+            f"halved {halvings}.",
             "Give --model.encoder.patch and --model.decoder.patch a smaller patch, or fewer levels: "
             "--model.code-levels.",
         )

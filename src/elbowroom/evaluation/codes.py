@@ -24,7 +24,8 @@ Where codes are on several levels, the top level being the first, there are of e
 result                          what it is
 =============================== ====================================================================================
 codes rate, level m             :math:`E_q KL(q(z_m|z_{<m}, x) \| p(z_m|z_{<m}))`; their sum is the rate
-codes distortion, levels 1 to m :math:`-E \log p(x|z)` where lower levels are drawn from the prior given the upper ones
+codes distortion, level 1 alone :math:`-E \log p(x|z)` where lower levels are drawn from the prior given this one; of
+                                three levels also "levels 1 to 2 alone"
 perplexity, level m             of the most likely codes of its slots
 =============================== ====================================================================================
 
@@ -132,7 +133,7 @@ def _of_levels(study: Study, k: int, values: dict[str, Tensor]) -> list[Result]:
             results.append(study.average("codes", name(level), mean, bound=None, asked={"k": k}, repeated=repeated))
 
     parts("level_rates", lambda level: f"codes rate, level {level}")
-    parts("level_distortions", lambda level: f"codes distortion, level{'s 1 to' * (level > 1)} {level}")
+    parts("level_distortions", lambda level: f"codes distortion, level{'s 1 to' * (level > 1)} {level} alone")
     row = next(iter(study.data.batches(study.split, 1, points=1)))
     levels, mode = levels_of(guide_distribution(study.guide, row)), values["mode"].long()
     for number, (level, codes) in enumerate(

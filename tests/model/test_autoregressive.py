@@ -40,9 +40,19 @@ def grid(space: CodeSpace) -> CodeGrid:
     return CodeGrid(*SIDES[space.slots])
 
 
+def levels(space: CodeSpace) -> list[CodeGrid]:
+    """One or two places above all others."""
+    sides = {4: [(1, 2), (1, 2)], 5: [(1, 1), (2, 2)], 8: [(1, 2), (1, 6)]}
+    return [CodeGrid(*side) for side in sides.get(space.slots, [(1, 1), (1, space.slots - 1)])]
+
+
 PRIORS |= {
     "transformer on a grid": lambda space, **k: CausalTransformer(space, **{"width": 12, "grid": grid(space), **k}),
+    "transformer on levels": lambda space, **k: CausalTransformer(space, **{"width": 12, "grid": levels(space), **k}),
     "pixelcnn": lambda space, **k: MaskedConvolutions(space, **{"grid": grid(space), "width": 8, "layers": 2, **k}),
+    "pixelcnn on levels": lambda space, **k: MaskedConvolutions(
+        space, **{"grid": levels(space), "width": 8, "layers": 2, **k}
+    ),
 }
 SPACES = [CodeSpace(2, 2), CodeSpace(2, 5), CodeSpace(5, 2), CodeSpace(3, 4)]
 C = 3  # length of a context

@@ -23,6 +23,7 @@ OTHER: dict[str, Any] = {
     "group_hidden": [7],
     "slots": 3,
     "slots_per_place": 1,
+    "code_levels": 2,
     "codes": 5,
     "codebook": "fsq",
     "code_dim": 3,

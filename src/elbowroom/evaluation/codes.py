@@ -18,6 +18,19 @@ perplexity of draws             the same of drawn codes, one for each example
 codes used                      how many codes are the most likely one of some example, of L K
 =============================== ====================================================================================
 
+Where codes are on several levels, the top level being the first, there are of each level also
+
+=============================== ====================================================================================
+result                          what it is
+=============================== ====================================================================================
+codes rate, level m             :math:`E_q KL(q(z_m|z_{<m}, x) \| p(z_m|z_{<m}))`; their sum is the rate
+codes distortion, level 1 alone :math:`-E \log p(x|z)` where lower levels are drawn from the prior given this one; of
+                                three levels also "levels 1 to 2 alone"
+perplexity, level m             of the most likely codes of its slots
+=============================== ====================================================================================
+
+A distortion of upper levels and the rates of these are minus the ELBO of a guide that knows no others.
+
 The deterministic bound is no log-likelihood: it leaves out the other codes. It is never above the distinct bound, which
 is never above log p(x), for every example and whatever was drawn. The importance-weighted bound is below log p(x) in
 expectation, and usually the tightest of them.
@@ -26,6 +39,8 @@ expectation, and usually the tightest of them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -38,7 +53,8 @@ from elbowroom.evaluation.results import Bound, Result
 from elbowroom.evaluation.row_estimates import BATCH, code_estimate, repetition_variance
 from elbowroom.evaluation.study import Study, observed, require_normalized
 from elbowroom.inference.enumeration import check_enumerable, enumerated, enumerated_elbo
-from elbowroom.model.guides import PriorGuide
+from elbowroom.model.guides import PriorGuide, guide_distribution
+from elbowroom.model.top_down_codes import levels_of
 
 __all__ = ["codes", "enumerate_codes"]
 
@@ -88,6 +104,7 @@ def codes(study: Study) -> list[Result]:
         part("elbow room", elbow_room, "iwae", "stderr", "lower"),
         part("room of the deterministic bound", room, "iwae", "stderr"),
         *_usage(study, k, values["mode"].long(), values["drawn"].long()),
+        *(_of_levels(study, k, values) if "level_rates" in values else []),
     ]
 
 
@@ -104,6 +121,32 @@ def _usage(study: Study, k: int, mode: Tensor, drawn: Tensor) -> list[Result]:
     ]  # fmt: skip
     used = study.count("codes", "codes used", likely.used, of=space.dim, points=points, fewest=likely.fewest)
     return [*perplexities, used]
+
+
+def _of_levels(study: Study, k: int, values: dict[str, Tensor]) -> list[Result]:
+    """Rates, distortions and perplexities by level."""
+    space, results = study.model.space, []
+
+    def parts(column: str, name: Callable[[int], str]) -> None:
+        for level, (mean, stderr) in enumerate(zip(values[column].T, values[f"{column}_stderr"].T, strict=True), 1):
+            repeated = repetition_variance(mean, stderr)
+            results.append(study.average("codes", name(level), mean, bound=None, asked={"k": k}, repeated=repeated))
+
+    parts("level_rates", lambda level: f"codes rate, level {level}")
+    parts("level_distortions", lambda level: f"codes distortion, level{'s 1 to' * (level > 1)} {level} alone")
+    row = next(iter(study.data.batches(study.split, 1, points=1)))
+    levels, mode = levels_of(guide_distribution(study.guide, row)), values["mode"].long()
+    for number, (level, codes) in enumerate(
+        zip(levels, mode.split_with_sizes([level.slots for level in levels], -1), strict=True), 1
+    ):
+        used = code_usage(level, codes)
+        results.append(
+            study.count(
+                "codes", f"perplexity, level {number}", used.perplexity, of=space.codes, points=len(mode),
+                stderr=used.stderr, unit="codes", slots=level.slots, plug_in=used.plug_in,
+            )
+        )  # fmt: skip
+    return results
 
 
 def enumerate_codes(study: Study) -> list[Result]:

@@ -48,6 +48,7 @@ from elbowroom.model.latent import LatentModel
 from elbowroom.model.networks import MLP, ResidualMLP
 from elbowroom.model.noise import NoiseSource, PerRow
 from elbowroom.model.sequential_normal import BlockDistribution, ResidualNormal, SequentialNormal
+from elbowroom.model.top_down_codes import TopDownCodes
 from elbowroom.numerics import RowSlots, draws_last, mean_and_stderr
 
 __all__ = [
@@ -174,15 +175,15 @@ def code_estimate(model: LatentModel, guide: Conditional, batch: Batch, *, k: in
     """Bounds of every row of a model with codes, from k draws of the guide.
 
     Returns:
-        What :class:`~elbowroom.inference.importance.codes.CodeBounds` has, by name; "log_evidence" is that of
-        :func:`guide_estimate`, from the same draws.
+        What :class:`~elbowroom.inference.importance.codes.CodeBounds` has, by name, without what is None;
+        "log_evidence" is that of :func:`guide_estimate`, from the same draws.
     Raises:
         ElbowroomError: a guide whose slots are not independent.
     """
 
     def compute(block: Batch, manner: _Manner) -> dict[str, Tensor]:
         q = guide_distribution(guide, block)
-        if not isinstance(q, Codes):
+        if not isinstance(q, Codes | TopDownCodes):
             raise ElbowroomError(
                 f"The most likely code of each slot was asked for, but the guide returns a {type(q).__name__}.",
                 "Use a guide over codes, categorical or nearest-code.",
@@ -190,7 +191,7 @@ def code_estimate(model: LatentModel, guide: Conditional, batch: Batch, *, k: in
         found = code_bounds(
             model, q, block, num_samples=k, chunk_elements=manner.chunk_elements, generator=manner.noise
         )
-        return found._asdict()
+        return {name: values for name, values in found._asdict().items() if values is not None}
 
     return _by_rows(model, guide, batch, compute, method="iwae", seed=seed, apart=k == 1)
 
@@ -391,5 +392,11 @@ def _draws_by_row(distribution: Distribution) -> bool:
             return all(_draws_by_row(block) for block in distribution.blocks)
     return isinstance(
         distribution,
-        MultivariateNormal | SequentialNormal | ResidualNormal | FlowDistribution | Codes | AutoregressiveCodes,
+        MultivariateNormal
+        | SequentialNormal
+        | ResidualNormal
+        | FlowDistribution
+        | Codes
+        | TopDownCodes
+        | AutoregressiveCodes,
     )

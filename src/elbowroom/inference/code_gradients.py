@@ -41,6 +41,7 @@ from torch import Tensor
 from elbowroom.errors import ElbowroomError, check_name
 from elbowroom.model.code_distributions import Codes, gumbel
 from elbowroom.model.noise import NoiseSource
+from elbowroom.model.top_down_codes import TopDownCodes
 
 __all__ = ["CODE_ESTIMATORS", "Draws", "draw_codes", "is_biased", "path_gradient"]
 
@@ -83,7 +84,7 @@ class Draws(NamedTuple):
 
 
 def draw_codes(
-    q: Codes,
+    q: Codes | TopDownCodes,
     num_samples: int,
     estimator: str,
     *,
@@ -94,10 +95,12 @@ def draw_codes(
 
     .. math:: z = D + s(\ell) - s(\ell)_{\text{fixed}}, \qquad D \sim q,
 
-    whose value is D to the bit and whose derivative is that of s, the third column of the table above.
+    whose value is D to the bit and whose derivative is that of s, the third column of the table above. On several
+    levels the logits of a level depend on the draws of those above, by which the gradient goes on to their logits; for
+    ``gumbel-softmax``, on the codes, with the derivative of the relaxed draws.
 
     Args:
-        q: independent slots, batch shape (\*batch,).
+        q: independent slots, or levels of these, batch shape (\*batch,).
         num_samples: draws of z for each of the batch.
         estimator: a name in ``CODE_ESTIMATORS``.
         temperature: τ of the softmax that is differentiated; the law of the draws does not depend on it. A tensor is an
@@ -125,6 +128,8 @@ def draw_codes(
         raise ElbowroomError(
             f"The temperature is {temperature}, but a softmax needs a positive one.", "Give temperature=1.0, say."
         )
+    if isinstance(q, TopDownCodes):
+        return _down_the_levels(q, num_samples, estimator, temperature, generator)
     shape = (num_samples, *q.batch_shape, q.space.dim)
     perturbed = q.logits + q.space.split(gumbel(shape, q.logits, generator))  # (samples, *batch, L, K)
     one_hot = q.space.one_hot(perturbed.argmax(-1), q.logits.dtype)
@@ -134,6 +139,19 @@ def draw_codes(
     if estimator == "gumbel-softmax":
         return Draws(one_hot, moving)
     return Draws(one_hot + (moving - moving.detach()))
+
+
+def _down_the_levels(
+    q: TopDownCodes, num_samples: int, estimator: str, temperature: float | Tensor, generator: NoiseSource | None
+) -> Draws:
+    """The draws of one level after the other."""
+    drawn = [draw_codes(q.top, num_samples, estimator, temperature=temperature, generator=generator)]
+    for level in range(1, len(q.levels)):
+        above = torch.cat([z if y is None else z + (y - y.detach()) for z, y in drawn], -1)
+        z, relaxed = draw_codes(q.given(level, above), 1, estimator, temperature=temperature, generator=generator)
+        drawn.append(Draws(z.squeeze(0), None if relaxed is None else relaxed.squeeze(0)))
+    relaxations = [each.relaxed for each in drawn if each.relaxed is not None]
+    return Draws(torch.cat([each.z for each in drawn], -1), torch.cat(relaxations, -1) if relaxations else None)
 
 
 def path_gradient(value: Callable[[Tensor], Tensor], relaxed: Tensor) -> Tensor:

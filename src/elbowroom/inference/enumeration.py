@@ -40,6 +40,7 @@ from elbowroom.model.draws import draw
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.noise import NoiseSource
+from elbowroom.model.top_down_codes import TopDownCodes
 from elbowroom.numerics import chunks
 
 __all__ = [
@@ -241,8 +242,8 @@ def distinct_bound(
         z_i \sim q(z | x)
 
     It is below log p(x) whatever was drawn. The most likely code of each slot, :math:`\hat z`, is always in the set
-    where q factorises, so that the bound is never below log p(x, ẑ), which papers on vector quantisation quote. It is
-    close where the posterior is concentrated on a few codes that the guide finds.
+    where q factorises or has levels, so that the bound is never below log p(x, ẑ), which papers on vector quantisation
+    quote. It is close where the posterior is concentrated on a few codes that the guide finds.
 
     Args:
         model: p(x, z) with codes as latents.
@@ -260,7 +261,7 @@ def distinct_bound(
     batch, space = as_batch(batch), model.space
     q = guide_distribution(guide, batch)
     z = draw(q, (num_samples,), generator=generator)  # (samples, batch, L K)
-    if isinstance(q, Codes):
+    if isinstance(q, Codes | TopDownCodes):
         z = torch.cat([q.mode.unsqueeze(0), z])
     parts = chunks(len(z), _at_once(model, batch, chunk_elements, shared=False))
     log_joint = torch.cat([model.log_joint(batch.x, z[part], context=batch.context, mask=batch.mask) for part in parts])

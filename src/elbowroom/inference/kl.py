@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence
 
-from elbowroom.model.code_distributions import Codes
+from elbowroom.model.code_distributions import AutoregressiveCodes, Codes
 from elbowroom.model.sequential_normal import SequentialNormal, blocks_of
+from elbowroom.model.top_down_codes import TopDownCodes
 
 __all__ = [
     "ClosedForm",
@@ -93,7 +94,11 @@ def exact_entropy(q: Distribution) -> Tensor | None:
 
 
 def has_group_kl(q: Distribution, p: Distribution) -> bool:
-    """Whether :func:`group_kl` serves: q has groups, and p is made of independent blocks, one for each."""
+    """Whether :func:`group_kl` serves: q has groups, and p is made of independent blocks, one for each; or q has levels
+    of codes, and p is over codes.
+    """
+    if isinstance(q, TopDownCodes):
+        return isinstance(p, Codes | AutoregressiveCodes)
     return isinstance(q, SequentialNormal) and blocks_of(p, q.sizes) is not None
 
 
@@ -101,18 +106,21 @@ def group_kl(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
     r"""KL of each group of a hierarchy given the groups before, at draws of q.
 
     .. math:: \mathrm{KL}(q \,\|\, p) = \sum_l \mathbb{E}_q\big[\mathrm{KL}_l(z_{<l})\big], \qquad
-        \mathrm{KL}_l(z_{<l}) = \mathrm{KL}\big(q(z_l | z_{<l}, x) \,\|\, p(z_l)\big)
+        \mathrm{KL}_l(z_{<l}) = \mathrm{KL}\big(q(z_l | z_{<l}, x) \,\|\, p(z_l | z_{<l})\big)
 
     Unbiased; where a group has a closed form, with less noise than log q − log p. Where it has none, as under a
-    mixture, its entropy is exact and its log p(z_l) is that of the draw.
+    mixture, its entropy is exact and its log p(z_l) is that of the draw. So it is with levels of codes, unless the
+    slots of p are independent.
 
     Args:
-        q: of groups one after the other.
-        p: of independent blocks, one for each group.
+        q: of groups one after the other, or of levels of codes.
+        p: of independent blocks, one for each group; over codes any, whose slots then are in the order of q's levels.
         z: draws of q, (samples, batch, latent).
     Returns:
         Nats, shape (groups, samples, batch).
     """
+    if isinstance(q, TopDownCodes):
+        return _level_kl(q, p, z)
     assert isinstance(q, SequentialNormal)  # see has_group_kl
     blocks = blocks_of(p, q.sizes)
     assert blocks is not None
@@ -122,6 +130,20 @@ def group_kl(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
         kl = -_entropy(given) - block.log_prob(part) if closed is None else closed.sum(-1)
         found.append(kl.expand(z.shape[:-1]))
     return torch.stack(found)
+
+
+def _level_kl(q: TopDownCodes, p: Distribution, z: Tensor) -> Tensor:
+    assert isinstance(p, Codes | AutoregressiveCodes)  # see has_group_kl
+    sizes = [level.slots for level in q.levels]
+    given = q.conditionals(z)
+    if isinstance(p, Codes):
+        parts = zip(given, p.logits.split_with_sizes(sizes, -2), strict=True)
+        ratios = [factorised_kl(own, Codes(logits)) for own, logits in parts]
+        found = [ratio.sum(-1) for ratio in ratios if ratio is not None]
+    else:
+        parts = zip(given, p.log_probs(z).split_with_sizes(sizes, -1), strict=True)
+        found = [-own.entropy() - log_p.sum(-1) for own, log_p in parts]
+    return torch.stack([each.expand(z.shape[:-1]) for each in found])
 
 
 def has_analytic_kl(q: Distribution, p: Distribution) -> bool:

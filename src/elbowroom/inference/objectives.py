@@ -59,6 +59,7 @@ from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.noise import NoiseSource
 from elbowroom.model.sequential_normal import ResidualNormal, SequentialNormal
+from elbowroom.model.top_down_codes import TopDownCodes
 from elbowroom.numerics import effective_sample_size, log_mean_exp
 
 __all__ = [
@@ -125,7 +126,8 @@ def elbo_terms(
     q, prior = guide_distribution(guide, batch), model.prior(None, batch.context)
     sampled_kl = kl == "monte-carlo" or (kl == "auto" and estimator == "stl")
     closed = None if sampled_kl else closed_form_kl(q, prior, free_bits)
-    grouped = not sampled_kl and kl == "auto" and estimator == "pathwise" and has_group_kl(q, prior)
+    by_groups = estimator == "pathwise" or isinstance(q, TopDownCodes)
+    grouped = not sampled_kl and kl == "auto" and by_groups and has_group_kl(q, prior)
     if closed is None and not sampled_kl and (kl == "analytic" or (free_bits > 0 and not grouped)):
         raise _no_closed_form(q, prior, free_bits)
     if not grouped and (balance or (free_bits > 0 and free_bits_over == "batch")):
@@ -136,15 +138,18 @@ def elbo_terms(
 
     def terms_at(z: Tensor) -> Terms:  # (samples, batch, latent)
         if grouped:
-            reconstruction = log_likelihood_of_draws(model, batch, q, z).mean(0)
-            by_group = group_kl(q, prior, z).mean(1)  # (groups, batch)
-            penalty = _with_free_bits(by_group, free_bits, free_bits_over)
-            if balance:
-                penalty = _balance(by_group, q, beta) * penalty
-            penalty = penalty.sum(0)
+            log_likelihood, of_draws = log_likelihood_of_draws(model, batch, q, z), group_kl(q, prior, z)
+            reconstruction, by_group = log_likelihood.mean(0), of_draws.mean(1)  # (batch,), (groups, batch)
+            counted, penalty = _with_free_bits(by_group, free_bits, free_bits_over)
+            weights = _balance(by_group, q, beta) if balance else torch.ones_like(by_group[:, :1])
+            penalty = (weights * penalty).sum(0)
+            value = reconstruction - beta * penalty
+            if estimator == "score-function":
+                signal = log_likelihood - beta * ((weights * counted).unsqueeze(1) * of_draws).sum(0)
+                value = value + _without_value((_minus_others_mean(signal.detach()) * q.log_prob(z)).mean(0))
             parts = {f"kl_{number}": part.detach() for number, part in enumerate(by_group, 1)}
             parts = {"reconstruction": reconstruction.detach(), "kl": by_group.detach().sum(0), **parts}
-            return Terms(reconstruction - beta * penalty, parts)
+            return Terms(value, parts)
         if closed is not None or entropy is not None:  # log q is not needed, unless as the score
             signal = log_likelihood = model.log_likelihood(batch.x, z, context=batch.context, mask=batch.mask)
             reconstruction = log_likelihood.mean(0)
@@ -382,12 +387,15 @@ def check_elbo(*, kl: str, beta: float | Tensor, free_bits: float, estimator: st
         )
 
 
-def _with_free_bits(by_group: Tensor, free_bits: float, over: FreeBitsOver) -> Tensor:
-    """max(λ, KL) of groups, shape (groups, batch); over the batch it is the mean that is compared."""
+def _with_free_bits(by_group: Tensor, free_bits: float, over: FreeBitsOver) -> tuple[Tensor, Tensor]:
+    """Whether the KL of a group is the larger one, and max(λ, KL), shape (groups, batch); over the batch it is the mean
+    that is compared.
+    """
     if free_bits == 0:
-        return by_group
+        return torch.ones_like(by_group, dtype=torch.bool), by_group
     compared = by_group.detach().mean(1, keepdim=True) if over == "batch" else by_group
-    return torch.where(compared > free_bits, by_group, free_bits)
+    counted = (compared > free_bits).expand_as(by_group)
+    return counted, torch.where(counted, by_group, free_bits)
 
 
 def _balance(by_group: Tensor, q: Distribution, beta: float | Tensor) -> Tensor:
@@ -396,7 +404,7 @@ def _balance(by_group: Tensor, q: Distribution, beta: float | Tensor) -> Tensor:
     A group that carries little is then asked for little, and does not fall asleep at the start (Vahdat & Kautz 2020,
     NVAE, appendix A, arXiv:2007.03898). D is a group's size.
     """
-    assert isinstance(q, SequentialNormal)  # see has_group_kl
+    assert isinstance(q, SequentialNormal | TopDownCodes)  # see has_group_kl
     sizes = torch.tensor(q.sizes, dtype=by_group.dtype, device=by_group.device)
     share = sizes * by_group.detach().mean(1).clamp(min=0)
     weights = share / share.mean().clamp(min=torch.finfo(share.dtype).tiny)

@@ -26,6 +26,7 @@ from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.noise import NoiseSource
 from elbowroom.model.sequential_normal import ResidualNormal, SequentialNormal
+from elbowroom.model.top_down_codes import TopDownCodes
 from elbowroom.names import EstimatorName
 
 __all__ = [
@@ -92,7 +93,7 @@ def draw_latents(
         ElbowroomError: the estimator differentiates through the draws, but the guide's have no gradient. To go on
             would be to optimise the naive estimator of :mod:`elbowroom.studies.gradient_variance`, silently.
     """
-    if isinstance(q, Codes) and estimator in CODE_ESTIMATORS:
+    if isinstance(q, Codes | TopDownCodes) and estimator in CODE_ESTIMATORS:
         return draw_codes(q, num_samples, estimator, temperature=temperature, generator=generator)
     z = draw(q, (num_samples,), generator=generator)
     if estimator == "score-function":

@@ -47,6 +47,7 @@ from elbowroom.learners.vq_objectives import (
 )
 from elbowroom.model.latent import Pair
 from elbowroom.model.networks import running_statistics_kept
+from elbowroom.model.quantizer import Quantized
 
 __all__ = ["Vq", "VqState", "no_stages"]
 
@@ -58,18 +59,36 @@ _SPREAD = 1.0  # temperature in the first stage, in squared distances from the n
 class VqState(TrainingState):
     """The state of training, with the moving averages of the codebook."""
 
-    averages: CodebookAverages | None = None
+    levels: tuple[CodebookAverages, ...] = ()
+
+    @property
+    def averages(self) -> CodebookAverages:
+        """Of the top level, or the only one."""
+        return self.levels[0]
+
+    @property
+    def distances(self) -> Tensor:
+        """Mean squared distance of a vector from its nearest code, of all tables of all levels, shape (tables, 1)."""
+        return torch.cat([averages.distances for averages in self.levels])
 
     def tensors(self) -> dict[str, Tensor]:
-        assert self.averages is not None
-        kept = {f"codebook.{name}": tensor.clone() for name, tensor in self.averages.tensors().items()}
+        kept = {
+            f"{prefix}.{name}": tensor.clone()
+            for prefix, averages in self._named().items()
+            for name, tensor in averages.tensors().items()
+        }
         return TrainingState.tensors(self) | kept
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        assert self.averages is not None
         TrainingState.load(self, tensors)
-        self.averages.load({name: tensors[f"codebook.{name}"] for name in self.averages.tensors()})
+        for prefix, averages in self._named().items():
+            averages.load({name: tensors[f"{prefix}.{name}"] for name in averages.tensors()})
+
+    def _named(self) -> dict[str, CodebookAverages]:
+        if len(self.levels) == 1:
+            return {"codebook": self.averages}
+        return {f"codebook.{level}": averages for level, averages in enumerate(self.levels)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,8 +151,8 @@ class Vq:
             ElbowroomError: a guide or a decoder without a codebook that both share.
         """
         guide, _ = quantizer_of(pair)
-        averages = CodebookAverages.empty(guide.codebook)
-        return VqState(0, pair, *self.update.optimizer_and_average(pair), averages)
+        levels = tuple(CodebookAverages.empty(codebook) for codebook in guide.codebook.parts)
+        return VqState(0, pair, *self.update.optimizer_and_average(pair), levels)
 
     def step(self, state: TrainingState, batch: Batch, *, generator: torch.Generator) -> tuple[TrainingState, StepInfo]:
         """One update of the weights of the current stage.
@@ -142,7 +161,7 @@ class Vq:
             ElbowroomError: the objective or its gradient is not finite; names the step, the term and the likely
                 cause, and leaves the weights as they were.
         """
-        assert isinstance(state, VqState) and state.averages is not None
+        assert isinstance(state, VqState)
         if state.step == 0:
             self._start_codebook(state, batch, generator)
         if state.step in (self.prior_from, self.joint_from):
@@ -152,9 +171,8 @@ class Vq:
         if state.step < self.prior_from:
             guide, _ = quantizer_of(state.pair)
             with torch.no_grad(), running_statistics_kept(guide):  # the objective computes the vectors once more
-                vectors = guide.vectors(batch.x, batch.context)
-                z = guide.codebook.nearest(vectors)
-            found, gradients = self._reconstruct(state, batch, z), len(batch)
+                nearest = guide.quantized(batch.x, batch.context)
+            found, gradients = self._reconstruct(state, batch, nearest.z), len(batch)
         elif state.step < self.joint_from:
             samples = self.num_samples
             found = self.execution(prior_terms, state.pair, batch, num_samples=samples, generator=generator)
@@ -176,7 +194,7 @@ class Vq:
         update = dataclasses.replace(self.update, schedule=lambda _: self.rate(state.step))
         updated = update.apply_gradient(state, "objective", found.value, found.parts, batch)
         if state.step < self.prior_from and not updated.terms.get("skipped"):
-            self._follow(state, vectors, z, generator)
+            self._follow(state, nearest, generator)
         state.step += 1
         del updated.terms["objective"]  # it differs from stage to stage, and in the first it is no bound
         return state, StepInfo(updated.terms, updated.lr, gradients, grad_norm=updated.grad_norm)
@@ -211,14 +229,13 @@ class Vq:
     def _start_codebook(self, state: VqState, batch: Batch, generator: torch.Generator) -> None:
         """Puts codes that are not fixed at the k-means of the first batch's vectors, and starts the averages."""
         guide, _ = quantizer_of(state.pair)
-        codebook, averages = guide.codebook, state.averages
-        assert averages is not None
-        with running_statistics_kept(guide):
-            vectors = guide.vectors(batch.x, batch.context)
-        check_finite(1, {"encoder": vectors.mean().item()}, self.rate(0), batch=batch)
-        if codebook.kind != "fsq":
-            codebook.vectors.copy_(k_means(read_by_table(vectors, codebook), codebook.space.codes, generator))
-        averages.update(vectors, codebook.nearest(vectors), codebook, decay=0.0)
+        for level, (codebook, averages) in enumerate(zip(guide.codebook.parts, state.levels, strict=True)):
+            with running_statistics_kept(guide):  # of a lower level they depend on the codes above
+                vectors = guide.quantized(batch.x, batch.context).vectors[level]
+            check_finite(1, {"encoder": vectors.mean().item()}, self.rate(0), batch=batch)
+            if codebook.kind != "fsq":
+                codebook.vectors.copy_(k_means(read_by_table(vectors, codebook), codebook.space.codes, generator))
+            averages.update(vectors, codebook.nearest(vectors), codebook, decay=0.0)
 
     def _reconstruct(self, state: VqState, batch: Batch, z: Tensor) -> ObjectiveValue:
         guide, _ = quantizer_of(state.pair)
@@ -233,31 +250,31 @@ class Vq:
         )
 
     @torch.no_grad()
-    def _follow(self, state: VqState, vectors: Tensor, z: Tensor, generator: torch.Generator) -> None:
-        """The codebook and the temperature follow the encoder."""
+    def _follow(self, state: VqState, nearest: Quantized, generator: torch.Generator) -> None:
+        """The codebook of every level and the temperatures follow the encoder."""
         guide, _ = quantizer_of(state.pair)
-        codebook, averages = guide.codebook, state.averages
-        assert averages is not None
-        averages.update(vectors, z, codebook, decay=self.decay)
-        if codebook.kind == "ema":
-            codebook.vectors.copy_(averages.centres(codebook.vectors))
-        if codebook.kind != "fsq" and self.restart_below:
-            codebook.vectors.copy_(
-                averages.restart(
-                    codebook.vectors,
-                    read_by_table(vectors, codebook),
-                    below=self.restart_below,
-                    generator=generator,
+        codebooks = guide.codebook.parts
+        chosen = nearest.z.split_with_sizes([codebook.space.dim for codebook in codebooks], -1)
+        for codebook, averages, vectors, z in zip(codebooks, state.levels, nearest.vectors, chosen, strict=True):
+            averages.update(vectors, z, codebook, decay=self.decay)
+            if codebook.kind == "ema":
+                codebook.vectors.copy_(averages.centres(codebook.vectors))
+            if codebook.kind != "fsq" and self.restart_below:
+                codebook.vectors.copy_(
+                    averages.restart(
+                        codebook.vectors,
+                        read_by_table(vectors, codebook),
+                        below=self.restart_below,
+                        generator=generator,
+                    )
                 )
-            )
-        smallest = torch.finfo(averages.distances.dtype).eps
-        guide.log_temperature.copy_((_SPREAD * averages.distances).clamp(min=smallest).log())
+        smallest = torch.finfo(state.distances.dtype).eps
+        guide.log_temperature.copy_((_SPREAD * state.distances).clamp(min=smallest).log())
 
     @torch.no_grad()
     def _set_temperature(self, state: VqState, batch: Batch, generator: torch.Generator) -> None:
         guide, _ = quantizer_of(state.pair)
-        assert state.averages is not None
-        log_temperature, best = choose_temperature(state.pair, batch, state.averages.distances, generator=generator)
+        log_temperature, best = choose_temperature(state.pair, batch, state.distances, generator=generator)
         check_finite(state.step + 1, {"elbo": best}, self.rate(state.step), batch=batch)
         guide.log_temperature.copy_(log_temperature)
 

@@ -11,7 +11,7 @@ Reference:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -19,13 +19,15 @@ from torch import Tensor
 
 from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
+from elbowroom.inference.kl import group_kl
 from elbowroom.inference.objectives import Estimator, elbo_terms, iwae_terms
-from elbowroom.model.code_distributions import Codes
+from elbowroom.model.code_distributions import AutoregressiveCodes, Codes
 from elbowroom.model.draws import draw
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import Pair, evaluation_mode
 from elbowroom.model.noise import NoiseSource
-from elbowroom.model.quantizer import EmbeddedCodes, NearestCodeGuide
+from elbowroom.model.quantizer import EmbeddedCodes, QuantizingGuide
+from elbowroom.model.top_down_codes import TopDownCodes
 
 __all__ = [
     "QUANTIZER_GRADIENTS",
@@ -119,7 +121,8 @@ def reconstruction_terms(
     .. math:: \log p(x | z_q) - \beta \lVert e - \mathrm{sg}(c_{z_q}) \rVert^2
         \; \big[ - \lVert \mathrm{sg}(e) - c_{z_q} \rVert^2 \big]
 
-    The codebook has no gradient from the first two terms.
+    The codebook has no gradient from the first two terms. On several levels the distances are summed, and the gradient
+    of a lower level's vectors goes past the choice of the codes above, which they depend on.
 
     Args:
         pair: model and guide, which share a codebook.
@@ -131,20 +134,25 @@ def reconstruction_terms(
         generator: not used, since nothing is drawn.
     Returns:
         The objective, shape (batch,); and by name, in nats, the terms of the ELBO of a guide that always takes the
-        nearest codes: ``elbo``, ``reconstruction``, ``kl``, which is :math:`-\log p(z_q)`.
+        nearest codes: ``elbo``, ``reconstruction``, ``kl``, which is :math:`-\log p(z_q)`, of levels also ``kl_1``,
+        ``kl_2``, …, the top level first.
     """
     guide, network = quantizer_of(pair)
-    vectors = guide.vectors(batch.x, batch.context)  # (batch, L, d)
-    chosen = guide.codebook.embed(z).view_as(vectors)
-    read = QUANTIZER_GRADIENTS[gradient](vectors, chosen.detach())
-    with network.reading(read.flatten(-2)):
-        reconstruction = pair.model.log_likelihood(batch.x, z, context=batch.context, mask=batch.mask)
-    value = reconstruction - commitment * (vectors - chosen.detach()).square().sum((-1, -2))
-    if codebook_loss:
-        value = value - (vectors.detach() - chosen).square().sum((-1, -2))
+    found = guide.quantized(batch.x, batch.context, z=z, through=QUANTIZER_GRADIENTS[gradient])
+    with network.reading(torch.cat(found.read, -2).flatten(-2)):
+        value = reconstruction = pair.model.log_likelihood(batch.x, z, context=batch.context, mask=batch.mask)
+    for vectors, chosen in zip(found.vectors, found.chosen, strict=True):  # (batch, L, d)
+        value = value - commitment * (vectors - chosen.detach()).square().sum((-1, -2))
+        if codebook_loss:
+            value = value - (vectors.detach() - chosen).square().sum((-1, -2))
+    slots = [book.space.slots for book in guide.codebook.parts]
     with torch.no_grad():
-        rate = -pair.model.log_prior(z, batch.context)
-    return value, _parts(reconstruction, rate)
+        if len(slots) == 1:
+            return value, _parts(reconstruction, -pair.model.log_prior(z, batch.context))
+        p = pair.model.prior(None, batch.context)
+        assert isinstance(p, Codes | AutoregressiveCodes)
+        rates = torch.stack([-part.sum(-1) for part in p.log_probs(z).split_with_sizes(slots, -1)])
+    return value, _parts(reconstruction, rates.sum(0), rates)
 
 
 def prior_terms(
@@ -158,13 +166,17 @@ def prior_terms(
         num_samples: draws for each example.
         generator: the source of randomness.
     Returns:
-        Nats, the mean over draws, shape (batch,); and ``elbo``, ``reconstruction`` and ``kl`` of the same draws.
+        Nats, the mean over draws, shape (batch,), of levels plus the entropy of q; and ``elbo``, ``reconstruction``
+        and ``kl`` of the same draws, of levels also ``kl_1``, ``kl_2``, …
     """
     with torch.no_grad():
         q = guide_distribution(pair.guide, batch)
-        assert isinstance(q, Codes)
+        assert isinstance(q, Codes | TopDownCodes)
         z = draw(q, (num_samples,), generator=generator)
         reconstruction = pair.model.log_likelihood(batch.x, z, context=batch.context, mask=batch.mask).mean(0)
+    if isinstance(q, TopDownCodes):  # its entropy has no gradient here, so that minus the KL has that of log p(z)
+        rates = group_kl(q.detached(), pair.model.prior(None, batch.context), z).mean(1)
+        return -rates.sum(0), _parts(reconstruction, rates.sum(0), rates)
     log_prior = pair.model.log_prior(z, batch.context).mean(0)
     return log_prior, _parts(reconstruction, -q.entropy() - log_prior)
 
@@ -200,12 +212,13 @@ def joint_terms(
     return value, parts | {"elbo": parts["reconstruction"] - parts["kl"]}
 
 
-def _parts(reconstruction: Tensor, kl: Tensor) -> dict[str, Tensor]:
+def _parts(reconstruction: Tensor, kl: Tensor, by_level: Sequence[Tensor] | Tensor = ()) -> dict[str, Tensor]:
     parts = {"reconstruction": reconstruction.detach(), "kl": kl.detach()}
-    return parts | {"elbo": parts["reconstruction"] - parts["kl"]}
+    parts |= {"elbo": parts["reconstruction"] - parts["kl"]}
+    return parts | {f"kl_{number}": part.detach() for number, part in enumerate(by_level, 1)}
 
 
-def quantizer_of(pair: Pair) -> tuple[NearestCodeGuide, EmbeddedCodes]:
+def quantizer_of(pair: Pair) -> tuple[QuantizingGuide, EmbeddedCodes]:
     """The guide and the decoder's network, which share a codebook.
 
     Raises:
@@ -213,9 +226,7 @@ def quantizer_of(pair: Pair) -> tuple[NearestCodeGuide, EmbeddedCodes]:
     """
     guide, network = pair.guide, pair.model.likelihood.network
     if not (
-        isinstance(guide, NearestCodeGuide)
-        and isinstance(network, EmbeddedCodes)
-        and network.codebook is guide.codebook
+        isinstance(guide, QuantizingGuide) and isinstance(network, EmbeddedCodes) and network.codebook is guide.codebook
     ):
         raise ElbowroomError(
             "Vector quantisation trains a NearestCodeGuide and a decoder of EmbeddedCodes with one codebook, but the "
@@ -240,7 +251,7 @@ def choose_temperature(
         log T, shape (T, 1), and the ELBO, nats.
     """
     guide = pair.guide
-    assert isinstance(guide, NearestCodeGuide)  # whatever reads its codes
+    assert isinstance(guide, QuantizingGuide)  # whatever reads its codes
     before, noise = guide.log_temperature.clone(), generator.get_state()
     unit = distances.clamp(min=torch.finfo(distances.dtype).eps).log().to(before)
     found: list[float] = []

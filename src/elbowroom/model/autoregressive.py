@@ -9,6 +9,7 @@ of the network, and so does a draw, slot by slot. The logits start near zero: tr
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -93,8 +94,8 @@ class CausalTransformer(AutoregressivePrior):
         width: of the tokens.
         layers: blocks of attention and MLP.
         heads: of the attention.
-        grid: where the slots are, whose places then share embeddings and have positions in rows and columns; None for
-            slots without places.
+        grid: where the slots are, whose places then share embeddings and have positions in rows and columns; of several
+            levels, the top level first; None for slots without places.
         context_dim: length of the context c; 0 ignores any context.
     Raises:
         ElbowroomError: a width that the heads do not divide; fewer than two slots or codes; a context that is missing
@@ -114,7 +115,7 @@ class CausalTransformer(AutoregressivePrior):
         width: int = 128,
         layers: int = 2,
         heads: int = 4,
-        grid: CodeGrid | None = None,
+        grid: CodeGrid | Sequence[CodeGrid] | None = None,
         context_dim: int = 0,
     ) -> None:
         shape = {"width": width, "layers": layers, "heads": heads, "context_dim": context_dim}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -159,14 +160,16 @@ class AttentionNetwork(CausalNetwork):
     The positions p are learned; p₁ is the token that starts a sequence. Each slot has an embedding and an output layer
     of its own, because code k of one slot has nothing to do with code k of another. Where slots are at the places of a
     grid, code k means the same at every place: embeddings and output layers are shared, and the position of slot t at
-    row i and column j is :math:`r_i + s_j + p_t`.
+    row i and column j is :math:`r_i + s_j + p_t`. On several levels, each has all of this to itself, and the tokens of
+    a lower level are added, beside their positions, an embedding of the codes above their place.
 
     Args:
         space: L and K.
         width: D, of the tokens.
         layers: blocks of attention and MLP.
         heads: of the attention, each of width D / heads.
-        grid: where the slots are; None for slots without places.
+        grid: where the slots are; of several levels, the top level first, whose rows and columns divide those of the
+            one below; None for slots without places.
         context_dim: C, length of the context c.
     Raises:
         ElbowroomError: a width that the heads do not divide; a size below 1.
@@ -186,7 +189,7 @@ class AttentionNetwork(CausalNetwork):
         width: int = 128,
         layers: int = 2,
         heads: int = 4,
-        grid: CodeGrid | None = None,
+        grid: CodeGrid | Sequence[CodeGrid] | None = None,
         context_dim: int = 0,
     ) -> None:
         super().__init__(space, width=width, layers=layers, context_dim=context_dim)
@@ -197,13 +200,19 @@ class AttentionNetwork(CausalNetwork):
                 f"Give --model.prior-width {-(-width // heads) * heads}, or another --model.prior-heads.",
             )
         slots, codes = space
-        self.heads, self.grid = heads, grid
-        self._kinds = slots if grid is None else grid.each  # of slots that differ in what their codes mean
-        self.embedding = nn.Parameter(0.05 * torch.randn(slots - 1 if grid is None else grid.each, codes, width))
+        self.heads = heads
+        self.grids = () if grid is None else (grid,) if isinstance(grid, CodeGrid) else tuple(grid)
+        # of slots that differ in what their codes mean
+        self._kinds = slots if not self.grids else sum(own.each for own in self.grids)
+        self.embedding = nn.Parameter(0.05 * torch.randn(self._kinds if self.grids else slots - 1, codes, width))
         self.positions = nn.Parameter(0.05 * torch.randn(self._kinds, width))
-        if grid is not None:
-            self.rows = nn.Parameter(0.05 * torch.randn(grid.height, 1, 1, width))
-            self.columns = nn.Parameter(0.05 * torch.randn(grid.width, 1, width))
+        if len(self.grids) == 1:
+            self.rows = nn.Parameter(0.05 * torch.randn(self.grids[0].height, 1, 1, width))
+            self.columns = nn.Parameter(0.05 * torch.randn(self.grids[0].width, 1, width))
+        elif self.grids:
+            self.level_rows = nn.ParameterList(0.05 * torch.randn(own.height, 1, 1, width) for own in self.grids)
+            self.level_columns = nn.ParameterList(0.05 * torch.randn(own.width, 1, width) for own in self.grids)
+            self.above = nn.Parameter(0.05 * torch.randn(self._kinds - self.grids[-1].each, codes, width))
         self.context = nn.Linear(context_dim, width) if context_dim else None
         self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
@@ -218,11 +227,17 @@ class AttentionNetwork(CausalNetwork):
     def compute(self, given: Tensor, context: Tensor | None) -> Tensor:
         z = self.space.split(given)
         h = torch.cat([self._start(z, context), self._tokens(z)], 1) + self._positions()
+        if len(self.grids) > 1:
+            places = [self._from_above(level, z[:, self._slots(level - 1)]) for level in range(1, len(self.grids))]
+            h = torch.cat([h[:, self._slots(0)], *(h[:, self._slots(n)] + p for n, p in enumerate(places, 1))], 1)
         for block in self.blocks:
             h, _ = block(h)
-        by_kind = self.norm(h).reshape(len(h), -1, self._kinds, h.shape[-1])
-        weight, bias = self._output()
-        return (torch.einsum("npld,lkd->nplk", by_kind, weight) + bias).flatten(1, 2)
+        h, (weights, biases) = self.norm(h), self._output()
+        logits = []
+        for own, kinds in self._parts():
+            by_kind = h[:, own].reshape(len(h), -1, kinds.stop - kinds.start, h.shape[-1])
+            logits.append((torch.einsum("npld,lkd->nplk", by_kind, weights[kinds]) + biases[kinds]).flatten(1, 2))
+        return logits[0] if len(logits) == 1 else torch.cat(logits, 1)
 
     def decode(self, bias: Tensor, context: Tensor | None) -> Tensor:
         z = torch.zeros_like(bias)
@@ -230,9 +245,15 @@ class AttentionNetwork(CausalNetwork):
         nothing = token.new_zeros(len(token), self.heads, 0, token.shape[-1] // self.heads)
         seen: list[_Seen] = [(nothing, nothing)] * len(self.blocks)
         positions, (weights, biases) = self._positions(), self._output()
-        for slot in range(self.space.slots):
-            kind = slot % self._kinds
+        kind_of = [kind for own, kinds in self._parts() for kind in _repeated(kinds, own)]
+        first_of = {self._slots(level).start: level for level in range(1, len(self.grids))}
+        above: Tensor | None = None
+        for slot, kind in enumerate(kind_of):
+            if slot in first_of:
+                above, begins = self._from_above(first_of[slot], z[:, self._slots(first_of[slot] - 1)]), slot
             h = token + positions[slot]
+            if above is not None:
+                h = h + above[:, slot - begins].unsqueeze(1)
             for i, block in enumerate(self.blocks):
                 h, seen[i] = block(h, seen[i])
             logits = F.linear(self.norm(h)[:, 0], weights[kind], biases[kind])
@@ -243,16 +264,45 @@ class AttentionNetwork(CausalNetwork):
 
     def _tokens(self, z: Tensor) -> Tensor:
         """What the tokens after the first hold, shape (n, L − 1, D); nothing reads the last slot."""
-        if self.grid is None:
+        if not self.grids:
             return torch.einsum("nlk,lkd->nld", z[:, :-1], self.embedding)
-        by_place = z.reshape(len(z), self.grid.places, self.grid.each, self.space.codes)
-        return torch.einsum("npek,ekd->nped", by_place, self.embedding).flatten(1, 2)[:, :-1]
+        tokens = []
+        for own, kinds in self._parts():
+            by_place = z[:, own].reshape(len(z), -1, kinds.stop - kinds.start, self.space.codes)
+            tokens.append(torch.einsum("npek,ekd->nped", by_place, self.embedding[kinds]).flatten(1, 2))
+        return (tokens[0] if len(tokens) == 1 else torch.cat(tokens, 1))[:, :-1]
 
     def _positions(self) -> Tensor:
         """p, shape (L, D)."""
-        if self.grid is None:
+        if not self.grids:
             return self.positions
-        return (self.rows + self.columns + self.positions).flatten(0, 2)
+        if len(self.grids) == 1:
+            return (self.rows + self.columns + self.positions).flatten(0, 2)
+        parts = zip(self.level_rows, self.level_columns, self._parts(), strict=True)
+        return torch.cat(
+            [(rows + columns + self.positions[kinds]).flatten(0, 2) for rows, columns, (_, kinds) in parts]
+        )
+
+    def _from_above(self, level: int, z: Tensor) -> Tensor:
+        """What the codes above add to the tokens of a level: (n, slots of the level above, K) to (n, L, D)."""
+        above, grid = self.grids[level - 1], self.grids[level]
+        kinds = self._parts()[level - 1][1]
+        by_place = z.reshape(len(z), above.height, above.width, above.each, self.space.codes)
+        read = torch.einsum("nhwek,ekd->nhwd", by_place, self.above[kinds])
+        wide = read.repeat_interleave(grid.height // above.height, 1).repeat_interleave(grid.width // above.width, 2)
+        return wide.flatten(1, 2).repeat_interleave(grid.each, 1)
+
+    def _slots(self, level: int) -> slice:
+        """The slots of a level."""
+        return self._parts()[level][0]
+
+    def _parts(self) -> list[tuple[slice, slice]]:
+        """The slots of every level, and their kinds; without levels, all."""
+        found, slot, kind = [], 0, 0
+        for own in self.grids:
+            found.append((slice(slot, slot + own.slots), slice(kind, kind + own.each)))
+            slot, kind = slot + own.slots, kind + own.each
+        return found or [(slice(0, self.space.slots), slice(0, self._kinds))]
 
     def _output(self) -> tuple[Tensor, Tensor]:
         """W and b of each kind of slot, shapes (kinds, K, D) and (kinds, K)."""
@@ -266,6 +316,12 @@ class AttentionNetwork(CausalNetwork):
         assert context is not None  # `forward` has checked it
         start: Tensor = self.context(context.to(like.dtype))
         return start.unsqueeze(1)
+
+
+def _repeated(kinds: slice, slots: slice) -> list[int]:
+    """The kind of every slot: those of a place follow each other."""
+    every = range(kinds.start, kinds.stop)
+    return [*every] * ((slots.stop - slots.start) // len(every))
 
 
 _Seen = tuple[Tensor, Tensor]

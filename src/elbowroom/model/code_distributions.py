@@ -167,6 +167,10 @@ class Codes(Distribution):
         """π, shape (\\*batch, L, K)."""
         return self.logits.exp()
 
+    def tempered(self, temperature: float) -> Codes:
+        """Every slot to the power 1 / τ, normalised."""
+        return Codes(self.logits / temperature)
+
     @property
     def mean(self) -> Tensor:
         """π, flat: shape (\\*batch, L K)."""
@@ -196,6 +200,11 @@ class Codes(Distribution):
         """log q(z), nats; differentiable in z, in which it is linear."""
         # a code of probability 0 that is not drawn adds nothing, where 0 · (−∞) would be NaN
         return (value * self.logits.flatten(-2).clamp(min=torch.finfo(self.logits.dtype).min)).sum(-1)
+
+    def log_probs(self, value: Tensor) -> Tensor:
+        """The parts of log q(z) that the slots are, shape (\\*, L)."""
+        finite = self.logits.clamp(min=torch.finfo(self.logits.dtype).min)
+        return (self.space.split(value) * finite).sum(-1)
 
     def entropy(self) -> Tensor:
         """−E log q(z), nats, shape (\\*batch,)."""
@@ -252,6 +261,10 @@ class AutoregressiveCodes(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(z), nats, shape (\\*,)."""
         return (self.space.split(value) * self.conditionals(value)).sum((-1, -2))
+
+    def log_probs(self, value: Tensor) -> Tensor:
+        """log p of every slot given those before it, shape (\\*, L)."""
+        return (self.space.split(value) * self.conditionals(value)).sum(-1)
 
     def sample(self, sample_shape: Sequence[int] = (), generator: NoiseSource | None = None) -> Tensor:
         """One-hot draws, shape (\\*sample_shape, \\*batch_shape, L K), slot after slot."""

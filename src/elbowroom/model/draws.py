@@ -41,6 +41,7 @@ from elbowroom.model.heavy_tails import StudentT
 from elbowroom.model.noise import NoiseSource
 from elbowroom.model.ordinal import Ordinal
 from elbowroom.model.sequential_normal import BlockDistribution, ResidualNormal, SequentialNormal
+from elbowroom.model.top_down_codes import TopDownCodes
 
 __all__ = ["completions", "conditionals", "detach", "draw", "mean", "observed_log_density"]
 
@@ -134,6 +135,7 @@ def _(distribution: Laplace, sample_shape: Sequence[int] = (), *, generator: Noi
 @draw.register(ColourLogisticMixture)
 @draw.register(Codes)
 @draw.register(AutoregressiveCodes)
+@draw.register(TopDownCodes)
 def _(
     distribution: ContinuousBernoulli
     | NegativeBinomial
@@ -143,7 +145,8 @@ def _(
     | DiscretizedLogisticMixture
     | ColourLogisticMixture
     | Codes
-    | AutoregressiveCodes,
+    | AutoregressiveCodes
+    | TopDownCodes,
     sample_shape: Sequence[int] = (),
     *,
     generator: NoiseSource | None = None,
@@ -266,6 +269,11 @@ def _(distribution: Categorical) -> Categorical:
 @detach.register
 def _(distribution: Codes) -> Codes:
     return Codes(distribution.logits.detach())
+
+
+@detach.register
+def _(distribution: TopDownCodes) -> TopDownCodes:
+    return distribution.detached()
 
 
 @detach.register(SequentialNormal)

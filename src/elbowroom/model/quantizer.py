@@ -21,9 +21,10 @@ Reference:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,10 @@ __all__ = [
     "Codebook",
     "CodebookKind",
     "EmbeddedCodes",
+    "LevelCodebooks",
     "NearestCodeGuide",
+    "Quantized",
+    "QuantizingGuide",
     "grid_levels",
     "squared_distances",
 ]
@@ -73,8 +77,7 @@ class Codebook(nn.Module):
         vectors: c, shape (T, K, d).
         levels: of a fixed grid, the number of points on each axis, whose product is K; else ().
     Raises:
-        ElbowroomError: fewer than two slots or codes; K codes that are no grid of d axes; slots that the places do not
-            divide.
+        ElbowroomError: fewer than two codes; K codes that are no grid of d axes; slots that the places do not divide.
     Example:
         >>> codebook = Codebook(CodeSpace(2, 6), 2, kind="fsq")
         >>> codebook.levels, codebook.vectors[0, :3].tolist()
@@ -98,7 +101,8 @@ class Codebook(nn.Module):
                 f"A codebook for {space.slots} slots at {places} places was asked for, but every place has as many.",
                 "Give a number of slots that the number of places divides.",
             )
-        self.space, self.dim, self.kind, self.places = space.check(), dim, kind, places
+        CodeSpace(max(2, space.slots), space.codes).check()  # a level may be a single slot
+        self.space, self.dim, self.kind, self.places = space, dim, kind, places
         self.levels = grid_levels(space.codes, dim) if kind == "fsq" else ()
         if kind == "fsq":
             self.register_buffer("vectors", _grid(self.levels).repeat(self.tables, 1, 1), persistent=False)
@@ -110,6 +114,11 @@ class Codebook(nn.Module):
     def tables(self) -> int:
         """T, tables of vectors: the slots of a place."""
         return self.space.slots // self.places
+
+    @property
+    def parts(self) -> tuple[Codebook, ...]:
+        """The codebook of every level: this one."""
+        return (self,)
 
     def by_place(self, values: Tensor) -> Tensor:
         """(\\*, L, m) as (\\*, P, T, m)."""
@@ -136,6 +145,42 @@ class Codebook(nn.Module):
     def embed(self, z: Tensor) -> Tensor:
         """The vectors of codes, (\\*, L K) to (\\*, L d); linear in z, so that relaxed codes have vectors too."""
         return torch.einsum("...lk,lkd->...ld", self.by_place(self.space.split(z)), self.vectors).flatten(-3)
+
+
+class LevelCodebooks(nn.Module):
+    """A codebook for every level of codes, for one flat z.
+
+    Args:
+        codebooks: of the levels, the top level first, with the same number of codes and vectors of one length.
+    Attributes:
+        space: slots of all levels together, and codes.
+    Example:
+        >>> books = LevelCodebooks([Codebook(CodeSpace(4, 3), 2, places=4), Codebook(CodeSpace(16, 3), 2, places=16)])
+        >>> books.embed(torch.zeros(5, 60)).shape
+        torch.Size([5, 40])
+    """
+
+    def __init__(self, codebooks: Sequence[Codebook]) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(codebooks)
+        first = codebooks[0]
+        self.dim, self.kind = first.dim, first.kind
+        self.space = CodeSpace(sum(book.space.slots for book in codebooks), first.space.codes)
+
+    @property
+    def tables(self) -> int:
+        """Tables of vectors of all levels."""
+        return sum(book.tables for book in self.parts)
+
+    @property
+    def parts(self) -> tuple[Codebook, ...]:
+        """The codebook of every level, the top level first."""
+        return tuple(book for book in self.levels if isinstance(book, Codebook))
+
+    def embed(self, z: Tensor) -> Tensor:
+        """The vectors of codes, (\\*, L K) to (\\*, L d)."""
+        parts = z.split_with_sizes([book.space.dim for book in self.parts], -1)
+        return torch.cat([book.embed(part) for book, part in zip(self.parts, parts, strict=True)], -1)
 
 
 def squared_distances(vectors: Tensor, table: Tensor) -> Tensor:
@@ -207,7 +252,64 @@ def _grid(levels: tuple[int, ...]) -> Tensor:
     return torch.cartesian_prod(*axes).reshape(-1, len(levels))
 
 
-class NearestCodeGuide(Guide):
+class Quantized(NamedTuple):
+    """Examples with a code for every slot.
+
+    Attributes:
+        vectors: e of every level, each of shape (batch, L, d).
+        chosen: the codes' vectors, of the same shapes, with a gradient in the codebook.
+        read: what a decoder reads, of the same shapes.
+        z: the codes, one-hot, shape (batch, L K), of all levels.
+    """
+
+    vectors: list[Tensor]
+    chosen: list[Tensor]
+    read: list[Tensor]
+    z: Tensor
+
+
+Through = Callable[[Tensor, Tensor], Tensor]
+"""The encoder's vectors and the chosen ones to the chosen ones with a gradient in the encoder's."""
+
+
+class QuantizingGuide(Guide):
+    """A guide with a codebook, whose vectors it chooses from.
+
+    Attributes:
+        space: L and K.
+        codebook: shared with the decoder.
+        log_temperature: log T, one for each table of the codebook, shape (tables, 1).
+    """
+
+    latent_support: LatentSupport = "codes"
+    space: CodeSpace
+    codebook: Codebook | LevelCodebooks
+    log_temperature: nn.Parameter
+
+    @abstractmethod
+    def quantized(
+        self,
+        given: Tensor | None,
+        context: Tensor | None = None,
+        *,
+        z: Tensor | None = None,
+        through: Through | None = None,
+    ) -> Quantized:
+        """The vectors of x, the codes and their vectors.
+
+        Args:
+            given: x.
+            context: of x.
+            z: codes to take in the place of the nearest ones.
+            through: what is read of vectors and chosen ones; by default the chosen ones.
+        """
+
+    def nearest(self, given: Tensor | None, context: Tensor | None = None) -> Tensor:
+        """The nearest code of each slot, one-hot, shape (batch, L K): the mode of q, whatever T."""
+        return self.quantized(given, context).z
+
+
+class NearestCodeGuide(QuantizingGuide):
     r"""Codes by their distance from the encoder's output: the guide of a VQ-VAE, with a temperature.
 
     .. math:: q(z | x) = \prod_l \mathrm{Cat}(z_l \,|\, \pi_l), \qquad
@@ -233,7 +335,7 @@ class NearestCodeGuide(Guide):
         True
     """
 
-    latent_support: LatentSupport = "codes"
+    codebook: Codebook
 
     def __init__(self, network: nn.Module, codebook: Codebook, transform: InputTransform | None = None) -> None:
         space = codebook.space
@@ -246,9 +348,19 @@ class NearestCodeGuide(Guide):
         """e(x), shape (batch, L, d)."""
         return self.codebook.bounded(self._output(given, context))
 
-    def nearest(self, given: Tensor | None, context: Tensor | None = None) -> Tensor:
-        """The nearest code of each slot, one-hot, shape (batch, L K): the mode of q, whatever T."""
-        return self.codebook.nearest(self.vectors(given, context))
+    def quantized(
+        self,
+        given: Tensor | None,
+        context: Tensor | None = None,
+        *,
+        z: Tensor | None = None,
+        through: Through | None = None,
+    ) -> Quantized:
+        vectors = self.vectors(given, context)
+        z = self.codebook.nearest(vectors) if z is None else z
+        chosen = self.codebook.embed(z).view_as(vectors)
+        read = chosen if through is None else through(vectors, chosen.detach())
+        return Quantized([vectors], [chosen], [read], z)
 
     def forward(self, given: Tensor | None, context: Tensor | None = None) -> Distribution:
         distances = self.codebook.squared_distances(self.vectors(given, context))
@@ -262,7 +374,7 @@ class EmbeddedCodes(Network):
     .. math:: z \mapsto \mathrm{network}(c_{1 k_1}, \dots, c_{L k_L})
 
     Args:
-        codebook: c, shared with the guide.
+        codebook: c, shared with the guide; of one level or of several.
         network: (L d,) -> the parameters of a likelihood.
     Raises:
         ElbowroomError: the network reads vectors of another size.
@@ -273,7 +385,7 @@ class EmbeddedCodes(Network):
         torch.Size([5, 1, 784])
     """
 
-    def __init__(self, codebook: Codebook, network: Network) -> None:
+    def __init__(self, codebook: Codebook | LevelCodebooks, network: Network) -> None:
         super().__init__((codebook.space.dim,), network.out_shape, context_dim=network.context_dim)
         size = codebook.space.slots * codebook.dim
         if math.prod(network.in_shape) != size:

@@ -11,14 +11,31 @@ from elbowroom.model.code_distributions import CodeGrid, CodeSpace
 from elbowroom.model.codes import UniformCodes, UnigramCodes
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.grids.code_networks import GridCodeDecoder, GridCodeEncoder
+from elbowroom.model.grids.level_guides import LevelCategoricalGuide, LevelNearestCodeGuide
+from elbowroom.model.grids.level_networks import LevelDecoder, LevelRecognition, level_grids
 from elbowroom.model.grids.priors import MaskedConvolutions
-from elbowroom.model.hierarchy.grids import Grid
+from elbowroom.model.guides import InputTransform
+from elbowroom.model.hierarchy.grids import Grid, GridFeatures
 from elbowroom.model.networks import Network
-from elbowroom.model.quantizer import Codebook
+from elbowroom.model.quantizer import Codebook, LevelCodebooks
 from elbowroom.running.build_networks import build_network, refuse_batch_norm
 from elbowroom.running.model_config import ModelConfig, NetworkConfig
 
-__all__ = ["build_code_prior", "build_codebook", "build_network_of", "code_grid", "code_space"]
+__all__ = [
+    "build_code_prior",
+    "build_codebook",
+    "build_level_guide",
+    "build_network_of",
+    "code_grid",
+    "code_grids",
+    "code_space",
+    "has_levels",
+]
+
+
+def has_levels(model: ModelConfig) -> bool:
+    """Whether codes are on several levels."""
+    return model.has_codes and bool(model.slots_per_place) and model.code_levels > 1
 
 
 def code_grid(model: ModelConfig, event_shape: Sequence[int]) -> CodeGrid | None:
@@ -47,43 +64,84 @@ def code_grid(model: ModelConfig, event_shape: Sequence[int]) -> CodeGrid | None
     return CodeGrid(patches.height, patches.width, model.slots_per_place)
 
 
-def code_space(model: ModelConfig, event_shape: Sequence[int]) -> CodeSpace:
-    """Slots and codes of z for examples of a shape; raises as `code_grid`."""
+def code_grids(model: ModelConfig, event_shape: Sequence[int]) -> tuple[CodeGrid, ...]:
+    """Where the slots of every level are, the top level first; none where they have no places.
+
+    Raises:
+        ElbowroomError: as `code_grid`; a grid that cannot be halved as often as there are levels above it.
+    """
     grid = code_grid(model, event_shape)
+    return () if grid is None else level_grids(grid, model.code_levels)
+
+
+def code_space(model: ModelConfig, event_shape: Sequence[int]) -> CodeSpace:
+    """Slots and codes of z for examples of a shape; raises as `code_grids` and `number_of_codes`."""
+    grids = code_grids(model, event_shape)
+    return CodeSpace(sum(grid.slots for grid in grids) if grids else model.slots, number_of_codes(model))
+
+
+def number_of_codes(model: ModelConfig) -> int:
+    """K.
+
+    Raises:
+        ElbowroomError: it is to be found.
+    """
     if model.codes == "auto":
         raise ElbowroomError(
             "The number of codes is to be found on validation rows (model.codes is auto), which only the learner em "
             "does.",
             "Give a number, such as --model.codes 16, or train by --train.learner em.",
         )
-    return CodeSpace(model.slots if grid is None else grid.slots, model.codes)
+    return model.codes
 
 
-def build_codebook(model: ModelConfig, event_shape: Sequence[int]) -> Codebook:
-    """The vectors of the codes; at the places of a grid they are the same."""
-    grid = code_grid(model, event_shape)
-    places = 1 if grid is None else grid.places
-    return Codebook(code_space(model, event_shape), model.code_dim, kind=model.codebook, places=places)
+def build_codebook(model: ModelConfig, event_shape: Sequence[int]) -> Codebook | LevelCodebooks:
+    """The vectors of the codes; at the places of a grid they are the same, and every level has its own."""
+    settings: dict[str, Any] = {"dim": model.code_dim, "kind": model.codebook}
+    grids = code_grids(model, event_shape)
+    if not grids:
+        return Codebook(code_space(model, event_shape), **settings)
+    books = [Codebook(CodeSpace(grid.slots, number_of_codes(model)), places=grid.places, **settings) for grid in grids]
+    return books[0] if len(books) == 1 else LevelCodebooks(books)
+
+
+def build_level_guide(
+    model: ModelConfig,
+    event_shape: Sequence[int],
+    codebook: Codebook | LevelCodebooks | None,
+    transform: InputTransform,
+    *,
+    context_dim: int,
+) -> LevelCategoricalGuide | LevelNearestCodeGuide:
+    """The guide over levels of codes, with a codebook or without."""
+    encoder = model.encoder
+    refuse_batch_norm(encoder, "a network on a grid of patches")
+    shape = {"channels": encoder.width, "blocks": encoder.blocks, "patch": encoder.patch}
+    network = GridFeatures(transform.out_shape, **shape)
+    size = number_of_codes(model) if codebook is None else codebook.dim
+    recognition = LevelRecognition(
+        code_grids(model, event_shape), encoder.width, out=size, read=size, context_dim=context_dim
+    )
+    if codebook is None:
+        return LevelCategoricalGuide(network, recognition, size, transform)
+    assert isinstance(codebook, LevelCodebooks)  # see `build_codebook`
+    return LevelNearestCodeGuide(network, recognition, codebook, transform)
 
 
 def build_network_of(
     model: ModelConfig, in_shape: tuple[int, ...], out_shape: tuple[int, ...], *, context_dim: int, decoder: bool
 ) -> Network:
     """The encoder's network, of x, or the decoder's; of slots at the places of a grid, which stay there, if there are
-    any: x -> (L, m), or (L m,) -> parameters of x."""
+    any: x -> (L, m), or (L m,) -> parameters of x. The encoder of levels is a part of `build_level_guide`."""
     settings: NetworkConfig = model.decoder if decoder else model.encoder
     if not (model.has_codes and model.slots_per_place):
         return build_network(settings, in_shape, out_shape, context_dim=context_dim, decoder=decoder)
     refuse_batch_norm(settings, "a network on a grid of patches")
+    shape = {"channels": settings.width, "blocks": settings.blocks, "patch": settings.patch, "context_dim": context_dim}
+    if decoder and has_levels(model):
+        return LevelDecoder(code_grids(model, out_shape[1:]), in_shape, out_shape, **shape)
     kind = GridCodeDecoder if decoder else GridCodeEncoder
-    return kind(
-        in_shape,
-        out_shape,
-        channels=settings.width,
-        blocks=settings.blocks,
-        patch=settings.patch,
-        context_dim=context_dim,
-    )
+    return kind(in_shape, out_shape, **shape)
 
 
 def build_code_prior(model: ModelConfig, event_shape: Sequence[int], *, context_dim: int) -> Conditional:
@@ -92,7 +150,8 @@ def build_code_prior(model: ModelConfig, event_shape: Sequence[int], *, context_
     Raises:
         ElbowroomError: masked convolutions over slots that have no places.
     """
-    space, grid = code_space(model, event_shape), code_grid(model, event_shape)
+    space, grids = code_space(model, event_shape), code_grids(model, event_shape)
+    grid = grids[0] if len(grids) == 1 else grids or None
     if model.prior == "uniform":
         return UniformCodes(space)
     if model.prior == "unigram":

@@ -30,12 +30,19 @@ from elbowroom.model.pixels.autoregressive import AutoregressivePixels
 from elbowroom.model.pixels.masked_convolutions import MaskedPixels
 from elbowroom.model.priors import MixtureOfGaussians, StandardNormal, TopPrior, VampPrior
 from elbowroom.model.pyramid import WeightNormalized
-from elbowroom.model.quantizer import Codebook, EmbeddedCodes, NearestCodeGuide
+from elbowroom.model.quantizer import Codebook, EmbeddedCodes, LevelCodebooks, NearestCodeGuide
 from elbowroom.model.table.likelihood import Scale, Table
 from elbowroom.model.table.transform import TableTransform
 from elbowroom.names import CODE_GUIDES
 from elbowroom.running.build import DataFacts, likelihood_class, pick_likelihood
-from elbowroom.running.build_codes import build_code_prior, build_codebook, build_network_of, code_space
+from elbowroom.running.build_codes import (
+    build_code_prior,
+    build_codebook,
+    build_level_guide,
+    build_network_of,
+    code_space,
+    has_levels,
+)
 from elbowroom.running.build_hierarchy import build_hierarchical_guide, build_ladder, check_hierarchy
 from elbowroom.running.config import Config
 from elbowroom.running.largest_values import largest
@@ -148,9 +155,11 @@ def _prior_of_hierarchy(top: Conditional, ladder: Ladder) -> Conditional:
 
 
 def _guide(
-    model: ModelConfig, name: str, facts: DataFacts, codebook: Codebook | None, ladder: Ladder | None
+    model: ModelConfig, name: str, facts: DataFacts, codebook: Codebook | LevelCodebooks | None, ladder: Ladder | None
 ) -> Conditional:
     transform = _transform(facts)
+    if has_levels(model):
+        return build_level_guide(model, facts.event_shape, codebook, transform, context_dim=facts.context_dim)
     if ladder is not None and name in HIERARCHICAL_GUIDES:
         return build_hierarchical_guide(model, name, ladder, transform, facts.context_dim)
     latent_dim = model.latent_dim if ladder is None else sum(ladder.sizes)
@@ -163,7 +172,7 @@ def _guide(
         kinds: dict[str, Any] = {**GUIDES, **FLOW_GUIDES}
         parameters = kinds[name].parameter_shape(latent_dim)
     network = build_network_of(model, transform.out_shape, parameters, context_dim=facts.context_dim, decoder=False)
-    if codebook is not None:
+    if isinstance(codebook, Codebook):
         return NearestCodeGuide(network, codebook, transform)
     if model.has_codes:
         return CategoricalGuide(network, code_space(model, facts.event_shape), transform)
@@ -229,7 +238,9 @@ def _parameter_shape(model: ModelConfig, facts: DataFacts) -> tuple[int, ...]:
     return kind.parameter_shape(facts.event_shape, **_likelihood_settings(model, facts))
 
 
-def _likelihood(model: ModelConfig, facts: DataFacts, codebook: Codebook | None, ladder: Ladder | None) -> Likelihood:
+def _likelihood(
+    model: ModelConfig, facts: DataFacts, codebook: Codebook | LevelCodebooks | None, ladder: Ladder | None
+) -> Likelihood:
     kind, settings = likelihood_class(model, facts.support), _likelihood_settings(model, facts)
     if issubclass(kind, LocationScale):
         shift, unit = torch.zeros(facts.event_shape), torch.ones(facts.event_shape)
@@ -252,7 +263,7 @@ def _likelihood(model: ModelConfig, facts: DataFacts, codebook: Codebook | None,
     return kind(network, facts.event_shape, **settings)
 
 
-def _decoder(model: ModelConfig, facts: DataFacts, codebook: Codebook | None) -> Network:
+def _decoder(model: ModelConfig, facts: DataFacts, codebook: Codebook | LevelCodebooks | None) -> Network:
     if codebook is not None:
         size = codebook.space.slots * codebook.dim
     else:

@@ -68,6 +68,9 @@ class ModelConfig(Section):
     slots_per_place: Annotated[int, Field(ge=0)] = 0
     """Slots at each place of the grid of patches, instead of slots: encoder and decoder are of kind grid, and a code
     means the same at every place; 0: slots have no places."""
+    code_levels: Annotated[int, Field(ge=1)] = 1
+    """Levels of slots at places: above the grid of patches each has half the rows and columns of the one below, and
+    codes of its own (VQ-VAE-2)."""
     codes: Annotated[int, Field(ge=2)] | Literal["auto"] = 16
     """Number of codes to choose from in each slot; 'auto' tries several on validation rows (learner em)."""
     codebook: Literal["ema", "gradient", "fsq"] = "ema"
@@ -152,7 +155,9 @@ class ModelConfig(Section):
         if self.has_codes:
             if self.slots_per_place:
                 many = "a slot" if self.slots_per_place == 1 else f"{self.slots_per_place} slots"
-                return f"{many} × {self.codes} codes per patch of {self.encoder.patch} × {self.encoder.patch}"
+                sides = [self.encoder.patch * 2**level for level in reversed(range(self.code_levels))]
+                patches = " and ".join(f"of {side} × {side}" for side in sides)
+                return f"{many} × {self.codes} codes per patch {patches}"
             return f"{self.slots} slot{'s' * (self.slots > 1)} × {self.codes} codes"
         if self.groups:
             places = " per place" if self.decoder.kind == "grid" else ""

@@ -12,6 +12,7 @@ from elbowroom.data.dataset import DataSet
 from elbowroom.evaluation.scores import Scores
 from elbowroom.model.draws import conditionals, draw, mean
 from elbowroom.model.latent import Pair, evaluation_mode
+from elbowroom.model.top_down_codes import TopDownCodes
 
 __all__ = ["Encoded", "Reconstruction", "Scores", "encoded", "reconstructed"]
 
@@ -65,7 +66,8 @@ class _Encodings(NamedTuple):
 class Encoded(_Encodings):
     """The guide's q(z | x) for each example; unpacks into mean, stddev and labels.
 
-    Where the latents are codes, the mean of z is the probability of every code of every slot.
+    Where the latents are codes, the mean of z is the probability of every code of every slot; of lower levels, given
+    the most likely codes above.
 
     Attributes:
         mean: shape (n, latent).
@@ -109,11 +111,12 @@ def encoded(pair: Pair, data: DataSet, split: str, points: int | None) -> Encode
     with evaluation_mode(pair):
         for batch in data.batches(split, 1000, points=points):
             q = pair.guide(batch.x, batch.context)
-            means.append(q.mean.cpu())
+            mean_of_z = q.probs.flatten(-2) if isinstance(q, TopDownCodes) else q.mean
+            means.append(mean_of_z.cpu())
             if has_codes:
                 codes.append(pair.model.space.numbers(q.mode).cpu())
             # an entry of a one-hot z is 1 with probability p: its variance is p (1 − p)
-            deviations.append((q.mean * (1 - q.mean)).sqrt().cpu() if has_codes else q.stddev.cpu())
+            deviations.append((mean_of_z * (1 - mean_of_z)).sqrt().cpu() if has_codes else q.stddev.cpu())
             assert batch.index is not None, "only a stream has no positions"
             places.append(batch.index.cpu())
     rows = torch.cat(places)

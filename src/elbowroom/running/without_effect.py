@@ -22,6 +22,10 @@ _MODEL: dict[str, tuple[Callable[[ModelConfig], bool], str]] = {
     "group_hidden": (lambda m: bool(m.groups) and m.decoder.kind != "grid", "groups of vectors (--model.groups)"),
     "slots": (lambda m: m.has_codes and not m.slots_per_place, "a prior over codes without places"),
     "slots_per_place": (lambda m: m.has_codes, "a prior over codes"),
+    "code_levels": (
+        lambda m: m.has_codes and bool(m.slots_per_place),
+        "slots at the places of a grid (--model.slots-per-place)",
+    ),
     "codes": (lambda m: m.has_codes, "a prior over codes"),
     "codebook": (lambda m: m.guide == "nearest-code", "the guide nearest-code"),
     "code_dim": (lambda m: m.guide == "nearest-code", "the guide nearest-code"),

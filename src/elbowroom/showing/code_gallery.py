@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Any, cast
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.code_usage import code_usage
 from elbowroom.model.code_distributions import AutoregressiveCodes, CodeGrid, Codes, CodeSpace
-from elbowroom.running.build_codes import code_grid
+from elbowroom.running.build_codes import code_grids
 from elbowroom.running.outputs import Encoded
 from elbowroom.running.runs import Run
 from elbowroom.showing import captions, plots
@@ -127,7 +128,7 @@ def code_maps(run: Run, *, split: str = "test", seed: int = 0) -> Figure:
     """Codes where they are: examples, the code of every place, the mean of these codes, and completions by the prior.
 
     Below the mean, the codes of the upper half are kept and those of the lower half drawn from the prior given them,
-    p(z_low | z_up), twice.
+    p(z_low | z_up), twice. Where codes are on several levels, those of the upper levels are kept and all below drawn.
 
     Args:
         run: whose slots are at the places of a grid, the first of which is shown where a place has several.
@@ -137,21 +138,32 @@ def code_maps(run: Run, *, split: str = "test", seed: int = 0) -> Figure:
         ElbowroomError: the data are not images; the slots have no places; there is no guide.
     """
     captions.needs_images(run)
-    grid, data, space = _grid(run), run.dataset(), run.model.space
+    grids, data, space = _grids(run), run.dataset(), run.model.space
     numbers = cast(Tensor, run.encode(split=split, points=_MAPPED).codes)
     batch = next(iter(data.batches(split, _MAPPED, points=_MAPPED)))
     assert batch.index is not None  # only a stream has no positions
     pictures, context = as_observed(batch).cpu(), data.context_as_given(batch.index.cpu())
-    z, half = space.one_hot(numbers).to(batch.x), grid.height // 2 * grid.width * grid.each
+    z, top = space.one_hot(numbers).to(batch.x), grids[0]
+    if len(grids) == 1:
+        known, labels = [top.height // 2 * top.width * top.each], ["lower half", "by p(z)"]
+    else:
+        known = list(accumulate(grid.slots for grid in grids[:-1]))
+        labels = [f"level {level} alone" if level == 1 else f"levels 1 to {level}" for level in range(1, len(grids))]
+        labels = [label for each in labels for label in (each, "again")]
     with torch.no_grad():
         p = run.model.prior(None, batch.context)
         assert isinstance(p, Codes | AutoregressiveCodes)
-        completed = p.sample_after(z, half, (2,), generator=torch.Generator(z.device).manual_seed(seed))
+        generator = torch.Generator(z.device).manual_seed(seed)
+        completed = [each for slots in known for each in p.sample_after(z, slots, (2,), generator=generator)]
+    maps = [
+        own.reshape(-1, grid.height, grid.width, grid.each)[..., 0]
+        for own, grid in zip(numbers.split_with_sizes([grid.slots for grid in grids], -1), grids, strict=True)
+    ]
     return plots.code_maps_figure(
         pictures,
-        numbers.reshape(-1, grid.height, grid.width, grid.each)[..., 0],
+        maps if len(maps) > 1 else maps[0],
         torch.stack([run.decode(each, context=context) for each in (z, *completed)]),
-        ["mean", "lower half", "by p(z)"],
+        ["mean", *labels],
         codes=space.codes,
         title=f"{split} examples, their codes by place, {captions.means(run)}",
         note=captions.note(run),
@@ -159,16 +171,16 @@ def code_maps(run: Run, *, split: str = "test", seed: int = 0) -> Figure:
     )
 
 
-def _grid(run: Run) -> CodeGrid:
-    """Where a run's slots are.
+def _grids(run: Run) -> tuple[CodeGrid, ...]:
+    """Where a run's slots are, of every level, the top level first.
 
     Raises:
         ElbowroomError: they have no places.
     """
-    grid = code_grid(run.config.model, run.facts.event_shape)
-    if grid is None:
+    grids = code_grids(run.config.model, run.facts.event_shape)
+    if not grids:
         raise ElbowroomError(
             "Codes are drawn where they are, but the slots of this model have no places.",
             "Train one with --model.slots-per-place 1.",
         )
-    return grid
+    return grids

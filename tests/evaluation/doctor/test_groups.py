@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
+import level_cases
 from elbowroom.data.loading import load_data
 from elbowroom.evaluation.doctor.diagnose import default_checks, diagnose
 from elbowroom.evaluation.doctor.groups import groups_in_use
@@ -73,3 +74,26 @@ def test_only_hierarchies_are_asked_for_groups() -> None:
     assert groups_in_use(DoctorInput(model, guide, inputs.data, points=300)) == []
     diagnosis = diagnose(inputs, checks=["sound", "groups_in_use"])
     assert "groups_in_use" in {finding.check for finding in diagnosis.findings}
+
+
+@pytest.mark.parametrize("asleep", [None, 1, 2, 12])
+def test_a_level_of_codes_that_sleeps_is_found(asleep: int | None) -> None:
+    """Of it q(z | x) is the prior: both uniform."""
+    case = level_cases.case(prior="unigram", rows=2)
+    with torch.no_grad():
+        case.model.prior.logits.zero_()
+        for level in (0, 1):
+            if str(level + 1) in str(asleep):
+                for weight in case.guide.recognition.outputs[level].parameters():
+                    weight.zero_()
+    x = torch.bernoulli(torch.full((600, *level_cases.SHAPE), 0.5), generator=torch.Generator().manual_seed(0))
+    data = load_data(x, support="binary", validation=0.0, test=0.5).to(dtype=torch.float64)
+    assert "groups_in_use" in default_checks(case.model)
+    (finding,) = groups_in_use(DoctorInput(case.model, case.guide, data, points=300))
+    assert finding.severity == ("note" if asleep in (None, 12) else "warning")
+    if asleep is None:
+        assert finding.title == "All 2 levels of codes carry information about x."
+        assert "KL of level 2, 4 slots" in {evidence.name for evidence in finding.evidence}
+    elif asleep != 12:
+        assert finding.title == f"Level {asleep} of 2 sleeps: it carries no information about x."
+        assert "--model.code-levels" in finding.remedy

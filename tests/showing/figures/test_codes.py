@@ -156,3 +156,29 @@ def test_completions_keep_the_codes_of_the_upper_half(
     assert not torch.equal(decoded[1], decoded[2])
     with pytest.raises(ElbowroomError, match="have no places"):
         code_gallery.code_maps(run)
+
+
+def test_levels_have_maps_of_their_own_and_what_the_top_alone_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = {"kind": "grid", "width": 4, "patch": 1}
+    model = {"prior": "transformer", "prior_width": 8, "slots_per_place": 1, "code_levels": 2, "codes": 3}
+    x = np.random.default_rng(0).integers(0, 2, (60, 4, 6)).astype(np.uint8)
+    objective = {"estimator": "straight-through"}
+    keys = model | {"encoder": part, "decoder": part}
+    run = tiny(x, tmp_path / "run", model=keys, objective=objective, train={"steps": 3})
+    read = list[torch.Tensor]()
+    decode = Run.decode
+    monkeypatch.setattr(Run, "decode", lambda run, z, **given: (read.append(z), decode(run, z, **given))[1])
+    figure = code_gallery.code_maps(run)
+    labels = [text.get_text() for text in figure.axes[0].texts]
+    assert labels == ["example", "codes, level 1", "codes, level 2", "mean", "level 1 alone", "again"]
+    own, *alone = (run.model.space.numbers(z) for z in read)
+    encoded = run.encode(points=8)
+    assert encoded.codes is not None and torch.equal(own, encoded.codes)
+    for numbers in alone:
+        assert torch.equal(numbers[:, :6], own[:, :6]) and (numbers[:, 6:] != own[:, 6:]).any()
+    assert len(alone) == 2 and not torch.equal(*alone)
+    wrong = [torch.zeros(2, 2, 3, dtype=torch.int64), torch.zeros(2, 4, 5, dtype=torch.int64)]
+    with pytest.raises(ElbowroomError, match=r"maps \(2, 2, 3\) and \(2, 4, 5\)"):
+        plots.code_maps_figure(torch.zeros(2, 4, 6), wrong, torch.ones(1, 2, 4, 6), ["mean"], codes=3)

@@ -41,6 +41,7 @@ from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import evaluation_mode
+from elbowroom.model.top_down_codes import TopDownCodes
 from elbowroom.numerics import mean_and_stderr
 
 __all__ = ["code_prior", "codes_in_use", "deterministic_bound", "fitted_unigram", "sharpness"]
@@ -68,6 +69,12 @@ def _guide(inputs: DoctorInput) -> Conditional | None:
     return inputs.learned_guide
 
 
+def _probabilities(q: Distribution) -> Tensor:
+    """Of every code, shape (batch, L, K); of lower levels, given the most likely codes above."""
+    assert isinstance(q, Codes | TopDownCodes)  # no other guide is over codes
+    return q.probs
+
+
 def codes_in_use(inputs: DoctorInput) -> list[Finding]:
     r"""Dead codes: those that are the most likely one of no example, and that q gives hardly any probability.
 
@@ -90,7 +97,7 @@ def codes_in_use(inputs: DoctorInput) -> list[Finding]:
         for batch in inputs.data.batches(split, _BATCH, points=max(inputs.points, _PER_CODE * space.codes)):
             q = guide_distribution(guide, batch)
             numbers.append(space.numbers(q.mode))
-            probs.append(space.split(q.mean).sum(0, dtype=torch.float64))
+            probs.append(_probabilities(q).sum(0, dtype=torch.float64))
     found, examples = torch.cat(numbers), sum(map(len, numbers))
     if examples < _LEAST_PER_CODE * space.codes:
         raise ElbowroomError(
@@ -139,7 +146,7 @@ def fitted_unigram(guide: Conditional, batches: Iterable[Batch], space: CodeSpac
     """
     counts = torch.zeros(space, dtype=torch.float64)
     for batch in batches:
-        counts += space.split(guide_distribution(guide, batch).mean).sum(0, dtype=torch.float64).cpu()
+        counts += _probabilities(guide_distribution(guide, batch)).sum(0, dtype=torch.float64).cpu()
     return Codes((counts + _SMOOTHING).log())
 
 
@@ -208,7 +215,8 @@ class _Tempered(Conditional):
 
     def forward(self, given: Tensor | None, context: Tensor | None = None) -> Distribution:
         q = self.guide(given, context)
-        return Codes(q.logits / self.temperature)
+        assert isinstance(q, Codes | TopDownCodes)  # no other guide is over codes
+        return q.tempered(self.temperature)
 
 
 def sharpness(inputs: DoctorInput) -> list[Finding]:
@@ -237,7 +245,11 @@ def sharpness(inputs: DoctorInput) -> list[Finding]:
             ).value.double()
             for tau in _TEMPERATURES
         }  # fmt: skip
-        entropy = guide_distribution(guide, batch).entropy().double()
+        q = guide_distribution(guide, batch)
+        if isinstance(q, TopDownCodes):
+            entropy = q.entropy_given(draw(q, (_DRAWS,), generator=inputs.generator("entropy"))).mean(0).double()
+        else:
+            entropy = q.entropy().double()
         ess = _weighted(inputs, guide, batch, "sharpness of weights")[1]
     best = max(bounds, key=lambda tau: float(bounds[tau].mean()))
     gain, stderr = mean_and_stderr(bounds[best] - bounds[1.0])

@@ -17,6 +17,7 @@ from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel, evaluation_mode
 from elbowroom.model.pixels.autoregressive import AutoregressivePixels
 from elbowroom.model.pixels.masked_convolutions import LEAST_FIELD
+from elbowroom.model.top_down_codes import TopDownCodes
 from elbowroom.numerics import mean_and_stderr
 
 __all__ = ["is_nothing", "latents_in_use", "log_likelihood", "samples_and_means"]
@@ -61,9 +62,11 @@ def latents_in_use(inputs: DoctorInput) -> list[Finding]:
     batch, generator = inputs.batch(inputs.held_out(2)), inputs.generator("latents_in_use")
     with evaluation_mode(model, guide):
         q = guide_distribution(guide, batch)
-        variance = mean(q).double().var(0)
         if has_codes:  # one number for a slot: the variances of its codes' probabilities
-            variance = model.space.split(variance).sum(-1)
+            of_codes = q.probs.flatten(-2) if isinstance(q, TopDownCodes) else mean(q)
+            variance = model.space.split(of_codes.double().var(0)).sum(-1)
+        else:
+            variance = mean(q).double().var(0)
         kl = elbo_terms(model, guide, batch, kl="auto", generator=generator).parts["kl"]
         z = draw(q, (), generator=generator)
         right = log_likelihood(model, batch, z)

@@ -36,6 +36,7 @@ from elbowroom.model.code_distributions import AutoregressiveCodes, Codes, CodeS
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import PriorGuide
 from elbowroom.model.latent import LatentModel
+from elbowroom.model.top_down_codes import TopDownCodes
 from elbowroom.samplers.informed import InformedMoves, SingleSiteMoves
 from elbowroom.samplers.kernel import Kernel
 from elbowroom.samplers.target import Target
@@ -78,7 +79,7 @@ class CodesDensity(Target):
 
 def softened(q: Distribution) -> Distribution:
     r"""The start that a guide over codes gives, :math:`\prod_l q_l^\tau / Z_l`; any other distribution as it is."""
-    return Codes(_SOFTENING * q.logits) if isinstance(q, Codes) else q
+    return q.tempered(1 / _SOFTENING) if isinstance(q, Codes | TopDownCodes) else q
 
 
 def code_kernel(model: LatentModel, q: Distribution, kernel: Kernel | None = None) -> Kernel:
@@ -91,8 +92,9 @@ def code_kernel(model: LatentModel, q: Distribution, kernel: Kernel | None = Non
     Raises:
         ElbowroomError: a kernel that moves real vectors; a start over anything but the model's codes.
     """
-    if not isinstance(q, Codes | AutoregressiveCodes) or q.space != model.space:
-        found = str(q.space) if isinstance(q, Codes | AutoregressiveCodes) else f"a {type(q).__name__}"
+    over_codes = isinstance(q, Codes | TopDownCodes | AutoregressiveCodes)
+    if not over_codes or q.space != model.space:
+        found = str(q.space) if over_codes else f"a {type(q).__name__}"
         raise ElbowroomError(
             f"The start of annealing is over {found}, but the latents of this model are codes ({model.space}).",
             "Start from a guide over codes, or leave the start to the default.",
@@ -104,9 +106,11 @@ def code_kernel(model: LatentModel, q: Distribution, kernel: Kernel | None = Non
     return kernel
 
 
-def _reference(q: Codes | AutoregressiveCodes, space: CodeSpace) -> Tensor:
-    """log m, shape (data or 1, L, K); uniform where the slots of the start are not independent."""
-    if not isinstance(q, Codes):
+def _reference(q: Codes | TopDownCodes | AutoregressiveCodes, space: CodeSpace) -> Tensor:
+    """log m, shape (data or 1, L, K): of levels, given the most likely codes above; uniform where every slot of the
+    start depends on those before it.
+    """
+    if isinstance(q, AutoregressiveCodes):
         return torch.full((1, *space), -math.log(space.codes))
     probabilities = (1 - _UNIFORM_SHARE) * q.probs + _UNIFORM_SHARE / space.codes
     return probabilities.log().reshape(-1, *space)

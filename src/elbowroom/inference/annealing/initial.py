@@ -40,6 +40,7 @@ from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Likelihood
 from elbowroom.model.sequential_normal import BlockDistribution, ResidualNormal, SequentialNormal
+from elbowroom.model.top_down_codes import TopDownCodes
 from elbowroom.samplers.metric import Metric
 from elbowroom.samplers.target import Density, Target
 
@@ -229,7 +230,7 @@ def rows_of(q: Distribution, index: Tensor | slice) -> Distribution:
             return Categorical(logits=q.logits[index], validate_args=False)
         case Codes():
             return Codes(q.logits[index])
-        case SequentialNormal() | ResidualNormal() | FlowDistribution():
+        case SequentialNormal() | ResidualNormal() | FlowDistribution() | TopDownCodes():
             return q.rows(index)
         case BlockDistribution():
             return BlockDistribution([rows_of(block, index) for block in q.blocks])
@@ -257,7 +258,7 @@ def metric_of(q: Distribution, z: Tensor) -> Metric:
     Raises:
         ElbowroomError: a distribution without finite standard deviations.
     """
-    if isinstance(q, Codes | AutoregressiveCodes):
+    if isinstance(q, Codes | TopDownCodes | AutoregressiveCodes):
         return Metric.identity(z)
     full = _largest_normal(q)
     if full is None:

@@ -22,23 +22,28 @@ being drawn, and :func:`missed_share` looks at those that differ from ẑ in one
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.inference.enumeration import packed, sum_of_distinct
 from elbowroom.inference.importance.estimate import WeightSums, weighted_in_chunks
 from elbowroom.inference.importance.pareto import LargestWeights
-from elbowroom.inference.kl import closed_form_kl
+from elbowroom.inference.kl import closed_form_kl, group_kl
 from elbowroom.inference.target import widest
-from elbowroom.model.code_distributions import Codes
+from elbowroom.model.code_distributions import AutoregressiveCodes, Codes
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.noise import NoiseSource
+from elbowroom.model.top_down_codes import TopDownCodes
 from elbowroom.numerics import chunks
 
 __all__ = ["CodeBounds", "code_bounds", "missed_share"]
+
+_ALONE = 20  # draws, at most, whose lower levels are drawn anew
 
 
 class CodeBounds(NamedTuple):
@@ -61,6 +66,12 @@ class CodeBounds(NamedTuple):
         num_distinct: how many these are.
         mode: code numbers of ẑ, int64, shape (batch, L).
         drawn: code numbers of one draw, int64, shape (batch, L).
+        level_rates: of several levels, the rate of each given those above, whose sum is ``rate``, shape (batch, M); of
+            one level None, as all that follows.
+        level_rates_stderr: their standard errors.
+        level_distortions: distortion from the first 1, …, M − 1 levels, where the others are drawn from the prior given
+            these, shape (batch, M − 1). With the rates of the same levels it is minus the ELBO of such a guide.
+        level_distortions_stderr: their standard errors.
     """
 
     log_evidence: Tensor
@@ -79,12 +90,16 @@ class CodeBounds(NamedTuple):
     num_distinct: Tensor
     mode: Tensor
     drawn: Tensor
+    level_rates: Tensor | None = None
+    level_rates_stderr: Tensor | None = None
+    level_distortions: Tensor | None = None
+    level_distortions_stderr: Tensor | None = None
 
 
 @torch.no_grad()
 def code_bounds(
     model: LatentModel,
-    q: Codes,
+    q: Codes | TopDownCodes,
     batch: Batch | Tensor,
     *,
     num_samples: int,
@@ -127,13 +142,16 @@ def code_bounds(
     prior = model.prior(None, batch.context)
     sums = WeightSums.empty(len(batch), batch.x.device)
     largest = LargestWeights.empty(num_samples, len(batch), batch.x.device)
-    parts, drawn = [], None
+    parts, kls, drawn, some = [], [], None, None
     for weighted in weighted_in_chunks(
         model, q, batch, num_samples=num_samples, chunk_elements=chunk_elements, generator=generator
     ):
         sums, largest = sums.add(weighted.log_weights), largest.add(weighted.log_weights)
         numbers = space.numbers(weighted.z)  # (draws of a chunk, batch, L); of all draws they would be large
         drawn = numbers[0].clone() if drawn is None else drawn
+        if isinstance(q, TopDownCodes):
+            some = weighted.z[:_ALONE].clone() if some is None else some
+            kls.append(group_kl(q, prior, weighted.z).double())  # (levels, draws of a chunk, batch)
         parts.append((weighted.log_likelihood.double(), weighted.log_prior.double(), packed(space, numbers)))
     assert drawn is not None  # there is one draw at least
     log_likelihood, log_prior, words = (torch.cat(part) for part in zip(*parts, strict=True))  # (draws, batch, …)
@@ -145,8 +163,15 @@ def code_bounds(
     words = torch.cat([packed(space, mode).unsqueeze(0), words])
     log_joint = torch.cat([deterministic.unsqueeze(0), log_likelihood + log_prior])
 
-    closed = closed_form_kl(q, prior)
-    if closed is not None:
+    closed, levels = closed_form_kl(q, prior), ()
+    if isinstance(q, TopDownCodes):
+        assert some is not None
+        by_level = torch.cat(kls, 1)
+        alone = _from_upper_levels(model, q, batch, prior, some, chunk_elements, generator)
+        levels = (*_mean_of_draws(by_level), *_mean_of_draws(alone))
+        rate, sampled = by_level.sum(0).mean(0), log_likelihood - by_level.sum(0)
+        rate_stderr = _stderr(by_level.sum(0))
+    elif closed is not None:
         rate, sampled, rate_stderr = closed.kl.double(), log_likelihood, torch.zeros_like(deterministic)
     else:
         rate, sampled = -q.entropy().double() - log_prior.mean(0), log_likelihood + log_prior
@@ -166,7 +191,36 @@ def code_bounds(
         *sum_of_distinct(words, log_joint),
         mode,
         drawn,
+        *levels,
     )
+
+
+def _from_upper_levels(
+    model: LatentModel,
+    q: TopDownCodes,
+    batch: Batch,
+    prior: Distribution,
+    z: Tensor,
+    chunk_elements: int,
+    generator: NoiseSource | None,
+) -> Tensor:
+    """−log p(x | z) where the levels of z after the first 1, …, M − 1 are drawn from the prior given these, float64,
+    shape (M − 1, draws, batch).
+    """
+    assert isinstance(prior, Codes | AutoregressiveCodes)  # see `group_kl`
+    elements = len(batch) * max(q.space.dim, batch.x[0].numel(), widest(model))
+    found = []
+    for known in list(accumulate(level.slots for level in q.levels))[:-1]:
+        redrawn = prior.sample_after(z, known, generator=generator)
+        parts = [redrawn[part] for part in chunks(len(z), max(1, chunk_elements // elements))]
+        of_parts = [model.log_likelihood(batch.x, part, context=batch.context, mask=batch.mask) for part in parts]
+        found.append(-torch.cat(of_parts).double())
+    return torch.stack(found)
+
+
+def _mean_of_draws(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Means over draws and their standard errors, (levels, draws, batch) to (batch, levels)."""
+    return values.mean(1).T, torch.stack([_stderr(value) for value in values], -1)
 
 
 @torch.no_grad()

@@ -36,6 +36,7 @@ from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.networks import NetworkPart
 from elbowroom.model.noise import NoiseSource
+from elbowroom.model.top_down_codes import TopDownCodes
 from elbowroom.numerics import chunks, draws_last
 
 __all__ = [
@@ -145,11 +146,13 @@ def _widest(model: LatentModel, q: Distribution, prior: Distribution, batch: Bat
 
 def _latent_elements(distribution: Distribution) -> int:
     """Elements of one latent vector: times the components of a mixture, or times the triangular factor of a draw; of a
-    flow, the widest tensor inside.
+    flow or of levels of codes, the widest tensor inside.
     """
     elements = distribution.event_shape.numel()
     if isinstance(distribution, FlowDistribution):
         return max(elements, distribution.bijection.widest)
+    if isinstance(distribution, TopDownCodes):
+        return max(elements, distribution.widest)
     if isinstance(distribution, DiagonalNormalMixture) and distribution.by_products:
         return max(elements, distribution.mixture_distribution.logits.shape[-1])
     if isinstance(distribution, MixtureSameFamily):

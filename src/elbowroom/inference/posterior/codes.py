@@ -25,6 +25,7 @@ Reference:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -41,6 +42,7 @@ from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
+from elbowroom.model.top_down_codes import TopDownCodes
 from elbowroom.numerics import chunks, effective_sample_size
 
 __all__ = ["CodeDraws", "posterior_codes"]
@@ -132,8 +134,10 @@ def posterior_codes(
     return CodeDraws(torch.cat(found, 1), torch.cat(ess), weighted)
 
 
-def _completed(model: LatentModel, guide: Conditional, batch: Batch, generator: torch.Generator | None) -> Codes:
-    """The guide at J completions of each example, batch shape (J, batch)."""
+def _completed(
+    model: LatentModel, guide: Conditional, batch: Batch, generator: torch.Generator | None
+) -> Codes | TopDownCodes:
+    """The guide at J completions of each example, batch shape (J × batch,), one completion of all examples first."""
     copies = batch.rows(torch.arange(len(batch), device=batch.x.device).repeat(_COMPLETIONS))
     for _ in range(0 if copies.mask is None else _ROUNDS):
         z = draw(guide_distribution(guide, copies), generator=generator)
@@ -141,17 +145,17 @@ def _completed(model: LatentModel, guide: Conditional, batch: Batch, generator: 
         assert copies.mask is not None
         copies = replace(copies, x=torch.where(copies.mask, copies.x, drawn.to(copies.x.dtype)))
     q = guide_distribution(guide, copies)
-    if not isinstance(q, Codes):
+    if not isinstance(q, Codes | TopDownCodes):
         raise ElbowroomError(
             f"Draws of codes need a guide whose slots are independent, but this one returns a {type(q).__name__}.",
             "Use a guide over codes, categorical or nearest-code.",
         )
-    return Codes(q.logits.reshape(_COMPLETIONS, len(batch), *q.space))
+    return q
 
 
 def _weighted(
     model: LatentModel,
-    guides: Codes,
+    guides: Codes | TopDownCodes,
     batch: Batch,
     each: int,
     chunk_elements: int,
@@ -160,15 +164,26 @@ def _weighted(
     """Draws of the mixture, shape (n, batch, L K), and their log weights, float64, shape (n, batch)."""
     prior, space = model.prior(None, batch.context), model.space
     of_prior = draw(prior, (each,) if prior.batch_shape else (each, len(batch)), generator=generator)
-    z = torch.cat([draw(guides, (each,), generator=generator).flatten(0, 1), of_prior.to(guides.logits.dtype)])
-    logits = guides.logits.flatten(-2).clamp(min=torch.finfo(guides.logits.dtype).min)  # 0 · (−∞) would be NaN
-    elements = len(batch) * max(space.dim, batch.x[0].numel(), widest(model))
+    of_guides = draw(guides, (each,), generator=generator).reshape(-1, len(batch), space.dim)
+    z = torch.cat([of_guides, of_prior.to(of_guides.dtype)])
+    densities = _each(guides, len(batch))
+    inner = guides.widest if isinstance(guides, TopDownCodes) else 1
+    elements = len(batch) * max(space.dim, batch.x[0].numel(), widest(model), inner)
     log_weights = []
     for part in chunks(len(z), max(1, chunk_elements // elements)):
         some = z[part]
         log_prior = prior.log_prob(some).double()
-        log_guides = torch.einsum("nbd,jbd->jnb", some, logits).double()
-        log_mixture = torch.cat([log_prior.unsqueeze(0), log_guides]).logsumexp(0) - math.log(len(logits) + 1)
+        log_guides = densities(some).double()
+        log_mixture = torch.cat([log_prior.unsqueeze(0), log_guides]).logsumexp(0) - math.log(len(log_guides) + 1)
         log_likelihood = model.log_likelihood(batch.x, some, context=batch.context, mask=batch.mask).double()
         log_weights.append(log_prior + log_likelihood - log_mixture)
     return z, torch.cat(log_weights)
+
+
+def _each(guides: Codes | TopDownCodes, rows: int) -> Callable[[Tensor], Tensor]:
+    """log q of draws, shape (n, batch, L K), under the guide at each completion, shape (J, n, batch)."""
+    if isinstance(guides, TopDownCodes):
+        parts = [guides.rows(slice(start, start + rows)) for start in range(0, guides.batch_shape[0], rows)]
+        return lambda z: torch.stack([part.log_prob(z) for part in parts])
+    logits = guides.logits.flatten(-2).clamp(min=torch.finfo(guides.logits.dtype).min)  # 0 · (−∞) would be NaN
+    return lambda z: torch.einsum("nbd,jbd->jnb", z, logits.reshape(-1, rows, logits.shape[-1]))

@@ -21,7 +21,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.model.hierarchy.grids import Block, Grid, GridFeatures, flattened
 from elbowroom.model.networks import Network
 
-__all__ = ["GridCodeDecoder", "GridCodeEncoder"]
+__all__ = ["GridCodeDecoder", "GridCodeEncoder", "with_context"]
 
 
 class GridCodeEncoder(Network):
@@ -64,7 +64,7 @@ class GridCodeEncoder(Network):
         return self.output
 
     def compute(self, given: Tensor, context: Tensor | None) -> Tensor:
-        h = _with_context(self.features.compute(given, None), self.context, context)
+        h = with_context(self.features.compute(given, None), self.context, context)
         return flattened(self.output(F.silu(h))).reshape(len(given), *self.out_shape)
 
 
@@ -115,7 +115,7 @@ class GridCodeDecoder(Network):
         self.bias.copy_(values.expand(self.out_shape))
 
     def compute(self, given: Tensor, context: Tensor | None) -> Tensor:
-        h = _with_context(self.first(self.grid.unflattened(given)), self.context, context)
+        h = with_context(self.first(self.grid.unflattened(given)), self.context, context)
         return self.grid.joined(self.output(F.silu(self.blocks(h))), self.out_shape) + self.bias
 
 
@@ -133,7 +133,7 @@ def _at_a_place(size: int, grid: Grid) -> int:
     return size // grid.places
 
 
-def _with_context(maps: Tensor, layer: nn.Linear | None, context: Tensor | None) -> Tensor:
+def with_context(maps: Tensor, layer: nn.Linear | None, context: Tensor | None) -> Tensor:
     """A map with the context added at every place."""
     if layer is None:
         return maps

@@ -141,7 +141,7 @@ def code_pictures_figure(
 
 def code_maps_figure(
     pictures: Values,
-    maps: Values,
+    maps: Values | Sequence[Values],
     decoded: Values,
     decoded_labels: Sequence[str],
     *,
@@ -155,7 +155,8 @@ def code_maps_figure(
 
     Args:
         pictures: shape (n, *event).
-        maps: code numbers, shape (n, rows of the grid, its columns).
+        maps: code numbers, shape (n, rows of the grid, its columns); a list has those of several levels, the top level
+            first.
         decoded: shape (m, n, *event): m rows.
         decoded_labels: one for each of these rows.
         codes: K, whose K colours are evenly spaced hues; neighbours in number have nothing in common.
@@ -173,26 +174,37 @@ def code_maps_figure(
         >>> [text.get_text() for text in figure.axes[0].texts]
         ['example', 'codes', 'mean']
     """
-    shown, numbers, rows = as_array(pictures, "pictures"), as_array(maps, "maps"), as_array(decoded, "decoded")
-    side = shown.shape[-1] // numbers.shape[-1] if numbers.ndim == 3 and numbers.shape[-1] else 0
-    fits = numbers.ndim == 3 and (numbers.shape[1] * side, numbers.shape[2] * side) == shown.shape[-2:]
-    counts = {len(shown), len(numbers), *rows.shape[1:2]}
-    if not fits or len(counts) != 1 or len(rows) != len(decoded_labels):
+    shown, rows = as_array(pictures, "pictures"), as_array(decoded, "decoded")
+    levels = [as_array(each, "maps") for each in (maps if isinstance(maps, list) else [maps])]
+    sides = [_side(shown, numbers) for numbers in levels]
+    counts = {len(shown), *map(len, levels), *rows.shape[1:2]}
+    if not all(sides) or len(counts) != 1 or len(rows) != len(decoded_labels):
+        shapes = " and ".join(str(tuple(numbers.shape)) for numbers in levels)
         raise ElbowroomError(
-            f"pictures has shape {tuple(shown.shape)}, maps {tuple(numbers.shape)} and decoded {tuple(rows.shape)}, "
+            f"pictures has shape {tuple(shown.shape)}, maps {shapes} and decoded {tuple(rows.shape)}, "
             f"with {len(decoded_labels)} labels, but should be (n, *event), (n, rows, columns) and (m, n, *event).",
             "Give a map of codes, whose places are squares of the picture, for each picture.",
         )
     hues = _to_bytes(hsv_to_rgb([(code / codes, 0.55, 0.65 + 0.3 * (code % 2)) for code in range(codes)]))
-    tiles = hues[numbers.astype(np.int64)].repeat(side, 1).repeat(side, 2)
+    tiles = [
+        hues[numbers.astype(np.int64)].repeat(side, 1).repeat(side, 2)
+        for numbers, side in zip(levels, sides, strict=True)
+    ]
+    names = ["codes"] if len(levels) == 1 else [f"codes, level {level}" for level in range(1, len(levels) + 1)]
     drawn = [to_rgb(each, "pictures", value_range=value_range) for each in (shown, *rows)]
     panel = Panel(
-        np.concatenate([drawn[0], tiles, *drawn[1:]]),
+        np.concatenate([drawn[0], *tiles, *drawn[1:]]),
         len(shown),
         title=title,
-        row_labels=["example", "codes", *decoded_labels],
+        row_labels=["example", *names, *decoded_labels],
     )
     return draw_sheet([panel], note=note, path=path)
+
+
+def _side(pictures: Array, numbers: Array) -> int:
+    """The side of a place in pixels; 0 where the places are no squares that fill the pictures."""
+    side: int = pictures.shape[-1] // numbers.shape[-1] if numbers.ndim == 3 and numbers.shape[-1] else 0
+    return side if side and (numbers.shape[1] * side, numbers.shape[2] * side) == pictures.shape[-2:] else 0
 
 
 def _to_bytes(colours: Values) -> Array:

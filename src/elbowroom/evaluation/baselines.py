@@ -18,6 +18,7 @@ the posterior; so the gains are lower bounds too.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ def baselines(study: Study) -> list[Result]:
             "Leave it out; train such a table with --data.columns auto.",
         )
     require_normalized(study.model, "baselines")
-    k, exact = study.settings.draws("baselines"), _is_summed(study.model)
+    k, asked = study.settings.draws("baselines"), _asked(study)
     simple = simple_models(likelihood.columns, study.data, seed=study.settings.seed)
 
     def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -60,7 +61,6 @@ def baselines(study: Study) -> list[Result]:
         "baselines", per_batch, batch_size=BATCH, points=study.settings.data("baselines"), resumable=True,
         finite=["model", *_NAMES],
     )  # fmt: skip
-    asked = {} if exact else {"k": k}
     found = dict(zip(_NAMES, ({}, {"classes": simple["latent classes"].space.codes}), strict=True))
     levels = [
         study.average("baselines", name, values[name], bound=None, asked={}, found=found[name]) for name in _NAMES
@@ -83,13 +83,25 @@ def _is_summed(model: LatentModel) -> bool:
     return model.latent_support == "codes" and model.space.size <= _FEW_CODES
 
 
+def _without_guide(study: Study) -> bool:
+    return study.model.latent_support == "real" and isinstance(study.guide, PriorGuide)
+
+
+def _asked(study: Study) -> dict[str, Any]:
+    """The settings that the model's log p(x) depends on."""
+    if _is_summed(study.model):
+        return {}
+    starts = {"starts": study.settings.starts} if _without_guide(study) else {}
+    return {"k": study.settings.draws("baselines"), **starts}
+
+
 def _of_model(study: Study, batch: Batch, k: int) -> dict[str, Tensor]:
     """log p(x) of every row, and the standard error of its estimate."""
     model, guide, seed = study.model, study.guide, study.settings.seed
     if _is_summed(model):
         log_p = enumerated(model, batch).log_evidence
         return {"model": log_p, "stderr": torch.zeros_like(log_p)}
-    if model.latent_support == "real" and isinstance(guide, PriorGuide):
+    if _without_guide(study):
         found = laplace_estimate(model, guide, batch, k=k, starts=study.settings.starts, seed=seed)
     else:
         found = guide_estimate(model, guide, batch, k=k, seed=seed)

@@ -14,7 +14,12 @@ from elbowroom.inference.enumeration import enumerated
 from elbowroom.learners.em_classes import independent_columns, latent_classes
 from elbowroom.model import oracles
 from elbowroom.model.exact_guide import ExactGuide
+from elbowroom.model.guides import DiagonalNormal, PriorGuide
 from elbowroom.model.latent import LatentModel
+from elbowroom.model.networks import MLP
+from elbowroom.model.priors import StandardNormal
+from elbowroom.model.table.likelihood import Table
+from elbowroom.model.table.transform import TableTransform
 
 BITS = [Column(name, ColumnKind.BINARY, levels=("no", "yes")) for name in "abcd"]
 
@@ -70,6 +75,22 @@ def test_values_are_exact_and_gains_are_paired(model: LatentModel) -> None:
         assert gain.bound is None and results[name].bound is None  # neither is a bound on the model's log p(x)
     assert results["latent classes"].found["classes"] == simple["latent classes"].space.codes
     assert results["gain over independent columns"].value > 0.3 > abs(results["gain over latent classes"].value)
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_a_deep_model_is_estimated_by_draws_that_can_be_asked_for_again(guided: bool) -> None:
+    torch.manual_seed(0)
+    likelihood = Table(MLP((2,), Table.parameter_shape((4,), columns=BITS), hidden=(3,)), BITS)
+    deep = LatentModel(StandardNormal(2), likelihood)
+    encoder = MLP((TableTransform(BITS).out_shape), DiagonalNormal.parameter_shape(2), hidden=(3,))
+    guide = DiagonalNormal(encoder, 2, TableTransform(BITS)) if guided else PriorGuide(deep.prior)
+    given = {"points": 12, "k": 20, "starts": 2, "seed": 5}
+    first = evaluate(deep, guide, Rows(), methods=["baselines"], **given)  # type: ignore[arg-type]
+    gain = first[-1]
+    assert set(gain.asked) == {"k", "seed"} | ({"starts"} if not guided else set())
+    assert set(first[0].asked) == {"seed"}
+    again = evaluate(deep, guide, Rows(), methods=["baselines"], points=12, **gain.asked)  # type: ignore[arg-type]
+    assert [result.value for result in again] == [result.value for result in first]
 
 
 def test_it_is_a_default_for_tables_alone(model: LatentModel) -> None:

@@ -121,6 +121,19 @@ def test_planted_classes_are_found() -> None:
     assert float((of_shares / (shares * (1 - shares) / len(batch)).sqrt()).abs().max()) < 5
 
 
+def test_shares_of_classes_have_pseudo_counts() -> None:
+    batch, _, _ = planted(50)
+    model, prior = mixture(BITS, 3), ClassPrior(of_shares=4.0)
+    weights = torch.tensor([1.0, 0.0, 0.0]).double().unsqueeze(1).expand(3, 50)
+    m_step(model, batch, weights, prior)
+    expected = torch.tensor([54.0, 4.0, 4.0]).double() / 62
+    torch.testing.assert_close(model.prior.logits.detach().softmax(-1)[0], expected)  # type: ignore[union-attr,operator]
+    middle = centre(model)
+    table_part = model.likelihood.log_class_prior(class_outputs(model), prior, middle)  # type: ignore[operator]
+    found = log_prior(model, prior) - table_part
+    assert float(found.detach()) == pytest.approx(float(4.0 * expected.log().sum()))
+
+
 def test_a_hole_is_a_hole_by_nan_or_by_mask(started: tuple[LatentModel, Batch]) -> None:
     model, batch = started
     found = e_step(model, batch, PRIOR)

@@ -93,7 +93,10 @@ def compare(
         figure = write(gallery.comparison(found), found.folder / "compare.png")
     if as_json:
         rest = {key: value for key, value in found.content().items() if key != "elbowroom"}
-        print_json({"folder": str(found.folder), "standings": [asdict(s) for s in found.standings()], **rest})
+        ranked = {"standings": [asdict(s) for s in found.standings()]}
+        if simple := found.baselines():
+            ranked["baselines"] = [asdict(s) for s in simple]
+        print_json({"folder": str(found.folder), **ranked, **rest})
     else:
         _print_tables(found)
         wrote(found.folder / RECORD, *([found.folder / VALUES, figure] if found.rows else []))

@@ -13,6 +13,7 @@ from elbowroom.memory import in_words
 from elbowroom.names import Exist
 from elbowroom.running.config import (
     DataConfig,
+    EmConfig,
     McemConfig,
     ObjectiveConfig,
     OptimizerConfig,
@@ -49,7 +50,8 @@ def train(
     mcem: Annotated[McemConfig, _section("Monte Carlo EM", 6, McemConfig)] = McemConfig(),  # noqa: B008
     svi: Annotated[SviConfig, _section("Pyro", 7, SviConfig)] = SviConfig(),  # noqa: B008
     vq: Annotated[VqConfig, _section("Vector quantisation", 8, VqConfig)] = VqConfig(),  # noqa: B008
-    runtime: Annotated[RuntimeConfig, _section("Machine", 9, RuntimeConfig)] = RuntimeConfig(),  # noqa: B008
+    em: Annotated[EmConfig, _section("Mixtures", 9, EmConfig)] = EmConfig(),  # noqa: B008
+    runtime: Annotated[RuntimeConfig, _section("Machine", 10, RuntimeConfig)] = RuntimeConfig(),  # noqa: B008
 ) -> None:
     """Train a model.
 
@@ -89,6 +91,7 @@ def train(
         "mcem": mcem,
         "svi": svi,
         "vq": vq,
+        "em": em,
         "runtime": runtime,
     }
     dumped = {name: section.model_dump(exclude_unset=True) for name, section in sections.items()}

@@ -17,21 +17,25 @@ the posterior; so the gains are lower bounds too.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from elbowroom.data.batch import Batch
+from elbowroom.data.columns.column import Column
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.row_estimates import BATCH, guide_estimate, laplace_estimate, repetition_variance
-from elbowroom.evaluation.study import Study, require_normalized
+from elbowroom.evaluation.study import EvaluationData, Study, require_normalized
 from elbowroom.inference.enumeration import enumerated
 from elbowroom.learners.em_classes import independent_columns, latent_classes
 from elbowroom.model.guides import PriorGuide
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.table.likelihood import Table
 
-__all__ = ["baselines"]
+__all__ = ["baselines", "simple_log_p", "simple_models"]
 
 _FEW_CODES = 4096  # that are summed over
 _NAMES = ("independent columns", "latent classes")
@@ -47,20 +51,17 @@ def baselines(study: Study) -> list[Result]:
             "Leave it out; train such a table with --data.columns auto.",
         )
     require_normalized(study.model, "baselines")
-    k, exact = study.settings.draws("baselines"), _is_summed(study.model)
-    simple = _fitted(study, likelihood)
+    k, asked = study.settings.draws("baselines"), _asked(study)
+    simple = simple_models(likelihood.columns, study.data, seed=study.settings.seed)
 
     def per_batch(batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        plain = Batch(batch.x, mask=batch.mask)
-        values = {name: enumerated(model, plain).log_evidence for name, model in zip(_NAMES, simple, strict=True)}
-        return _of_model(study, batch, k) | values
+        return _of_model(study, batch, k) | simple_log_p(simple, batch)
 
     values = study.over_data(
         "baselines", per_batch, batch_size=BATCH, points=study.settings.data("baselines"), resumable=True,
         finite=["model", *_NAMES],
     )  # fmt: skip
-    asked = {} if exact else {"k": k}
-    found = dict(zip(_NAMES, ({}, {"classes": simple[1].space.codes}), strict=True))
+    found = dict(zip(_NAMES, ({}, {"classes": simple["latent classes"].space.codes}), strict=True))
     levels = [
         study.average("baselines", name, values[name], bound=None, asked={}, found=found[name]) for name in _NAMES
     ]
@@ -82,40 +83,63 @@ def _is_summed(model: LatentModel) -> bool:
     return model.latent_support == "codes" and model.space.size <= _FEW_CODES
 
 
+def _without_guide(study: Study) -> bool:
+    return study.model.latent_support == "real" and isinstance(study.guide, PriorGuide)
+
+
+def _asked(study: Study) -> dict[str, Any]:
+    """The settings that the model's log p(x) depends on."""
+    if _is_summed(study.model):
+        return {}
+    starts = {"starts": study.settings.starts} if _without_guide(study) else {}
+    return {"k": study.settings.draws("baselines"), **starts}
+
+
 def _of_model(study: Study, batch: Batch, k: int) -> dict[str, Tensor]:
     """log p(x) of every row, and the standard error of its estimate."""
     model, guide, seed = study.model, study.guide, study.settings.seed
     if _is_summed(model):
         log_p = enumerated(model, batch).log_evidence
         return {"model": log_p, "stderr": torch.zeros_like(log_p)}
-    if model.latent_support == "real" and isinstance(guide, PriorGuide):
+    if _without_guide(study):
         found = laplace_estimate(model, guide, batch, k=k, starts=study.settings.starts, seed=seed)
     else:
         found = guide_estimate(model, guide, batch, k=k, seed=seed)
     return {"model": found["log_evidence"], "stderr": found["stderr"]}
 
 
-def _fitted(study: Study, likelihood: Table) -> tuple[LatentModel, LatentModel]:
-    """The simple models, fitted on all training rows."""
-    train = _whole(study, "train")
+def simple_models(columns: Sequence[Column], data: EvaluationData, *, seed: int = 0) -> dict[str, LatentModel]:
+    """Independent columns and latent classes, fitted on all training rows, by name.
+
+    Args:
+        columns: of the table.
+        data: with a split "train", and "validation" to choose the number of classes by, if there is one.
+        seed: of the starts of the classes.
+    Raises:
+        ElbowroomError: there are no training rows.
+    """
+    train = _whole(data, "train")
     if train is None:
         raise ElbowroomError(
             "baselines fits simple models on the training rows, but these data have none.",
             "Evaluate on a split of the run's own data, or leave it out.",
         )
-    columns, seed = likelihood.columns, study.settings.seed
-    simple = (
+    fitted = (
         independent_columns(columns, train),
-        latent_classes(columns, train, _whole(study, "validation"), seed=seed),
+        latent_classes(columns, train, _whole(data, "validation"), seed=seed),
     )
-    for model in simple:
-        model.to(next(study.model.parameters()).device)
-    return simple
+    return dict(zip(_NAMES, fitted, strict=True))
 
 
-def _whole(study: Study, split: str) -> Batch | None:
+def simple_log_p(models: Mapping[str, LatentModel], batch: Batch) -> dict[str, Tensor]:
+    """log p(x) of every row by each of these models, exactly, on the processor, float64."""
+    plain = Batch(batch.x, mask=batch.mask).to("cpu")
+    return {name: enumerated(model, plain).log_evidence for name, model in models.items()}
+
+
+def _whole(data: EvaluationData, split: str) -> Batch | None:
     """All rows of a split on the processor, without their context; None where there are none."""
-    if split not in getattr(study.data, "splits", {split}) or not (size := study.data.size(split)):
+    if split not in getattr(data, "splits", {split}) or not (size := data.size(split)):
         return None
-    batch = next(iter(study.data.batches(split, size))).to("cpu")
+    batch = next(iter(data.batches(split, size))).to("cpu")
     return Batch(batch.x, mask=batch.mask)

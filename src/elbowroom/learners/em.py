@@ -55,6 +55,7 @@ __all__ = [
     "log_prior",
     "m_step",
     "maximised",
+    "set_centre",
     "set_class_outputs",
 ]
 
@@ -130,6 +131,13 @@ def centre(model: LatentModel) -> Tensor:
     network = _network(model)
     assert network is not None  # see check_mixture
     return network.output.bias.detach().reshape(network.out_shape)
+
+
+def set_centre(model: LatentModel, values: Tensor) -> None:
+    """Sets the parameters that the prior draws the classes to, shape (P, \\*event)."""
+    network = _network(model)
+    assert network is not None
+    network.set_output_bias(values)
 
 
 def class_outputs(model: LatentModel) -> Tensor:

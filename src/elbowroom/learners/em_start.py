@@ -13,7 +13,16 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.batch import Batch
-from elbowroom.learners.em import centre, check_mixture, class_outputs, e_step, m_step, maximised, set_class_outputs
+from elbowroom.learners.em import (
+    centre,
+    check_mixture,
+    class_outputs,
+    e_step,
+    m_step,
+    maximised,
+    set_centre,
+    set_class_outputs,
+)
 from elbowroom.model.class_prior import ClassPrior
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.table.likelihood import Table
@@ -70,7 +79,7 @@ def fit_centre(model: LatentModel, batch: Batch) -> None:
         before, output = output, maximised(model, output, batch, everyone, ClassPrior(), None)
         if bool((output - before).abs().max() < _STILL):
             break
-    likelihood.network.set_output_bias(output[0])
+    set_centre(model, output[0])
     set_class_outputs(model, output.expand(model.space.codes, *output.shape[1:]))
 
 
@@ -122,7 +131,8 @@ def _features(model: LatentModel, batch: Batch) -> Tensor:
         x = batch.x if batch.mask is None else torch.where(batch.mask, batch.x, torch.nan)
         transform = TableTransform(model.likelihood.columns).to(x.device)
         transform.init_from_rows(x)
-        return transform(x)
+        seen: Tensor = transform(x)
+        return seen
     x = batch.x.flatten(1).to(class_outputs(model))
     if batch.mask is not None:
         x = torch.where(batch.mask.flatten(1), x, x.mean(0))

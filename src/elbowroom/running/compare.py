@@ -10,6 +10,9 @@ The evaluation depends on the model p(x, z) only: importance sampling from Lapla
 guide makes no difference. All recipes are evaluated on the same examples with the same binarisation, and with their
 weights at that moment, not with those that were best on validation data.
 
+Beside the recipes for a table stand two simple models of it, independent columns and latent classes
+(:mod:`elbowroom.evaluation.baselines`), on the same examples.
+
 Training, resuming and checkpoints are those of the training loop: going on to the next moment resumes a run. Every
 measurement is on disk before training goes on, so the same call continues after an interruption at any time. For a
 finished comparison it only reads.
@@ -29,10 +32,22 @@ from torch import Tensor
 
 from elbowroom.data.binarization import mix
 from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation.baselines import simple_log_p, simple_models
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
 from elbowroom.model.latent import evaluation_mode
+from elbowroom.model.table.likelihood import Table
 from elbowroom.progress import Announce
-from elbowroom.running.comparison import RECORD, UNITS, VALUES, ComparedRecipe, Comparison, Row, amount, summary
+from elbowroom.running.comparison import (
+    BASELINE,
+    RECORD,
+    UNITS,
+    VALUES,
+    ComparedRecipe,
+    Comparison,
+    Row,
+    amount,
+    summary,
+)
 from elbowroom.running.config import configure, nested, read_recipe
 from elbowroom.running.folder import RunFolder
 from elbowroom.running.observers import Silent
@@ -319,6 +334,7 @@ def _measure_all(comparison: Comparison, sources: Mapping[str, str], announce: A
             for split in splits:
                 if comparison.row(task.recipe, split, task.at) is None:
                     row = _measured(comparison, run, entrant, split, task.at)
+                    _add_baselines(comparison, run, split)
                     error = "" if row.stderr is None else f" ± {row.stderr:.2f}"
                     announce(
                         f"{amount(unit, task.at)} · {task.recipe} · step {row.step:,}, {row.seconds:,.1f} s · "
@@ -380,6 +396,17 @@ def _measured(comparison: Comparison, run: Run, entrant: ComparedRecipe, split: 
     )
     comparison.add(row, values)
     return row
+
+
+def _add_baselines(comparison: Comparison, run: Run, split: str) -> None:
+    """Adds what simple models of a table are worth on the same examples, where they are not there yet."""
+    likelihood = run.model.likelihood
+    if not isinstance(likelihood, Table) or any(key.endswith(f"/{split}/{BASELINE}") for key in comparison.values):
+        return
+    data, protocol = run.dataset(), comparison.yardstick
+    models = simple_models(likelihood.columns, data, seed=protocol["seed"])
+    parts = [simple_log_p(models, batch) for batch in data.batches(split, _BATCH, points=protocol["points"][split])]
+    comparison.add_baselines(split, {name: torch.cat([part[name] for part in parts]) for name in models})
 
 
 def _estimate_log_p(run: Run, split: str, protocol: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

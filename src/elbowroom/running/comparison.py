@@ -32,9 +32,11 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.numerics import mean_and_stderr
 from elbowroom.running.checkpoints import full_disk_explained, write_text_atomically
 
-__all__ = ["RECORD", "VALUES", "ComparedRecipe", "Comparison", "RankedRecipe", "Row", "amount", "summary"]
+__all__ = ["BASELINE", "RECORD", "VALUES", "ComparedRecipe", "Comparison", "RankedRecipe", "Row", "amount", "summary"]
 
 RECORD, VALUES = "compare.json", "values.safetensors"
+BASELINE = "baseline"
+"""In the place of a learner and of a moment, where a simple model stands beside the recipes."""
 UNITS = {"seconds": "seconds", "decoder_gradients": "decoder gradients", "visits": "training examples"}
 """What a budget counts, in words."""
 
@@ -178,6 +180,27 @@ class Comparison:
             if last[name] is None
         ]
 
+    def baselines(self, split: str | None = None) -> list[RankedRecipe]:
+        """Simple models of a table on the same examples, with their difference from the best recipe, the better first.
+
+        Args:
+            split: as in :meth:`standings`.
+        """
+        split = self.yardstick["splits"][0] if split is None else split
+        best = next((ranked for ranked in self.standings(split) if ranked.value is not None), None)
+        found = []
+        for key, values in self.values.items():
+            name, of, kind = key.rsplit("/", 2)
+            if (of, kind) != (split, BASELINE) or best is None:
+                continue
+            value, stderr = summary(values)
+            theirs = self.values[self.key(best.recipe, split, self.moments[-1])]
+            difference, difference_stderr = summary(values - theirs)
+            found.append(
+                RankedRecipe(name, BASELINE, value, stderr, difference=difference, difference_stderr=difference_stderr)
+            )
+        return sorted(found, key=lambda ranked: -(ranked.value or 0.0))
+
     def _standing(self, row: Row, best: Row) -> RankedRecipe:
         difference, stderr = (0.0, math.nan) if row is best else self._difference(row, best)
         epochs = row.visits / self.entrants[row.recipe].train_size
@@ -214,12 +237,20 @@ class Comparison:
     def add(self, row: Row, values: Tensor) -> None:
         """Adds a measurement and writes it to disk, the values first, so that no row lacks them."""
         self.values[self.key(row.recipe, row.split, row.moment)] = values
+        self._write_values()
+        self.rows.append(row)
+        self.write()
+
+    def add_baselines(self, split: str, values: dict[str, Tensor]) -> None:
+        """Adds log p(x) of every example by simple models, by name, and writes it to disk."""
+        self.values |= {f"{name}/{split}/{BASELINE}": each for name, each in values.items()}
+        self._write_values()
+
+    def _write_values(self) -> None:
         temporary = self.folder / f".{VALUES}.writing"
         with full_disk_explained(self.folder / VALUES):
             save_file({name: tensor.contiguous() for name, tensor in self.values.items()}, temporary)
             temporary.replace(self.folder / VALUES)
-        self.rows.append(row)
-        self.write()
 
     def write(self) -> None:
         """Writes compare.json, in one step."""

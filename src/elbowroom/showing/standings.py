@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from elbowroom.running.comparison import Comparison, RankedRecipe
+from elbowroom.running.comparison import BASELINE, Comparison, RankedRecipe
 
 __all__ = ["figure", "headline", "standings", "trajectories"]
 
@@ -17,8 +17,10 @@ def headline(found: Comparison) -> str:
 
 
 def standings(found: Comparison, split: str) -> list[dict[str, str]]:
-    """The ranking at the end of the budget: a row per recipe, best first; the keys are the column titles."""
-    return [_standing(found, standing, split) for standing in found.standings(split)]
+    """The ranking at the end of the budget: a row per recipe, best first, and below them simple models of a table; the
+    keys are the column titles."""
+    ranked = [*found.standings(split), *found.baselines(split)]
+    return [_standing(found, standing, split) for standing in ranked]
 
 
 def trajectories(found: Comparison, split: str) -> list[dict[str, str]]:
@@ -46,6 +48,7 @@ def figure(value: float | None, spec: str = ".2f") -> str:
 
 def _standing(found: Comparison, standing: RankedRecipe, split: str) -> dict[str, str]:
     last = found.row(standing.recipe, split, found.moments[-1])
+    is_best = standing.difference == 0 and standing.learner != BASELINE
     nothing = "failed" if standing.failed else "not measured"
     return {
         "recipe": standing.recipe,
@@ -53,7 +56,7 @@ def _standing(found: Comparison, standing: RankedRecipe, split: str) -> dict[str
         "log p(x) ≥": nothing if standing.value is None else figure(standing.value),
         "± s.e.": figure(standing.stderr),
         "ESS": figure(None if last is None else last.median_ess, ".0f"),
-        "from best": "best" if standing.difference == 0 else figure(standing.difference, "+.2f"),
+        "from best": "best" if is_best else figure(standing.difference, "+.2f"),
         "± paired": figure(standing.difference_stderr),
         "seconds": figure(standing.seconds, ",.1f"),
         "epochs": figure(standing.epochs, ",.1f"),

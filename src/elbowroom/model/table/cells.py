@@ -198,7 +198,8 @@ class CellColumns(LocationScaleColumns):
         return total
 
     def at_values(self, x: Tensor) -> Tensor:
-        return self.axis(torch.where(x.isnan(), x, self.values.to(x)[self._cell(x.nan_to_num()), self.place]))
+        found: Tensor = self.axis(torch.where(x.isnan(), x, self.values.to(x)[self._cell(x.nan_to_num()), self.place]))
+        return found
 
     def weighted_values(self, x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """The cells' values, and how much weight is on each: as many as there are cells, and not rows."""

@@ -82,7 +82,8 @@ class NormalColumns(LocationScaleColumns):
         return found
 
     def at_values(self, x: Tensor) -> Tensor:
-        return self.axis(x)
+        found: Tensor = self.axis(x)
+        return found
 
 
 def _half_step(column: Column) -> float:

@@ -132,7 +132,7 @@ def guide_estimate(
         width: how many times as wide as the guide the draws are, as in
             :func:`~elbowroom.inference.importance.defensive.defensive`.
         prior_share: share of the draws that are of the prior, as there.
-        missed: whether to give "missed", where slots of codes are independent:
+        missed: whether to give "missed", where slots of codes are independent, or those of a level given the others:
             :func:`~elbowroom.inference.importance.codes.missed_share`.
     Returns:
         "log_evidence", "stderr", "ess", "pareto_k" as in
@@ -148,7 +148,7 @@ def guide_estimate(
             model, q, block, num_samples=k, chunk_elements=manner.chunk_elements, generator=manner.noise
         )
         values = {**found._asdict(), "differ": _draws_differ(q, len(block))}
-        if missed and isinstance(q, Codes):
+        if missed and isinstance(q, Codes | TopDownCodes):
             values["missed"] = missed_share(
                 model, q, block, found.log_evidence, num_samples=k, chunk_elements=manner.chunk_elements
             )

@@ -105,9 +105,14 @@ class TopDownCodes(Distribution):
         return self._walked(lambda codes: codes.mode)
 
     @property
+    def logits(self) -> Tensor:
+        """log π of every code, given the levels above it in :attr:`mode`; shape (\\*batch, L, K)."""
+        return torch.cat([codes.logits for codes in self.conditionals(self.mode)], -2)
+
+    @property
     def probs(self) -> Tensor:
-        """Of every code, given the levels above it in :attr:`mode`; shape (\\*batch, L, K)."""
-        return torch.cat([codes.probs for codes in self.conditionals(self.mode)], -2)
+        """π of every code, given the levels above it in :attr:`mode`; shape (\\*batch, L, K)."""
+        return self.logits.exp()
 
     def sample(self, sample_shape: Sequence[int] = (), generator: NoiseSource | None = None) -> Tensor:
         """One-hot draws, shape (\\*sample_shape, \\*batch, L K), level after level."""

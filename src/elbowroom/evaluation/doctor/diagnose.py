@@ -7,7 +7,7 @@ check                        asks
 ``likelihood_fits``          is p(x | z) a density over such data, and is its noise as large as theirs?
 ``finished``                 had the bound stopped rising when training ended?
 ``latents_in_use``           does z carry information about x, and does the decoder use it?
-``groups_in_use``            which groups of a hierarchy carry information about x?
+``groups_in_use``            which groups of a hierarchy, or levels of codes, carry information about x?
 ``generalises``              are decoder and encoder as good on held-out data?
 ``amortisation``             what does the encoder lose against a q that is fitted to each example by itself?
 ``calibration``              is q(z | x) as wide as the posterior, on data simulated from the model?

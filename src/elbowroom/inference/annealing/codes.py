@@ -92,9 +92,8 @@ def code_kernel(model: LatentModel, q: Distribution, kernel: Kernel | None = Non
     Raises:
         ElbowroomError: a kernel that moves real vectors; a start over anything but the model's codes.
     """
-    over_codes = isinstance(q, Codes | TopDownCodes | AutoregressiveCodes)
-    if not over_codes or q.space != model.space:
-        found = str(q.space) if over_codes else f"a {type(q).__name__}"
+    if not isinstance(q, Codes | TopDownCodes | AutoregressiveCodes) or q.space != model.space:
+        found = str(getattr(q, "space", f"a {type(q).__name__}"))
         raise ElbowroomError(
             f"The start of annealing is over {found}, but the latents of this model are codes ({model.space}).",
             "Start from a guide over codes, or leave the start to the default.",

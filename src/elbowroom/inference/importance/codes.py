@@ -163,7 +163,8 @@ def code_bounds(
     words = torch.cat([packed(space, mode).unsqueeze(0), words])
     log_joint = torch.cat([deterministic.unsqueeze(0), log_likelihood + log_prior])
 
-    closed, levels = closed_form_kl(q, prior), ()
+    closed = closed_form_kl(q, prior)
+    levels: tuple[Tensor, ...] = ()
     if isinstance(q, TopDownCodes):
         assert some is not None
         by_level = torch.cat(kls, 1)
@@ -226,7 +227,7 @@ def _mean_of_draws(values: Tensor) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def missed_share(
     model: LatentModel,
-    q: Codes,
+    q: Codes | TopDownCodes,
     batch: Batch | Tensor,
     log_evidence: Tensor,
     *,
@@ -238,7 +239,8 @@ def missed_share(
     .. math:: m(x) = \frac{1}{\hat p(x)} \sum_{z \in N(\hat z)} p(x, z) \, (1 - q(z | x))^k
 
     N(ẑ) has L (K − 1) codes. Where these are more than k, it has the ⌈k / L⌉ likeliest of each slot: a guide that is
-    too sharp has its codes in the right order, so that most of what it misses is among them.
+    too sharp has its codes in the right order, so that most of what it misses is among them. On several levels, the
+    codes below one that is exchanged stay as they are.
 
     Args:
         model: p(x, z) with codes as latents.
@@ -266,16 +268,18 @@ def missed_share(
     """
     batch, (slots, codes) = as_batch(batch), q.space
     each = min(codes - 1, math.ceil(num_samples / slots))  # codes of a slot
-    others = q.logits.argsort(-1, descending=True)[..., 1 : each + 1]  # (batch, L, each)
+    logits = q.logits
+    others = logits.argsort(-1, descending=True)[..., 1 : each + 1]  # (batch, L, each)
     mode = q.space.numbers(q.mode)  # (batch, L)
-    elements = max(q.space.dim, batch.x[0].numel(), widest(model)) * max(1, len(batch))
+    inner = q.widest if isinstance(q, TopDownCodes) else 1
+    elements = max(q.space.dim, batch.x[0].numel(), widest(model), inner) * max(1, len(batch))
     found = []
     for part in chunks(slots * each, max(1, chunk_elements // elements)):
         at = torch.arange(part.start, part.stop, device=mode.device)
         slot, rank = at // each, at % each
         numbers = mode.repeat(len(at), 1, 1)  # (codes of the chunk, batch, L)
         numbers[torch.arange(len(at)), :, slot] = others[:, slot, rank].T
-        z = q.space.one_hot(numbers, q.logits.dtype)
+        z = q.space.one_hot(numbers, logits.dtype)
         log_joint = model.log_joint(batch.x, z, context=batch.context, mask=batch.mask).double()
         found.append(log_joint + num_samples * torch.log1p(-q.log_prob(z).double().exp()))
     return (torch.cat(found).logsumexp(0) - log_evidence).exp()

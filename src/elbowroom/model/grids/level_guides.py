@@ -73,7 +73,7 @@ class LevelGuide(Guide):
         batch = len(features[0])
 
         def logits(level: int, above: Tensor) -> Tensor:
-            lead = torch.broadcast_shapes(above.shape[:-1], (batch,))
+            lead = (*above.shape[:-2], batch)  # one z may stand for all examples
             parts = by_level(self.levels[:level], above.expand(*lead, -1).flatten(0, -2)) if level else []
             values = [self._values(number, part) for number, part in enumerate(parts)]
             own = features[level]

@@ -44,8 +44,8 @@ def level_grids(bottom: CodeGrid, levels: int) -> tuple[CodeGrid, ...]:
         raise ElbowroomError(
             f"{levels} levels of codes were asked for, but a grid of {bottom.height} × {bottom.width} places cannot be "
             f"halved {halvings}.",
-            "Give --model.encoder.patch and --model.decoder.patch a smaller patch, or fewer levels: "
-            "--model.code-levels.",
+            "Cut smaller patches (--model.encoder.patch, and the same for the decoder), or ask for fewer levels "
+            "(--model.code-levels).",
         )
     sizes = [2**level for level in reversed(range(levels))]
     return tuple(CodeGrid(bottom.height // size, bottom.width // size, bottom.each) for size in sizes)

@@ -46,9 +46,11 @@ class MaskedConvolutions(AutoregressivePrior):
         context_dim: int = 0,
     ) -> None:
         shape = {"width": width, "layers": layers, "context_dim": context_dim}
-        one = isinstance(grid, CodeGrid)
+        space.check()
         super().__init__(
-            GridConvolutions(space.check(), grid, **shape) if one else LevelConvolutions(space, grid, **shape)
+            GridConvolutions(space, grid, **shape)
+            if isinstance(grid, CodeGrid)
+            else LevelConvolutions(space, grid, **shape)
         )
 
 

@@ -50,6 +50,7 @@ READERS: dict[str, dict[str, Any]] = {
     "vector": {},
     "gaussian": {"likelihood": "gaussian"},
     "student-t": {"likelihood": "student-t"},
+    "logit-laplace": {"likelihood": "logit-laplace"},
     "binomial": {"likelihood": "binomial"},
     "ordinal": {"likelihood": "ordinal"},
     "mixture of logistics": {"likelihood": "discretized-logistic-mixture"},
@@ -68,6 +69,7 @@ OF_DATA = ("scale", "mean_activation", "components", "tails")
 SUPPORTS = {
     "gaussian": "reals",
     "student-t": "reals",
+    "logit-laplace": "unit-interval",
     "binomial": "counts",
     "ordinal": "counts",
     "mixture of logistics": "bytes",

@@ -21,7 +21,7 @@ from elbowroom.model.guides import GUIDES, Guide, InputTransform, PriorGuide
 from elbowroom.model.hierarchy.guides import HIERARCHICAL_GUIDES
 from elbowroom.model.hierarchy.ladders import Ladder
 from elbowroom.model.latent import LatentModel, Pair
-from elbowroom.model.likelihoods import Likelihood, LocationScale, Ordinal, StudentT
+from elbowroom.model.likelihoods import Likelihood, LocationScale, LogitLaplace, Ordinal, StudentT
 from elbowroom.model.networks import Network
 from elbowroom.model.pixels.autoregressive import AutoregressivePixels
 from elbowroom.model.pixels.masked_convolutions import MaskedPixels
@@ -170,6 +170,7 @@ def _likelihood_settings(model: ModelConfig, facts: DataFacts) -> dict[str, Any]
     settings: dict[str, dict[str, Any]] = {
         "gaussian": {"scale": model.scale},
         "laplace": {"scale": model.scale},
+        "logit-laplace": {"scale": model.scale},
         "student-t": {"scale": model.scale},
         "discretized-logistic-mixture": {"components": model.components},
         "colour-logistic-mixture": {"components": model.components},
@@ -195,7 +196,7 @@ def _parameter_shape(model: ModelConfig, facts: DataFacts) -> tuple[int, ...]:
 
 def _likelihood(model: ModelConfig, facts: DataFacts, codebook: Codebook | None, ladder: Ladder | None) -> Likelihood:
     kind, settings = likelihood_class(model, facts.support), _likelihood_settings(model, facts)
-    if issubclass(kind, LocationScale):
+    if issubclass(kind, LocationScale) and kind is not LogitLaplace:  # whose location is a logit
         shift, unit = torch.zeros(facts.event_shape), torch.ones(facts.event_shape)
         settings |= {"mean_activation": model.mean_activation, "shift": shift, "unit": unit}
     if kind is StudentT:

@@ -76,8 +76,8 @@ class ModelConfig(Section):
     likelihood: Literal["auto", LikelihoodName] = "auto"
     """p(x | z); 'auto' takes the one that fits the support of the data."""
     scale: float | Literal["learned", "per-element"] = "learned"
-    """σ of a Gaussian, Laplace or Student-t likelihood: a number, one learned value, or one per element from the
-    network."""
+    """σ of a Gaussian, Laplace or Student-t likelihood, b of a logit-Laplace one: a number, one learned value, or one
+    per element from the network."""
     degrees_of_freedom: Annotated[float, Field(gt=1)] | Literal["learned"] = "learned"
     """ν of a Student-t likelihood: a number above 1, or one learned value for each element."""
     trials: Annotated[int, Field(gt=0)] | None = None

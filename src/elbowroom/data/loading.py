@@ -114,7 +114,7 @@ def load_data(
         separator: what separates the cells of a table of text: comma, semicolon, tab, bar, space, or auto.
         decimal: its decimal mark: point, comma, or auto.
         image_size: of a folder or list of images, the size to crop and scale them to: 64, "64x48" or (64, 48)
-            (width x height).
+            (width x height); of the built-in patches, 32 or 16.
         image_mode: of these, grey or rgb for all.
         form: of the rows that a trained model had, where the same source could be read in more than one way.
         like: the names in the data of a trained model; the columns of a table and the context are matched to them.
@@ -176,6 +176,7 @@ def load_data(
         validation=validation,
         test=_TEST if test is None else test,
         seed=seed,
+        validation_rows=material.validation_rows,
         test_rows=material.test_rows,
         train=train,
         name=material.name,
@@ -296,7 +297,7 @@ def _material(
             "Give a table or a data frame, or pass context and labels as arrays.",
         )
     if isinstance(source, str):
-        return load_built_in(source, announce=announce)
+        return load_built_in(source, size=pictures.size, announce=announce)
     if isinstance(source, Dataset) or is_sequence(source):
         return dataset_material(source)
     return array_material(source, pictures)

@@ -14,12 +14,13 @@ from elbowroom.data.columns.column import Column
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
 from elbowroom.data.row_form import RowForm
+from elbowroom.data.sources import BUILT_IN
 from elbowroom.data.stream import StreamSet
 from elbowroom.data.support import Support
 from elbowroom.model.conditional import Likelihood
 from elbowroom.model.likelihoods import LIKELIHOODS
 from elbowroom.model.table.likelihood import TABLE_LIKELIHOODS
-from elbowroom.phrasing import speaking, with_article
+from elbowroom.phrasing import phrased, speaking, with_article
 from elbowroom.running.config import Config, DataConfig
 from elbowroom.running.largest_values import known_highest, within_setting
 from elbowroom.running.model_config import ModelConfig
@@ -111,7 +112,17 @@ def load_configured(data: DataConfig, source: Any = None, **arrays: Any) -> Data
         "image_mode": data.image_mode,
         "seed": data.seed,
     }
-    return load_data(data.name if source is None else source, **(settings | arrays))
+    given = data.name if source is None else source
+    own = isinstance(given, str) and given in BUILT_IN and "validation" in BUILT_IN[given].sizes
+    announce = arrays.get("announce")
+    if own and announce is not None and "like" not in arrays and _is_asked(data, "validation"):
+        announce(
+            phrased(
+                f"{given}: Its validation rows are a set of their own, so --data.validation {data.validation:g} is not "
+                "used."
+            )
+        )
+    return load_data(given, **(settings | arrays))
 
 
 def _is_asked(data: DataConfig, key: str) -> bool:

@@ -142,7 +142,7 @@ class DataConfig(Section):
     decimal: Literal["auto", "point", "comma"] = "auto"
     """The decimal mark of a table of text; 'auto' finds it."""
     image_size: ImageSize | None = None
-    """Size to which a folder of images is cropped and scaled: 64, or 64x48 (width x height)."""
+    """Size to which a folder of images is cropped and scaled: 64, or 64x48 (width x height); of patches, 32 or 16."""
     image_mode: Literal["grey", "rgb"] | None = None
     """Colours of a folder of images: all grey, or all in colour."""
     seed: int = 0

@@ -40,8 +40,16 @@ def grid(space: CodeSpace) -> CodeGrid:
     return CodeGrid(*SIDES[space.slots])
 
 
+def words(context_dim: int = 0) -> tuple[int, ...]:
+    """Two words that make up a context."""
+    return (context_dim - 1, 1) if context_dim else ()
+
+
 PRIORS |= {
     "transformer on a grid": lambda space, **k: CausalTransformer(space, **{"width": 12, "grid": grid(space), **k}),
+    "transformer on a grid, words": lambda space, **k: CausalTransformer(
+        space, **{"width": 12, "grid": grid(space), "words": words(**k), **k}
+    ),
     "pixelcnn": lambda space, **k: MaskedConvolutions(space, **{"grid": grid(space), "width": 8, "layers": 2, **k}),
 }
 SPACES = [CodeSpace(2, 2), CodeSpace(2, 5), CodeSpace(5, 2), CodeSpace(3, 4)]

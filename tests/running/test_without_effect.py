@@ -140,6 +140,7 @@ def test_every_setting_of_a_network_is_known() -> None:
 
 def test_every_setting_of_the_model_is_known_or_always_read() -> None:
     always = {
+        "context_in",
         "groups",
         "likelihood",
         "masked_layers",

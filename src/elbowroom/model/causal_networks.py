@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +43,23 @@ class CausalNetwork(Network):
         self.space = space
         for size, flag in ((width, "--model.prior-width"), (layers, "--model.prior-layers")):
             _check_positive(size, flag)
+        self._rule: Callable[[Tensor], Tensor] | None = None
+
+    @contextmanager
+    def choosing_by(self, rule: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        """A context in which :meth:`decode` chooses by other logits.
+
+        Args:
+            rule: from the logits of a slot, shape (n, K), to those by which its code is chosen.
+        """
+        networks = [part for part in self.modules() if isinstance(part, CausalNetwork)]
+        for network in networks:
+            network._rule = rule
+        try:
+            yield
+        finally:
+            for network in networks:
+                network._rule = None
 
     @abstractmethod
     def decode(self, bias: Tensor, context: Tensor | None) -> Tensor:
@@ -60,6 +79,7 @@ class CausalNetwork(Network):
 
     def _chosen(self, logits: Tensor, bias: Tensor) -> Tensor:
         """The code of one slot, one-hot, from shape (n, K)."""
+        logits = logits if self._rule is None else self._rule(logits)
         return F.one_hot((logits + bias).argmax(-1), self.space.codes).to(bias.dtype)
 
 
@@ -168,8 +188,11 @@ class AttentionNetwork(CausalNetwork):
         heads: of the attention, each of width D / heads.
         grid: where the slots are; None for slots without places.
         context_dim: C, length of the context c.
+        words: the widths of the words that the context consists of, one-hot after one another; a word of zeros says
+            nothing. Each is a token of its own before the others, :math:`h = E c_w + q_w`. Without words the context
+            is in the first token, as above.
     Raises:
-        ElbowroomError: a width that the heads do not divide; a size below 1.
+        ElbowroomError: a width that the heads do not divide; a size below 1; words of another width than the context.
     Reference:
         Vaswani et al. (2017), Attention Is All You Need, section 3, arXiv:1706.03762; with the norm before each layer,
         Xiong et al. (2020), On Layer Normalization in the Transformer Architecture, arXiv:2002.04745.
@@ -188,6 +211,7 @@ class AttentionNetwork(CausalNetwork):
         heads: int = 4,
         grid: CodeGrid | None = None,
         context_dim: int = 0,
+        words: Sequence[int] = (),
     ) -> None:
         super().__init__(space, width=width, layers=layers, context_dim=context_dim)
         _check_positive(heads, "--model.prior-heads")
@@ -204,7 +228,16 @@ class AttentionNetwork(CausalNetwork):
         if grid is not None:
             self.rows = nn.Parameter(0.05 * torch.randn(grid.height, 1, 1, width))
             self.columns = nn.Parameter(0.05 * torch.randn(grid.width, 1, width))
-        self.context = nn.Linear(context_dim, width) if context_dim else None
+        self.words = tuple(words)
+        if words and sum(words) != context_dim:
+            raise ElbowroomError(
+                f"Words of {' + '.join(map(str, words))} numbers were given for a context of {context_dim}.",
+                "Give words that make up the context.",
+            )
+        if words:
+            self.word_embedding = nn.Parameter(0.05 * torch.randn(context_dim, width))
+            self.word_positions = nn.Parameter(0.05 * torch.randn(len(words), width))
+        self.context = nn.Linear(context_dim, width) if context_dim and not words else None
         self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, self._kinds * codes)  # the rows of a kind of slot are its own layer
@@ -218,8 +251,7 @@ class AttentionNetwork(CausalNetwork):
     def compute(self, given: Tensor, context: Tensor | None) -> Tensor:
         z = self.space.split(given)
         h = torch.cat([self._start(z, context), self._tokens(z)], 1) + self._positions()
-        for block in self.blocks:
-            h, _ = block(h)
+        h = self._read(h, context)
         by_kind = self.norm(h).reshape(len(h), -1, self._kinds, h.shape[-1])
         weight, bias = self._output()
         return (torch.einsum("npld,lkd->nplk", by_kind, weight) + bias).flatten(1, 2)
@@ -227,8 +259,7 @@ class AttentionNetwork(CausalNetwork):
     def decode(self, bias: Tensor, context: Tensor | None) -> Tensor:
         z = torch.zeros_like(bias)
         token = self._start(bias, context)
-        nothing = token.new_zeros(len(token), self.heads, 0, token.shape[-1] // self.heads)
-        seen: list[_Seen] = [(nothing, nothing)] * len(self.blocks)
+        seen = self._read_words(token, context)
         positions, (weights, biases) = self._positions(), self._output()
         for slot in range(self.space.slots):
             kind = slot % self._kinds
@@ -240,6 +271,31 @@ class AttentionNetwork(CausalNetwork):
             if slot + 1 < self.space.slots:
                 token = z[:, slot : slot + 1] @ self.embedding[kind]
         return z
+
+    def _read(self, h: Tensor, context: Tensor | None) -> Tensor:
+        """The tokens after all blocks, which have read the words before them; the words themselves are left out."""
+        h = torch.cat([*self._words(h, context), h], 1)
+        for block in self.blocks:
+            h, _ = block(h)
+        return h[:, len(self.words) :]
+
+    def _read_words(self, token: Tensor, context: Tensor | None) -> list[_Seen]:
+        """What the first token of codes attends to beside itself, in every block."""
+        nothing = token.new_zeros(len(token), self.heads, 0, token.shape[-1] // self.heads)
+        seen: list[_Seen] = [(nothing, nothing)] * len(self.blocks)
+        for h in self._words(token, context):
+            for i, block in enumerate(self.blocks):
+                h, seen[i] = block(h, None)
+        return seen
+
+    def _words(self, like: Tensor, context: Tensor | None) -> list[Tensor]:
+        """The tokens of the words, shape (n, W, D), as the only entry; no entry where there are none."""
+        if not self.words:
+            return []
+        assert context is not None  # `forward` has checked it
+        said, sizes = context.to(like.dtype), self.words
+        parts = zip(said.split_with_sizes(sizes, -1), self.word_embedding.split_with_sizes(sizes), strict=True)
+        return [torch.stack([word @ embedding for word, embedding in parts], 1) + self.word_positions]
 
     def _tokens(self, z: Tensor) -> Tensor:
         """What the tokens after the first hold, shape (n, L − 1, D); nothing reads the last slot."""

@@ -57,6 +57,8 @@ class DataFacts(BaseModel):
     native_support: Support
     """Support of the stored values."""
     context_dim: int = 0
+    words: tuple[int, ...] = ()
+    """Of captions, how many numbers of the context each word takes."""
     num_categories: int | None = None
     highest: int | None = None
     """The largest value, where all were counts and all were seen."""
@@ -102,6 +104,7 @@ def load_configured(data: DataConfig, source: Any = None, **arrays: Any) -> Data
         "separator": data.separator,
         "decimal": data.decimal,
         "context": list(data.context) if isinstance(data.context, tuple) else data.context,
+        "context_drop": data.context_drop,
         "labels": data.labels,
         "id": data.id,
         "columns": data.columns,
@@ -170,6 +173,7 @@ def facts_of(data: DataSet | StreamSet, batch_size: int) -> DataFacts:
         support=data.support,
         native_support=data.native_support,
         context_dim=data.context_dim,
+        words=data.word_widths if isinstance(data, DataSet) and data.captions is not None else (),
         num_categories=data.num_categories,
         highest=known_highest(data),
         grey_steps=data.view.steps if data.view.counts_steps else None,

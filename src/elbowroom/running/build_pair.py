@@ -54,12 +54,13 @@ def build_pair(config: Config, facts: DataFacts, *, seed: int) -> Pair:
     name = guide_name(config)
     check_hierarchy(config.model, name)
     _check_latents(config.model, name)
+    whole, facts = facts, _without_context(config.model, facts)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs, too, and leave them so
         codebook = build_codebook(config.model, facts.event_shape) if name == "nearest-code" else None
         ladder = _ladder(config.model, facts) if config.model.groups else None
         guide = None if name == "none" else _guide(config.model, name, facts, codebook, ladder)
-        prior = _prior(config.model, facts, guide)
+        prior = _prior(config.model, whole, guide)
         if ladder is not None:
             prior = _prior_of_hierarchy(prior, ladder)
         likelihood = _likelihood(config.model, facts, codebook, ladder)
@@ -80,6 +81,27 @@ def guide_name(config: Config) -> str:
     if config.model.groups:
         return "top-down"
     return "categorical" if config.model.has_codes else "diagonal"
+
+
+def _without_context(model: ModelConfig, facts: DataFacts) -> DataFacts:
+    """The facts that guide and decoder are built from: without a context where the prior alone reads it.
+
+    Raises:
+        ElbowroomError: then there is none, or the prior reads none.
+    """
+    if model.context_in == "all":
+        return facts
+    if not facts.context_dim:
+        raise ElbowroomError(
+            "Only the prior was to read the context, but there is no context.",
+            "Leave out --model.context-in, or give --data.context labels.",
+        )
+    if model.prior in ("normal", "uniform", "vamp") or model.groups:
+        raise ElbowroomError(
+            f"Only the prior was to read the context, but the prior {model.prior} of this model reads none.",
+            "Give --model.prior made or transformer, or leave out --model.context-in.",
+        )
+    return facts.model_copy(update={"context_dim": 0, "words": ()})
 
 
 def _check_latents(model: ModelConfig, guide: str) -> None:
@@ -239,7 +261,7 @@ def _prior(model: ModelConfig, facts: DataFacts, guide: Conditional | None) -> C
     if model.prior == "mixture":
         return MixtureOfGaussians(model.latent_dim, model.prior_components, context_dim=facts.context_dim)
     if model.has_codes:
-        return build_code_prior(model, facts.event_shape, context_dim=facts.context_dim)
+        return build_code_prior(model, facts.event_shape, context_dim=facts.context_dim, words=facts.words)
     if model.prior in FLOW_PRIORS:
         shape: dict[str, Any] = {"layers": model.prior_layers, "context_dim": facts.context_dim}
         if model.prior_width is not None:

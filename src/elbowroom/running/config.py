@@ -125,8 +125,12 @@ class DataConfig(Section):
     """Share (below 1) or number of examples kept for the test set, where the data have none of their own."""
     train: Annotated[int, Field(gt=0)] | None = None
     """Number of examples to train on, chosen by seed; by default all that are left."""
-    context: Literal["labels"] | Names | None = None
-    """Covariates: 'labels' for class labels, or the names of a table's columns."""
+    context: Literal["labels", "captions"] | Names | None = None
+    """Covariates: 'labels' for class labels, 'captions' for class, width and slant of the strokes of grey pictures, or
+    the names of a table's columns."""
+    context_drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the training examples whose context is left out, and of its words that are left out of the others, drawn
+    anew whenever an example is used; a word that is not said is then summed over, and guidance is possible."""
     labels: str | None = None
     """Column of a table with class labels, for colours in figures and for 'context = labels'."""
     id: str | None = None

@@ -116,6 +116,9 @@ class ModelConfig(Section):
     """Transforms of a prior that is a flow."""
     prior_heads: Annotated[int, Field(gt=0)] = 4
     """Attention heads of a transformer prior."""
+    context_in: Literal["all", "prior"] = "all"
+    """Which parts read the context: prior, guide and decoder (all), or the prior alone, as DALL·E's transformer reads a
+    caption."""
     guide: Literal["auto", GuideName] = "auto"
     """q(z | x): normal with diagonal or full covariance; normalising flows: inverse autoregressive (iaf), neural spline
     with coupling (nsf); of a hierarchy, from the top down with the decoder, or from the bottom up; over codes,

@@ -94,6 +94,12 @@ def test_thirds_are_those_of_the_training_rows_and_hold_for_other_pictures() -> 
     np.testing.assert_array_equal(np.stack(found, 1), expected)
 
 
+def test_captions_are_written_out_without_what_is_not_said() -> None:
+    captioner = Captioner(("zero", "one"), {})
+    said = torch.tensor([[0.0, 1, 0, 0, 1, 1, 0, 0], [1, 0, 0, 1, 0, 0, 1, 0], [1, 0, 0, 0, 0, 0, 0, 0]])
+    assert captioner.sentences(said) == ["bold one leaning left", "medium zero upright", "zero"]
+
+
 # --- contexts that are left out ------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -116,6 +117,17 @@ def test_captions_are_read_again_from_labels_and_pictures(run: Run) -> None:
     rows = own.splits["test"][:30]
     again = run.read(own.storage.gather(rows), labels=own.labels[rows])  # type: ignore[index]
     assert torch.equal(again.context, own.context[rows])  # type: ignore[index, arg-type]
+
+
+def test_captions_that_are_written_beside_pictures_hold(run: Run, tmp_path: Path) -> None:
+    """Bits have other strokes than the grey pictures that were captioned."""
+    path, asked = tmp_path / "rows.npz", {"points": 25, "num_samples": 4}
+    main(["evaluate", str(run.folder.path), "--methods", "elbo", "--points", "25", "--write-data", str(path), "--json"])
+    own = run.dataset()
+    there = run.read(path)
+    assert torch.equal(there.context, own.context[torch.from_numpy(np.load(path)["row"])])  # type: ignore[index, arg-type]
+    found = [run.evaluate("elbo", data=data, **asked)[0].value for data in (None, path)]
+    assert found[0] == pytest.approx(found[1], abs=1e-6)
 
 
 def test_the_shares_of_captions_that_are_obeyed(run: Run) -> None:

@@ -138,6 +138,23 @@ class Captioner:
             found.append((measure(pictures)[:, None] > limits).sum(1))
         return np.stack(found, 1)
 
+    def sentences(self, context: Tensor) -> list[str]:
+        """Contexts as captions: "bold seven leaning left".
+
+        Args:
+            context: one-hot words, shape (n, context_dim); what is zeros is not said.
+        """
+        found = []
+        for row in context.cpu():
+            said, start = [], 0
+            for names in self.levels.values():
+                part, start = row[start : start + len(names)], start + len(names)
+                said.append(names[int(part.argmax())] if bool(part.any()) else "")
+            of_class, width, lean = said
+            lean = f"leaning {lean}" if lean in ("left", "right") else lean
+            found.append(" ".join(word for word in (width, of_class, lean) if word))
+        return found
+
     def record(self) -> dict[str, Any]:
         """As it is kept with a run."""
         return {"classes": list(self.classes), "bounds": {name: list(pairs) for name, pairs in self.bounds.items()}}

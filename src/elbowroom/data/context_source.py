@@ -63,6 +63,8 @@ def contextual(material: Material, context: Any, columns: list[str] | None, like
         beside = material.context  # an array of the same file
         return material if beside is None or not known else with_context(material, beside, known)
     if isinstance(context, str) and context == "captions":
+        if known and material.context is not None:  # written beside the pictures, as `evaluate` writes them
+            return with_context(material, material.context, known)
         return material  # they are measured once it is known which rows are for training
     if isinstance(context, str) and context == "labels":
         return context_from_labels(material, known[0].levels if known else None)

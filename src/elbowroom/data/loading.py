@@ -186,7 +186,7 @@ def load_data(
         name=material.name,
     )
     material = _fitted(material, splits["train"], like, announce)
-    if isinstance(context, str) and context == "captions":
+    if isinstance(context, str) and context == "captions" and (like is None or material.context is None):
         material = with_captions(material, splits["train"], like)
     data = _data_set(material, found, view, splits, masked=masked, num_categories=num_categories, seed=seed)
     return replace(data, context_drop=checked_drop(context_drop, material))

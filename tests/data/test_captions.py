@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from elbowroom.data.captions import Captioner, slant, stroke_width
+from elbowroom.data.captions import Captioner, measured, slant, stroke_width
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
 from elbowroom.data.naming import Naming
@@ -82,14 +82,14 @@ def test_thirds_are_those_of_the_training_rows_and_hold_for_other_pictures() -> 
     data = load_data(x, labels=labels.numpy(), context="captions", test=30)
     assert isinstance(data, DataSet) and data.captions is not None
     train = data.splits["train"].numpy()
-    again = Captioner.fit(("zero", "one"), x.double().numpy()[train], labels.numpy()[train])
+    again = Captioner.fit(("zero", "one"), measured(x.double().numpy()[train]), labels.numpy()[train])
     assert Captioner.of_record(data.captions) == again
     few, of_few = some(6, seed=1)
     other = load_data(
         few, labels=of_few.numpy(), context="captions", test=0, like=Naming(captions=data.names()["captions"])
     )
     assert isinstance(other, DataSet) and other.context is not None
-    expected = again.words(few.double().numpy(), of_few.numpy())
+    expected = again.words(measured(few.double().numpy()), of_few.numpy())
     found = [part.argmax(1).numpy() for part in other.context.split(other.word_widths, 1)]
     np.testing.assert_array_equal(np.stack(found, 1), expected)
 

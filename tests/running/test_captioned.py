@@ -58,6 +58,12 @@ def test_what_a_caption_says(caption: str, said: dict[str, str]) -> None:
     assert said_in(caption, FARM) == said
 
 
+def test_numbers_are_words_and_words_are_numbers() -> None:
+    for levels in (("zero", "one", "two"), ("0", "1", "2")):
+        for caption in ("a two", "the digit 2"):
+            assert said_in(caption, [Covariate("labels", levels)]) == {"labels": levels[2]}
+
+
 @pytest.mark.parametrize(
     ("caption", "message"),
     [("a bolt ox", r"'bolt'.*\n.*'bold'"), ("a hen ox", "both Hen and Ox"), ("a cow", r"'cow'.*\n.*Choose one of")],

@@ -31,7 +31,7 @@ from elbowroom.data.naming import Naming
 from elbowroom.data.storage import Material
 from elbowroom.errors import ElbowroomError
 
-__all__ = ["DIGIT_NAMES", "MEASURES", "Captioner", "slant", "stroke_width", "with_captions"]
+__all__ = ["DIGIT_NAMES", "MEASURES", "Captioner", "measured", "slant", "stroke_width", "with_captions"]
 
 #: words for labels that are numbers
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -40,6 +40,8 @@ MEASURES: dict[str, tuple[str, str, str]] = {
     "width": ("thin", "medium", "bold"),
     "slant": ("left", "upright", "right"),
 }
+
+_AT_A_TIME = 1000  # pictures
 
 Grey = npt.NDArray[np.float64]
 
@@ -81,7 +83,13 @@ def slant(pictures: Grey) -> Grey:
     return degrees
 
 
-_MEASURED = {"width": stroke_width, "slant": slant}
+def measured(pictures: Grey) -> dict[str, Grey]:
+    """Both measures by name, each of shape (n,).
+
+    Args:
+        pictures: grey values from 0, shape (n, height, width).
+    """
+    return {"width": stroke_width(pictures), "slant": slant(pictures)}
 
 
 @dataclass(frozen=True)
@@ -97,12 +105,12 @@ class Captioner:
     bounds: dict[str, tuple[tuple[float, float], ...]]
 
     @classmethod
-    def fit(cls, classes: Sequence[str], pictures: Grey, labels: npt.NDArray[np.int64]) -> Captioner:
+    def fit(cls, classes: Sequence[str], measures: Mapping[str, Grey], labels: npt.NDArray[np.int64]) -> Captioner:
         """The words of these classes, with bounds between the thirds of these pictures.
 
         Args:
             classes: names of the labels 0, 1, ….
-            pictures: those of training, shape (n, height, width).
+            measures: of the pictures of training, see :func:`measured`.
             labels: shape (n,).
         Raises:
             ElbowroomError: a class without a picture.
@@ -114,8 +122,7 @@ class Captioner:
                 f"No training row is of the class '{empty}', so nothing says which of its pictures are bold.",
                 "Train on more rows, or leave that class out.",
             )
-        for name, measure in _MEASURED.items():
-            values = measure(pictures)
+        for name, values in measures.items():
             thirds = [np.quantile(values[labels == at], (1 / 3, 2 / 3)) for at in range(len(classes))]
             bounds[name] = tuple((float(low), float(high)) for low, high in thirds)
         return cls(tuple(classes), bounds)
@@ -125,17 +132,17 @@ class Captioner:
         """Covariate -> its words, in the order of the context."""
         return {"class": self.classes, **MEASURES}
 
-    def words(self, pictures: Grey, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def words(self, measures: Mapping[str, Grey], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The number of each word among those of its covariate, shape (n, 3).
 
         Args:
-            pictures: shape (n, height, width).
+            measures: of the pictures, see :func:`measured`.
             labels: of each, shape (n,); a drawn picture is held against the class in its caption.
         """
         found = [labels]
-        for name, measure in _MEASURED.items():
+        for name in MEASURES:
             limits = np.array(self.bounds[name])[labels]
-            found.append((measure(pictures)[:, None] > limits).sum(1))
+            found.append((measures[name][:, None] > limits).sum(1))
         return np.stack(found, 1)
 
     def sentences(self, context: Tensor) -> list[str]:
@@ -181,27 +188,27 @@ def with_captions(material: Material, train: Tensor, like: Naming | None) -> Mat
             f"Captions of {material.name} were asked for, but there are no labels to make them of.",
             "Give labels, or leave --data.context out.",
         )
-    pictures = _grey(material)
+    measures = _measures(material)
     labels = material.labels.numpy()
     known = None if like is None or like.captions is None else Captioner.of_record(like.captions)
     if known is None:
         rows = train.numpy()
-        known = Captioner.fit(_classes(material), pictures[rows], labels[rows])
+        known = Captioner.fit(_classes(material), {name: of[rows] for name, of in measures.items()}, labels[rows])
     if labels.min() < 0 or labels.max() >= len(known.classes):
         raise ElbowroomError(
             f"The labels of {material.name} go from {labels.min()} to {labels.max()}, but the captions have words for "
             f"0 to {len(known.classes) - 1}.",
             "Take the other rows out.",
         )
-    words = torch.from_numpy(known.words(pictures, labels))
+    words = torch.from_numpy(known.words(measures, labels))
     context = torch.cat([one_hot(words[:, at], len(names)) for at, names in enumerate(known.levels.values())], 1)
     return replace(
         material, context=context, levels=known.levels, context_columns=tuple(known.levels), captions=known.record()
     )
 
 
-def _grey(material: Material) -> Grey:
-    """All pictures, shape (n, height, width)."""
+def _measures(material: Material) -> dict[str, Grey]:
+    """Both measures of all pictures, a thousand at a time."""
     shape = material.storage.event_shape
     if not (len(shape) == 2 or (len(shape) == 3 and shape[0] == 1)) or material.masked:
         raise ElbowroomError(
@@ -209,8 +216,11 @@ def _grey(material: Material) -> Grey:
             f"shape {shape}{' with values missing' if material.masked else ''}.",
             "Give grey pictures, such as mnist or digits, or covariates of your own.",
         )
-    pictures: Grey = material.storage.gather(torch.arange(len(material.storage))).double().cpu().numpy()
-    return pictures.reshape(len(pictures), *shape[-2:])
+    parts = []
+    for rows in torch.arange(len(material.storage)).split(_AT_A_TIME):  # type: ignore[no-untyped-call]
+        grey: Grey = material.storage.gather(rows).double().cpu().numpy()
+        parts.append(measured(grey.reshape(len(grey), *shape[-2:])))
+    return {name: np.concatenate([part[name] for part in parts]) for name in MEASURES}
 
 
 def _classes(material: Material) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 The class is told by a support vector machine of scikit-learn, fitted to the run's training pictures; width and slant
 are measured as for the captions. What a picture loses in its codes is no fault of the prior, so reconstructions of the
-test pictures are judged alike: their share is the most that draws can be expected to reach.
+test pictures are judged alike. Draws by guidance can do better than these: they are more typical than real pictures.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from elbowroom.data.captions import MEASURES, Captioner
+from elbowroom.data.captions import MEASURES, Captioner, measured
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.splits import seeded_permutation
 from elbowroom.errors import ElbowroomError
@@ -100,6 +100,6 @@ def _words(
 ) -> npt.NDArray[np.int64]:
     """The words that pictures deserve, shape (n, 3); width and slant as pictures of these classes."""
     pictures = _pictures(x)
-    words = captioner.words(pictures, classes)
+    words = captioner.words(measured(pictures), classes)
     words[:, 0] = classifier.predict(pictures.reshape(len(pictures), -1))  # type: ignore[attr-defined]
     return words

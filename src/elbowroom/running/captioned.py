@@ -42,6 +42,7 @@ _OTHERWISE = {
     "vertical": "upright",
     **{str(number): name for number, name in enumerate(DIGIT_NAMES)},
 }
+_AS_NUMBERS = {name: str(number) for number, name in enumerate(DIGIT_NAMES)}  # labels without names
 _SILENT = {
     *("a", "an", "the", "and", "in", "of", "on", "to", "with", "that", "is"),
     *("leaning", "slanted", "slanting", "stroke", "strokes", "digit", "number", "picture"),
@@ -79,7 +80,8 @@ def said_in(caption: str, covariates: Sequence[Covariate]) -> dict[str, str]:
     known = {level.lower(): (one.name, level) for one in covariates for level in one.levels or ()}
     found: dict[str, str] = {}
     for word in re.findall(r"[\w'-]+", caption.lower()):
-        name, level = known.get(word) or known.get(_OTHERWISE.get(word, "")) or ("", "")
+        meant = (word, _OTHERWISE.get(word, ""), _AS_NUMBERS.get(word, ""))
+        name, level = next((known[one] for one in meant if one in known), ("", ""))
         if not name and word not in _SILENT:
             raise ElbowroomError(
                 f"The caption '{caption}' has the word '{word}', which says nothing to this model.",

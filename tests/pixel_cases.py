@@ -22,6 +22,7 @@ from elbowroom.model.priors import StandardNormal
 BASES = {
     "bernoulli": (likelihoods.Bernoulli, {}, lambda shape: {}),
     "continuous-bernoulli": (likelihoods.ContinuousBernoulli, {}, lambda shape: {}),
+    "logit-laplace": (likelihoods.LogitLaplace, {}, lambda shape: {}),
     "cross-entropy": (likelihoods.CrossEntropy, {}, lambda shape: {}),
     "gaussian": (
         likelihoods.Gaussian,

@@ -28,6 +28,7 @@ __all__ = [
 LikelihoodName = Literal[
     "bernoulli",
     "continuous-bernoulli",
+    "logit-laplace",
     "gaussian",
     "laplace",
     "student-t",

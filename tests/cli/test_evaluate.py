@@ -10,6 +10,7 @@ import pytest
 from elbowroom.cli import main
 
 pytestmark = pytest.mark.usefixtures("beside_digits")
+TINY = ("--model.encoder.hidden", "6", "--model.decoder.hidden", "6", "--model.latent-dim", "2", "--train.epochs", "1")
 FEW = ("--methods", "room", "--points", "4", "--k", "5")
 
 
@@ -59,3 +60,13 @@ def test_simulated_data_are_named_and_stay_out_of_the_figure(capsys: pytest.Capt
         "ais-test.csv",
         "bdmc-simulated-test.csv",
     }
+
+
+def test_a_density_of_grey_values_is_said_to_be_one_and_has_no_bits(capsys: pytest.CaptureFixture[str]) -> None:
+    grey = ("--data.binarization", "none", "--model.likelihood", "logit-laplace", "--model.scale", "per-element")
+    main(["train", "digits", *TINY, *grey, "--quiet", "--out", "runs/logit-laplace"])
+    main(["evaluate", "runs/logit-laplace", "--methods", "elbo", "--points", "20"])
+    out = capsys.readouterr().out
+    assert "a density of grey values" in out and "bits/dim" not in out
+    main(["evaluate", "runs/digits", "--methods", "elbo", "--points", "20"])
+    assert "a density of grey values" not in capsys.readouterr().out

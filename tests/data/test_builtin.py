@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import struct
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,20 +110,55 @@ def test_patches_of_the_photographs_are_upright_and_in_colour() -> None:
     assert data.labels.bincount().tolist() == [4460, 4460]
 
 
-def test_no_pixel_of_a_photograph_is_both_trained_on_and_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "size"), [("colour-patches", None), ("patches", (32, 32)), ("patches", (16, 16))])
+def test_no_pixel_of_a_photograph_is_in_two_splits(
+    name: str, size: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Photographs whose pixels are their own numbers, written in three bytes; a gap of 12 columns lies between."""
     number = np.arange(2 * 427 * 640).reshape(2, 427, 640)
     pictures = np.stack([number >> 16, (number >> 8) & 255, number & 255], -1).astype(np.uint8)
     monkeypatch.setattr(datasets, "load_sample_images", lambda: SimpleNamespace(images=list(pictures)))
-    material = load_built_in("colour-patches")
-    assert material.test_rows is not None
-    rows = material.storage.gather(torch.arange(len(material.storage))).long()
-    places = (rows[:, 0] << 16) + (rows[:, 1] << 8) + rows[:, 2]
-    train, test = places[: material.test_rows[0]].unique(), places[material.test_rows].flatten()
-    assert len(test.unique()) == len(test)  # the patches of the test set do not overlap
-    assert not torch.isin(train, test).any()
-    columns, of_test = (train % 640).unique(), (test % 640).unique()
-    assert (columns[:, None] - of_test).abs().min() == 13
+    data = load_data(name, image_size=size)
+    assert isinstance(data, DataSet)
+    assert sum(map(len, data.splits.values())) == len(data)
+    places = {}
+    for split, rows in data.splits.items():
+        raw = data.storage.gather(rows).long()
+        places[split] = (raw[:, 0] << 16) + (raw[:, 1] << 8) + raw[:, 2]
+        if split != "train":
+            assert len(places[split].unique()) == places[split].numel()  # these patches do not overlap
+    columns = {split: (found % 640).unique() for split, found in places.items() if found.numel()}
+    for one, other in itertools.combinations(columns, 2):
+        assert not torch.isin(places[one], places[other]).any()
+        assert (columns[one][:, None] - columns[other]).abs().min() >= 13
+
+
+@pytest.mark.parametrize(
+    ("size", "sizes"), [("32", (12672, 104, 104)), ("16", (14832, 416, 416)), (None, (12672, 104, 104))]
+)
+def test_patches_have_three_sets_and_a_size(size: str | None, sizes: tuple[int, ...]) -> None:
+    data = load_data("patches", image_size=size)
+    assert isinstance(data, DataSet)
+    assert tuple(data.size(split) for split in ("train", "validation", "test")) == sizes
+    assert data.event_shape == (3, int(size or 32), int(size or 32))
+    assert "danielbuechele" in data.source and data.licence == "CC BY 2.0"
+    top = load_sample_images().images[0][:, 168:].transpose(2, 0, 1)
+    side = data.event_shape[-1]
+    first = data.take("validation", torch.tensor([0])).x[0]
+    assert np.array_equal(first, top[:, :side, :side])
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"image_size": 24}, r"24x24, but patches are squares of 32 or 16"),
+        ({"image_size": "32x16"}, "squares"),
+        ({"image_mode": "grey"}, "in colour"),
+    ],
+)
+def test_other_patches_are_refused(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(ElbowroomError, match=message):
+        load_data("patches", **asked)
 
 
 @pytest.mark.parametrize(

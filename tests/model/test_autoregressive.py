@@ -46,9 +46,17 @@ def levels(space: CodeSpace) -> list[CodeGrid]:
     return [CodeGrid(*side) for side in sides.get(space.slots, [(1, 1), (1, space.slots - 1)])]
 
 
+def words(context_dim: int = 0) -> tuple[int, ...]:
+    """Two words that make up a context."""
+    return (context_dim - 1, 1) if context_dim else ()
+
+
 PRIORS |= {
     "transformer on a grid": lambda space, **k: CausalTransformer(space, **{"width": 12, "grid": grid(space), **k}),
     "transformer on levels": lambda space, **k: CausalTransformer(space, **{"width": 12, "grid": levels(space), **k}),
+    "transformer on a grid, words": lambda space, **k: CausalTransformer(
+        space, **{"width": 12, "grid": grid(space), "words": words(**k), **k}
+    ),
     "pixelcnn": lambda space, **k: MaskedConvolutions(space, **{"grid": grid(space), "width": 8, "layers": 2, **k}),
     "pixelcnn on levels": lambda space, **k: MaskedConvolutions(
         space, **{"grid": levels(space), "width": 8, "layers": 2, **k}

@@ -27,6 +27,7 @@ from elbowroom.model.colour import ColourLogisticMixture
 from elbowroom.model.distributions import Binomial, ContinuousBernoulli, DiscretizedLogisticMixture, NegativeBinomial
 from elbowroom.model.draws import detach, draw, mean
 from elbowroom.model.heavy_tails import StudentT
+from elbowroom.model.logit_laplace import LogitLaplace
 from elbowroom.model.ordinal import Ordinal
 
 LOC = torch.tensor([[0.0, 1.0, -2.0], [3.0, 0.5, 0.0]], dtype=torch.float64)
@@ -56,6 +57,7 @@ DISTRIBUTIONS: dict[str, Distribution] = {
     ),
     "laplace": Laplace(LOC, SCALE),
     "student-t": StudentT(torch.tensor(9.0).double(), LOC, SCALE),
+    "logit-laplace": LogitLaplace(LOC, SCALE),
     "binomial": Binomial(7, LOC),
     "ordinal": Ordinal(LOC, torch.tensor(-1.0).double(), SCALE[:, 0]),
     "mixture-diagonal": mixture(Independent(Normal(LOC[..., None] + torch.zeros(2).double(), SCALE[..., None]), 1)),

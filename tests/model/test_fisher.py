@@ -29,6 +29,7 @@ CASES: dict[str, tuple[type[Likelihood], dict]] = {
     ),
     "discretized-logistic-mixture": (likelihoods.DiscretizedLogisticMixture, {"components": 2}),
     "laplace-per-element": (likelihoods.Laplace, {"scale": "per-element", "min_scale": 0.1}),
+    "logit-laplace-per-element": (likelihoods.LogitLaplace, {"scale": "per-element", "min_scale": 0.1}),
     "student-t-per-element-units-sigmoid": (
         likelihoods.StudentT,
         {"scale": "per-element", "mean_activation": "sigmoid", **UNITS},
@@ -61,7 +62,8 @@ def at(case: str, output: Tensor, event_shape: tuple[int, ...]) -> Likelihood:
 def output_for(case: str, lead: tuple[int, ...], event_shape: tuple[int, ...]) -> Tensor:
     cls, options = CASES[case]
     shape = (*lead, *cls.parameter_shape(event_shape, **shaping(options)))
-    return torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    output = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    return output - 1.5 if case.startswith("logit-laplace") else output  # tails that end before y rounds to 1
 
 
 def quadrature(likelihood: Likelihood, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,6 +86,11 @@ def quadrature(likelihood: Likelihood, z: Tensor) -> tuple[Tensor, Tensor]:
             return every(4)
         case Support.COUNTS:
             return every(300 if likelihood.highest is None else likelihood.highest + 1)
+        case Support.UNIT_INTERVAL if isinstance(likelihood, likelihoods.LogitLaplace):  # in logits, around the kink
+            loc, scale = p.loc.detach(), p.scale.detach()
+            size = torch.tensor([0.25 * k for k in range(-88, 13)], dtype=torch.float64).exp()
+            y = (loc + along(torch.cat([-size, size])) * scale).sigmoid()
+            return (y - 0.1) / 0.8, 0.25 * along(torch.cat([size, size])) * scale * y * (1 - y) / 0.8
         case Support.UNIT_INTERVAL if likelihood.normalized:
             n = 1000  # Simpson's rule
             weights = torch.tensor([1.0, *(4.0, 2.0) * (n // 2 - 1), 4.0, 1.0], dtype=torch.float64)

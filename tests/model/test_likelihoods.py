@@ -33,6 +33,8 @@ CASES: dict[str, tuple[type[Likelihood], dict]] = {
     "laplace-per-element": (likelihoods.Laplace, {"scale": "per-element"}),
     "student-t-per-element": (likelihoods.StudentT, {"scale": "per-element"}),
     "student-t-fixed": (likelihoods.StudentT, {"scale": 0.3, "degrees_of_freedom": 6.0}),
+    "logit-laplace-per-element": (likelihoods.LogitLaplace, {"scale": "per-element"}),
+    "logit-laplace-fixed": (likelihoods.LogitLaplace, {"scale": 0.3}),
     "binomial-many": (likelihoods.Binomial, {"trials": 300}),
     "ordinal-shared": (likelihoods.Ordinal, {"levels": 4, "cut_points": "shared"}),
     "ordinal-two": (likelihoods.Ordinal, {"levels": 2}),
@@ -66,6 +68,11 @@ def grid(likelihood: Likelihood, distribution: Distribution) -> tuple[Tensor, Te
             values = torch.arange(4.0)
         case Support.COUNTS:
             values = torch.arange(400.0 if likelihood.highest is None else likelihood.highest + 1.0)
+        case Support.UNIT_INTERVAL if isinstance(likelihood, likelihoods.LogitLaplace):  # beyond it, and with a kink
+            sizes = torch.exp(0.25 * torch.arange(-100, 13).double())  # where y is not yet rounded to 1
+            offsets = reshaped(torch.cat([-sizes, sizes]), distribution)
+            y = (distribution.loc + distribution.scale * offsets).sigmoid()
+            return (y - 0.1) / 0.8, distribution.scale * offsets.abs() * 0.25 * y * (1 - y) / 0.8
         case Support.UNIT_INTERVAL:
             n = 2000
             values = (torch.arange(float(n)) + 0.5) / n  # the midpoint rule

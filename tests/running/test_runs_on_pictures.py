@@ -151,3 +151,25 @@ def test_whole_pixels_are_hidden_where_their_channels_depend_on_each_other(tmp_p
         assert hidden is not None and 0 < hidden.double().mean() < 1
         together = bool((hidden.any(1) == hidden.all(1)).all())
         assert together == (likelihood == "colour-logistic-mixture")
+
+
+def test_patches_are_read_again_in_their_size_and_the_run_names_the_photographers(tmp_path: Path) -> None:
+    said: list[str] = []
+    keys = {**SMALL, "announce": said.append}
+    run = train("patches", out=tmp_path / "run", data={"image_size": 16, "validation": 0.2, "train": 40}, **keys)
+    assert any("so --data.validation 0.2 is not used" in line for line in said)
+    recorded = json.loads((tmp_path / "run" / "config.json").read_text())["data"]
+    assert "danielbuechele" in recorded["source"] and "vultilion" in recorded["source"]
+    assert recorded["licence"] == "CC BY 2.0"
+    assert run.dataset().size("validation") == 416
+    assert run.read("patches").event_shape == (3, 16, 16)
+
+
+def test_pictures_of_a_folder_are_whole_in_one_split(tmp_path: Path) -> None:
+    """Each picture is one row, cut out of its middle: no two rows share a pixel."""
+    source = folder(tmp_path / "own", [(40, 36), (50, 50), (38, 60)] * 8)
+    data = load_data(source, image_size=32, validation=0.25, test=0.25)
+    assert isinstance(data, DataSet)
+    assert [data.size(split) for split in ("train", "validation", "test")] == [12, 6, 6]
+    assert data.event_shape == (3, 32, 32)
+    assert len(torch.cat(list(data.splits.values())).unique()) == 24

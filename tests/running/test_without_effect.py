@@ -51,6 +51,7 @@ READERS: dict[str, dict[str, Any]] = {
     "vector": {},
     "gaussian": {"likelihood": "gaussian"},
     "student-t": {"likelihood": "student-t"},
+    "logit-laplace": {"likelihood": "logit-laplace"},
     "binomial": {"likelihood": "binomial"},
     "ordinal": {"likelihood": "ordinal"},
     "mixture of logistics": {"likelihood": "discretized-logistic-mixture"},
@@ -69,6 +70,7 @@ OF_DATA = ("scale", "mean_activation", "components", "tails")
 SUPPORTS = {
     "gaussian": "reals",
     "student-t": "reals",
+    "logit-laplace": "unit-interval",
     "binomial": "counts",
     "ordinal": "counts",
     "mixture of logistics": "bytes",
@@ -140,6 +142,7 @@ def test_every_setting_of_a_network_is_known() -> None:
 
 def test_every_setting_of_the_model_is_known_or_always_read() -> None:
     always = {
+        "context_in",
         "groups",
         "likelihood",
         "likelihood_components",

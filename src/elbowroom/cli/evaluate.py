@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from elbowroom.cli.options import Checkpoint, Device, Json, RunPath, Split, load_run
 from elbowroom.cli.speech import print_json, say, wrote
 from elbowroom.cli.writing import checked_target, write_evaluated
+from elbowroom.data.support import Support
 from elbowroom.evaluation.settings import Settings
 
 if TYPE_CHECKING:
@@ -76,6 +77,11 @@ def evaluate(
         print_json({**content, "peak_memory": peak, "results": rows})
         return
     terminal.print_results([result for result in results if result.split in (own, "simulated")])
+    if loaded.normalized and loaded.facts.support is Support.UNIT_INTERVAL:
+        say(
+            "log p(x) is a density of grey values from 0 to 1 at those of the data, not a probability: it can be "
+            "positive, and it has no bits per dimension"
+        )
     say(f"checkpoint of step {loaded.step:,}")
     if peak is not None:
         say(f"peak memory {in_words(peak)}")

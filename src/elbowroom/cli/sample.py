@@ -21,6 +21,11 @@ def sample(
     num: int = 25,
     context: Annotated[list[str] | None, Parameter(name="--context")] = None,
     labels: str | None = None,
+    caption: str | None = None,
+    candidates: int | None = None,
+    guidance: float = 1.0,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
     seed: int = 0,
     arrays: Path | None = None,
     out: Path | None = None,
@@ -40,6 +45,18 @@ def sample(
         covariates of training examples; of pictures, equal numbers of each class).
     labels
         Class to draw, for a model that is conditional on class labels.
+    caption
+        What to draw, in words of a model of captions: "a bold seven leaning left". What is not said is left to the
+        model. The pictures that follow it best come first.
+    candidates
+        Number of pictures to draw for a caption, of which the best --num are shown (default: as many).
+    guidance
+        How far codes are drawn away from what the model draws without the context, and towards it: 1 as the model
+        does, 2 or 3 to follow it further. For models whose context was left out at times (--data.context-drop).
+    temperature
+        Of the codes that are drawn one after the other: below 1 likelier ones.
+    top_p
+        Draw each code among the likeliest that have this probability together.
     seed
         Seed of the draws.
     arrays
@@ -48,6 +65,7 @@ def sample(
         Of a model of a table, the CSV file of the samples, in the kinds of the training data (default: RUN/samples.csv
         where its columns are of several kinds, else none).
     """
+    from elbowroom.model.code_sampling import SamplingRule
     from elbowroom.running.contexts import context_flags, parsed
     from elbowroom.running.own_data import MissingDataError
     from elbowroom.showing import code_gallery, gallery, plots
@@ -57,9 +75,26 @@ def sample(
     loaded = load_run(run, device, checkpoint)
     if table is None and loaded.facts.columns is not None:
         table = result_path(run, "samples.csv", checkpoint)
+    rule = SamplingRule(guidance, temperature, top_p)
+    if caption is not None:
+        if context is not None or labels is not None:
+            raise ElbowroomError(
+                "--caption was given together with --context or --labels, but a model has one context.",
+                "Give one of them.",
+            )
+        pictures = loaded.sample_caption(caption, num, candidates=candidates, seed=seed, **rule.keywords())
+        wrote(gallery.save(loaded, "samples", gallery.captioned(loaded, caption, pictures, rule)))
+        if target is not None:
+            write_arrays(target, z=pictures.z, x=pictures.x, mean=pictures.mean, score=pictures.score)
+        return
+    if candidates is not None:
+        raise ElbowroomError(
+            "--candidates was given without a caption, by which the best are chosen.",
+            "Leave it out, or give --caption.",
+        )
     given = parsed(loaded.naming, context, labels)
     try:
-        figure = gallery.samples(loaded, num, context=given, seed=seed)
+        figure = gallery.samples(loaded, num, context=given, rule=rule, seed=seed)
     except MissingDataError as error:  # covariates of training examples
         flags = context_flags(loaded.naming)
         more = "" if flags is None else f" Or say what to condition on, such as {flags}."
@@ -77,7 +112,8 @@ def sample(
             wrote(gallery.save(loaded, "manifold", gallery.manifold(loaded, context=given)))
     if target is None and table is None:
         return
-    drawn = loaded.sample(num, context=gallery.contexts(loaded, num) if given is None else given, seed=seed)
+    rows = gallery.contexts(loaded, num) if given is None else given
+    drawn = loaded.sample(num, context=rows, seed=seed, **rule.keywords())
     if target is not None:
         write_arrays(target, z=drawn.z, x=drawn.x, mean=drawn.mean)
     if table is not None:

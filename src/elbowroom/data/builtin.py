@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from elbowroom.data.patches import colour_patches, patches
 from elbowroom.data.sources import BUILT_IN, Source, obtain, read_verified
 from elbowroom.data.storage import InMemory, Material, as_tensor
 from elbowroom.errors import ElbowroomError
@@ -19,25 +20,24 @@ from elbowroom.progress import Announce
 
 __all__ = ["load_built_in", "parse_idx"]
 
-_PATCH = 32
-_STRIDE = 4  # between patches for training, which overlap; those of the test set do not
-_PERIOD, _TRAIN, _TEST = 160, range(72), range(84, 148)  # columns of a photograph, again and again; a gap on both sides
 
-
-def load_built_in(name: str, *, announce: Announce | None = None) -> Material:
+def load_built_in(name: str, *, size: tuple[int, int] | None = None, announce: Announce | None = None) -> Material:
     """Rows, labels and official test set of a built-in data set, fetched if need be.
 
     Args:
         name: see :data:`elbowroom.data.sources.BUILT_IN`.
+        size: width and height of pictures, where there is a choice.
         announce: called with a sentence for every download.
     Raises:
-        ElbowroomError: the files cannot be found or fetched, or have the wrong content.
+        ElbowroomError: the files cannot be found or fetched, or have the wrong content; a size that there is not.
     """
     source = BUILT_IN[name]
     if name == "digits":
         return _digits(source)
     if name == "colour-patches":
-        return _colour_patches(source)
+        return colour_patches(source)
+    if name == "patches":
+        return patches(source, size)
     contents = {
         role: read_verified(file, obtain(source, file, announce=announce)) for role, file in source.files.items()
     }
@@ -122,25 +122,3 @@ def _parsed_digits() -> tuple[Tensor, Tensor]:
 
     digits = load_digits()
     return as_tensor((digits.images / 16).astype(np.float32)), torch.from_numpy(digits.target.astype(np.int64))
-
-
-def _colour_patches(source: Source) -> Material:
-    """Patches of 32 x 32 from two photographs of 427 x 640: vertical bands for training and for the test, in turn."""
-    from sklearn.datasets import load_sample_images
-
-    parts: dict[str, list[npt.NDArray[np.uint8]]] = {"train": [], "test": []}
-    labels: dict[str, list[int]] = {"train": [], "test": []}
-    for label, photograph in enumerate(load_sample_images().images):
-        for part, band, stride in (("train", _TRAIN, _STRIDE), ("test", _TEST, _PATCH)):
-            for left in range(0, photograph.shape[1], _PERIOD):
-                found = _patches(photograph[:, left + band.start : left + band.stop], stride)
-                parts[part].append(found)
-                labels[part].extend([label] * len(found))
-    train, test = (np.concatenate(parts[part]) for part in ("train", "test"))
-    return _material(source, train, test, *(np.array(labels[part]) for part in ("train", "test")))
-
-
-def _patches(picture: npt.NDArray[np.uint8], stride: int) -> npt.NDArray[np.uint8]:
-    """Every patch of a picture (H, W, 3), the corners ``stride`` apart: shape (n, 3, 32, 32)."""
-    windows = np.lib.stride_tricks.sliding_window_view(picture, (_PATCH, _PATCH), axis=(0, 1))  # (rows, columns, 3, …)
-    return windows[::stride, ::stride].reshape(-1, 3, _PATCH, _PATCH)

@@ -11,7 +11,7 @@ from elbowroom.data.naming import Covariate, Naming
 from elbowroom.data.storage import Material
 from elbowroom.errors import ElbowroomError
 
-__all__ = ["column_names", "contextual", "is_frame", "known_levels"]
+__all__ = ["checked_drop", "column_names", "contextual", "is_frame", "known_levels"]
 
 
 def is_frame(source: Any) -> bool:
@@ -28,7 +28,7 @@ def column_names(context: Any, source: Any, like: Naming | None = None) -> list[
         like: the names in the data of a trained model; then the columns are those that it was trained with.
     """
     there = {str(column) for column in source.columns} if is_frame(source) else set[str]()
-    if isinstance(context, str) and context != "labels" and context in there:
+    if isinstance(context, str) and context not in ("labels", "captions") and context in there:
         return [context]
     sequence = isinstance(context, Sequence) and not isinstance(context, str)
     if not (sequence and len(context) > 0 and all(isinstance(name, str) for name in context)):
@@ -62,11 +62,36 @@ def contextual(material: Material, context: Any, columns: list[str] | None, like
     if context is None:
         beside = material.context  # an array of the same file
         return material if beside is None or not known else with_context(material, beside, known)
+    if isinstance(context, str) and context == "captions":
+        if known and material.context is not None:  # written beside the pictures, as `evaluate` writes them
+            return with_context(material, material.context, known)
+        return material  # they are measured once it is known which rows are for training
     if isinstance(context, str) and context == "labels":
         return context_from_labels(material, known[0].levels if known else None)
     if isinstance(context, str) and not known:
         raise ElbowroomError(
-            f"--data.context is '{context}', but it should be 'labels', a list of column names, or an array.",
+            f"--data.context is '{context}', but it should be 'labels', 'captions', a list of column names, or an "
+            "array.",
             f"Pass labels, or for a column the list ['{context}'].",
         )
     return with_context(material, context, known)
+
+
+def checked_drop(share: float, material: Material) -> float:
+    """The share of contexts that are left out in training.
+
+    Raises:
+        ElbowroomError: it is no share below 1, or there is no context of classes alone, whose zeros say nothing.
+    """
+    if not 0 <= share < 1:
+        raise ElbowroomError(
+            f"--data.context-drop is {share:g}, but it is a share from 0 to below 1.",
+            "Give for instance --data.context-drop 0.1.",
+        )
+    widths = [len(material.levels.get(name, "")) for name in material.context_columns or ()]
+    if share and (material.context is None or 0 in widths or sum(widths) != material.context.shape[1]):
+        raise ElbowroomError(
+            "--data.context-drop was given, but only a context of classes can be left out: a number of 0 is a number.",
+            "Leave it out, or give --data.context labels or --data.context captions.",
+        )
+    return share

@@ -56,6 +56,9 @@ class DataSet(Viewed):
             sees 0 there once the data are standardised; in a table of several kinds NaN stays.
         levels: the names of one-hot covariates, by column (``labels`` where these are the context).
         context_columns: the names of the covariates, in their order, where they have names.
+        captions: how pictures get captions, where these are the context (:class:`.captions.Captioner`).
+        context_drop: share of the training examples that are delivered without their context, and of its words that are
+            left out of the others, drawn again at every visit; one-hot words of zeros say nothing.
         columns: of a table, the names of the elements of x, in their order.
         kinds: of a table with columns of several kinds, what is known about those of x, in their order; else None.
         aside: columns of that table that are set aside: constants, identifiers, free text.
@@ -89,6 +92,8 @@ class DataSet(Viewed):
     fill: Tensor | None = field(default=None, repr=False)
     levels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     context_columns: tuple[str, ...] | None = None
+    captions: dict[str, Any] | None = None
+    context_drop: float = 0.0
     columns: tuple[str, ...] | None = None
     kinds: tuple[Column, ...] | None = None
     aside: tuple[Column, ...] = ()
@@ -116,6 +121,12 @@ class DataSet(Viewed):
     def context_dim(self) -> int:
         """The number of covariates; 0 for none."""
         return 0 if self.context is None else self.context.shape[1]
+
+    @property
+    def word_widths(self) -> tuple[int, ...]:
+        """How many numbers of the context each covariate takes."""
+        known = (len(self.levels.get(name, " ")) for name in self.context_columns or ())
+        return tuple(known) or (1,) * self.context_dim
 
     def size(self, split: str) -> int:
         """The number of rows in a split."""
@@ -286,10 +297,12 @@ class DataSet(Viewed):
             **({"levels": {column: list(names) for column, names in self.levels.items()}} if self.levels else {}),
         }
 
-    def names(self) -> dict[str, list[str]]:
-        """The names that a run keeps, to match other data to these: of columns, covariates and classes."""
+    def names(self) -> dict[str, Any]:
+        """What a run keeps to match other data to these: names of columns, covariates and classes, and of captions how
+        they are made."""
         known = {"columns": self.columns, "context_columns": self.context_columns, "classes": self.classes}
-        return {what: list(names) for what, names in known.items() if names is not None}
+        found: dict[str, Any] = {what: list(names) for what, names in known.items() if names is not None}
+        return found if self.captions is None else found | {"captions": self.captions}
 
     def _checked(self, rows: Tensor, raw: Tensor) -> Tensor:
         if not self.storage.surveyed_whole:
@@ -315,7 +328,17 @@ class DataSet(Viewed):
         if x.device != self.device:
             x, mask = x.to(self.device), None if mask is None else mask.to(self.device)
         rows = rows.to(self.device)
-        return Batch(x, rows, None if self.context is None else self.context.index_select(0, rows), mask)
+        context = None if self.context is None else self.context.index_select(0, rows)
+        if context is not None and self.context_drop and generator is not None:
+            context = context * self._said(len(rows), generator).to(context)
+        return Batch(x, rows, context, mask)
+
+    def _said(self, number: int, generator: torch.Generator) -> Tensor:
+        """Which words of a context are said, for so many examples: 1 or 0, shape (n, context_dim)."""
+        widths = torch.tensor(self.word_widths, device=generator.device)
+        drawn = torch.rand(number, 1 + len(widths), generator=generator, device=generator.device)
+        said = drawn >= self.context_drop
+        return (said[:, :1] & said[:, 1:]).repeat_interleave(widths, 1)
 
     def _split(self, split: str) -> Tensor:
         if split not in self.splits:

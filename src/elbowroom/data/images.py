@@ -16,6 +16,7 @@ import torch
 
 from elbowroom.data.pictures.decoding import Picture, decode, fitted, greyed, is_picture
 from elbowroom.data.pictures.finding import IMAGES, counted, find_images, listed
+from elbowroom.data.sources import BUILT_IN
 from elbowroom.data.storage import InMemory, Material, as_tensor, check_shape
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError
@@ -74,10 +75,16 @@ class PictureOptions:
                 f"{flag} was given, but the data are neither a folder of images nor a list of images of PIL.",
                 f"Leave {flag} out, or give such pictures.",
             )
+        if self.mode is not None and isinstance(source, str) and source in BUILT_IN:
+            raise ElbowroomError(
+                f"--data.image-mode was given, but the patches of {source} are in colour.", "Leave it out."
+            )
 
 
 def holds_pictures(source: Any) -> bool:
-    """Whether a source is read as pictures: a folder, or a list of images of PIL."""
+    """Whether a source is read as pictures of a size that can be chosen: a folder, a list of images of PIL, patches."""
+    if isinstance(source, str) and source in BUILT_IN:
+        return bool(BUILT_IN[source].sides)
     if isinstance(source, (str, Path)):
         return Path(source).expanduser().is_dir()
     return isinstance(source, (list, tuple)) and len(source) > 0 and all(is_picture(one) for one in source)

@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from elbowroom.data.arrays import array_material, dataset_material, is_sequence
 from elbowroom.data.binarization import Binarization, fixed_bits
 from elbowroom.data.builtin import load_built_in
+from elbowroom.data.captions import with_captions
 from elbowroom.data.channels import channels_first
 from elbowroom.data.columns.asking import Asked, parse_columns
-from elbowroom.data.context_source import column_names, contextual, is_frame, known_levels
+from elbowroom.data.context_source import checked_drop, column_names, contextual, is_frame, known_levels
 from elbowroom.data.covariates import class_numbers, exact_context, finite_context
 from elbowroom.data.csv.reading import notation_of
 from elbowroom.data.dataset import DataSet
@@ -57,6 +58,7 @@ def load_data(
     train: int | None = None,
     missing: Literal["error", "mask"] = "error",
     context: Any = None,
+    context_drop: float = 0.0,
     labels: Any = None,
     id: Any = None,  # noqa: A002  # the word of tables and of the configuration
     columns: str | Sequence[str] | Mapping[str, str] | None = None,
@@ -92,9 +94,11 @@ def load_data(
             what was given here is not used.
         train: how many rows to train on, chosen by seed; all that are left unless given.
         missing: what NaN means, a mistake (``error``) or an element that was not observed (``mask``).
-        context: covariates: None, ``"labels"`` (one-hot), column names of a table (text becomes one-hot); or values: an
-            array (n, context_dim), text or numbers of shape (n,), a dict or a data frame with a column for each
-            covariate. A list of text is column names where a table has them all.
+        context: covariates: None, ``"labels"`` (one-hot), ``"captions"`` of grey pictures with labels, column names of
+            a table (text becomes one-hot); or values: an array (n, context_dim), text or numbers of shape (n,), a dict
+            or a data frame with a column for each covariate. A list of text is column names where a table has them all.
+        context_drop: share of the training examples that are delivered without their context, and of its words that
+            are left out of the others; where all covariates are classes.
         labels: class labels, whole numbers or text, shape (n,), or the column of a table that holds them.
         id: what identifies each row: a column of a table, or an array of shape (n,); it is not part of x, and is
             carried into files of results.
@@ -114,7 +118,7 @@ def load_data(
         separator: what separates the cells of a table of text: comma, semicolon, tab, bar, space, or auto.
         decimal: its decimal mark: point, comma, or auto.
         image_size: of a folder or list of images, the size to crop and scale them to: 64, "64x48" or (64, 48)
-            (width x height).
+            (width x height); of the built-in patches, 32 or 16.
         image_mode: of these, grey or rgb for all.
         form: of the rows that a trained model had, where the same source could be read in more than one way.
         like: the names in the data of a trained model; the columns of a table and the context are matched to them.
@@ -176,12 +180,16 @@ def load_data(
         validation=validation,
         test=_TEST if test is None else test,
         seed=seed,
+        validation_rows=material.validation_rows,
         test_rows=material.test_rows,
         train=train,
         name=material.name,
     )
     material = _fitted(material, splits["train"], like, announce)
-    return _data_set(material, found, view, splits, masked=masked, num_categories=num_categories, seed=seed)
+    if isinstance(context, str) and context == "captions" and (like is None or material.context is None):
+        material = with_captions(material, splits["train"], like)
+    data = _data_set(material, found, view, splits, masked=masked, num_categories=num_categories, seed=seed)
+    return replace(data, context_drop=checked_drop(context_drop, material))
 
 
 def _kinds(
@@ -296,7 +304,7 @@ def _material(
             "Give a table or a data frame, or pass context and labels as arrays.",
         )
     if isinstance(source, str):
-        return load_built_in(source, announce=announce)
+        return load_built_in(source, size=pictures.size, announce=announce)
     if isinstance(source, Dataset) or is_sequence(source):
         return dataset_material(source)
     return array_material(source, pictures)
@@ -405,6 +413,7 @@ def _data_set(
         bits=None if masked else _static_bits(material, view),
         levels=material.levels,
         context_columns=material.context_columns,
+        captions=material.captions,
         columns=material.columns,
         kinds=material.kinds,
         aside=material.aside,

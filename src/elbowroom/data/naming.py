@@ -7,8 +7,9 @@ header have none, and are taken by position.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from elbowroom.data.columns.column import Column
 from elbowroom.errors import ElbowroomError, did_you_mean
@@ -67,6 +68,7 @@ class Naming:
         kinds: of a table with columns of several kinds, what is known about those of x; else None.
         aside: columns of that table that are set aside.
         dropped: columns that were left out on request.
+        captions: how pictures got captions, where these are the context (:meth:`.captions.Captioner.record`).
     """
 
     columns: tuple[str, ...] | None = None
@@ -76,6 +78,7 @@ class Naming:
     kinds: tuple[Column, ...] | None = None
     aside: tuple[Column, ...] = ()
     dropped: tuple[str, ...] = ()
+    captions: Mapping[str, Any] | None = None
 
     @property
     def unused(self) -> set[str]:

@@ -70,6 +70,7 @@ class Source:
     sizes: dict[str, int]  #: rows by official part
     urls: tuple[str, ...] = ()  #: mirrors: the folders that hold the files
     files: dict[str, RemoteFile] = field(default_factory=dict)  #: by role
+    sides: tuple[int, ...] = ()  #: of pictures, in pixels, where there is a choice; the first by default
 
 
 def _idx_files(folder: str, digests: dict[str, str], *, of_content: bool) -> dict[str, RemoteFile]:
@@ -95,6 +96,15 @@ _SOURCES = (
         citation="china.jpg by danielbuechele and flower.jpg by vultilion, photographs on Flickr, as in scikit-learn",
         event_shape=(3, 32, 32),
         sizes={"train": 8712, "test": 208},
+    ),
+    Source(
+        name="patches",
+        description="12,880 patches of two photographs, 32x32 or 16x16 in colour; no split shares a pixel with another",
+        licence="CC BY 2.0",
+        citation="china.jpg by danielbuechele and flower.jpg by vultilion, photographs on Flickr, as in scikit-learn",
+        event_shape=(3, 32, 32),
+        sizes={"train": 12_672, "validation": 104, "test": 104},
+        sides=(32, 16),
     ),
     Source(
         name="mnist",

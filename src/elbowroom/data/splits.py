@@ -37,6 +37,7 @@ def make_splits(
     validation: float,
     test: float,
     seed: int,
+    validation_rows: Tensor | None = None,
     test_rows: Tensor | None = None,
     train: int | None = None,
     name: str = "the data",
@@ -47,6 +48,7 @@ def make_splits(
         num_rows: n, of the whole set.
         validation, test: a fraction below 1 or a whole number of rows. A fraction above 0 gives one row at least.
         seed: of the permutation that chooses them.
+        validation_rows: a validation set of its own; ``validation`` is then ignored.
         test_rows: an official test set; ``test`` is then ignored and ``validation`` counts in training rows.
         train: how many rows to train on, the rest being left out; all that remain unless given.
         name: of the data, for messages.
@@ -68,10 +70,12 @@ def make_splits(
     else:
         kept = torch.ones(num_rows, dtype=torch.bool)
         kept[test_rows] = False
+        if validation_rows is not None:
+            kept[validation_rows] = False
         pool = kept.nonzero().flatten()
         order = pool[seeded_permutation(len(pool), 0, seed)]
         available, num_test = len(pool), len(test_rows)
-    num_validation = _count(validation, available, "validation")
+    num_validation = _count(validation, available, "validation") if validation_rows is None else 0
     if num_validation >= len(order):
         less = "--data.validation 0" if official else "--data.validation 0 --data.test 0"
         raise ElbowroomError(
@@ -85,7 +89,8 @@ def make_splits(
             f"--data.train is {train:,}, but {name} has {left:,} rows to train on.",
             f"Give a number from 1 to {left:,}, or leave it out.",
         )
-    parts = {"train": order[num_validation:][:train], "validation": order[:num_validation], "test": test_rows}
+    chosen = order[:num_validation] if validation_rows is None else validation_rows
+    parts = {"train": order[num_validation:][:train], "validation": chosen, "test": test_rows}
     # torch would return the places too: three times the memory, of millions of rows
     return {split: torch.from_numpy(np.sort(rows.numpy())) for split, rows in parts.items()}
 

@@ -407,9 +407,11 @@ class Material:
     labels: Tensor | None = None  #: int64, shape (n,)
     classes: tuple[str, ...] | None = None  #: the names of labels 0, 1, …, where they have names
     context: Tensor | None = None  #: shape (n, context_dim)
+    validation_rows: Tensor | None = None  #: a validation set of its own, if there is one
     test_rows: Tensor | None = None  #: the official test set, if there is one
     levels: dict[str, tuple[str, ...]] = field(default_factory=dict)  #: of context columns that are text
     context_columns: tuple[str, ...] | None = None  #: the names of the covariates, in their order
+    captions: dict[str, Any] | None = None  #: how pictures get captions, where these are the context
     masked: bool = False  #: NaN marks a missing element, by the source's own statement
     columns: tuple[str, ...] | None = None  #: of a table, the names of the elements of x, in their order
     kinds: tuple[Column, ...] | None = None  #: of a table with columns of several kinds, those of x

@@ -9,13 +9,16 @@ of the network, and so does a draw, slot by slot. The logits start near zero: tr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from elbowroom.errors import ElbowroomError
 from elbowroom.model.causal_networks import AttentionNetwork, CausalNetwork, MaskedMLP
 from elbowroom.model.code_distributions import AutoregressiveCodes, CodeGrid, CodeSpace
+from elbowroom.model.code_sampling import SamplingRule
 from elbowroom.model.codes import UniformCodes, UnigramCodes
 from elbowroom.model.conditional import Conditional, LatentSupport
 from elbowroom.model.priors import checked_context
@@ -41,6 +44,25 @@ class AutoregressivePrior(Conditional):
         super().__init__()
         self.space, self.context_dim = network.space, network.context_dim
         self.network = network
+        self._rule = SamplingRule()
+
+    @contextmanager
+    def drawing_by(self, rule: SamplingRule) -> Iterator[None]:
+        """A context in which draws follow a rule; densities stay those of the prior.
+
+        Raises:
+            ElbowroomError: guidance of a prior without a context.
+        """
+        if rule.guidance != 1 and not self.context_dim:
+            raise ElbowroomError(
+                f"--guidance {rule.guidance:g} was given, but the prior is not conditional on anything.",
+                "Leave it out, or train a model that is: --data.context labels.",
+            )
+        before, self._rule = self._rule, rule
+        try:
+            yield
+        finally:
+            self._rule = before
 
     def forward(self, given: Tensor | None = None, context: Tensor | None = None) -> AutoregressiveCodes:
         context = checked_context(context, self.context_dim) if self.context_dim else None
@@ -52,7 +74,7 @@ class AutoregressivePrior(Conditional):
             bias = noise.reshape(-1, *self.space)
             rows = None if context is None else context.expand(*lead, -1).reshape(-1, self.context_dim)
             parts = [
-                self.network.decode(bias[part], None if rows is None else rows[part])
+                self._decoded(bias[part], None if rows is None else rows[part])
                 for part in chunks(math.prod(lead), _ROWS)
             ]
             return torch.cat([bias[:0], *parts]).reshape(*lead, self.space.dim)
@@ -60,6 +82,16 @@ class AutoregressivePrior(Conditional):
         return AutoregressiveCodes(
             self.space, lambda z: self.network(z, context), batch_shape, like=like, choose=choose
         )
+
+    def _decoded(self, bias: Tensor, context: Tensor | None) -> Tensor:
+        """The codes with the largest logits by the rule, noise added; shapes as in :meth:`CausalNetwork.decode`."""
+        if self._rule.changes_nothing:
+            return self.network.decode(bias, context)
+        with self.network.choosing_by(self._rule):
+            if self._rule.guidance == 1 or context is None:
+                return self.network.decode(bias, context)
+            both = torch.cat([context, torch.zeros_like(context)])  # with the same noise, both choose the same codes
+            return self.network.decode(bias.repeat(2, 1, 1), both)[: len(bias)]
 
 
 class Made(AutoregressivePrior):
@@ -97,6 +129,7 @@ class CausalTransformer(AutoregressivePrior):
         grid: where the slots are, whose places then share embeddings and have positions in rows and columns; of several
             levels, the top level first; None for slots without places.
         context_dim: length of the context c; 0 ignores any context.
+        words: the widths of the words that the context consists of, which are read as tokens before the codes.
     Raises:
         ElbowroomError: a width that the heads do not divide; fewer than two slots or codes; a context that is missing
             or of another length.
@@ -117,9 +150,10 @@ class CausalTransformer(AutoregressivePrior):
         heads: int = 4,
         grid: CodeGrid | Sequence[CodeGrid] | None = None,
         context_dim: int = 0,
+        words: Sequence[int] = (),
     ) -> None:
         shape = {"width": width, "layers": layers, "heads": heads, "context_dim": context_dim}
-        super().__init__(AttentionNetwork(space.check(), grid=grid, **shape))
+        super().__init__(AttentionNetwork(space.check(), grid=grid, words=words, **shape))
 
 
 #: name -> class, of the priors over codes

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,23 @@ class CausalNetwork(Network):
         self.space = space
         for size, flag in ((width, "--model.prior-width"), (layers, "--model.prior-layers")):
             _check_positive(size, flag)
+        self._rule: Callable[[Tensor], Tensor] | None = None
+
+    @contextmanager
+    def choosing_by(self, rule: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        """A context in which :meth:`decode` chooses by other logits.
+
+        Args:
+            rule: from the logits of a slot, shape (n, K), to those by which its code is chosen.
+        """
+        networks = [part for part in self.modules() if isinstance(part, CausalNetwork)]
+        for network in networks:
+            network._rule = rule
+        try:
+            yield
+        finally:
+            for network in networks:
+                network._rule = None
 
     @abstractmethod
     def decode(self, bias: Tensor, context: Tensor | None) -> Tensor:
@@ -61,6 +79,7 @@ class CausalNetwork(Network):
 
     def _chosen(self, logits: Tensor, bias: Tensor) -> Tensor:
         """The code of one slot, one-hot, from shape (n, K)."""
+        logits = logits if self._rule is None else self._rule(logits)
         return F.one_hot((logits + bias).argmax(-1), self.space.codes).to(bias.dtype)
 
 
@@ -171,8 +190,11 @@ class AttentionNetwork(CausalNetwork):
         grid: where the slots are; of several levels, the top level first, whose rows and columns divide those of the
             one below; None for slots without places.
         context_dim: C, length of the context c.
+        words: the widths of the words that the context consists of, one-hot after one another; a word of zeros says
+            nothing. Each is a token of its own before the others, :math:`h = E c_w + q_w`. Without words the context
+            is in the first token, as above.
     Raises:
-        ElbowroomError: a width that the heads do not divide; a size below 1.
+        ElbowroomError: a width that the heads do not divide; a size below 1; words of another width than the context.
     Reference:
         Vaswani et al. (2017), Attention Is All You Need, section 3, arXiv:1706.03762; with the norm before each layer,
         Xiong et al. (2020), On Layer Normalization in the Transformer Architecture, arXiv:2002.04745.
@@ -191,6 +213,7 @@ class AttentionNetwork(CausalNetwork):
         heads: int = 4,
         grid: CodeGrid | Sequence[CodeGrid] | None = None,
         context_dim: int = 0,
+        words: Sequence[int] = (),
     ) -> None:
         super().__init__(space, width=width, layers=layers, context_dim=context_dim)
         _check_positive(heads, "--model.prior-heads")
@@ -213,7 +236,16 @@ class AttentionNetwork(CausalNetwork):
             self.level_rows = nn.ParameterList(0.05 * torch.randn(own.height, 1, 1, width) for own in self.grids)
             self.level_columns = nn.ParameterList(0.05 * torch.randn(own.width, 1, width) for own in self.grids)
             self.above = nn.Parameter(0.05 * torch.randn(self._kinds - self.grids[-1].each, codes, width))
-        self.context = nn.Linear(context_dim, width) if context_dim else None
+        self.words = tuple(words)
+        if words and sum(words) != context_dim:
+            raise ElbowroomError(
+                f"Words of {' + '.join(map(str, words))} numbers were given for a context of {context_dim}.",
+                "Give words that make up the context.",
+            )
+        if words:
+            self.word_embedding = nn.Parameter(0.05 * torch.randn(context_dim, width))
+            self.word_positions = nn.Parameter(0.05 * torch.randn(len(words), width))
+        self.context = nn.Linear(context_dim, width) if context_dim and not words else None
         self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, self._kinds * codes)  # the rows of a kind of slot are its own layer
@@ -230,9 +262,7 @@ class AttentionNetwork(CausalNetwork):
         if len(self.grids) > 1:
             places = [self._from_above(level, z[:, self._slots(level - 1)]) for level in range(1, len(self.grids))]
             h = torch.cat([h[:, self._slots(0)], *(h[:, self._slots(n)] + p for n, p in enumerate(places, 1))], 1)
-        for block in self.blocks:
-            h, _ = block(h)
-        h, (weights, biases) = self.norm(h), self._output()
+        h, (weights, biases) = self.norm(self._read(h, context)), self._output()
         logits = []
         for own, kinds in self._parts():
             by_kind = h[:, own].reshape(len(h), -1, kinds.stop - kinds.start, h.shape[-1])
@@ -242,8 +272,7 @@ class AttentionNetwork(CausalNetwork):
     def decode(self, bias: Tensor, context: Tensor | None) -> Tensor:
         z = torch.zeros_like(bias)
         token = self._start(bias, context)
-        nothing = token.new_zeros(len(token), self.heads, 0, token.shape[-1] // self.heads)
-        seen: list[_Seen] = [(nothing, nothing)] * len(self.blocks)
+        seen = self._read_words(token, context)
         positions, (weights, biases) = self._positions(), self._output()
         kind_of = [kind for own, kinds in self._parts() for kind in _repeated(kinds, own)]
         first_of = {self._slots(level).start: level for level in range(1, len(self.grids))}
@@ -261,6 +290,31 @@ class AttentionNetwork(CausalNetwork):
             if slot + 1 < self.space.slots:
                 token = z[:, slot : slot + 1] @ self.embedding[kind]
         return z
+
+    def _read(self, h: Tensor, context: Tensor | None) -> Tensor:
+        """The tokens after all blocks, which have read the words before them; the words themselves are left out."""
+        h = torch.cat([*self._words(h, context), h], 1)
+        for block in self.blocks:
+            h, _ = block(h)
+        return h[:, len(self.words) :]
+
+    def _read_words(self, token: Tensor, context: Tensor | None) -> list[_Seen]:
+        """What the first token of codes attends to beside itself, in every block."""
+        nothing = token.new_zeros(len(token), self.heads, 0, token.shape[-1] // self.heads)
+        seen: list[_Seen] = [(nothing, nothing)] * len(self.blocks)
+        for h in self._words(token, context):
+            for i, block in enumerate(self.blocks):
+                h, seen[i] = block(h, None)
+        return seen
+
+    def _words(self, like: Tensor, context: Tensor | None) -> list[Tensor]:
+        """The tokens of the words, shape (n, W, D), as the only entry; no entry where there are none."""
+        if not self.words:
+            return []
+        assert context is not None  # `forward` has checked it
+        said, sizes = context.to(like.dtype), self.words
+        parts = zip(said.split_with_sizes(sizes, -1), self.word_embedding.split_with_sizes(sizes), strict=True)
+        return [torch.stack([word @ embedding for word, embedding in parts], 1) + self.word_positions]
 
     def _tokens(self, z: Tensor) -> Tensor:
         """What the tokens after the first hold, shape (n, L − 1, D); nothing reads the last slot."""

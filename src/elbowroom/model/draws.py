@@ -38,6 +38,7 @@ from elbowroom.model.distributions import (
 )
 from elbowroom.model.flow_distributions import FlowDistribution
 from elbowroom.model.heavy_tails import StudentT
+from elbowroom.model.logit_laplace import LogitLaplace
 from elbowroom.model.noise import NoiseSource
 from elbowroom.model.ordinal import Ordinal
 from elbowroom.model.sequential_normal import BlockDistribution, ResidualNormal, SequentialNormal
@@ -131,6 +132,7 @@ def _(distribution: Laplace, sample_shape: Sequence[int] = (), *, generator: Noi
 @draw.register(Binomial)
 @draw.register(Ordinal)
 @draw.register(StudentT)
+@draw.register(LogitLaplace)
 @draw.register(DiscretizedLogisticMixture)
 @draw.register(ColourLogisticMixture)
 @draw.register(Codes)
@@ -142,6 +144,7 @@ def _(
     | Binomial
     | Ordinal
     | StudentT
+    | LogitLaplace
     | DiscretizedLogisticMixture
     | ColourLogisticMixture
     | Codes

@@ -6,6 +6,7 @@ name                             an element of x is  its distribution
 ``bernoulli``                    0 or 1              Bernoulli
 ``cross-entropy``                in [0, 1]           none: a training loss, ``normalized = False``
 ``continuous-bernoulli``         in [0, 1]           exponential in x, with its normalising constant
+``logit-laplace``                in [0, 1]           Laplace in the logit, on an interval around [0, 1]
 ``gaussian``                     real                normal; σ given, learned, or from the network
 ``laplace``                      real                Laplace, with exponential tails; the same scales
 ``student-t``                    real                Student's t, with heavy tails; the same scales
@@ -26,7 +27,7 @@ Their base is in :mod:`elbowroom.model.conditional`.
 
 from __future__ import annotations
 
-from elbowroom.model.binary_likelihoods import Bernoulli, ContinuousBernoulli, CrossEntropy
+from elbowroom.model.binary_likelihoods import Bernoulli, ContinuousBernoulli, CrossEntropy, LogitLaplace
 from elbowroom.model.byte_likelihoods import ColourLogisticMixture, DiscretizedLogisticMixture
 from elbowroom.model.category_likelihoods import Categorical, Ordinal
 from elbowroom.model.conditional import Likelihood
@@ -46,6 +47,7 @@ __all__ = [
     "Laplace",
     "Likelihood",
     "LocationScale",
+    "LogitLaplace",
     "NegativeBinomial",
     "Ordinal",
     "Poisson",
@@ -59,6 +61,7 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
         Bernoulli,
         CrossEntropy,
         ContinuousBernoulli,
+        LogitLaplace,
         Gaussian,
         Laplace,
         StudentT,

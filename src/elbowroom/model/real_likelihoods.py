@@ -23,7 +23,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.model import heavy_tails
 from elbowroom.model.conditional import Likelihood
 
-__all__ = ["Gaussian", "Laplace", "LocationScale", "StudentT"]
+__all__ = ["Gaussian", "Laplace", "LocationScale", "Scale", "StudentT"]
 
 Scale = float | Literal["learned", "per-element"]
 

@@ -14,12 +14,13 @@ from elbowroom.data.columns.column import Column
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.loading import load_data
 from elbowroom.data.row_form import RowForm
+from elbowroom.data.sources import BUILT_IN
 from elbowroom.data.stream import StreamSet
 from elbowroom.data.support import Support
 from elbowroom.model.conditional import Likelihood
 from elbowroom.model.likelihoods import LIKELIHOODS
 from elbowroom.model.table.likelihood import TABLE_LIKELIHOODS
-from elbowroom.phrasing import speaking, with_article
+from elbowroom.phrasing import phrased, speaking, with_article
 from elbowroom.running.config import Config, DataConfig
 from elbowroom.running.largest_values import known_highest, within_setting
 from elbowroom.running.model_config import ModelConfig
@@ -56,6 +57,8 @@ class DataFacts(BaseModel):
     native_support: Support
     """Support of the stored values."""
     context_dim: int = 0
+    words: tuple[int, ...] = ()
+    """Of captions, how many numbers of the context each word takes."""
     num_categories: int | None = None
     highest: int | None = None
     """The largest value, where all were counts and all were seen."""
@@ -101,6 +104,7 @@ def load_configured(data: DataConfig, source: Any = None, **arrays: Any) -> Data
         "separator": data.separator,
         "decimal": data.decimal,
         "context": list(data.context) if isinstance(data.context, tuple) else data.context,
+        "context_drop": data.context_drop,
         "labels": data.labels,
         "id": data.id,
         "columns": data.columns,
@@ -111,7 +115,17 @@ def load_configured(data: DataConfig, source: Any = None, **arrays: Any) -> Data
         "image_mode": data.image_mode,
         "seed": data.seed,
     }
-    return load_data(data.name if source is None else source, **(settings | arrays))
+    given = data.name if source is None else source
+    own = isinstance(given, str) and given in BUILT_IN and "validation" in BUILT_IN[given].sizes
+    announce = arrays.get("announce")
+    if own and announce is not None and "like" not in arrays and _is_asked(data, "validation"):
+        announce(
+            phrased(
+                f"{given}: Its validation rows are a set of their own, so --data.validation {data.validation:g} is not "
+                "used."
+            )
+        )
+    return load_data(given, **(settings | arrays))
 
 
 def _is_asked(data: DataConfig, key: str) -> bool:
@@ -159,6 +173,7 @@ def facts_of(data: DataSet | StreamSet, batch_size: int) -> DataFacts:
         support=data.support,
         native_support=data.native_support,
         context_dim=data.context_dim,
+        words=data.word_widths if isinstance(data, DataSet) and data.captions is not None else (),
         num_categories=data.num_categories,
         highest=known_highest(data),
         grey_steps=data.view.steps if data.view.counts_steps else None,

@@ -144,8 +144,10 @@ def build_network_of(
     return kind(in_shape, out_shape, **shape)
 
 
-def build_code_prior(model: ModelConfig, event_shape: Sequence[int], *, context_dim: int) -> Conditional:
-    """The prior of the configuration's name.
+def build_code_prior(
+    model: ModelConfig, event_shape: Sequence[int], *, context_dim: int, words: Sequence[int] = ()
+) -> Conditional:
+    """The prior of the configuration's name; a transformer reads a context of words as tokens.
 
     Raises:
         ElbowroomError: masked convolutions over slots that have no places.
@@ -162,7 +164,7 @@ def build_code_prior(model: ModelConfig, event_shape: Sequence[int], *, context_
     if model.prior == "made":
         return Made(space, **shape)
     if model.prior == "transformer":
-        return CausalTransformer(space, heads=model.prior_heads, grid=grid, **shape)
+        return CausalTransformer(space, heads=model.prior_heads, grid=grid, words=words, **shape)
     if grid is None:
         raise ElbowroomError(
             f"The prior {model.prior} goes over a grid of slots, but these {space} have no places.",

@@ -23,7 +23,7 @@ from elbowroom.model.guides import GUIDES, Guide, InputTransform, PriorGuide
 from elbowroom.model.hierarchy.guides import HIERARCHICAL_GUIDES
 from elbowroom.model.hierarchy.ladders import Ladder
 from elbowroom.model.latent import LatentModel, Pair
-from elbowroom.model.likelihoods import Likelihood, LocationScale, Ordinal, StudentT
+from elbowroom.model.likelihoods import Likelihood, LocationScale, LogitLaplace, Ordinal, StudentT
 from elbowroom.model.mixtures import Mixture
 from elbowroom.model.networks import Network
 from elbowroom.model.pixels.autoregressive import AutoregressivePixels
@@ -67,13 +67,14 @@ def build_pair(config: Config, facts: DataFacts, *, seed: int) -> Pair:
     check_hierarchy(config.model, name)
     _check_latents(config.model, name)
     _check_components(config.model)
+    whole, facts = facts, _without_context(config.model, facts)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs, too, and leave them so
         codebook = build_codebook(config.model, facts.event_shape) if name == "nearest-code" else None
         ladder = _ladder(config.model, facts) if config.model.groups else None
         by_network = name not in ("none", "exact")
         guide = _guide(config.model, name, facts, codebook, ladder) if by_network else None
-        prior = _prior(config.model, facts, guide)
+        prior = _prior(config.model, whole, guide)
         if ladder is not None:
             prior = _prior_of_hierarchy(prior, ladder)
         likelihood = _likelihood(config.model, facts, codebook, ladder)
@@ -95,6 +96,27 @@ def guide_name(config: Config) -> str:
     if config.model.groups:
         return "top-down"
     return "categorical" if config.model.has_codes else "diagonal"
+
+
+def _without_context(model: ModelConfig, facts: DataFacts) -> DataFacts:
+    """The facts that guide and decoder are built from: without a context where the prior alone reads it.
+
+    Raises:
+        ElbowroomError: then there is none, or the prior reads none.
+    """
+    if model.context_in == "all":
+        return facts
+    if not facts.context_dim:
+        raise ElbowroomError(
+            "Only the prior was to read the context, but there is no context.",
+            "Leave out --model.context-in, or give --data.context labels.",
+        )
+    if model.prior in ("normal", "uniform", "vamp") or model.groups:
+        raise ElbowroomError(
+            f"Only the prior was to read the context, but the prior {model.prior} of this model reads none.",
+            "Give --model.prior made or transformer, or leave out --model.context-in.",
+        )
+    return facts.model_copy(update={"context_dim": 0, "words": ()})
 
 
 def _check_latents(model: ModelConfig, guide: str) -> None:
@@ -215,6 +237,7 @@ def _likelihood_settings(model: ModelConfig, facts: DataFacts) -> dict[str, Any]
     settings: dict[str, dict[str, Any]] = {
         "gaussian": {"scale": model.scale},
         "laplace": {"scale": model.scale},
+        "logit-laplace": {"scale": model.scale},
         "student-t": {"scale": model.scale},
         "discretized-logistic-mixture": {"components": model.components},
         "colour-logistic-mixture": {"components": model.components},
@@ -242,7 +265,7 @@ def _likelihood(
     model: ModelConfig, facts: DataFacts, codebook: Codebook | LevelCodebooks | None, ladder: Ladder | None
 ) -> Likelihood:
     kind, settings = likelihood_class(model, facts.support), _likelihood_settings(model, facts)
-    if issubclass(kind, LocationScale):
+    if issubclass(kind, LocationScale) and kind is not LogitLaplace:  # whose location is a logit
         shift, unit = torch.zeros(facts.event_shape), torch.ones(facts.event_shape)
         settings |= {"mean_activation": model.mean_activation, "shift": shift, "unit": unit}
     if kind is StudentT:
@@ -294,7 +317,7 @@ def _prior(model: ModelConfig, facts: DataFacts, guide: Conditional | None) -> C
     if model.prior == "mixture":
         return MixtureOfGaussians(model.latent_dim, model.prior_components, context_dim=facts.context_dim)
     if model.has_codes:
-        return build_code_prior(model, facts.event_shape, context_dim=facts.context_dim)
+        return build_code_prior(model, facts.event_shape, context_dim=facts.context_dim, words=facts.words)
     if model.prior in FLOW_PRIORS:
         shape: dict[str, Any] = {"layers": model.prior_layers, "context_dim": facts.context_dim}
         if model.prior_width is not None:

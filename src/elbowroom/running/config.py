@@ -126,8 +126,12 @@ class DataConfig(Section):
     """Share (below 1) or number of examples kept for the test set, where the data have none of their own."""
     train: Annotated[int, Field(gt=0)] | None = None
     """Number of examples to train on, chosen by seed; by default all that are left."""
-    context: Literal["labels"] | Names | None = None
-    """Covariates: 'labels' for class labels, or the names of a table's columns."""
+    context: Literal["labels", "captions"] | Names | None = None
+    """Covariates: 'labels' for class labels, 'captions' for class, width and slant of the strokes of grey pictures, or
+    the names of a table's columns."""
+    context_drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the training examples whose context is left out, and of its words that are left out of the others, drawn
+    anew whenever an example is used; a word that is not said is then summed over, and guidance is possible."""
     labels: str | None = None
     """Column of a table with class labels, for colours in figures and for 'context = labels'."""
     id: str | None = None
@@ -143,7 +147,7 @@ class DataConfig(Section):
     decimal: Literal["auto", "point", "comma"] = "auto"
     """The decimal mark of a table of text; 'auto' finds it."""
     image_size: ImageSize | None = None
-    """Size to which a folder of images is cropped and scaled: 64, or 64x48 (width x height)."""
+    """Size to which a folder of images is cropped and scaled: 64, or 64x48 (width x height); of patches, 32 or 16."""
     image_mode: Literal["grey", "rgb"] | None = None
     """Colours of a folder of images: all grey, or all in colour."""
     seed: int = 0

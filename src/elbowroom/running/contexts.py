@@ -64,6 +64,7 @@ def naming_of(config: Config, facts: DataFacts, recorded: Mapping[str, Any]) -> 
         facts.columns,
         facts.set_aside,
         left_out,
+        recorded.get("captions"),
     )
 
 

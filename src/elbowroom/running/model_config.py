@@ -81,8 +81,9 @@ class ModelConfig(Section):
     likelihood: Literal["auto", LikelihoodName] = "auto"
     """p(x | z); 'auto' takes the one that fits the support of the data."""
     scale: float | Literal["learned", "per-element"] = "learned"
-    """σ of a Gaussian, Laplace or Student-t likelihood: a number, one learned value, or one per element from the
-    network; of real, positive and heaped columns of a table: learned for each column, or per element."""
+    """σ of a Gaussian, Laplace or Student-t likelihood, b of a logit-Laplace one: a number, one learned value, or one
+    per element from the network; of real, positive and heaped columns of a table: learned for each column, or per
+    element."""
     degrees_of_freedom: Annotated[float, Field(gt=1)] | Literal["learned"] = "learned"
     """ν of a Student-t likelihood: a number above 1, or one learned value for each element."""
     trials: Annotated[int, Field(gt=0)] | None = None
@@ -124,6 +125,9 @@ class ModelConfig(Section):
     """Transforms of a prior that is a flow."""
     prior_heads: Annotated[int, Field(gt=0)] = 4
     """Attention heads of a transformer prior."""
+    context_in: Literal["all", "prior"] = "all"
+    """Which parts read the context: prior, guide and decoder (all), or the prior alone, as DALL·E's transformer reads a
+    caption."""
     guide: Literal["auto", GuideName] = "auto"
     """q(z | x): normal with diagonal or full covariance; normalising flows: inverse autoregressive (iaf), neural spline
     with coupling (nsf); of a hierarchy, from the top down with the decoder, or from the bottom up; over codes,

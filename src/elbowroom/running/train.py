@@ -423,7 +423,9 @@ def _content(
     from_python: bool,
 ) -> dict[str, Any]:
     """The content of config.json: everything that is needed to repeat the run, and the names in its data."""
-    names = data.names() if isinstance(data, DataSet) else {}
+    names: dict[str, Any] = data.names() if isinstance(data, DataSet) else {}
+    if isinstance(data, DataSet):  # whom to name where pictures of them are shown
+        names |= {what: said for what, said in (("source", data.source), ("licence", data.licence)) if said}
     whence = {"from_python": True} if from_python else path_from(folder.path, settings.data.name)
     before = {key: given for key, given in recorded.get("data", {}).items() if key == "path_from_run"}
     return {

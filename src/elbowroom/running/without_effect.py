@@ -13,7 +13,8 @@ from elbowroom.running.model_config import ModelConfig, NetworkConfig
 __all__ = ["without_effect"]
 
 _MIXTURES = ("auto", "discretized-logistic-mixture", "colour-logistic-mixture")
-_SCALED = ("auto", "gaussian", "student-t", "laplace")
+_REAL = ("auto", "gaussian", "student-t", "laplace")
+_SCALED = (*_REAL, "logit-laplace")
 _DEEP_PRIORS = ("made", "transformer", "pixelcnn", *FLOW_PRIORS)
 
 #: of the model: when a setting is read, and what reads it, in words
@@ -30,7 +31,7 @@ _MODEL: dict[str, tuple[Callable[[ModelConfig], bool], str]] = {
     "codebook": (lambda m: m.guide == "nearest-code", "the guide nearest-code"),
     "code_dim": (lambda m: m.guide == "nearest-code", "the guide nearest-code"),
     "scale": (lambda m: m.likelihood in _SCALED, "a likelihood with a scale, such as gaussian"),
-    "mean_activation": (lambda m: m.likelihood in _SCALED, "a likelihood with a scale, such as gaussian"),
+    "mean_activation": (lambda m: m.likelihood in _REAL, "a likelihood of real numbers, such as gaussian"),
     "degrees_of_freedom": (lambda m: m.likelihood == "student-t", "a Student-t likelihood"),
     "trials": (lambda m: m.likelihood == "binomial", "a binomial likelihood"),
     "levels": (lambda m: m.likelihood == "ordinal", "an ordinal likelihood"),

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from elbowroom.errors import ElbowroomError
+from elbowroom.model.code_sampling import SamplingRule
 from elbowroom.running.runs import Run
 from elbowroom.showing import plots
 from elbowroom.showing.figures.dataset import value_range
@@ -15,8 +16,12 @@ from elbowroom.showing.figures.dataset import value_range
 __all__ = ["means", "needs_images", "note", "shown_range"]
 
 
-def note(run: Run, context: Any = None) -> str | None:
+def note(run: Run, context: Any = None, rule: SamplingRule | None = None) -> str | None:
     notes = []
+    if rule is not None and not rule.changes_nothing:
+        notes.append(
+            f"no draws of the model: guidance {rule.guidance:g}, temperature {rule.temperature:g}, top-p {rule.top_p:g}"
+        )
     if not run.normalized:
         notes.append("cross-entropy of grey pixels: not a log-likelihood; samples are Bernoulli draws")
     if isinstance(context, Mapping):

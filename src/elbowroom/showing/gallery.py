@@ -22,6 +22,8 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.doctor.aggregate_posterior import Aggregate
 from elbowroom.evaluation.doctor.sample_quality import SampleStudy
 from elbowroom.evaluation.results import Result
+from elbowroom.model.code_sampling import SamplingRule
+from elbowroom.running.captioned import Captioned
 from elbowroom.running.comparison import Comparison
 from elbowroom.running.impute import Imputed
 from elbowroom.running.outputs import Encoded
@@ -36,6 +38,7 @@ from elbowroom.showing.rows_in_context import rows_in_context
 from elbowroom.showing.standings import headline
 
 __all__ = [
+    "captioned",
     "comparison",
     "completions",
     "contexts",
@@ -52,6 +55,7 @@ __all__ = [
     "traversals",
 ]
 
+_PLAIN = SamplingRule()  # draws of the model itself
 _TRAVERSED = 8  # latent dimensions in the figure of traversals
 _COMPLETED = 10  # examples in the figure of completions
 _CODES_SHOWN = (
@@ -75,7 +79,7 @@ def curves(run: Run) -> Figure:
     return plots.training_curves(run.history, normalized=run.normalized, title=run.folder.path.name)
 
 
-def samples(run: Run, num: int = 25, *, context: Any = None, seed: int = 0) -> Figure:
+def samples(run: Run, num: int = 25, *, context: Any = None, rule: SamplingRule = _PLAIN, seed: int = 0) -> Figure:
     """Samples and means side by side; a row per class for a model of labels; marginals where data are not images.
 
     Marginals are drawn beside those of training rows: samples have the contexts of these rows, or the rows the one that
@@ -85,16 +89,17 @@ def samples(run: Run, num: int = 25, *, context: Any = None, seed: int = 0) -> F
         run: what to sample from.
         num: number of samples; at least 1,000 for marginals.
         context: what all samples are conditional on, as in `Run.sample`.
+        rule: by which codes are drawn, as in `Run.sample`.
         seed: of the draws.
     """
     _check_number(num)
-    note = captions.note(run, context)
+    note = captions.note(run, context, rule)
     if not plots.is_image(run.facts.event_shape):
         return _marginals(run, max(num, 1000), context, seed, note)
     if run.config.data.context == "labels" and context is None:
         classes = run.facts.context_dim
         names = run.naming.covariates[0].levels or range(classes)
-        drawn = run.sample(classes * 10, seed=seed)
+        drawn = run.sample(classes * 10, **rule.keywords(), seed=seed)
         x, mean = (tensor.reshape(classes, 10, *run.facts.event_shape) for tensor in (drawn.x, drawn.mean))
         return plots.class_rows_figure(
             x,
@@ -104,12 +109,33 @@ def samples(run: Run, num: int = 25, *, context: Any = None, seed: int = 0) -> F
             note=note,
             value_range=captions.shown_range(run, drawn.mean),
         )
-    drawn = run.sample(num, context=contexts(run, num) if context is None else context, seed=seed)
+    drawn = run.sample(num, context=contexts(run, num) if context is None else context, **rule.keywords(), seed=seed)
     return plots.samples_figure(
         drawn.x,
         drawn.mean,
         means_title=captions.means(run),
         note=note,
+        value_range=captions.shown_range(run, drawn.mean),
+    )
+
+
+def captioned(run: Run, caption: str, drawn: Captioned, rule: SamplingRule = _PLAIN) -> Figure:
+    """Pictures drawn for a caption, those that follow it best first, and the means beside them.
+
+    Args:
+        run: what they were drawn from.
+        caption: that they were drawn for.
+        drawn: of :meth:`Run.sample_caption`.
+        rule: by which the codes were drawn.
+    Raises:
+        ElbowroomError: the data are not images.
+    """
+    captions.needs_images(run)
+    return plots.samples_figure(
+        drawn.x,
+        drawn.mean,
+        means_title=captions.means(run),
+        note=captions.note(run, f"'{caption}', the best first", rule),
         value_range=captions.shown_range(run, drawn.mean),
     )
 

@@ -41,7 +41,7 @@ LIKELIHOODS = {
 }
 
 #: those whose log-density has a slope everywhere: at a mode of the others it can jump, and never be zero
-SMOOTH = [name for name in LIKELIHOODS if name != "laplace"]
+SMOOTH = [name for name in LIKELIHOODS if name not in ("laplace", "logit-laplace")]
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 import elbowroom as er
+from elbowroom.data.sources import BUILT_IN
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.doctor.diagnose import Diagnosis
 from elbowroom.evaluation.doctor.findings import Evidence, Finding
@@ -29,7 +30,7 @@ from elbowroom.showing import gallery
 from elbowroom.showing.figures import style
 from elbowroom.showing.figures.style import new_figure, number, png
 from elbowroom.showing.report import figures, writing
-from elbowroom.showing.report.blocks import Figure, Problem, Prose, Report
+from elbowroom.showing.report.blocks import FactSheet, Figure, Problem, Prose, Report
 from elbowroom.showing.report.run import doctor_findings, report_of_run
 
 _draw = style._save  # before pictures are left blank
@@ -193,6 +194,11 @@ def test_what_was_not_measured_is_named_with_its_command(runs: Path) -> None:
     for ask in (f"evaluate {place}`", f"evaluate {place} --methods room`", f"doctor {place}`"):
         assert f"`elbowroom {ask}" in said
     assert report.headline.tone == "warning" and "unknown amount" in report.headline.details[1]
+
+
+def test_who_made_the_data_is_named(runs: Path) -> None:
+    sheets = [block for block in report_of_run(load(runs / "bare")).blocks() if isinstance(block, FactSheet)]
+    assert dict(sheets[0].groups[0].rows)["credits"] == f"{BUILT_IN['digits'].citation} (CC BY 4.0)"
 
 
 def test_what_is_no_likelihood_says_so(runs: Path) -> None:

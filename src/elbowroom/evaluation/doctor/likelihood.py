@@ -25,6 +25,7 @@ from elbowroom.model.likelihoods import (
     Laplace,
     Likelihood,
     LocationScale,
+    LogitLaplace,
     Poisson,
     StudentT,
 )
@@ -212,5 +213,6 @@ _CHECKS: dict[type[Likelihood], _LikelihoodCheck] = {
     Gaussian: _noise,
     Laplace: _noise,
     StudentT: _noise,
+    LogitLaplace: _noise,
     Poisson: _counts,
 }

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from elbowroom.data.batch import Batch
+from elbowroom.data.captions import Captioner
 from elbowroom.data.columns.describing import column_facts, sum_in_words
 from elbowroom.data.dataset import DataSet
 from elbowroom.data.support import Support
@@ -58,6 +59,9 @@ def picture(data: DataSet) -> Figure:
     if not is_image(data.event_shape):
         return marginals_figure(as_observed(batch), names=data.columns, kinds=data.kinds)
     titles = None if data.labels is None else data.labels[batch.index].tolist()
+    if data.captions is not None and batch.context is not None:
+        said = Captioner.of_record(data.captions).sentences(batch.context)
+        titles = [sentence.replace(" leaning", ",") for sentence in said]  # short enough for the width of a picture
     if titles is not None and data.classes is not None:
         titles = [data.classes[label] for label in titles]
     grey = value_range(data.support, as_observed(batch))

@@ -208,6 +208,9 @@ def _data(run: Run, parts: Mapping[str, int]) -> FactList:
         "protocol": bits({"binarization": settings.binarization, "seed": settings.seed, **protocol}),
         **{f"{_SPLITS[split]} examples": f"{number:,}" for split, number in parts.items()},
     }
+    if "source" in protocol:
+        licence = f" ({protocol['licence']})" if "licence" in protocol else ""
+        rows["credits"] = f"{protocol['source']}{licence}"
     if facts.context_dim:
         given = settings.context if isinstance(settings.context, str) else ", ".join(settings.context or ())
         rows["covariates"] = f"{facts.context_dim}{f': {given}' if given else ''}"

@@ -115,7 +115,7 @@ class Made(AutoregressivePrior):
     """
 
     def __init__(self, space: CodeSpace, *, width: int = 512, layers: int = 2, context_dim: int = 0) -> None:
-        super().__init__(MaskedMLP(space.check(), width=width, layers=layers, context_dim=context_dim))
+        super().__init__(MaskedMLP(space.check(2), width=width, layers=layers, context_dim=context_dim))
 
 
 class CausalTransformer(AutoregressivePrior):
@@ -153,7 +153,7 @@ class CausalTransformer(AutoregressivePrior):
         words: Sequence[int] = (),
     ) -> None:
         shape = {"width": width, "layers": layers, "heads": heads, "context_dim": context_dim}
-        super().__init__(AttentionNetwork(space.check(), grid=grid, words=words, **shape))
+        super().__init__(AttentionNetwork(space.check(2), grid=grid, words=words, **shape))
 
 
 #: name -> class, of the priors over codes

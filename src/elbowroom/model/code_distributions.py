@@ -67,14 +67,16 @@ class CodeSpace(NamedTuple):
         """The code number of each slot, int64, shape (\\*, L); of any vector, the number of the largest entry."""
         return self.split(z).argmax(-1)
 
-    def check(self) -> CodeSpace:
+    def check(self, least_slots: int = 1) -> CodeSpace:
         """The space itself.
 
+        Args:
+            least_slots: that it should have; two where one slot is to be told of another.
         Raises:
-            ElbowroomError: no slot, or fewer than two codes.
+            ElbowroomError: too few slots, or fewer than two codes.
         """
         for number, least, name, flag in (
-            (self.slots, 1, "slots", "--model.slots"),
+            (self.slots, least_slots, "slots", "--model.slots"),
             (self.codes, 2, "codes", "--model.codes"),
         ):
             if number < least:

@@ -46,7 +46,7 @@ class MaskedConvolutions(AutoregressivePrior):
         context_dim: int = 0,
     ) -> None:
         shape = {"width": width, "layers": layers, "context_dim": context_dim}
-        space.check()
+        space.check(2)
         super().__init__(
             GridConvolutions(space, grid, **shape)
             if isinstance(grid, CodeGrid)

@@ -38,6 +38,7 @@ from elbowroom.model.table.likelihood import Table
 __all__ = ["baselines", "simple_log_p", "simple_models"]
 
 _FEW_CODES = 4096  # that are summed over
+_MOST_ROWS = 20_000  # of a split that simple models are fitted to: a minute
 _NAMES = ("independent columns", "latent classes")
 
 
@@ -109,7 +110,7 @@ def _of_model(study: Study, batch: Batch, k: int) -> dict[str, Tensor]:
 
 
 def simple_models(columns: Sequence[Column], data: EvaluationData, *, seed: int = 0) -> dict[str, LatentModel]:
-    """Independent columns and latent classes, fitted on all training rows, by name.
+    """Independent columns and latent classes, fitted on the training rows (20,000 of them at most), by name.
 
     Args:
         columns: of the table.
@@ -118,7 +119,7 @@ def simple_models(columns: Sequence[Column], data: EvaluationData, *, seed: int 
     Raises:
         ElbowroomError: there are no training rows.
     """
-    train = _whole(data, "train")
+    train = _rows(data, "train")
     if train is None:
         raise ElbowroomError(
             "baselines fits simple models on the training rows, but these data have none.",
@@ -126,7 +127,7 @@ def simple_models(columns: Sequence[Column], data: EvaluationData, *, seed: int 
         )
     fitted = (
         independent_columns(columns, train),
-        latent_classes(columns, train, _whole(data, "validation"), seed=seed),
+        latent_classes(columns, train, _rows(data, "validation"), seed=seed),
     )
     return dict(zip(_NAMES, fitted, strict=True))
 
@@ -137,9 +138,9 @@ def simple_log_p(models: Mapping[str, LatentModel], batch: Batch) -> dict[str, T
     return {name: enumerated(model, plain).log_evidence for name, model in models.items()}
 
 
-def _whole(data: EvaluationData, split: str) -> Batch | None:
-    """All rows of a split on the processor, without their context; None where there are none."""
-    if split not in getattr(data, "splits", {split}) or not (size := data.size(split)):
+def _rows(data: EvaluationData, split: str) -> Batch | None:
+    """Rows of a split on the processor, all or the most there may be, without their context; None: there are none."""
+    if split not in getattr(data, "splits", {split}) or not (size := min(_MOST_ROWS, data.size(split))):
         return None
-    batch = next(iter(data.batches(split, size))).to("cpu")
+    batch = next(iter(data.batches(split, size, points=size))).to("cpu")
     return Batch(batch.x, mask=batch.mask)

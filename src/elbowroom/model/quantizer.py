@@ -101,7 +101,7 @@ class Codebook(nn.Module):
                 f"A codebook for {space.slots} slots at {places} places was asked for, but every place has as many.",
                 "Give a number of slots that the number of places divides.",
             )
-        CodeSpace(max(2, space.slots), space.codes).check()  # a level may be a single slot
+        space.check()
         self.space, self.dim, self.kind, self.places = space, dim, kind, places
         self.levels = grid_levels(space.codes, dim) if kind == "fsq" else ()
         if kind == "fsq":

@@ -15,6 +15,7 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.inference.objectives import iwae_terms
 from elbowroom.learners.execution import eager
 from elbowroom.model.autoregressive import AutoregressivePrior, CausalTransformer, Made
+from elbowroom.model.causal_networks import CausalNetwork
 from elbowroom.model.code_distributions import AutoregressiveCodes, CodeGrid, CodeSpace
 from elbowroom.model.codes import CategoricalGuide
 from elbowroom.model.draws import draw
@@ -41,8 +42,8 @@ def grid(space: CodeSpace) -> CodeGrid:
 
 
 def levels(space: CodeSpace) -> list[CodeGrid]:
-    """One or two places above all others."""
-    sides = {4: [(1, 2), (1, 2)], 5: [(1, 1), (2, 2)], 8: [(1, 2), (1, 6)]}
+    """Two levels, or three."""
+    sides = {4: [(1, 2), (1, 2)], 5: [(1, 1), (1, 2), (1, 2)], 8: [(1, 2), (1, 6)]}
     return [CodeGrid(*side) for side in sides.get(space.slots, [(1, 1), (1, space.slots - 1)])]
 
 
@@ -257,6 +258,25 @@ def test_draws_in_one_pass_are_those_of_a_pass_for_each_slot(kind: str, space: C
     drawn = p.sample((300,), seeded())
     assert drawn.shape == (300, *p.batch_shape, space.dim)
     assert torch.equal(drawn, slot_by_slot(p).sample((300,), seeded()))
+
+
+@contexts
+@every
+def test_the_logits_of_a_draw_are_those_of_the_density(
+    kind: str, context_dim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slot by slot, at codes that are chosen for it."""
+    space, context, chosen, seen = CodeSpace(5, 3), context_of(context_dim, rows=20), CausalNetwork._chosen, []
+    network = build(kind, space, context_dim).network
+
+    def recording(network: CausalNetwork, logits: Tensor, bias: Tensor) -> Tensor:
+        seen.append(logits)
+        return chosen(network, logits, bias)
+
+    monkeypatch.setattr(CausalNetwork, "_chosen", recording)
+    z = some_of(space, (20,))
+    assert torch.equal(network.decode(1e9 * space.split(z), context).flatten(-2), z)
+    torch.testing.assert_close(torch.stack(seen, 1), network(z, context))
 
 
 @contexts

@@ -14,6 +14,7 @@ from elbowroom.model.exact_guide import ExactGuide
 from elbowroom.running.config import configure, read_recipe
 from elbowroom.running.runs import Run, load
 from elbowroom.running.train import train
+from elbowroom.showing.report.run import report_of_run
 from small_runs import Silent, grey, tiny
 
 pl = pytest.importorskip("polars")
@@ -66,6 +67,9 @@ def test_its_log_p_is_exact_and_stands_beside_baselines(run: Run) -> None:
     assert found["log p(x)"].bound == "exact"
     assert found["elbow room"].value == pytest.approx(0, abs=1e-5)
     assert found["gain over independent columns"].value > 0.5
+    said = repr(report_of_run(run))
+    assert "On the same rows the model is ahead of independent columns by" in said
+    assert "expectation maximisation" in said
     elsewhere = run.evaluate(data=run.read(run.config.data.name, missing="mask"))
     assert {result.method for result in elsewhere} == {"enumerate"}  # other data have no training rows
 

@@ -16,7 +16,6 @@ from elbowroom.showing.figures.room import by_split
 from elbowroom.showing.report.blocks import Block, Column, Figure, Group, Headline, Prose, Table, Tile
 from elbowroom.showing.report.figures import attempt, chart, k_curve
 from elbowroom.showing.report.records import StoredResult, StoredResults
-from elbowroom.showing.report.simple_models import beside_simple_models
 from elbowroom.showing.report.words import (
     START_NAMES,
     annealing_effort,
@@ -231,7 +230,6 @@ def evaluation(run: Run, found: StoredResults) -> list[Block]:
         blocks += [Prose(remark)] if remark else []
     tails = tails_remark([one.result for one in found.all])
     blocks += [Prose(tails, tone="warning")] if tails else []
-    blocks += beside_simple_models(run, found)
     return [*blocks, *_curve_of_k(run, found)]
 
 

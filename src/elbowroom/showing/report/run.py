@@ -30,6 +30,7 @@ from elbowroom.showing.report.chains import chains
 from elbowroom.showing.report.records import read_history, read_results
 from elbowroom.showing.report.repeat import how_to_repeat
 from elbowroom.showing.report.results import evaluation, headline, room, tiles
+from elbowroom.showing.report.simple_models import beside_simple_models
 from elbowroom.showing.report.words import (
     bits,
     checkpoint_flags,
@@ -51,6 +52,7 @@ _METHODS = {
     "wake-sleep": "wake-sleep",
     "svi": "stochastic variational inference in Pyro (svi)",
     "vq": "vector quantisation in stages (vq)",
+    "em": "expectation maximisation (em)",
 }
 _SPLITS = {"train": "training", "validation": "validation", "test": "test"}
 _OBJECTIVES = {"elbo": "ELBO", "iwae": "importance-weighted bound"}
@@ -105,11 +107,12 @@ def report_of_run(run: Run, *, seed: int = 0) -> Report:
     parted = ReportSection(
         "room", "The elbow room (inference gap) and its parts", "Elbow room", tuple(room(run, found))
     )
+    measured = [*evaluation(run, found), *beside_simple_models(run, found)]
     sections = (
         ReportSection("trained", "Set-up", "Set-up", (_setup(run, parts, history),)),
         *_pictures(run, history, seed),
         *chains(run, history),
-        ReportSection("evaluation", "Evaluation", "Evaluation", tuple(evaluation(run, found))),
+        ReportSection("evaluation", "Evaluation", "Evaluation", tuple(measured)),
         *([] if run.model.latent_support == "codes" else [parted]),  # the parts are those of a normal q
         ReportSection("doctor", "What the doctor found", "Doctor", tuple(findings)),
         ReportSection("repeat", "How to repeat it", "Repeat", tuple(commands)),
@@ -277,8 +280,11 @@ def _training(settings: Config) -> FactList:
         rows["objective"] = f"Pyro's {settings.svi.elbo}, {settings.svi.num_particles:,} particles"
     elif train.learner == "mcem":
         rows["chains"] = f"{settings.mcem.chains:,} for each example, {settings.mcem.sampler}, {settings.mcem.start}"
-    rows["optimiser"] = f"{optimizer.name}, learning rate {optimizer.lr:g}, {optimizer.schedule}"
-    rows["batch size"] = f"{train.batch_size:,}"
+    if train.learner == "em":  # which takes whole steps, with all rows
+        rows["starts"] = f"{settings.em.starts:,}"
+    else:
+        rows["optimiser"] = f"{optimizer.name}, learning rate {optimizer.lr:g}, {optimizer.schedule}"
+        rows["batch size"] = f"{train.batch_size:,}"
     rows["seed"] = str(train.seed)
     return FactList("Training", tuple(rows.items()))
 

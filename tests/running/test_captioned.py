@@ -21,8 +21,16 @@ from small_runs import Quits, grey, tiny
 
 GRID: dict[str, Any] = {"kind": "grid", "patch": 4, "width": 4, "blocks": 1}
 SMALL: dict[str, Any] = {
-    "model": {"prior_width": 8, "prior_layers": 1, "prior_heads": 2, "codes": 4, "encoder": GRID, "decoder": GRID},
-    "data": {"train": 400},
+    "model": {
+        "likelihood": "bernoulli",
+        "prior_width": 8,
+        "prior_layers": 1,
+        "prior_heads": 2,
+        "codes": 4,
+        "encoder": GRID,
+        "decoder": GRID,
+    },
+    "data": {"train": 400, "binarization": "dynamic"},
     "train": {"steps": 20, "batch_size": 40, "report_every": 5, "checkpoint_seconds": 0.0},
     "runtime": {"compile": "off", "device": "cpu"},
     "observers": [],
@@ -154,7 +162,7 @@ def test_a_judge_that_sees_the_pictures_themselves_finds_their_captions(
         every = data.context[data.splits["test"]]  # type: ignore[index]
         places = [int((every == one.to(every)).all(1).nonzero()[0, 0]) for one in context]
         rows = data.splits["test"][torch.tensor(places)]
-        return type("Drawn", (), {"mean": data.storage.gather(rows)})
+        return type("Drawn", (), {"mean": 16 * data.storage.gather(rows)})  # in another unit
 
     monkeypatch.setattr(run, "sample", themselves)
     found = {one.word: one.drawn for one in captions_obeyed(run, 100)}

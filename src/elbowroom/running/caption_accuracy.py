@@ -80,9 +80,11 @@ def _grey(data: DataSet, rows: Tensor) -> Tensor:
 
 
 def _pictures(x: Tensor) -> npt.NDArray[np.float64]:
-    """Grey values with 1 for the largest, shape (n, height, width)."""
+    """Grey values of length 1, whatever their unit is, shape (n, height, width): bytes, counts of steps, shares."""
     grey: npt.NDArray[np.float64] = x.double().cpu().numpy()
-    return grey.reshape(len(grey), *grey.shape[-2:])
+    grey = grey.reshape(len(grey), *grey.shape[-2:]).clip(0)
+    length = np.sqrt(np.square(grey).sum((1, 2), keepdims=True))
+    return np.divide(grey, length, out=np.zeros_like(grey), where=length > 0)
 
 
 def _fitted(data: DataSet) -> object:
@@ -91,7 +93,7 @@ def _fitted(data: DataSet) -> object:
     assert data.labels is not None  # see `captions_obeyed`
     train = data.splits["train"]
     chosen = train[seeded_permutation(len(train), 4, 0)[:_FITTED]]
-    pictures = _pictures(_grey(data, chosen)) / data.view.scale
+    pictures = _pictures(_grey(data, chosen))
     return SVC(C=10.0).fit(pictures.reshape(len(chosen), -1), data.labels[chosen].numpy())
 
 

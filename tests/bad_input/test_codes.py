@@ -114,7 +114,7 @@ def test_a_comparison_refuses_codes(tmp_path: Path) -> None:
         ({"model": {"guide": "full"}}, "prior unigram is over codes, but the guide full is over real vectors"),
         ({"train": {"learner": "mcem"}, "objective": {"estimator": "pathwise"}}, "needs a continuous z"),
         ({"model": {"codes": 1}}, r"model\.codes is 1"),
-        ({"model": {"slots": 1}}, r"model\.slots is 1"),
+        ({"model": {"slots": 0}}, r"model\.slots is 0"),
         ({"model": {"codes": 100}}, "100 codes for each slot were asked for, but there are 64 training examples"),
     ],
 )
@@ -128,8 +128,8 @@ def test_as_many_codes_as_training_examples_are_allowed(out: Path) -> None:
     assert _train(out, model={"codes": 64}).model.space == (3, 64)
 
 
-def test_spaces_of_one_slot_or_code_are_refused_in_python() -> None:
-    for space, words in ((CodeSpace(1, 4), "1 slot of"), (CodeSpace(4, 1), "1 code of")):
+def test_spaces_of_no_slot_or_one_code_are_refused_in_python() -> None:
+    for space, words in ((CodeSpace(0, 4), "0 slots of"), (CodeSpace(4, 1), "1 code of")):
         with pytest.raises(ElbowroomError, match=words):
             UnigramCodes(space)
 

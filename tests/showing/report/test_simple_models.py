@@ -54,5 +54,5 @@ def test_what_was_not_measured_has_its_command() -> None:
 
 
 def test_nothing_is_said_where_there_is_no_table() -> None:
-    other: Any = SimpleNamespace(model=SimpleNamespace(likelihood=nn.Identity()))
+    other: Any = SimpleNamespace(model=SimpleNamespace(likelihood=SimpleNamespace(elementwise=nn.Identity())))
     assert beside_simple_models(other, of(1.0)) == []

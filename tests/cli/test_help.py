@@ -52,7 +52,8 @@ def helped(command: str) -> str:
 
 @pytest.mark.parametrize(("command", "flag", "description"), FLAGS, ids=[" ".join(flag[:2]) for flag in FLAGS])
 def test_help_describes_every_key(command: str, flag: str, description: str) -> None:
-    assert f" {flag} " in helped(command)
+    # a long one is broken after its section, and goes on beside the second line of its description
+    assert f" {flag} " in helped(command) or f" .{flag.partition('.')[2]} " in helped(command)
     assert description
     words = description.split()[:3]  # a long flag lets the first words stand beside its own second line
     assert all(word in helped(command) for word in words)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import level_cases
 from code_cases import MixedGuide, small_codes
 from elbowroom.data.batch import Batch
 from elbowroom.data.dataset import DataSet
@@ -103,6 +104,21 @@ def test_a_row_has_the_same_bits_whichever_others_come_with_it(prior: str) -> No
     for column in other:  # of the method iwae
         if column in whole:
             torch.testing.assert_close(other[column], whole[column], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("guide", level_cases.GUIDES)
+def test_a_row_of_levels_has_the_same_bits_whichever_others_come_with_it(guide: str) -> None:
+    case = level_cases.case(guide, prior="pixelcnn", rows=9)
+    model, q, batch = case.model.float(), case.guide.float(), Batch(case.x.float(), torch.arange(9))
+    with evaluation_mode(model, q):
+        whole = code_estimate(model, q, batch, k=12, seed=3)
+        missed = guide_estimate(model, q, batch, k=12, seed=3, missed=True)
+        torch.testing.assert_close(missed["log_evidence"], whole["log_evidence"], rtol=0, atol=0)
+        assert (missed["missed"] >= 0).all()
+        for rows in ([5], [8, 2, 7]):
+            some = code_estimate(model, q, batch.rows(torch.tensor(rows)), k=12, seed=3)
+            for column, values in some.items():
+                torch.testing.assert_close(values, whole[column][rows], rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("method", CODE_METHODS)

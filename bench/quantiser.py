@@ -65,7 +65,7 @@ def main() -> None:
         done += 1
         guide, _ = quantizer_of(pair)
         with torch.no_grad():
-            z = guide.codebook.nearest(guide.vectors(first.x))
+            z = guide.nearest(first.x)
         usage = code_usage(guide.space, guide.space.numbers(z))
         return {"loss": total / len(images), "perplexity": usage.perplexity}
 

@@ -72,9 +72,9 @@ def measure(name: str, seed: int, *, simple: bool) -> tuple[dict[str, Tensor], i
             "validation": validation, "test": test, "seed": seed, "missing": "mask", "columns": "auto"
         }  # fmt: skip
         loaded = load_data(str(path), announce=lambda remark: None, **data | {"columns": ["auto"]})
-        assert isinstance(loaded, DataSet) and loaded.kinds is not None
-        loaded = loaded.to(dtype=torch.float32)
-        columns = loaded.kinds
+        assert isinstance(loaded, DataSet)
+        loaded, columns = loaded.to(dtype=torch.float32), loaded.kinds
+        assert columns is not None
         batches = {split: next(iter(loaded.batches(split, rows))) for split in ("train", "validation", "test")}
         mixture = latent_classes(columns, batches["train"], batches["validation"], seed=seed)
         found = {

@@ -84,8 +84,8 @@ def _pictures(x: Tensor) -> npt.NDArray[np.float64]:
     grey: npt.NDArray[np.float64] = x.double().cpu().numpy()
     grey = grey.reshape(len(grey), *grey.shape[-2:]).clip(0)
     length = np.sqrt(np.square(grey).sum((1, 2), keepdims=True))
-    unit: npt.NDArray[np.float64] = np.divide(grey, length, out=np.zeros_like(grey), where=length > 0)
-    return unit
+    scaled: npt.NDArray[np.float64] = np.divide(grey, length, out=np.zeros_like(grey), where=length > 0)
+    return scaled
 
 
 def _fitted(data: DataSet) -> object:

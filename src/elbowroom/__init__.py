@@ -30,6 +30,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "adopt_pythae": ("elbowroom.adopting.adopt", "adopt_pythae"),
     "ais": ("elbowroom.inference.annealing.ais", "ais"),
     "bidirectional": ("elbowroom.inference.annealing.bidirectional", "bidirectional"),
+    "captions_obeyed": ("elbowroom.running.caption_accuracy", "captions_obeyed"),
     "codes": ("elbowroom.model.codes", None),
     "compare": ("elbowroom.running.compare", "compare"),
     "diagnosis_text": ("elbowroom.showing.diagnosis", "diagnosis_text"),

@@ -3,7 +3,7 @@ r"""Samples and data by their nearest neighbours: precision, recall, and whether
 With :math:`r_i` the distance of row i to its k-th nearest neighbour in its own set, a set stands for the union of the
 balls of radius :math:`r_i` around its rows.
 
-.. math:: \text{precision} = \frac1M \sum_{j=1}^M 1\Big\{ \min_i \frac{d(x_i, y_j)}{r_i} \le 1 \Big\}
+.. math:: \text{precision} = \frac1M \sum_{j=1}^M \left[ \min_i \frac{d(x_i, y_j)}{r_i} \le 1 \right]
 
 is the share of samples :math:`y_j` that lie in the balls of the data :math:`x_i`: how many samples look like data.
 Recall is the same with data and samples exchanged: how much of the data the samples cover. Of two sets of one
@@ -149,8 +149,7 @@ def _from_halves(
 def farther_from_training(training: Tensor, data: Tensor, samples: Tensor) -> Estimate:
     r"""The probability that a sample is farther from the training rows than a held-out row is.
 
-    .. math:: P\big( \delta(y) > \delta(x) \big) + \tfrac12 P\big( \delta(y) = \delta(x) \big), \qquad
-        \delta(x) = \min_t d(x, t)
+    .. math:: P( \delta(y) > \delta(x) ) + \tfrac12 P( \delta(y) = \delta(x) ), \qquad \delta(x) = \min_t d(x, t)
 
     It is ½ where the samples are distributed as the data are. Below, they lie nearer to training rows than other rows
     of the same distribution do: some are copies. Above, they lie off the data. The standard error is that of DeLong for

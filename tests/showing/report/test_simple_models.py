@@ -19,6 +19,7 @@ RUN: Any = SimpleNamespace(
     model=SimpleNamespace(likelihood=table([COLUMNS["real"]], output_for([COLUMNS["real"]]))),
     folder=SimpleNamespace(path=Path("runs/a")),
     is_beside_best=False,
+    config=SimpleNamespace(train=SimpleNamespace(learner="aevb")),
 )
 
 
@@ -46,6 +47,12 @@ def test_the_gain_is_said_and_whether_it_is_one(gain: float, tone: str) -> None:
     assert "independent columns by 2.50 ± 0.20 nats" in said.text  # type: ignore[union-attr]
     assert "6 latent classes by" in said.text  # type: ignore[union-attr]
     assert ("no better" in said.text) == (tone == "warning")  # type: ignore[union-attr]
+
+
+def test_latent_classes_need_not_be_ahead_of_latent_classes() -> None:
+    by_em = SimpleNamespace(**vars(RUN) | {"config": SimpleNamespace(train=SimpleNamespace(learner="em"))})
+    (said,) = beside_simple_models(by_em, of(0.1))
+    assert said.tone == "plain" and "no better" not in said.text  # type: ignore[union-attr]
 
 
 def test_what_was_not_measured_has_its_command() -> None:

@@ -77,7 +77,8 @@ def evaluate(
         print_json({**content, "peak_memory": peak, "results": rows})
         return
     terminal.print_results([result for result in results if result.split in (own, "simulated")])
-    if loaded.normalized and loaded.facts.support is Support.UNIT_INTERVAL:
+    in_nats = any(result.unit == "nats" for result in results)
+    if in_nats and loaded.normalized and loaded.facts.support is Support.UNIT_INTERVAL:
         say(
             "log p(x) is a density of grey values from 0 to 1 at those of the data, not a probability: it can be "
             "positive, and it has no bits per dimension"

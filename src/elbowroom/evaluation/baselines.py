@@ -28,7 +28,7 @@ from elbowroom.data.columns.column import Column
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.row_estimates import BATCH, guide_estimate, laplace_estimate, repetition_variance
-from elbowroom.evaluation.study import EvaluationData, Study, require_normalized
+from elbowroom.evaluation.study import EvaluationData, Study, require_normalized, split_rows
 from elbowroom.inference.enumeration import enumerated
 from elbowroom.learners.em_classes import independent_columns, latent_classes
 from elbowroom.model.guides import PriorGuide
@@ -140,7 +140,5 @@ def simple_log_p(models: Mapping[str, LatentModel], batch: Batch) -> dict[str, T
 
 def _rows(data: EvaluationData, split: str) -> Batch | None:
     """Rows of a split on the processor, all or the most there may be, without their context; None: there are none."""
-    if split not in getattr(data, "splits", {split}) or not (size := min(_MOST_ROWS, data.size(split))):
-        return None
-    batch = next(iter(data.batches(split, size, points=size))).to("cpu")
-    return Batch(batch.x, mask=batch.mask)
+    batch = split_rows(data, split, _MOST_ROWS)
+    return None if batch is None else Batch(batch.x, mask=batch.mask).to("cpu")

@@ -46,10 +46,13 @@ def unit_of_elements(likelihood: Likelihood, batch: Batch) -> Tensor | float:
     return torch.where(scale > 0, scale, 1.0)
 
 
-def comparable(likelihood: Likelihood, x: Tensor, batch: Batch, unit: Tensor | float) -> Tensor:
+def comparable(
+    likelihood: Likelihood, x: Tensor, batch: Batch, unit: Tensor | float, *, with_context: bool = True
+) -> Tensor:
     """Rows as numbers, shape (batch, features); elements that were not observed are equal in samples and data.
 
-    Categories become one number for each, counts log(1 + x), the columns of a table what a guide sees of them.
+    Categories become one number for each, counts log(1 + x), the columns of a table what a guide sees of them. The
+    context of a row stands beside them, unless the features are to be of x alone.
     """
     x = x if batch.mask is None else torch.where(batch.mask, x, batch.x)
     match likelihood.support:
@@ -64,7 +67,7 @@ def comparable(likelihood: Likelihood, x: Tensor, batch: Batch, unit: Tensor | f
         case _:
             seen = x.double() / unit
     parts = [seen.flatten(1)]
-    if batch.context is not None:
+    if batch.context is not None and with_context:
         parts.append(batch.context.double())
     if batch.mask is not None:
         parts.append(batch.mask.double().flatten(1))

@@ -15,7 +15,7 @@ from elbowroom.evaluation.neighbours import Estimate, farther_from_training, pre
 from elbowroom.evaluation.results import Result
 from elbowroom.evaluation.sample_features import SampleFeatures, fit_features
 from elbowroom.evaluation.sample_rows import comparable, data_as_drawn, decoded, unit_of_elements
-from elbowroom.evaluation.study import Study, stream
+from elbowroom.evaluation.study import Study, split_rows, stream
 from elbowroom.evaluation.two_sample import classifier_test
 from elbowroom.model.draws import draw
 
@@ -45,14 +45,15 @@ def samples(study: Study) -> list[Result]:
 
     unit = unit_of_elements(likelihood, training)
     see = partial(comparable, likelihood, unit=unit)
-    known = see(data_as_drawn(study.model, training, generator), training)
-    data = see(data_as_drawn(study.model, held_out, generator), held_out)
-    sampled = see(drawn, held_out)
+    alone = partial(see, with_context=False)  # who is to tell the class of x must not see it
+    observed = data_as_drawn(study.model, held_out, generator)
+    known = alone(data_as_drawn(study.model, training, generator), training)
+    data, sampled = alone(observed, held_out), alone(drawn, held_out)
     labels, own = _labels(study, training), _labels(study, held_out)
     features = fit_features(
         known[:_LEARNED_FROM], None if labels is None else labels[:_LEARNED_FROM], seed=study.settings.seed
     )
-    test = classifier_test(data, sampled, generator=generator)
+    test = classifier_test(see(observed, held_out), see(drawn, held_out), generator=generator)
     result = partial(_result, study, len(data), features)
     found = [result("classifier accuracy", Estimate(test.accuracy, test.stderr), z=test.z)]
     points = {name: features.of(rows) for name, rows in (("data", data), ("", sampled), ("training", known))}
@@ -84,20 +85,17 @@ def _rows(study: Study) -> tuple[Batch, Batch]:
             "samples compares with rows that the model was not trained on, but the split is train.",
             "Leave --split out.",
         )
-    if not study.data.size("train"):
+    held_out = split_rows(study.data, study.split, study.settings.data("samples"))
+    if held_out is None:
+        raise ElbowroomError(f"The split {study.split} has no rows to compare samples with.", "Choose another --split.")
+    training = split_rows(study.data, "train", max(1, min(_KEPT, _ELEMENTS // held_out.x[0].numel())))
+    if training is None:
         raise ElbowroomError(
-            "samples compares with training rows, too, and there are none.", "Give them: train=… in Python."
+            "samples compares with training rows, too, and these data have none.",
+            "Evaluate on a split of the run's own data, or leave it out.",
         )
-    held_out = _batch(study, study.split, study.settings.data("samples"))
-    training = _batch(study, "train", max(1, min(_KEPT, _ELEMENTS // held_out.x[0].numel())))
     order = torch.randperm(len(training), generator=torch.Generator().manual_seed(study.settings.seed))
     return held_out, training.rows(order.to(training.x.device))
-
-
-def _batch(study: Study, split: str, points: int | None) -> Batch:
-    """Rows of a split, chosen by seed, as one batch."""
-    number = min(study.data.size(split), study.data.size(split) if points is None else points)
-    return next(study.data.batches(split, number, points=number))
 
 
 def _labels(study: Study, batch: Batch) -> Tensor | None:

@@ -30,6 +30,7 @@ __all__ = [
     "Study",
     "observed",
     "require_normalized",
+    "split_rows",
     "stream",
 ]
 
@@ -242,6 +243,14 @@ class Study:
             "bound": "exact" if result.bound == "exact" else "upper",
         }
         return [result, result.model_copy(update=bits)]
+
+
+def split_rows(data: EvaluationData, split: str, most: int | None = None) -> Batch | None:
+    """Rows of a split as one batch, all of them or so many, chosen by the data's seed; None where there are none."""
+    if split not in getattr(data, "splits", {split}):
+        return None
+    size = data.size(split) if most is None else min(most, data.size(split))
+    return next(iter(data.batches(split, size, points=size))) if size else None
 
 
 def observed(batch: Batch) -> Tensor:

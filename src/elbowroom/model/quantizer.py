@@ -138,6 +138,10 @@ class Codebook(nn.Module):
         """d², shape (\\*, L, K), of vectors e of shape (\\*, L, d)."""
         return squared_distances(self.by_place(vectors), self.vectors).flatten(-3, -2)
 
+    def logits(self, vectors: Tensor, log_temperature: Tensor) -> Tensor:
+        """−‖e − c‖² / T of every code, (\\*, L, d) and log T of every table, (tables, 1), to (\\*, L, K)."""
+        return (-self.by_place(self.squared_distances(vectors)) / log_temperature.exp()).flatten(-3, -2)
+
     def nearest(self, vectors: Tensor) -> Tensor:
         """The nearest code of each slot, one-hot, shape (\\*, L K), for vectors e of shape (\\*, L, d)."""
         return self.space.one_hot(self.squared_distances(vectors).argmin(-1), vectors.dtype)
@@ -363,9 +367,7 @@ class NearestCodeGuide(QuantizingGuide):
         return Quantized([vectors], [chosen], [read], z)
 
     def forward(self, given: Tensor | None, context: Tensor | None = None) -> Distribution:
-        distances = self.codebook.squared_distances(self.vectors(given, context))
-        cooled = -self.codebook.by_place(distances) / self.log_temperature.exp()
-        return Codes(cooled.flatten(-3, -2))
+        return Codes(self.codebook.logits(self.vectors(given, context), self.log_temperature))
 
 
 class EmbeddedCodes(Network):

@@ -91,7 +91,8 @@ def guide_name(config: Config) -> str:
         return config.model.guide
     if config.train.learner in _WITHOUT_GUIDE:
         return "none"
-    if (chosen := _GUIDE_OF.get(config.train.learner)) is not None:
+    chosen = _GUIDE_OF.get(config.train.learner)
+    if chosen is not None and (chosen != "exact" or config.model.has_codes):  # em refuses other latents itself
         return chosen
     if config.model.groups:
         return "top-down"

@@ -177,8 +177,7 @@ class LevelNearestCodeGuide(LevelGuide, QuantizingGuide):
     def _logits(self, level: int, output: Tensor) -> Tensor:
         book = self.codebook.parts[level]
         log_temperature = self.log_temperature.split_with_sizes([part.tables for part in self.codebook.parts])[level]
-        distances = book.by_place(book.squared_distances(book.bounded(output)))
-        return (-distances / log_temperature.exp()).flatten(-3, -2)
+        return book.logits(book.bounded(output), log_temperature)
 
     def _values(self, level: int, z: Tensor) -> Tensor:
         book = self.codebook.parts[level]

@@ -148,6 +148,17 @@ def mean_and_stderr(values: Tensor) -> tuple[float, float]:
     return values.mean().item(), float(stderr)
 
 
+def difference_and_stderr(a: Tensor, b: Tensor) -> tuple[float, float]:
+    r"""Difference of the means of two independent sets of values, and its standard error.
+
+    Example:
+        >>> difference_and_stderr(torch.tensor([1.0, 3.0]), torch.tensor([0.0, 0.0]))
+        (2.0, 1.0)
+    """
+    (first, of_first), (second, of_second) = mean_and_stderr(a), mean_and_stderr(b)
+    return first - second, math.hypot(of_first, of_second)
+
+
 def chunks(total: int, size: int) -> Iterator[slice]:
     """Consecutive slices of at most ``size`` that cover ``range(total)``, the remainder included.
 

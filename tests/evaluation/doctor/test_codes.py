@@ -59,13 +59,20 @@ def _prior(spread: float = 0.7) -> UnigramCodes:
     return prior
 
 
-def _inputs(*, scale: float = 1.0, masked: int = 0, other: UnigramCodes | None = None, rows: int = 4000) -> DoctorInput:
+def _inputs(
+    *,
+    scale: float = 1.0,
+    masked: int = 0,
+    other: UnigramCodes | None = None,
+    rows: int = 4000,
+    test: float = 0.5,
+) -> DoctorInput:
     """Data of an exact model; the model that is examined has another prior, where one is given."""
     prior = _prior()
     truth = LatentModel(prior, Bernoulli(Shown(), (SPACE.dim,)))
     x = truth.sample(rows, generator=torch.Generator().manual_seed(0)).x
     model = truth if other is None else LatentModel(other, truth.likelihood)
-    data = load_data(x, support="binary", test=0.5, validation=0.0)
+    data = load_data(x, support="binary", test=test, validation=0.0)
     return DoctorInput(model, Exact(prior, scale, masked), data, points=1000)
 
 
@@ -115,6 +122,51 @@ def test_codes_that_no_example_has_are_dead() -> None:
     used, fewest = (number.value for number in most.evidence[:2])
     assert used <= 12  # one that is alive can be the most likely one of no example
     assert fewest <= 2
+
+
+class Memorised(Conditional):
+    """p(z) = the average of q(z | x) over some rows: what a prior without any restriction learns of them."""
+
+    latent_support = "codes"
+
+    def __init__(self, q: Codes) -> None:
+        super().__init__()
+        self.of_rows, self.space = Codes(q.logits.detach()), SPACE
+
+    def forward(self, given: Tensor | None, context: Tensor | None = None) -> Distribution:
+        return Averaged(self.of_rows)
+
+
+class Averaged(Distribution):
+    """Only a density, which is all that the check asks for."""
+
+    def __init__(self, of_rows: Codes) -> None:
+        super().__init__(event_shape=torch.Size((SPACE.dim,)), validate_args=False)
+        self.of_rows = of_rows
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        every = self.of_rows.log_prob(value.unsqueeze(-2))
+        return every.logsumexp(-1) - math.log(every.shape[-1])
+
+
+def test_a_prior_that_knows_the_training_codes_by_heart_overfits() -> None:
+    honest = _inputs(scale=4.0, rows=800)
+    assert honest.guide is not None
+    training = honest.batch("train")
+    q = guide_distribution(honest.guide, training)
+    assert isinstance(q, Codes)
+    learned = Memorised(q)
+    model = LatentModel(learned, honest.model.likelihood)
+    _, overfitted = code_prior(replace(honest, model=model))
+    assert overfitted.severity == "warning"
+    of_training, of_held_out, gap = overfitted.evidence
+    for said, split in ((of_training, "train"), (of_held_out, "test")):
+        z = guide_distribution(honest.guide, honest.batch(split)).sample((50,))
+        cost = float(-learned(None).log_prob(z).mean())
+        assert said.stderr is not None and abs(said.value - cost) < 4 * said.stderr
+    assert gap.value == pytest.approx(of_held_out.value - of_training.value)
+    assert f"cost {gap.value:.1f} nats less" in overfitted.title
+    assert len(code_prior(honest)) == 1  # the true prior does not
 
 
 def test_few_examples_do_not_make_codes_dead() -> None:

@@ -42,7 +42,7 @@ from elbowroom.model.draws import draw
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import evaluation_mode
 from elbowroom.model.top_down_codes import TopDownCodes
-from elbowroom.numerics import mean_and_stderr
+from elbowroom.numerics import difference_and_stderr, mean_and_stderr
 
 __all__ = ["code_prior", "codes_in_use", "deterministic_bound", "fitted_unigram", "sharpness"]
 
@@ -151,17 +151,21 @@ def fitted_unigram(guide: Conditional, batches: Iterable[Batch], space: CodeSpac
 
 
 def code_prior(inputs: DoctorInput) -> list[Finding]:
-    r"""The prior against the frequencies of single codes, on held-out codes drawn from the guide.
+    r"""The prior against the frequencies of single codes, and its overfitting, on codes drawn from the guide.
 
     .. math:: \mathrm{gain} = \mathbb{E}_n \mathbb{E}_{q(z|x_n)} [\log r(z) - \log p(z)], \qquad
         r_l(k) \propto \sum_n q(z_l = k | x_n) + \tfrac12
 
-    where the sum in r is over training data.
+    on held-out data, where the sum in r is over training data; and
+
+    .. math:: \mathrm{overfitting} = \mathbb{E}_{\mathrm{test}} \mathbb{E}_{q(z|x)} [-\log p(z)]
+        - \mathbb{E}_{\mathrm{train}} \mathbb{E}_{q(z|x)} [-\log p(z)]
 
     Args:
         inputs: a trained model with codes, and its data.
     Returns:
-        One finding: a warning where a unigram is certainly better by a tenth of a nat or more. None without a guide.
+        A warning where a unigram is certainly better by a tenth of a nat or more, else a note; and a warning where
+        training codes are certainly cheaper by a nat or more. None without a guide.
     Raises:
         ElbowroomError: latents that are real vectors; no training examples; too few held-out ones.
     Reference:
@@ -174,10 +178,9 @@ def code_prior(inputs: DoctorInput) -> list[Finding]:
     batch, generator = inputs.batch(inputs.held_out(2)), inputs.generator("code_prior")
     with evaluation_mode(model, guide):
         unigram = fitted_unigram(guide, inputs.data.batches("train", _BATCH, points=_TRAINING * inputs.points), space)
-        q = guide_distribution(guide, batch)
-        z = draw(q, (_DRAWS,), generator=generator)
-        of_prior = model.log_prior(z, batch.context).double().mean(0)
+        z, of_prior = _drawn(inputs, guide, batch, generator)
         of_unigram = unigram.log_prob(z.double().cpu()).mean(0).to(of_prior.device)
+        of_training = _drawn(inputs, guide, inputs.batch("train"), generator)[1]
     gain, stderr = mean_and_stderr(of_unigram - of_prior)
     evidence = (
         Evidence("cross-entropy of held-out codes under the prior", *mean_and_stderr(-of_prior)),
@@ -188,10 +191,45 @@ def code_prior(inputs: DoctorInput) -> list[Finding]:
         title = (
             f"The prior is worse than a unigram: frequencies of single codes would gain {gain:.1f} nats per example."
         )
-        return [Finding("code_prior", "warning", title, evidence, _PRIOR, _FIT_PRIOR)]
+        found = Finding("code_prior", "warning", title, evidence, _PRIOR, _FIT_PRIOR)
+        return [found, *_overfitted(of_training, of_prior)]
     better = f"{-gain:.1f} nats better than" if -gain > CERTAIN_Z * stderr else "about as good as"
     title = f"The prior is {better} frequencies of single codes."
-    return [Finding("code_prior", "note", title, evidence, _PRIOR, "Nothing to do.")]
+    return [
+        Finding("code_prior", "note", title, evidence, _PRIOR, "Nothing to do."),
+        *_overfitted(of_training, of_prior),
+    ]
+
+
+def _drawn(inputs: DoctorInput, guide: Conditional, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draws z ~ q(z | x), shape (draws, batch, L K), and the mean of their log p(z), float64, shape (batch,)."""
+    z = draw(guide_distribution(guide, batch), (_DRAWS,), generator=generator)
+    return z, inputs.model.log_prior(z, batch.context).double().mean(0)
+
+
+def _overfitted(of_training: Tensor, of_held_out: Tensor) -> list[Finding]:
+    """A warning where log p(z) is certainly higher for codes of training examples; nothing otherwise."""
+    gap, stderr = difference_and_stderr(of_training, of_held_out)
+    if not (gap > NOTABLE_NATS and gap > CERTAIN_Z * stderr):
+        return []
+    evidence = (
+        Evidence("cross-entropy of training codes under the prior", *mean_and_stderr(-of_training)),
+        Evidence("the same of held-out codes", *mean_and_stderr(-of_held_out)),
+        Evidence("difference", gap, stderr),
+    )
+    title = f"The prior overfits: codes of training examples cost {gap:.1f} nats less than held-out ones."
+    return [Finding("code_prior", "warning", title, evidence, _OVERFITTED, _SMALLER_PRIOR)]
+
+
+_OVERFITTED = (
+    "The prior gives codes of training examples more probability than codes of held-out ones: it has learned some of "
+    "them by heart. Its samples can then be copies of training examples, and the bound on held-out data falls by this "
+    "difference."
+)
+_SMALLER_PRIOR = (
+    "Make the prior smaller (--model.prior-width, --model.prior-layers), penalise large weights "
+    "(--optimizer.weight-decay 0.01), stop earlier (--train.patience 5 with --data.validation), or get more data."
+)
 
 
 _PRIOR = (

@@ -15,7 +15,7 @@ check                        asks
 ``sample_quality``           can a classifier tell samples from data, and is the prior or the decoder the cause?
 ``samples_and_means``        how much of the variation of samples do pictures of means leave out?
 ``codes_in_use``             are there codes that no example has?
-``code_prior``               does the prior know the codes better than their frequencies do?
+``code_prior``               does the prior know the codes better than their frequencies do, held-out ones too?
 ``sharpness``                would the ELBO be higher if q(z | x) were softer, or sharper?
 ``deterministic_bound``      how far is log p(x) above the bound from the most likely codes alone?
 ============================ ==========================================================================================

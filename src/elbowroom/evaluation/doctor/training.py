@@ -21,7 +21,7 @@ from elbowroom.inference.objectives import elbo_terms
 from elbowroom.model.conditional import Likelihood
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import evaluation_mode
-from elbowroom.numerics import mean_and_stderr
+from elbowroom.numerics import difference_and_stderr, mean_and_stderr
 
 __all__ = ["finished", "generalises", "sound"]
 
@@ -252,7 +252,7 @@ def generalises(inputs: DoctorInput) -> list[Finding]:
         bounds[name], rooms[name] = bound.double().cpu(), (bound.double() - elbo.double()).cpu()
     findings = []
     remark = "" if model.likelihood.normalized else f" ({model.likelihood.name}: not a log-likelihood)"
-    gap, error = _difference(bounds["train"], bounds["test"])
+    gap, error = difference_and_stderr(bounds["train"], bounds["test"])
     if gap > NOTABLE_NATS and gap > CERTAIN_Z * error:
         batch = inputs.batch(inputs.held_out(2), points)
         severity: Severity = "severe" if _is_bad(gap, bounds["test"], batch, model.likelihood) else "warning"
@@ -264,7 +264,7 @@ def generalises(inputs: DoctorInput) -> list[Finding]:
         title = f"The decoder overfits: its bound is {gap:.1f} nats better on training data than on held-out data."
         remedy = "Stop earlier (--data.validation 5000 --train.patience 5), use a smaller decoder, or get more data."
         findings.append(Finding("generalises", severity, title, evidence, _OVERFITTING, remedy))
-    wider, error = _difference(rooms["test"], rooms["train"])
+    wider, error = difference_and_stderr(rooms["test"], rooms["train"])
     if wider > NOTABLE_NATS and wider > CERTAIN_Z * error:
         evidence = (
             Evidence("elbow room on training data", *mean_and_stderr(rooms["train"])),
@@ -289,9 +289,3 @@ _OVERFITTING = (
     "The bound can be lower on held-out data than on training data for two reasons, with different remedies: the "
     "decoder gives them less probability, or the encoder approximates their posterior less well."
 )
-
-
-def _difference(a: Tensor, b: Tensor) -> tuple[float, float]:
-    """Difference of two averages over different data, and its standard error."""
-    (first, of_first), (second, of_second) = mean_and_stderr(a), mean_and_stderr(b)
-    return first - second, math.hypot(of_first, of_second)

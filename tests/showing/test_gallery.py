@@ -110,6 +110,32 @@ def test_samples_are_shown_beside_their_own_means(runs: dict[str, Run], watch: C
     assert drawn["note"] is None
 
 
+@pytest.mark.parametrize("name", ["bytes", "labels", "covariates"])
+def test_below_a_sample_is_the_training_example_nearest_to_its_mean(
+    runs: dict[str, Run], watch: Callable[[str], Drawn], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(gallery, "_AT_ONCE", 17)  # a few batches
+    run, drawn = runs[name], watch("code_pictures_figure")
+    assert is_drawn(gallery.nearest_training(run, 4))
+    means, nearest = drawn.values[0].double()
+    assert torch.equal(means, run.sample(4, context=gallery.contexts(run, 4)).mean.double())
+    x = next(run.dataset().batches("train", 10_000)).x.double()
+    distances = (x - means.unsqueeze(1)).square().flatten(2).sum(-1)
+    assert torch.equal(nearest, x[distances.argmin(1)])
+
+
+def test_no_row_with_holes_is_nearest(tmp_path: Path, watch: Callable[[str], Drawn]) -> None:
+    x = np.random.default_rng(1).normal(size=(30, 4, 4)).astype(np.float32)
+    x[::2, 0] = np.nan
+    drawn = watch("code_pictures_figure")
+    holes = {"data": {"missing": "mask"}}
+    gallery.nearest_training(fit(tmp_path / "some", x, **holes), 3)
+    assert bool(drawn.values[0].isfinite().all())
+    x[1::2, 1] = np.nan
+    with pytest.raises(ElbowroomError, match="Every training example misses something"):
+        gallery.nearest_training(fit(tmp_path / "all", x, **holes), 3)
+
+
 def test_bytes_are_shown_from_black_to_white(runs: dict[str, Run], watch: Callable[[str], Drawn]) -> None:
     drawn = watch("samples_figure")
     gallery.samples(runs["bytes"], 4)

@@ -12,18 +12,22 @@ from torch import Tensor
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.code_usage import code_usage
 from elbowroom.model.code_distributions import AutoregressiveCodes, CodeGrid, Codes, CodeSpace
+from elbowroom.model.latent import evaluation_mode
 from elbowroom.running.build_codes import code_grids
 from elbowroom.running.outputs import Encoded
 from elbowroom.running.runs import Run
 from elbowroom.showing import captions, plots
 from elbowroom.showing.figures.dataset import as_observed
 
-__all__ = ["code_examples", "code_maps", "code_swaps", "codes"]
+__all__ = ["code_examples", "code_growth", "code_maps", "code_swaps", "codes"]
 
 _NEAREST = 10  # examples of a code
 _SHOWN_SLOTS = 8  # in the figures of codes that show pictures
 _MAPPED = 8  # examples with a map of their codes
 _SHOWN_CODES = 10  # of each of them
+_GROWN = 6  # samples that grow
+_STAGES = 8  # of their growth
+_REST = 16  # draws of the codes that are not known yet
 
 
 def codes(run: Run, encoded: Encoded) -> Figure:
@@ -168,6 +172,48 @@ def code_maps(run: Run, *, split: str = "test", seed: int = 0) -> Figure:
         title=f"{split} examples, their codes by place, {captions.means(run)}",
         note=captions.note(run),
         value_range=captions.shown_range(run, pictures),
+    )
+
+
+def code_growth(run: Run, *, split: str = "test", seed: int = 0) -> Figure:
+    r"""How samples grow, code by code: what the model expects of x once the first t codes of a draw are known.
+
+    .. math:: \mathbb{E}[x | z_1, \ldots, z_t]
+        = \mathbb{E}_{p(z_{t+1}, \ldots, z_L | z_1, \ldots, z_t)} \mathbb{E}[x | z], \qquad z \sim p(z)
+
+    Each expectation over the codes that follow is an average over 16 draws of them.
+
+    Args:
+        run: whose latents are codes.
+        split: of which the examples are that lend their context, where the model has one.
+        seed: of the draws.
+    Raises:
+        ElbowroomError: the data are not images; the latents are real vectors.
+    """
+    captions.needs_images(run)
+    space, event_shape = run.model.space, run.facts.event_shape
+    of_prior, as_given = None, None
+    if run.facts.context_dim:
+        data = run.dataset()
+        batch = next(iter(data.batches(split, _GROWN, points=_GROWN)))
+        assert batch.index is not None  # only a stream has no positions
+        of_prior, as_given = batch.context, data.context_as_given(batch.index.cpu())
+    known = sorted({round(stage * space.slots / _STAGES) for stage in range(_STAGES + 1)})
+    with evaluation_mode(run.model):
+        p = run.model.prior(None, of_prior)
+        assert isinstance(p, Codes | AutoregressiveCodes)
+        generator = torch.Generator(run.device).manual_seed(seed)
+        z = p.sample(() if p.batch_shape else (_GROWN,), generator)
+        draws = [p.sample_after(z, slots, (_REST,), generator=generator) for slots in known[:-1]]
+    means = [run.decode(each, context=as_given).mean(0) for each in (*draws, z.unsqueeze(0))]
+    pictures = torch.stack(means, 1)  # (samples, stages, *event)
+    return plots.code_pictures_figure(
+        pictures,
+        [f"sample {number + 1}" for number in range(len(pictures))],
+        captions=[f"{slots} of {space.slots}" if slots else "0" for _ in pictures for slots in known],
+        title="what the model expects once the first codes of a sample are known",
+        note=" ".join(filter(None, ("Above each picture the number of codes known.", captions.note(run, as_given)))),
+        value_range=captions.shown_range(run, pictures.reshape(-1, *event_shape)),
     )
 
 

@@ -48,6 +48,7 @@ __all__ = [
     "k_curve",
     "latents",
     "manifold",
+    "nearest_training",
     "reconstructions",
     "room",
     "samples",
@@ -58,6 +59,7 @@ __all__ = [
 _PLAIN = SamplingRule()  # draws of the model itself
 _TRAVERSED = 8  # latent dimensions in the figure of traversals
 _COMPLETED = 10  # examples in the figure of completions
+_AT_ONCE = 5000  # training examples that are compared with samples at a time
 _CODES_SHOWN = (
     "For codes, `elbowroom sample` draws what a change of one code does, and the report shows examples of codes."
 )
@@ -116,6 +118,42 @@ def samples(run: Run, num: int = 25, *, context: Any = None, rule: SamplingRule 
         means_title=captions.means(run),
         note=note,
         value_range=captions.shown_range(run, drawn.mean),
+    )
+
+
+def nearest_training(run: Run, num: int = 10, *, seed: int = 0) -> Figure:
+    r"""Means of samples above the training examples nearest to them, which they might be copies of.
+
+    .. math:: \min_n \lVert x_n - \mathbb{E}[x | z] \rVert_2
+
+    Args:
+        run: what to sample from; the same samples as in :func:`samples`, where there is one context or none.
+        num: number of samples.
+        seed: of the draws.
+    Raises:
+        ElbowroomError: the data are not images, are no longer there, or have holes in every row.
+    """
+    _check_number(num)
+    captions.needs_images(run)
+    data = run.dataset()
+    means = run.sample(num, context=contexts(run, num), seed=seed).mean
+    wanted = means.flatten(1).double()
+    nearest, distance = torch.empty_like(means), torch.full((num,), torch.inf, dtype=torch.float64)
+    for batch in data.batches("train", _AT_ONCE):
+        x = as_observed(batch).cpu()
+        found, row = torch.cdist(wanted, x.flatten(1).double()).nan_to_num(torch.inf).min(1)  # not rows with holes
+        closer = found < distance
+        nearest[closer], distance[closer] = x[row[closer]].to(nearest), found[closer]
+    if not bool(distance.isfinite().all()):
+        raise ElbowroomError(
+            "Every training example misses something, so none can be compared with a sample.",
+            "Look at the samples alone.",
+        )
+    return plots.code_pictures_figure(
+        torch.stack([means, nearest]),
+        [captions.means(run), "nearest training\nexample"],
+        note=captions.note(run),
+        value_range=captions.shown_range(run, torch.cat([means, nearest])),
     )
 
 

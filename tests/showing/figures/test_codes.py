@@ -158,6 +158,58 @@ def test_completions_keep_the_codes_of_the_upper_half(
         code_gallery.code_maps(run)
 
 
+def test_samples_grow_by_the_codes_that_are_known(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After t codes: the average of means over codes that keep the first t; at the end the mean of all codes."""
+    seen, read = spy(monkeypatch, "code_pictures_figure"), list[torch.Tensor]()
+    decode = Run.decode
+    monkeypatch.setattr(Run, "decode", lambda run, z, **given: (read.append(z), decode(run, z, **given))[1])
+    code_gallery.code_growth(run, seed=1)
+    pictures, names, captions = seen[0], seen[1], seen[-1]["captions"]
+    *grown, whole = (run.model.space.numbers(z) for z in read)
+    space, stages = run.model.space, len(read)
+    assert stages == space.slots + 1 and pictures.shape[:2] == (6, stages) == (len(names), stages)
+    assert captions[:2] == ["0", f"1 of {space.slots}"]
+    for known, numbers in enumerate(grown):
+        assert numbers.shape == (16, 6, space.slots)
+        assert torch.equal(numbers[..., :known], whole[..., :known].expand(16, 6, known))
+        assert (numbers[..., known:] != whole[..., known:]).any()
+    torch.testing.assert_close(pictures[:, -1], run.decode(space.one_hot(whole[0])))
+    torch.testing.assert_close(pictures[:, 0], run.decode(space.one_hot(grown[0])).mean(0))
+
+
+def test_samples_of_a_model_of_classes_grow_in_the_context_of_examples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = {"prior": "transformer", "prior_width": 8, "slots": 11, "codes": 3}
+    x, labels = np.random.default_rng(0).integers(0, 2, (60, 4, 4)).astype(np.uint8), np.arange(60) % 3
+    objective = {"estimator": "straight-through"}
+    run = tiny(
+        x,
+        tmp_path / "run",
+        labels=labels,
+        data={"context": "labels"},
+        model=model,
+        objective=objective,
+        train={"steps": 3},
+    )
+    seen, given = spy(monkeypatch, "code_pictures_figure"), list[Any]()
+    decode = Run.decode
+
+    def watched(run: Run, z: torch.Tensor, *, context: Any) -> torch.Tensor:
+        given.append(context)
+        return decode(run, z, context=context)
+
+    monkeypatch.setattr(Run, "decode", watched)
+    code_gallery.code_growth(run)
+    assert seen[0].shape == (6, 9, 4, 4)
+    assert [caption.split()[0] for caption in seen[-1]["captions"][:9]] == [*"013467", "8", "10", "11"]
+    data = run.dataset()
+    index = next(iter(data.batches("test", 6, points=6))).index
+    assert index is not None and len(given) == 9
+    expected = data.context_as_given(index)
+    assert expected is not None and all(torch.equal(one, expected) for one in given)
+
+
 def test_levels_have_maps_of_their_own_and_what_the_top_alone_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

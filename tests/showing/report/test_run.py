@@ -149,7 +149,7 @@ def test_everything_is_there(whole: Report) -> None:
         "trained", "curves", "samples", "reconstructions", "latents", "evaluation", "room", "doctor", "repeat",
     ]  # fmt: skip
     pictures = [block for block in whole.blocks() if isinstance(block, Figure)]
-    assert len(pictures) == 9  # curves, samples, reconstructions, scatter, plane, traversals, bounds, k, room
+    assert len(pictures) == 10  # curves, samples, nearest, reconstructions, scatter, plane, traversals, bounds, k, room
     assert all(picture.alt and picture.caption and picture.image for picture in pictures)
     assert not [block for block in whole.blocks() if isinstance(block, Prose) and block.tone == "missing"]
     assert whole.headline.tone == "plain"
@@ -213,7 +213,7 @@ def test_without_a_guide_there_are_no_reconstructions(runs: Path) -> None:
     report = report_of_run(load(runs / "naive"))
     said = prose(report)
     assert "Reconstructions are not shown." in said and "trained without" in said
-    assert len([block for block in report.blocks() if isinstance(block, Figure)]) == 2  # curves and samples
+    assert len([block for block in report.blocks() if isinstance(block, Figure)]) == 3  # curves, samples, nearest
     assert report.headline.label == "log mean over the prior"
 
 

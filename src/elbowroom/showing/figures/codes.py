@@ -107,7 +107,7 @@ def code_pictures_figure(
     value_range: tuple[float, float] = (0.0, 1.0),
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """Pictures in rows, a row for each slot or code: examples that have a code, or what a code does to a picture.
+    """Pictures in rows with names, such as a row for each slot or code: what a code does, or examples that have it.
 
     Args:
         pictures: shape (rows, columns, *event).

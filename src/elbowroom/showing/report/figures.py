@@ -26,6 +26,7 @@ __all__ = [
     "attempt",
     "chart",
     "code_examples",
+    "code_growth",
     "code_maps",
     "code_swaps",
     "codes",
@@ -33,6 +34,7 @@ __all__ = [
     "k_curve",
     "latents",
     "manifold",
+    "nearest_training",
     "reconstructions",
     "samples",
     "sheet",
@@ -152,6 +154,18 @@ def samples(run: Run, seed: int = 0) -> Figure:
     )
 
 
+def nearest_training(run: Run, seed: int = 0) -> Figure:
+    """Samples above the training examples that are nearest to them: are they copies?"""
+    return sheet(
+        gallery.nearest_training(run, seed=seed),
+        alt="Two rows of pictures: means of samples, and below each the training example nearest to it.",
+        caption="Above: means E[x | z] of samples. Below: of all training examples the one with the smallest Euclidean "
+        "distance to the mean. A model that copies shows the same picture twice; elbowroom evaluate --methods samples "
+        "measures it beside held-out data.",
+        readable=True,
+    )
+
+
 def reconstructions(run: Run, seed: int = 0) -> Figure:
     """Reconstructions: examples beside means and samples of p(x | z), z ~ q(z | x)."""
     split = split_to_show(run.dataset())
@@ -235,6 +249,19 @@ def code_maps(run: Run, seed: int = 0) -> Figure:
         caption=f"From top to bottom: {split} examples; the most likely code at each place, a colour for each; the "
         "mean E[x | z] of these codes; two completions, in which the codes of the upper half are kept and those of the "
         "lower half are drawn from the prior p(z) given them.",
+        readable=True,
+    )
+
+
+def code_growth(run: Run, seed: int = 0) -> Figure:
+    """How samples grow, code by code."""
+    split = split_to_show(run.dataset()) if run.facts.context_dim else "train"
+    return sheet(
+        code_gallery.code_growth(run, split=split, seed=seed),
+        alt="A row for each of six samples: what the model expects of the picture when none of its codes is known, and "
+        "as more and more of them are; at the end the mean of all codes.",
+        caption="How a sample grows: its codes are drawn from the prior one after the other. Each picture is the mean "
+        "E[x | the codes known so far], averaged over 16 draws of the codes that follow; the last one is E[x | z].",
         readable=True,
     )
 

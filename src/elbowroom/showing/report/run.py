@@ -144,6 +144,8 @@ def _pictures(run: Run, history: Sequence[dict[str, Any]], seed: int) -> list[Re
                 latent.append((partial(figures.code_maps, run, seed), "Codes at their places"))
             latent.append((partial(figures.code_examples, run), "Examples of codes"))
             latent.append((partial(figures.code_swaps, run), "What codes do"))
+        if is_image:
+            latent.append((partial(figures.code_growth, run, seed), "The growth of samples"))
     elif is_image:
         if run.config.model.latent_dim == 2 and not run.config.model.groups:
             latent.append((partial(figures.manifold, run), "Means over the latent plane"))
@@ -151,6 +153,8 @@ def _pictures(run: Run, history: Sequence[dict[str, Any]], seed: int) -> list[Re
             latent.append((partial(figures.traversals, run), "Traversals"))
     curves = blocks((partial(figures.curves, run, history), "Training curves"))
     samples = blocks((partial(figures.samples, run, seed), "Samples"))
+    if is_image:
+        samples += blocks((partial(figures.nearest_training, run, seed), "The nearest training examples"))
     reconstructions = blocks((partial(figures.reconstructions, run, seed), "Reconstructions"))
     return [
         ReportSection("curves", "Training curves", "Curves", curves),

@@ -133,6 +133,8 @@ def k_means(vectors: Tensor, codes: int, generator: NoiseSource, *, iterations: 
         iterations: of Lloyd's algorithm; a cluster that has lost all its vectors stays where it is.
     Returns:
         Shape (L, K, d).
+    Reference:
+        Arthur & Vassilvitskii (2007), k-means++: the advantages of careful seeding.
     Example:
         >>> two = torch.tensor([0.0, 0.1, 5.0, 5.1]).reshape(4, 1, 1)
         >>> k_means(two, 2, torch.Generator().manual_seed(0)).flatten().sort().values

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.batch import Batch
+from elbowroom.learners.codebook import k_means
 from elbowroom.learners.em import (
     centre,
     check_mixture,
@@ -34,7 +35,6 @@ _CENTRE_STEPS = 30
 _STILL = 1e-4  # change of a parameter
 _SURE = 0.9  # responsibility of the cluster that a row is in, at the start
 _STEPS = 10  # of EM, by which starts are compared
-_ROUNDS = 10  # of k-means
 _FLAT = 1e-4  # nats per row and step
 
 
@@ -96,33 +96,20 @@ def climb_until_flat(model: LatentModel, batch: Batch, prior: ClassPrior, *, ste
 
 
 def clusters(seen: Tensor, number: int, generator: torch.Generator) -> Tensor:
-    """The number of the cluster of each row, by k-means from seeds that are spread out, int64, shape (N,).
+    """The number of the cluster of each row, by k-means, int64, shape (N,).
 
     Args:
         seen: what rows are compared by, shape (N, W).
         number: K.
-        generator: draws the seeds.
-    Reference:
-        Arthur & Vassilvitskii (2007), k-means++: the advantages of careful seeding.
+        generator: draws the first centres.
     Example:
         >>> seen = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
         >>> own = clusters(seen, 2, torch.Generator().manual_seed(0))
         >>> bool(own[0] == own[1]), bool(own[2] == own[3]), bool(own[0] == own[2])
         (True, True, False)
     """
-    places = torch.randint(len(seen), (1,), generator=generator, device=generator.device)
-    middles = seen[places.to(seen.device)]
-    for _ in range(number - 1):
-        nearest = torch.cdist(seen, middles).square().min(1).values.double().to(generator.device)
-        nearest = nearest if bool(nearest.sum() > 0) else torch.ones_like(nearest)
-        place = torch.multinomial(nearest, 1, generator=generator)
-        middles = torch.cat([middles, seen[place.to(seen.device)]])
-    for _ in range(_ROUNDS):
-        own = torch.cdist(seen, middles).argmin(1)
-        size = torch.bincount(own, minlength=number).unsqueeze(1)
-        sums = torch.zeros_like(middles).index_add_(0, own, seen)
-        middles = torch.where(size > 0, sums / size.clamp(min=1), middles)
-    return own
+    middles = k_means(seen.unsqueeze(1), number, generator)[0]
+    return torch.cdist(seen, middles).argmin(1)
 
 
 def _features(model: LatentModel, batch: Batch) -> Tensor:

@@ -187,3 +187,9 @@ def test_training_says_it_in_the_words_of_the_caller(out: Path) -> None:
     remarks: list[str] = []
     tiny(grey(), out, model={"prior_heads": 2}, announce=remarks.append)
     assert any("prior-heads has no effect here" in remark for remark in remarks)
+
+
+def test_a_table_reads_a_scale_by_element_and_no_number() -> None:
+    for scale, read in (("per-element", True), (0.5, False)):
+        keys = {"model": {"likelihood": "table", "scale": scale}}
+        assert (without_effect(configure(keys), keys) == []) == read

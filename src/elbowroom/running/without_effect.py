@@ -30,7 +30,10 @@ _MODEL: dict[str, tuple[Callable[[ModelConfig], bool], str]] = {
     "codes": (lambda m: m.has_codes, "a prior over codes"),
     "codebook": (lambda m: m.guide == "nearest-code", "the guide nearest-code"),
     "code_dim": (lambda m: m.guide == "nearest-code", "the guide nearest-code"),
-    "scale": (lambda m: m.likelihood in _SCALED, "a likelihood with a scale, such as gaussian"),
+    "scale": (
+        lambda m: m.likelihood in _SCALED or (m.likelihood == "table" and m.scale == "per-element"),
+        "a likelihood with one scale, such as gaussian; a table's columns learn theirs, or have per-element",
+    ),
     "mean_activation": (lambda m: m.likelihood in _REAL, "a likelihood of real numbers, such as gaussian"),
     "degrees_of_freedom": (lambda m: m.likelihood == "student-t", "a Student-t likelihood"),
     "trials": (lambda m: m.likelihood == "binomial", "a binomial likelihood"),

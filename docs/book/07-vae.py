@@ -29,7 +29,7 @@ import elbowroom as er
 
 # %matplotlib inline
 FULL = os.environ.get("ELBOWROOM_DOCS") == "full"
-NAME, LATENTS, HIDDEN, EPOCHS = ("mnist", 20, 400, 20) if FULL else ("digits", 8, 200, 150)
+NAME, LATENTS, HIDDEN, EPOCHS = ("mnist", 20, 400, 20) if FULL else ("digits", 8, 200, 100)
 folder = Path(tempfile.mkdtemp())
 
 

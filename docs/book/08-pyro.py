@@ -31,7 +31,7 @@ from torch.distributions import Independent, Normal
 import elbowroom as er
 
 FULL = os.environ.get("ELBOWROOM_DOCS") == "full"
-NAME, LATENTS, HIDDEN, EPOCHS = ("mnist", 20, 400, 2) if FULL else ("digits", 8, 200, 60)
+NAME, LATENTS, HIDDEN, EPOCHS = ("mnist", 20, 400, 2) if FULL else ("digits", 8, 200, 40)
 folder = Path(tempfile.mkdtemp())
 data = er.load_data(NAME, binarization="dynamic", test=0.2)
 test = next(iter(data.batches("test", data.size("test"))))

@@ -150,7 +150,7 @@ er.plots.evaluation_figure(
 
 # %%
 NAME = "mnist" if FULL else "digits"
-options = {"data": {"test": 0.3, "validation": 0}, "train": {"epochs": 10 if FULL else 100}}
+options = {"data": {"test": 0.3, "validation": 0}, "train": {"epochs": 10 if FULL else 60}}
 small = er.train(NAME, out=folder / "small", observers=[], model={"latent_dim": 2}, **options)
 images = small.dataset().take("test", torch.arange(200))
 grid = er.oracles.quadrature_log_evidence(small.model, images.x, points=121, limit=6.0)

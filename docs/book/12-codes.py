@@ -55,7 +55,7 @@ options = {
     "optimizer": {"lr": 2e-3 if FULL else 4e-3, "schedule": "cosine", "clip_norm": 20.0},
     "train": {
         "learner": "vq",
-        "epochs": 20 if FULL else 150,
+        "epochs": 20 if FULL else 100,
         "batch_size": 100 if FULL else 200,
     },
 }

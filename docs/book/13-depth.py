@@ -74,7 +74,7 @@ runs = {
         data={"binarization": "threshold" if NAME == "digits" else "dynamic", "test": 0.2},
         objective={"warmup_epochs": 2 if FULL else 10},
         optimizer={"lr": 3e-3 if FULL else 6e-3, "schedule": "warmup-cosine"},
-        train={"epochs": 10 if FULL else 60, "batch_size": 100 if FULL else 200},
+        train={"epochs": 10 if FULL else 40, "batch_size": 100 if FULL else 200},
     )
     for number, (name, model) in enumerate(models.items())
 }

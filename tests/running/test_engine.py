@@ -72,7 +72,15 @@ RUNS: dict[str, dict[str, Any]] = {
     },
     "flows": {
         "x": reals(),
-        "model": {"latent_dim": 2, "prior": "maf", "guide": "nsf", "prior_width": 8, "guide_width": 8},
+        "model": {
+            "latent_dim": 2,
+            "prior": "maf",
+            "prior_width": 8,
+            "prior_transforms": 1,
+            "guide": "nsf",
+            "guide_width": 8,
+            "guide_transforms": 1,
+        },
     },
     "one cycle, adamw": {"x": reals(), "optimizer": {"name": "adamw", "schedule": "one-cycle", "lr": 1e-2}},
     "early stopping": {"x": reals(), "optimizer": {"lr": 0.3}, "train": {"patience": 2, "report_every": 1}},
@@ -108,7 +116,9 @@ RUNS: dict[str, dict[str, Any]] = {
         "data": {"missing": "mask", "validation": 8, "test": 8},
     },
 }
-WITHOUT_AVERAGE = {"batch-norm", "VampPrior"}  # the quick tests have them with one
+ELSEWHERE = {  # the quick tests have them beside something else: a moving average, or reports within the epoch
+    "reals", "dynamic binarisation", "batch-norm", "VampPrior",
+}  # fmt: skip
 STEPS = 14
 
 
@@ -125,7 +135,7 @@ HOW += [(name, _quit_at_once) for name in ("reports within the epoch", "moving a
 @pytest.mark.parametrize(
     ("name", "quit"),
     [
-        pytest.param(name, how, id=f"{name}-{how.__name__}", marks=pytest.mark.slow if name in WITHOUT_AVERAGE else [])
+        pytest.param(name, how, id=f"{name}-{how.__name__}", marks=pytest.mark.slow if name in ELSEWHERE else [])
         for name, how in HOW
     ],
 )

@@ -49,6 +49,8 @@ def hush(remark: str) -> None:
 
 
 def write(name: str, rest: str = "") -> str:
+    if "[runtime]" not in rest:
+        rest += '\n[runtime]\ncompile = "off"'  # runs of these few steps are not measured for it
     Path(name).write_text(RECIPE.format(rest=rest))
     return name
 

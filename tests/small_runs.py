@@ -35,6 +35,17 @@ class Quits(Silent):
             self.how()
 
 
+class Clock:
+    """The time of a module that looks at ``time``: whoever looks at it finds it 5 ms later than the last time."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        self.now += 0.005
+        return self.now
+
+
 def grey(rows: int = 53, dim: int = 6, seed: int = 0) -> Tensor:
     """Numbers between 0 and 1."""
     return torch.rand(rows, dim, generator=torch.Generator().manual_seed(seed))

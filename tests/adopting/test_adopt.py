@@ -185,12 +185,12 @@ def test_it_is_measured_examined_drawn_from_and_filled_in() -> None:
     settings = {"k": 200, "temperatures": 1, "num_samples": 100}
     values = {result.name: result.value for result in found.evaluate("elbo", "iwae", "ais", **settings)}
     assert values["elbo"] < values["iwae"] < values["ais"] + 0.3
-    diagnosis = found.doctor(points=300, checks=["sound", "latents_in_use", "generalises"])
+    diagnosis = found.doctor(points=100, checks=["sound", "latents_in_use", "generalises"])
     assert diagnosis.findings and not diagnosis.not_examined
-    assert found.posterior(points=4, draws=20, warmup=20, chains=2).z.shape == (20, 2, 4, LATENT)
+    assert found.posterior(points=4, draws=8, warmup=8, chains=2).z.shape == (8, 2, 4, LATENT)
     gaps = trained()[2][:3].clone()
     gaps[:, :4] = math.nan
-    filled = found.impute(gaps, draws=20, warmup=20, chains=2)
+    filled = found.impute(gaps, draws=8, warmup=8, chains=2, interval=0.5)
     assert filled.mean.isfinite().all()
 
 

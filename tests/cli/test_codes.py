@@ -74,7 +74,6 @@ def test_training_says_slots_and_codes(say: Say) -> None:
         ("score runs/codes --points 20 --k 30", "scores.csv"),
         ("impute runs/codes --hide bottom --num 5 --draws 50", "figures/completions.png"),
         ("doctor runs/codes --points 60", "doctor.json"),
-        ("report runs/codes", "report.html"),
         ("report runs/table", "report.html"),
     ],
 )

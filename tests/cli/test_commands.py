@@ -102,9 +102,9 @@ def test_train_reports_to_standard_error(say: Say) -> None:
 @pytest.mark.parametrize(
     ("source", "likelihood"),
     [
-        ("table.npy", "gaussian"),
+        pytest.param("table.npy", "gaussian", marks=pytest.mark.slow),  # as the archive is, but for its labels
         ("archive.npz", "gaussian"),
-        ("table.csv", "gaussian"),
+        pytest.param("table.csv", "gaussian", marks=pytest.mark.slow),  # as runs/table is, which others look at
         ("counts.npy", "negative-binomial"),
         ("bits.npy", "bernoulli"),
         ("pictures", "discretized-logistic-mixture"),

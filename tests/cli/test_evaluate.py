@@ -14,7 +14,14 @@ TINY = ("--model.encoder.hidden", "6", "--model.decoder.hidden", "6", "--model.l
 FEW = ("--methods", "room", "--points", "4", "--k", "5")
 
 
-@pytest.mark.parametrize(("asked", "shown"), [("test", "test"), ("train", "test"), ("validation", "validation")])
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [
+        ("test", "test"),
+        pytest.param("train", "test", marks=pytest.mark.slow),  # a test of the method has it
+        ("validation", "validation"),
+    ],
+)
 def test_both_splits_are_shown_and_kept(asked: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
     main(["evaluate", "runs/digits", *FEW, "--split", asked])
     out = capsys.readouterr().out

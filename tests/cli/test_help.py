@@ -45,6 +45,7 @@ def told(*command: str) -> str:
     return text.getvalue()
 
 
+@functools.cache
 def helped(command: str) -> str:
     """The help of a command, joined to one line, without the frames."""
     return " ".join(told(command).replace("│", " ").split())

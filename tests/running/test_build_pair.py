@@ -52,9 +52,10 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "residual": {"kind": "residual", "width": 6, "blocks": 1},
     "conv": {"kind": "conv", "channels": [2, 3]},
 }
+PRIORS, GUIDES = ("normal", "mixture", "vamp"), ("diagonal", "full")
 COMBINATIONS = [
     combination
-    for combination in itertools.product(DATA, ("normal", "mixture", "vamp"), ("diagonal", "full"), NETWORKS)
+    for combination in itertools.product(DATA, PRIORS, GUIDES, NETWORKS)
     if combination[:2] != ("categorical", "vamp")
 ]
 FLOWS = [
@@ -80,17 +81,18 @@ def _settings(likelihood: str, prior: str, guide: str, network: str) -> dict[str
 def _combination(parts: tuple[str, str, str, str]) -> Any:
     """Every two parts meet, of the likelihood, the prior, the guide and the network; all of them in slow tests.
 
-    Guides, and networks other than the plain one, take turns from one likelihood to the next.
+    A likelihood has three: each prior, each network, and both guides, which are dealt out anew for the next one.
     """
-    turn = list(DATA).index(parts[0]) % 2
-    if parts in FLOWS:
-        quick = True
-    elif parts[3] == "mlp":
-        quick = (parts[1] == "mixture") ^ (parts[2] == "full") == turn
-    else:
-        plain = (parts[3] == "conv") == turn
-        quick = parts[1:3] == (("normal", "diagonal") if plain else ("vamp", "full"))
+    turn, prior = list(DATA).index(parts[0]), PRIORS.index(parts[1]) if parts not in FLOWS else 0
+    dealt = (GUIDES[(prior + turn // 3) % 2], list(NETWORKS)[(turn + prior) % 3])
+    quick = parts[2:] == dealt or parts in [*FLOWS, ("categorical", "normal", "full", "conv")]  # which has no VampPrior
     return pytest.param(*parts, id=":".join(parts), marks=() if quick else pytest.mark.slow)
+
+
+def test_every_two_parts_meet() -> None:
+    quick = [each.values for each in map(_combination, COMBINATIONS) if not each.marks]
+    for one, other in itertools.combinations(range(4), 2):
+        assert {(parts[one], parts[other]) for parts in quick} == {(parts[one], parts[other]) for parts in COMBINATIONS}
 
 
 @pytest.mark.parametrize(

@@ -17,23 +17,42 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.binarization import mix
+from elbowroom.data.dataset import DataSet
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
 from elbowroom.learners.aevb import Aevb
 from elbowroom.model.latent import evaluation_mode
 from elbowroom.running import compare as comparing
-from elbowroom.running import engine
+from elbowroom.running import engine, preflight
 from elbowroom.running.compare import compare
 from elbowroom.running.comparison import Comparison
+from elbowroom.running.config import Config
 from elbowroom.running.runs import load
 from small_comparisons import ASKED, go, hush, write
-from small_runs import Quits
+from small_runs import Clock, Quits
 
 pytestmark = pytest.mark.usefixtures("comparison_folder")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _tried_once() -> Iterator[None]:
+    """A recipe that has been tried is not tried again by every comparison of this file: a quarter of their time."""
+    tried: set[tuple[str, str]] = set()
+    attempt = preflight._try
+
+    def once(settings: Config, data: DataSet, split: str) -> None:
+        key = (settings.model_dump_json(), split)
+        if key not in tried:
+            attempt(settings, data, split)
+            tried.add(key)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preflight, "_try", once)
+        yield
+
+
 @pytest.fixture(scope="module")
-def undisturbed(comparison_data: Path) -> Iterator[Comparison]:
+def undisturbed(comparison_data: Path, _tried_once: None) -> Iterator[Comparison]:
     """A comparison that nobody stopped, in a folder of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(comparison_data)
@@ -85,17 +104,6 @@ def test_every_unit_reaches_its_budget_by_less_than_a_step(unit: str) -> None:
         row = found.row(standing.recipe, "test", 150)
         assert row is not None and standing.epochs == row.visits / found.entrants[row.recipe].train_size
         assert standing.seconds_per_epoch == pytest.approx(row.seconds / standing.epochs)
-
-
-class Clock:
-    """The time of the engine: whoever looks at it finds it 5 ms later than the last time."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def perf_counter(self) -> float:
-        self.now += 0.005
-        return self.now
 
 
 @pytest.fixture

@@ -120,8 +120,10 @@ def test_objectives_over_codes_are_counted_and_tried(estimator: str) -> None:
     assert execution.graphs == 1
 
 
-@pytest.mark.parametrize("learner", ["aevb", "naive", "wake-sleep", "mcem"])
-def test_every_learner_with_a_hot_loop_of_its_own_is_tried(learner: str) -> None:
+LEARNERS = ["aevb", "naive", "wake-sleep", "mcem"]
+
+
+def _learner_is_tried(learner: str) -> Compiled:
     sections: dict[str, Any] = {"train": {"steps": 1_000_000, "learner": learner}}
     if learner == "naive":
         sections["objective"] = {"num_samples": 5}
@@ -129,7 +131,21 @@ def test_every_learner_with_a_hot_loop_of_its_own_is_tried(learner: str) -> None
     execution = _chosen(said, **sections, **BERNOULLI)
     assert isinstance(execution, Compiled)
     assert said == []
-    assert execution.graphs == 1
+    return execution
+
+
+@pytest.mark.parametrize(
+    "learner", [pytest.param(name, marks=pytest.mark.slow if name != "aevb" else []) for name in LEARNERS]
+)
+def test_the_function_of_a_learner_is_traced(learner: str) -> None:
+    assert _learner_is_tried(learner).graphs == 1
+
+
+@pytest.mark.usefixtures("_nothing_traced")
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_every_learner_with_a_hot_loop_of_its_own_is_tried(learner: str) -> None:
+    """With the noise prepared; tests of the learners trace their objectives."""
+    _learner_is_tried(learner)
 
 
 @pytest.mark.parametrize(
@@ -237,6 +253,13 @@ def test_where_it_cannot_be_compiled_nothing_is_written(tmp_path: Path, monkeypa
         tiny(grey(), tmp_path / "on", runtime={"device": "cpu", "compile": "on"}, train={"steps": 4})
     assert "--runtime.compile off" in caught.value.remedy
     assert not (tmp_path / "on").exists()
+    failure = caught.value.__cause__
+    assert failure is not None
+
+    def fails_at_once(*given: Any) -> Any:  # with the same error, and without tracing again
+        raise failure
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: fails_at_once)
     said: list[str] = []
     assert _chosen(said, train={"steps": 1_000_000}, **BERNOULLI) is eager
     (remark,) = said
@@ -268,6 +291,7 @@ def test_nothing_is_compiled_once_training_has_begun(
     assert graphs == [made[0].graphs] == [1 if last_samples is None else 2]
 
 
+@pytest.mark.usefixtures("_nothing_traced")
 def test_the_remedy_can_be_taken_when_a_run_goes_on(tmp_path: Path) -> None:
     data = {"validation": 8, "test": 8, "binarization": "dynamic"}
     tiny(grey(), tmp_path / "run", data=data, runtime={"device": "cpu", "compile": "on"}, train={"steps": 4})
@@ -283,6 +307,7 @@ def test_the_remedy_can_be_taken_when_a_run_goes_on(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "config.json").read_text())["compiled"] is False
 
 
+@pytest.mark.usefixtures("_nothing_traced")
 def test_a_stream_is_compiled_without_losing_a_row(tmp_path: Path) -> None:
     class Rows(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
         def __iter__(self) -> Any:

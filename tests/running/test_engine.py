@@ -72,7 +72,15 @@ RUNS: dict[str, dict[str, Any]] = {
     },
     "flows": {
         "x": reals(),
-        "model": {"latent_dim": 2, "prior": "maf", "guide": "nsf", "prior_width": 8, "guide_width": 8},
+        "model": {
+            "latent_dim": 2,
+            "prior": "maf",
+            "prior_width": 8,
+            "prior_transforms": 1,
+            "guide": "nsf",
+            "guide_width": 8,
+            "guide_transforms": 1,
+        },
     },
     "one cycle, adamw": {"x": reals(), "optimizer": {"name": "adamw", "schedule": "one-cycle", "lr": 1e-2}},
     "early stopping": {"x": reals(), "optimizer": {"lr": 0.3}, "train": {"patience": 2, "report_every": 1}},
@@ -108,7 +116,9 @@ RUNS: dict[str, dict[str, Any]] = {
         "data": {"missing": "mask", "validation": 8, "test": 8},
     },
 }
-WITHOUT_AVERAGE = {"batch-norm", "VampPrior"}  # the quick tests have them with one
+ELSEWHERE = {  # the quick tests have them beside something else: a moving average, or reports within the epoch
+    "reals", "dynamic binarisation", "batch-norm", "VampPrior",
+}  # fmt: skip
 STEPS = 14
 
 
@@ -125,7 +135,7 @@ HOW += [(name, _quit_at_once) for name in ("reports within the epoch", "moving a
 @pytest.mark.parametrize(
     ("name", "quit"),
     [
-        pytest.param(name, how, id=f"{name}-{how.__name__}", marks=pytest.mark.slow if name in WITHOUT_AVERAGE else [])
+        pytest.param(name, how, id=f"{name}-{how.__name__}", marks=pytest.mark.slow if name in ELSEWHERE else [])
         for name, how in HOW
     ],
 )
@@ -186,10 +196,6 @@ def test_a_finished_run_that_goes_on_stays_as_it_is(out: Path) -> None:
 # --- a kill between any two file operations ----------------------------------------------------------------------
 
 
-class Killed(BaseException):
-    """Like SIGKILL, nothing that tidies up on an error may see it coming."""
-
-
 OPERATIONS = [
     (os, "fsync"),
     (shutil, "rmtree"),
@@ -201,24 +207,35 @@ OPERATIONS = [
 ]
 
 
-class Counter:
-    """Lets so many file operations happen and dies before the next."""
+class Killed:
+    """What kills would leave: a copy of a run's folder before each file operation, unless it is like another.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.left, self.made, self.armed = -1, 0, False
+    What waits in a buffer is lost, and nothing tidies up, as with SIGKILL.
+    """
+
+    def __init__(self, run: Path, copies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.run, self.copies = run, copies
+        self.operations = 0
+        self.folders: dict[frozenset[tuple[str, bytes | None]], Path] = {}
         for owner, name in OPERATIONS:
-            monkeypatch.setattr(owner, name, self._counted(getattr(owner, name)))
+            monkeypatch.setattr(owner, name, self._after_a_copy(getattr(owner, name)))
 
-    def _counted(self, operation: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*args: Any, **settings: Any) -> Any:
-            if not self.armed:
-                return operation(*args, **settings)
-            self.made += 1
-            if self.made == self.left:
-                raise Killed
+    def _after_a_copy(self, operation: Callable[..., Any]) -> Callable[..., Any]:
+        def after_a_copy(*args: Any, **settings: Any) -> Any:
+            self._copy()
             return operation(*args, **settings)
 
-        return counted
+        return after_a_copy
+
+    def _copy(self) -> None:
+        self.operations += 1
+        content = frozenset(
+            (str(path.relative_to(self.run)), path.read_bytes() if path.is_file() else None)
+            for path in self.run.rglob("*")
+        )
+        if content not in self.folders:
+            self.folders[content] = self.copies / str(self.operations)
+            shutil.copytree(self.run, self.folders[content]) if self.run.exists() else self.folders[content].mkdir()
 
 
 @pytest.mark.parametrize(
@@ -228,59 +245,41 @@ class Counter:
         pytest.param(1, 1e9, id="best and latest apart", marks=pytest.mark.slow),  # with fewer operations
     ],
 )
-def test_a_kill_before_any_file_operation_costs_no_number(
-    saves: int, seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kill_before_any_file_operation_costs_no_number(saves: int, seconds: float, tmp_path: Path) -> None:
     diverging = {"name": "sgd", "lr": 0.3}  # so that the best is not the last
     spec = {"x": reals(), "optimizer": diverging, "train": {"report_every": 3, "steps": 6}}
     spec["train"] |= {"checkpoint_seconds": seconds}
-    _train(tmp_path / "straight", spec)
+    (tmp_path / "killed").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        killed = Killed(tmp_path / "straight", tmp_path / "killed", patch)
+        _train(tmp_path / "straight", spec)
     expected = everything(tmp_path / "straight")
     assert (expected["best"], expected["latest"]) == ("step-3", "step-6")
-    counter = Counter(monkeypatch)
-    counter.armed = True
-    _train(tmp_path / "counted", spec)
-    total = counter.made
-    assert total > 10 * saves
-    for number in range(1, total + 1):
-        out = tmp_path / str(number)
-        counter.left, counter.made, counter.armed = number, 0, True
-        with pytest.raises(Killed):
-            _train(out, spec)
-        counter.armed = False
-        started = (out / "config.json").is_file()
-        _train(out, spec, resume=started)
-        assert everything(out) == expected, f"killed at operation {number} of {total}"
+    assert killed.operations > len(killed.folders) > 10 * saves
+    for out in killed.folders.values():
+        _train(out, spec, resume=(out / "config.json").is_file())
+        assert everything(out) == expected, f"killed before operation {out.name}"
         assert not list((out / "checkpoints").glob(".*")), "leftovers"
 
 
-def test_a_kill_while_a_resumed_run_replaces_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_while_a_resumed_run_replaces_a_checkpoint(tmp_path: Path) -> None:
     """After falling back behind a damaged checkpoint, one of the same name is written anew."""
     spec = {"x": reals(), "train": {"report_every": 2, "steps": 8}}
     _train(tmp_path / "straight", spec)
     expected = everything(tmp_path / "straight")
-
-    def damaged(out: Path) -> None:
-        shutil.copytree(tmp_path / "straight", out)
-        with (out / "checkpoints" / expected["latest"] / "training.safetensors").open("r+b") as file:
-            file.seek(100)
-            file.write(b"\xff\x00\xff")
-
-    counter = Counter(monkeypatch)
-    damaged(tmp_path / "counted")
-    counter.armed = True
-    _train(tmp_path / "counted", spec, resume=True)
-    assert everything(tmp_path / "counted") == expected
-    for number in range(1, counter.made + 1):
-        out = tmp_path / str(number)
-        counter.armed = False
-        damaged(out)
-        counter.left, counter.made, counter.armed = number, 0, True
-        with pytest.raises(Killed):
-            _train(out, spec, resume=True)
-        counter.armed = False
+    shutil.copytree(tmp_path / "straight", tmp_path / "damaged")
+    with (tmp_path / "damaged" / "checkpoints" / expected["latest"] / "training.safetensors").open("r+b") as file:
+        file.seek(100)
+        file.write(b"\xff\x00\xff")
+    (tmp_path / "killed").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        killed = Killed(tmp_path / "damaged", tmp_path / "killed", patch)
+        _train(tmp_path / "damaged", spec, resume=True)
+    assert everything(tmp_path / "damaged") == expected
+    assert len(killed.folders) > 5
+    for out in killed.folders.values():
         _train(out, spec, resume=True)
-        assert everything(out) == expected, f"killed at operation {number}"
+        assert everything(out) == expected, f"killed before operation {out.name}"
 
 
 SCRIPT = """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,12 @@ from safetensors.torch import load_file
 from elbowroom.data.loading import load_data
 from elbowroom.errors import ElbowroomError
 from elbowroom.model.pyramid import WeightNormalized
+from elbowroom.running import engine
 from elbowroom.running.build import facts_of
 from elbowroom.running.build_pair import build_pair
 from elbowroom.running.checkpoints import Checkpoints
 from elbowroom.running.config import configure
-from small_runs import Quits, everything, grey, reals, tiny
+from small_runs import Clock, Quits, everything, grey, reals, tiny
 
 BATCH = 10  # of 37 training rows: batches of 10, 10, 10 and 7
 
@@ -104,11 +104,20 @@ def test_a_new_length_takes_the_place_of_the_old_one_of_another_kind(out: Path) 
         tiny(reals(), out, resume=True, train={"steps": 9, "decoder_gradients": 1_000})
 
 
-def test_the_clock_stops_while_a_checkpoint_is_written(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(engine, "time", found)
+    return found
+
+
+def test_the_clock_stops_while_a_checkpoint_is_written(
+    clock: Clock, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = Checkpoints.save
 
     def slow(self: Checkpoints, *args: Any, **kwargs: Any) -> Path:
-        time.sleep(0.5)
+        clock.now += 0.5
         return plain(self, *args, **kwargs)
 
     monkeypatch.setattr(Checkpoints, "save", slow)
@@ -134,37 +143,41 @@ def test_a_long_way_between_reports_is_not_lost(out: Path) -> None:
 # --- time --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("clock")
 def test_time_ends_a_run_with_a_report(out: Path) -> None:
-    run = tiny(reals(), out, train=_lengths(seconds=0.3, report_every=1_000_000))
+    run = tiny(reals(), out, train=_lengths(seconds=0.1, report_every=1_000_000))
     last = run.history[-1]
     assert last["split"] == "validation"
-    assert last["seconds"] >= 0.3
+    assert last["seconds"] >= 0.1
     steps = last["step"]
     assert (out / "checkpoints" / "latest").read_text() == f"step-{steps}"
-    again = tiny(reals(), out, resume=True, train={"seconds": 0.6})
-    assert again.history[-1]["step"] > steps
-    assert again.history[-1]["seconds"] >= 0.6
+    again = tiny(reals(), out, resume=True, train={"seconds": 0.2})
+    assert steps < again.history[-1]["step"] < 2.5 * steps  # the second hour begins where the first one ended
+    assert again.history[-1]["seconds"] >= 0.2
 
 
 # --- chains that go on -------------------------------------------------------------------------------------------
 
 CHAINS: dict[str, dict[str, Any]] = {
     "default": {"data": {"validation": 8, "test": 8}},
-    "on disk": {"mcem": {"storage": "disk", "refresh": 2}},
+    "two chains on disk, a refresh in between": {"mcem": {"storage": "disk", "refresh": 2, "chains": 2, "draws": 2}},
     "a refresh on both sides": {"mcem": {"refresh": 1, "chains": 2, "draws": 2}},
-    "nuts, identity": {"mcem": {"sampler": "nuts", "metric": "identity"}},
-    "several updates, growing": {"mcem": {"updates": 3, "growth": 1.0}},
-    "a guide beside, moving average": {"model": {"guide": "diagonal"}, "mcem": {"metric": "guide"}, "ema": 0.7},
-    "from the guide": {"model": {"guide": "full"}, "mcem": {"start": "guide", "warmup": 2}},
-    "a mixture for a prior, float64": {
+    "nuts, identity, two updates, growing; a mixture for a prior, float64": {
+        "mcem": {"sampler": "nuts", "metric": "identity", "updates": 2, "growth": 1.0, "warmup": 2},
         "model": {"prior": "mixture", "prior_components": 3},
         "runtime": {"dtype": "float64"},
     },
+    "a guide beside, moving average": {"model": {"guide": "diagonal"}, "mcem": {"metric": "guide"}, "ema": 0.7},
+    "from the guide": {"model": {"guide": "full"}, "mcem": {"start": "guide", "warmup": 2}},
 }
+REFRESHED = {"a refresh on both sides"}  # nothing is kept over the stop there that the one in between does not keep
 SMALL = {"latent_dim": 2, "encoder": {"hidden": [5]}, "decoder": {"hidden": [5]}}
 
 
-@pytest.mark.parametrize("case", CHAINS.values(), ids=CHAINS)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, id=name, marks=pytest.mark.slow if name in REFRESHED else []) for name, c in CHAINS.items()],
+)
 def test_chains_of_a_run_that_was_stopped_are_the_same_to_the_bit(case: dict[str, Any], tmp_path: Path) -> None:
     """Stopped twice within an epoch of two steps: weights, chains, metrics and step sizes are those of 5 at once."""
     # what validation measures takes the longest, and one case is enough to see that it disturbs nothing
@@ -187,7 +200,8 @@ def test_chains_of_a_run_that_was_stopped_are_the_same_to_the_bit(case: dict[str
 
 def test_memory_and_disk_keep_the_same_chains(tmp_path: Path) -> None:
     for storage in ("memory", "disk"):
-        tiny(reals(), tmp_path / storage, train=_lengths(learner="mcem", steps=9), mcem={"storage": storage})
+        tiny(reals(), tmp_path / storage, data={"validation": 0, "test": 8}, mcem={"storage": storage},
+             train=_lengths(learner="mcem", steps=9))  # fmt: skip
     assert everything(tmp_path / "memory") == everything(tmp_path / "disk")
     assert (tmp_path / "disk" / "chains" / "z.bin").is_file()
     assert not (tmp_path / "memory" / "chains").exists()
@@ -195,7 +209,7 @@ def test_memory_and_disk_keep_the_same_chains(tmp_path: Path) -> None:
 
 def test_dynamic_binarisation_and_chains(tmp_path: Path) -> None:
     """Data that are drawn anew at every visit: the chain of a datum follows the pixels it meets."""
-    data = {"validation": 8, "test": 8, "binarization": "dynamic"}
+    data = {"validation": 0, "test": 8, "train": 37, "binarization": "dynamic"}
     train = _lengths(learner="mcem", report_every=1)
     tiny(grey(), tmp_path / "whole", data=data, train=train | {"steps": 9})
     tiny(grey(), tmp_path / "parted", data=data, train=train | {"steps": 5})

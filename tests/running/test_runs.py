@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 import elbowroom as er
+from elbowroom.data.batch import Batch
 from elbowroom.errors import ElbowroomError
+from elbowroom.evaluation import inference_gaps
 from elbowroom.running.diagnosis import Checkup, read_checkup
 from elbowroom.running.runs import Run, load
 from elbowroom.showing.report.records import read_results
@@ -118,7 +120,21 @@ def test_every_method_that_the_likelihood_allows(out: Path) -> None:
         run.score()
 
 
-def test_the_room_of_training_data_stands_beside_that_of_others(run: Run) -> None:
+def _remembered(measure: Callable[..., dict[str, Tensor]]) -> Callable[..., dict[str, Tensor]]:
+    found: dict[bytes, dict[str, Tensor]] = {}
+
+    def remembered(*given: Any, **settings: Any) -> dict[str, Tensor]:
+        (rows,) = (each.x.numpy().tobytes() for each in given if isinstance(each, Batch))
+        if rows not in found:
+            found[rows] = measure(*given, **settings)
+        return found[rows]
+
+    return remembered
+
+
+def test_the_room_of_training_data_stands_beside_that_of_others(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("best_q_estimate", "reference_log_evidence"):  # what has been found of a batch is not looked for again
+        monkeypatch.setattr(inference_gaps, name, _remembered(getattr(inference_gaps, name)))
     few = {"points": 4, "k": 3}
     alone = {split: run.evaluate("room", split=split, **few) for split in ("test", "validation", "train")}
     assert [r.split for r in alone["test"]] == ["test"] * 6 + ["train"] * 6

@@ -66,7 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("then", HOLDS)
 def test_a_run_goes_on_with_the_same_numbers_in_any_form(then: str, folder: Path) -> None:
     before, names = everything(folder / then), list(HOLDS)
-    for away in (1, 3, 6):  # each form with some others; all pairs of storages are below
+    for away in (1, 3):  # each form with some others; all pairs of storages are below
         now = names[(names.index(then) + away) % len(names)]
         tiny(HOLDS[now](reals().numpy()), folder / then, resume=True, **FEW)
         assert everything(folder / then) == before, now

@@ -44,7 +44,8 @@ def centred(rows: int = ROWS, seed: int = 0) -> Tensor:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[float, Run]:
     folder = tmp_path_factory.mktemp("offsets")
-    return {offset: tiny(centred() + offset, folder / f"{offset:.0f}", **LINEAR) for offset in OFFSETS}
+    short = LINEAR | {"train": {"epochs": 8, "batch_size": 20}}
+    return {offset: tiny(centred() + offset, folder / f"{offset:.0f}", **short) for offset in OFFSETS}
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +98,9 @@ def test_log_p_is_the_exact_one_whatever_the_offset(runs: dict[float, Run], offs
 def test_the_offset_changes_no_result(runs: dict[float, Run]) -> None:
     """The runs have the same seeds; only rounding differs, and what training makes of it."""
     # draws are seeded by the rows' values, which differ in the last digits, too: many of them
-    values = [run.evaluate("elbo", "iwae", k=1000, num_samples=200) for run in runs.values()]
-    for other in values[1:]:
-        for one, two in zip(values[0], other, strict=True):
-            assert two.value == pytest.approx(one.value, abs=0.05)
+    near, far = (runs[offset].evaluate("elbo", "iwae", k=1000, num_samples=200) for offset in (OFFSETS[0], OFFSETS[-1]))
+    for one, two in zip(near, far, strict=True):
+        assert two.value == pytest.approx(one.value, abs=0.05)
 
 
 def ways(tmp_path: Path) -> dict[str, Callable[[Tensor], Any]]:

@@ -427,7 +427,18 @@ def test_the_metric_unless_one_is_named() -> None:
 def test_divergences_are_counted_and_reported() -> None:
     model = LatentModel(StandardNormal(LATENT), Cliff(network((1, 4)), (4,), scale=30.0)).double().eval()
     x = torch.randn(3, 4, generator=seeded(1), dtype=torch.float64)
-    found = posterior(model, Rough(0.0, 0.2), x, method="hmc", metric="guide", draws=25, warmup=10, chains=12, generator=seeded(2), check=False)
+    found = posterior(
+        model,
+        Rough(0.0, 0.2),
+        x,
+        method="hmc",
+        metric="guide",
+        draws=25,
+        warmup=10,
+        chains=12,
+        generator=seeded(2),
+        check=False,
+    )
     assert int(found.diagnostics.divergences.min()) > 0
     assert int(found.diagnostics.divergences.sum()) > 20
     assert torch.equal(found.diagnostics.divergences, found.info.divergent.sum((0, 1)))

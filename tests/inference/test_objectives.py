@@ -77,14 +77,14 @@ def test_expected_elbo_gradient_is_the_exact_one(choice: str, full: bool, beta: 
     case = exact.linear_gaussian(4, 2, full=full)
     parameters = exact.parameters_of(case.guide, case.model)
     truth = exact.flat_gradient(exact.closed_form_elbo(case.model, case.guide, case.x, beta).mean(), parameters)
-    generator, many = seeded(3), repeated(case.x, 70)
+    generator, many = seeded(3), repeated(case.x, 200)
     scores = exact.gradient_z_scores(
         lambda: elbo(case.model, case.guide, many, beta=beta, generator=generator, **ELBO_CHOICES[choice]),
         truth,
         parameters,
-        repeats=60,
+        repeats=25,
     )
-    assert scores.abs().max() < 4.5  # up to 26 components in each of 18 cases; t with 59 degrees of freedom
+    assert scores.abs().max() < 5.1  # up to 26 components in each of 18 cases; t with 24 degrees of freedom
 
 
 def test_elbo_is_below_the_evidence_and_tight_at_the_posterior() -> None:
@@ -118,7 +118,7 @@ def test_leave_one_out_baseline_reduces_variance() -> None:
         choice = {"estimator": "score-function", "kl": "monte-carlo", "num_samples": num_samples}
         drawn = [
             exact.flat_gradient(elbo(case.model, case.guide, case.x, generator=generator, **choice).mean(), parameters)
-            for _ in range(300)
+            for _ in range(150)
         ]
         return float(torch.stack(drawn).var(0).sum())
 
@@ -187,19 +187,19 @@ def test_expected_iwae_gradient_is_the_exact_one(estimator: str, num_samples: in
     case = exact.linear_gaussian(3, 1)
     parameters = exact.parameters_of(case.guide, case.model)
     truth = exact.flat_gradient(quadrature_iwae(case.model, case.guide, case.x, num_samples, nodes).mean(), parameters)
-    generator, many = seeded(5), repeated(case.x, 200)
+    generator, many = seeded(5), repeated(case.x, 700)
     scores = exact.gradient_z_scores(
         lambda: iwae(case.model, case.guide, many, num_samples=num_samples, estimator=estimator, generator=generator),
         truth,
         parameters,
-        repeats=75,
+        repeats=25,
     )
-    assert scores.abs().max() < 4
+    assert scores.abs().max() < 4.5  # t with 24 degrees of freedom
 
 
 def test_stl_is_biased_for_iwae_in_the_guide_only() -> None:
     case = exact.linear_gaussian(3, 1)
-    many, generator = repeated(case.x, 100), seeded(5)
+    many, generator = repeated(case.x, 300), seeded(5)
     largest = {}
     for side, module in (("guide", case.guide), ("model", case.model)):
         parameters = exact.parameters_of(module)
@@ -208,7 +208,7 @@ def test_stl_is_biased_for_iwae_in_the_guide_only() -> None:
             lambda: iwae(case.model, case.guide, many, num_samples=2, estimator="stl", generator=generator),
             truth,
             parameters,
-            repeats=150,
+            repeats=50,
         )
         largest[side] = float(scores.abs().max())
     assert largest["guide"] > 6
@@ -256,7 +256,7 @@ def test_lower_variance_than_the_plain_gradient_for_large_k(estimator: str) -> N
                 iwae(case.model, case.guide, many, num_samples=num_samples, estimator=name, generator=generator).mean(),
                 parameters,
             )
-            for _ in range(200)
+            for _ in range(100)
         ]
         return float(torch.stack(drawn).var(0).sum())
 

@@ -59,9 +59,9 @@ def test_the_exact_posterior_of_a_linear_gaussian_model(name: str) -> None:
         exact = model.posterior(x)
     generator = torch.Generator().manual_seed(1)
     metric = Metric.dense(exact.covariance_matrix, exact.mean)
-    z = metric.to_z(normal_draws(8, 8, 3, seed=2))
+    z = metric.to_z(normal_draws(24, 8, 3, seed=2))
     step_size = torch.full((8,), 1.2 if name in ("mala", "random-walk") else 0.7, dtype=torch.float64)
-    found = sample(KERNELS[name], target, init(target, z), Tuning(step_size, metric), draws=150, generator=generator)
+    found = sample(KERNELS[name], target, init(target, z), Tuning(step_size, metric), draws=50, generator=generator)
     scores = chain_scores(found.z, exact.mean)
     away = found.z - exact.mean
     products = (away.unsqueeze(-1) * away.unsqueeze(-2)).flatten(-2)
@@ -92,7 +92,7 @@ def test_an_asymmetric_target(name: str) -> None:
 @pytest.mark.parametrize("name", KERNELS)
 def test_neals_funnel(name: str) -> None:
     """v ~ N(0, 9), x | v ~ N(0, e^v): exact draws stay so, though the scale of x spans five orders of magnitude."""
-    count, generator = 20_000, torch.Generator().manual_seed(4)
+    count, generator = 10_000, torch.Generator().manual_seed(4)
     v = 3 * normal_draws(1, count, 1, seed=5)
     z = torch.cat([v, torch.exp(v / 2) * normal_draws(1, count, 4, seed=6)], -1)
 
@@ -153,18 +153,18 @@ def test_eight_schools(name: str) -> None:
     schools, generator = EightSchools(), torch.Generator().manual_seed(7)
     target = Density(schools.log_density)
     z = 0.5 * normal_draws(320, 1, 10, seed=8)  # a step costs hardly more than for few chains
-    kernel = HMC(8) if name == "hmc" else NUTS(max_depth=5)
+    kernel = HMC(8) if name == "hmc" else NUTS(max_depth=4)
     warm = warm_up(
         kernel,
         target,
         z,
         metric=Metric.identity(z),
-        num_steps=40,
+        num_steps=30,
         target_acceptance=0.9,
         learn=learn_diagonal,
         generator=generator,
     )
-    found = sample(kernel, target, warm.state, warm.tuning, draws=24, generator=generator)
+    found = sample(kernel, target, warm.state, warm.tuning, draws=20, generator=generator)
     drawn = found.z[:, :, 0]
     tau = drawn[..., 1].exp()
     theta = drawn[..., :1] + tau.unsqueeze(-1) * drawn[..., 2:]

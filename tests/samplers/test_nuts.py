@@ -117,7 +117,7 @@ def test_asymmetric_target(integrator: Integrator, step_size: float, generator: 
     """The logarithm of an exponential variable has the density exp(x − eˣ)."""
     target = Density(lambda z: (z - z.exp()).sum(-1))
     z = torch.empty(8, 2500, 1, dtype=torch.float64).exponential_(generator=generator).log()
-    state, info = run(NUTS(integrator=integrator), target, z, identity_tuning(z, step_size), generator, 6)
+    state, info = run(NUTS(integrator=integrator), target, z, identity_tuning(z, step_size), generator, 4)
     mean, variance = -0.5772156649015329, math.pi**2 / 6
     assert abs(z_score(state.z, mean)) < 4
     assert abs(z_score((state.z - mean).square(), variance)) < 4
@@ -129,7 +129,7 @@ def test_asymmetric_target(integrator: Integrator, step_size: float, generator: 
 def test_long_run_from_a_point_finds_the_asymmetric_target(generator: torch.Generator) -> None:
     target = Density(lambda z: (z - z.exp()).sum(-1))
     z = torch.full((4, 2500, 1), 2.0, dtype=torch.float64)
-    state, _ = run(NUTS(), target, z, identity_tuning(z, 0.7), generator, 25)
+    state, _ = run(NUTS(), target, z, identity_tuning(z, 0.7), generator, 15)
     assert abs(z_score(state.z, -0.5772156649015329)) < 4
     assert abs(z_score((state.z + 0.5772156649015329).square(), math.pi**2 / 6)) < 4
 
@@ -144,7 +144,7 @@ def test_neals_funnel(generator: torch.Generator) -> None:
     v = 3 * torch.randn(4, 2500, 1, generator=generator, dtype=torch.float64)
     x = (v / 2).exp() * torch.randn(4, 2500, 4, generator=generator, dtype=torch.float64)
     z = torch.cat([v, x], -1)
-    state, info = run(NUTS(max_depth=6), Density(log_density), z, identity_tuning(z, 0.4), generator, 3)
+    state, info = run(NUTS(max_depth=6), Density(log_density), z, identity_tuning(z, 0.4), generator, 2)
     assert bool(info.divergent.any()) and bool((info.num_gradients == 63).any())
     v, x = state.z[..., 0], state.z[..., 1:]
     assert abs(z_score(v, 0)) < 4
@@ -185,7 +185,7 @@ def test_compaction_changes_nothing(integrator: Integrator, dtype: torch.dtype, 
     for compact in (False, True):
         kernel = NUTS(max_depth=7, integrator=integrator, compact=compact)
         seeded = torch.Generator().manual_seed(7)
-        runs.append(run(kernel, target, z, identity_tuning(z, step_size), seeded, 3))
+        runs.append(run(kernel, target, z, identity_tuning(z, step_size), seeded, 2))
         assert bool(target.selections) == compact
     for plain, compacted in zip(*((*state, *info) for state, info in runs), strict=True):
         assert torch.equal(plain, compacted)

@@ -58,14 +58,14 @@ def test_null_is_a_function_of_its_generator() -> None:
 
 
 def test_independent_draws_are_not_flagged_whatever_their_distribution() -> None:
-    draws, info = independent(data=1000)
+    draws, info = independent(data=500)
     summary = summarize(draws, info, generator=seeded())
     null = rhat_null(100, 4, generator=seeded())
     for p, expected in ((0.5, summary.rhat_null.median), (0.9, summary.rhat_null.q90), (0.99, summary.rhat_null.q99)):
         assert expected == null.sort().values[math.ceil(4000 * p) - 1]
-        # both quantiles are estimates: of 2,000 R-hats and of 4,000
+        # both quantiles are estimates: of 1,000 R-hats and of 4,000
         below = (rhat(draws) <= expected).double().mean().item()
-        assert abs(below - p) / math.sqrt(p * (1 - p) * (1 / 2000 + 1 / 4000)) < 4
+        assert abs(below - p) / math.sqrt(p * (1 - p) * (1 / 1000 + 1 / 4000)) < 4
 
 
 # ------------------------------------------------------------------ warnings

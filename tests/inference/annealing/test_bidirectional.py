@@ -84,7 +84,7 @@ def test_from_every_start(start: str, temperatures: int) -> None:
 def test_with_steps_of_a_pilot_run(start: str, climbs: int) -> None:
     """The pilot run is for these data, and its steps are the same on both ways."""
     model, guide, _ = oracles.ppca(dim=6, latent_dim=3, seed=1)
-    data = simulate(model, 700, generator=seeded(3))
+    data = simulate(model, 400, generator=seeded(3))
     found = bidirectional(
         model, data, guide=guide if start == "guide" else None, start=start, temperatures=3, chains=3, climbs=climbs,
         kernel=HMC(2), pilot_chains=2, generator=seeded(),
@@ -210,7 +210,7 @@ MODELS = {
 def known(name: str) -> tuple[LatentModel, Simulated, Tensor]:
     model = MODELS[name]().double().eval()
     data = simulate(model, 100, generator=seeded(1))
-    return model, data, oracles.quadrature_log_evidence(model, data.batch.x, points=121)
+    return model, data, oracles.quadrature_log_evidence(model, data.batch.x, points=81)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def conditional_case() -> tuple[LatentModel, Batch, Simulated, Tensor]:
     like = Batch(torch.zeros(150, 6, dtype=torch.float64), context=context, mask=mask)
     data = simulate(model, like, generator=seeded(3))
     truth = oracles.quadrature_log_evidence(
-        model, data.batch.x, context=data.batch.context, mask=data.batch.mask, points=121
+        model, data.batch.x, context=data.batch.context, mask=data.batch.mask, points=81
     )
     return model, like, data, truth
 
@@ -336,7 +336,7 @@ def test_the_way_back_is_the_way_there(temperatures: int | Tensor | AnnealingPla
 
 def test_the_lower_bound_is_that_of_the_data_alone() -> None:
     """To the last bit: what the reverse chain does comes after, and nothing else knows of the exact draw."""
-    found, (model, data, given) = sandwich(chains=3)
+    found, (model, data, given) = sandwich(chains=3, temperatures=frozen(4))
     alone = ais(model, data.batch, **given | {"generator": seeded(2)})
     assert found.lower.equal(alone.log_evidence)
     assert alone.log_evidence_above is None
@@ -358,7 +358,7 @@ def test_more_temperatures_close_the_gap() -> None:
     "exact", [torch.zeros(5), torch.zeros(29, 3), torch.zeros(2, 30, 3)], ids=lambda z: str(z.shape)
 )
 def test_draws_that_are_not_one_for_each_datum_are_refused(exact: Tensor) -> None:
-    _, (model, data, given) = sandwich(chains=1)
+    _, (model, data, given) = sandwich(chains=1, temperatures=frozen(2))
     with pytest.raises(ElbowroomError, match="were simulated with one z each"):
         ais(model, data.batch, exact=exact.double(), **given)
 

@@ -209,7 +209,7 @@ def test_a_chain_costs_one_evaluation_and_its_transitions(
 
 
 def test_weights_are_of_float64_where_chains_are_of_float32() -> None:
-    """A thousand terms of a few hundred nats: rounded to float32 at every step, their sum would be off by far more."""
+    """Three hundred terms of a few dozen nats: their sum, rounded to float32 every time, would be off by far more."""
     start = Independent(Normal(torch.zeros(1, 2), torch.ones(1, 2)), 1)
     z = torch.randn(4, 1, 2, generator=seeded())
     depth = 1e4
@@ -224,8 +224,8 @@ def test_weights_are_of_float64_where_chains_are_of_float32() -> None:
         def select(self, index: Tensor) -> Target:
             return self
 
-    betas = torch.linspace(0, 1, 1001, dtype=torch.float64).unsqueeze(1).float()
-    path = AnnealingPath(betas, torch.full((999, 1), 0.5), Metric.identity(z))
+    betas = torch.linspace(0, 1, 301, dtype=torch.float64).unsqueeze(1).float()
+    path = AnnealingPath(betas, torch.full((299, 1), 0.5), Metric.identity(z))
     bridge = TemperedTarget(start_density(start), Deep(), betas[-1])
     found = anneal(bridge, path, z, kernel=HMC(1), generator=seeded())
     assert found.log_weights.dtype == torch.float64
@@ -239,7 +239,7 @@ def tuned(latent_dim: int, temperatures: int, kernel: Kernel, **settings: Any) -
     return case, pilot(case.bridge, path.betas, z, path.metric, kernel=kernel, generator=seeded(), **settings)
 
 
-@pytest.mark.parametrize(("temperatures", "shared"), [(2, True), (12, False), (12, True), (90, False)])
+@pytest.mark.parametrize(("temperatures", "shared"), [(2, True), (12, False), (90, False)])
 def test_what_a_pilot_run_returns(temperatures: int, shared: bool) -> None:
     told: list[tuple[Any, ...]] = []
     _, found = tuned(5, temperatures, HMC(3), shared=shared, announce=lambda *step: told.append(step))

@@ -75,7 +75,7 @@ def curved(name: str, *, prior: Conditional | None = None, full: bool = False, *
 
 
 @torch.no_grad()
-def elbo_by_draws(case: SimpleNamespace, q: Distribution, draws: int = 20_000, seed: int = 9) -> tuple[Tensor, Tensor]:
+def elbo_by_draws(case: SimpleNamespace, q: Distribution, draws: int = 8_000, seed: int = 9) -> tuple[Tensor, Tensor]:
     """From independent draws, none of this package's tricks; and its standard error."""
     batch = case.batch
     z = draw(q, (draws,), generator=seeded(seed))
@@ -186,7 +186,7 @@ def test_the_bounds_are_honest(name, options, family):
 
 @pytest.mark.parametrize(("name", "family"), [("bernoulli", "diagonal"), ("poisson", "full")])
 def test_a_slow_search_finds_nothing_better(name, family):
-    """200 Adam steps with many draws from the same starting point; both judged on the same draws."""
+    """120 Adam steps with many draws from the same starting point; both judged on the same draws."""
     case = curved(name)
     found = optimal_gaussian(case.model, case.guide, case.batch, family=family, draws=256, generator=seeded())
     slow = by_adam(case, family)
@@ -201,15 +201,15 @@ def by_adam(case: SimpleNamespace, family: str) -> Distribution:
         q = case.guide(batch.x, batch.context)
     loc, log_scale = q.mean.clone().requires_grad_(), q.stddev.log().clone().requires_grad_()
     below = torch.zeros(len(loc), LATENT, LATENT).double().requires_grad_()
-    optimizer = torch.optim.Adam([loc, log_scale, below], 0.05)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 200)
+    optimizer = torch.optim.Adam([loc, log_scale, below], 0.08)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 120)
     generator = seeded(7)
 
     def now() -> Distribution:
         lower = torch.diag_embed(log_scale.exp()) + (below.tril(-1) if family == "full" else 0)
         return MultivariateNormal(loc, scale_tril=lower, validate_args=False)
 
-    for _ in range(200):
+    for _ in range(120):
         z = draw(now(), (64,), generator=generator)
         value = case.model.log_joint(batch.x, z, context=batch.context, mask=batch.mask).mean(0) + now().entropy()
         optimizer.zero_grad()
@@ -260,7 +260,7 @@ def test_what_comes_back_is_never_worse_than_the_guide(family):
     for parameter in case.model.parameters():
         parameter.data.mul_(4)
     best = optimal_gaussian(
-        case.model, case.guide, case.batch, family=family, draws=512, starts=1, generator=seeded()
+        case.model, case.guide, case.batch, family=family, draws=256, starts=1, generator=seeded()
     ).q
     found, alone = (
         optimal_gaussian(case.model, guide, case.batch, family=family, draws=1, starts=1, report_draws=1024,
@@ -272,22 +272,21 @@ def test_what_comes_back_is_never_worse_than_the_guide(family):
     assert loss_without.max() > 0.1
 
 
-@pytest.mark.parametrize("family", ["diagonal", "full"])
-def test_every_step_gains(family):
+@pytest.mark.parametrize(("family", "scale", "least"), [("diagonal", 0.1, 10.0), ("full", 0.3, 5.0)])
+def test_every_step_gains(family, scale, least):
     """From a bad start on a model that is far from linear: some steps are too long, and none of those is taken."""
-    for scale, least in ((0.1, 10.0), (0.3, 5.0)):  # with the second, steps that lose a little are tried too
-        case = curved("gaussian", scale=scale)
-        found = [
-            optimal_gaussian(case.model, case.guide, case.batch, family=family, steps=steps, starts=0, draws=256,
-                        report_draws=256, generator=seeded())
-            for steps in range(12)
-        ]  # fmt: skip
-        values = torch.stack([each.elbo for each in found])  # all on the same draws, other than those of the search
-        assert (values.diff(dim=0) > -0.05).all()
-        assert values[-1].mean() > values[0].mean() + least
-        means = torch.stack([each.q.mean for each in found])
-        refused = (means.diff(dim=0) == 0).all(-1)
-        assert (refused[:-1] & ~refused[1:]).any()  # half of the step was taken afterwards
+    case = curved("gaussian", scale=scale)  # with the larger one, steps that lose a little are tried too
+    found = [
+        optimal_gaussian(case.model, case.guide, case.batch, family=family, steps=steps, starts=0, draws=256,
+                    report_draws=256, generator=seeded())
+        for steps in range(12)
+    ]  # fmt: skip
+    values = torch.stack([each.elbo for each in found])  # all on the same draws, other than those of the search
+    assert (values.diff(dim=0) > -0.05).all()
+    assert values[-1].mean() > values[0].mean() + least
+    means = torch.stack([each.q.mean for each in found])
+    refused = (means.diff(dim=0) == 0).all(-1)
+    assert (refused[:-1] & ~refused[1:]).any()  # half of the step was taken afterwards
 
 
 def test_a_search_leaves_its_start_alone():

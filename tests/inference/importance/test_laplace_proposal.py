@@ -304,9 +304,9 @@ def test_bounds_are_ordered_for_a_model_that_was_trained() -> None:
     x = truth.batch.x.float()
     model = LatentModel(StandardNormal(2), Bernoulli(MLP((2,), (1, 8), hidden=(16,), activation="tanh"), (8,)))
     guide = DiagonalNormal(MLP((8,), (2, 2), hidden=(16,), activation="tanh"), 2)
-    optimizer = torch.optim.Adam([*model.parameters(), *guide.parameters()], lr=0.02)
+    optimizer = torch.optim.Adam([*model.parameters(), *guide.parameters()], lr=0.05)
     generator = seeded()
-    for _ in range(150):
+    for _ in range(60):
         optimizer.zero_grad()
         (-elbo(model, guide, x, generator=generator).mean()).backward()
         optimizer.step()

@@ -7,7 +7,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -66,9 +66,9 @@ def _terms(pair: Pair, batch: Batch, *tensors: Tensor, bound: Any, **settings: A
 def _of_a_few_operations(
     pair: Pair, batch: Batch, *, generator: Any, num_samples: int = 1, bound: Any = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """For what holds of every graph: with a weight and draws, and traced ten times as fast as a bound."""
-    z = normal((num_samples, len(batch)), batch.x, generator).mean(0)
-    value = next(pair.parameters()).square().sum() * z
+    """For what holds of every graph: with a weight and draws, in an order, and traced ten times as fast as a bound."""
+    first, second = (normal((num_samples, len(batch)), batch.x, generator).mean(0) for _ in range(2))
+    value = next(pair.parameters()).square().sum() * (first - 3 * second)
     return value, {"value": (value if bound is None else bound(value)).detach()}
 
 
@@ -83,6 +83,15 @@ def _agree(pair: Pair, batch: Batch, objective: Any, *tensors: Tensor, **setting
     torch.testing.assert_close(runs[1], runs[0], rtol=1e-9, atol=1e-11)  # in float64
     if drawn[0] is not None and drawn[1] is not None:  # and the next step draws the same numbers
         assert torch.equal(drawn[0].get_state(), drawn[1].get_state())
+
+
+@contextmanager
+def _without_vectors() -> Iterator[None]:
+    """The compiler is not tried for each set of vector instructions first, which takes it ten seconds."""
+    from torch._inductor import config
+
+    with config.patch({"cpp.vec_isa_ok": False, "cpp_cache_precompile_headers": False}):
+        yield
 
 
 # --- the same numbers --------------------------------------------------------------------------------------------
@@ -121,20 +130,24 @@ def _agrees(likelihood: str, guide: str, prior: str, name: str, make_pair: MakeP
 
 
 def _one_of_each() -> list[Any]:
-    """The k-th of every kind together, or what is possible of them, so that each is traced once at the least.
+    """The k-th of every kind together, or what is possible of them, until each estimator was traced once.
 
-    Priors other than the normal, which take the longest, come once each, at the end.
+    Priors other than the normal, which take the longest, come once each, at the end. The likelihoods that are left
+    over are those of the next test.
     """
-    count = max(len(LIKELIHOODS), len(PATHWISE))
-    normal_first = ["normal"] * (count - len(PRIORS)) + sorted(PRIORS, key="normal".__ne__)
+    normal_first = ["normal"] * (len(PATHWISE) - len(PRIORS)) + sorted(PRIORS, key="normal".__ne__)
     kinds = [list(LIKELIHOODS), list(GUIDES), normal_first, list(PATHWISE)]
     possible = {parameter.id: parameter for parameter in _combinations(all_of_them=True)}
     found = []
-    for k in range(count):
+    for k in range(len(PATHWISE)):
         likelihood, guide, prior, name = (kind[k % len(kind)] for kind in kinds)
         wanted = (f"{likelihood}:{guide}:{prior}:{name}", f"{likelihood}:diagonal:normal:{name}")
         found.append(next(possible[each] for each in wanted if each in possible))
     return found
+
+
+def _left_over() -> list[str]:
+    return list(LIKELIHOODS)[len(PATHWISE) :]
 
 
 @pytest.mark.parametrize(("likelihood", "guide", "prior", "name"), _one_of_each())
@@ -142,6 +155,20 @@ def test_every_likelihood_guide_prior_and_estimator(
     likelihood: str, guide: str, prior: str, name: str, make_pair: MakePair
 ) -> None:
     _agrees(likelihood, guide, prior, name, make_pair)
+
+
+def test_the_other_likelihoods_in_one_graph(make_pair: MakePair) -> None:
+    """log p(x | z) where the guide puts z: what of a bound depends on the likelihood. Each would be a second alone."""
+
+    def at_the_guides_means(pairs: Any, batch: Batch, *xs: Tensor, generator: Any) -> Any:
+        parts = {}
+        for pair, x, name in zip(pairs, xs, _left_over(), strict=True):
+            parts[name] = pair.model.log_likelihood(x, pair.guide(x).mean)
+        return sum(parts.values()), {name: part.detach() for name, part in parts.items()}
+
+    made = [make_pair(likelihood) for likelihood in _left_over()]
+    pairs = nn.ModuleList(pair for pair, _ in made)
+    _agree(cast(Pair, pairs), made[0][1], at_the_guides_means, *(batch.x for _, batch in made), generator=True)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +192,7 @@ def test_flows(prior: str, guide: str, name: str, make_pair: MakePair) -> None:
 
 def test_each_of_them_is_among_these() -> None:
     kinds = [set(values) for values in zip(*(parameter.values for parameter in _one_of_each()), strict=True)]
+    kinds[0].update(_left_over())
     assert kinds == [set(LIKELIHOODS), set(GUIDES), set(PRIORS), set(PATHWISE)]
 
 
@@ -191,8 +219,8 @@ def test_covariates_and_masks_with_the_gradient_that_bends_the_graph_most(make_p
     _agree(pair, Batch(batch.x, None, batch.context, mask), _terms, bound=bound, generator=True, **settings)
 
 
-@pytest.mark.lowered
-def test_the_m_step(make_pair: MakePair) -> None:
+@pytest.mark.parametrize("how", ["traced", pytest.param("lowered", marks=[pytest.mark.lowered, pytest.mark.slow])])
+def test_the_m_step(how: str, make_pair: MakePair) -> None:
     pair, batch = make_pair()
     z = torch.randn(3, len(batch), 2, generator=_generator(), dtype=torch.float64)
     _agree(pair, batch, m_step_terms, z, learns_guide=True)
@@ -216,7 +244,9 @@ def _steps(learner: Any, pair: Pair, batches: list[Batch]) -> tuple[TrainingStat
     return state, infos
 
 
-@pytest.mark.parametrize("kind", [pytest.param("aevb", marks=pytest.mark.cpp), "wake-sleep"])
+@pytest.mark.parametrize(
+    "kind", ["aevb", "wake-sleep", pytest.param("aevb", marks=[pytest.mark.cpp, pytest.mark.slow], id="aevb in C++")]
+)
 def test_several_steps_are_those_of_an_eager_run_and_need_one_function(kind: str, make_pair: MakePair) -> None:
     """The weight of the KL grows, the last batch of an epoch is smaller, validation comes between."""
     pair, batch = make_pair()
@@ -230,6 +260,13 @@ def test_several_steps_are_those_of_an_eager_run_and_need_one_function(kind: str
         assert one.terms == pytest.approx(other.terms, rel=1e-9)
         assert one.beta == other.beta
     torch.testing.assert_close(state.pair.state_dict(), plain.pair.state_dict(), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.cpp
+def test_what_is_compiled_agrees(make_pair: MakePair) -> None:
+    """From the objective to C++ and back, by a graph that is small: larger ones are traced above, in C++ if slow."""
+    with _without_vectors():
+        _agree(*make_pair(), _of_a_few_operations, generator=True, num_samples=2)
 
 
 @pytest.mark.lowered
@@ -366,11 +403,11 @@ def test_a_torch_that_is_too_old(make_pair: MakePair, monkeypatch: pytest.Monkey
 
 @contextmanager
 def _compiler(name: str) -> Iterator[None]:
-    """Another C++ compiler than this machine's, for a while; it is not asked for vector instructions first."""
+    """Another C++ compiler than this machine's, for a while."""
     from torch._inductor import config, cpp_builder
 
     cpp_builder.cpp_compiler_search.cache_clear()
-    with config.patch({"cpp.cxx": (None, name), "cpp.vec_isa_ok": False}):
+    with _without_vectors(), config.patch({"cpp.cxx": (None, name)}):
         yield
     cpp_builder.cpp_compiler_search.cache_clear()
 

@@ -82,6 +82,13 @@ def _needs_pyro(name: str, *values: Any) -> Any:
 
 every_case = pytest.mark.parametrize("name", [_needs_pyro(name) for name in CASES])
 
+#: these differ from mcem in where chains start, how they move and where they are kept, not in their target
+TARGET_OF_MCEM = {"mcem, nuts", "mcem, from the prior", "mcem, on disk", "mcem, several updates"}
+every_target = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in TARGET_OF_MCEM else _needs_pyro(name) for name in CASES],
+)
+
 
 class Scene(NamedTuple):
     learner: Learner
@@ -170,11 +177,8 @@ def test_a_step_moves_every_weight_and_says_what_it_did(name: str, tmp_path: Pat
         assert info.decoder_gradients % (DATA // 2) == 0 or "nuts" in name or name.startswith("mcem")
 
 
-#: what Monte Carlo EM measures knows of no chains
-MEASURES_AS_MCEM = {"mcem, nuts", "mcem, from the prior", "mcem, on disk", "mcem, several updates"}
-
-
-@pytest.mark.parametrize("name", [_needs_pyro(name) for name in CASES if name not in MEASURES_AS_MCEM])
+# what Monte Carlo EM measures knows of no chains
+@pytest.mark.parametrize("name", [_needs_pyro(name) for name in CASES if name not in TARGET_OF_MCEM])
 def test_what_is_measured_is_per_datum_under_the_learners_name(name: str, tmp_path: Path) -> None:
     scene = _scene(name, tmp_path)
     with evaluation_mode(scene.pair):
@@ -256,7 +260,7 @@ def test_data_that_are_not_finite_reach_no_weight(name: str, tmp_path: Path) -> 
     _run(scene, 1, _generator(), state)  # it can go on
 
 
-@every_case
+@every_target
 def test_covariates_and_masks_are_for_all(name: str, tmp_path: Path) -> None:
     """What the batch holds reaches the learner: hiding elements, or other covariates, gives another update."""
     weights, nats = [], []
@@ -278,7 +282,7 @@ def test_covariates_and_masks_are_for_all(name: str, tmp_path: Path) -> None:
     assert nats[1] > nats[0] + 1.0  # half of the elements, half of the nats
 
 
-@every_case
+@every_target
 def test_hidden_values_mean_nothing_to_the_model(name: str, tmp_path: Path) -> None:
     """The encoder sees the filler; the model never does."""
     mask = torch.ones(DATA, DIM, dtype=torch.bool)
@@ -392,7 +396,9 @@ SLOW = {
     "mcem, from the guide",
     "mcem, from the prior",
     "mcem, from the guide, in its metric",
+    "mcem, a guide beside",  # test_mcem holds that the guide learns the posterior
     "aevb, iwae",
+    "svi",  # test_svi holds that its steps are aevb's
     "svi, renyi",
 }
 

@@ -32,7 +32,7 @@ from elbowroom.running.checkpoints import Checkpoints
 from elbowroom.running.config import configure
 from vq_cases import KINDS, ROWS, SPACE, X, guide_of, make_batch, make_pair, seeded
 
-STEPS, PRIOR_FROM, JOINT_FROM, LAST_FROM = 40, 12, 20, 34
+STEPS, PRIOR_FROM, JOINT_FROM, LAST_FROM = 20, 6, 10, 17
 
 
 def make_learner(total_steps: int = STEPS, lr: float = 1e-2, ema: float = 0.0, **settings: Any) -> Vq:
@@ -164,7 +164,7 @@ class Written(NamedTuple):
 
 
 #: where a run stops, and how far it goes on: from each stage into the next one
-STOPS = {7: PRIOR_FROM + 2, PRIOR_FROM: 15, 15: JOINT_FROM + 2, JOINT_FROM: LAST_FROM + 1, LAST_FROM: STEPS}
+STOPS = {4: PRIOR_FROM + 2, PRIOR_FROM: 8, 8: JOINT_FROM + 2, JOINT_FROM: LAST_FROM + 1, LAST_FROM: STEPS}
 
 
 @functools.cache
@@ -188,8 +188,8 @@ def _whole_run(kind: CodebookKind, ema: float) -> list[Written]:
     ("ema", "stop"),
     [
         *((0.9, stop) for stop in STOPS),
-        (0.0, 15),
-        *(pytest.param(0.0, stop, marks=pytest.mark.slow) for stop in STOPS if stop != 15),
+        (0.0, 8),
+        *(pytest.param(0.0, stop, marks=pytest.mark.slow) for stop in STOPS if stop != 8),
     ],
 )
 def test_a_run_goes_on_bit_for_bit_from_every_stage(kind: CodebookKind, ema: float, stop: int) -> None:
@@ -217,14 +217,14 @@ def test_averages_that_were_not_saved_would_be_seen(forgotten: str, monkeypatch:
 
     monkeypatch.setattr(VqState, "load", forgetting)
     with pytest.raises(AssertionError):
-        test_a_run_goes_on_bit_for_bit_from_every_stage("ema", 0.0, 7)
+        test_a_run_goes_on_bit_for_bit_from_every_stage("ema", 0.0, 4)
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_measuring_changes_nothing_in_any_stage(training: bool) -> None:
     learner, generator = make_learner(), seeded()
     state: TrainingState = learner.init(make_pair())
-    for steps in (5, PRIOR_FROM, JOINT_FROM - 5):
+    for steps in (3, PRIOR_FROM, JOINT_FROM - 3):
         state, _ = run(learner, state, steps, generator)
         before = copy.deepcopy(state.pair.state_dict()) | {k: v.clone() for k, v in state.tensors().items()}
         state.pair.train(training)
@@ -236,7 +236,7 @@ def test_measuring_changes_nothing_in_any_stage(training: bool) -> None:
         state.pair.train()
 
 
-@pytest.mark.parametrize("step", [0, 5, PRIOR_FROM, JOINT_FROM])
+@pytest.mark.parametrize("step", [0, 3, PRIOR_FROM, JOINT_FROM])
 def test_data_that_are_not_finite_reach_no_weight_in_any_stage(step: int) -> None:
     learner, generator = make_learner(ema=0.9), seeded()
     state, _ = run(learner, learner.init(make_pair()), step, generator)

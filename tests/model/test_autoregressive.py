@@ -255,9 +255,9 @@ def slot_by_slot(p: AutoregressiveCodes) -> AutoregressiveCodes:
 @pytest.mark.parametrize("space", SPACES, ids=str)
 def test_draws_in_one_pass_are_those_of_a_pass_for_each_slot(kind: str, space: CodeSpace, context_dim: int) -> None:
     p = build(kind, space, context_dim)(None, context_of(context_dim))
-    drawn = p.sample((300,), seeded())
-    assert drawn.shape == (300, *p.batch_shape, space.dim)
-    assert torch.equal(drawn, slot_by_slot(p).sample((300,), seeded()))
+    drawn = p.sample((60,), seeded())
+    assert drawn.shape == (60, *p.batch_shape, space.dim)
+    assert torch.equal(drawn, slot_by_slot(p).sample((60,), seeded()))
 
 
 @contexts
@@ -283,7 +283,7 @@ def test_the_logits_of_a_draw_are_those_of_the_density(
 @every
 def test_draws_follow_the_probabilities(kind: str, context_dim: int) -> None:
     """Pearson's χ² over all codes, the rare ones together, as a z-score."""
-    space, n, context = CodeSpace(3, 3), 20_000, context_of(context_dim, rows=2)
+    space, n, context = CodeSpace(3, 3), 5_000, context_of(context_dim, rows=2)
     p = build(kind, space, context_dim, scale=0.4)(None, context)
     z = all_of(space)
     probabilities = p.log_prob(z if context is None else z[:, None].expand(-1, 2, -1)).detach().exp()
@@ -291,7 +291,7 @@ def test_draws_follow_the_probabilities(kind: str, context_dim: int) -> None:
     place = (numbers * torch.tensor([9, 3, 1])).sum(-1)
     for datum, expected in enumerate(n * probabilities.reshape(space.size, -1).T):
         counts = torch.bincount(place[:, datum], minlength=space.size).double()
-        usual = expected > 10
+        usual = expected > 5
         cells = [torch.cat([values[usual], values[~usual].sum(0, keepdim=True)]) for values in (counts, expected)]
         degrees = int(usual.sum())
         assert degrees > 10

@@ -20,7 +20,7 @@ from elbowroom.model import oracles
 from elbowroom.model.draws import draw
 from elbowroom.model.flow_distributions import FlowDistribution
 from elbowroom.model.flows import FLOW_GUIDES, FLOW_PRIORS, AutoregressiveBijection, FlowGuide, FlowPrior
-from elbowroom.model.guides import DiagonalNormal, PriorGuide
+from elbowroom.model.guides import PriorGuide
 from elbowroom.model.latent import LatentModel
 from elbowroom.model.likelihoods import Bernoulli
 from elbowroom.model.networks import MLP
@@ -238,9 +238,8 @@ def trained(name: str) -> Any:
     """A linear guide of the oracle's data; a network can do no more here, so that a flow is needed for the rest."""
     model, x = correlated()
     torch.manual_seed(0)
-    kind = {"diagonal": DiagonalNormal, **FLOW_GUIDES}[name]
-    shape = {} if name == "diagonal" else {"transforms": 2, "width": 8}
-    made = kind(MLP((3,), kind.parameter_shape(2), hidden=()), 2, **shape).double()
+    kind = FLOW_GUIDES[name]
+    made = kind(MLP((3,), kind.parameter_shape(2), hidden=()), 2, transforms=2, width=8).double()
     optimizer = torch.optim.Adam(made.parameters(), lr=0.03)
     steps = 250 if name == "nsf" else 400  # a spline is near sooner, and its steps take longest
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
@@ -263,9 +262,10 @@ def widened(name: str) -> FlowGuide:
 @every_guide
 def test_a_flow_learns_what_a_diagonal_normal_cannot(name: str) -> None:
     model, x = correlated()
-    exact = float(model.log_evidence(x).mean().detach())
-    plain, flow = bound_of(trained("diagonal")), bound_of(trained(name))
-    assert exact - plain[0] > 0.3  # what independent dimensions cost here
+    exact, flow = float(model.log_evidence(x).mean().detach()), bound_of(trained(name))
+    precision = model.posterior(x[:1]).precision_matrix[0].detach()
+    # KL of the posterior from the best normal of independent dimensions, whose precisions are those of the diagonal
+    assert 0.5 * (precision.diagonal().log().sum() - precision.logdet()) > 0.8
     assert -4 * flow[1] < exact - flow[0] < (0.02 if name == "iaf" else 0.15)
 
 
@@ -331,8 +331,9 @@ def with_prior(name: str) -> tuple[LatentModel, Tensor]:
 @every_prior
 def test_the_evidence_by_draws_of_a_prior_is_that_by_its_density(name: str) -> None:
     model, x = with_prior(name)
+    x = x[:8]
     with torch.no_grad():
-        exact = oracles.quadrature_log_evidence(model, x, points=161)
+        exact = oracles.quadrature_log_evidence(model, x, points=121)
         found = importance_estimate(model, PriorGuide(model.prior), Batch(x), num_samples=5000, generator=seeded(2))
     assert ((found.log_evidence - exact) / found.stderr.hypot(torch.tensor(2e-3))).abs().max() < 4.5
     assert found.stderr.max() < 0.1

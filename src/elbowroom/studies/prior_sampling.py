@@ -187,7 +187,12 @@ def prior_sampling_study(
         Chatterjee & Diaconis (2018), The sample size required in importance sampling, arXiv:1511.01437.
     Example:
         >>> study = prior_sampling_study(
-        ...     dims=[2, 8], information=[1.0], methods=["prior"], generator=torch.Generator().manual_seed(0)
+        ...     dims=[2, 8],
+        ...     information=[1.0],
+        ...     methods=["prior"],
+        ...     replicates=4,
+        ...     num_data=16,
+        ...     generator=torch.Generator().manual_seed(0),
         ... )
         >>> small, large = (cost.evaluations for cost in study.costs)
         >>> large > 50 * small

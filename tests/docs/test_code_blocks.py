@@ -283,22 +283,32 @@ def _doctest(block: Block, namespace: dict[str, Any], page: Path) -> None:
 
 
 def do_less(patch: pytest.MonkeyPatch) -> None:
-    """The same functions, with fewer epochs, points and draws than they are asked for."""
-    from elbowroom.running import compare, impute, runs
+    """The same functions, with fewer updates, starts, points and draws than they are asked for."""
+    from elbowroom.adopting import adopt
+    from elbowroom.learners import em_classes, em_start, vq_objectives
+    from elbowroom.running import compare, impute, mixtures, runs
     from elbowroom.running.config import configure
 
-    def small(settings: Any) -> Any:
+    def small(settings: Any, steps: int) -> Any:
         length = settings.train
-        fewer = {"epochs": min(length.epochs, 1), "seconds": length.seconds and min(length.seconds, 1)}
-        steps = length.steps and min(length.steps, 10)
-        return settings.model_copy(update={"train": length.model_copy(update={**fewer, "steps": steps})})
+        timed = length.seconds or length.decoder_gradients
+        fewer = {"seconds": min(length.seconds, 1)} if length.seconds else {} if timed else {"steps": steps}
+        return settings.model_copy(update={"train": length.model_copy(update=fewer)})
 
-    patch.setattr("elbowroom.running.train.configure", lambda *layers, **about: small(configure(*layers, **about)))
-    at_most(patch, runs, "evaluate", points=16, k=50, simulated=16, budget=1.0)
+    patch.setattr("elbowroom.running.train.configure", lambda *layers, **about: small(configure(*layers, **about), 5))
+    patch.setattr("elbowroom.running.changes.configure", lambda *layers, **about: small(configure(*layers, **about), 8))
+    patch.setattr(vq_objectives, "_LADDER", vq_objectives._LADDER[::4])
+    for module in (em_classes, mixtures):
+        at_most(patch, module, "start_classes", starts=1)
+    for module in (em_classes, em_start):
+        at_most(patch, module, "climb_until_flat", steps=3)
+    for module in (runs, adopt):
+        at_most(patch, module, "evaluate", points=16, k=50, simulated=16, budget=1.0)
     at_most(patch, runs, "score", k=50)
     at_most(patch, runs.Run, "doctor_input", points=60)
-    at_most(patch, runs, "posterior", draws=10, warmup=8, chains=2)
-    at_most(patch, impute, "impute_batch", draws=10, warmup=8, chains=2)
+    at_most(patch, adopt, "DoctorInput", points=60)
+    at_most(patch, runs, "posterior", draws=10, warmup=4, chains=2)
+    at_most(patch, impute, "impute_batch", draws=10, warmup=4, chains=2)
     at_most(patch, elbowroom, "gradient_study", draws=50)
     at_most(patch, compare, "compare", seconds=2.0, visits=2000, decoder_gradients=2000, moments=2, points=20, k=20)
 

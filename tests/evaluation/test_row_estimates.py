@@ -144,7 +144,7 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 ESTIMATES: dict[str, Callable[[Case], dict[str, Tensor]]] = {
     "elbo": lambda case: elbo_estimate(*case, num_samples=1, seed=3),
-    "elbo, many draws": lambda case: elbo_estimate(*case, num_samples=3000, seed=3),
+    "elbo, many draws": lambda case: elbo_estimate(*case, num_samples=700, seed=3),  # 512 at once, then the rest
     "iwae": lambda case: guide_estimate(*case, k=25, seed=3),
     "iwae, many draws": lambda case: guide_estimate(*case, k=1000, seed=3),
     "laplace-is": lambda case: laplace_estimate(*case, k=21, starts=3, seed=3),
@@ -177,7 +177,7 @@ def test_a_row_has_the_same_bits_whichever_others_come_with_it(made: str, name: 
     estimate = ESTIMATES[name]
     with evaluation_mode(model, guide):
         whole = estimate((model, guide, batch))
-        for rows in ([5], [21, 2, 14], list(range(20, 3, -1))):
+        for rows in ([5], [21, 2, 14], list(range(14, 3, -1))):
             some = estimate((model, guide, batch.rows(torch.tensor(rows))))
             for column, values in some.items():
                 torch.testing.assert_close(values, whole[column][rows], rtol=0, atol=0, equal_nan=True)

@@ -104,7 +104,8 @@ def test_of_a_model_of_classes_it_says_how_many_are_of_the_class_that_was_asked_
     assert found["class accuracy of data"].value > 0.95
     assert found["class accuracy"].value > 0.95
     assert "2 classes" in found["precision"].found["features"]
-    untrained = tiny(tmp_path / "classes.npz", tmp_path / "untrained", data=told, optimizer={"lr": 1e-9})
+    lame = {"train": {"epochs": 1}, "optimizer": {"lr": 1e-9}}
+    untrained = tiny(tmp_path / "classes.npz", tmp_path / "untrained", data=told, **lame)
     found = named(untrained.evaluate("samples"))
     assert found["class accuracy of data"].value > 0.95
     assert abs(found["class accuracy"].value - 0.5) < 4 * 0.5 / 150**0.5  # the class is told of x, not of its context
@@ -117,14 +118,14 @@ def test_tables_and_missing_elements(tmp_path: Path) -> None:
     table = pl.DataFrame(
         {"size": size, "town": draws.choice(["Oslo", "Bergen", "Voss"], 220), "visits": draws.poisson(3, 220)}
     )
-    run = tiny(table, tmp_path / "run", data={"missing": "mask", "test": 70, "validation": 20})
+    run = tiny(table, tmp_path / "run", data={"missing": "mask", "test": 70, "validation": 20}, train={"epochs": 1})
     found = named(run.evaluate("samples"))
     assert "principal components" in found["recall"].found["features"]
     assert 0 <= found["precision"].value <= 1
 
 
 def test_other_data_have_no_training_rows_to_compare_with(tmp_path: Path) -> None:
-    run = tiny(reals(), tmp_path / "run")
+    run = tiny(reals(), tmp_path / "run", train={"epochs": 1})
     with pytest.raises(ElbowroomError, match="compares with training rows, too, and these data have none"):
         run.evaluate("samples", data=reals(80, seed=1))
 

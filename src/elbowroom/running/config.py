@@ -283,8 +283,14 @@ class Config(Section):
 
 def recipe_names() -> list[str]:
     """The recipes that come with the package, in alphabetical order."""
+    return list(_packaged_names())
+
+
+@functools.cache
+def _packaged_names() -> tuple[str, ...]:
+    """A report asks for them once for each recipe, and to look into the folder takes as long as to read one."""
     folder = resources.files("elbowroom.running") / "recipes"
-    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return tuple(sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".toml")))
 
 
 def recipe_text(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Callable
@@ -106,7 +107,7 @@ def collapsed() -> DoctorInput:
 
 def deaf() -> DoctorInput:
     """A decoder that has no weights for z; the encoder speaks all the same."""
-    inputs = trained(Bernoulli(_decoder(24), (24,)), data_of(_bits(), "binary"), steps=100)
+    inputs = copy.deepcopy(bernoulli())
     first = inputs.model.likelihood.network.hidden_layers[0]  # type: ignore[union-attr]
     with torch.no_grad():
         first.weight.zero_()
@@ -125,7 +126,7 @@ def grey() -> DoctorInput:
 
 def at_bound() -> DoctorInput:
     """Elements that are constant, so that σ shrinks for ever."""
-    inputs = trained(Gaussian(_decoder(12), (12,)), data_of(_blobs(), "reals"), steps=50)
+    inputs = copy.deepcopy(gaussian())
     with torch.no_grad():
         inputs.model.likelihood.raw_scale.fill_(-20.0)  # type: ignore[union-attr]
     return inputs
@@ -156,7 +157,7 @@ def fell() -> DoctorInput:
 
 def overfitted() -> DoctorInput:
     data = data_of(_bits(360, 60), "binary", test=300)
-    return trained(Bernoulli(_decoder(60, latent_dim=8), (60,)), data, steps=500, hidden=256)
+    return trained(Bernoulli(_decoder(60, latent_dim=8), (60,)), data, steps=250, hidden=256)
 
 
 def not_a_number() -> DoctorInput:
@@ -241,7 +242,7 @@ def linear_gaussian() -> DoctorInput:
 
 @functools.cache
 def bernoulli() -> DoctorInput:
-    return trained(Bernoulli(_decoder(24), (24,)), data_of(_bits(), "binary"), steps=800)
+    return trained(Bernoulli(_decoder(24), (24,)), data_of(_bits(), "binary"), steps=400)
 
 
 @functools.cache

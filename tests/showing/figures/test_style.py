@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
+import importlib
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+import elbowroom
 from elbowroom.errors import ElbowroomError
 from elbowroom.showing import plots
 from elbowroom.showing.figures.style import CLASS_COLOURS, DPI, as_array, finish, is_image, new_figure, text_width, wrap
@@ -110,19 +110,20 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
     assert not list(tmp_path.parent.glob(".*.tmp"))
 
 
-def test_drawing_needs_no_pyplot_and_changes_no_setting() -> None:
-    code = """
-import sys, matplotlib, torch
-before = repr(list(dict.items(matplotlib.rcParams)))  # to ask the mapping itself for the backend would choose one
-from elbowroom.showing import plots
-plots.image_grid(torch.zeros(4, 5, 5))
-plots.latent_scatter(torch.arange(8.0).reshape(4, 2))
-assert "matplotlib.pyplot" not in sys.modules
-assert repr(list(dict.items(matplotlib.rcParams))) == before
-"""
-    subprocess.run(
-        [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    )
+def test_drawing_needs_no_pyplot_and_changes_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither does to import it, which is done anew, with a pyplot that cannot be imported."""
+    monkeypatch.setattr(elbowroom, "showing", elbowroom.showing)  # put back afterwards, as the modules are
+    for name in [name for name in sys.modules if name.startswith("elbowroom.showing")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with mpl.rc_context():
+        mpl.rcdefaults()  # what the import before this one may have changed
+        before = repr(list(dict.items(mpl.rcParams)))  # to ask the mapping itself for the backend would choose one
+        anew = importlib.import_module("elbowroom.showing.plots")
+        assert anew is not plots
+        anew.image_grid(torch.zeros(4, 5, 5))
+        anew.latent_scatter(torch.arange(8.0).reshape(4, 2))
+        assert repr(list(dict.items(mpl.rcParams))) == before
 
 
 def test_a_users_settings_do_not_leak_in() -> None:

@@ -103,7 +103,7 @@ def test_missing_values_are_left_out() -> None:
     assert figure.get_supxlabel() == "Not shown, having no values: 1 of 3 features."
 
 
-@pytest.mark.parametrize("columns", [1, 3, 4, 5])  # 4 stand two by two; of 5 the second row is not full
+@pytest.mark.parametrize("columns", [1, 4, 5])  # 4 stand two by two; of 5 the second row is not full
 def test_constants_names_with_dollars_and_any_number_of_features_can_be_drawn(columns: int) -> None:
     data = np.ones((5, columns))
     names = [f"$price_{j} in a very long name that fits nowhere$" for j in range(columns)]

@@ -329,6 +329,21 @@ def with_prior(name: str) -> tuple[LatentModel, Tensor]:
 
 
 @every_prior
+def test_the_density_of_a_prior_integrates_to_one_and_draws_follow_it(name: str) -> None:
+    prior: FlowPrior = lively(FLOW_PRIORS[name](2, transforms=2, width=8), seed=5, scale=1.0)
+    p = prior(None)
+    axis = torch.linspace(-12, 12, 241, dtype=torch.float64)
+    grid, n = torch.cartesian_prod(axis, axis), 5_000
+    draws = draw(p, (n,), generator=seeded())
+    with torch.no_grad():
+        density = p.log_prob(grid).exp() * (axis[1] - axis[0]) ** 2
+        assert abs(float(density.sum()) - 1) < 5e-3
+        for f in (lambda v: -p.log_prob(v), lambda v: v.abs().sum(-1), lambda v: torch.exp(-v.square().sum(-1))):
+            values, exact = f(draws), (density * f(grid)).sum()
+            assert abs(float(values.mean() - exact)) < 4 * float(values.std()) / math.sqrt(n) + 5e-3
+
+
+@every_prior
 def test_the_evidence_by_draws_of_a_prior_is_that_by_its_density(name: str) -> None:
     model, x = with_prior(name)
     x = x[:8]

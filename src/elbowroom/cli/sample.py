@@ -95,7 +95,8 @@ def sample(
             )
         table = table or result_path(run, "samples-given.csv", checkpoint)
         contexts = parsed(loaded.naming, context, labels)
-        _sample_given(loaded, parse_given(given), num, contexts, draws=draws, seed=seed, table=table, arrays=target)
+        columns = parse_given(given, loaded.naming.columns or ())
+        _sample_given(loaded, columns, num, contexts, draws=draws, seed=seed, table=table, arrays=target)
         return
     if draws is not None:
         raise ElbowroomError("--draws was given without --given, whose weighted draws it counts.", "Leave it out.")
@@ -159,6 +160,13 @@ def _sample_given(
     arrays: Path | None,
 ) -> None:
     """Draws rows given some of their columns, says how far they can be trusted, and writes them."""
+    from elbowroom.running.contexts import context_flags
+
+    flags = context_flags(run.naming)
+    if context is None and flags is not None:
+        raise ElbowroomError(
+            "--given was given without the covariates that the model is conditional on, too.", f"Add {flags}."
+        )
     found = run.sample_given(given, num, context=context, draws=draws, seed=seed)
     for line in _lines(found):
         say(line)

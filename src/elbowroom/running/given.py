@@ -17,14 +17,14 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.data.columns.column import Column, ColumnKind
 from elbowroom.data.columns.given import GivenCell, given_cell
-from elbowroom.data.naming import Covariate, Naming, described
+from elbowroom.data.naming import Naming, described
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError, NotFiniteError, did_you_mean
 from elbowroom.evaluation.thresholds import TAIL_LIMITS
 from elbowroom.inference.posterior.given import sample_given
 from elbowroom.model.draws import draw
 from elbowroom.model.latent import LatentModel, evaluation_mode
-from elbowroom.running.contexts import context_flags, sample_context
+from elbowroom.running.contexts import how_to_give, sample_context
 from elbowroom.running.reading import TrainedOn, read_like_training
 from elbowroom.running.runtime import make_generator
 from elbowroom.running.trained_model import TrainedModel
@@ -32,7 +32,6 @@ from elbowroom.running.units import restored
 
 __all__ = ["GivenSample", "given_samples", "parse_given"]
 
-_NEXT = re.compile(r",(?=[^,=]+=)")  # a comma before another NAME=
 _TOO_FEW = 100.0  # effective draws
 _TRIED = 1000  # draws of z that tell which value is impossible
 _TRUTHS = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
@@ -115,27 +114,29 @@ class GivenSample:
 # --- what is given -----------------------------------------------------------------------------------------------
 
 
-def parse_given(pairs: Sequence[str]) -> dict[str, str]:
+def parse_given(pairs: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
     """The columns that a command line gives, as NAME=VALUE, several of them between commas.
 
     Args:
         pairs: such as ``city=Oslo`` or ``city=Oslo,age=30``; a comma belongs to the value unless NAME= follows it.
+        columns: that there are, whose names may hold commas and equals signs.
     Raises:
         ElbowroomError: no NAME=VALUE, or a column that is given twice.
     Example:
-        >>> parse_given(["city=Oslo,age=30", "price=1,5"])
+        >>> parse_given(["city=Oslo,age=30", "price=1,5"], ["age", "city", "price"])
         {'city': 'Oslo', 'age': '30', 'price': '1,5'}
     """
+    known = "".join(f"{re.escape(name)}|" for name in sorted(columns, key=len, reverse=True))
+    begins = re.compile(rf"(?:^|,)\s*({known}[^,=]+?)\s*=")
     found: dict[str, str] = {}
-    for part in (part for text in pairs for part in _NEXT.split(text)):
-        name, sign, value = (piece.strip() for piece in part.partition("="))
-        if not sign or not name:
-            raise ElbowroomError(
-                f"--given '{part.strip()}' is not of the form NAME=VALUE.", "Write for instance --given city=Oslo."
-            )
-        if name in found:
-            raise ElbowroomError(f"--given says more than once what column '{name}' is.", "Say it once.")
-        found[name] = value
+    for text in pairs:
+        starts = list(begins.finditer(text))
+        if not starts or starts[0].start() > 0:
+            raise ElbowroomError(f"--given '{text}' is not of the form NAME=VALUE.", "Write for instance city=Oslo.")
+        for start, end in zip(starts, [*(after.start() for after in starts[1:]), len(text)], strict=True):
+            if start[1] in found:
+                raise ElbowroomError(f"--given says more than once what column '{start[1]}' is.", "Say it once.")
+            found[start[1]] = text[start.end() : end].strip()
     return found
 
 
@@ -150,7 +151,7 @@ def _cells(run: TrainedModel, given: Mapping[str, Any]) -> dict[str, GivenCell]:
     if naming.columns is None or len(run.facts.event_shape) != 1:
         raise ElbowroomError(
             "Columns were given, but the run was not trained on a table with named columns.",
-            "`elbowroom impute` draws what is missing of other data; train on a table with a header for --given.",
+            "Train on a table with a header; of other data `elbowroom impute` fills in what is missing.",
         )
     for name in given:
         if name not in naming.columns:
@@ -175,7 +176,7 @@ def _no_column(name: str, naming: Naming) -> ElbowroomError:
     if covariate is not None:
         return ElbowroomError(
             f"Column '{name}' was given, but it is no part of x: the model is conditional on it.",
-            _as_context(covariate),
+            "Say what it is by --context or --labels.",
         )
     aside = {column.name: f"was set aside as {column.kind}" for column in naming.aside}
     aside |= dict.fromkeys(naming.dropped, "was left out of training")
@@ -193,12 +194,6 @@ def _no_column(name: str, naming: Naming) -> ElbowroomError:
     )
 
 
-def _as_context(covariate: Covariate) -> str:
-    if covariate.name == "labels":
-        return "Name the class: --labels NAME."
-    return f"Give it as --context {covariate.name}={'0' if covariate.levels is None else covariate.levels[0]}."
-
-
 def _plain(value: Any, name: str, run: TrainedModel, *, comma: bool) -> GivenCell:
     """A value of a table of numbers alone."""
     support = run.model.likelihood.support
@@ -206,11 +201,13 @@ def _plain(value: Any, name: str, run: TrainedModel, *, comma: bool) -> GivenCel
         value = _TRUTHS.get(value.strip().lower(), value)
     kind = ColumnKind.COUNT if support is Support.COUNTS else ColumnKind.REAL
     found = given_cell(value, Column(name, kind), comma=comma)
-    highest = {Support.BINARY: 1, Support.BYTES: 255, Support.CATEGORIES: (run.facts.num_categories or 1) - 1}
-    most = highest.get(support)
-    if most is not None and found.number not in range(most + 1):
+    most = {Support.BINARY: 1, Support.UNIT_INTERVAL: 1, Support.BYTES: 255,
+            Support.CATEGORIES: (run.facts.num_categories or 1) - 1}.get(support)  # fmt: skip
+    fractions = support is Support.UNIT_INTERVAL
+    if most is not None and not (0 <= found.number <= most and (fractions or found.number.is_integer())):
         raise ElbowroomError(
-            f"{value} was given for column '{name}', but the values of this model are whole numbers from 0 to {most}.",
+            f"{value} was given for column '{name}', but the values of this model are "
+            f"{'numbers' if fractions else 'whole numbers'} from 0 to {most}.",
             "Give such a number.",
         )
     return found
@@ -268,11 +265,9 @@ def _one_context(run: TrainedModel, num: int, context: Any, labels: Any) -> Tens
     """The one context of all rows, shape (1, context_dim); None for a model without one."""
     naming = run.naming
     if naming.covariates and context is None and labels is None:
-        flags = "--labels NAME" if naming.covariates[0].name == "labels" else context_flags(naming)
         raise ElbowroomError(
-            f"Columns were given, but the model is conditional on {described(naming.covariates)}, too, and nothing was "
-            "said of that.",
-            f"Say it: {flags or 'context=…'}.",
+            f"Columns were given, but nothing of {described(naming.covariates)}, on which the model is conditional.",
+            how_to_give(naming),
         )
     _, rows = sample_context(run.config, run.facts, naming, num, context, labels)
     if rows is not None and bool((rows != rows[:1]).any()):

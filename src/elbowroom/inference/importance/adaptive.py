@@ -8,22 +8,20 @@ all, its draws can miss most of it, and those of the prior hit little of it. Bot
 Each round weighs n draws of the proposal and fits the next one to them,
 
 .. math:: z_i \sim r_t(z), \qquad w_i = \Big[ \frac{p(z_i) \, p(x | z_i)}{r_t(z_i)} \Big]^{\beta}, \qquad
-    r_{t+1}(z) = \epsilon \, p(z) + (1 - \epsilon) \Big[ \tfrac12 N(z; m, S) + \tfrac1{2M} \sum_{j=1}^M
-    N\big(z; m + \sqrt{1 - h^2} (z_j - m), h^2 S\big) \Big]
+    r_{t+1}(z) = \epsilon \, p(z) + (1 - \epsilon) \, k_t(z)
 
-with the mean m and covariance S of the weighted draws and M of them, :math:`z_j`, drawn by their weights. The normal
-fits a posterior with one mode. The kernels fit one with several; since they are drawn towards m, their mixture has
-covariance S too. The exponent :math:`\beta \le 1` is the largest at which a tenth of the draws is effective, so that a
-posterior much narrower than the first proposal is reached in several rounds. They end when the weights are exact
-(β = 1) and further ones would gain little.
+with a normal distribution that has their mean and covariance, for a posterior with one mode, and kernels around some of
+them, for one with several, as halves of :math:`k_t` (:mod:`elbowroom.inference.importance.kernels`). The exponent
+:math:`\beta \le 1` is the largest at which a tenth of the draws is effective, so that a posterior much narrower than
+the first proposal is reached in several rounds. They end when the weights are exact (β = 1) and further ones would gain
+little.
 
 Draws for an estimate are made anew from the last proposal, which does not depend on them: their weights are unbiased,
 and with the prior's share ε none exceeds :math:`p(x | z) / \epsilon`.
 
 Reference:
     Cappé, Guillin, Marin & Robert (2004), Population Monte Carlo, JCGS 13.
-    West (1993), Approximating posterior distributions by mixtures, JRSS B 55; the shrinkage of kernels: Liu & West
-    (2001), Combined parameter and state estimation in simulation-based filtering.
+    West (1993), Approximating posterior distributions by mixtures, JRSS B 55.
     Koblents & Míguez (2015), A population Monte Carlo scheme with transformed weights, Statistics and Computing 25.
 """
 
@@ -34,13 +32,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Distribution, MixtureSameFamily, MultivariateNormal
+from torch.distributions import Distribution
 
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError, NotFiniteError
 from elbowroom.inference.importance.defensive import defensive
 from elbowroom.inference.importance.estimate import weighted_in_chunks
-from elbowroom.model import noise
+from elbowroom.inference.importance.kernels import fitted_kernels
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
@@ -53,7 +51,6 @@ _LEAST_SHARE = 0.1  # of the draws of a round that are effective at β
 _ENOUGH_SHARE = 0.3  # from which no further round is needed
 _GAIN = 1.2  # what a round has to multiply that share by, for another one
 _WIDER = 1.1  # than the weighted draws: proposals that are too narrow cost more than those that are too wide
-_OF_DIAGONAL = 1e-6  # that is added, so that a covariance of few draws has full rank
 _HALVINGS = 30
 
 
@@ -179,7 +176,8 @@ def adapted_proposal(
         if least >= _ENOUGH_SHARE or (bool((exponent == 1).all()) and least < _GAIN * before):
             break
         log_weights = torch.where(found.log_weights.isneginf(), -math.inf, exponent * found.log_weights)
-        q = defensive(_fitted(found.z, log_weights, kernels, generator), prior, prior_share=prior_share)
+        fitted = fitted_kernels(found.z, log_weights, kernels, wider=_WIDER, generator=generator)
+        q = defensive(fitted, prior, prior_share=prior_share)
     return best._replace(rounds=number)
 
 
@@ -197,27 +195,3 @@ def _exponent(log_weights: Tensor, least: float) -> Tensor:
         good = enough(middle)
         low, high = torch.where(good, middle, low), torch.where(good, high, middle)
     return torch.where(whole, 1.0, low)
-
-
-def _fitted(z: Tensor, log_weights: Tensor, kernels: int, generator: NoiseSource | None) -> Distribution:
-    """A normal and kernels that fit weighted draws, batch shape (batch,)."""
-    values, weights = z.double(), log_weights.softmax(0)
-    _, batch, dim = values.shape
-    mean = torch.einsum("nb,nbd->bd", weights, values)
-    centred = values - mean
-    covariance = torch.einsum("nb,nbd,nbe->bde", weights, centred, centred)
-    diagonal = covariance.diagonal(dim1=-2, dim2=-1).clamp(min=torch.finfo(torch.float32).tiny)
-    factor = _WIDER * torch.linalg.cholesky(covariance + _OF_DIAGONAL * torch.diag_embed(diagonal))
-    width = min(1.0, (4 / ((dim + 2) * kernels)) ** (1 / (dim + 4)))  # Silverman's rule
-    chosen = noise.category(log_weights.T, (kernels, batch), generator)  # (M, batch)
-    at = centred.gather(0, chosen.unsqueeze(-1).expand(-1, -1, dim))
-    centres = mean + math.sqrt(1 - width**2) * at
-    loc = torch.cat([mean.unsqueeze(0), centres]).transpose(0, 1).to(z)  # (batch, 1 + M, latent)
-    scales = torch.tensor([1.0, *[width] * kernels], dtype=torch.float64, device=z.device)
-    scale_tril = (factor.unsqueeze(1) * scales[:, None, None]).to(z)
-    logits = torch.tensor([0.0, *[-math.log(kernels)] * kernels], dtype=z.dtype, device=z.device)
-    return MixtureSameFamily(
-        Categorical(logits=logits.expand(batch, -1), validate_args=False),
-        MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False),
-        validate_args=False,
-    )

@@ -301,8 +301,7 @@ def _field(cell: GivenCell | None, column: Column) -> tuple[Any, str]:
     if column.kind.has_levels:
         return ("" if cell is None else column.levels[int(cell.number)]), f"U{max(map(len, column.levels))}"
     if column.kind is ColumnKind.DATE:
-        moment = "NaT" if cell is None else np.datetime64(0, "us") + np.timedelta64(round(cell.number * 8.64e10), "us")
-        return np.datetime64(moment, "us"), "M8[us]"
+        return np.datetime64("NaT" if cell is None else round(cell.number * 8.64e10), "us"), "M8[us]"
     return (np.nan if cell is None else cell.number), "f8"
 
 

@@ -155,6 +155,15 @@ def test_what_cannot_be_given(mixed: Run, given: dict[str, Any], words: str) -> 
         mixed.sample_given(given)
 
 
+def test_a_mark_of_missing_values_is_no_value(tmp_path: Path) -> None:
+    table = pl.DataFrame({"a": [-999.0, *np.linspace(0, 1, 59)], "b": np.linspace(2, 3, 60), "c": np.linspace(0, 2, 60) ** 2})
+    run = tiny(table, tmp_path / "marks", train={"epochs": 1}, data={"missing": "mask", "missing_values": ["-999"]})
+    with pytest.raises(ElbowroomError, match=r"-999\.0 was given for column 'a', but .* marks a missing value"):
+        run.sample_given({"a": -999, "b": 2.5})
+    with pytest.raises(ElbowroomError, match=r"(?s)holds 1e\+300.*Give values like those of the training data"):
+        run.sample_given({"a": 1e300})
+
+
 def test_pictures_have_no_columns(tmp_path: Path) -> None:
     run = tiny(torch.rand(40, 2, 2), tmp_path / "pictures", train={"epochs": 1})
     with pytest.raises(ElbowroomError, match="not trained on a table with named columns"):

@@ -287,9 +287,19 @@ def _batch(run: TrainedModel, cells: Mapping[str, GivenCell], context: Tensor | 
     row = np.array([tuple(value for value, _ in fields)], dtype=[(column.name, kind) for column, (_, kind) in
                    zip(kinds, fields, strict=True)])  # fmt: skip
     trained = TrainedOn(run.config, run.facts, run.naming, run.model.likelihood, run.filler, run.device, _hush)
-    data = read_like_training(trained, row, context=context, missing="mask")
-    data = replace(data, splits={"all": torch.arange(1)})
-    return next(iter(data.batches("all", 1)))
+    try:
+        data = read_like_training(trained, row, context=context, missing="mask")
+    except ElbowroomError as error:  # whose remedies are for rows of a file
+        raise ElbowroomError(error.problem, "Give values like those of the training data.") from None
+    batch = next(iter(replace(data, splits={"all": torch.arange(1)}).batches("all", 1)))
+    assert batch.mask is not None, "some columns are not given"
+    for name, cell in cells.items():
+        if not batch.mask[0, columns.index(name)]:
+            raise ElbowroomError(
+                f"{cell.cell} was given for column '{name}', but in the data of this run it marks a missing value.",
+                "Leave the column out.",
+            )
+    return batch
 
 
 def _hush(remark: str) -> None:

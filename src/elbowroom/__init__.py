@@ -57,6 +57,7 @@ _PUBLIC: dict[str, tuple[str, str | None]] = {
     "prior_sampling_study": ("elbowroom.studies.prior_sampling", "prior_sampling_study"),
     "priors": ("elbowroom.model.priors", None),
     "report": ("elbowroom.showing.report.writing", "report"),
+    "sample_given": ("elbowroom.running.api", "sample_given"),
     "samplers": ("elbowroom.samplers", None),
     "simulate": ("elbowroom.inference.annealing.bidirectional", "simulate"),
     "to_pyro": ("elbowroom.learners.svi", "to_pyro"),

@@ -22,6 +22,7 @@ __all__ = [
     "class_contexts",
     "context_flags",
     "decoding_context",
+    "how_to_give",
     "in_context",
     "named_columns",
     "naming_of",
@@ -99,7 +100,7 @@ def one_context(naming: Naming, context: Any, labels: Any) -> Any:
         return context
     if [one.name for one in naming.covariates] != ["labels"]:
         raise ElbowroomError(
-            f"Labels were given, but the model is conditional on {described(naming.covariates)}.", _how_to_give(naming)
+            f"Labels were given, but the model is conditional on {described(naming.covariates)}.", how_to_give(naming)
         )
     return labels
 
@@ -148,7 +149,7 @@ def sample_context(
         return number, None
     if config.data.context != "labels":
         raise ElbowroomError(
-            f"The model is conditional on {described(naming.covariates)}, but none were given.", _how_to_give(naming)
+            f"The model is conditional on {described(naming.covariates)}, but none were given.", how_to_give(naming)
         )
     return number, class_contexts(config, facts, number)
 
@@ -182,7 +183,13 @@ def class_contexts(config: Config, facts: DataFacts, num_samples: int) -> Tensor
     return torch.eye(classes)[torch.arange(num_samples) * classes // max(num_samples, classes)]
 
 
-def _how_to_give(naming: Naming) -> str:
+def how_to_give(naming: Naming) -> str:
+    """How the context of a run is given in Python, with an example, as a remedy for messages.
+
+    Example:
+        >>> how_to_give(Naming(covariates=(Covariate("kind", ("hen", "ox")), Covariate("weight"))))
+        "Give it by name, for instance context={'kind': 'hen', 'weight': 0.0}."
+    """
     if not naming.covariates[0].name:
         return f"Give context=, an array of shape (n, {len(naming.covariates)})."
     example = {one.name: 0.0 if one.levels is None else one.levels[0] for one in naming.covariates}

@@ -10,7 +10,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from elbowroom.running.contexts import class_contexts, decoding_context, sample_
 from elbowroom.running.diagnosis import FILE, Checkup, write_checkup
 from elbowroom.running.evaluation_cache import FileCache
 from elbowroom.running.folder import RunFolder
+from elbowroom.running.given import GivenSample, given_samples
 from elbowroom.running.outputs import Encoded, Reconstruction, Scores, encoded, reconstructed
 from elbowroom.running.own_data import read_own_data
 from elbowroom.running.runtime import dtype_of, make_generator, torch_settings
@@ -278,6 +279,32 @@ class Run(TrainedModel):
         context = caption_context(caption, self.naming, drop=drop)
         drawn = self.sample(total, context=context.expand(total, -1), seed=seed, **rule)
         return best_first(self.model, drawn, context, num, drop=drop)
+
+    @torch_settings()
+    def sample_given(
+        self,
+        given: Mapping[str, Any],
+        num_samples: int = 25,
+        *,
+        context: Any = None,
+        labels: Any = None,
+        draws: int | None = None,
+        seed: int = 0,
+    ) -> GivenSample:
+        """Rows of a table given some of its columns, such as ``run.sample_given({"city": "Oslo", "age": 30}).table``.
+
+        Args:
+            given: a value for each of these columns: a name, a number, a truth or a date.
+            num_samples: rows.
+            context: what the rows are conditional on besides, one for all, for a model with covariates; as in `sample`.
+            labels: the same, for a model that is conditional on class labels.
+            draws: weighted draws of z that those of the rows are chosen from; by default as many as it takes.
+            seed: of the draws.
+        Raises:
+            ElbowroomError: a run on no table with names; a column that is none of x; a value that its column cannot
+                have, or that the model holds impossible.
+        """
+        return given_samples(self, given, num_samples, context=context, labels=labels, draws=draws, seed=seed)
 
     @torch_settings()
     def class_contexts(self, num_samples: int) -> Tensor:

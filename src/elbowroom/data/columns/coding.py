@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from elbowroom.data.columns.values import Values, values_of
 from elbowroom.data.csv.notation import Notation
 from elbowroom.errors import ElbowroomError, did_you_mean
 
-__all__ = ["decode", "encode"]
+__all__ = ["decode", "encode", "level_number"]
 
 _NAMED = 10  # levels that a message lists
 _LARGEST = 2.0**62
@@ -79,7 +79,7 @@ def _numbered(values: Values, column: Column, name: str, notation: Notation) -> 
         spelled = ["true" if cell else "false" for cell in (True, False)]
         by_value = dict(zip((True, False), (places.get(folded(level)) for level in spelled), strict=True))
     elif values.is_text:
-        by_value = {cell: _place(cell, places) for cell in cells.drop_nulls().unique().to_list()}
+        by_value = {cell: level_number(cell, places) for cell in cells.drop_nulls().unique().to_list()}
     elif values.is_instant:
         by_value = dict.fromkeys(cells.drop_nulls().head(1).to_list())
     else:
@@ -106,8 +106,16 @@ def _numbered(values: Values, column: Column, name: str, notation: Notation) -> 
     return found
 
 
-def _place(cell: str, places: dict[str, int]) -> int | None:
-    """The number of a level by its name in any spelling; 1.0 is 1 where levels are numbers."""
+def level_number(cell: str, places: Mapping[str, int]) -> int | None:
+    """The number of a level by its name in any spelling; 1.0 is 1 where levels are numbers; None if there is none.
+
+    Args:
+        cell: the name.
+        places: numbers of levels, by their names as :func:`~elbowroom.data.columns.names.folded` has them.
+    Example:
+        >>> level_number("OSLO", {"bergen": 0, "oslo": 1}), level_number("2.0", {"1": 0, "2": 1})
+        (1, 1)
+    """
     place = places.get(folded(cell))
     if place is None and re.fullmatch(r"[+-]?\d+\.0+", cell):
         place = places.get(str(int(float(cell))))

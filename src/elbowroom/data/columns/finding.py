@@ -31,7 +31,7 @@ from elbowroom.data.columns.values import Values, values_of
 from elbowroom.data.csv.notation import Notation
 from elbowroom.errors import ElbowroomError
 
-__all__ = ["find_column", "find_columns"]
+__all__ = ["find_column", "find_columns", "out_of_range"]
 
 _NUMBERS = (ColumnKind.REAL, ColumnKind.POSITIVE, ColumnKind.PROPORTION, ColumnKind.COUNT)
 
@@ -200,6 +200,29 @@ def _of_numbers(
     return Column(column, kind, step=grid_step(known), atom=0.0 if zeros else None)
 
 
+def out_of_range(numbers: npt.NDArray[np.float64], column: Column) -> tuple[npt.NDArray[np.bool_], str]:
+    """Which numbers a column of a kind cannot hold, and what it can hold instead, in words.
+
+    Args:
+        numbers: NaN where missing, which is not out of range.
+        column: with its kind, and its atom where zeros are allowed among positive numbers.
+    Example:
+        >>> out_of_range(np.array([0.0, -1.0, np.nan]), Column("spend", ColumnKind.POSITIVE))
+        (array([ True,  True, False]), 'positive numbers are above 0')
+    """
+    known = ~np.isnan(numbers)
+    if column.kind is ColumnKind.COUNT:
+        bad = (numbers < 0) | (numbers != np.rint(numbers)) | (numbers > LARGEST_COUNT)
+        return bad & known, f"counts are whole numbers from 0 to {LARGEST_COUNT:,}"
+    if column.kind is ColumnKind.POSITIVE:
+        if column.atom is not None:
+            return (numbers < 0) & known, "positive numbers are not below 0"
+        return (numbers <= 0) & known, "positive numbers are above 0"
+    if column.kind is ColumnKind.PROPORTION:
+        return ((numbers <= 0) | (numbers >= 1)) & known, "proportions lie strictly between 0 and 1"
+    return np.zeros(numbers.shape, dtype=bool), "any number is possible"
+
+
 def check_range_of(numbers: npt.NDArray[np.float64], column: Column, name: str, notation: Notation) -> None:
     """Refuse numbers that a column of a kind cannot hold.
 
@@ -211,18 +234,7 @@ def check_range_of(numbers: npt.NDArray[np.float64], column: Column, name: str, 
     Raises:
         ElbowroomError: names the first such value.
     """
-    if column.kind is ColumnKind.COUNT:
-        bad = (numbers < 0) | (numbers != np.rint(numbers)) | (numbers > LARGEST_COUNT)
-        what = f"counts are whole numbers from 0 to {LARGEST_COUNT:,}"
-    elif column.kind is ColumnKind.POSITIVE:
-        bad = numbers < 0 if column.atom is not None else numbers <= 0
-        what = f"positive numbers are {'not below' if column.atom is not None else 'above'} 0"
-    elif column.kind is ColumnKind.PROPORTION:
-        bad = (numbers <= 0) | (numbers >= 1)
-        what = "proportions lie strictly between 0 and 1"
-    else:
-        return
-    bad &= ~np.isnan(numbers)
+    bad, what = out_of_range(numbers, column)
     if not bad.any():
         return
     row = int(bad.argmax())

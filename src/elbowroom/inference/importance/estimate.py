@@ -25,6 +25,8 @@ from torch.distributions import Distribution, MixtureSameFamily, MultivariateNor
 
 from elbowroom.data.batch import Batch, as_batch
 from elbowroom.errors import ElbowroomError, check_num_samples
+from elbowroom.inference.importance.defensive import DefensiveProposal
+from elbowroom.inference.importance.kernels import NormalKernels
 from elbowroom.inference.importance.pareto import LargestWeights
 from elbowroom.inference.mlp_target import PerceptronLikelihood
 from elbowroom.inference.target import widest_of_prior
@@ -149,6 +151,8 @@ def _latent_elements(distribution: Distribution) -> int:
     flow or of levels of codes, the widest tensor inside.
     """
     elements = distribution.event_shape.numel()
+    if isinstance(distribution, DefensiveProposal) and isinstance(distribution.q, NormalKernels):
+        return max(elements, distribution.q.widest)
     if isinstance(distribution, FlowDistribution):
         return max(elements, distribution.bijection.widest)
     if isinstance(distribution, TopDownCodes):

@@ -37,7 +37,7 @@ from elbowroom.errors import ElbowroomError, NotFiniteError, check_num_samples
 from elbowroom.inference.enumeration import exact_posterior_draws
 from elbowroom.inference.target import widest
 from elbowroom.model import noise
-from elbowroom.model.code_distributions import Codes
+from elbowroom.model.code_distributions import Codes, CodeSpace
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
 from elbowroom.model.guides import guide_distribution
@@ -45,7 +45,7 @@ from elbowroom.model.latent import LatentModel
 from elbowroom.model.top_down_codes import TopDownCodes
 from elbowroom.numerics import chunks, effective_sample_size
 
-__all__ = ["CodeDraws", "posterior_codes"]
+__all__ = ["CodeDraws", "are_few", "posterior_codes"]
 
 _FEW_CODES = 2**16  # that are summed up: fewer decodings than draws would take, since the rows share them
 _ROWS_AT_ONCE = 64  # whose posterior over so many codes is held
@@ -67,6 +67,16 @@ class CodeDraws(NamedTuple):
     z: Tensor
     ess: Tensor | None
     weighted: int
+
+
+def are_few(space: CodeSpace) -> bool:
+    """Whether there are so few codes that draws sum over all of them, which makes them exact.
+
+    Example:
+        >>> are_few(CodeSpace(1, 24)), are_few(CodeSpace(24, 16))
+        (True, False)
+    """
+    return space.size <= _FEW_CODES
 
 
 @torch.no_grad()
@@ -107,7 +117,7 @@ def posterior_codes(
     """
     check_num_samples(num_samples)
     batch, space = as_batch(batch), model.space
-    if exact if exact is not None else space.size <= _FEW_CODES:
+    if exact if exact is not None else are_few(space):
         parts = [batch.rows(part) for part in chunks(len(batch), _ROWS_AT_ONCE)]
         return CodeDraws(
             torch.cat([exact_posterior_draws(model, part, num_samples, generator=generator) for part in parts], 1),

@@ -40,14 +40,14 @@ from elbowroom.errors import ElbowroomError
 from elbowroom.inference.posterior.codes import posterior_codes
 from elbowroom.inference.posterior.sample import Method, posterior
 from elbowroom.memory import require_memory
-from elbowroom.model.conditional import Conditional
+from elbowroom.model.conditional import Conditional, Likelihood
 from elbowroom.model.draws import completions, draw, mean
 from elbowroom.model.latent import LatentModel
 from elbowroom.numerics import chunks
 from elbowroom.progress import Progress
 from elbowroom.samplers.summary import Diagnostics
 
-__all__ = ["Imputation", "impute"]
+__all__ = ["Imputation", "check_normalized", "impute"]
 
 _WHOLE_NUMBERS = (Support.BINARY, Support.BYTES, Support.COUNTS, Support.TABLE)  # whose intervals end at a draw
 
@@ -315,14 +315,23 @@ def _spread(num_samples: int, draws: int, chains: int) -> Tensor:
     return at * chains + sample % chains
 
 
-def _check(model: LatentModel, batch: Batch, interval: float, num_samples: int, total: int) -> None:
-    likelihood = model.likelihood
+def check_normalized(likelihood: Likelihood) -> None:
+    """Refuse a likelihood that no values can be drawn from.
+
+    Raises:
+        ElbowroomError: it is not normalised.
+    """
     if not likelihood.normalized:
         raise ElbowroomError(
             f"Missing values are drawn from p(x | z), but {likelihood.name} does not integrate to one, so there is no "
             "such distribution.",
             "Train with --data.binarization dynamic, or with --model.likelihood continuous-bernoulli.",
         )
+
+
+def _check(model: LatentModel, batch: Batch, interval: float, num_samples: int, total: int) -> None:
+    likelihood = model.likelihood
+    check_normalized(likelihood)
     if not 0 < interval < 1:
         raise ElbowroomError(
             f"interval is {interval}, but it is a probability.",

@@ -29,6 +29,7 @@ from elbowroom.model import noise
 from elbowroom.model.composite_networks import ByComponent
 from elbowroom.model.conditional import Likelihood
 from elbowroom.model.draws import completions, draw, mean, observed_log_density
+from elbowroom.model.left_out import LeftOut, left_out, sums_without_each
 from elbowroom.model.noise import NoiseSource
 from elbowroom.numerics import log_sum_exp
 from elbowroom.phrasing import with_article
@@ -75,6 +76,15 @@ class ElementMixture(Distribution):
     def total_log_prob(self, value: Tensor, mask: Tensor | None) -> Tensor:
         """log p of the observed elements together in nats, without the axes of the event."""
         return log_sum_exp(self.log_weights + self._totals(value, mask), -1)
+
+    def left_out(self, value: Tensor, mask: Tensor | None) -> LeftOut:
+        """log p of the observed elements, and of them without each, of vectors; the component is summed out of both."""
+        each = self._of_each(value).double()
+        if mask is not None:
+            each = torch.where(mask.unsqueeze(self._axis), each, 0.0)
+        log_weights = self.log_weights.double()
+        rest = log_weights.unsqueeze(-1) + sums_without_each(each)
+        return LeftOut(log_sum_exp(log_weights + each.sum(-1), -1), log_sum_exp(rest, -2))
 
     def given(self, value: Tensor, mask: Tensor | None) -> ElementMixture:
         """The mixture of the unobserved elements given the observed ones: p(c | x, z) takes the place of π_c."""
@@ -136,6 +146,11 @@ def _(distribution: ElementMixture, x: Tensor, mask: Tensor | None = None, *, ev
 @completions.register
 def _(distribution: ElementMixture, x: Tensor, mask: Tensor | None = None) -> Distribution:
     return distribution.given(x, mask)
+
+
+@left_out.register
+def _(distribution: ElementMixture, x: Tensor, mask: Tensor | None = None) -> LeftOut:
+    return distribution.left_out(x, mask)
 
 
 class Mixture(Likelihood):

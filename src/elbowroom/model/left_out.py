@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-__all__ = ["LeftOut", "left_out", "sums_without_each"]
+from elbowroom.model.draws import draw
+
+__all__ = ["LeftOut", "draw_left_out", "left_out", "sums_without_each"]
 
 
 class LeftOut(NamedTuple):
@@ -47,6 +49,23 @@ def left_out(distribution: Distribution, x: Tensor, mask: Tensor | None = None) 
     if mask is not None:
         each = torch.where(mask, each, 0.0)
     return LeftOut(each.sum(-1), sums_without_each(each))
+
+
+@singledispatch
+def draw_left_out(
+    distribution: Distribution, x: Tensor, mask: Tensor | None = None, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """A draw of each element of x given all others and z: of the element itself, where they are independent given z.
+
+    Args:
+        distribution: of x, elementwise, as a likelihood returns it, batch shape (\\*, D).
+        x: vectors, shape (\\*, D).
+        mask: True where x was observed, shape (\\*, D); None where all were. What was not says nothing.
+        generator: the source of randomness.
+    Returns:
+        Shape (\\*, D): no draw of x, since each element is given the x of the others.
+    """
+    return draw(distribution, generator=generator)
 
 
 def sums_without_each(values: Tensor) -> Tensor:

@@ -35,17 +35,26 @@ from elbowroom.inference.gaussian.laplace import laplace
 from elbowroom.inference.importance.laplace_proposal import default_widening, laplace_proposal
 from elbowroom.inference.importance.pareto import LargestWeights
 from elbowroom.inference.target import widest
+from elbowroom.model import noise
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.draws import draw
 from elbowroom.model.latent import LatentModel
-from elbowroom.model.left_out import left_out
+from elbowroom.model.left_out import draw_left_out, left_out
 from elbowroom.model.noise import NoiseSource
 from elbowroom.numerics import RowSlots, chunks, draws_last
 
-__all__ = ["LeftOutEstimate", "draws_in_all", "left_out_estimate", "left_out_exactly", "left_out_proposal"]
+__all__ = [
+    "LeftOutEstimate",
+    "draws_in_all",
+    "left_out_draws",
+    "left_out_estimate",
+    "left_out_exactly",
+    "left_out_proposal",
+]
 
 _PER_ELEMENT = 0.1  # draws for the posterior without an element, for each draw for that of the whole
 _STEPS = 8  # Newton steps from the mode of the whole to one without an element; most need one or none
+_ELEMENTS = 2**20  # of the largest tensor of a chunk of draws
 _TOLERANCE = 0.05  # nats that a further step may still gain
 
 
@@ -187,6 +196,46 @@ def left_out_exactly(model: LatentModel, batch: Batch) -> LeftOutEstimate:
     none = torch.zeros_like(log_rest)
     log_conditional = log_evidence.unsqueeze(-1) - log_rest
     return LeftOutEstimate(log_evidence, log_conditional, none, none + math.inf, none - math.inf)
+
+
+@torch.no_grad()
+def left_out_draws(
+    model: LatentModel,
+    guide: Conditional | None,
+    batch: Batch,
+    filler: Tensor,
+    *,
+    num_samples: int,
+    kept: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draws of each element of x given all others, x_d ~ p(x_d | x_-d), by resampling.
+
+    Args:
+        model, guide, batch, filler: as of :func:`left_out_proposal`; codes are gone through in the place of draws.
+        num_samples: k, draws of z per example for p(x), to which come k / 10 for each element.
+        kept: draws of each element, of those with which the draws of z come.
+        generator: the source of randomness.
+    Returns:
+        Shape (kept, batch, D). Draws are independent as far as the effective draws of z are many more than ``kept``.
+    """
+    draws = draws_in_all(num_samples, batch.x.shape[1])
+    if model.latent_support == "codes":
+        codes = all_codes(model.space, dtype=next(model.parameters()).dtype, device=batch.x.device)
+        z = codes.repeat(-(-draws // len(codes)), 1).unsqueeze(1).expand(-1, len(batch), -1)
+        log_base = model.log_prior(z, batch.context)
+    else:
+        q = left_out_proposal(model, guide, batch, filler, starts=1, generator=generator)
+        z = draw(q, (draws,), generator=generator)
+        log_base = model.log_prior(z, batch.context) - q.log_prob(z)
+    rest, x = [], []
+    for some in chunks(len(z), max(1, _ELEMENTS // max(1, len(batch) * widest(model)))):
+        p_x = model.likelihood(z[some], batch.context)
+        rest.append(left_out(p_x, batch.x, batch.mask).rest)
+        x.append(draw_left_out(p_x, batch.x, batch.mask, generator=generator))
+    log_weights = (log_base.double().unsqueeze(-1) + torch.cat(rest)).movedim(0, -1)  # (batch, D, draws)
+    which = noise.category(log_weights, (kept, *log_weights.shape[:-1]), generator)
+    return torch.cat(x).gather(0, which)
 
 
 def _estimate(whole: Tensor, rest: Tensor) -> LeftOutEstimate:

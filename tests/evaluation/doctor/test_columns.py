@@ -19,7 +19,7 @@ from elbowroom.data.views import View
 from elbowroom.errors import ElbowroomError
 from elbowroom.evaluation.doctor import column_ranks
 from elbowroom.evaluation.doctor.column_ranks import as_written, column_tests, smooth_test
-from elbowroom.evaluation.doctor.columns import columns_fit
+from elbowroom.evaluation.doctor.columns import _tails_of_width, columns_fit
 from elbowroom.evaluation.doctor.diagnose import default_checks
 from elbowroom.evaluation.doctor.findings import Finding
 from elbowroom.evaluation.doctor.inputs import DoctorInput
@@ -193,6 +193,14 @@ def test_planted_faults_are_found_in_their_column_alone(
     assert remedy in finding.remedy
     assert finding.severity == "warning"
     assert all(math.isfinite(number.value) for number in finding.evidence)
+
+
+@pytest.mark.parametrize("width", [0.25, 0.6, 1.15, 1.8])
+def test_a_normal_of_another_width_is_not_taken_for_heavy_tails(width: float) -> None:
+    u = (torch.arange(20_000).double() + 0.5) / 20_000
+    z, *_ = smooth_test(torch.special.ndtr(width * torch.special.ndtri(u)))
+    second, fourth = (z[[1, 3]] / len(u) ** 0.5).tolist()
+    assert _tails_of_width(second) == pytest.approx(fourth, abs=0.02)
 
 
 def test_many_columns_at_once_are_one_finding_about_the_model() -> None:

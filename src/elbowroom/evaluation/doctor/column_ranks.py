@@ -69,7 +69,7 @@ class ColumnTest(NamedTuple):
         outside: share of the values outside the central 90% of their draws.
         far: share outside the central 98%.
         value: the value that is there too often, if any is; NaN where none has a hundredth of the rows.
-        count: rows that have it.
+        number: rows that have it.
         expected: how many the draws say.
         p_value: of this excess, times the number of different values.
         ties: pairs of rows with equal values, other than that one.
@@ -86,7 +86,7 @@ class ColumnTest(NamedTuple):
     outside: float
     far: float
     value: float
-    count: int
+    number: int
     expected: float
     p_value: float
     ties: int
@@ -163,7 +163,7 @@ def _most_excessive(x: Tensor, draws: Tensor) -> tuple[float, int, float, float]
     """The value that is least likely to be there so often, of those with a hundredth of the rows: the value, its
     number, how many the draws say, and p.
     """
-    values, counts = x.unique(return_counts=True)
+    values, counts = torch.unique(x, return_counts=True)
     found = (math.nan, 0, 0.0, 1.0)
     for at in (counts >= _SHARE * len(x)).nonzero().squeeze(1).tolist():
         drawn = float((draws == values[at]).double().sum())
@@ -179,7 +179,7 @@ def _test(column: Column, x: Tensor, draws: Tensor, generator: torch.Generator) 
     """Tests a column by its values, shape (n,), and L draws of each, shape (L, n)."""
     u = _transform(x, draws, generator)
     z, gain, gain_stderr, p_shape = smooth_test(u)
-    value, count, expected, p_value = _most_excessive(x, draws)
+    value, number, expected, p_value = _most_excessive(x, draws)
     ties = torch.stack([_ties(each[each != value]) for each in draws])
     own = int(_ties(x[x != value]))
     # the spread of few ties is Poisson's, whatever that of the replicates
@@ -195,7 +195,7 @@ def _test(column: Column, x: Tensor, draws: Tensor, generator: torch.Generator) 
         _share_outside(u, 0.05),
         _share_outside(u, 0.01),
         value * _step(column),
-        count,
+        number,
         expected,
         p_value,
         own,
@@ -246,8 +246,9 @@ def smooth_test(u: Tensor) -> tuple[Tensor, float, float, float]:
 
 def _ties(x: Tensor) -> Tensor:
     """Pairs of rows with equal values."""
-    _, counts = x.unique(return_counts=True)
-    return (counts * (counts - 1) // 2).sum()
+    _, counts = torch.unique(x, return_counts=True)
+    pairs: Tensor = (counts * (counts - 1) // 2).sum()
+    return pairs
 
 
 def _poisson_tail(count: int, expected: float) -> float:

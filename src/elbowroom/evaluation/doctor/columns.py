@@ -19,8 +19,12 @@ _TESTS = 3  # of each column
 _EXCESS = 0.01  # share of the rows by which a value is there too often
 _TIED = 1.5  # times as many ties as the model says
 _APART = 3  # columns whose shape is wrong, up to which each has a finding of its own
-_CLEAR = 3.0  # of a component that is about 0 with an error of 1
-_FAR = 0.02  # share of the values outside 98% intervals, if the model is right
+_CLEAR = 3.0  # of a component that has an error of 1
+# Z₂ / √n and Z₄ / √n where the truth is a normal 0.2, 0.3, … 0.9, 1, 1.1, 1.3, 1.6 and 2 times as wide as the model's
+_WIDTHS = (
+    (-1.036, 0.872), (-0.942, 0.631), (-0.823, 0.393), (-0.688, 0.196), (-0.546, 0.057), (-0.403, -0.023),
+    (-0.262, -0.052), (-0.127, -0.041), (0.0, 0.0), (0.119, 0.061), (0.332, 0.218), (0.596, 0.480), (0.862, 0.807),
+)  # fmt: skip
 _NOISY = (ColumnKind.REAL, ColumnKind.POSITIVE, ColumnKind.DATE)
 
 
@@ -60,7 +64,7 @@ def columns_fit(inputs: DoctorInput) -> list[Finding]:
 def _has_frequent_value(test: ColumnTest, limit: float) -> bool:
     column = test.column
     is_number = not (column.kind.has_levels or column.cells) and column.atom is None
-    return is_number and test.p_value < limit and test.count - test.expected > _EXCESS * test.rows
+    return is_number and test.p_value < limit and test.number - test.expected > _EXCESS * test.rows
 
 
 def _has_ties(test: ColumnTest, limit: float) -> bool:
@@ -71,7 +75,7 @@ def _has_ties(test: ColumnTest, limit: float) -> bool:
 def _frequent(test: ColumnTest) -> Finding:
     name, value = test.column.name, f"{test.value:g}"
     evidence = (
-        Evidence(f"held-out rows with {value}", test.count, None, f"of {test.rows:,}"),
+        Evidence(f"held-out rows with {value}", test.number, None, f"of {test.rows:,}"),
         Evidence("by the model", test.expected, None, "rows"),
     )
     if test.column.kind is ColumnKind.REAL and test.value == 0:
@@ -176,12 +180,22 @@ def _stderr(share: float, rows: int) -> float:
 def _main(test: ColumnTest) -> tuple[int, bool]:
     """The component that is farthest from 0, counted from 1, and whether it is above.
 
-    Heavy tails widen the σ that is fitted, so that most values are in the middle of it, and yet some are far out.
+    Heavy tails widen the σ that is fitted, so that most values are in the middle of it, and Z₂ may be the farthest from
+    0. Tails are told from width by Z₄, which is then larger than for a normal of any width.
     """
-    if test.z[3] > _CLEAR and test.far > _FAR:
+    root = math.sqrt(test.rows)
+    if test.z[3] - root * _tails_of_width(test.z[1] / root) > _CLEAR:
         return 4, True
     number = max(range(len(test.z)), key=lambda at: abs(test.z[at]))
     return number + 1, test.z[number] > 0
+
+
+def _tails_of_width(second: float) -> float:
+    """Z₄ / √n of a normal of another width, by its Z₂ / √n."""
+    second = min(max(second, _WIDTHS[0][0]), _WIDTHS[-1][0])
+    at = next(at for at in range(1, len(_WIDTHS)) if second <= _WIDTHS[at][0])
+    (left, below), (right, above) = _WIDTHS[at - 1 : at + 1]
+    return below + (above - below) * (second - left) / (right - left)
 
 
 def _how(test: ColumnTest) -> str:

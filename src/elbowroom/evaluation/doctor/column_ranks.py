@@ -10,8 +10,9 @@ written, draws on the grid of their column. Three tests are made of each column:
 
 - **shape**, Neyman's smooth test: with the normalised Legendre polynomials :math:`h_j` on [0, 1],
   :math:`Z_j = n^{-1/2} \sum_i h_j(u_i)` are independent and nearly normal, and :math:`\sum_{j \le 4} Z_j^2` has a χ²
-  distribution with four degrees of freedom. :math:`Z_1` is about location, :math:`Z_2` about width, :math:`Z_3` about
-  skewness and :math:`Z_4` about tails.
+  distribution with four degrees of freedom, nearly: at p = 10⁻⁴ chance is 1.3 times as frequent with 250 rows, and
+  twice with 100. :math:`Z_1` is about location, :math:`Z_2` about width, :math:`Z_3` about skewness and :math:`Z_4`
+  about tails.
 - **one value**: whether a value is there more often than the draws say (Poisson's tail); the smallest p of all values,
   times their number;
 - **ties**: whether more pairs of rows have equal values, that value apart, than in the L replicates of the column.

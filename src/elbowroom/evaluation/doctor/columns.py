@@ -31,8 +31,8 @@ _NOISY = (ColumnKind.REAL, ColumnKind.POSITIVE, ColumnKind.DATE)
 def columns_fit(inputs: DoctorInput) -> list[Finding]:
     """Whether the held-out values of each column of a table are as the model says, given the rest of their row.
 
-    A column is named where chance would name any column of a sound model in fewer than one of 1,000 tables (Bonferroni
-    over columns and tests), and where that costs more than a few hundredths of a nat per row.
+    A column is named where chance would name any column of a sound model in about one of 1,000 tables (Bonferroni over
+    columns and tests), and where that costs more than a few hundredths of a nat per row.
 
     Args:
         inputs: a trained model and its data.

@@ -66,6 +66,18 @@ def test_the_file_has_the_rows_of_the_data_set_and_says_which_are_reliable(say: 
     assert [float(row["log_p"]) for row in rows] == scores.log_evidence.tolist()
 
 
+def test_columns_of_an_array_are_scored_on_request(say: Say, ask: Ask) -> None:
+    rows = np.load("near.npy")
+    rows[4, 6] += 30
+    np.save("odd.npy", rows)
+    out, _ = say("score", "run", "odd.npy", "--k", "50", "--columns", "yes", "--json")
+    found = json.loads(out)["scores"][4]
+    assert found["least_likely_column"] == "6" and found["surprise"] > 50
+    assert not Path("run/scores-columns.csv").exists()
+    code, _, err = ask("score", "run", "odd.npy", "--k", "0", "--columns", "yes")
+    assert code == 2 and "at least one draw" in err
+
+
 def test_the_remedies_for_rows_that_are_not_reliable_work(say: Say) -> None:
     _, err = say("score", "run", "--method", "iwae", "--k", "200")
     many = _unreliable()

@@ -105,6 +105,31 @@ def test_scores_carry_the_identifier(folder: Path) -> None:
     assert [row[1] for row in rows[:2]] == ["p000", "p001"]
 
 
+def test_scores_name_the_column_that_makes_a_row_unlikely(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = people()[:4]
+    table[2][HEADER.index("mass")] = "40000"
+    odd = write(tmp_path / "odd.csv", table)
+    main(["score", str(folder / "run"), str(odd), "--k", "30", "--out", str(tmp_path / "s.csv")])
+    said = capsys.readouterr().out
+    header, *rows = rows_of(tmp_path / "s.csv")
+    assert header[-3:] == ["least_likely_column", "least_likely_log_p", "surprise"]
+    assert rows[2][-3] == "mass" and float(rows[2][-1]) > 10
+    assert "unlikely given the rest of their row: mass in row 2 (log p " in said
+    head, *cells = rows_of(tmp_path / "s-columns.csv")
+    assert head == ["row", "who", "column", "log_p", "stderr", "surprise", "reliable"]
+    assert [cell[:3] for cell in cells[:8]] == [["0", "p000", name] for name in HEADER[1:-1]] + [["1", "p001", "city"]]
+    assert [cell[3] for cell in cells if cell[0] == "2" and cell[2] == "mass"] == [rows[2][-2]]
+    empty = next(
+        (row, name) for row, line in enumerate(table) for name, text in zip(HEADER, line, strict=True) if not text
+    )
+    assert [cell[3:6] for cell in cells if (int(cell[0]), cell[2]) == empty] == [["", "", ""]]
+    main(["score", str(folder / "run"), str(odd), "--k", "30", "--columns", "no", "--out", str(tmp_path / "n.csv")])
+    assert rows_of(tmp_path / "n.csv")[0] == header[:-3]
+    assert not (tmp_path / "n-columns.csv").exists()
+
+
 def test_samples_are_a_table_in_the_kinds_of_training(folder: Path) -> None:
     main(["sample", str(folder / "run"), "--num", "40", "--out", str(folder / "drawn.csv")])
     header, *rows = rows_of(folder / "drawn.csv")

@@ -32,9 +32,9 @@ def doctor(
         training examples are then left out.
     checks
         sound, likelihood_fits, finished, latents_in_use, generalises, amortisation, calibration, holes, sample_quality,
-        samples_and_means (default: all); of a hierarchy also groups_in_use; of a run with codes codes_in_use,
-        code_prior, sharpness and deterministic_bound in the place of amortisation, calibration and holes. Separate
-        several by commas or spaces.
+        samples_and_means (default: all); of a hierarchy also groups_in_use; of a table with columns of several
+        kinds also columns_fit; of a run with codes codes_in_use, code_prior, sharpness and deterministic_bound in the
+        place of amortisation, calibration and holes. Separate several by commas or spaces.
     points
         Number of examples that each check uses.
     seed

@@ -31,6 +31,7 @@ def score(
     k: int | None = None,
     proposal_width: float = 1.0,
     prior_share: float = 0.0,
+    columns: Literal["auto", "yes", "no"] = "auto",
     tolerance: float | None = None,
     seed: int = 0,
     out: Path | None = None,
@@ -60,6 +61,11 @@ def score(
         light).
     prior_share
         For iwae, the share of the draws that are of the prior.
+    columns
+        Whether to say which columns make a row unlikely, too, by log p of each value given all others of its row;
+        auto does where a table has columns of several kinds. The CSV file gets the columns least_likely_column,
+        least_likely_log_p and surprise, how many nats that is below what is usual in its column; a file beside it,
+        named scores-columns.csv, has these numbers of every value.
     tolerance
         Nats: examples whose standard error is larger, or that are not reliable, get 4, 16 and 64 times as many draws
         (for ais, temperatures).
@@ -74,6 +80,7 @@ def score(
         Also write the values that were evaluated, after binarisation and filling in, to this .npz file: `elbowroom
         score RUN FILE` gives the same numbers for them.
     """
+    from elbowroom.cli.score_columns import cells_path, in_words, of_cells, of_rows, wants_columns
     from elbowroom.showing import terminal
 
     path = checked_target(out or result_path(run, "scores.csv", checkpoint), folder=run)
@@ -86,22 +93,33 @@ def score(
             split=split, points=points, method=method, k=k, tolerance=tolerance, seed=seed, announce=announce,
             proposal_width=proposal_width, prior_share=prior_share,
         )  # fmt: skip
-    found = _columns(scores)
-    columns = source.row_columns(scores.rows, found) | found
+    by_column = None
+    if wants_columns(loaded, columns):
+        with terminal.progress(unit="examples") as announce:
+            by_column = loaded.score_columns(
+                None if data is None else source, split=split, points=points, k=k, seed=seed, announce=announce
+            )
+    found = _columns(scores) | ({} if by_column is None else of_rows(loaded, by_column))
+    table = source.row_columns(scores.rows, found) | found
     if values is not None:
         write_evaluated(values, source, scores.rows)
     if out is not None or not as_json:
-        write_csv(path, list(columns), zip(*columns.values(), strict=True))
+        write_csv(path, list(table), zip(*table.values(), strict=True))
+        if by_column is not None:
+            cells = of_cells(loaded, by_column, source)
+            write_csv(cells_path(path), list(cells), zip(*cells.values(), strict=True))
     if as_json:
         about = {"run": str(run), "data": data or part, "unit": "nats", "bound": "lower", "method": scores.method}
         counts = {"k": k or _most(scores), "unreliable": int((~scores.reliable).sum())}
-        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        rows = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
         print_json({**about, **counts, "scores": rows})
         return
     say(_summary(scores))
     for line in _warnings(scores, source, _remedy(loaded, scores, tolerance)):
         remark(line)
-    wrote(path, *([] if values is None else [values]))
+    for line in [] if by_column is None else in_words(loaded, by_column, source):
+        say(line)
+    wrote(path, *([] if by_column is None else [cells_path(path)]), *([] if values is None else [values]))
 
 
 def _columns(scores: Scores) -> dict[str, list[Any]]:

@@ -39,6 +39,13 @@ from elbowroom.inference.importance.curve import importance_curve
 from elbowroom.inference.importance.defensive import defensive
 from elbowroom.inference.importance.estimate import ImportanceEstimate, importance_estimate_from
 from elbowroom.inference.importance.laplace_proposal import laplace_evidence
+from elbowroom.inference.importance.left_out import (
+    LeftOutEstimate,
+    draws_in_all,
+    left_out_estimate,
+    left_out_exactly,
+    left_out_proposal,
+)
 from elbowroom.inference.objectives import elbo_terms
 from elbowroom.model.code_distributions import AutoregressiveCodes, Codes
 from elbowroom.model.conditional import Conditional
@@ -56,6 +63,7 @@ __all__ = [
     "best_q_estimate",
     "code_estimate",
     "elbo_estimate",
+    "element_estimate",
     "guide_curve",
     "guide_estimate",
     "laplace_estimate",
@@ -72,6 +80,7 @@ _NARROW = 16  # columns of a product whose rows round by their class
 _UNCUT_ELEMENTS = 2**14  # of a block of rows, without its hundreds of draws, where draws are not cut into chunks
 _ELEMENTS = 2**20  # of a chunk of draws for one row alone
 _ELEMENTS_PER_ROW = 2**15  # of a chunk of draws; fixed, since the draws depend on how they are cut into chunks
+_WEIGHTS = 2**22  # of a block of rows, where each element has its own
 _RESOLVED = 16  # units in the last place of a mean that a standard deviation must have, for draws to differ
 
 
@@ -211,6 +220,45 @@ def laplace_estimate(
         return found._asdict()
 
     return _by_rows(model, guide, batch, compute, method="laplace-is", seed=seed, apart=k == 1)
+
+
+def element_estimate(
+    model: LatentModel, guide: Conditional, batch: Batch, filler: Tensor, *, k: int, starts: int, seed: int
+) -> dict[str, Tensor]:
+    """log p of each element of every row given all others.
+
+    Args:
+        model: p(x, z); x are vectors.
+        guide: q(z | x), only its mean is used, as a start.
+        batch: the rows.
+        filler: as in :func:`~elbowroom.inference.importance.left_out.left_out_proposal`.
+        k: draws of each row, to which some come for every element; none where z are codes, which are summed over.
+        starts: of the searches for modes.
+        seed: of the draws.
+    Returns:
+        What :class:`~elbowroom.inference.importance.left_out.LeftOutEstimate` has, by name; NaN for a row whose
+        densities are not finite.
+    """
+
+    def compute(block: Batch, manner: _Manner) -> dict[str, Tensor]:
+        found: LeftOutEstimate
+        if model.latent_support == "codes":
+            found = left_out_exactly(model, block)
+        else:
+            q = left_out_proposal(
+                model, guide, block, filler, starts=starts, slots=manner.slots, generator=manner.noise
+            )
+            found = left_out_estimate(
+                model, q, block, num_samples=k, chunk_elements=manner.chunk_elements, generator=manner.noise
+            )
+        return found._asdict()
+
+    columns = batch.x.shape[1]
+    draws = model.space.size if model.latent_support == "codes" else draws_in_all(k, columns)
+    return _by_rows(
+        model, guide, batch, compute, method="elements", seed=seed, apart=k == 1,
+        block=max(1, _WEIGHTS // (draws * columns)),
+    )  # fmt: skip
 
 
 def best_q_estimate(model: LatentModel, guide: Conditional, batch: Batch, *, seed: int) -> dict[str, Tensor]:

@@ -29,6 +29,7 @@ from elbowroom.model import noise
 from elbowroom.model.composite_networks import ByComponent
 from elbowroom.model.conditional import Likelihood
 from elbowroom.model.draws import completions, draw, mean, observed_log_density
+from elbowroom.model.left_out import LeftOut, draw_left_out, left_out, sums_without_each
 from elbowroom.model.noise import NoiseSource
 from elbowroom.numerics import log_sum_exp
 from elbowroom.phrasing import with_article
@@ -76,6 +77,21 @@ class ElementMixture(Distribution):
         """log p of the observed elements together in nats, without the axes of the event."""
         return log_sum_exp(self.log_weights + self._totals(value, mask), -1)
 
+    def left_out(self, value: Tensor, mask: Tensor | None) -> LeftOut:
+        """log p of the observed elements, and of them without each, of vectors; the component is summed out of both."""
+        each = self._observed(value, mask).double()
+        log_weights = self.log_weights.double()
+        rest = log_weights.unsqueeze(-1) + sums_without_each(each)
+        return LeftOut(log_sum_exp(log_weights + each.sum(-1), -1), log_sum_exp(rest, -2))
+
+    @torch.no_grad()
+    def sample_left_out(self, value: Tensor, mask: Tensor | None, generator: NoiseSource | None) -> Tensor:
+        """Draws of each element of vectors given the others: for each a component that the others leave possible."""
+        log_joint = self.log_weights.unsqueeze(-1) + sums_without_each(self._observed(value, mask))  # (*, K, D)
+        which = noise.category(log_joint.movedim(-2, -1), (*log_joint.shape[:-2], log_joint.shape[-1]), generator)
+        everyone = draw(self.components, generator=generator)
+        return everyone.gather(-2, which.unsqueeze(-2)).squeeze(-2)
+
     def given(self, value: Tensor, mask: Tensor | None) -> ElementMixture:
         """The mixture of the unobserved elements given the observed ones: p(c | x, z) takes the place of π_c."""
         log_joint = self.log_weights + self._totals(value, mask)
@@ -108,11 +124,14 @@ class ElementMixture(Distribution):
         """log p of every element in every component, shape (\\*, K, \\*event)."""
         return self.components.log_prob(value.unsqueeze(self._axis))
 
+    def _observed(self, value: Tensor, mask: Tensor | None) -> Tensor:
+        """The same, 0 where nothing was observed."""
+        of_each = self._of_each(value)
+        return of_each if mask is None else torch.where(mask.unsqueeze(self._axis), of_each, 0.0)
+
     def _totals(self, value: Tensor, mask: Tensor | None) -> Tensor:
         """log p of the observed elements together in every component, shape (\\*, K)."""
-        of_each = self._of_each(value)
-        if mask is not None:
-            of_each = torch.where(mask.unsqueeze(self._axis), of_each, 0.0)
+        of_each = self._observed(value, mask)
         return of_each.flatten(self._axis + 1).sum(-1) if self.event_dim else of_each.clone()
 
     def _average(self, values: Tensor) -> Tensor:
@@ -136,6 +155,18 @@ def _(distribution: ElementMixture, x: Tensor, mask: Tensor | None = None, *, ev
 @completions.register
 def _(distribution: ElementMixture, x: Tensor, mask: Tensor | None = None) -> Distribution:
     return distribution.given(x, mask)
+
+
+@left_out.register
+def _(distribution: ElementMixture, x: Tensor, mask: Tensor | None = None) -> LeftOut:
+    return distribution.left_out(x, mask)
+
+
+@draw_left_out.register
+def _(
+    distribution: ElementMixture, x: Tensor, mask: Tensor | None = None, *, generator: NoiseSource | None = None
+) -> Tensor:
+    return distribution.sample_left_out(x, mask, generator)
 
 
 class Mixture(Likelihood):

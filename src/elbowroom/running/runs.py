@@ -18,6 +18,7 @@ from torch import Tensor
 
 from elbowroom.data.dataset import DataSet
 from elbowroom.errors import ElbowroomError, check_count
+from elbowroom.evaluation.column_scores import ColumnScores, column_scores
 from elbowroom.evaluation.doctor.diagnose import Diagnosis, diagnose
 from elbowroom.evaluation.doctor.inputs import DoctorInput
 from elbowroom.evaluation.evaluate import default_methods, evaluate
@@ -158,6 +159,34 @@ class Run(TrainedModel):
             self.model, self.guide, data, split=name, points=points, method=method, k=k, tolerance=tolerance, seed=seed,
             announce=announce, **settings,
         )  # fmt: skip
+
+    @torch_settings()
+    def score_columns(
+        self,
+        source: Any = None,
+        *,
+        split: str | None = None,
+        context: Any = None,
+        labels: Any = None,
+        points: int | None = None,
+        k: int | None = None,
+        seed: int = 0,
+        announce: Progress = silent,
+    ) -> ColumnScores:
+        """Which columns make a row of a table unlikely: log p of each value given all others of its row.
+
+        Args:
+            source, split, context, labels, points, announce: as of `score`.
+            k: draws per example, by default 1,000, to which a tenth comes for every column.
+            seed: of the draws.
+        Raises:
+            ElbowroomError: as of :func:`elbowroom.evaluation.column_scores.column_scores`.
+        Example:
+            >>> found = run.score_columns("new.csv")                    # doctest: +SKIP
+            >>> [run.naming.columns[place] for place in found.least_likely]    # doctest: +SKIP
+        """
+        data, name = self.asked(source, split, context, labels, command="score")
+        return column_scores(self.model, self.guide, data, split=name, points=points, k=k, seed=seed, announce=announce)
 
     def doctor_input(self, *, data: Any = None, points: int = 1000, seed: int = 0) -> DoctorInput:
         """The input of the doctor: model and guide, the run's own data, and the history of its training.

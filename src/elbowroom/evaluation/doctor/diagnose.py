@@ -5,6 +5,7 @@ check                        asks
 ============================ ==========================================================================================
 ``sound``                    are weights, scales and the terms of the bound finite, for every example?
 ``likelihood_fits``          is p(x | z) a density over such data, and is its noise as large as theirs?
+``columns_fit``              of a table: which columns do not follow their density given the rest of the row?
 ``finished``                 had the bound stopped rising when training ended?
 ``latents_in_use``           does z carry information about x, and does the decoder use it?
 ``groups_in_use``            which groups of a hierarchy, or levels of codes, carry information about x?
@@ -20,8 +21,8 @@ check                        asks
 ``deterministic_bound``      how far is log p(x) above the bound from the most likely codes alone?
 ============================ ==========================================================================================
 
-Groups are those of hierarchies. Amortisation, calibration and holes are about latents that are real vectors, and the
-last four about codes.
+Groups are those of hierarchies, columns those of tables with columns of several kinds. Amortisation, calibration and
+holes are about latents that are real vectors, and the last four about codes.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError, did_you_mean
-from elbowroom.evaluation.doctor import codes, groups, guide, latents, likelihood, prior, training
+from elbowroom.evaluation.doctor import codes, columns, groups, guide, latents, likelihood, prior, training
 from elbowroom.evaluation.doctor.examination import Check, Examination, Studies
 from elbowroom.evaluation.doctor.findings import Finding
 from elbowroom.evaluation.doctor.inputs import DoctorInput
@@ -46,6 +48,7 @@ __all__ = ["CHECKS", "Diagnosis", "default_checks", "diagnose"]
 CHECKS: dict[str, Check] = {
     "sound": training.sound,
     "likelihood_fits": likelihood.likelihood_fits,
+    "columns_fit": columns.columns_fit,
     "finished": training.finished,
     "latents_in_use": latents.latents_in_use,
     "groups_in_use": groups.groups_in_use,
@@ -101,6 +104,7 @@ def default_checks(model: LatentModel) -> list[str]:
         True
     """
     left_out = _OF_OTHERS[model.latent_support] | (frozenset() if groups.group_sizes(model) else {"groups_in_use"})
+    left_out |= frozenset() if model.likelihood.support is Support.TABLE else {"columns_fit"}
     return [name for name in CHECKS if name not in left_out]
 
 

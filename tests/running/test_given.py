@@ -156,7 +156,9 @@ def test_what_cannot_be_given(mixed: Run, given: dict[str, Any], words: str) -> 
 
 
 def test_a_mark_of_missing_values_is_no_value(tmp_path: Path) -> None:
-    table = pl.DataFrame({"a": [-999.0, *np.linspace(0, 1, 59)], "b": np.linspace(2, 3, 60), "c": np.linspace(0, 2, 60) ** 2})
+    table = pl.DataFrame(
+        {"a": [-999.0, *np.linspace(0, 1, 59)], "b": np.linspace(2, 3, 60), "c": np.linspace(0, 2, 60) ** 2}
+    )
     run = tiny(table, tmp_path / "marks", train={"epochs": 1}, data={"missing": "mask", "missing_values": ["-999"]})
     with pytest.raises(ElbowroomError, match=r"-999\.0 was given for column 'a', but .* marks a missing value"):
         run.sample_given({"a": -999, "b": 2.5})

@@ -18,6 +18,7 @@ from elbowroom.errors import ElbowroomError, did_you_mean
 __all__ = ["GivenCell", "given_cell"]
 
 _NAMED = 10  # levels that a message lists
+_LARGEST = float(np.finfo(np.float32).max)
 _TRUTHS = {"true": True, "yes": True, "y": True, "t": True, "1": True,
            "false": False, "no": False, "n": False, "f": False, "0": False}  # fmt: skip
 
@@ -33,15 +34,16 @@ def given_cell(value: Any, column: Column, *, comma: bool = False) -> GivenCell:
     """A value that was given for a column.
 
     A name of a level may be in any spelling of capitals; yes, true and 1 mean the same where there are two such levels,
-    and so do no, false and 0. A date is in the format of the column or in that of ISO 8601.
+    and so do no, false and 0. A date is in the format of the column or in that of ISO 8601;
+    in a column without times of day, one with a time is the day that it is of.
 
     Args:
         value: text, a number, a truth or a date.
         column: what is known about the column.
         comma: whether numbers in text may have a decimal comma.
     Raises:
-        ElbowroomError: no value, one of another kind, a name that is none of the levels, or a number that the kind
-            cannot hold.
+        ElbowroomError: no value or several, one of another kind, a name that is none of the levels, or a number that
+            the kind or float32 cannot hold.
     Example:
         >>> given_cell("oslo", Column("city", ColumnKind.CATEGORY, levels=("Bergen", "Oslo")))
         GivenCell(number=1.0, cell='Oslo')
@@ -56,6 +58,11 @@ def given_cell(value: Any, column: Column, *, comma: bool = False) -> GivenCell:
     """
     if isinstance(value, np.generic):
         value = value.item()
+    if np.ndim(value) > 0:
+        raise ElbowroomError(
+            f"Several values were given for column '{column.name}', but the rows are given one of each.",
+            "Give one, and draw for one after the other.",
+        )
     if isinstance(value, str):
         value = value.strip()
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
@@ -100,7 +107,7 @@ def _of_date(value: Any, column: Column) -> float:
             f"'{text}' was given for column '{column.name}', but is no date as the column has them, such as {example}.",
             "Write it so, or as YYYY-MM-DD.",
         )
-    return found
+    return float(math.floor(found)) if column.step >= 1 else found  # without times of day: 15:00 is of the same day
 
 
 def _of_number(value: Any, column: Column, *, comma: bool) -> float:
@@ -115,6 +122,8 @@ def _of_number(value: Any, column: Column, *, comma: bool) -> float:
             f"Give a number, such as {usual:.3g}.",
         )
     bad, what = out_of_range(np.array([number]), column)
+    if not bad.any() and abs(number) > _LARGEST:
+        bad, what = np.array([True]), f"float32 holds numbers up to {_LARGEST:.2g}"
     if bad.any():
         raise ElbowroomError(f"{value} was given for column '{column.name}', but {what}.", "Give such a number.")
     return number

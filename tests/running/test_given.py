@@ -147,10 +147,12 @@ def test_a_context_is_given_beside_columns(place: Path) -> None:
         ({"land": "NO"}, "'land' was given, but it was set aside as constant"),
         ({"visits": -1}, "counts are whole numbers"),
         ({}, "No column was given"),
+        ({3: 1}, "Column '3' was given, but the run was not trained"),
+        ("city=Oslo", "a str was given.*Give a dictionary"),
         ({**GIVEN, "height": 170}, "All columns were given"),
     ],
 )
-def test_what_cannot_be_given(mixed: Run, given: dict[str, Any], words: str) -> None:
+def test_what_cannot_be_given(mixed: Run, given: Any, words: str) -> None:
     with pytest.raises(ElbowroomError, match=f"(?s){words}"):
         mixed.sample_given(given)
 
@@ -162,8 +164,6 @@ def test_a_mark_of_missing_values_is_no_value(tmp_path: Path) -> None:
     run = tiny(table, tmp_path / "marks", train={"epochs": 1}, data={"missing": "mask", "missing_values": ["-999"]})
     with pytest.raises(ElbowroomError, match=r"-999\.0 was given for column 'a', but .* marks a missing value"):
         run.sample_given({"a": -999, "b": 2.5})
-    with pytest.raises(ElbowroomError, match=r"(?s)holds 1e\+300.*Give values like those of the training data"):
-        run.sample_given({"a": 1e300})
 
 
 def test_pictures_have_no_columns(tmp_path: Path) -> None:

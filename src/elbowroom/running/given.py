@@ -153,9 +153,14 @@ def _cells(run: TrainedModel, given: Mapping[str, Any]) -> dict[str, GivenCell]:
             "Columns were given, but the run was not trained on a table with named columns.",
             "Train on a table with a header; of other data `elbowroom impute` fills in what is missing.",
         )
+    if not isinstance(given, Mapping):
+        raise ElbowroomError(
+            f"What is given has a value for each of some columns, but a {type(given).__name__} was given.",
+            "Give a dictionary, such as {'city': 'Oslo', 'age': 30}.",
+        )
     for name in given:
         if name not in naming.columns:
-            raise _no_column(name, naming)
+            raise _no_column(str(name), naming)
     if not given or len(given) == len(naming.columns):
         what = "No column was given" if not given else "All columns were given, so that none is left to draw"
         raise ElbowroomError(f"{what}.", f"Give some of {', '.join(naming.columns)}.")

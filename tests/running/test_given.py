@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from elbowroom.cli import main
+from elbowroom.cli.sample import _lines
 from elbowroom.errors import ElbowroomError
 from elbowroom.inference.enumeration import all_codes
 from elbowroom.running.given import GivenSample, parse_given
@@ -193,6 +194,14 @@ def test_few_effective_draws_are_a_warning(mixed: Run) -> None:
     assert GivenSample(**part, ess=2000.0, pareto_k=0.5).warnings() == []
     assert "heavy tail (Pareto k̂ 1.30)" in GivenSample(**part, ess=2000.0, pareto_k=1.3).warnings()[0]
     assert "only 40 of 5,000" in GivenSample(**part, ess=40.0, pareto_k=0.5).warnings()[0]
+
+
+def test_digits_of_log_p_reach_its_error() -> None:
+    found = GivenSample(
+        z=torch.zeros(2, 1), x=torch.zeros(2, 1), mean=torch.zeros(2, 1), given={"a": 1.0}, columns=("a", "b"),
+        kinds=None, ess=2000.0, draws=5000, pareto_k=0.5, log_evidence=-12345.678, stderr=0.016,
+    )  # fmt: skip
+    assert _lines(found)[1] == "log p(a = 1) = -12,345.678 ± 0.016 nats"
 
 
 def test_a_value_beyond_the_cells_of_training_is_a_warning(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def _lines(found: GivenSample) -> list[str]:
     lines = [f"drew {len(found.x):,} rows given {what}: {how}"]
     if found.log_evidence is not None:
         error = f" ± {found.stderr:.2g}" if found.stderr else ""
-        lines.append(f"log p({what}) = {found.log_evidence:.4g}{error} nats")
+        lines.append(f"log p({what}) = {found.log_evidence:,.3f}{error} nats")
     return [*lines, *(f"warning: {text}." for text in found.warnings())]
 
 

@@ -105,7 +105,7 @@ def check_count(keyword: str, given: object, remedy: str) -> None:
     Raises:
         ElbowroomError: ``given`` is no whole number.
     """
-    if not hasattr(given, "__index__") or bool(getattr(given, "shape", None)):
+    if isinstance(given, bool) or not hasattr(given, "__index__") or bool(getattr(given, "shape", None)):
         raise ElbowroomError(f"{keyword} is a whole number, but a {type(given).__name__} was given.", remedy)
 
 

@@ -158,6 +158,12 @@ def test_what_cannot_be_given(mixed: Run, given: Any, words: str) -> None:
         mixed.sample_given(given)
 
 
+@pytest.mark.parametrize("wrong", [{"num_samples": True}, {"num_samples": 2.0}, {"draws": 100.5}])
+def test_numbers_of_rows_and_draws_are_whole(mixed: Run, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ElbowroomError, match=f"{next(iter(wrong))} is a whole number, but a (bool|float) was given"):
+        mixed.sample_given({mixed.naming.columns[0]: 1.0}, **wrong)  # type: ignore[index]
+
+
 def test_a_mark_of_missing_values_is_no_value(tmp_path: Path) -> None:
     table = pl.DataFrame(
         {"a": [-999.0, *np.linspace(0, 1, 59)], "b": np.linspace(2, 3, 60), "c": np.linspace(0, 2, 60) ** 2}

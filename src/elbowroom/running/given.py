@@ -19,7 +19,7 @@ from elbowroom.data.columns.column import Column, ColumnKind
 from elbowroom.data.columns.given import GivenCell, given_cell
 from elbowroom.data.naming import Naming, described
 from elbowroom.data.support import Support
-from elbowroom.errors import ElbowroomError, NotFiniteError, did_you_mean
+from elbowroom.errors import ElbowroomError, NotFiniteError, check_count, did_you_mean
 from elbowroom.evaluation.thresholds import TAIL_LIMITS
 from elbowroom.inference.posterior.given import sample_given
 from elbowroom.model.draws import draw
@@ -232,6 +232,9 @@ def given_samples(
     seed: int = 0,
 ) -> GivenSample:
     """Rows of a run's table, given some columns; as `Run.sample_given`."""
+    check_count("num_samples", num, "Give the number of rows.")
+    if draws is not None:
+        check_count("draws", draws, "Leave it out, or give the number of weighted draws.")
     cells = _cells(run, given)
     covariates = _one_context(run, num, context, labels)
     batch = _batch(run, cells, covariates)

@@ -277,18 +277,8 @@ def test_each_datum_has_a_tuning_of_its_own() -> None:
     """Data of which more was observed have narrower posteriors, and so narrower metrics."""
     model, guide, x = oracles.ppca(dim=30, latent_dim=LATENT, seed=3, num_data=4)
     mask = torch.arange(30) < torch.tensor([[2], [5], [10], [30]])
-    found = posterior(
-        model,
-        guide,
-        Batch(x, mask=mask),
-        method="hmc",
-        metric="diagonal",
-        draws=4,
-        warmup=60,
-        chains=12,
-        check=False,
-        generator=seeded(13),
-    )
+    settings: dict[str, Any] = {"method": "hmc", "metric": "diagonal", "draws": 4, "warmup": 60, "chains": 12}
+    found = posterior(model, guide, Batch(x, mask=mask), check=False, generator=seeded(13), **settings)
     with torch.no_grad():
         exact = model.posterior(x, mask).variance.sqrt()
     ratio = found.tuning.metric.factor / exact
@@ -427,18 +417,8 @@ def test_the_metric_unless_one_is_named() -> None:
 def test_divergences_are_counted_and_reported() -> None:
     model = LatentModel(StandardNormal(LATENT), Cliff(network((1, 4)), (4,), scale=30.0)).double().eval()
     x = torch.randn(3, 4, generator=seeded(1), dtype=torch.float64)
-    found = posterior(
-        model,
-        Rough(0.0, 0.2),
-        x,
-        method="hmc",
-        metric="guide",
-        draws=25,
-        warmup=10,
-        chains=12,
-        generator=seeded(2),
-        check=False,
-    )
+    settings: dict[str, Any] = {"method": "hmc", "metric": "guide", "draws": 25, "warmup": 10, "chains": 12}
+    found = posterior(model, Rough(0.0, 0.2), x, generator=seeded(2), check=False, **settings)
     assert int(found.diagnostics.divergences.min()) > 0
     assert int(found.diagnostics.divergences.sum()) > 20
     assert torch.equal(found.diagnostics.divergences, found.info.divergent.sum((0, 1)))

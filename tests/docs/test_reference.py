@@ -131,3 +131,35 @@ def test_what_public_names_stand_for_is_documented() -> None:
         if attribute is not None:
             source = (ROOT / "src" / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8")
             assert re.search(rf'__all__ = \[[^\]]*"{attribute}"', source), f"{module} does not say {attribute}"
+
+
+def stray_references(docstring: str) -> list[str]:
+    """Words that reStructuredText takes for links, since they end in an underscore: the x of ``x_-d`` in plain text."""
+    text = re.sub(r"\.\. math::.*?(?=\n\n *\S|\Z)", "", docstring, flags=re.DOTALL)
+    text = re.sub(r"``.+?``|`[^`]*`", "", text, flags=re.DOTALL)
+    text = re.sub(r"^ *>>>.*?(?=\n *\n|\Z)", "", text, flags=re.DOTALL | re.MULTILINE)
+    return re.findall(r"(?<![\w\\])\w*[^\W_]_(?=[\s\-.,:;!?)\]}/'\"]|\Z)", text)  # what may follow a link
+
+
+@pytest.mark.parametrize(
+    ("docstring", "found"),
+    [
+        ("Estimate log p(x_d | x_-d).", ["x_"]),
+        ("Estimate ``log p(x_d | x_-d)``, from :math:`x_{-d}`.", []),
+        (".. math:: x_-d\n\nAnd y_ is here.", ["y_"]),
+        ("Example:\n    >>> x_ = 3\n", []),
+    ],
+)
+def test_stray_references_are_found(docstring: str, found: list[str]) -> None:
+    assert stray_references(docstring) == found
+
+
+def test_no_docstring_has_a_stray_reference() -> None:
+    faults = [
+        f"{path.relative_to(ROOT)}: {word}"
+        for path in sorted((ROOT / "src").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        for word in stray_references(ast.get_docstring(node) or "")
+    ]
+    assert not faults

@@ -49,8 +49,8 @@ class ColumnScores(NamedTuple):
     """log p of each value of each row given the other values of the row.
 
     Attributes:
-        log_p: log p(x_d | x_-d), nats, in the unit of the column where it is of a density, float64, shape (n, D). NaN
-            where nothing was observed, and in rows whose log p(x) is not finite.
+        log_p: ``log p(x_d | x_-d)``, nats, in the unit of the column where it is of a density, float64, shape (n, D).
+            NaN where nothing was observed, and in rows whose log p(x) is not finite.
         stderr: its standard error, shape (n, D).
         reliable: whether both can be trusted, as of :class:`~elbowroom.evaluation.scores.Scores`, bool, shape (n, D).
         surprise: how far log p is below its mean in that column, nats, shape (n, D).

@@ -25,7 +25,7 @@ class LeftOut(NamedTuple):
 
     Attributes:
         whole: log p(x | z), nats, shape (\\*).
-        rest: log p(x_-d | z), nats, shape (\\*, D).
+        rest: ``log p(x_-d | z)``, nats, shape (\\*, D).
     """
 
     whole: Tensor

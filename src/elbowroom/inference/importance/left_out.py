@@ -63,10 +63,10 @@ class LeftOutEstimate(NamedTuple):
 
     Attributes:
         log_evidence: log p(x), nats, shape (batch,).
-        log_conditional: log p(x_d | x_-d), nats, shape (batch, D).
+        log_conditional: ``log p(x_d | x_-d)``, nats, shape (batch, D).
         stderr: its standard error, by the delta method: both averages are of the same draws, shape (batch, D).
-        ess: effective number of draws, for p(x) or for p(x_-d), whichever are fewer, shape (batch, D).
-        pareto_k: k̂ of the weights, for p(x) or for p(x_-d), whichever is larger, shape (batch, D).
+        ess: effective number of draws, for p(x) or for ``p(x_-d)``, whichever are fewer, shape (batch, D).
+        pareto_k: k̂ of the weights, for p(x) or for ``p(x_-d)``, whichever is larger, shape (batch, D).
     """
 
     log_evidence: Tensor
@@ -87,7 +87,7 @@ def left_out_proposal(
     slots: RowSlots | None = None,
     generator: NoiseSource | None = None,
 ) -> Distribution:
-    """A proposal for p(z | x), and for p(z | x_-d) for every d.
+    """A proposal for p(z | x), and for ``p(z | x_-d)`` for every d.
 
     For every ten draws of :func:`~elbowroom.inference.importance.laplace_proposal.laplace_proposal` there is one of a
     Laplace approximation of each posterior without an element, which is found from the highest mode of the whole.
@@ -145,7 +145,7 @@ def left_out_estimate(
     chunk_elements: int = 2**20,
     generator: NoiseSource | None = None,
 ) -> LeftOutEstimate:
-    """Estimate log p(x_d | x_-d) of each element of each example from draws of a proposal.
+    """Estimate ``log p(x_d | x_-d)`` of each element of each example from draws of a proposal.
 
     Args:
         model: p(x, z), in evaluation mode.
@@ -182,7 +182,7 @@ def left_out_estimate(
 
 @torch.no_grad()
 def left_out_exactly(model: LatentModel, batch: Batch) -> LeftOutEstimate:
-    """log p(x_d | x_-d) of a model of codes, by the sum over all of them; nothing is estimated.
+    """``log p(x_d | x_-d)`` of a model of codes, by the sum over all of them; nothing is estimated.
 
     Raises:
         ElbowroomError: z is continuous, or has too many codes.
@@ -209,7 +209,7 @@ def left_out_draws(
     kept: int,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Draws of each element of x given all others, x_d ~ p(x_d | x_-d), by resampling.
+    """Draws of each element of x given all others, ``x_d ~ p(x_d | x_-d)``, by resampling.
 
     Args:
         model, guide, batch, filler: as of :func:`left_out_proposal`; codes are gone through in the place of draws.

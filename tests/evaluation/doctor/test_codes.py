@@ -223,7 +223,8 @@ def test_slots_that_do_not_depend_on_x_are_not_in_use() -> None:
 def test_checks_by_the_values_of_the_latents() -> None:
     codes, (real, guide, x) = _inputs(rows=400), oracles.ppca(dim=8, latent_dim=2, seed=0, dtype=torch.float32)
     of_codes, of_real = default_checks(codes.model), default_checks(real)
-    assert set(of_codes) | set(of_real) | {"groups_in_use"} == set(CHECKS)  # groups are those of a hierarchy
+    of_others = {"groups_in_use", "columns_fit"}  # of hierarchies, and of tables
+    assert set(of_codes) | set(of_real) | of_others == set(CHECKS)
     assert {"sharpness", "code_prior"} <= set(of_codes) - set(of_real)
     assert {"amortisation", "calibration", "holes"} == set(of_real) - set(of_codes)
     found = diagnose(codes)

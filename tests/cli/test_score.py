@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from elbowroom.evaluation.column_scores import ColumnScores
 from elbowroom.running.folder import RunFolder
-from elbowroom.running.runs import load
+from elbowroom.running.runs import Run, load
 from small_runs import tiny
 
 Say = Callable[..., tuple[str, str]]
@@ -76,6 +77,28 @@ def test_columns_of_an_array_are_scored_on_request(say: Say, ask: Ask) -> None:
     assert not Path("run/scores-columns.csv").exists()
     code, _, err = ask("score", "run", "odd.npy", "--k", "0", "--columns", "yes")
     assert code == 2 and "at least one draw" in err
+
+
+def test_chains_of_annealing_are_no_draws_for_columns(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(Run, "score_columns", lambda run, *source, **given: asked.append(given["k"]) or empty(run))
+    for method in ("ais", "laplace-is"):
+        say("score", "run", "--method", method, "--k", "4", "--points", "2", "--columns", "yes")
+    assert asked == [None, 4]
+
+
+def empty(run: Run) -> ColumnScores:
+    nothing = torch.full((2, 8), torch.nan)
+    return ColumnScores(nothing, nothing, nothing.isfinite(), nothing, nothing[0], torch.arange(2))
+
+
+def test_columns_that_cannot_be_scored_are_refused_before_any_row_is(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny(np.zeros((60, 4, 4), dtype=np.uint8), tmp_path / "pictures", train={"steps": 1})
+    monkeypatch.setattr(Run, "score", lambda *given, **settings: pytest.fail("rows were scored"))
+    code, _, err = ask("score", str(tmp_path / "pictures"), "--columns", "yes")
+    assert code == 2 and "Columns of this model have no scores" in err and "--columns no" in err
 
 
 def test_the_remedies_for_rows_that_are_not_reliable_work(say: Say) -> None:

@@ -47,8 +47,8 @@ def sample(
     num
         Number of samples.
     given
-        Of a table: draw the other columns given these, NAME=VALUE, by the exact posterior: --given city=Oslo --given
-        age=30, or --given city=Oslo,age=30.
+        Of a table: draw the other columns given these, NAME=VALUE, from p(the others | these): --given city=Oslo
+        --given age=30, or --given city=Oslo,age=30.
     context
         Covariates of a conditional model, NAME=VALUE for every one: --context kind=ox --context weight=3.2 (default:
         those of training examples; of pictures, equal numbers of each class).

@@ -86,6 +86,7 @@ def score(
     path = checked_target(out or result_path(run, "scores.csv", checkpoint), folder=run)
     values = None if write_data is None else checked_target(write_data, suffix=".npz")
     loaded = load_run(run, device, checkpoint)
+    with_columns = wants_columns(loaded, columns)
     source, part = loaded.asked(data, split, None, None, command="score")
     with terminal.progress(unit="examples") as announce:
         scores = loaded.score(
@@ -94,10 +95,11 @@ def score(
             proposal_width=proposal_width, prior_share=prior_share,
         )  # fmt: skip
     by_column = None
-    if wants_columns(loaded, columns):
+    if with_columns:
+        draws = None if method == "ais" else k  # for ais, k chains
         with terminal.progress(unit="examples") as announce:
             by_column = loaded.score_columns(
-                None if data is None else source, split=split, points=points, k=k, seed=seed, announce=announce
+                None if data is None else source, split=split, points=points, k=draws, seed=seed, announce=announce
             )
     found = _columns(scores) | ({} if by_column is None else of_rows(loaded, by_column))
     table = source.row_columns(scores.rows, found) | found

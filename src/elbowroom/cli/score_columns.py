@@ -18,12 +18,18 @@ _SURPRISING = 4.0  # nats below the usual: of a normal column, three standard de
 
 
 def wants_columns(run: Run, asked: Literal["auto", "yes", "no"]) -> bool:
-    """Whether columns are scored; with "auto" those of tables with columns of several kinds."""
+    """Whether columns are scored; with "auto" those of tables with columns of several kinds.
+
+    Raises:
+        ElbowroomError: "yes", of a model whose columns have no scores.
+    """
     from elbowroom.data.support import Support
-    from elbowroom.evaluation.column_scores import why_no_columns
+    from elbowroom.evaluation.column_scores import require_columns, why_no_columns
 
     if asked == "auto":
         return run.facts.support is Support.TABLE and why_no_columns(run.model) is None
+    if asked == "yes":
+        require_columns(run.model)
     return asked == "yes"
 
 

@@ -22,6 +22,7 @@ from elbowroom.data.columns.finding import find_columns
 from elbowroom.data.columns.fitting import fitted, unseen_levels
 from elbowroom.data.columns.names import folded
 from elbowroom.data.columns.values import values_of
+from elbowroom.data.csv.cells import TRUTHS
 from elbowroom.data.csv.notation import Notation, looks_like_a_number
 from elbowroom.errors import ElbowroomError
 
@@ -29,7 +30,6 @@ __all__ = ["Kinds", "Mixed", "fit_to_training", "is_mixed", "mixed_columns", "re
 
 _SAMPLE = 100  # cells that say what a column of text holds
 _LONG = 30  # letters of a level in a remark
-_TRUTHS = ({"yes", "no"}, {"true", "false"}, {"y", "n"}, {"t", "f"})
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _held(series: Any, column: str, missing: Collection[str]) -> str:
     some = values.series.drop_nulls().head(_SAMPLE).to_list()
     if not some:
         return "numbers"
-    if any({folded(cell) for cell in some} <= words for words in _TRUTHS):
+    if any({folded(cell) for cell in some} <= words.keys() for words in TRUTHS):
         return "truths"
     if 2 * sum(map(looks_like_a_date, some)) >= len(some):
         return "other"

@@ -38,7 +38,7 @@ from elbowroom.model.table.atoms import equals
 from elbowroom.model.table.likelihood import Table
 from elbowroom.progress import Progress, silent
 
-__all__ = ["ColumnScores", "column_scores", "why_no_columns"]
+__all__ = ["ColumnScores", "column_scores", "require_columns", "why_no_columns"]
 
 _DRAWS = 1000  # of a row, to which a tenth comes for every column
 _SIMULATED = 64  # rows of the model; the mean of a column has an error of about a tenth of a nat
@@ -86,6 +86,16 @@ def why_no_columns(model: LatentModel) -> str | None:
     return None
 
 
+def require_columns(model: LatentModel) -> None:
+    """Refuse a model whose columns have no scores.
+
+    Raises:
+        ElbowroomError: says why.
+    """
+    if (why := why_no_columns(model)) is not None:
+        raise ElbowroomError(f"Columns of this model have no scores. {why}", "Leave it out: --columns no.")
+
+
 def column_scores(
     model: LatentModel,
     guide: Conditional,
@@ -124,8 +134,7 @@ def column_scores(
         (2, True)
     """
     require_normalized(model, "score")
-    if (why := why_no_columns(model)) is not None:
-        raise ElbowroomError(f"Columns of this model have no scores. {why}", "Leave it out: --columns no.")
+    require_columns(model)
     if k is not None and not (isinstance(k, Real) and k >= 1):
         raise ElbowroomError(f"k is {k!r}, but an average needs at least one draw per example.", "Give --k 1 or more.")
     settings = Settings.of({"seed": seed, "k": k or _DRAWS})
@@ -161,7 +170,7 @@ class _Estimate:
         self.filler = like.new_tensor(math.nan) if likelihood.support is Support.TABLE else shift
 
     def of(self, batch: Batch) -> dict[str, Tensor]:
-        """ "log_p", "stderr", "reliable" and "on_axis", log p on the columns' axes, on the CPU."""
+        """The scores by name, and as "on_axis" log p on the columns' axes, on the CPU."""
         k = self.settings.k or _DRAWS
         found = element_estimate(
             self.model, self.guide, batch, self.filler, k=k, starts=self.settings.starts, seed=self.settings.seed

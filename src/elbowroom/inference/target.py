@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.batch import Batch, as_batch
-from elbowroom.errors import check_name
+from elbowroom.errors import NotFiniteError, check_name
 from elbowroom.inference.mlp_target import PerceptronPosterior
 from elbowroom.model.causal_networks import CausalNetwork
 from elbowroom.model.flow_distributions import Bijection
@@ -18,7 +18,15 @@ from elbowroom.model.likelihoods import DiscretizedLogisticMixture, Likelihood
 from elbowroom.model.networks import NetworkPart
 from elbowroom.samplers.target import Density, Target
 
-__all__ = ["MetricName", "Precision", "default_metric", "posterior_target", "widest", "widest_of_prior"]
+__all__ = [
+    "MetricName",
+    "Precision",
+    "default_metric",
+    "posterior_target",
+    "require_possible",
+    "widest",
+    "widest_of_prior",
+]
 
 MetricName = Literal["gauss-newton", "guide", "diagonal", "dense", "identity"]
 Precision = Literal["full", "bf16"]
@@ -84,3 +92,22 @@ def default_metric(likelihood: Likelihood) -> MetricName:
     kind = type(likelihood.elementwise)
     known = kind.fisher_information is not Likelihood.fisher_information
     return "gauss-newton" if known and not issubclass(kind, DiscretizedLogisticMixture) else "dense"
+
+
+def require_possible(log_weights: Tensor) -> None:
+    """Refuse examples whose every weight is 0, or one of them not a number.
+
+    Args:
+        log_weights: log p(x, z) or a ratio with it, of several z for each example, shape (draws, batch).
+    Raises:
+        NotFiniteError: names how many, and has their places.
+    Example:
+        >>> require_possible(torch.tensor([[0.0, -torch.inf], [-torch.inf, -1.0]]))
+    """
+    lost = log_weights.isneginf().all(0) | log_weights.isnan().any(0)
+    if bool(lost.any()):
+        raise NotFiniteError(
+            f"p(x observed | z) is 0 or not finite for all draws of {int(lost.sum()):,} of the examples.",
+            "They may lie far from the training data: look at them with `elbowroom data show`.",
+            lost.nonzero().squeeze(1).tolist(),
+        )

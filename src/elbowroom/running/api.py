@@ -57,7 +57,7 @@ def sample_given(
     checkpoint: str | None = None,
     **settings: Any,
 ) -> GivenSample:
-    """Rows of a run's table given some of its columns, by the exact posterior of the latents.
+    """Rows of a run's table given some of its columns, by importance sampling of p(z | these columns).
 
     Args:
         run: a run, or the folder of one.

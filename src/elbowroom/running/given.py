@@ -17,6 +17,7 @@ from torch import Tensor
 from elbowroom.data.batch import Batch
 from elbowroom.data.columns.column import Column, ColumnKind
 from elbowroom.data.columns.given import GivenCell, given_cell
+from elbowroom.data.csv.cells import TRUTHS
 from elbowroom.data.naming import Naming, described
 from elbowroom.data.support import Support
 from elbowroom.errors import ElbowroomError, NotFiniteError, check_count, did_you_mean
@@ -34,7 +35,6 @@ __all__ = ["GivenSample", "given_samples", "parse_given"]
 
 _TOO_FEW = 100.0  # effective draws
 _TRIED = 1000  # draws of z that tell which value is impossible
-_TRUTHS = {"true": 1.0, "yes": 1.0, "false": 0.0, "no": 0.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +203,8 @@ def _plain(value: Any, name: str, run: TrainedModel, *, comma: bool) -> GivenCel
     """A value of a table of numbers alone."""
     support = run.model.likelihood.support
     if isinstance(value, str) and support is Support.BINARY:  # yes and no, as such tables are read
-        value = _TRUTHS.get(value.strip().lower(), value)
+        word = value.strip().lower()
+        value = next((words[word] for words in TRUTHS if word in words), value)
     kind = ColumnKind.COUNT if support is Support.COUNTS else ColumnKind.REAL
     found = given_cell(value, Column(name, kind), comma=comma)
     most = {Support.BINARY: 1, Support.UNIT_INTERVAL: 1, Support.BYTES: 255,

@@ -33,16 +33,16 @@ from elbowroom.running.changes import adding_results
 from elbowroom.running.diagnosis import FILE, Checkup, write_checkup
 from elbowroom.running.evaluation_cache import FileCache
 from elbowroom.running.folder import RunFolder
-from elbowroom.running.generative_model import GenerativeModel
 from elbowroom.running.outputs import Encoded, Reconstruction, Scores, encoded, reconstructed
 from elbowroom.running.own_data import read_own_data
 from elbowroom.running.runtime import make_generator, torch_settings
+from elbowroom.running.sampled_model import SampledModel
 from elbowroom.running.units import prepared, restored
 
 __all__ = ["Encoded", "Reconstruction", "Run", "Scores", "as_run", "load"]
 
 
-class Run(GenerativeModel):
+class Run(SampledModel):
     """A trained run: what can be done with its model, and with its data."""
 
     # --- evaluation ---

@@ -13,14 +13,14 @@ from elbowroom.data.columns.column import Column, ColumnKind
 from elbowroom.data.columns.dates import days_since_1970, printed
 from elbowroom.data.columns.finding import out_of_range
 from elbowroom.data.columns.names import folded
+from elbowroom.data.csv.cells import TRUTHS
 from elbowroom.errors import ElbowroomError, did_you_mean
 
 __all__ = ["GivenCell", "given_cell"]
 
 _NAMED = 10  # levels that a message lists
 _LARGEST = float(np.finfo(np.float32).max)
-_TRUTHS = {"true": True, "yes": True, "y": True, "t": True, "1": True,
-           "false": False, "no": False, "n": False, "f": False, "0": False}  # fmt: skip
+_SENSES = {"1": 1.0, "0": 0.0} | {word: number for words in TRUTHS for word, number in words.items()}
 
 
 class GivenCell(NamedTuple):
@@ -84,9 +84,9 @@ def _of_level(value: Any, column: Column) -> float:
     text = str(value).lower() if isinstance(value, bool) else str(value)
     places = {folded(level): place for place, level in enumerate(column.levels)}
     number = level_number(text, places)
-    senses = {_TRUTHS.get(level): place for level, place in places.items()}
-    if number is None and len(places) == 2 and senses.keys() == {True, False}:
-        number = senses.get(_TRUTHS.get(folded(text)))
+    senses = {_SENSES.get(level): place for level, place in places.items()}
+    if number is None and len(places) == 2 and senses.keys() == {1.0, 0.0}:
+        number = senses.get(_SENSES.get(folded(text)))
     if number is None:
         known = ", ".join(column.levels[:_NAMED]) + (", …" if len(column.levels) > _NAMED else "")
         near = did_you_mean(text, column.levels)

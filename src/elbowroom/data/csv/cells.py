@@ -26,7 +26,7 @@ from elbowroom.data.csv.notation import (
 )
 from elbowroom.errors import ElbowroomError
 
-__all__ = ["as_numbers", "large_whole_numbers", "read_plain", "read_truths", "tidy"]
+__all__ = ["TRUTHS", "as_numbers", "large_whole_numbers", "read_plain", "read_truths", "tidy"]
 
 _EXACT = 2**53  # up to which float64 holds every whole number
 
@@ -48,7 +48,8 @@ _MORE_MISSING = (
     ".",
     "..",
 )
-_TRUTHS = ({"yes": 1.0, "no": 0.0}, {"true": 1.0, "false": 0.0}, {"y": 1.0, "n": 0.0}, {"t": 1.0, "f": 0.0})
+TRUTHS = ({"yes": 1.0, "no": 0.0}, {"true": 1.0, "false": 0.0}, {"y": 1.0, "n": 0.0}, {"t": 1.0, "f": 0.0})
+"""Pairs of words in small letters that are truths, and their numbers."""
 _DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[./-]\d{1,2}[./-]\d{2,4}|\d{1,2}:\d{2}")
 
 
@@ -182,7 +183,7 @@ def _and(words: list[str]) -> str:
 def _truths(cells: Any) -> dict[str, float] | None:
     """What each word means, where all cells are yes and no, or true and false."""
     some = {cell.lower() for cell in cells.head(100).to_list() if cell is not None}
-    for words in _TRUTHS:
+    for words in TRUTHS:
         if some <= set(words):
             found = set(cells.drop_nulls().str.to_lowercase().unique().to_list())
             if found and found <= set(words) and (len(found) == 2 or len(min(words)) > 1):

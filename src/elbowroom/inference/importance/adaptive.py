@@ -35,10 +35,11 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from elbowroom.data.batch import Batch, as_batch
-from elbowroom.errors import ElbowroomError, NotFiniteError
+from elbowroom.errors import ElbowroomError
 from elbowroom.inference.importance.defensive import defensive
 from elbowroom.inference.importance.estimate import weighted_in_chunks
 from elbowroom.inference.importance.kernels import fitted_kernels
+from elbowroom.inference.target import require_possible
 from elbowroom.model.conditional import Conditional
 from elbowroom.model.guides import guide_distribution
 from elbowroom.model.latent import LatentModel
@@ -109,13 +110,7 @@ def weighted_draws(
         )
     ]
     z, log_weights = (torch.cat(part) for part in zip(*parts, strict=True))
-    lost = log_weights.isneginf().all(0) | log_weights.isnan().any(0)
-    if bool(lost.any()):
-        raise NotFiniteError(
-            f"p(x observed | z) is 0 or not finite for all draws of {int(lost.sum()):,} of the examples.",
-            "They may lie far from the training data: look at them with `elbowroom data show`.",
-            lost.nonzero().squeeze(1).tolist(),
-        )
+    require_possible(log_weights)
     return WeightedDraws(z, log_weights)
 
 

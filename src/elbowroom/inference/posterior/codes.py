@@ -33,9 +33,9 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.batch import Batch, as_batch
-from elbowroom.errors import ElbowroomError, NotFiniteError, check_num_samples
+from elbowroom.errors import ElbowroomError, check_num_samples
 from elbowroom.inference.enumeration import exact_posterior_draws
-from elbowroom.inference.target import widest
+from elbowroom.inference.target import require_possible, widest
 from elbowroom.model import noise
 from elbowroom.model.code_distributions import Codes, CodeSpace
 from elbowroom.model.conditional import Conditional
@@ -132,12 +132,7 @@ def posterior_codes(
         z, log_weights = _weighted(
             model, _completed(model, guide, part, generator), part, each, chunk_elements, generator
         )
-        lost = log_weights.isneginf().all(0) | log_weights.isnan().any(0)
-        if bool(lost.any()):
-            raise NotFiniteError(
-                f"p(x observed | z) is 0 or not finite for all draws of {int(lost.sum()):,} of the examples.",
-                "They may lie far from the training data: look at them with `elbowroom data show`.",
-            )
+        require_possible(log_weights)
         kept = noise.category(log_weights.T, (num_samples, len(part)), generator)
         found.append(z.gather(0, kept.unsqueeze(-1).expand(-1, -1, space.dim)))
         ess.append(effective_sample_size(log_weights))

@@ -30,13 +30,14 @@ import torch
 from torch import Tensor
 
 from elbowroom.data.batch import Batch
-from elbowroom.errors import ElbowroomError, NotFiniteError, check_num_samples
+from elbowroom.errors import ElbowroomError, check_num_samples
 from elbowroom.inference.enumeration import enumerated
 from elbowroom.inference.importance.adaptive import adapted_proposal, weighted_draws
 from elbowroom.inference.importance.estimate import WeightSums
 from elbowroom.inference.importance.pareto import pareto_k
 from elbowroom.inference.posterior.codes import are_few, posterior_codes
 from elbowroom.inference.posterior.imputation import check_normalized
+from elbowroom.inference.target import require_possible
 from elbowroom.memory import require_memory
 from elbowroom.model import noise
 from elbowroom.model.conditional import Conditional
@@ -151,20 +152,10 @@ def _codes(
     log_evidence = None
     if are_few(model.space):
         log_evidence = enumerated(model, batch).log_evidence
-        _check_possible(log_evidence)
+        require_possible(log_evidence.unsqueeze(0))
     found = posterior_codes(model, guide, batch, num_samples, generator=generator)
     exact = None if log_evidence is None else torch.zeros_like(log_evidence)
     return _Latents(found.z, found.ess, found.weighted, None, log_evidence, exact)
-
-
-def _check_possible(log_evidence: Tensor) -> None:
-    impossible = log_evidence.isneginf() | log_evidence.isnan()
-    if bool(impossible.any()):
-        raise NotFiniteError(
-            f"p(x observed) is 0 or not finite for {int(impossible.sum()):,} of the examples.",
-            "They may lie far from the training data: look at them with `elbowroom data show`.",
-            impossible.nonzero().squeeze(1).tolist(),
-        )
 
 
 def _resampled(

@@ -18,10 +18,10 @@ from elbowroom.running.runtime import dtype_of, make_generator, torch_settings
 from elbowroom.running.trained_model import TrainedModel
 from elbowroom.running.units import restored
 
-__all__ = ["GenerativeModel"]
+__all__ = ["SampledModel"]
 
 
-class GenerativeModel(TrainedModel):
+class SampledModel(TrainedModel):
     """A trained model as a source of samples: all that needs p(z) and p(x | z), and for given columns q(z | x)."""
 
     @torch_settings()

@@ -152,8 +152,8 @@ def difference_and_stderr(a: Tensor, b: Tensor) -> tuple[float, float]:
     r"""Difference of the means of two independent sets of values, and its standard error.
 
     Example:
-        >>> difference_and_stderr(torch.tensor([1.0, 3.0]), torch.tensor([0.0, 0.0]))
-        (2.0, 1.0)
+        >>> difference_and_stderr(torch.tensor([-1.0, 7.0]), torch.tensor([-2.0, 4.0]))
+        (2.0, 5.0)
     """
     (first, of_first), (second, of_second) = mean_and_stderr(a), mean_and_stderr(b)
     return first - second, math.hypot(of_first, of_second)
